@@ -1,0 +1,59 @@
+"""Published research software as one dataset of images.
+
+Zenodo's software records are harvested, their archives read, and every source
+file cut into images of 80 lines by 80 characters whose pixels are code points;
+the images are committed to one chunked Zarr array with tables beside it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zml_dask.pipeline.build import build as build
+    from zml_dask.pipeline.process import process as process
+    from zml_dask.raster.images import rasterize as rasterize
+    from zml_dask.raster.images import to_text as to_text
+    from zml_dask.records.record import Record as Record
+    from zml_dask.records.record import parse_record as parse_record
+    from zml_dask.store.dataset import Dataset as Dataset
+    from zml_dask.store.dataset import open_dataset as open_dataset
+
+__version__ = version("zml-dask")
+
+_HOMES = {
+    "Dataset": "zml_dask.store.dataset",
+    "Record": "zml_dask.records.record",
+    "build": "zml_dask.pipeline.build",
+    "open_dataset": "zml_dask.store.dataset",
+    "parse_record": "zml_dask.records.record",
+    "process": "zml_dask.pipeline.process",
+    "rasterize": "zml_dask.raster.images",
+    "to_text": "zml_dask.raster.images",
+}
+
+__all__ = [
+    "Dataset",
+    "Record",
+    "__version__",
+    "build",
+    "open_dataset",
+    "parse_record",
+    "process",
+    "rasterize",
+    "to_text",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `import zml_dask` costs milliseconds and a reader of a
+    # dataset never loads what only a build needs.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Counts, plots, the report, splits and the baseline classifier."""

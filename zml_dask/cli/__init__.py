@@ -1,0 +1,1 @@
+"""The command ``zml-dask``: one module a command."""

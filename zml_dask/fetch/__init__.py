@@ -1,0 +1,1 @@
+"""Where a record's code comes from, and the members of its archives, streamed and bounded."""

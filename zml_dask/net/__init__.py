@@ -1,0 +1,1 @@
+"""One polite HTTP client, and the throttle that a whole cluster shares."""

@@ -1,0 +1,154 @@
+"""Text to images and back (design, rules 3 to 7).
+
+An image is `height` lines by `width` characters; each pixel is the code point
+of one character. Short lines are padded with spaces, long ones cut.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from zml_dask.errors import UsageError
+from zml_dask.raster import kernels
+from zml_dask.raster.text import HEIGHT, WIDTH, settle_utf8
+
+Images = NDArray[np.uint32]
+"""Images of text: (image, row, column), one code point a pixel."""
+
+_MAX_SIDE = np.iinfo(np.uint16).max
+
+
+def n_lines_dtype(height: int) -> type[np.uint8 | np.uint16]:
+    """Smallest unsigned type that counts to `height` rows."""
+    return np.uint8 if height <= np.iinfo(np.uint8).max else np.uint16
+
+
+def rasterize(
+    text: str, width: int = WIDTH, height: int = HEIGHT
+) -> tuple[Images, NDArray[np.uint8 | np.uint16]]:
+    r"""Cut `text` into images of `height` lines by `width` characters.
+
+    Line ends (``\r\n``, ``\r``) become ``\n`` and a tab becomes four spaces
+    first; a final newline opens no further line; a line is cut at `width`
+    characters or padded with spaces, and the last image with rows of spaces.
+
+    Parameters
+    ----------
+    text : str
+        A file's text.
+    width, height : int
+        Size of an image in characters and lines, 1 to 65,535.
+
+    Returns
+    -------
+    images : numpy.ndarray of uint32, shape (n, height, width)
+        Code points. ``n`` is the number of lines over `height`, rounded up.
+    n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
+        How many rows of each image are lines of the text; uint16 where
+        `height` is over 255.
+
+    Examples
+    --------
+    >>> images, n_lines = rasterize("def f():\n\treturn 1\n")
+    >>> images.shape, images.dtype.name, n_lines.tolist()
+    ((1, 80, 80), 'uint32', [2])
+    >>> "".join(map(chr, images[0, 1, :12]))
+    '    return 1'
+    """
+    _check_sides(width, height)
+    # A lone surrogate is a code point like any other to NumPy, if not to UTF-8.
+    settled, total, _ = settle_utf8(text.encode("utf-8", "surrogatepass"), width=width)
+    return rasterize_settled(settled, total, width, height)
+
+
+def rasterize_settled(
+    settled: bytes, total_lines: int, width: int = WIDTH, height: int = HEIGHT
+) -> tuple[Images, NDArray[np.uint8 | np.uint16]]:
+    """Do as :func:`rasterize` for settled UTF-8 bytes whose lines are already counted."""
+    n = -(-total_lines // height)
+    images = np.empty((n, height, width), np.uint32)
+    n_lines = np.empty(n, n_lines_dtype(height))
+    draw_settled([settled], images, n_lines)
+    return images, n_lines
+
+
+def draw_settled(
+    texts: list[bytes], images: Images, n_lines: NDArray[np.uint8 | np.uint16], *, skip: int = 0
+) -> int:
+    r"""Draw settled texts one after another into given arrays, each text from a new image.
+
+    Parameters
+    ----------
+    texts : list of bytes
+        Settled UTF-8, one item a file.
+    images : numpy.ndarray of uint32, shape (n, height, width)
+        Where to draw, say a part of a shard. Filled from the front; drawing
+        stops when it is full.
+    n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
+        Where to write how many rows of each image are lines.
+    skip : int
+        Images of the first text to pass over (they lie in the shard before).
+
+    Returns
+    -------
+    int
+        Number of images drawn.
+
+    Examples
+    --------
+    >>> images, n_lines = np.zeros((2, 80, 80), np.uint32), np.zeros(2, np.uint8)
+    >>> draw_settled([b"a\n", b"b\nc\n"], images, n_lines), n_lines.tolist()
+    (2, [1, 2])
+    """
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    stops = np.cumsum(sizes)
+    text = np.frombuffer(texts[0] if len(texts) == 1 else b"".join(texts), np.uint8)
+    return int(kernels.draw(text, stops - sizes, stops, skip, images, n_lines))
+
+
+def to_text(images: ArrayLike, n_lines: ArrayLike) -> str:
+    r"""Read images back as text: the inverse of :func:`rasterize`.
+
+    What it cannot give back are spaces at the end of lines, what was cut from
+    long lines, and whether the last line ended in a newline: it always does here.
+
+    Parameters
+    ----------
+    images : array_like of uint32, shape (n, height, width)
+        Images of one file in order; one image alone may be (height, width).
+    n_lines : array_like of int, shape (n,) or scalar
+        How many rows of each image are lines.
+
+    Returns
+    -------
+    str
+        The lines, each ended by ``\n``.
+
+    Examples
+    --------
+    >>> to_text(*rasterize("a\n\tb"))
+    'a\n    b\n'
+    """
+    pixels = np.ascontiguousarray(images, np.uint32)
+    if pixels.ndim == 2:
+        pixels = pixels[np.newaxis]
+    counts = np.atleast_1d(np.asarray(n_lines, np.int64))
+    if pixels.ndim != 3 or counts.shape != pixels.shape[:1]:
+        raise UsageError(
+            f"images of shape {pixels.shape} and n_lines of shape {counts.shape} do not go "
+            "together; give (n, height, width) and (n,)"
+        )
+    if counts.size and (counts.min() < 0 or counts.max() > pixels.shape[1]):
+        raise UsageError(f"n_lines must lie between 0 and the height, {pixels.shape[1]}")
+    target = np.empty(pixels.size + pixels.shape[0] * pixels.shape[1], np.uint32)
+    size = kernels.undraw(pixels, counts, target)
+    return target[:size].astype("<u4", copy=False).tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def _check_sides(width: int, height: int) -> None:
+    if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
+        raise UsageError(
+            f"an image of {height} lines by {width} characters cannot be: both sides must lie "
+            f"between 1 and {_MAX_SIDE:,}"
+        )

@@ -1,0 +1,1 @@
+"""Zenodo's records: parsed, searched for, and kept in a catalogue."""

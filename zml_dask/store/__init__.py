@@ -1,0 +1,1 @@
+"""The dataset on disk: layout, staging, the commit, lazy reading, verification."""

@@ -1,0 +1,160 @@
+"""The dataset on disk: every name, array, table and file of it, as frozen dataclasses.
+
+The layout is versioned by `SCHEMA_VERSION`; ``docs/format.md`` describes it for
+readers that do not use this package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from zml_dask.raster.text import HEIGHT, WIDTH
+
+SCHEMA_VERSION = 1
+
+DATASET_JSON = "dataset.json"
+IMAGES_ZARR = "images.zarr"
+STAGING = "staging"
+LEGACY = "legacy"
+LOCK = "build.lock"
+LOG = "build.log.jsonl"
+
+FILL_VALUE = 32
+"""A space: what an image is padded with, so that blank chunks cost nothing."""
+
+FileStatus = Literal[
+    "ok",
+    "empty",
+    "binary",
+    "too_large",
+    "undecodable",
+    "damaged",
+    "encrypted",
+    "unsupported",
+    "duplicate",
+    "refused",
+]
+"""What became of a member of an archive; ``reason`` says why where it is not ``ok``.
+
+``ok``: rasterised; ``empty``: no lines; ``binary``: NUL bytes and no byte order
+mark; ``too_large``: over the limit; ``undecodable``: not in the encoding that
+its byte order mark names; ``damaged``: a bad checksum or a truncated body;
+``encrypted``; ``unsupported``: a compression nobody here reads; ``duplicate``: a
+later member of the same path; ``refused``: over a limit of the record.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageShape:
+    """Size of every image in a dataset: `height` lines by `width` characters."""
+
+    height: int = HEIGHT
+    width: int = WIDTH
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One array of ``images.zarr``. Its first dimension is always ``image``.
+
+    Attributes
+    ----------
+    name : str
+    dtype : str
+        A NumPy type name.
+    chunk, shard : int
+        Images a chunk and a shard; a shard is written once, whole, by one task.
+    fill_value : int
+    """
+
+    name: str
+    dtype: str
+    chunk: int
+    shard: int
+    fill_value: int = 0
+
+
+IMAGES = ArraySpec("images", "uint32", chunk=64, shard=4096, fill_value=FILL_VALUE)
+# The indices are small: a shard of them covers 256 shards of images, so that
+# they add 1.6 % to the number of files, not 400 %.
+INDICES = (
+    ArraySpec("record_id", "int64", chunk=65_536, shard=1_048_576),
+    ArraySpec("file_id", "int64", chunk=65_536, shard=1_048_576),
+    ArraySpec("segment", "int32", chunk=65_536, shard=1_048_576),
+    ArraySpec("n_lines", "uint8", chunk=65_536, shard=1_048_576),
+)
+
+FILES_SCHEMA = pa.schema(
+    [
+        pa.field("file_id", pa.int64(), nullable=False),
+        pa.field("record_id", pa.int64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("extension", pa.string(), nullable=False),
+        pa.field("language", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("size", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("encoding", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("n_lines", pa.int32(), nullable=False),
+        pa.field("n_cut", pa.int32()),
+        pa.field("first_image", pa.int64(), nullable=False),
+        pa.field("n_images", pa.int32(), nullable=False),
+    ]
+)
+"""A row a file. `sha256` is of the file's own bytes, hex; null where they were not read."""
+
+RECORDS_SCHEMA = pa.schema(
+    [
+        pa.field("record_id", pa.int64(), nullable=False),
+        pa.field("concept_id", pa.int64()),
+        pa.field("doi", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("publication_date", pa.string()),
+        pa.field("license", pa.string()),
+        pa.field("keywords", pa.list_(pa.string())),
+        pa.field("creators", pa.list_(pa.string())),
+        pa.field("repository", pa.string()),
+        pa.field("origin", pa.string()),
+        pa.field("archive_bytes", pa.int64()),
+        pa.field("archive_checksum", pa.string()),
+        pa.field("n_files", pa.int32(), nullable=False),
+        pa.field("n_images", pa.int64(), nullable=False),
+        pa.field("metadata", pa.string()),
+    ]
+)
+"""A row a record. `metadata` is the whole hit as canonical JSON."""
+
+FAILURES_SCHEMA = pa.schema(
+    [
+        pa.field("record_id", pa.int64(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("permanent", pa.bool_(), nullable=False),
+    ]
+)
+"""A row a record that is not in the dataset, and why."""
+
+TABLES = {
+    "files": FILES_SCHEMA,
+    "records": RECORDS_SCHEMA,
+    "failures": FAILURES_SCHEMA,
+}
+
+
+def extension_of(name: str) -> str:
+    """Extension of a file's name as in 2018: what follows the last dot, or the whole name.
+
+    Examples
+    --------
+    >>> extension_of("setup.py"), extension_of("Makefile"), extension_of(".gitignore")
+    ('py', 'Makefile', 'gitignore')
+    """
+    return name.rpartition(".")[2]
