@@ -69,6 +69,85 @@ def settle(
 
 
 @njit(cache=True, nogil=True)
+def count_lines(
+    settled: NDArray[np.uint8], width: int
+) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Count the lines of settled UTF-8, and those longer than `width` characters."""
+    n_lines = 0
+    n_cut = 0
+    start = 0
+    size = settled.size
+    for i in range(size + 1):
+        if i < size and settled[i] != _NEWLINE:
+            continue
+        if i == size and start == size:
+            break  # a final newline opens no further line
+        n_lines += 1
+        if i - start > width:  # in bytes; only then is it worth counting characters
+            column = 0
+            for j in range(start, i):
+                column += settled[j] & 0xC0 != 0x80
+            n_cut += column > width
+        start = i + 1
+    return n_lines, n_cut
+
+
+@njit(cache=True, nogil=True)
+def _skip_line(text: NDArray[np.uint8], i: int, stop: int) -> int:  # pragma: no cover - compiled
+    """Return where the line after the one that holds byte `i` begins."""
+    while i < stop and text[i] != _NEWLINE:
+        i += 1
+    return i + 1
+
+
+@njit(cache=True, nogil=True)
+def _decode(text: NDArray[np.uint8], i: int) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Return the code point whose UTF-8 begins at byte `i`, and where the next one begins."""
+    lead = np.uint32(text[i])
+    if lead < 0x80:
+        return lead, i + 1
+    if lead < 0xE0:
+        return (lead & 0x1F) << 6 | text[i + 1] & 0x3F, i + 2
+    if lead < 0xF0:
+        return (lead & 0x0F) << 12 | (text[i + 1] & 0x3F) << 6 | text[i + 2] & 0x3F, i + 3
+    return (
+        (lead & 0x07) << 18
+        | (text[i + 1] & 0x3F) << 12
+        | (text[i + 2] & 0x3F) << 6
+        | text[i + 3] & 0x3F
+    ), i + 4
+
+
+@njit(cache=True, nogil=True)
+def _draw_line(
+    text: NDArray[np.uint8], i: int, stop: int, row: NDArray[np.uint32]
+) -> int:  # pragma: no cover - compiled
+    """Draw the line that begins at byte `i` into `row`; return where the next one begins."""
+    width = row.size
+    # Most lines are ASCII: find the line's end, then widen it in one loop that
+    # the compiler turns into vector instructions.
+    end = i
+    limit = min(stop, i + width)
+    seen = np.uint8(0)
+    while end < limit and text[end] != _NEWLINE:
+        seen |= text[end]
+        end += 1
+    if seen < 0x80:
+        column = end - i
+        for k in range(column):
+            row[k] = text[i + k]
+        i = end
+    else:
+        column = 0
+        while column < width and i < stop and text[i] != _NEWLINE:
+            row[column], i = _decode(text, i)
+            column += 1
+    for rest in range(column, width):
+        row[rest] = _SPACE
+    return _skip_line(text, i, stop)
+
+
+@njit(cache=True, nogil=True)
 def draw(
     text: NDArray[np.uint8],
     starts: NDArray[np.int64],
@@ -83,56 +162,19 @@ def draw(
     when `images` is full. Every pixel of a drawn image is written; images that
     are not reached are left alone. Returns the number of images drawn.
     """
-    capacity, height, width = images.shape
+    capacity, height, _ = images.shape
     image = 0
     for k in range(starts.size):
         i = starts[k]
         stop = stops[k]
-        if k == 0 and skip > 0:
-            passed = 0
-            while i < stop and passed < skip * height:
-                if text[i] == _NEWLINE:
-                    passed += 1
-                i += 1
+        if k == 0:
+            for _ in range(skip * height):
+                i = _skip_line(text, i, stop)
         row = 0
         while i < stop:
             if row == 0 and image == capacity:
                 return image
-            column = 0
-            while i < stop:
-                byte = text[i]
-                i += 1
-                if byte < 0x80:
-                    if byte == _NEWLINE:
-                        break
-                    point = np.uint32(byte)
-                elif byte < 0xE0:
-                    point = (np.uint32(byte & 0x1F) << 6) | np.uint32(text[i] & 0x3F)
-                    i += 1
-                elif byte < 0xF0:
-                    point = (
-                        (np.uint32(byte & 0x0F) << 12)
-                        | (np.uint32(text[i] & 0x3F) << 6)
-                        | np.uint32(text[i + 1] & 0x3F)
-                    )
-                    i += 2
-                else:
-                    point = (
-                        (np.uint32(byte & 0x07) << 18)
-                        | (np.uint32(text[i] & 0x3F) << 12)
-                        | (np.uint32(text[i + 1] & 0x3F) << 6)
-                        | np.uint32(text[i + 2] & 0x3F)
-                    )
-                    i += 3
-                images[image, row, column] = point
-                column += 1
-                if column == width:
-                    while i < stop and text[i] != _NEWLINE:
-                        i += 1
-                    i += 1
-                    break
-            for rest in range(column, width):
-                images[image, row, rest] = _SPACE
+            i = _draw_line(text, i, stop, images[image, row])
             row += 1
             if row == height:
                 n_lines[image] = height
@@ -140,9 +182,7 @@ def draw(
                 row = 0
         if row > 0:
             n_lines[image] = row
-            for blank in range(row, height):
-                for rest in range(width):
-                    images[image, blank, rest] = _SPACE
+            images[image, row:] = _SPACE
             image += 1
     return image
 

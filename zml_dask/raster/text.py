@@ -109,6 +109,9 @@ def settle_text(data: bytes, *, width: int = WIDTH, keep_binary: bool = False) -
 def settle_utf8(utf8: bytes, *, width: int = WIDTH) -> tuple[bytes, int, int]:
     """Normalise line ends and tabs of UTF-8 bytes; also count lines, and those cut at `width`."""
     source: NDArray[np.uint8] = np.frombuffer(utf8, np.uint8)
+    if b"\r" not in utf8 and b"\t" not in utf8:
+        n_lines, n_cut = kernels.count_lines(source, width)
+        return utf8, n_lines, n_cut
     room = source.size + (kernels.TAB_WIDTH - 1) * utf8.count(b"\t")
     target = np.empty(room, np.uint8)
     size, n_lines, n_cut = kernels.settle(source, target, width)
