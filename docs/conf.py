@@ -1,0 +1,24 @@
+"""Sphinx configuration: MyST pages, numpydoc docstrings."""
+
+from __future__ import annotations
+
+from zml_dask import __version__
+
+project = "zml_dask"
+author = copyright = "The zml_dask developers"
+version = release = __version__
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+]
+html_theme = "furo"
+html_title = f"zml_dask {release}"
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
