@@ -1,0 +1,71 @@
+"""Run variants of one job in turn, several times, and report medians, spreads and ratios."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One variant's rate: work a second, median and range over the rounds."""
+
+    variant: str
+    unit: str
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
+def compare(
+    title: str, work: float, unit: str, variants: dict[str, Callable[[], object]], rounds: int = 5
+) -> list[Figure]:
+    """Time each variant once a round, in turn, after one round that is not counted.
+
+    `work` is what one call does, in `unit` (``"MB"``, ``"images"``); a figure is `work` a second.
+    """
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for round_ in range(rounds + 1):
+        for name, job in variants.items():
+            gc.collect()
+            start = time.perf_counter()
+            job()
+            if round_:
+                times[name].append(time.perf_counter() - start)
+    figures = [
+        Figure(
+            name,
+            f"{unit}/s",
+            work / statistics.median(seconds),
+            work / max(seconds),
+            work / min(seconds),
+            rounds,
+        )
+        for name, seconds in times.items()
+    ]
+    report(title, figures)
+    return figures
+
+
+def report(title: str, figures: list[Figure]) -> None:
+    """Print the figures, with ratios to the first, and keep them for the documentation."""
+    print(f"\n{title}")
+    base = figures[0].median
+    for figure in figures:
+        print(
+            f"  {figure.variant:<46}{figure.median:>12,.1f} {figure.unit:<10}"
+            f"({figure.low:,.1f} to {figure.high:,.1f})  x {figure.median / base:,.2f}"
+        )
+    RESULTS.mkdir(exist_ok=True)
+    name = "".join(c if c.isalnum() else "-" for c in title.lower()).strip("-")
+    kept = {"title": title, "cores": os.cpu_count(), "figures": [asdict(f) for f in figures]}
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1))
