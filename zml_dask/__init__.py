@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from zml_dask.pipeline.process import process as process
     from zml_dask.raster.images import rasterize as rasterize
     from zml_dask.raster.images import to_text as to_text
+    from zml_dask.records.parse import parse_record as parse_record
     from zml_dask.records.record import Record as Record
-    from zml_dask.records.record import parse_record as parse_record
     from zml_dask.store.dataset import Dataset as Dataset
     from zml_dask.store.dataset import open_dataset as open_dataset
 
@@ -28,7 +28,7 @@ _HOMES = {
     "Record": "zml_dask.records.record",
     "build": "zml_dask.pipeline.build",
     "open_dataset": "zml_dask.store.dataset",
-    "parse_record": "zml_dask.records.record",
+    "parse_record": "zml_dask.records.parse",
     "process": "zml_dask.pipeline.process",
     "rasterize": "zml_dask.raster.images",
     "to_text": "zml_dask.raster.images",

@@ -1,0 +1,301 @@
+"""From Zenodo's JSON, in any shape it has had, to a `Record`.
+
+Two families are told apart by shape, never by date. *Legacy*: the API of 2018
+and 2023, its transitional form of October 2023 (files as ``filename`` and
+``filesize``, a bare md5) and today's default answer. *Native*: InvenioRDM's own
+(``application/vnd.inveniordm.v1+json``). Metadata is written by people and by
+two decades of software, so a field of an unexpected kind counts as absent; only
+a hit without a usable id cannot be a record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final, cast, get_args
+from urllib.parse import quote
+
+from zml_dask.errors import RecordError, Stage
+from zml_dask.records.record import AccessStatus, Record, RecordFile, RelatedIdentifier
+from zml_dask.records.repository import repository_of
+
+ZENODO_API: Final = "https://zenodo.org/api"
+
+_MAX_INT64 = 2**63 - 1
+_MD5 = re.compile(r"(?:md5:)?([0-9a-f]{32})", re.IGNORECASE)
+_DIGITS = re.compile(r"[0-9]{1,19}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# InvenioRDM writes relation types in lower case; the legacy API in DataCite's.
+_RELATION_CASE = {
+    name.lower(): name
+    for name in (
+        "isCitedBy",
+        "cites",
+        "isSupplementTo",
+        "isSupplementedBy",
+        "isContinuedBy",
+        "continues",
+        "isNewVersionOf",
+        "isPreviousVersionOf",
+        "isVersionOf",
+        "hasVersion",
+        "isPartOf",
+        "hasPart",
+        "isDerivedFrom",
+        "isSourceOf",
+        "isIdenticalTo",
+        "isDocumentedBy",
+        "documents",
+        "isCompiledBy",
+        "compiles",
+        "isRequiredBy",
+        "requires",
+        "isReferencedBy",
+        "references",
+    )
+}
+
+
+class RecordParseError(RecordError):
+    """A hit that cannot be made a record: it has no usable id."""
+
+    kind: ClassVar[str] = "bad_metadata"
+    stage: ClassVar[Stage] = "catalogue"
+    permanent: ClassVar[bool] = True
+
+
+def parse_record(
+    hit: Mapping[str, Any], *, api_url: str = ZENODO_API, trusted: bool = False
+) -> Record:
+    """Make a `Record` of one hit of a search, or of one record's own JSON.
+
+    Parameters
+    ----------
+    hit : mapping
+        Parsed JSON of any of the known shapes.
+    api_url : str, optional
+        Root of the API that the files' URLs are built on.
+    trusted : bool, optional
+        Whether a file entry's own ``"url"`` (any fsspec URL) is honoured: only
+        for a catalogue that the user wrote, never for a harvested one.
+
+    Returns
+    -------
+    Record
+
+    Raises
+    ------
+    RecordParseError
+        If `hit` is no mapping or has no usable id.
+
+    Examples
+    --------
+    >>> record = parse_record({"id": 7, "metadata": {"title": "Seven"},
+    ...                        "files": [{"key": "me/seven-v1.zip", "size": 9}]})
+    >>> record.title, record.access, record.files[0].url
+    ('Seven', 'open', 'https://zenodo.org/api/records/7/files/me/seven-v1.zip/content')
+    """
+    if not isinstance(hit, Mapping):
+        raise RecordParseError(
+            f"a record must be a JSON object, not {type(hit).__name__}: leave it out"
+        )
+    record_id = _integer(hit.get("id")) or _integer(hit.get("recid"))
+    if not record_id:
+        raise RecordParseError(f"a record needs a positive whole number as id, not {_id_of(hit)}")
+    files = tuple(_files(hit, f"{api_url.rstrip('/')}/records/{record_id}/files", trusted))
+    reader = _native if _is_native(hit) else _legacy
+    return reader(hit, record_id, files)
+
+
+def _is_native(hit: Mapping[str, Any]) -> bool:
+    return any(isinstance(hit.get(name), Mapping) for name in ("parent", "pids", "access", "files"))
+
+
+def _legacy(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...]) -> Record:
+    metadata = _mapping(hit.get("metadata"))
+    kind = metadata.get("resource_type")
+    related = tuple(_related(metadata.get("related_identifiers"), "relation"))
+    return Record(
+        record_id=record_id,
+        concept_id=_integer(hit.get("conceptrecid")) or _parent_of(metadata),
+        doi=_text(hit.get("doi")) or _text(metadata.get("doi")),
+        title=_text(metadata.get("title")) or _text(hit.get("title")),
+        version=_text(metadata.get("version")),
+        publication_date=_text(metadata.get("publication_date")),
+        created=_text(hit.get("created")),
+        license=_lower(_id_or_text(metadata.get("license"))),
+        repository=repository_of(
+            _text(_mapping(metadata.get("custom")).get("code:codeRepository")), related
+        ),
+        keywords=_distinct(_text(word) for word in _list(metadata.get("keywords"))),
+        creators=_distinct(_name(person) for person in _list(metadata.get("creators"))),
+        resource_type=_lower(
+            _text(_mapping(kind).get("type")) or _text(kind) or _text(metadata.get("upload_type"))
+        ),
+        access=_access(_text(metadata.get("access_right")), files),
+        related=related,
+        files=files,
+        metadata=hit,
+    )
+
+
+def _native(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...]) -> Record:
+    metadata = _mapping(hit.get("metadata"))
+    access = _mapping(hit.get("access"))
+    related = tuple(_related(metadata.get("related_identifiers"), "relation_type"))
+    # "software-computationalnotebook" is software; the part after the dash is its subtype.
+    kind = _lower(_id_or_text(metadata.get("resource_type")))
+    return Record(
+        record_id=record_id,
+        concept_id=_integer(_mapping(hit.get("parent")).get("id")),
+        doi=_text(_mapping(_mapping(hit.get("pids")).get("doi")).get("identifier")),
+        title=_text(metadata.get("title")),
+        version=_text(metadata.get("version")),
+        publication_date=_text(metadata.get("publication_date")),
+        created=_text(hit.get("created")),
+        license=next(
+            (name for name in map(_lower, map(_id_or_text, _list(metadata.get("rights")))) if name),
+            None,
+        ),
+        repository=repository_of(
+            _text(_mapping(hit.get("custom_fields")).get("code:codeRepository")), related
+        ),
+        keywords=_distinct(_subject(word) for word in _list(metadata.get("subjects"))),
+        creators=_distinct(_name(person) for person in _list(metadata.get("creators"))),
+        resource_type=kind and kind.partition("-")[0],
+        access=_access(_text(access.get("status")) or _text(access.get("files")), files),
+        related=related,
+        files=files,
+        metadata=hit,
+    )
+
+
+def _files(hit: Mapping[str, Any], base: str, trusted: bool) -> Iterator[RecordFile]:
+    listed = hit.get("files")
+    if isinstance(listed, Mapping):
+        entries = listed.get("entries")
+        pairs = list(entries.items()) if isinstance(entries, Mapping) else []
+    else:
+        pairs = [(None, entry) for entry in _list(listed)]
+    found: dict[str, RecordFile] = {}
+    for name, value in pairs:
+        entry = _mapping(value)
+        key = _key(entry.get("key")) or _key(entry.get("filename")) or _key(name)
+        if key is None or key in found:
+            continue
+        url = _text(entry.get("url")) if trusted else None
+        size = entry.get("size", entry.get("filesize"))
+        found[key] = RecordFile(
+            key=key,
+            size=_integer(size),
+            checksum=_checksum(entry.get("checksum")),
+            url=url or f"{base}/{quote_key(key)}/content",
+        )
+    yield from (found[key] for key in sorted(found))
+
+
+def quote_key(key: str) -> str:
+    """Quote a file's key for a URL: all but ``/``, which Zenodo's routes take as it is.
+
+    Examples
+    --------
+    >>> quote_key("owner/repo v1.zip"), quote_key("../secret")
+    ('owner/repo%20v1.zip', '..%2Fsecret')
+    """
+    # HTTP libraries fold dot segments away, and would then ask for another
+    # record's file; a quoted slash keeps such a key in one piece.
+    dotted = any(part in {".", ".."} for part in key.split("/"))
+    return quote(key, safe="" if dotted else "/")
+
+
+def _access(status: str | None, files: Sequence[RecordFile]) -> AccessStatus:
+    word = "open" if status in {None, "public"} else _lower(status)
+    # Today's legacy answer calls a record without files "open".
+    if word == "open" and not files:
+        return "metadata-only"
+    # A word not known yet says nothing: whether the files are there does.
+    if word not in get_args(AccessStatus):
+        return "open" if files else "restricted"
+    return cast("AccessStatus", word)
+
+
+def _related(value: object, field: str) -> Iterator[RelatedIdentifier]:
+    for entry in map(_mapping, _list(value)):
+        identifier = _text(entry.get("identifier"))
+        if identifier:
+            relation = _id_or_text(entry.get(field)) or ""
+            yield RelatedIdentifier(
+                identifier=identifier,
+                relation=_RELATION_CASE.get(relation.lower(), relation),
+                scheme=_lower(_text(entry.get("scheme"))),
+            )
+
+
+def _parent_of(metadata: Mapping[str, Any]) -> int | None:
+    versions = _list(_mapping(metadata.get("relations")).get("version"))
+    first = _mapping(versions[0]) if versions else {}
+    return _integer(_mapping(first.get("parent")).get("pid_value"))
+
+
+def _name(person: object) -> str | None:
+    entry = _mapping(person)
+    return _text(_mapping(entry.get("person_or_org")).get("name") or entry.get("name") or person)
+
+
+def _subject(word: object) -> str | None:
+    entry = _mapping(word)
+    return _text(entry.get("subject")) or _text(entry.get("id")) or _text(word)
+
+
+def _id_or_text(value: object) -> str | None:
+    return _text(_mapping(value).get("id")) or _text(value)
+
+
+def _checksum(value: object) -> str | None:
+    match = _MD5.fullmatch(value) if isinstance(value, str) else None
+    return f"md5:{match[1].lower()}" if match else None
+
+
+def _integer(value: object) -> int | None:
+    """Give a whole number from 0 to 2**63-1, written as a number or in digits."""
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INT64:
+        return value
+    return None
+
+
+def _text(value: object) -> str | None:
+    """Give a string without the space around it; None for a blank one and other kinds."""
+    key = _key(value)
+    return key.strip() if key else None
+
+
+def _key(value: object) -> str | None:
+    """Give a string as it is, but for the lone surrogates that JSON can smuggle in."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
+
+
+def _lower(value: str | None) -> str | None:
+    return value.lower() if value else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> Sequence[Any]:
+    """Give a list as it is, and one value that should have been a list of one as that."""
+    if isinstance(value, list | tuple):
+        return value
+    return [value] if isinstance(value, str | Mapping) and value else []
+
+
+def _distinct(values: Iterator[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(value for value in values if value))
+
+
+def _id_of(hit: Mapping[str, Any]) -> str:
+    return repr(hit.get("id"))[:40] if "id" in hit else "nothing"
