@@ -1,0 +1,259 @@
+"""How many requests a server still permits: pure arithmetic, given a clock.
+
+No sleeping, no I/O, no threads: the same class decides in one process
+(`zml_dask.net.throttle.LocalThrottle`) and, for a whole cluster, on the Dask
+scheduler.
+
+The servers count in moving windows ("133 a minute"), so a budget keeps the times
+of its requests and permits the next as soon as the oldest has left every window.
+That uses all of what is permitted, which an even pace would not whenever the
+downloads come in bursts. Published limits are only the start values: what
+``X-RateLimit-Limit`` says takes their place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+SEARCH: Final = "search"
+DEFAULT: Final = "default"
+
+# A request counts for the server from its arrival, which lies between our grant
+# and the answer. We count it from the answer, but at most this share of the
+# window later, so that a slow server costs no more than that of the budget.
+_LATENESS: Final = 0.02
+_PAUSE_WITHOUT_ADVICE: Final = 30.0
+_LONGEST_PAUSE: Final = 3600.0
+# Instants in headers have whole seconds.
+_CLOCK_GRAIN: Final = 1.0
+# How long a refusal asks the caller to wait when only an answer that is under
+# way can tell more.
+_SHORTEST_WAIT: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most `count` requests in any `seconds`."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RatePolicy:
+    """What is known of a server's limits before it has answered.
+
+    Attributes
+    ----------
+    default, search : tuple of RateLimit
+        For listings of records and for everything else. Empty: no limit until
+        the server's headers name one.
+    learn_seconds : float
+        Window of a limit that only a header names, in seconds.
+    """
+
+    default: tuple[RateLimit, ...] = ()
+    search: tuple[RateLimit, ...] = ()
+    learn_seconds: float = 60.0
+
+    def limits(self, bucket: str) -> tuple[RateLimit, ...]:
+        """Start values of a bucket."""
+        return self.search if bucket == SEARCH else self.default
+
+
+@dataclass(slots=True)
+class _Window:
+    """A moving window: a limit and the times of the requests within it."""
+
+    seconds: float
+    limit: int | None
+    published: bool
+    under_way: deque[float] = field(default_factory=deque)
+    counted: deque[float] = field(default_factory=deque)
+    blocked_until: float = float("-inf")
+
+    def wait(self, now: float) -> float:
+        """Seconds until one more request fits; 0.0 for now."""
+        self._forget(now)
+        wait = max(0.0, self.blocked_until - now)
+        if self.limit is not None and len(self.counted) + len(self.under_way) >= self.limit:
+            wait = max(wait, self._next_free(now))
+        return wait
+
+    def settle(self, now: float) -> None:
+        """A request that was under way has been answered."""
+        if self.under_way:
+            granted = self.under_way.popleft()
+            self.counted.append(min(now, granted + self.seconds * _LATENESS))
+
+    def correct(self, limit: int, remaining: int | None, now: float) -> None:
+        """Take over what the server says of this window."""
+        self.limit = max(1, limit)
+        self.published = False
+        if remaining is None:
+            return
+        # Somebody else shares our address, or an earlier run of ours used it.
+        strangers = limit - remaining - len(self.counted) - len(self.under_way)
+        self.counted.extend(now for _ in range(min(strangers, limit)))
+
+    def _forget(self, now: float) -> None:
+        for times in (self.counted, self.under_way):
+            # What is never answered (a dead worker) leaves its place as well.
+            while times and times[0] <= now - self.seconds:
+                times.popleft()
+
+    def _next_free(self, now: float) -> float:
+        oldest = [times[0] for times in (self.counted, self.under_way) if times]
+        if not oldest:
+            return _SHORTEST_WAIT
+        return max(_SHORTEST_WAIT, min(oldest) + self.seconds - now)
+
+
+class Budget:
+    """The requests that one server permits, by bucket.
+
+    Parameters
+    ----------
+    policy : RatePolicy
+        Limits to start from.
+
+    Examples
+    --------
+    >>> budget = Budget(RatePolicy(default=(RateLimit(2, 60.0),)))
+    >>> budget.grant("default", 0.0), budget.grant("default", 1.0)
+    (0.0, 0.0)
+    >>> budget.grant("default", 20.0)
+    40.0
+    """
+
+    def __init__(self, policy: RatePolicy | None = None) -> None:
+        self._policy = RatePolicy() if policy is None else policy
+        self._buckets: dict[str, list[_Window]] = {}
+        self._paused_until = float("-inf")
+
+    def grant(self, bucket: str, now: float) -> float:
+        """Ask to send one request.
+
+        Parameters
+        ----------
+        bucket : str
+            ``"search"`` or ``"default"``.
+        now : float
+            Seconds of any clock that only goes forward.
+
+        Returns
+        -------
+        float
+            0.0 where it may be sent now (it is then counted), else the seconds
+            after which to ask again.
+        """
+        windows = self._windows(bucket)
+        wait = max([self._paused_until - now, *(window.wait(now) for window in windows)])
+        if wait > 0.0:
+            return wait
+        for window in windows:
+            window.under_way.append(now)
+        return 0.0
+
+    def observe(self, bucket: str, now: float, status: int, headers: Mapping[str, str]) -> None:
+        """Learn from an answer.
+
+        Parameters
+        ----------
+        bucket : str
+        now : float
+            By the clock that `grant` is given.
+        status : int
+            HTTP status; 0 where no answer came. A 429 pauses every bucket.
+        headers : mapping
+            Looked up as ``X-RateLimit-Limit``, ``-Remaining``, ``-Reset``,
+            ``Retry-After`` (read on 429 only: Zenodo sends it with every
+            answer) and ``Date``; any spelling of case.
+        """
+        known = {name.lower(): value for name, value in headers.items()}
+        windows = self._windows(bucket)
+        for window in windows:
+            window.settle(now)
+        limit = _whole_number(known.get("x-ratelimit-limit"))
+        remaining = _whole_number(known.get("x-ratelimit-remaining"))
+        reset_in = _seconds_to_reset(known)
+        if limit is not None and limit > 0:
+            window = self._window_meant(windows, limit, reset_in)
+            if window.published and limit != window.limit:
+                # The published figures are out of date, so the longer windows'
+                # are too; those servers name a longer window once it is used up.
+                for longer in windows:
+                    if longer.published and longer is not window:
+                        longer.limit = None
+            window.correct(limit, remaining, now)
+            if remaining == 0 and reset_in is not None:
+                window.blocked_until = now + min(reset_in, window.seconds)
+        if status == 429:
+            pause = _retry_after(known)
+            if pause is None:
+                pause = _PAUSE_WITHOUT_ADVICE if reset_in is None else reset_in + _CLOCK_GRAIN
+            self._paused_until = max(self._paused_until, now + min(pause, _LONGEST_PAUSE))
+
+    def paused_for(self, now: float) -> float:
+        """Seconds for which a 429 still stops every request; 0.0 for none."""
+        return max(0.0, self._paused_until - now)
+
+    def _windows(self, bucket: str) -> list[_Window]:
+        if bucket not in self._buckets:
+            limits = self._policy.limits(bucket) or (RateLimit(0, self._policy.learn_seconds),)
+            self._buckets[bucket] = [
+                _Window(limit.seconds, limit.count or None, published=limit.count > 0)
+                for limit in sorted(limits, key=lambda limit: limit.seconds)
+            ]
+        return self._buckets[bucket]
+
+    def _window_meant(self, windows: list[_Window], limit: int, reset_in: float | None) -> _Window:
+        """The window that a header speaks of: it names a number, not a length."""
+        for window in windows:
+            if window.limit == limit:
+                return window
+        if reset_in is None or reset_in <= windows[0].seconds + 2 * _CLOCK_GRAIN:
+            return windows[0]
+        for window in windows[1:]:
+            if reset_in <= window.seconds + 2 * _CLOCK_GRAIN:
+                return window
+        windows.append(_Window(max(3600.0, reset_in), None, published=False))
+        return windows[-1]
+
+
+def _whole_number(text: str | None) -> int | None:
+    if text is None or not text.strip().isascii() or not text.strip().isdigit():
+        return None
+    return int(text.strip()[:18])
+
+
+def _seconds_to_reset(headers: Mapping[str, str]) -> float | None:
+    """``X-RateLimit-Reset`` less ``Date``: by the server's own clock, never by ours."""
+    reset = _whole_number(headers.get("x-ratelimit-reset"))
+    date = _instant(headers.get("date"))
+    if reset is None or date is None:
+        return None
+    return max(0.0, reset - date)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """``Retry-After`` in seconds, whether given as such or as an instant."""
+    text = headers.get("retry-after")
+    seconds = _whole_number(text)
+    if seconds is not None:
+        return float(seconds)
+    then, date = _instant(text), _instant(headers.get("date"))
+    if then is None or date is None:
+        return None
+    return max(0.0, then - date)
+
+
+def _instant(text: str | None) -> float | None:
+    try:
+        return None if text is None else parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError, IndexError):
+        return None

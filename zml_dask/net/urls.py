@@ -1,0 +1,82 @@
+"""Which URLs may be fetched, and which redirects followed."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urljoin, urlsplit
+
+from zml_dask.net.errors import BadRedirectError, BadUrlError, shown
+from zml_dask.net.throttle import is_loopback
+
+REDIRECTS: Final = (301, 302, 303, 307, 308)
+MOST_REDIRECTS: Final = 10
+
+
+def check_url(url: str) -> str:
+    """A URL that may be fetched: http(s), a host, no credentials.
+
+    Raises
+    ------
+    BadUrlError
+        For anything else; a hostile record must not read local files.
+
+    Examples
+    --------
+    >>> check_url("https://zenodo.org/api/records")
+    'https://zenodo.org/api/records'
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise BadUrlError(
+            f"{shown(url)} is not a URL ({error}); the record is passed over"
+        ) from None
+    if parts.scheme not in {"http", "https"}:
+        raise BadUrlError(
+            f"{shown(url)!r} is not fetched: only http and https are, "
+            "unless the user's own catalogue names the URL"
+        )
+    if not parts.hostname:
+        raise BadUrlError(f"{shown(url)} names no host")
+    if parts.username is not None or parts.password is not None:
+        raise BadUrlError(f"{shown(url)} carries credentials; they do not belong in a catalogue")
+    if any(character <= " " or character == "\x7f" for character in url):
+        raise BadUrlError(f"{shown(url)} holds a space or control character")
+    return url
+
+
+def redirected(url: str, location: str | None) -> str:
+    """Where an answer of 3xx leads.
+
+    Raises
+    ------
+    BadRedirectError
+        Where it leads off http(s), from https to http, or from elsewhere to
+        this machine or its private network.
+    """
+    if not location:
+        raise BadRedirectError(f"{shown(url)} redirects to nowhere")
+    try:
+        target = check_url(urljoin(url, location))
+    except (BadUrlError, ValueError):
+        raise BadRedirectError(
+            f"{shown(url)} redirects to {shown(location)!r}, which is not fetched"
+        ) from None
+    old, new = urlsplit(url), urlsplit(target)
+    if old.scheme == "https" and new.scheme == "http":
+        raise BadRedirectError(f"{shown(url)} redirects to unencrypted {shown(target)}")
+    if _is_inside(new.hostname) and not _is_inside(old.hostname):
+        raise BadRedirectError(f"{shown(url)} redirects into the private network: {shown(target)}")
+    return target
+
+
+def _is_inside(host: str | None) -> bool:
+    """Whether a host is this machine or named by a private address."""
+    if host is None or is_loopback(f"[{host}]" if ":" in host else host):
+        return True
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return False
