@@ -95,16 +95,34 @@ def parse_record(
     >>> record.title, record.access, record.files[0].url
     ('Seven', 'open', 'https://zenodo.org/api/records/7/files/me/seven-v1.zip/content')
     """
+    record_id = record_id_of(hit)
+    files = tuple(_files(hit, f"{api_url.rstrip('/')}/records/{record_id}/files", trusted))
+    reader = _native if _is_native(hit) else _legacy
+    return reader(hit, record_id, files)
+
+
+def record_id_of(hit: object) -> int:
+    """Give the id of a hit without parsing the rest.
+
+    Raises
+    ------
+    RecordParseError
+        If `hit` is no mapping or has no usable id.
+    """
     if not isinstance(hit, Mapping):
         raise RecordParseError(
             f"a record must be a JSON object, not {type(hit).__name__}: leave it out"
         )
     record_id = _integer(hit.get("id")) or _integer(hit.get("recid"))
     if not record_id:
-        raise RecordParseError(f"a record needs a positive whole number as id, not {_id_of(hit)}")
-    files = tuple(_files(hit, f"{api_url.rstrip('/')}/records/{record_id}/files", trusted))
-    reader = _native if _is_native(hit) else _legacy
-    return reader(hit, record_id, files)
+        told = repr(hit["id"])[:40] if "id" in hit else "nothing"
+        raise RecordParseError(f"a record needs a positive whole number as id, not {told}")
+    return record_id
+
+
+def archive_bytes_of(hit: Mapping[str, Any]) -> int:
+    """Sum of the sizes that a hit tells of its files, in bytes, without parsing the rest."""
+    return sum(_size(entry) or 0 for entry in _file_entries(hit).values())
 
 
 def _is_native(hit: Mapping[str, Any]) -> bool:
@@ -171,27 +189,33 @@ def _native(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...
 
 
 def _files(hit: Mapping[str, Any], base: str, trusted: bool) -> Iterator[RecordFile]:
-    listed = hit.get("files")
-    if isinstance(listed, Mapping):
-        entries = listed.get("entries")
-        pairs = list(entries.items()) if isinstance(entries, Mapping) else []
-    else:
-        pairs = [(None, entry) for entry in _list(listed)]
-    found: dict[str, RecordFile] = {}
-    for name, value in pairs:
-        entry = _mapping(value)
-        key = _key(entry.get("key")) or _key(entry.get("filename")) or _key(name)
-        if key is None or key in found:
-            continue
+    for key, entry in sorted(_file_entries(hit).items()):
         url = _text(entry.get("url")) if trusted else None
-        size = entry.get("size", entry.get("filesize"))
-        found[key] = RecordFile(
+        yield RecordFile(
             key=key,
-            size=_integer(size),
+            size=_size(entry),
             checksum=_checksum(entry.get("checksum")),
             url=url or f"{base}/{quote_key(key)}/content",
         )
-    yield from (found[key] for key in sorted(found))
+
+
+def _file_entries(hit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Give a hit's file entries by key; the first of one key counts."""
+    listed = hit.get("files")
+    pairs: list[tuple[object, object]] = [(None, entry) for entry in _list(listed)]
+    if isinstance(listed, Mapping):
+        pairs = list(_mapping(listed.get("entries")).items())
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, value in pairs:
+        entry = _mapping(value)
+        key = _key(entry.get("key")) or _key(entry.get("filename")) or _key(name)
+        if key is not None:
+            found.setdefault(key, entry)
+    return found
+
+
+def _size(entry: Mapping[str, Any]) -> int | None:
+    return _integer(entry.get("size", entry.get("filesize")))
 
 
 def quote_key(key: str) -> str:
@@ -295,7 +319,3 @@ def _list(value: object) -> Sequence[Any]:
 
 def _distinct(values: Iterator[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value for value in values if value))
-
-
-def _id_of(hit: Mapping[str, Any]) -> str:
-    return repr(hit.get("id"))[:40] if "id" in hit else "nothing"
