@@ -6,11 +6,14 @@ readers that do not use this package.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 
+from zml_dask.errors import UsageError
+from zml_dask.raster.images import n_lines_dtype
 from zml_dask.raster.text import HEIGHT, WIDTH
 
 SCHEMA_VERSION = 1
@@ -21,6 +24,9 @@ STAGING = "staging"
 LEGACY = "legacy"
 LOCK = "build.lock"
 LOG = "build.log.jsonl"
+
+_MAX_BLOSC_BYTES = 2**31 - 32
+_MAX_CHUNK_BYTES = 2**27
 
 FILL_VALUE = 32
 """A space: what an image is padded with, so that blank chunks cost nothing."""
@@ -54,6 +60,10 @@ class ImageShape:
     height: int = HEIGHT
     width: int = WIDTH
 
+    def n_images(self, n_lines: int) -> int:
+        """Number of images that a text of `n_lines` lines fills."""
+        return -(-n_lines // self.height)
+
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
@@ -86,6 +96,45 @@ INDICES = (
     ArraySpec("n_lines", "uint8", chunk=65_536, shard=1_048_576),
 )
 
+
+def image_arrays(shape: ImageShape) -> tuple[ArraySpec, ...]:
+    """All arrays of ``images.zarr`` for images of `shape`, ``images`` first.
+
+    Very large images get fewer to a chunk, since Blosc compresses at most 2 GiB
+    at once; ``n_lines`` is wide enough to count to the height.
+    """
+    chunk = IMAGES.chunk
+    itemsize = np.dtype(IMAGES.dtype).itemsize
+    while chunk > 1 and chunk * shape.height * shape.width * itemsize > _MAX_CHUNK_BYTES:
+        chunk //= 2
+    if chunk * shape.height * shape.width * itemsize > _MAX_BLOSC_BYTES:
+        raise UsageError(
+            f"an image of {shape.height} lines by {shape.width} characters is over 2 GiB; "
+            "give a smaller height or width"
+        )
+    lines = np.dtype(n_lines_dtype(shape.height)).name
+    return (
+        replace(IMAGES, chunk=chunk),
+        *(replace(spec, dtype=lines) if spec.name == "n_lines" else spec for spec in INDICES),
+    )
+
+
+def row_shape(spec: ArraySpec, shape: ImageShape) -> tuple[int, ...]:
+    """Shape of one row of an array: an image, or a scalar."""
+    return (shape.height, shape.width) if spec.name == IMAGES.name else ()
+
+
+def shard_path(name: str, shard: int, ndim: int) -> str:
+    """Where a shard of an array lies within DATASET.
+
+    Examples
+    --------
+    >>> shard_path("images", 3, 3), shard_path("file_id", 0, 1)
+    ('images.zarr/images/c/3/0/0', 'images.zarr/file_id/c/0')
+    """
+    return f"{IMAGES_ZARR}/{name}/c/{shard}" + "/0" * (ndim - 1)
+
+
 FILES_SCHEMA = pa.schema(
     [
         pa.field("file_id", pa.int64(), nullable=False),
@@ -97,6 +146,7 @@ FILES_SCHEMA = pa.schema(
         pa.field("kind", pa.string()),
         pa.field("size", pa.int64()),
         pa.field("sha256", pa.string()),
+        pa.field("text_sha256", pa.string()),
         pa.field("encoding", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
@@ -106,7 +156,12 @@ FILES_SCHEMA = pa.schema(
         pa.field("n_images", pa.int32(), nullable=False),
     ]
 )
-"""A row a file. `sha256` is of the file's own bytes, hex; null where they were not read."""
+"""A row a file.
+
+`sha256` is of the file's own bytes, hex; null where they were not read.
+`text_sha256` is of what its images give back (`raster.images.to_text`, UTF-8),
+so that anyone can prove the pixels; null where the file has no images.
+"""
 
 RECORDS_SCHEMA = pa.schema(
     [
@@ -142,11 +197,33 @@ FAILURES_SCHEMA = pa.schema(
 )
 """A row a record that is not in the dataset, and why."""
 
+WITHDRAWN_SCHEMA = pa.schema(
+    [
+        pa.field("record_id", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+"""A row a record that readers must no longer show, though its rows are still in place."""
+
 TABLES = {
     "files": FILES_SCHEMA,
     "records": RECORDS_SCHEMA,
     "failures": FAILURES_SCHEMA,
+    "withdrawn": WITHDRAWN_SCHEMA,
 }
+"""Table -> its columns. Each lies in parts, ``<table>.parquet/part-00000.parquet`` and so on;
+``dataset.json`` names those that count."""
+
+
+def part_path(table: str, number: int) -> str:
+    """Where a part of a table lies within DATASET.
+
+    Examples
+    --------
+    >>> part_path("files", 0)
+    'files.parquet/part-00000.parquet'
+    """
+    return f"{table}.parquet/part-{number:05d}.parquet"
 
 
 def extension_of(name: str) -> str:

@@ -1,0 +1,176 @@
+"""Staging of records: order, packing, damage."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zml_dask.raster.images import rasterize, to_text
+from zml_dask.raster.text import settle_text
+from zml_dask.raster.visible import visible_text
+from zml_dask.store.layout import ImageShape, extension_of
+from zml_dask.store.staging import (
+    FailureRow,
+    RecordStager,
+    StagedFile,
+    StagingDamagedError,
+    StagingIndex,
+    pack_records,
+    read_staged,
+    stage_failure,
+)
+from zml_dask.store.storage import Storage
+
+SHAPE = ImageShape()
+
+
+TEXTS = st.text(st.characters(exclude_characters="\r\t", exclude_categories=["Cs"]))
+
+
+def staged_file(path: str, text: str, shape: ImageShape | None = None) -> tuple[StagedFile, bytes]:
+    settled = settle_text(text.encode(), width=(shape or ImageShape()).width, keep_binary=True)
+    name = path.rpartition("/")[2]
+    status = "ok" if settled.n_lines else "empty"
+    return (
+        StagedFile(
+            path,
+            name,
+            extension_of(name),
+            "Python",
+            "programming",
+            len(text.encode()),
+            hashlib.sha256(text.encode()).hexdigest(),
+            settled.encoding,
+            status,
+            None,
+            settled.n_lines,
+            settled.n_cut,
+        ),
+        settled.text,
+    )
+
+
+def stage(storage, scratch, record_id, files, shape=SHAPE, **options):
+    with RecordStager(scratch, record_id, shape, **options) as stager:
+        for path, text in files:
+            stager.add(*staged_file(path, text, shape))
+        return stager.finish(storage, {"title": f"record {record_id}"})
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_visible_text_is_what_the_images_give_back(text: str, width: int) -> None:
+    assert visible_text(text.encode(), width).decode() == to_text(*rasterize(text, width=width))
+
+
+@pytest.mark.parametrize("max_memory", [2**24, 0])
+def test_files_come_out_in_path_order_with_their_text(tmp_path: Path, max_memory: int) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    paths = [f"{name}.py" for name in ("b", "a/z", "a", "é", "z", "￿", "\U0001f600", "a.b/c")]
+    files = [(path, f"text of {path}\n" * 100) for path in paths]
+    staged = stage(storage, tmp_path / "scratch", 5, files, max_memory=max_memory)
+    reader = read_staged(storage, StagingIndex.load(storage).locate(0))
+    # By code points; UTF-16 order would put U+1F600 before U+FFFF.
+    assert [row["path"] for row, _ in reader] == sorted(paths)
+    assert {row["path"]: text.decode() for row, text in reader if text} == dict(files)
+    assert staged.n_images == 2 * len(paths) == sum(row["n_images"] for row, _ in reader)
+    assert reader.text(1).decode() == dict(files)[sorted(paths)[1]]
+    assert not list((tmp_path / "scratch").glob("*")) if max_memory == 0 else True
+
+
+def test_same_files_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
+    files = [(f"{i % 7}/{i}.c", f"int a{i};\n" * i) for i in range(300)]
+    blobs = []
+    for order in (files, files[::-1]):
+        storage = Storage.open(tmp_path / str(len(blobs)))
+        stage(storage, tmp_path, 1, order, max_memory=2**24 if not blobs else 1000)
+        blobs.append(storage.read("staging/records/1"))
+    assert blobs[0] == blobs[1]
+
+
+def test_a_million_rows_wait_in_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zml_dask.store.stager._ROWS_IN_MEMORY", 100)
+    monkeypatch.setattr("zml_dask.store.stager.ROW_FRAME_FILES", 30)
+    storage = Storage.open(tmp_path / "ds")
+    rng = np.random.default_rng(0)
+    files = [(f"{i:04}.txt", "x\n" * (i % 90)) for i in rng.permutation(1000)]
+    stage(storage, tmp_path, 1, files)
+    reader = read_staged(storage, StagingIndex.load(storage).locate(0))
+    assert reader.files["path"].to_pylist() == sorted(path for path, _ in files)
+    assert reader.files.num_rows == 1000
+    # A few images out of the middle, across frames of rows.
+    drawn = list(reader.draw_texts(100, 200))
+    assert sum(text.n_images for text in drawn) == 100
+
+
+def test_paths_that_no_table_can_hold_are_spelt_out(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    file, text = staged_file("a.py", "x\n")
+    with RecordStager(tmp_path, 1, ImageShape()) as stager:
+        stager.add(replace(file, path="bad-\udcff.py"), text)
+        stager.finish(storage, {"title": "bad \udcff title", "keywords": ["\udc80"]})
+    reader = read_staged(storage, StagingIndex.load(storage).locate(0))
+    assert reader.files["path"].to_pylist() == ["bad-\\udcff.py"]
+    assert reader.record["title"] == "bad \\udcff title"
+
+
+def test_packing_keeps_records_and_failures_and_removes_the_singles(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    for record_id in (30, 10, 20):
+        stage(storage, tmp_path, record_id, [("a.py", f"{record_id}\n")])
+    stage_failure(storage, FailureRow(40, "fetch", "not_found", "gone", 1, True))
+    stage_failure(storage, FailureRow(10, "fetch", "server_error", "before it worked", 1, False))
+    before = StagingIndex.load(storage)
+    pack_records(storage, "p1", [10, 30, 40])
+    pack_records(storage, "p1", [20])
+    assert pack_records(storage, "p1", [10, 20]) is None
+    after = StagingIndex.load(storage)
+    assert len(storage.list("staging")) == 2
+    for index in (before, after):
+        assert index.record_id.tolist() == [10, 20, 30]
+        assert index.failures["record_id"].to_pylist() == [40]
+        reader = read_staged(storage, index.find(20)) if index is after else None
+        assert reader is None or reader.text(0) == b"20\n"
+    assert after.find(11) is None
+
+
+@pytest.mark.parametrize("where", ["records/1", "packs"])
+def test_a_torn_object_counts_as_not_staged(tmp_path: Path, where: str) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    stage(storage, tmp_path, 1, [("a.py", "x\n")])
+    stage(storage, tmp_path, 2, [("a.py", "y\n")])
+    path = pack_records(storage, "p", [1, 2]) if where == "packs" else f"staging/{where}"
+    storage.write(path, storage.read(path)[:-3])
+    index = StagingIndex.load(storage)
+    assert index.damaged == (path,)
+    assert index.record_id.tolist() == ([] if where == "packs" else [2])
+
+
+def test_no_flipped_byte_changes_what_is_read(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    stage(storage, tmp_path, 1, [("a.py", "x\n" * 200), ("b.py", "y\n")])
+    good = storage.read("staging/records/1")
+
+    def read() -> object:
+        index = StagingIndex.load(storage)
+        if index.damaged:
+            raise StagingDamagedError
+        reader = read_staged(storage, index.locate(0))
+        return list(reader), reader.record, reader.trailer
+
+    expected = read()
+    seen = 0
+    for position in range(len(good)):
+        flipped = bytearray(good)
+        flipped[position] ^= 0x10
+        storage.write("staging/records/1", bytes(flipped), durable=False)
+        try:
+            assert read() == expected, position  # zstd's header has a bit without a meaning
+        except StagingDamagedError:
+            seen += 1
+    assert seen >= len(good) - 10

@@ -1,0 +1,195 @@
+"""A dataset in a folder: temporary file, fsync, rename."""
+
+# ruff: noqa: D102 - the methods are documented where Storage declares them
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from uuid import uuid4
+
+from zml_dask.store.storage import Storage, note_operation, storage_errors
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+_TEMPORARY = ".tmp-"
+# Never world-writable, whatever the umask; group-writable where the umask
+# permits it, since teams share datasets.
+_FILE_MODE = 0o664
+_FOLDER_MODE = 0o775
+
+
+@dataclass(frozen=True)
+class LocalStorage(Storage):
+    """Objects as files under the folder `url`."""
+
+    url: str
+
+    @property
+    def is_local(self) -> bool:
+        return True
+
+    def _locate(self, path: str) -> Path:
+        return Path(self.url, path)
+
+    def read(self, path: str) -> bytes:
+        with storage_errors("read", path):
+            return self._locate(path).read_bytes()
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        with storage_errors("read", path), self._locate(path).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), stop - start, start)
+
+    def read_tail(self, path: str, size: int) -> bytes:
+        with storage_errors("read", path), self._locate(path).open("rb", buffering=0) as file:
+            total = os.fstat(file.fileno()).st_size
+            return os.pread(file.fileno(), min(size, total), max(0, total - size))
+
+    def open_reader(self, path: str) -> IO[bytes]:
+        with storage_errors("read", path):
+            return self._locate(path).open("rb")
+
+    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        target = self._locate(path)
+        with storage_errors("write", path):
+            note_operation("write", path)
+            temporary = self._write_beside(target, data, durable=durable)
+            self._replace(temporary, target, path, durable=durable)
+
+    def write_new(self, path: str, data: bytes) -> bool:
+        target = self._locate(path)
+        with storage_errors("write", path):
+            note_operation("write", path)
+            temporary = self._write_beside(target, data, durable=True)
+            try:
+                # A hard link fails where the name is taken, and brings all bytes at once.
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
+        return True
+
+    def publish(self, local: Path, path: str) -> None:
+        target = self._locate(path)
+        with storage_errors("write", path):
+            note_operation("write", path)
+            _make_folder(target.parent)
+            if local.stat().st_dev == target.parent.stat().st_dev:
+                with local.open("rb") as file:
+                    os.fchmod(file.fileno(), _FILE_MODE & ~_umask())
+                    os.fsync(file.fileno())
+                self._replace(local, target, path, durable=True)
+                return
+            temporary = _name_beside(target)
+            try:
+                with local.open("rb") as source, _create(temporary) as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            self._replace(temporary, target, path, durable=True)
+            local.unlink()
+
+    def _write_beside(self, target: Path, data: bytes, *, durable: bool) -> Path:
+        _make_folder(target.parent)
+        temporary = _name_beside(target)
+        try:
+            with _create(temporary) as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+    def _replace(self, temporary: Path, target: Path, path: str, *, durable: bool) -> None:
+        try:
+            note_operation("rename", path)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def exists(self, path: str) -> bool:
+        return self._locate(path).is_file()
+
+    def size(self, path: str) -> int:
+        with storage_errors("read", path):
+            return self._locate(path).stat().st_size
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        return sorted(
+            path for path in self._walk(prefix) if not Path(path).name.startswith(_TEMPORARY)
+        )
+
+    def leftovers(self) -> Sequence[str]:
+        return sorted(path for path in self._walk("") if Path(path).name.startswith(_TEMPORARY))
+
+    def _walk(self, prefix: str) -> Iterator[str]:
+        root = self.url.rstrip("/") + "/"
+        for folder, _, names in os.walk(self._locate(prefix)):
+            relative = (folder.rstrip("/") + "/").removeprefix(root)
+            for name in names:
+                yield relative + name
+
+    def remove(self, paths: str | Sequence[str]) -> None:
+        for path in [paths] if isinstance(paths, str) else paths:
+            note_operation("remove", path)
+            with storage_errors("remove", path):
+                self._locate(path).unlink(missing_ok=True)
+
+    def prune(self, prefix: str) -> None:
+        for folder, _, _ in os.walk(self._locate(prefix), topdown=False):
+            try:
+                Path(folder).rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                    raise
+
+    def zarr_store(self, path: str, *, read_only: bool = True) -> Store:
+        from zarr.storage import LocalStore
+
+        return LocalStore(self._locate(path), read_only=read_only)
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+
+
+def _name_beside(target: Path) -> Path:
+    # Beside its target, so that the rename stays within one file system; hidden,
+    # so that readers of a folder of Parquet parts pass it over.
+    return target.with_name(f"{_TEMPORARY}{uuid4().hex}")
+
+
+def _create(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb")
+
+
+def _umask() -> int:
+    # There is no way to read it without setting it; this one is atomic on Linux.
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0o022
+    return next(
+        (int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")),
+        0o022,
+    )
