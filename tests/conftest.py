@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
+import pytest
 from hypothesis import settings
+
+from zml_dask.sandbox.corpus import Corpus, SandboxRecord
+from zml_dask.sandbox.distributions import installed_corpus
+from zml_dask.sandbox.server import Sandbox
 
 # No test depends on time passing, so no example has a deadline; CI is derandomised.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    """A local Zenodo over six installed distributions and the troubled records.
+
+    Shared by all tests of a session: read from it, but do not change it.
+    """
+    with Sandbox(installed_corpus(6, most_bytes=3_000_000)) as served:
+        yield served
+
+
+@pytest.fixture
+def make_sandbox() -> Iterator[Callable[..., Sandbox]]:
+    """Makes sandboxes of a test's own: of a `Corpus` or of records, with `Sandbox`'s options."""
+    with ExitStack() as stack:
+
+        def make(corpus: Corpus | list[SandboxRecord], **options: Any) -> Sandbox:
+            records = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
+            return stack.enter_context(Sandbox(records, **options))
+
+        yield make

@@ -1,0 +1,185 @@
+"""Real software as a corpus: every distribution installed in the running environment.
+
+A distribution becomes a record as GitHub's integration with Zenodo would have
+made it: its files in one archive under ``owner-name-<hash>/``, and title,
+version, licence, keywords, repository and authors from its own metadata. Ids
+and dates are made from a hash of name and version, so that they neither depend
+on what else is installed nor differ between two runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import Distribution, PackagePath, distributions
+from pathlib import Path
+from typing import Final
+
+from zml_dask.sandbox.archives import Source, write_tar_gz, write_zip
+from zml_dask.sandbox.content import Content
+from zml_dask.sandbox.corpus import Corpus, SandboxRecord
+from zml_dask.sandbox.package_metadata import PackageMetadata, read_metadata
+from zml_dask.sandbox.troubles import troubled_records
+
+_MOST_BYTES: Final = 25_000_000
+_COMPILED: Final = re.compile(
+    r"\.(so|pyd|pyc|pyo|dll|dylib|a|o|lib|exe|bin|jar|class|nbi|nbc)(\.[\d.]+)?$", re.IGNORECASE
+)
+# What an installer writes differs from machine to machine.
+_LICENCE: Final = re.compile(r"(^|/)(licen[cs]e|copying|notice|authors)[^/]*$", re.IGNORECASE)
+_FIRST_DAY: Final = datetime(2014, 1, 1, tzinfo=UTC)
+_DAYS: Final = 12 * 365
+_FIRST_ID: Final = 1_000_000
+_IDS: Final = 14_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What is made up about a distribution, the same each time.
+
+    Attributes
+    ----------
+    record_id : int
+        Grows with `created`, as Zenodo's do; the concept's id is one less.
+    created : datetime
+    commit : str
+        Forty hex digits.
+    is_tar : bool
+        Whether its archive is a tar.gz: one of four.
+    """
+
+    record_id: int
+    created: datetime
+    commit: str
+    is_tar: bool
+
+
+def installed_corpus(
+    limit: int | None = None, *, troubles: bool = True, most_bytes: int = _MOST_BYTES
+) -> Corpus:
+    """Make a corpus of the installed distributions, in order of their names.
+
+    Archives are built when they are first asked for, in a temporary folder that
+    lasts as long as the corpus.
+
+    Parameters
+    ----------
+    limit : int, optional
+        At most so many distributions.
+    troubles : bool, optional
+        Add a few small records with the troubles real ones have: restricted,
+        withdrawn, without files, with several archives, ...
+    most_bytes : int, optional
+        Larger distributions are left out, bytes unpacked.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="zml-sandbox-")
+    records: dict[int, SandboxRecord] = {}
+    for distribution in _by_name():
+        if limit is not None and len(records) >= limit:
+            break
+        metadata = read_metadata(distribution)
+        files = _sources(distribution)
+        if metadata is None or not files or sum(map(_size, files)) > most_bytes:
+            continue
+        identity = _identity(metadata)
+        # Ids are odd and concepts even; of two with one hash the second moves on.
+        while identity.record_id in records:
+            identity = _Identity(
+                identity.record_id + 2, identity.created, identity.commit, identity.is_tar
+            )
+        records[identity.record_id] = _record(metadata, identity, files, Path(folder.name))
+    extra = troubled_records() if troubles else []
+    return Corpus([*records.values(), *extra], keep=folder)
+
+
+def _by_name() -> Iterator[Distribution]:
+    found: dict[str, Distribution] = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"]
+        # The first on the path is the one that is imported. This package itself
+        # is left out: it changes while it is worked on.
+        if name and name.lower().replace("_", "-") != "zml-dask":
+            found.setdefault(name.lower().replace("_", "-"), distribution)
+    yield from (found[name] for name in sorted(found))
+
+
+def _sources(distribution: Distribution) -> list[Source]:
+    """Give the files worth publishing; empty where there is no source code among them."""
+    sources, has_code = [], False
+    for file in distribution.files or []:
+        path = _path_in_repository(file)
+        located = Path(str(file.locate()))
+        if path is None or not located.is_file():
+            continue
+        has_code = has_code or path.endswith(".py")
+        sources.append(Source(path, located))
+    return sources if has_code else []
+
+
+def _path_in_repository(file: PackagePath) -> str | None:
+    if ".." in file.parts or "__pycache__" in file.parts or _COMPILED.search(file.name):
+        return None
+    if not file.parts[0].endswith((".dist-info", ".egg-info", ".data")):
+        return file.as_posix()
+    inner = "/".join(file.parts[1:])
+    if inner == "METADATA":
+        return "PKG-INFO"
+    return inner if _LICENCE.search(inner) else None
+
+
+def _size(source: Source) -> int:
+    return source.data.stat().st_size if isinstance(source.data, Path) else len(source.data)
+
+
+def _identity(metadata: PackageMetadata) -> _Identity:
+    digest = hashlib.sha256(f"{metadata.name}=={metadata.version}".encode()).digest()
+    share = int.from_bytes(digest[:6], "big") / 2**48
+    return _Identity(
+        record_id=_FIRST_ID + int(share * _IDS) | 1,
+        created=_FIRST_DAY + timedelta(days=share * _DAYS),
+        commit=digest[:20].hex(),
+        is_tar=digest[20] % 4 == 0,
+    )
+
+
+def _record(
+    metadata: PackageMetadata, identity: _Identity, files: list[Source], folder: Path
+) -> SandboxRecord:
+    ending = ".tar.gz" if identity.is_tar else ".zip"
+    tag = f"v{metadata.version}"
+    key = f"{metadata.owner}/{metadata.repository_name}-{tag}{ending}"
+    tree = f"https://github.com/{metadata.owner}/{metadata.repository_name}/tree/{tag}"
+    return SandboxRecord(
+        record_id=identity.record_id,
+        concept_id=identity.record_id - 1,
+        created=identity.created,
+        title=f"{metadata.owner}/{metadata.repository_name}: {metadata.summary or metadata.name}",
+        version=tag,
+        description=metadata.summary,
+        license=metadata.license,
+        keywords=metadata.keywords,
+        creators=metadata.authors,
+        repository=metadata.repository,
+        related=((tree, "isSupplementTo", "url"),) if metadata.repository else (),
+        files={
+            key: Content(
+                _archive_maker(metadata, identity, files, folder / str(identity.record_id))
+            )
+        },
+    )
+
+
+def _archive_maker(
+    metadata: PackageMetadata, identity: _Identity, files: list[Source], target: Path
+) -> Callable[[], Path]:
+    def make() -> Path:
+        top = f"{metadata.owner}-{metadata.repository_name}-{identity.commit[:7]}"
+        write = write_tar_gz if identity.is_tar else write_zip
+        write(target, top, files, when=identity.created, commit=identity.commit)
+        return target
+
+    return make

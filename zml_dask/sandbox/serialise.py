@@ -1,0 +1,210 @@
+"""A sandbox's records in Zenodo's two current JSON shapes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from zml_dask.records.parse import quote_key
+from zml_dask.sandbox.content import Content
+from zml_dask.sandbox.corpus import SandboxRecord, Withdrawal
+
+_OTHER_MD5 = "0" * 32
+
+
+def legacy_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False) -> dict[str, Any]:
+    """Give a record as today's default answer has it (``application/json``)."""
+    base = f"{api_url}/records/{record.record_id}"
+    moment = record.created.isoformat(timespec="microseconds")
+    metadata: dict[str, Any] = {
+        "title": record.title,
+        "doi": record.doi,
+        "publication_date": record.created.date().isoformat(),
+        "description": f"<p>{record.description}</p>",
+        "access_right": "open" if record.access == "metadata-only" else record.access,
+        "creators": [{"name": name, "affiliation": None} for name in record.creators],
+        "keywords": list(record.keywords),
+        "related_identifiers": [
+            {"identifier": identifier, "relation": relation, "scheme": scheme}
+            for identifier, relation, scheme in record.related
+        ],
+        "version": record.version,
+        "custom": {"code:codeRepository": record.repository} if record.repository else {},
+        "resource_type": {"title": record.resource_type.title(), "type": record.resource_type},
+        "license": {"id": record.license} if record.license else None,
+        "relations": {
+            "version": [
+                {
+                    "index": 0,
+                    "is_last": record.is_latest,
+                    "parent": {"pid_type": "recid", "pid_value": str(record.concept)},
+                }
+            ]
+        },
+    }
+    return {
+        "created": moment,
+        "modified": moment,
+        "id": record.record_id,
+        "conceptrecid": str(record.concept),
+        "doi": record.doi,
+        "conceptdoi": f"10.5281/zenodo.{record.concept}",
+        "doi_url": f"https://doi.org/{record.doi}",
+        # Zenodo leaves out what is empty.
+        "metadata": {name: value for name, value in metadata.items() if value},
+        "title": record.title,
+        "links": {
+            "self": base,
+            "files": f"{base}/files",
+            "archive": f"{base}/files-archive",
+            "latest": f"{base}/versions/latest",
+            "versions": f"{base}/versions",
+            "parent": f"{api_url}/records/{record.concept}",
+        },
+        "updated": moment,
+        "recid": str(record.record_id),
+        "revision": 1,
+        "files": [
+            {
+                "id": _file_id(record, key),
+                "key": key,
+                "size": content.settle().size,
+                "checksum": _checksum(content, wrong_md5),
+                "links": {"self": f"{base}/files/{quote_key(key)}/content"},
+            }
+            for key, content in open_files(record).items()
+        ],
+        "swh": {},
+        "owners": [{"id": "1"}],
+        "status": "published",
+        "stats": {"downloads": 0, "views": 0},
+        "state": "done",
+        "submitted": True,
+    }
+
+
+def native_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False) -> dict[str, Any]:
+    """Give a record in InvenioRDM's own shape (``application/vnd.inveniordm.v1+json``)."""
+    base = f"{api_url}/records/{record.record_id}"
+    moment = record.created.isoformat(timespec="microseconds")
+    metadata: dict[str, Any] = {
+        "resource_type": {
+            "id": record.resource_type,
+            "title": {"en": record.resource_type.title()},
+        },
+        "creators": [
+            {"person_or_org": {"type": "personal", "name": name}} for name in record.creators
+        ],
+        "title": record.title,
+        "publisher": "Zenodo",
+        "publication_date": record.created.date().isoformat(),
+        "subjects": [{"subject": word} for word in record.keywords],
+        "related_identifiers": [
+            {
+                "identifier": identifier,
+                "scheme": scheme,
+                "relation_type": {"id": relation.lower(), "title": {"en": relation}},
+            }
+            for identifier, relation, scheme in record.related
+        ],
+        "version": record.version,
+        "rights": [{"id": record.license}] if record.license else [],
+        "description": f"<p>{record.description}</p>",
+    }
+    repository = {"code:codeRepository": record.repository} if record.repository else {}
+    return {
+        "id": str(record.record_id),
+        "created": moment,
+        "updated": moment,
+        "revision_id": 1,
+        "parent": {
+            "id": str(record.concept),
+            "communities": {},
+            "pids": {"doi": {"identifier": f"10.5281/zenodo.{record.concept}"}},
+        },
+        "versions": {"is_latest": record.is_latest, "index": 1},
+        "pids": {"doi": {"identifier": record.doi, "provider": "datacite"}},
+        "metadata": {name: value for name, value in metadata.items() if value},
+        "custom_fields": repository,
+        "access": {
+            "record": "public",
+            "files": "public" if record.access in {"open", "metadata-only"} else "restricted",
+            "embargo": {"active": record.access == "embargoed", "reason": None},
+            "status": record.access,
+        },
+        "files": _native_files(record, base, wrong_md5),
+        "links": {"self": base, "files": f"{base}/files"},
+    }
+
+
+def files_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False) -> dict[str, Any]:
+    """Give the listing of a record's files."""
+    base = f"{api_url}/records/{record.record_id}/files"
+    entries = [
+        {
+            "key": key,
+            "size": content.settle().size,
+            "checksum": _checksum(content, wrong_md5),
+            "status": "completed",
+            "links": {
+                "self": f"{base}/{quote_key(key)}",
+                "content": f"{base}/{quote_key(key)}/content",
+            },
+        }
+        for key, content in open_files(record).items()
+    ]
+    return {"enabled": bool(entries), "entries": entries, "links": {"self": base}, "order": []}
+
+
+def tombstone_json(withdrawal: Withdrawal, record: SandboxRecord) -> dict[str, Any]:
+    """Give the body of a 410."""
+    return {
+        "status": 410,
+        "message": "Record deleted",
+        "tombstone": {
+            "note": withdrawal.note,
+            "removed_by": {"user": "system"},
+            "removal_date": withdrawal.date,
+            "citation_text": f"{record.title}. https://doi.org/{record.doi}",
+            "is_visible": True,
+            "removal_reason": {"id": withdrawal.reason},
+        },
+    }
+
+
+def open_files(record: SandboxRecord) -> Mapping[str, Content]:
+    """Give the files that anyone may have."""
+    return record.files if record.access == "open" else {}
+
+
+def _native_files(record: SandboxRecord, base: str, wrong_md5: bool) -> dict[str, Any]:
+    if record.access in {"restricted", "embargoed", "closed"}:
+        return {"enabled": True}
+    entries = {
+        key: {
+            "id": _file_id(record, key),
+            "key": key,
+            "ext": key.rpartition(".")[2],
+            "size": content.settle().size,
+            "checksum": _checksum(content, wrong_md5),
+            "links": {"content": f"{base}/files/{quote_key(key)}/content"},
+        }
+        for key, content in open_files(record).items()
+    }
+    total = sum(content.settle().size for content in open_files(record).values())
+    return {
+        "enabled": bool(entries),
+        "order": [],
+        "count": len(entries),
+        "total_bytes": total,
+        "entries": entries,
+    }
+
+
+def _file_id(record: SandboxRecord, key: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{record.record_id}/{key}"))
+
+
+def _checksum(content: Content, wrong: bool) -> str:
+    return f"md5:{_OTHER_MD5 if wrong else content.settle().md5}"
