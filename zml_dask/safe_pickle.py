@@ -21,7 +21,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ class _Admitted:
     function: Callable[..., Any]
 
 
-def load(stream: BinaryIO, *, name: str = "the pickle", on_array: ArrayHook | None = None) -> Any:
+def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | None = None) -> Any:
     r"""Read one pickle of plain data.
 
     Parameters
@@ -143,7 +143,7 @@ _WHAT_BAD_PICKLES_RAISE = (
 class _Pieces:
     """A stream that is read in pieces, so that only bytes that are there take memory."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.readline = stream.readline
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zml_dask.raster.images import Images, rasterize_settled
+from zml_dask.raster.images import Images, draw_settled, n_lines_dtype
 from zml_dask.store.layout import ImageShape
 
 LegacyFormat = Literal["pickle", "hdf5", "tree"]
@@ -64,37 +64,54 @@ class LegacyRecord:
     files: Iterable[LegacyFile]
 
 
-def file_from_text(
-    path: str,
-    text: bytes | None,
-    *,
-    size: int | None = None,
-    n_lines: int | None = None,
-    shape: ImageShape | None = None,
-) -> LegacyFile:
-    r"""Draw a file from its settled text, as it is staged.
+class Canvas:
+    r"""Draws files from their settled text, as it is staged, into memory that is used again.
+
+    The images of a file are valid until the next one is drawn: fresh memory for
+    every file would cost more than drawing does.
 
     Parameters
     ----------
-    path : str
-    text : bytes or None
-        Settled UTF-8; None where the file is not text.
-    size : int or None
-        Bytes of the file itself.
-    n_lines : int or None
-        Lines of `text`, where they are counted already.
-    shape : ImageShape or None
-        Size of the images; 80 by 80 where it is not given.
+    shape : ImageShape, optional
+        Size of the images.
 
     Examples
     --------
-    >>> [segment.shape for segment in file_from_text("a.py", b"x = 1\n" * 81).segments()]
+    >>> file = Canvas().file("a.py", b"x = 1\n" * 81)
+    >>> [segment.shape for segment in file.segments()]
     [(80, 80), (1, 80)]
     """
-    if text is None:
-        return LegacyFile(path, size)
-    shape = shape or ImageShape()
-    if n_lines is None:
-        n_lines = text.count(b"\n") + (not text.endswith(b"\n") and bool(text))
-    images, counts = rasterize_settled(text, n_lines, shape.width, shape.height)
-    return LegacyFile(path, size, images, counts)
+
+    def __init__(self, shape: ImageShape | None = None) -> None:
+        self._shape = shape or ImageShape()
+        self._grow(64)
+
+    def _grow(self, capacity: int) -> None:
+        height, width = self._shape.height, self._shape.width
+        self._images = np.empty((capacity, height, width), np.uint32)
+        self._n_lines = np.empty(capacity, n_lines_dtype(height))
+
+    def file(
+        self, path: str, text: bytes | None, *, size: int | None = None, n_lines: int | None = None
+    ) -> LegacyFile:
+        """Draw a file.
+
+        Parameters
+        ----------
+        path : str
+        text : bytes or None
+            Settled UTF-8; None where the file is not text.
+        size : int or None
+            Bytes of the file itself.
+        n_lines : int or None
+            Lines of `text`, where they are counted already.
+        """
+        if text is None:
+            return LegacyFile(path, size)
+        if n_lines is None:
+            n_lines = text.count(b"\n") + bool(text and not text.endswith(b"\n"))
+        n = -(-n_lines // self._shape.height)
+        if n > len(self._images):
+            self._grow(2 * n)
+        draw_settled([text], self._images[:n], self._n_lines[:n])
+        return LegacyFile(path, size, self._images[:n], self._n_lines[:n])

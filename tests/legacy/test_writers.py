@@ -1,0 +1,168 @@
+"""The 2018 files: content, form, determinism, memory, and readers of the time."""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from zml_dask.errors import UsageError
+from zml_dask.legacy.export import export_record, is_exported, parse_formats
+from zml_dask.legacy.hdf5_writer import Hdf5Writer
+from zml_dask.legacy.pickle_writer import PickleWriter
+from zml_dask.legacy.readers import read_images_hdf5
+from zml_dask.legacy.record import Canvas, LegacyFile, LegacyRecord
+from zml_dask.store.storage import Storage
+
+from .conftest import HIT, SOURCES, draw_files
+from .reference import must_be_equal, segments_2018
+
+FORMATS = parse_formats(["pickle", "hdf5", "tree"])
+AWKWARD = [
+    *("a", "a/b", "a__0", "a__0/b", "a__0/b__0/c", "a%5F_0/b", "a//b", "a/", "./x", "/etc/motd"),
+    *("n\0l", ".", "%2E", "%2E/y", "..", "../z", "d/" * 300 + "e"),
+]
+MakeRecord = Callable[..., LegacyRecord]
+
+
+@pytest.fixture
+def exported(tmp_path: Path, make_record: MakeRecord) -> Path:
+    assert export_record(make_record(), Storage.open(tmp_path), FORMATS) == 11
+    return tmp_path / "legacy" / "7"
+
+
+def test_the_pickle_is_a_dict_of_lists_of_int64_segments(exported: Path) -> None:
+    images = pickle.loads((exported / "images_7.pkl").read_bytes())
+    assert list(images) == sorted(path for path in SOURCES if not path.endswith(".gif"))
+    assert images["top/empty"] == []
+    shapes = [segment.shape for segment in images["top/src/a.py"]]
+    assert shapes == [(80, 80), (80, 80), (40, 80)]
+    assert {segment.dtype for found in images.values() for segment in found} == {np.dtype("i8")}
+    for path, data in SOURCES.items():
+        if must_be_equal(data):
+            for ours, theirs in zip(images[path], segments_2018(data), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_hdf5_file_has_the_same_segments(exported: Path) -> None:
+    images = pickle.loads((exported / "images_7.pkl").read_bytes())
+    with h5py.File(exported / "images_7.h5") as file:
+        for path, segments in images.items():
+            for number, segment in enumerate(segments):
+                dataset = file[f"{path}__{number}"]
+                assert (dataset.dtype, dataset.shape) == (np.dtype("<i8"), segment.shape)
+                assert (dataset.shuffle, dataset.compression) == (True, "gzip")
+                np.testing.assert_array_equal(dataset[...], segment)
+    with (exported / "images_7.h5").open("rb") as stream:
+        assert dict.fromkeys(path for path, _ in read_images_hdf5(stream)).keys() == {
+            path for path, segments in images.items() if segments
+        }
+
+
+def test_the_hdf5_file_has_the_form_that_the_oldest_libraries_open(exported: Path) -> None:
+    with h5py.File(exported / "images_7.h5") as file:
+        assert file.id.get_create_plist().get_version()[0] == 0  # of the superblock
+
+
+def test_metadata_holds_tree_and_hit(exported: Path) -> None:
+    metadata = pickle.loads((exported / "metadata_7.pkl").read_bytes())
+    assert metadata["hit"] == HIT
+    assert metadata["tree"]["top"]["src"]["old.f"] == len(SOURCES["top/src/old.f"])
+    assert metadata["tree"]["top"]["logo.gif"] == 8
+    tree_json = (exported / "tree_7.json").read_text()
+    assert tree_json.startswith('{"top":{".gitignore":6,')
+
+
+def test_bytes_depend_on_content_alone(tmp_path: Path, make_record: MakeRecord) -> None:
+    for folder in ("one", "two"):
+        export_record(make_record(), Storage.open(tmp_path), FORMATS, folder=folder)
+    for path in (tmp_path / "one").rglob("*.*"):
+        twin = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        assert path.read_bytes() == twin.read_bytes()
+
+
+def test_the_pickle_asks_for_names_that_numpy_1_has(exported: Path) -> None:
+    wanted = {
+        argument
+        for opcode, argument, _ in pickletools.genops((exported / "images_7.pkl").read_bytes())
+        if opcode.name == "GLOBAL"
+    }
+    assert wanted == {
+        "numpy.core.multiarray _reconstruct",
+        "numpy ndarray",
+        "numpy dtype",
+    }
+    assert (exported / "images_7.pkl").read_bytes()[:2] == pickle.PROTO + b"\x03"
+
+
+def test_only_what_is_asked_for_is_written(tmp_path: Path, make_record: MakeRecord) -> None:
+    storage = Storage.open(tmp_path)
+    export_record(make_record(), storage, ["hdf5"])
+    assert storage.list("legacy") == ["legacy/7/images_7.h5", "legacy/7/metadata_7.pkl"]
+    assert is_exported(storage, 7, ["hdf5"])
+    assert not is_exported(storage, 7, ["hdf5", "pickle"])
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+    def breaks() -> Iterator[LegacyFile]:
+        yield Canvas().file("a", b"a\n")
+        raise OSError("the source is gone")
+
+    storage = Storage.open(tmp_path / "dataset")
+    with pytest.raises(OSError, match="the source is gone"):
+        export_record(LegacyRecord(7, None, breaks()), storage, FORMATS, scratch=tmp_path)
+    assert storage.list() == []
+    assert list(tmp_path.glob("legacy-*")) == []
+
+
+def test_an_unknown_format_is_named() -> None:
+    with pytest.raises(UsageError, match=r"'xml'.*pickle, hdf5, tree"):
+        parse_formats(["pickle", "xml"])
+
+
+def test_names_that_hdf5_cannot_hold_lose_nothing(tmp_path: Path) -> None:
+    sources = {path: f"{path!r}\n".encode() for path in AWKWARD}
+    with Hdf5Writer(tmp_path / "images.h5") as writer:
+        for file in draw_files(sources):
+            writer.add(file)
+    with (tmp_path / "images.h5").open("rb") as stream:
+        found = {
+            path: "".join(map(chr, segments[0][0])).rstrip()
+            for path, segments in read_images_hdf5(stream)
+        }
+    assert found == {path: repr(path)[:80] for path in sources}
+
+
+def test_files_in_another_order_lose_nothing_either(tmp_path: Path) -> None:
+    files = [("a__0/b", b"1\n"), ("a", b"2\n"), ("c/d", b"3\n"), ("a__0/c", b"4\n")]
+    with Hdf5Writer(tmp_path / "images.h5") as writer:
+        for path, text in files:
+            writer.add(Canvas().file(path, text))
+    with (tmp_path / "images.h5").open("rb") as stream:
+        found = {path: segments[0][0, 0] for path, segments in read_images_hdf5(stream)}
+    assert found == {path: text[0] for path, text in files}
+
+
+@pytest.mark.parametrize("writer", [PickleWriter, Hdf5Writer])
+def test_memory_does_not_grow_with_the_record(
+    tmp_path: Path, writer: type[PickleWriter | Hdf5Writer]
+) -> None:
+    text = b"x\n" * 800  # ten images: half a megabyte of int64 a file
+
+    def peak(n_files: int) -> int:
+        canvas = Canvas()
+        tracemalloc.start()
+        with writer(tmp_path / "images") as target:
+            for number in range(n_files):
+                target.add(canvas.file(f"{number:04}", text))
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(60) < peak(6) + 500_000

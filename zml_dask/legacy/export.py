@@ -1,0 +1,152 @@
+"""The first edition's files of a record: ``<id>/images_<id>.pkl``, ``.h5``, ``metadata_<id>.pkl``.
+
+The same function serves a build, which has the staged record at hand, and an
+export from the committed dataset; content and bytes are the same.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tempfile
+from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
+from typing import get_args
+
+from zml_dask.errors import UsageError
+from zml_dask.legacy.hdf5_writer import Hdf5Writer
+from zml_dask.legacy.pickle_writer import PickleWriter
+from zml_dask.legacy.record import LegacyFormat, LegacyRecord
+from zml_dask.store.storage import Storage
+from zml_dask.store.tree import Tree, build_tree
+
+_METADATA_PROTOCOL = 3
+"""As in 2018, and read by every Python 3."""
+
+
+
+def parse_formats(names: Collection[str]) -> tuple[LegacyFormat, ...]:
+    """Check names of formats, as in ``--export pickle,hdf5``.
+
+    Raises
+    ------
+    UsageError
+        If one is not known.
+
+    Examples
+    --------
+    >>> parse_formats(["pickle", "hdf5"])
+    ('pickle', 'hdf5')
+    """
+    known = get_args(LegacyFormat)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no 2018 format is called {name!r}; there are {', '.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
+def legacy_paths(
+    record_id: int, formats: Collection[LegacyFormat], folder: str = ""
+) -> dict[str, str]:
+    """Paths of a record's files by format; ``metadata``, the last one written, is always there.
+
+    Examples
+    --------
+    >>> legacy_paths(7, ["pickle"], "legacy")
+    {'pickle': 'legacy/7/images_7.pkl', 'metadata': 'legacy/7/metadata_7.pkl'}
+    """
+    names = {
+        "pickle": f"images_{record_id}.pkl",
+        "hdf5": f"images_{record_id}.h5",
+        "tree": f"tree_{record_id}.json",
+    }
+    stem = f"{folder}/{record_id}" if folder else str(record_id)
+    chosen = [name for name in names if name in formats]
+    return {
+        **{name: f"{stem}/{names[name]}" for name in chosen},
+        "metadata": f"{stem}/metadata_{record_id}.pkl",
+    }
+
+
+def is_exported(
+    storage: Storage, record_id: int, formats: Collection[LegacyFormat], folder: str = "legacy"
+) -> bool:
+    """Whether all of a record's files are there. Each is written whole or not at all."""
+    return all(storage.exists(path) for path in legacy_paths(record_id, formats, folder).values())
+
+
+def export_record(
+    record: LegacyRecord,
+    storage: Storage,
+    formats: Collection[LegacyFormat],
+    *,
+    folder: str = "legacy",
+    scratch: Path | None = None,
+) -> int:
+    """Write one record in the first edition's formats.
+
+    One file's arrays are in memory at a time. The files are made under
+    `scratch` and moved into place whole, the metadata last.
+
+    Parameters
+    ----------
+    record : LegacyRecord
+    storage : Storage
+        The dataset, or wherever the files shall go.
+    formats : collection of {"pickle", "hdf5", "tree"}
+    folder : str
+        Where in `storage` the record's folder is made.
+    scratch : pathlib.Path, optional
+        A local folder.
+
+    Returns
+    -------
+    int
+        Images written (to each of the formats that hold images).
+    """
+    paths = legacy_paths(record.record_id, formats, folder)
+    sizes: list[tuple[str, int | None]] = []
+    n_images = 0
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="legacy-") as made:
+        local = {name: Path(made) / Path(path).name for name, path in paths.items()}
+        with ExitStack() as stack:
+            writers: list[PickleWriter | Hdf5Writer] = []
+            if "pickle" in paths:
+                writers.append(stack.enter_context(PickleWriter(local["pickle"])))
+            if "hdf5" in paths:
+                writers.append(stack.enter_context(Hdf5Writer(local["hdf5"])))
+            for file in record.files:
+                sizes.append((file.path, file.size))
+                n_images += 0 if file.images is None else len(file.images)
+                for open_writer in writers:
+                    open_writer.add(file)
+        tree = build_tree(sizes)
+        if "tree" in paths:
+            local["tree"].write_text(tree_json(tree), encoding="ascii")
+        local["metadata"].write_bytes(metadata_pickle(tree, record.metadata))
+        for name, path in paths.items():
+            storage.publish(local[name], path)
+    return n_images
+
+
+def tree_json(tree: Tree) -> str:
+    r"""Return a tree as JSON text, folders as objects and files as their sizes.
+
+    Examples
+    --------
+    >>> tree_json({"src": {"a.py": 12}})
+    '{"src":{"a.py":12}}\n'
+    """
+    return json.dumps(tree, separators=(",", ":")) + "\n"
+
+
+def metadata_pickle(tree: Tree, metadata: str | None) -> bytes:
+    """Pickle ``{"tree": tree, "hit": hit}``; the bytes depend on the content alone."""
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream, _METADATA_PROTOCOL)
+    # A memo would make the bytes depend on which equal strings are one object.
+    pickler.fast = True
+    pickler.dump({"tree": tree, "hit": None if metadata is None else json.loads(metadata)})
+    return stream.getvalue()
