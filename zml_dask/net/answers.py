@@ -9,6 +9,7 @@ import requests
 import urllib3
 
 from zml_dask.net.errors import (
+    BadQueryError,
     BadRequestError,
     BlockedError,
     ConnectError,
@@ -61,7 +62,7 @@ def error_of(answer: requests.Response, url: str, *, is_search: bool) -> Network
     if status == 429:
         return RateLimitedError(f"{where}, however long we wait; use fewer workers or try later")
     if status == 500 and is_search:
-        return BadRequestError(f"{where}; {_SEARCH_SYNTAX}: check it")
+        return BadQueryError(f"{where}; {_SEARCH_SYNTAX}: check it")
     if status >= 500:
         return ServerError(f"{where} again and again; try later")
     return BadRequestError(f"{where}: the request is not accepted")

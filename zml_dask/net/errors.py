@@ -62,6 +62,10 @@ class BadRequestError(NetworkError):
     permanent: ClassVar[bool] = True
 
 
+class BadQueryError(BadRequestError):
+    """The server cannot parse the query of a search; or, rarely, it stumbles over a good one."""
+
+
 class BadAnswerError(NetworkError):
     """The answer is not what its status or type promises (JSON that is none)."""
 

@@ -73,6 +73,8 @@ class HttpClient:
     options : HttpOptions
     requests_sent : int
         Every attempt and every redirect counts.
+    has_token : bool
+        Zenodo grants larger pages to clients that have one.
 
     Examples
     --------
@@ -89,6 +91,7 @@ class HttpClient:
     ) -> None:
         self.options = HttpOptions() if options is None else options
         self.requests_sent = 0
+        self.has_token = token is not None
         self._throttle: Throttle = LocalThrottle() if throttle is None else throttle
         self._count_lock = threading.Lock()
         self._session = _new_session(self.options, token)

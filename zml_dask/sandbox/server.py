@@ -6,8 +6,6 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -19,7 +17,8 @@ from zml_dask.sandbox.answers import Answer, Body, Request, error_answer, intern
 from zml_dask.sandbox.corpus import Corpus
 from zml_dask.sandbox.faults import FaultCounter, Faults
 from zml_dask.sandbox.limits import RateLimiter, SandboxLimits
-from zml_dask.sandbox.routes import answer, body_of, is_content, is_search
+from zml_dask.sandbox.request_log import RequestLog, Seen
+from zml_dask.sandbox.routes import answer, body_of, is_search
 
 _log = logging.getLogger(__name__)
 _PIECE: Final = 256 * 1024
@@ -27,70 +26,6 @@ _PIECE: Final = 256 * 1024
 
 class SandboxPortError(ZmlError):
     """The port is taken, or may not be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A request that was answered.
-
-    Attributes
-    ----------
-    path : str
-        Percent-decoded, without the query.
-    query : str
-    status : int
-    is_authenticated : bool
-        Whether it carried a token.
-    agent : str
-        Its ``User-Agent``.
-    range : str or None
-        Its ``Range`` header.
-    at : float
-        When it was answered: seconds since the epoch.
-    """
-
-    path: str
-    query: str
-    status: int
-    is_authenticated: bool
-    agent: str
-    range: str | None
-    at: float
-
-
-class RequestLog:
-    """The requests of a sandbox, in the order of their answers."""
-
-    def __init__(self) -> None:
-        self._seen: list[Seen] = []
-
-    def __len__(self) -> int:
-        return len(self._seen)
-
-    def __iter__(self) -> Iterator[Seen]:
-        return iter(list(self._seen))
-
-    def append(self, seen: Seen) -> None:
-        """Add a request."""
-        self._seen.append(seen)
-
-    def clear(self) -> None:
-        """Forget all requests."""
-        self._seen = []
-
-    def to(self, part: str) -> list[Seen]:
-        """Give the requests whose path contains `part`."""
-        return [seen for seen in self if part in seen.path]
-
-    @property
-    def searches(self) -> list[Seen]:
-        """The requests to the search."""
-        return [seen for seen in self if is_search(seen.path)]
-
-    @property
-    def downloads(self) -> list[Seen]:
-        """The requests for files' bytes."""
-        return [seen for seen in self if is_content(seen.path)]
 
 
 class Sandbox:
@@ -112,6 +47,7 @@ class Sandbox:
 
     Examples
     --------
+    >>> import json
     >>> from urllib.request import urlopen
     >>> from zml_dask.sandbox.corpus import make_record
     >>> with Sandbox(Corpus([make_record(7)])) as sandbox:
