@@ -59,14 +59,14 @@ class LocalStorage(Storage):
         target = self._locate(path)
         with storage_errors("write", path):
             note_operation("write", path)
-            temporary = self._write_beside(target, data, durable=durable)
+            temporary = self._write_aside(path, data, durable=durable)
             self._replace(temporary, target, path, durable=durable)
 
     def write_new(self, path: str, data: bytes) -> bool:
         target = self._locate(path)
         with storage_errors("write", path):
             note_operation("write", path)
-            temporary = self._write_beside(target, data, durable=True)
+            temporary = self._write_aside(path, data, durable=True)
             try:
                 # A hard link fails where the name is taken, and brings all bytes at once.
                 os.link(temporary, target)
@@ -87,7 +87,7 @@ class LocalStorage(Storage):
                     os.fsync(file.fileno())
                 self._replace(local, target, path, durable=True)
                 return
-            temporary = _name_beside(target)
+            temporary = self._temporary(path)
             try:
                 with local.open("rb") as source, _create(temporary) as file:
                     shutil.copyfileobj(source, file, 1 << 20)
@@ -99,9 +99,17 @@ class LocalStorage(Storage):
             self._replace(temporary, target, path, durable=True)
             local.unlink()
 
-    def _write_beside(self, target: Path, data: bytes, *, durable: bool) -> Path:
-        _make_folder(target.parent)
-        temporary = _name_beside(target)
+    def _temporary(self, path: str) -> Path:
+        # Within DATASET, so that the rename stays within one file system; in the
+        # outermost folder, so that leftovers are found without a walk; hidden,
+        # so that readers of a folder of Parquet parts pass it over.
+        folder, _, rest = path.partition("/")
+        name = f"{_TEMPORARY}{uuid4().hex}-{path.rpartition('/')[2]}"
+        return Path(self.url, folder, name) if rest else Path(self.url, name)
+
+    def _write_aside(self, path: str, data: bytes, *, durable: bool) -> Path:
+        _make_folder(self._locate(path).parent)
+        temporary = self._temporary(path)
         try:
             with _create(temporary) as file:
                 file.write(data)
@@ -139,8 +147,20 @@ class LocalStorage(Storage):
             path for path in self._walk(prefix) if not Path(path).name.startswith(_TEMPORARY)
         )
 
+    def names(self) -> Sequence[str]:
+        try:
+            found = [entry.name for entry in os.scandir(self.url)]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in found if not name.startswith(_TEMPORARY))
+
     def leftovers(self) -> Sequence[str]:
-        return sorted(path for path in self._walk("") if Path(path).name.startswith(_TEMPORARY))
+        root = Path(self.url)
+        return sorted(
+            str(path.relative_to(root))
+            for pattern in (f"{_TEMPORARY}*", f"*/{_TEMPORARY}*")
+            for path in root.glob(pattern)
+        )
 
     def _walk(self, prefix: str) -> Iterator[str]:
         root = self.url.rstrip("/") + "/"
@@ -171,12 +191,6 @@ class LocalStorage(Storage):
 
 def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-
-
-def _name_beside(target: Path) -> Path:
-    # Beside its target, so that the rename stays within one file system; hidden,
-    # so that readers of a folder of Parquet parts pass it over.
-    return target.with_name(f"{_TEMPORARY}{uuid4().hex}")
 
 
 def _create(path: Path) -> IO[bytes]:

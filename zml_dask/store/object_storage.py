@@ -125,6 +125,15 @@ class ObjectStorage(Storage):
                 return []
         return sorted(str(name).removeprefix(root) for name in found)
 
+    def names(self) -> Sequence[str]:
+        fs = self._fs()
+        with storage_errors("list", ""):
+            try:
+                found = fs.ls(self.url, detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted({str(name).rstrip("/").rpartition("/")[2] for name in found})
+
     def remove(self, paths: str | Sequence[str]) -> None:
         fs = self._fs()
         for path in [paths] if isinstance(paths, str) else paths:

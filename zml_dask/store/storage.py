@@ -176,6 +176,10 @@ class Storage(ABC):
         """Paths of all objects under a folder, at any depth, sorted; empty where there is none."""
 
     @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Names of the objects and folders at the top, sorted."""
+
+    @abstractmethod
     def remove(self, paths: str | Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
 

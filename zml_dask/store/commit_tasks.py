@@ -1,0 +1,277 @@
+"""What the tasks of a commit do: each writes one shard, or one part of a table, once and whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from zml_dask.raster.images import Images, draw_settled, n_lines_dtype
+from zml_dask.store.frames import RowFrame, StagingDamagedError
+from zml_dask.store.info import Part
+from zml_dask.store.layout import (
+    FILES_SCHEMA,
+    RECORDS_SCHEMA,
+    ArraySpec,
+    ImageShape,
+    image_arrays,
+    row_shape,
+    shard_path,
+)
+from zml_dask.store.plan import CommitPlan, CommitTask, load_plan
+from zml_dask.store.shards import ShardBuilder, ShardReader
+from zml_dask.store.staged import DrawnText, read_staged
+from zml_dask.store.storage import Storage
+from zml_dask.store.tables import write_part
+
+RECORDS_PER_ROW_GROUP = 1_024
+"""Records' metadata is tens of kilobytes each: fewer rows to a group than of files."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenObject:
+    """A row of the manifest.
+
+    Attributes
+    ----------
+    path : str
+    size : int
+        Bytes.
+    sha256 : str
+        Of those bytes, hex.
+    rows : int
+        Committed rows of the array that it holds; 0 for metadata.
+    rows_sha256 : str or None
+        Of those rows decoded (C order, little-endian), where the shard is not
+        full: a later commit rewrites it, and this still proves the rows if
+        that commit dies.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    rows: int = 0
+    rows_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a task wrote; small, since all of them come together in one place."""
+
+    task: CommitTask
+    objects: tuple[WrittenObject, ...] = ()
+    part: Part | None = None
+
+
+def run_task(storage: Storage, task: CommitTask) -> TaskResult:
+    """Do one task of a commit.
+
+    Parameters
+    ----------
+    storage : Storage
+    task : CommitTask
+        Of the plan that lies in the storage's staging.
+
+    Raises
+    ------
+    StagingDamagedError
+        If what is staged is damaged.
+    ShardDamagedError
+        If the shard that is to be filled up is damaged.
+    StorageError
+    """
+    plan = load_plan(storage, task.plan)
+    if task.kind == "images":
+        return TaskResult(task, (_write_images(storage, plan, task),))
+    if task.kind == "indices":
+        return TaskResult(task, tuple(_write_indices(storage, plan, task)))
+    if task.kind == "files":
+        batches = _file_rows(storage, plan, task)
+        return TaskResult(task, part=write_part(storage, "files", task.number, batches))
+    rows = _record_rows(storage, plan, task)
+    part = write_part(storage, "records", task.number, rows, row_group_rows=RECORDS_PER_ROW_GROUP)
+    return TaskResult(task, part=part)
+
+
+def _write_images(storage: Storage, plan: CommitPlan, task: CommitTask) -> WrittenObject:
+    spec = image_arrays(plan.shape)[0]
+    builder = _begin_shard(storage, spec, plan.shape, task)
+    _draw(builder, _texts(storage, plan, task), plan.shape)
+    return _write_shard(storage, spec, plan.shape, task, builder)
+
+
+def _begin_shard(
+    storage: Storage, spec: ArraySpec, shape: ImageShape, task: CommitTask
+) -> ShardBuilder:
+    """Open a builder; where part of the shard is committed already, begin with that."""
+    row = row_shape(spec, shape)
+    builder = ShardBuilder(spec, row)
+    before = task.start - task.number * spec.shard
+    if before:
+        path = shard_path(spec.name, task.number, 1 + len(row))
+        builder.carry_over(ShardReader(spec, row, storage.read(path)), before)
+    return builder
+
+
+def _write_shard(
+    storage: Storage, spec: ArraySpec, shape: ImageShape, task: CommitTask, builder: ShardBuilder
+) -> WrittenObject:
+    rows = task.stop - task.number * spec.shard
+    if builder.rows != rows:
+        raise StagingDamagedError(
+            f"shard {task.number} of {spec.name} should have {rows} rows and got {builder.rows}: "
+            "what is staged does not fit its own counts; remove staging/ and build again"
+        )
+    data = builder.finish()
+    row = row_shape(spec, shape)
+    path = shard_path(spec.name, task.number, 1 + len(row))
+    storage.write(path, data)
+    partial = rows < spec.shard
+    return WrittenObject(
+        path,
+        len(data),
+        hashlib.sha256(data).hexdigest(),
+        rows,
+        rows_digest(ShardReader(spec, row, data), spec, rows) if partial else None,
+    )
+
+
+def rows_digest(reader: ShardReader, spec: ArraySpec, rows: int) -> str:
+    """SHA-256 of the first `rows` rows of a shard, decoded, C order, little-endian."""
+    digest = hashlib.sha256()
+    for start in range(0, rows, spec.chunk):
+        decoded = reader.rows(start, min(rows, start + spec.chunk))
+        digest.update(decoded.astype(np.dtype(spec.dtype).newbyteorder("<"), copy=False).data)
+    return digest.hexdigest()
+
+
+def _texts(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[DrawnText]:
+    for position, begin, end in plan.records_of(task.start, task.stop):
+        yield from read_staged(storage, plan.locate(position)).draw_texts(begin, end)
+
+
+def _draw(builder: ShardBuilder, texts: Iterable[DrawnText], shape: ImageShape) -> None:
+    """Draw texts into a shard, a chunk at a time while it is in the processor's cache."""
+    counted = np.empty(len(builder.room) + builder.rows, n_lines_dtype(shape.height))
+    batch: list[bytes] = []
+    skip = waiting = 0
+
+    def draw(count: int) -> None:
+        room = cast(Images, builder.room[:count])
+        drawn = draw_settled(batch, room, counted[:count], skip=skip)
+        if drawn != count:
+            raise StagingDamagedError(
+                f"texts that should fill {count} images filled {drawn}; "
+                "remove staging/ and build again"
+            )
+        builder.advance(count)
+
+    for text in texts:
+        if not batch:
+            skip = text.first_image
+        batch.append(text.text)
+        waiting += text.n_images
+        while waiting >= (room := len(builder.room)):
+            draw(room)
+            waiting -= room
+            batch = [text.text] if waiting else []
+            skip = text.first_image + text.n_images - waiting
+    if waiting:
+        draw(waiting)
+
+
+def _write_indices(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[WrittenObject]:
+    specs = image_arrays(plan.shape)[1:]
+    builders = {spec.name: _begin_shard(storage, spec, plan.shape, task) for spec in specs}
+    for position, begin, end in plan.records_of(task.start, task.stop):
+        for frame, rows in read_staged(storage, plan.locate(position)).row_batches(begin, end):
+            columns = _index_columns(plan, position, frame, rows)
+            low = max(begin - frame.first_image, 0)
+            high = min(end - frame.first_image, frame.n_images)
+            for name, values in columns.items():
+                builders[name].extend(values[low:high])
+    for spec in specs:
+        yield _write_shard(storage, spec, plan.shape, task, builders[spec.name])
+
+
+def _index_columns(
+    plan: CommitPlan, position: int, frame: RowFrame, rows: pa.RecordBatch
+) -> dict[str, NDArray[np.generic]]:
+    """Rows of the index arrays for the images of one frame of files."""
+    counts = rows.column("n_images").to_numpy().astype(np.int64)
+    ids = int(plan.first_file[position]) + frame.first_file + np.arange(len(rows))
+    return index_columns(
+        int(plan.record_id[position]),
+        ids,
+        counts,
+        rows.column("n_lines").to_numpy().astype(np.int64),
+        plan.shape.height,
+    )
+
+
+def index_columns(
+    record_id: int | NDArray[np.int64],
+    file_id: NDArray[np.int64],
+    n_images: NDArray[np.int64],
+    n_lines: NDArray[np.int64],
+    height: int,
+) -> dict[str, NDArray[np.generic]]:
+    """Work out the index arrays' rows from rows of the files table.
+
+    Parameters
+    ----------
+    record_id, file_id, n_images, n_lines : numpy.ndarray of int64, shape (n,)
+        Columns of the files table; `record_id` may be one number.
+    height : int
+        Lines an image.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray, each of shape (n_images.sum(),)
+
+    Examples
+    --------
+    >>> columns = index_columns(7, np.array([0, 1]), np.array([2, 1]), np.array([81, 5]), 80)
+    >>> columns["segment"].tolist(), columns["n_lines"].tolist()
+    ([0, 1, 0], [80, 1, 5])
+    """
+    total = int(n_images.sum())
+    stops = np.cumsum(n_images)
+    lines = np.full(total, height, np.int64)
+    filled = n_images > 0
+    lines[stops[filled] - 1] = (n_lines - (n_images - 1) * height)[filled]
+    return {
+        "record_id": np.repeat(np.broadcast_to(record_id, n_images.shape), n_images),
+        "file_id": np.repeat(file_id, n_images),
+        "segment": (np.arange(total) - np.repeat(stops - n_images, n_images)).astype(np.int32),
+        "n_lines": lines.astype(n_lines_dtype(height)),
+    }
+
+
+def _file_rows(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[pa.RecordBatch]:
+    for position in range(task.start, task.stop):
+        for frame, rows in read_staged(storage, plan.locate(position)).row_batches():
+            counts = rows.column("n_images").to_numpy().astype(np.int64)
+            first = int(plan.first_image[position]) + frame.first_image
+            numbered = {
+                "file_id": int(plan.first_file[position]) + frame.first_file + np.arange(len(rows)),
+                "record_id": np.full(len(rows), plan.record_id[position]),
+                "first_image": first + np.cumsum(counts) - counts,
+            }
+            columns = [
+                pa.array(numbered[name]) if name in numbered else rows.column(name)
+                for name in FILES_SCHEMA.names
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=FILES_SCHEMA)
+
+
+def _record_rows(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[pa.Table]:
+    for start in range(task.start, task.stop, RECORDS_PER_ROW_GROUP):
+        stop = min(task.stop, start + RECORDS_PER_ROW_GROUP)
+        rows = [read_staged(storage, plan.locate(p)).record for p in range(start, stop)]
+        yield pa.Table.from_pylist(rows, RECORDS_SCHEMA)

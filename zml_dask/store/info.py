@@ -1,0 +1,215 @@
+"""``dataset.json``: what is committed. It is replaced last, atomically, by every commit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from zml_dask.errors import UsageError, ZmlError
+from zml_dask.store.layout import (
+    DATASET_JSON,
+    IMAGES_ZARR,
+    LEGACY,
+    LOCK,
+    LOG,
+    SCHEMA_VERSION,
+    STAGING,
+    TABLES,
+    ImageShape,
+)
+from zml_dask.store.storage import ObjectMissingError, Storage
+
+FORMAT = "zml-dask"
+
+
+class NotADatasetError(UsageError):
+    """The folder holds something, but no dataset of this package."""
+
+
+class DatasetDamagedError(ZmlError):
+    """``dataset.json`` is not what was written."""
+
+
+class DatasetTooNewError(UsageError):
+    """The dataset was written by a later release, in a layout this one does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One immutable object of the dataset.
+
+    Attributes
+    ----------
+    path : str
+        Within DATASET.
+    rows : int
+        Rows of the table it holds.
+    size : int
+        Bytes.
+    sha256 : str
+        Hex.
+    """
+
+    path: str
+    rows: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much is committed."""
+
+    images: int = 0
+    files: int = 0
+    records: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """Everything ``dataset.json`` says.
+
+    Attributes
+    ----------
+    shape : ImageShape
+    counts : Counts
+        Rows of `images.zarr` and of the tables that count; arrays may be
+        longer while a commit is under way, and end here for a reader.
+    tables : mapping of str to tuple of Part
+        Parts of ``files``, ``records``, ``failures`` and ``withdrawn``, in row order.
+    manifest : tuple of Part
+        Lists of all other objects with size and checksum; for a path that
+        occurs twice the later row counts.
+    commits : tuple of Counts
+        What was committed after each commit.
+    options, software, harvest : mapping
+        How the dataset was made; not interpreted by the store.
+    next_part : mapping of str to int
+        Number of the next part of each table, so that none is ever reused.
+    schema_version : int
+    """
+
+    shape: ImageShape = field(default_factory=ImageShape)
+    counts: Counts = field(default_factory=Counts)
+    tables: Mapping[str, tuple[Part, ...]] = field(
+        default_factory=lambda: dict.fromkeys(TABLES, ())
+    )
+    manifest: tuple[Part, ...] = ()
+    commits: tuple[Counts, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
+    harvest: Mapping[str, Any] | None = None
+    next_part: Mapping[str, int] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_bytes(self) -> bytes:
+        """Arrange as JSON that carries a checksum of itself.
+
+        Examples
+        --------
+        >>> DatasetInfo.from_bytes(DatasetInfo().to_bytes()) == DatasetInfo()
+        True
+        """
+        plain = {"format": FORMAT, **asdict(self)}
+        plain["sha256"] = _digest(plain)
+        return json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str = DATASET_JSON) -> DatasetInfo:
+        """Inverse of `to_bytes`.
+
+        Raises
+        ------
+        NotADatasetError, DatasetTooNewError, DatasetDamagedError
+        """
+        try:
+            plain = json.loads(data)
+        except ValueError as error:
+            raise DatasetDamagedError(
+                f"{where} is not JSON ({error}); restore it from a copy, or build anew"
+            ) from error
+        if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+            raise NotADatasetError(f"{where} is not of a zml-dask dataset; choose another folder")
+        if isinstance(plain.get("schema_version"), int):
+            version = plain["schema_version"]
+            if version > SCHEMA_VERSION:
+                raise DatasetTooNewError(
+                    f"{where} has schema version {version}, this release reads up to "
+                    f"{SCHEMA_VERSION}; install a later zml-dask"
+                )
+        # The bytes and not only the values: a flipped byte in white space counts too.
+        if plain.pop("sha256", None) != _digest(plain):
+            raise DatasetDamagedError(
+                f"{where} does not fit its own checksum; restore it from a copy"
+            )
+        info = _from_plain(plain)
+        if info.to_bytes() != data:
+            raise DatasetDamagedError(f"{where} was changed by hand; restore it from a copy")
+        return info
+
+
+def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
+    return DatasetInfo(
+        shape=ImageShape(**plain["shape"]),
+        counts=Counts(**plain["counts"]),
+        tables={
+            name: tuple(Part(**part) for part in parts) for name, parts in plain["tables"].items()
+        },
+        manifest=tuple(Part(**part) for part in plain["manifest"]),
+        commits=tuple(Counts(**counts) for counts in plain["commits"]),
+        options=plain["options"],
+        software=plain["software"],
+        harvest=plain["harvest"],
+        next_part=plain["next_part"],
+        schema_version=plain["schema_version"],
+    )
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def ensure_ours(storage: Storage) -> None:
+    """Refuse a folder that holds anything else than a dataset, or the beginnings of one.
+
+    Raises
+    ------
+    NotADatasetError
+    """
+    foreign = [name for name in storage.names() if name not in _NAMES]
+    if foreign and not storage.exists(DATASET_JSON):
+        raise NotADatasetError(
+            f"{storage.url} holds {foreign[0]!r} and no dataset; choose an empty or a new folder"
+        )
+
+
+_NAMES = {
+    DATASET_JSON,
+    IMAGES_ZARR,
+    LEGACY,
+    LOCK,
+    LOG,
+    STAGING,
+    "manifest.parquet",
+    *(f"{table}.parquet" for table in TABLES),
+}
+
+
+def read_info(storage: Storage) -> DatasetInfo | None:
+    """Read ``dataset.json``; None where nothing is committed yet.
+
+    Raises
+    ------
+    NotADatasetError
+        If there is a ``dataset.json`` of something else.
+    """
+    try:
+        data = storage.read(DATASET_JSON)
+    except ObjectMissingError:
+        return None
+    return DatasetInfo.from_bytes(data, f"{storage.url}/{DATASET_JSON}")

@@ -1,0 +1,139 @@
+"""Tables as Parquet parts: each is written once, whole, by one task, and never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zml_dask.store.info import DatasetInfo, Part
+from zml_dask.store.layout import TABLES, part_path
+from zml_dask.store.storage import Storage, StorageError
+
+ROW_GROUP_ROWS = 65_536
+"""Rows a row group: what a reader that filters by statistics can pass over at once."""
+
+# Columns of few different values; a dictionary of the others would be thrown away anyway.
+_DICTIONARY = [
+    "record_id",
+    "name",
+    "extension",
+    "language",
+    "kind",
+    "encoding",
+    "status",
+    "reason",
+    "license",
+    "keywords.list.element",
+    "publication_date",
+    "origin",
+    "stage",
+]
+
+
+def write_part(
+    storage: Storage,
+    table: str,
+    number: int,
+    batches: Iterable[pa.RecordBatch | pa.Table],
+    *,
+    row_group_rows: int = ROW_GROUP_ROWS,
+    path: str | None = None,
+    schema: pa.Schema | None = None,
+) -> Part:
+    """Write one part of a table; the same rows give the same bytes.
+
+    Parameters
+    ----------
+    storage : Storage
+    table : str
+        A key of `layout.TABLES`.
+    number : int
+        Of the part.
+    batches : iterable of pyarrow.RecordBatch or Table
+        Rows in order; consumed as they come, so that memory holds one row group.
+    row_group_rows : int
+        Rows a row group, however the batches are cut.
+    path, schema : optional
+        Instead of the table's own.
+
+    Returns
+    -------
+    Part
+    """
+    schema = schema or TABLES[table]
+    path = path or part_path(table, number)
+    rows = 0
+    with tempfile.TemporaryDirectory(prefix="zml-part-") as scratch:
+        local = Path(scratch, "part.parquet")
+        with pq.ParquetWriter(
+            local,
+            schema,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=[n for n in _DICTIONARY if n.partition(".")[0] in schema.names],
+            write_page_checksum=True,
+        ) as writer:
+            waiting: list[pa.Table] = []
+            for batch in batches:
+                rows += len(batch)
+                waiting.append(
+                    pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+                )
+                while sum(map(len, waiting)) >= row_group_rows:
+                    gathered = pa.concat_tables(waiting)
+                    writer.write_table(gathered.slice(0, row_group_rows).combine_chunks())
+                    rest = gathered.slice(row_group_rows)
+                    waiting = [rest] if len(rest) else []
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting).combine_chunks())
+        size, digest = local.stat().st_size, _hash_file(local)
+        storage.publish(local, path)
+    return Part(path, rows, size, digest)
+
+
+def read_part(storage: Storage, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a part, or some of its columns.
+
+    Raises
+    ------
+    StorageError
+        If it is missing, or not a Parquet file.
+    """
+    try:
+        with storage.open_reader(part.path) as stream:
+            return pq.ParquetFile(stream).read(columns=columns)
+    except pa.ArrowException as error:
+        raise StorageError(
+            f"{part.path} cannot be read ({error}); run zml-dask verify on the dataset"
+        ) from error
+
+
+def read_table(
+    storage: Storage, info: DatasetInfo, table: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read all parts of a table that count.
+
+    Parameters
+    ----------
+    storage : Storage
+    info : DatasetInfo
+    table : str
+        ``"files"``, ``"records"``, ``"failures"`` or ``"withdrawn"``.
+    columns : sequence of str, optional
+        Only these.
+    """
+    schema = TABLES[table]
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    parts = [read_part(storage, part, columns) for part in info.tables.get(table, ())]
+    return pa.concat_tables([schema.empty_table(), *parts])
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
