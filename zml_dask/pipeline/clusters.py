@@ -17,7 +17,8 @@ from typing import Any, Final
 import dask
 import distributed
 import yaml
-from distributed.system import CPU_COUNT, MEMORY_LIMIT
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT
 
 from zml_dask.errors import UsageError, ZmlError
 
@@ -39,6 +40,7 @@ _LOCAL_MEMORY_SHARE: Final = 0.8
 _CLUSTER_CONFIG: Final[dict[str, Any]] = {
     "distributed.scheduler.allowed-failures": 2,
     "distributed.comm.timeouts.connect": "60s",
+    "distributed.deploy.lost-worker-timeout": "5s",
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
 }
@@ -236,8 +238,10 @@ def _local(
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        if adapt is not None:
-            cluster.adapt(minimum=max(1, adapt[0]), maximum=adapt[1])
+        # Also for a fixed number: a worker that dies while it starts ends its nanny,
+        # and adapting is what puts another in its place.
+        least = max(1, adapt[0]) if adapt else count
+        cluster.adapt(minimum=least, maximum=count)
         _await_worker(client, options.start_timeout or 120.0, "look at --debug's output")
         yield client
 

@@ -110,7 +110,7 @@ def _cluster(
     section: str, system: str, options: ClusterOptions
 ) -> Iterator[dask_jobqueue.JobQueueCluster]:
     with ExitStack() as stack:
-        security, shared = _security(section, options, stack)
+        security = _security(section, options, stack)
         scheduler = {
             "dashboard": options.dashboard_address is not None,
             "dashboard_address": options.dashboard_address,
@@ -123,7 +123,6 @@ def _cluster(
                 CLASSES[system](
                     config_name=section,
                     security=security,
-                    shared_temp_directory=shared,
                     scheduler_options=scheduler,
                     **_job_options(section, system),
                 )
@@ -167,25 +166,39 @@ def _job_options(section: str, system: str) -> dict[str, Any]:
 
 def _security(
     section: str, options: ClusterOptions, stack: ExitStack
-) -> tuple[distributed.Security | None, str | None]:
+) -> distributed.Security | None:
     """Certificates of the configuration, else temporary ones in a folder of the user's own."""
     configured = distributed.Security()
-    if configured.tls_ca_file is not None:
-        return configured, None
-    if not options.tls:
-        return None, None
+    if configured.tls_ca_file is not None or not options.tls:
+        return configured if configured.tls_ca_file is not None else None
     parent = dask.config.get(f"jobqueue.{section}.shared-temp-directory", None)
     folder = Path(os.path.expandvars(parent or "~/.cache/zml-dask")).expanduser() / "tls"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkdtemp's mode 0700 keeps the key from other users of the shared disk.
-        mine = stack.enter_context(TemporaryDirectory(prefix="run-", dir=folder))
+        # Its mode is 0700, which keeps the key from other users of the shared disk.
+        mine = Path(stack.enter_context(TemporaryDirectory(prefix="run-", dir=folder)))
+        return _temporary_security(mine)
     except OSError as error:
         raise ClusterOptionError(
             f"no folder for the cluster's certificates at {folder} ({error.strerror}): set "
             f"jobqueue.{section}.shared-temp-directory to one that all nodes see"
         ) from error
-    return distributed.Security.temporary(), mine
+
+
+def _temporary_security(folder: Path) -> distributed.Security:
+    """A key pair for this cluster alone, in files that its jobs can read."""
+    made = distributed.Security.temporary()
+    certificate, key = folder / "cluster.crt", folder / "cluster.key"
+    for path, content in ((certificate, made.tls_worker_cert), (key, made.tls_worker_key)):
+        path.touch(mode=0o600)
+        path.write_text(content, encoding="ascii")
+    roles = ("client", "scheduler", "worker")
+    return distributed.Security(
+        require_encryption=True,
+        tls_ca_file=str(certificate),
+        **{f"tls_{role}_cert": str(certificate) for role in roles},
+        **{f"tls_{role}_key": str(key) for role in roles},
+    )
 
 
 @contextmanager

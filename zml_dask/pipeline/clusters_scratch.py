@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import distributed
+from zml_dask.pipeline.clusters_plugin import this_worker
 
 
 def worker_scratch() -> Path:
@@ -24,9 +24,8 @@ def worker_scratch() -> Path:
     >>> worker_scratch() == Path(tempfile.gettempdir())
     True
     """
-    try:
-        worker = distributed.get_worker()
-    except ValueError:
+    worker = this_worker()
+    if worker is None:
         return Path(tempfile.gettempdir())
     scratch = Path(worker.local_directory) / "records"
     scratch.mkdir(exist_ok=True)

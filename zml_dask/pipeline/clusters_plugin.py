@@ -1,0 +1,62 @@
+"""Our parts on the Dask scheduler: put there once, by whoever needs them first."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+import distributed
+from distributed.protocol.pickle import dumps
+from distributed.utils import sync
+
+_installed: set[tuple[str, str]] = set()
+_lock = threading.Lock()
+
+
+class NamedPlugin(Protocol):
+    """A `distributed.SchedulerPlugin` that is known by one name on every cluster."""
+
+    name: str
+
+
+def install(client: distributed.Client, plugin: NamedPlugin) -> None:
+    """Put a plugin on the scheduler from the driver, unless it is there."""
+    client.register_plugin(plugin, name=plugin.name)
+
+
+def install_from_worker(worker: distributed.Worker, plugin: NamedPlugin) -> None:
+    """Put a plugin on the scheduler from a worker's task, unless it is there.
+
+    So a bag of the user's own, on a cluster of the user's own, is as polite and as
+    robust as a build.
+    """
+    key = (str(worker.scheduler.address), plugin.name)
+    with _lock:
+        if key in _installed:
+            return
+        call(
+            worker,
+            "register_scheduler_plugin",
+            plugin=dumps(plugin),
+            name=plugin.name,
+            idempotent=True,
+        )
+        _installed.add(key)
+
+
+def call(worker: distributed.Worker, operation: str, **arguments: Any) -> Any:
+    """Call the scheduler from any thread of a worker but its event loop; wait for the answer."""
+    return sync(worker.loop, getattr(worker.scheduler, operation), **arguments)
+
+
+def tell(worker: distributed.Worker, operation: str, **arguments: Any) -> None:
+    """Tell the scheduler something, from any thread, and go on at once."""
+    worker.loop.add_callback(worker.batched_send, {"op": operation, **arguments})
+
+
+def this_worker() -> distributed.Worker | None:
+    """The Dask worker whose task this is; None outside of tasks."""
+    try:
+        return distributed.get_worker()
+    except ValueError:
+        return None
