@@ -63,16 +63,16 @@ class HarvestState:
     pending : tuple of (str or None, str or None)
         Slices of creation still to be asked, the current one first; None is an
         open end.
-    page : int
-        Pages of the current slice that are in the catalogue.
+    offset : int
+        Hits of the current slice that are in the catalogue.
     slice_total : int
         Hits that the server told for the current slice at its last page.
-    page_size : int
-        Hits a page, as granted; 0 before the first answer.
     total : int
         Hits that the server told when the round began.
     found, excluded : int
         Records of type software seen in this round, and those of them left out.
+    missing : int
+        Hits that the server told of in this round and did not give.
     started : str or None
         The server's clock when the round began.
     complete_until : str or None
@@ -84,12 +84,12 @@ class HarvestState:
 
     options: HarvestOptions = field(default_factory=HarvestOptions)
     pending: tuple[tuple[str | None, str | None], ...] = ()
-    page: int = 0
+    offset: int = 0
     slice_total: int = 0
-    page_size: int = 0
     total: int = 0
     found: int = 0
     excluded: int = 0
+    missing: int = 0
     started: str | None = None
     complete_until: str | None = None
     catalogue_bytes: int = 0

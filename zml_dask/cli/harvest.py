@@ -1,0 +1,115 @@
+"""``zml-dask harvest``: write the catalogue of all software records, or go on doing so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from zml_dask.net.http import HttpClient
+from zml_dask.net.options import Token
+from zml_dask.records.harvest import HarvestOptions, HarvestProgress, HarvestResult, harvest
+from zml_dask.records.parse import ZENODO_API
+from zml_dask.records.state import DEFAULT_EXCLUDE
+
+
+@click.command()
+@click.argument("catalogue", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--query", default="", help="In Zenodo's query syntax. Default: all software.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many records.")
+@click.option("--since", metavar="DATE", help="Created on this day or later.")
+@click.option("--until", metavar="DATE", help="Created on this day or before.")
+@click.option(
+    "--exclude",
+    metavar="REGEX",
+    default=DEFAULT_EXCLUDE,
+    show_default=True,
+    help="Leave out records whose title or a file's name it is found in; '' for none.",
+)
+@click.option("--all-versions", is_flag=True, help="Superseded versions, too.")
+@click.option("--api-url", metavar="URL", default=ZENODO_API, show_default=True)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="Holds an access token, which makes pages larger. Default: $ZENODO_TOKEN.",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    catalogue: Path,
+    query: str,
+    limit: int | None,
+    since: str | None,
+    until: str | None,
+    exclude: str,
+    all_versions: bool,
+    api_url: str,
+    token_file: Path | None,
+) -> None:
+    """Harvest the records of type software into CATALOGUE (JSON Lines).
+
+    Interrupted, the same command goes on where it was. Finished, it looks for
+    what is new since.
+    """
+    options = HarvestOptions(
+        api_url=api_url.rstrip("/"),
+        query=query,
+        since=since,
+        until=until,
+        exclude=exclude,
+        limit=limit,
+        all_versions=all_versions,
+    )
+    token = Token.load(token_file, api_url)
+    with HttpClient(token=token) as client, _Bar(quiet=ctx.obj["quiet"]) as bar:
+        result = harvest(catalogue, options, client, progress=bar.show)
+    click.echo(summary(result, catalogue))
+
+
+def summary(result: HarvestResult, catalogue: Path) -> str:
+    """One line about what a harvest did."""
+    left_out = f", {result.excluded:,} left out by --exclude" if result.excluded else ""
+    missing = f"; {result.missing:,} the server told of and did not give" if result.missing else ""
+    told = "" if result.finished else "; --limit ended it"
+    return (
+        f"{result.written:,} new records, {result.records:,} in {catalogue}"
+        f" ({result.found:,} of {result.total:,} hits seen{left_out}){missing}{told}"
+    )
+
+
+class _Bar:
+    """A progress bar on a terminal, a line now and then elsewhere."""
+
+    _EVERY = 2_000
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._bar = Progress(
+            TextColumn("harvest"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("harvest", total=None, note="")
+        self._told = 0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, at: HarvestProgress) -> None:
+        """Show where the harvest is."""
+        note = f"{at.written:,} new, {at.slices} slices left"
+        self._bar.update(self._task, completed=at.found, total=at.total, note=note)
+        if not self._console.is_terminal and at.found - self._told >= self._EVERY:
+            self._told = at.found
+            self._console.print(f"harvest: {at.found:,} of {at.total:,}, {note}", highlight=False)
