@@ -1,0 +1,46 @@
+"""``zml-dask build``: a catalogue into a dataset, on this machine or a cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from zml_dask.cli.building import (
+    build_options,
+    cluster_options,
+    open_client_of,
+    options_of,
+    print_result,
+    progress_of,
+)
+from zml_dask.pipeline.build import build_on
+
+
+@click.command("build")
+@click.argument("catalogue")
+@click.argument("dataset")
+@cluster_options
+@build_options
+@click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
+@click.pass_context
+def command(
+    ctx: click.Context, /, catalogue: str, dataset: str, limit: int | None, **values: Any
+) -> None:
+    """Build the records of CATALOGUE into DATASET.
+
+    CATALOGUE is what 'zml-dask harvest' wrote, or a records.pkl of 2018. DATASET
+    is a folder or a URL such as s3://bucket/name. Interrupted, the same command
+    goes on where it stopped; nothing is downloaded twice.
+    """
+    options = options_of(values)
+    with progress_of(ctx) as progress:
+        result = build_on(
+            catalogue,
+            dataset,
+            open_client_of(values, progress),
+            options=options,
+            limit=limit,
+            progress=progress,
+        )
+    print_result(result)

@@ -1,0 +1,166 @@
+"""What the commands that build have in common: their options, and what they print in the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from dask.utils import parse_bytes
+
+from zml_dask.pipeline.build import OpenClient
+from zml_dask.pipeline.clusters import ClusterOptions, open_cluster, parse_adapt
+from zml_dask.pipeline.errors import OptionsError
+from zml_dask.pipeline.options import BuildOptions, options_from, read_options
+from zml_dask.pipeline.progress import BuildProgress, open_progress
+from zml_dask.pipeline.result import BuildResult
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_CLUSTER = (
+    click.option(
+        "--cluster",
+        default="local",
+        metavar="local|slurm|tcp://...",
+        help="Where to run: this machine, a section of dask-jobqueue (slurm, pbs, ...), the "
+        "address of a scheduler, or a scheduler file.  [default: local]",
+    ),
+    click.option("--workers", type=click.IntRange(1), help="Workers of one thread each."),
+    click.option(
+        "--adapt", metavar="MIN:MAX", help="Let the number of workers follow the work left."
+    ),
+    click.option(
+        "--cluster-config",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Dask configuration of the cluster (see dask-jobqueue.yaml).",
+    ),
+    click.option(
+        "--dashboard", metavar="ADDRESS", help="Where Dask's dashboard listens; 'off' for none."
+    ),
+)
+
+_BUILD = (
+    click.option("--export", metavar="FORMATS", help="Also write 2018's files: pickle,hdf5."),
+    click.option("--retry-failed", is_flag=True, help="Try again what failed for good."),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Options from a TOML file; those of the command line go before it.",
+    ),
+    click.option(
+        "--binary",
+        type=click.Choice(["list", "keep"]),
+        help="Files with NUL bytes: only list them, or rasterise them as 2018 did.",
+    ),
+    click.option("--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB)."),
+    click.option("--cache", metavar="CACHE", help="Archives fetched before (zml-dask fetch)."),
+    click.option("--offline", is_flag=True, help="Use the cache alone."),
+    click.option("--api-url", metavar="URL", help="Root of Zenodo's API, where not as harvested."),
+    click.option("--github-url", metavar="URL", help="Where repositories are fetched instead."),
+    click.option(
+        "--token-file",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="File with a Zenodo access token; else ZENODO_TOKEN.",
+    ),
+    click.option("--scratch", metavar="DIR", help="Node-local folder for archives at work."),
+)
+
+
+def cluster_options(command: Command) -> Command:
+    """Add the options that say where to run."""
+    return _added(command, _CLUSTER)
+
+
+def build_options(command: Command) -> Command:
+    """Add the options that say how to build."""
+    return _added(command, _BUILD)
+
+
+def _added(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def options_of(values: dict[str, Any]) -> BuildOptions:
+    """Make build options of what the command line and its configuration file say.
+
+    Raises
+    ------
+    OptionsError
+        If a value cannot be.
+    """
+    given: dict[str, Any] = {
+        name: str(values[name])
+        for name in ("cache", "api_url", "github_url", "token_file", "scratch")
+        if values.get(name) is not None
+    }
+    given |= {name: True for name in ("offline", "retry_failed") if values.get(name)}
+    if values.get("export"):
+        given["export"] = [word.strip() for word in values["export"].split(",") if word.strip()]
+    if values.get("binary"):
+        given["keep_binary"] = values["binary"] == "keep"
+    if values.get("max_archive_size"):
+        given["limits"] = {"max_archive_bytes": _bytes(values["max_archive_size"])}
+    if given.get("token_file"):
+        # Workers may have another working directory.
+        given["token_file"] = str(Path(given["token_file"]).absolute())
+    if given.get("cache") and "://" not in given["cache"]:
+        given["cache"] = str(Path(given["cache"]).absolute())
+    if values.get("config"):
+        return read_options(values["config"], given)
+    return options_from(given)
+
+
+def _bytes(text: str) -> int:
+    try:
+        return int(parse_bytes(text))
+    except ValueError as error:
+        raise OptionsError(f"--max-archive-size {text!r} is no size; write say 2GiB") from error
+
+
+def open_client_of(values: dict[str, Any], progress: BuildProgress) -> OpenClient:
+    """Return what opens the cluster that the command line names."""
+    adapt = parse_adapt(values["adapt"]) if values.get("adapt") else None
+    options = ClusterOptions(
+        config=values.get("cluster_config"), dashboard=values.get("dashboard"), say=progress.say
+    )
+    return partial(open_cluster, values["cluster"], values.get("workers"), adapt, options)
+
+
+@contextmanager
+def progress_of(ctx: click.Context) -> Iterator[BuildProgress]:
+    """Show progress on standard error, as the terminal and ``--quiet`` permit."""
+    if not ctx.obj["debug"]:
+        quieten()
+    with open_progress(sys.stderr, quiet=ctx.obj["quiet"]) as progress:
+        yield progress
+
+
+def quieten() -> None:
+    """Keep Dask's own remarks out of ours: lost workers and retries are told by the build."""
+    for name in ("distributed", "dask", "tornado", "asyncio", "bokeh"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL)
+
+
+def print_result(result: BuildResult) -> None:
+    """Print what a build came to, on standard output."""
+    if not result.committed and not result.n_staged and not result.n_failed:
+        click.echo(
+            f"nothing to do: {result.dataset} is up to date with {result.n_records:,} records, "
+            f"{result.n_files:,} files, {result.n_images:,} images"
+        )
+        return
+    click.echo(
+        f"{result.dataset}: {result.n_records:,} records, {result.n_files:,} files, "
+        f"{result.n_images:,} images ({result.n_staged:,} records built in {result.seconds:.1f} s)"
+    )
+    if result.failures:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.failures.items())
+        click.echo(f"failed: {kinds} (zml-dask status {result.dataset} --failures says more)")

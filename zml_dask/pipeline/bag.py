@@ -1,0 +1,209 @@
+"""The build as a Dask bag: partitions submitted, their results taken as they complete."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dask.bag as db
+import distributed
+from dask.task_spec import DataNode
+from distributed.client import FutureCancelledError
+
+from zml_dask.errors import ZmlError
+from zml_dask.pipeline.errors import BuildError
+from zml_dask.pipeline.isolation import WorkerKilledError, judge
+from zml_dask.pipeline.partition import (
+    RECORD_TOPIC,
+    Job,
+    Partition,
+    PartitionResult,
+    build_partitions,
+)
+from zml_dask.pipeline.partitioning import make_partition
+from zml_dask.records.refs import RefTable
+
+_RETRIES = 2
+"""Times a task is tried again after an error of the storage, which may pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """A record that is given up, because it kills every worker that takes it."""
+
+    record_id: int
+    attempts: int
+    error: WorkerKilledError
+
+
+def partition_bag(partitions: Sequence[Partition], job: Job) -> db.Bag:
+    """Return the bag whose partitions are ours, one task each, in the order given.
+
+    Parameters
+    ----------
+    partitions : sequence of Partition
+        References only: a graph never carries metadata.
+    job : Job
+
+    Returns
+    -------
+    dask.bag.Bag
+        Of :class:`PartitionResult`.
+    """
+    # Made by hand, because `from_sequence` cuts by count alone and would hash
+    # every reference for a name that nothing here needs.
+    name = f"zml-records-{uuid.uuid4().hex}"
+    graph: dict[Any, Any] = {
+        (name, number): DataNode((name, number), [partition])
+        for number, partition in enumerate(partitions)
+    }
+    references: Any = db.Bag(graph, name, len(partitions))
+    bag: db.Bag = references.map_partitions(build_partitions, job=job)
+    return bag
+
+
+def run_partitions(
+    client: distributed.Client,
+    partitions: Sequence[Partition],
+    job: Job,
+    pending: Callable[[Sequence[int]], Sequence[int]],
+) -> Iterator[PartitionResult | Condemned]:
+    """Build partitions on a cluster; yield what becomes of them as they complete.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    partitions : sequence of Partition
+        In the order in which they are to be started.
+    job : Job
+    pending : callable
+        Of some record ids, returns those that are neither staged nor failed:
+        what is left of a partition whose workers died.
+
+    Yields
+    ------
+    PartitionResult or Condemned
+
+    Raises
+    ------
+    BuildError
+        If the cluster is lost, or a partition fails for another reason than a
+        record of its own.
+    ZmlError
+        What a worker raised on purpose, such as a full disk.
+    """
+    submitted = _submit(client, partitions, job)
+    completed = distributed.as_completed(submitted)
+    try:
+        for future in completed:
+            partition = submitted.pop(future)
+            try:
+                yield from _result(future)
+            except distributed.KilledWorker:
+                condemned, again = _isolate(client, partition, pending)
+                yield from condemned
+                more = _submit(client, again, job)
+                submitted.update(more)
+                completed.update(more)
+            finally:
+                future.release()
+    finally:
+        client.cancel(list(submitted), reason="the build has stopped")
+
+
+def _submit(
+    client: distributed.Client, partitions: Sequence[Partition], job: Job
+) -> dict[distributed.Future, Partition]:
+    """Start partitions; those that come first have priority."""
+    if not partitions:
+        return {}
+    bag: Any = partition_bag(partitions, job)
+    tasks = bag.to_delayed()
+    priority = {task.key: -number for number, task in enumerate(tasks)}
+    futures = client.compute(tasks, retries=_RETRIES, priority=priority)
+    return dict(zip(futures, partitions, strict=True))
+
+
+def _result(future: distributed.Future) -> list[PartitionResult]:
+    """Return a completed task's results, or say why there are none."""
+    try:
+        results: list[PartitionResult] = future.result()
+    except (distributed.KilledWorker, ZmlError):
+        raise
+    except (FutureCancelledError, TimeoutError, OSError) as error:
+        raise BuildError(
+            f"the Dask cluster was lost ({type(error).__name__}); what is staged is kept: "
+            "run the same command again"
+        ) from error
+    except Exception as error:
+        raise BuildError(
+            f"a worker failed with {type(error).__name__}: {error}; what is staged is kept: "
+            "run the same command again, with --debug for the traceback"
+        ) from error
+    return results
+
+
+def _isolate(
+    client: distributed.Client,
+    partition: Partition,
+    pending: Callable[[Sequence[int]], Sequence[int]],
+) -> tuple[list[Condemned], list[Partition]]:
+    """Judge what is left of a partition whose workers died."""
+    left = pending([ref.record_id for ref in partition.refs])
+    if not left:
+        return [], []
+    verdict = judge(client, left)
+    condemned = [
+        Condemned(record_id, partition.attempts.get(record_id, 0) + 1, error)
+        for record_id, error in verdict.condemned
+    ]
+    again = [_part_of(partition, set(record_ids)) for record_ids in verdict.retry]
+    return condemned, again
+
+
+def _part_of(partition: Partition, record_ids: set[int]) -> Partition:
+    refs = RefTable.of(ref for ref in partition.refs if ref.record_id in record_ids)
+    return make_partition(refs, partition.attempts)
+
+
+class LiveCounts:
+    """Records done within partitions that still run, as their workers tell."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done: Counter[str] = Counter()
+        self._finished: set[str] = set()
+
+    def take(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Take a worker's word that a record is done."""
+        _, told = event
+        with self._lock:
+            if told["partition"] not in self._finished:
+                self._done[told["partition"]] += 1
+
+    def finish(self, partition: str) -> None:
+        """Forget a partition whose result has arrived."""
+        with self._lock:
+            self._finished.add(partition)
+            self._done.pop(partition, None)
+
+    def total(self) -> int:
+        """Records done in partitions without a result."""
+        with self._lock:
+            return self._done.total()
+
+
+@contextmanager
+def live_counts(client: distributed.Client) -> Iterator[LiveCounts]:
+    """Listen to what workers tell of their records while the block lasts."""
+    counts = LiveCounts()
+    client.subscribe_topic(RECORD_TOPIC, counts.take)
+    try:
+        yield counts
+    finally:
+        client.unsubscribe_topic(RECORD_TOPIC)

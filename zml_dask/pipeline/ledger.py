@@ -1,0 +1,119 @@
+"""What has become of each record so far, and so what is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from zml_dask.records.refs import RefTable
+from zml_dask.store.info import DatasetInfo, Part
+from zml_dask.store.staging import StagingIndex
+from zml_dask.store.storage import Storage
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Record ids by what became of them; each an ascending int64 array.
+
+    Attributes
+    ----------
+    committed : numpy.ndarray of int64
+        In the dataset, or withdrawn from it.
+    staged : numpy.ndarray of int64
+        Built, not yet committed.
+    failures : pyarrow.Table
+        The last known failure of every record that has failed and is neither
+        committed nor staged (``store.layout.FAILURES_SCHEMA``).
+    uncommitted_failures : int
+        How many of them the dataset does not know yet.
+    """
+
+    committed: Ids
+    staged: Ids
+    failures: pa.Table
+    uncommitted_failures: int
+
+    @property
+    def failed(self) -> Ids:
+        """Records that failed."""
+        ids: Ids = self.failures["record_id"].to_numpy()
+        return ids
+
+    @property
+    def failed_for_good(self) -> Ids:
+        """Records for which trying again is pointless."""
+        table = self.failures.filter(self.failures["permanent"])
+        ids: Ids = table["record_id"].to_numpy()
+        return ids
+
+    def attempts(self) -> dict[int, int]:
+        """How often each failed record was tried."""
+        ids, counts = (self.failures[name].to_pylist() for name in ("record_id", "attempts"))
+        return dict(zip(ids, counts, strict=True))
+
+    def todo(self, refs: RefTable, *, retry_failed: bool = False) -> RefTable:
+        """Return what is left to build.
+
+        Parameters
+        ----------
+        refs : RefTable
+            The catalogue's.
+        retry_failed : bool
+            Also what failed for good.
+        """
+        done = [self.committed, self.staged]
+        if not retry_failed:
+            done.append(self.failed_for_good)
+        missing = ~np.isin(refs.record_ids, np.concatenate(done))
+        return RefTable.of(refs[position] for position in np.flatnonzero(missing).tolist())
+
+
+def load_ledger(storage: Storage, info: DatasetInfo | None) -> Ledger:
+    """Read what the dataset and its staging say.
+
+    Parameters
+    ----------
+    storage : Storage
+    info : DatasetInfo or None
+        None where nothing is committed yet.
+    """
+    index = StagingIndex.load(storage)
+    info = info or DatasetInfo()
+    committed = np.concatenate(
+        [np.empty(0, np.int64)]
+        + [
+            table["record_id"].to_numpy()
+            for name in ("records", "withdrawn")
+            for table in _parts(storage, info.tables.get(name, ()), ["record_id"])
+        ]
+    )
+    known = [*_parts(storage, info.tables.get("failures", ()), None)]
+    failures = _last_failures([*known, index.failures], [committed, index.record_id])
+    new = ~np.isin(index.failures["record_id"].to_numpy(), committed)
+    return Ledger(np.unique(committed), index.record_id, failures, int(new.sum()))
+
+
+def _parts(
+    storage: Storage, parts: tuple[Part, ...], columns: list[str] | None
+) -> Iterator[pa.Table]:
+    for part in parts:
+        with storage.open_reader(part.path) as stream:
+            yield pq.read_table(stream, columns=columns)
+
+
+def _last_failures(tables: list[pa.Table], done: list[Ids]) -> pa.Table:
+    """Return each record's last failure, leaving out those that have been built since."""
+    table = pa.concat_tables(tables)
+    ids = table["record_id"].to_numpy()
+    # Of equal ids np.unique keeps the first: the last, seen from the end.
+    _, first = np.unique(ids[::-1], return_index=True)
+    last = len(ids) - 1 - first
+    built = np.isin(ids[last], np.concatenate(done))
+    return table.take(pa.array(last[~built]))

@@ -1,0 +1,240 @@
+"""One build a dataset at a time, without ``flock``: NFS, Lustre and S3 do not keep it.
+
+The lock is a file made by exclusive create. It names its owner (host, process,
+start time) and holds a counter that the owner raises again and again. It is
+stale where the owner ran on this host and is gone, or where an observer sees no
+change of the counter over a time of its own monotonic clock: no two clocks are
+ever compared, so that one which jumps does no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from zml_dask.pipeline.errors import LockedError, LockLostError
+from zml_dask.pipeline.processes import ProcessIdentity
+from zml_dask.store.layout import LOCK, STAGING
+from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+
+logger = logging.getLogger(__name__)
+
+_CLAIMS = f"{STAGING}/claims"
+"""Where observers settle who takes a stale lock over."""
+
+_TORN = "torn"
+"""Stands for the token of a lock whose owner died between creating and writing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockTiming:
+    """How often a lock's owner shows life, and how long an observer waits for it.
+
+    Attributes
+    ----------
+    heartbeat : float
+        Seconds between two rises of the counter.
+    patience : float
+        Seconds without a rise after which the owner counts as dead; several
+        heartbeats, for a shared file system may be slow to show a change.
+    """
+
+    heartbeat: float = 10.0
+    patience: float = 60.0
+
+
+class DatasetLock:
+    """A held lock; ask :meth:`check` before anything that must not be done twice."""
+
+    def __init__(self, storage: Storage, path: str, timing: LockTiming) -> None:
+        self._storage = storage
+        self._path = path
+        self._timing = timing
+        self._token = uuid.uuid4().hex
+        self._owner = ProcessIdentity.current().to_json()
+        self._beats = 0
+        self._lost = False
+        self._released = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def payload(self) -> bytes:
+        """Return what the lock's file holds now."""
+        content = {"token": self._token, "owner": self._owner, "beats": self._beats}
+        return json.dumps(content).encode()
+
+    def check(self) -> None:
+        """Raise where another build has taken the lock over.
+
+        Raises
+        ------
+        LockLostError
+        """
+        if self._lost or _read(self._storage, self._path).get("token") != self._token:
+            raise LockLostError(
+                f"{self._storage.url}: another build took over while this one showed no life "
+                "(was it suspended?); let that one finish, then run this command again"
+            )
+
+    def beat(self) -> None:
+        """Raise the counter, if the lock is still ours."""
+        if _read(self._storage, self._path).get("token") != self._token:
+            self._lost = True
+            return
+        self._beats += 1
+        self._storage.write(self._path, self.payload())
+
+    def start(self) -> None:
+        """Raise the counter again and again until released."""
+        self._thread = threading.Thread(target=self._keep_beating, name="zml-lock", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Let the next build in."""
+        self._released.set()
+        if self._thread is not None:
+            self._thread.join()
+        if _read(self._storage, self._path).get("token") == self._token:
+            self._storage.remove(self._path)
+
+    def _keep_beating(self) -> None:
+        while not self._released.wait(self._timing.heartbeat) and not self._lost:
+            try:
+                self.beat()
+            except StorageError as error:
+                # A full disk passes; the build itself will say so where it matters.
+                logger.warning("the lock's heartbeat could not be written: %s", error)
+
+
+@contextmanager
+def dataset_lock(
+    storage: Storage,
+    *,
+    timing: LockTiming | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[DatasetLock]:
+    """Hold the dataset's lock.
+
+    Parameters
+    ----------
+    storage : Storage
+        The dataset.
+    timing : LockTiming, optional
+    on_wait : callable, optional
+        Called once with a line that says why this takes a while.
+
+    Yields
+    ------
+    DatasetLock
+
+    Raises
+    ------
+    LockedError
+        If another build is at work.
+    """
+    timing = timing or LockTiming()
+    lock = _acquire(storage, LOCK, timing, on_wait or logger.info)
+    lock.start()
+    try:
+        yield lock
+    finally:
+        for litter in storage.list(_CLAIMS):  # claims whose holders were killed
+            storage.remove(litter)
+        lock.release()
+
+
+def _acquire(
+    storage: Storage, path: str, timing: LockTiming, on_wait: Callable[[str], None]
+) -> DatasetLock:
+    """Create the lock, or take over a stale one."""
+    lock = DatasetLock(storage, path, timing)
+    seen: dict[str, Any] = {}
+    while not seen:  # until it is ours, or somebody's
+        if storage.write_new(path, lock.payload()):
+            return lock
+        seen = _read_settled(storage, path, timing)
+    if not _is_stale(storage, path, seen, timing, on_wait):
+        raise LockedError(_busy(storage, seen))
+    # Of several observers who find the same lock stale only one may take it over:
+    # who holds the claim on that very lock. A claim is a lock like any other, for
+    # its holder may die too.
+    claim = _acquire(storage, f"{_CLAIMS}/{seen['token']}", timing, on_wait)
+    try:
+        now = _read(storage, path)
+        if now.get("token", _TORN) != seen["token"]:
+            raise LockedError(_busy(storage, now))
+        storage.write(path, lock.payload())
+    finally:
+        claim.release()
+    return lock
+
+
+def _is_stale(
+    storage: Storage,
+    path: str,
+    seen: dict[str, Any],
+    timing: LockTiming,
+    on_wait: Callable[[str], None],
+) -> bool:
+    """Tell whether the lock's owner is dead, by its process or by its silence."""
+    if seen["token"] == _TORN:
+        return True
+    owner = ProcessIdentity.from_json(seen["owner"])
+    gone = owner.is_gone()
+    if gone is not None:
+        return gone
+    on_wait(
+        f"{storage.url} is locked by process {owner.pid} on {owner.host}; watching for "
+        f"{timing.patience:.0f} s whether it lives"
+    )
+    deadline = time.monotonic() + timing.patience
+    while time.monotonic() < deadline:
+        time.sleep(min(timing.heartbeat, timing.patience) / 2)
+        if _read(storage, path) != seen:
+            return False
+    return True
+
+
+def _busy(storage: Storage, seen: dict[str, Any]) -> str:
+    """Say in one line who holds the lock."""
+    if "owner" not in seen:
+        return f"{storage.url}: another build has just been here; run the command again"
+    owner = seen["owner"]
+    return (
+        f"{storage.url}: another build is at work (process {owner['pid']} on {owner['host']}); "
+        "wait for it or stop it, then run the command again"
+    )
+
+
+def _read_settled(storage: Storage, path: str, timing: LockTiming) -> dict[str, Any]:
+    """Return the lock's content; empty where it is gone; torn where it stays unreadable.
+
+    Exclusive create and first write are two steps on some file systems: a
+    moment's emptiness is no sign of a crash between them, a lasting one is.
+    """
+    deadline = time.monotonic() + timing.heartbeat
+    while True:
+        seen = _read(storage, path)
+        if seen or not storage.exists(path):
+            return seen
+        if time.monotonic() >= deadline:
+            return {"token": _TORN}
+        time.sleep(timing.heartbeat / 20)
+
+
+def _read(storage: Storage, path: str) -> dict[str, Any]:
+    """Return the lock's content; empty where there is none, or none that makes sense."""
+    try:
+        content = json.loads(storage.read(path))
+        ProcessIdentity.from_json(content["owner"])
+        return {"token": str(content["token"]), **content}
+    except ObjectMissingError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        return {}

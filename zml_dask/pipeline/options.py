@@ -1,0 +1,221 @@
+"""What a build may be told: one frozen dataclass, from keywords or from a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args, get_type_hints
+
+from zml_dask.fetch.limits import FetchLimits
+from zml_dask.legacy.record import LegacyFormat
+from zml_dask.pipeline.errors import OptionsError
+from zml_dask.store.layout import ImageShape
+
+EXPORT_FORMATS: tuple[str, ...] = get_args(LegacyFormat)
+"""The first edition's per-record files, which a build may write beside the dataset."""
+
+_TABLES = {"image": "shape", "limits": "limits"}
+"""Tables of the TOML file, and the field that each fills."""
+
+_CONTENT = ("shape", "limits", "keep_binary", "export", "api_url", "github_url")
+"""The fields that decide what is in the dataset: what ``dataset.json`` records.
+
+Neither paths of this machine nor anything secret is among them.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Everything about a build but its records, its dataset and its cluster.
+
+    Attributes
+    ----------
+    shape : ImageShape
+        Lines and characters of an image.
+    limits : FetchLimits
+        What a record may cost at most: bytes, members, depth, seconds.
+    keep_binary : bool
+        Rasterise files with NUL bytes too, as the first edition did.
+    export : tuple of str
+        First-edition files to write in the same pass: ``"pickle"``, ``"hdf5"``, ``"tree"``.
+    api_url : str or None
+        Where records' files are; by default where the catalogue was harvested.
+    github_url : str
+        Base of the repositories that stand in for archives that cannot be had.
+    token_file : str or None
+        File with the access token, read on the worker; the token itself is never kept.
+    cache : str or None
+        Folder or URL of archives fetched beforehand (``zml-dask fetch``).
+    offline : bool
+        Use the cache alone: a record that is not in it fails.
+    retry_failed : bool
+        Try again what failed for good.
+    scratch : str or None
+        Node-local folder for archives at work; by default the system's.
+    partition_records : int
+        Most records in one task.
+    partition_bytes : int
+        Archive bytes after which a task is full, so that long archives go alone.
+    prefetch : int
+        Archives a worker downloads ahead of the one it reads.
+
+    Examples
+    --------
+    >>> BuildOptions(export=("pickle",)).export
+    ('pickle',)
+    """
+
+    shape: ImageShape = field(default_factory=ImageShape)
+    limits: FetchLimits = field(default_factory=FetchLimits)
+    keep_binary: bool = False
+    export: tuple[str, ...] = ()
+    api_url: str | None = None
+    github_url: str = "https://github.com"
+    token_file: str | None = None
+    cache: str | None = None
+    offline: bool = False
+    retry_failed: bool = False
+    scratch: str | None = None
+    partition_records: int = 64
+    partition_bytes: int = 256 * 2**20
+    prefetch: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.export if name not in EXPORT_FORMATS]
+        if unknown:
+            raise OptionsError(
+                f"export: unknown format {unknown[0]!r}; choose from {', '.join(EXPORT_FORMATS)}"
+            )
+        if self.offline and not self.cache:
+            raise OptionsError("offline: needs a cache to build from; name it with --cache")
+        for name in ("partition_records", "partition_bytes"):
+            if getattr(self, name) < 1:
+                raise OptionsError(f"{name}: must be 1 or more, not {getattr(self, name)}")
+        if self.prefetch < 0:
+            raise OptionsError(f"prefetch: must be 0 or more, not {self.prefetch}")
+        if not (1 <= self.shape.height <= 65_535 and 1 <= self.shape.width <= 65_535):
+            raise OptionsError("image: height and width must lie between 1 and 65,535")
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what ``dataset.json`` keeps of the options: what decides the content, no secret.
+
+        Examples
+        --------
+        >>> sorted(BuildOptions(token_file="/home/me/token").recorded())
+        ['api_url', 'export', 'github_url', 'keep_binary', 'limits', 'shape']
+        """
+        known = asdict(self)
+        return {name: known[name] for name in _CONTENT}
+
+
+def read_options(
+    path: Path | str, overrides: Mapping[str, Any] = MappingProxyType({})
+) -> BuildOptions:
+    """Read options from a TOML file.
+
+    Parameters
+    ----------
+    path : path-like
+        Top-level keys are the fields of :class:`BuildOptions`; tables ``[image]``
+        (``height``, ``width``) and ``[limits]`` hold those of theirs.
+    overrides : mapping
+        What goes before the file's own, shaped like it.
+
+    Returns
+    -------
+    BuildOptions
+
+    Raises
+    ------
+    OptionsError
+        If the file cannot be read, or names an option that does not exist or a
+        value of the wrong type.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise OptionsError(f"{path}: the options cannot be read: {reason}") from error
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise OptionsError(f"{path}: not TOML: {error}") from error
+    try:
+        return options_from(merged(content, overrides))
+    except OptionsError as error:
+        raise OptionsError(f"{path}: {error}") from error
+
+
+def options_from(content: Mapping[str, Any]) -> BuildOptions:
+    """Build options from a mapping shaped like the TOML file.
+
+    Raises
+    ------
+    OptionsError
+        If a name is unknown or a value of the wrong type.
+
+    Examples
+    --------
+    >>> options_from({"keep_binary": True, "image": {"height": 40}}).shape.height
+    40
+    """
+    options = BuildOptions()
+    changes: dict[str, Any] = {}
+    for name, value in content.items():
+        if name in _TABLES:
+            if not isinstance(value, Mapping):
+                raise OptionsError(f"{name}: must be a table, [{name}]")
+            attribute = _TABLES[name]
+            changes[attribute] = _changed(getattr(options, attribute), value, f"{name}.")
+    top = {name: value for name, value in content.items() if name not in _TABLES}
+    changed: BuildOptions = replace(_changed(options, top, ""), **changes)
+    return changed
+
+
+def merged(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `content` with `overrides` put over it, table by table.
+
+    Examples
+    --------
+    >>> merged({"image": {"height": 40}}, {"image": {"width": 60}})
+    {'image': {'height': 40, 'width': 60}}
+    """
+    result = dict(content)
+    for name, override in overrides.items():
+        below = result.get(name)
+        if isinstance(override, Mapping) and isinstance(below, Mapping):
+            result[name] = {**below, **override}
+        else:
+            result[name] = override
+    return result
+
+
+def _changed(given: Any, content: Mapping[str, Any], where: str) -> Any:
+    """Return dataclass `given` with the fields of `content` set, each checked for its type."""
+    types = get_type_hints(type(given))
+    names = [f.name for f in fields(given) if f.name not in _TABLES.values()]
+    changes = {}
+    for name, value in content.items():
+        if name not in names:
+            raise OptionsError(f"{where}{name}: no such option; choose from {', '.join(names)}")
+        changes[name] = _checked(f"{where}{name}", value, types[name])
+    return replace(given, **changes)
+
+
+def _checked(name: str, value: Any, wanted: Any) -> Any:
+    """Return `value` as the type `wanted`, or say what it must be."""
+    if wanted == tuple[str, ...]:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise OptionsError(f"{name}: must be a list of strings, not {value!r}")
+    if wanted is float and type(value) is int:
+        return float(value)
+    # bool is an int to isinstance, but `prefetch = true` is a mistake.
+    allowed = getattr(wanted, "__args__", (wanted,))
+    if type(value) not in allowed:
+        words = " or ".join(t.__name__ for t in allowed if t is not type(None))
+        raise OptionsError(f"{name}: must be {words}, not {value!r}")
+    return value

@@ -1,0 +1,128 @@
+"""What became of one record: the small result that travels from worker to driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zml_dask.errors import RecordError
+from zml_dask.store.staging import FailureRow
+
+OutcomeStatus = Literal["staged", "failed", "already"]
+
+_LONGEST_MESSAGE = 500
+"""Characters kept of a failure's message: a hostile one may be of any length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds that a record spent where.
+
+    Attributes
+    ----------
+    fetch : float
+        Downloading (or finding in a cache), waiting for the throttle included.
+    read : float
+        Reading members, settling their text, identifying languages, exports.
+    stage : float
+        Sorting, compressing and publishing what is staged.
+    """
+
+    fetch: float = 0.0
+    read: float = 0.0
+    stage: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Their sum. Fetching overlaps with other records' reading."""
+        return self.fetch + self.read + self.stage
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one record.
+
+    Attributes
+    ----------
+    record_id : int
+    status : {"staged", "failed", "already"}
+        ``already``: it was staged before, and nothing was done.
+    n_files, n_images : int
+    bytes : int
+        Of its archives, as fetched.
+    seconds : float
+    timings : Timings
+    origin : str or None
+        Where its code came from.
+    failure : FailureRow or None
+        Where `status` is ``"failed"``.
+    """
+
+    record_id: int
+    status: OutcomeStatus
+    n_files: int = 0
+    n_images: int = 0
+    bytes: int = 0
+    timings: Timings = Timings()
+    origin: str | None = None
+    failure: FailureRow | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds the record took."""
+        return self.timings.total
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the build's log says of the record."""
+        row: dict[str, Any] = {
+            "record": self.record_id,
+            "outcome": self.status,
+            "files": self.n_files,
+            "images": self.n_images,
+            "bytes": self.bytes,
+            "origin": self.origin,
+            "fetch_s": round(self.timings.fetch, 4),
+            "read_s": round(self.timings.read, 4),
+            "stage_s": round(self.timings.stage, 4),
+        }
+        if self.failure is not None:
+            row |= {
+                "stage": self.failure.stage,
+                "kind": self.failure.kind,
+                "message": self.failure.message,
+                "attempts": self.failure.attempts,
+            }
+        return row
+
+
+def failure_row(record_id: int, error: Exception, attempts: int) -> FailureRow:
+    """Turn what went wrong with a record into its row of the failures table.
+
+    Parameters
+    ----------
+    record_id : int
+    error : Exception
+        A :class:`RecordError` knows its kind, stage and permanence; anything
+        else is a mistake of ours or of a library: kind ``"internal"``, with the
+        exception's type in the message.
+    attempts : int
+        How often the record was tried, this time included.
+
+    Examples
+    --------
+    >>> failure_row(7, ZeroDivisionError("by zero"), 1).message
+    'ZeroDivisionError: by zero'
+    """
+    if isinstance(error, RecordError):
+        return FailureRow(
+            record_id, error.stage, error.kind, _one_line(str(error)), attempts, error.permanent
+        )
+    kind = "memory" if isinstance(error, MemoryError) else "internal"
+    message = _one_line(f"{type(error).__name__}: {error}")
+    return FailureRow(record_id, "worker", kind, message, attempts, False)
+
+
+def _one_line(message: str) -> str:
+    """Return a message on one line of bounded length."""
+    line = " ".join(message.split())
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[: _LONGEST_MESSAGE - 1]}…"

@@ -1,0 +1,362 @@
+"""One record from its catalogue entry to staging: plain functions, no Dask."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zml_dask.fetch.origins import FetchedRecord, FetchOptions, open_record
+from zml_dask.net.http import HttpClient
+from zml_dask.net.options import Token
+from zml_dask.net.throttle import Throttle
+from zml_dask.pipeline.errors import UnknownRecordError
+from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
+from zml_dask.pipeline.reading import read_into
+from zml_dask.records.canonical import canonical_json
+from zml_dask.records.catalogue import Catalogue, read_record
+from zml_dask.records.parse import ZENODO_API
+from zml_dask.records.record import Record
+from zml_dask.records.refs import RecordRef
+from zml_dask.store.frames import BLOB_TRAILER_BYTES, BlobTrailer, StagingDamagedError
+from zml_dask.store.staged import StagedLocation, read_staged
+from zml_dask.store.stager import STAGED_RECORDS, RecordStager
+from zml_dask.store.staging import stage_failure
+from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where records are read: what a worker must know of the catalogue.
+
+    Attributes
+    ----------
+    path : str
+        Of the catalogue.
+    api_url : str
+        Root of the API that the files' URLs are built on.
+    trusted : bool
+        Whether its records may name file systems: only the user's own catalogue.
+    """
+
+    path: str
+    api_url: str = ZENODO_API
+    trusted: bool = False
+
+    @classmethod
+    def of(cls, catalogue: Catalogue) -> Source:
+        """Return the source that an open catalogue is."""
+        return cls(catalogue.path, catalogue.api_url, catalogue.trusted)
+
+    def read(self, ref: RecordRef) -> Record:
+        """Read one record."""
+        return read_record(self.path, ref, api_url=self.api_url, trusted=self.trusted)
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What a worker holds while it builds records.
+
+    Attributes
+    ----------
+    storage : Storage
+        The dataset.
+    client : HttpClient
+    scratch : Path
+        A folder of this worker alone, removed when it is done.
+    options : BuildOptions
+    trusted : bool
+        Whether the records come from the user's own catalogue.
+    """
+
+    storage: Storage
+    client: HttpClient
+    scratch: Path
+    options: BuildOptions
+    trusted: bool = False
+
+
+@contextmanager
+def workbench(
+    storage: Storage,
+    options: BuildOptions,
+    source: Source | None = None,
+    *,
+    client: HttpClient | None = None,
+    throttle: Throttle | None = None,
+) -> Iterator[Workbench]:
+    """Set up what building records needs, and clear it away in every case.
+
+    Parameters
+    ----------
+    storage : Storage
+    options : BuildOptions
+    source : Source, optional
+        Where the records come from; none is trusted where it is not given.
+    client : HttpClient, optional
+        Default: one of our own, with the token of the options.
+    throttle : Throttle, optional
+        For that client; default: one of this process alone.
+
+    Yields
+    ------
+    Workbench
+    """
+    source = source or Source("")
+    with ExitStack() as stack:
+        folder = tempfile.TemporaryDirectory(
+            prefix="zml-", dir=options.scratch, ignore_cleanup_errors=True
+        )
+        scratch = Path(stack.enter_context(folder))
+        if client is None:
+            token_file = Path(options.token_file) if options.token_file else None
+            token = Token.load(token_file, options.api_url or source.api_url)
+            client = stack.enter_context(HttpClient(throttle=throttle, token=token))
+        yield Workbench(storage, client, scratch, options, source.trusted)
+
+
+class FetchAttempt:
+    """The fetching of one record: its archives, or why there are none.
+
+    Parameters
+    ----------
+    record : Record
+    bench : Workbench
+    """
+
+    def __init__(self, record: Record, bench: Workbench) -> None:
+        self.record = record
+        self.fetched: FetchedRecord | None = None
+        self.error: Exception | None = None
+        self._stack = ExitStack()
+        options = bench.options
+        started = time.perf_counter()
+        try:
+            folder = self._stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=f"{record.record_id}-", dir=bench.scratch)
+            )
+            self.scratch = Path(folder)
+            fetch_options = FetchOptions(
+                limits=options.limits,
+                github_url=options.github_url,
+                cache=options.cache,
+                offline=options.offline,
+                trusted=bench.trusted,
+            )
+            self.fetched = self._stack.enter_context(
+                open_record(record, bench.client, self.scratch, fetch_options)
+            )
+        except Exception as error:  # noqa: BLE001 - becomes the record's row; the build goes on
+            self.error = error
+        self.seconds = time.perf_counter() - started
+
+    def close(self) -> None:
+        """Remove what was fetched."""
+        self._stack.close()
+
+
+def is_staged(storage: Storage, record_id: int) -> bool:
+    """Whether a record is staged on its own, and whole: a power cut may tear what was written."""
+    path = f"{STAGED_RECORDS}/{record_id}"
+    try:
+        BlobTrailer.from_bytes(storage.read_tail(path, BLOB_TRAILER_BYTES), path)
+    except (ObjectMissingError, StagingDamagedError):
+        return False
+    return True
+
+
+def process(
+    record: Record | RecordRef | int,
+    dataset: str | Path | Storage,
+    *,
+    catalogue: str | Path | Catalogue | Source | None = None,
+    options: BuildOptions | None = None,
+    client: HttpClient | None = None,
+) -> Outcome:
+    """Build one record into the dataset's staging. What goes wrong with it is its outcome.
+
+    Parameters
+    ----------
+    record : Record, RecordRef or int
+        A record, or where it is in `catalogue`, or its number there.
+    dataset : str, path or Storage
+        The dataset's folder or URL.
+    catalogue : path, Catalogue or Source, optional
+        Where references and numbers are looked up. Finding a number reads the
+        whole catalogue: pass references where there are many.
+    options : BuildOptions, optional
+    client : HttpClient, optional
+        Shared between calls, it keeps its connections and its throttle.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    UnknownRecordError
+        If the catalogue holds no such record.
+    StorageError
+        If the dataset cannot be written: no fault of the record.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from zml_dask import parse_record
+    >>> nothing = parse_record({"id": 7, "metadata": {"title": "No files"}, "files": []})
+    >>> outcome = process(nothing, tempfile.mkdtemp())
+    >>> outcome.status, outcome.failure.kind
+    ('failed', 'no_files')
+    """
+    storage = Storage.open(dataset)
+    options = options or BuildOptions()
+    source = _source(catalogue, options)
+    if is_staged(storage, record if isinstance(record, int) else record.record_id):
+        return Outcome(record if isinstance(record, int) else record.record_id, "already")
+    if not isinstance(record, Record):
+        record = _look_up(record, catalogue, source)
+    with workbench(storage, options, source, client=client) as bench:
+        return process_fetched(FetchAttempt(record, bench), bench)
+
+
+def process_fetched(attempt: FetchAttempt, bench: Workbench, *, attempts: int = 1) -> Outcome:
+    """Read what was fetched of a record and stage it, or stage its failure.
+
+    Parameters
+    ----------
+    attempt : FetchAttempt
+        Closed when this returns or raises.
+    bench : Workbench
+    attempts : int
+        How often the record was tried, this time included.
+
+    Raises
+    ------
+    StorageError
+        If the dataset cannot be written.
+    """
+    record_id = attempt.record.record_id
+    try:
+        if attempt.fetched is None:
+            error = attempt.error or RuntimeError("nothing was fetched, and no reason given")
+            return record_failure(record_id, error, bench, attempts, Timings(attempt.seconds))
+        return _stage(attempt, attempt.fetched, bench, attempts)
+    finally:
+        attempt.close()
+
+
+def _stage(
+    attempt: FetchAttempt, fetched: FetchedRecord, bench: Workbench, attempts: int
+) -> Outcome:
+    """Read the fetched archives into staging."""
+    record, options = attempt.record, bench.options
+    row = record_row(record, fetched)
+    # An export reads what is staged before anyone else may see it: a record
+    # that counts as staged has its export, whenever the worker dies.
+    target = Storage.open(attempt.scratch / "staged") if options.export else bench.storage
+    timings = Timings(attempt.seconds)
+    started = time.perf_counter()
+    try:
+        with RecordStager(attempt.scratch, record.record_id, options.shape) as stager:
+            read_into(fetched.members(), stager, options)
+            timings = replace(timings, read=time.perf_counter() - started)
+            started = time.perf_counter()
+            staged = stager.finish(target, row)
+        if options.export:
+            export_staged(record.record_id, target, bench)
+    except StorageError:
+        raise  # the dataset's storage failed, not the record
+    except Exception as error:  # noqa: BLE001 - becomes the record's row; the build goes on
+        return record_failure(record.record_id, error, bench, attempts, timings)
+    return Outcome(
+        record.record_id,
+        "staged",
+        staged.n_files,
+        staged.n_images,
+        row["archive_bytes"],
+        replace(timings, stage=time.perf_counter() - started),
+        fetched.origin,
+    )
+
+
+def export_staged(record_id: int, target: Storage, bench: Workbench) -> None:
+    """Write the first edition's files of a record staged in scratch, then publish the record."""
+    # Imported here: most builds export nothing, and h5py takes its time.
+    from zml_dask.legacy.export import export_record, parse_formats
+    from zml_dask.legacy.staged import staged_record
+
+    path = f"{STAGED_RECORDS}/{record_id}"
+    staged = read_staged(target, StagedLocation(path, 0, target.size(path)))
+    formats = parse_formats(bench.options.export)
+    export_record(staged_record(staged), bench.storage, formats, scratch=bench.scratch)
+    bench.storage.publish(Path(target.url, path), path)
+
+
+def record_failure(
+    record_id: int, error: Exception, bench: Workbench, attempts: int, timings: Timings
+) -> Outcome:
+    """Stage the failure of a record and return it as an outcome."""
+    row = failure_row(record_id, error, attempts)
+    stage_failure(bench.storage, row)
+    return Outcome(record_id, "failed", timings=timings, failure=row)
+
+
+def record_row(record: Record, fetched: FetchedRecord) -> dict[str, Any]:
+    """Return a record's row of the records table, but for the counts.
+
+    Parameters
+    ----------
+    record : Record
+    fetched : FetchedRecord
+        Where its code came from.
+    """
+    checksums = [archive.checksum for archive in fetched.archives if archive.checksum]
+    return {
+        "record_id": record.record_id,
+        "concept_id": record.concept_id,
+        "doi": record.doi,
+        "title": record.title,
+        "version": record.version,
+        "publication_date": record.publication_date,
+        "license": record.license,
+        "keywords": list(record.keywords),
+        "creators": list(record.creators),
+        "repository": record.repository,
+        "origin": fetched.origin,
+        "archive_bytes": sum(archive.bytes for archive in fetched.archives),
+        "archive_checksum": " ".join(checksums) or None,
+        "metadata": canonical_json(record.metadata),
+    }
+
+
+def _source(
+    catalogue: str | Path | Catalogue | Source | None, options: BuildOptions
+) -> Source | None:
+    if isinstance(catalogue, Catalogue):
+        return Source.of(catalogue)
+    if catalogue is None or isinstance(catalogue, Source):
+        return catalogue
+    return Source.of(Catalogue.open(catalogue, api_url=options.api_url))
+
+
+def _look_up(
+    record: RecordRef | int,
+    catalogue: str | Path | Catalogue | Source | None,
+    source: Source | None,
+) -> Record:
+    """Read a record from the catalogue."""
+    number = record if isinstance(record, int) else record.record_id
+    if source is None:
+        raise UnknownRecordError(f"record {number}: name the catalogue that it is in")
+    if isinstance(record, RecordRef):
+        return source.read(record)
+    opened = catalogue if isinstance(catalogue, Catalogue) else Catalogue.open(source.path)
+    ref = opened.refs.find(record)
+    if ref is None:
+        raise UnknownRecordError(f"record {number} is not in the catalogue {source.path}")
+    return source.read(ref)

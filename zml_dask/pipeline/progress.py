@@ -1,0 +1,158 @@
+"""What a build tells the person who waits: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How far a stage of the build is.
+
+    Attributes
+    ----------
+    done, total : int
+        Records while records are built, tasks while the dataset is committed.
+    failed : int
+    n_files, n_images : int
+        Staged in this run.
+    waiting : float
+        Seconds for which workers now wait until the server's limit lets them go on.
+    """
+
+    done: int = 0
+    total: int = 0
+    failed: int = 0
+    n_files: int = 0
+    n_images: int = 0
+    waiting: float = 0.0
+
+    def line(self) -> str:
+        """Return the counts as text.
+
+        Examples
+        --------
+        >>> Counts(3, 10, 1, 120, 4567).line()
+        '3/10, 1 failed, 120 files, 4,567 images'
+        """
+        words = [f"{self.done:,}/{self.total:,}"]
+        if self.failed:
+            words.append(f"{self.failed:,} failed")
+        if self.n_files:
+            words += [f"{self.n_files:,} files", f"{self.n_images:,} images"]
+        if self.waiting >= 1:
+            words.append(f"waiting {self.waiting:.0f} s for the server's limit")
+        return ", ".join(words)
+
+
+class BuildProgress(Protocol):
+    """Takes what a build has to say. What it shows, and whether, is its own affair."""
+
+    def say(self, line: str) -> None:
+        """Take a line for the person who waits."""
+        ...
+
+    def update(self, stage: str, counts: Counts) -> None:
+        """Take the state of a stage (``"records"``, ``"commit"``)."""
+        ...
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Drop the line."""
+
+    def update(self, stage: str, counts: Counts) -> None:
+        """Drop the counts."""
+
+
+class PlainProgress:
+    """Writes a line now and then, for logs and pipes.
+
+    Parameters
+    ----------
+    stream : text stream
+    interval : float
+        Seconds between two lines of one stage; its first and last always come.
+    """
+
+    def __init__(self, stream: IO[str], interval: float = 10.0) -> None:
+        self._stream = stream
+        self._interval = interval
+        self._stage = ""
+        self._written = 0.0
+
+    def say(self, line: str) -> None:
+        """Write a line."""
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+    def update(self, stage: str, counts: Counts) -> None:
+        """Write the counts, unless others have just been written."""
+        now = time.monotonic()
+        is_news = stage != self._stage or counts.done == counts.total
+        if is_news or now - self._written >= self._interval:
+            self._stage, self._written = stage, now
+            self.say(f"{stage}: {counts.line()}")
+
+
+class BarProgress:
+    """A progress bar on a terminal.
+
+    Parameters
+    ----------
+    progress : rich.progress.Progress
+        Started and stopped by who made it.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def say(self, line: str) -> None:
+        """Write a line above the bar."""
+        # As text: brackets in a path are no markup.
+        self._progress.console.print(Text(line), soft_wrap=True)
+
+    def update(self, stage: str, counts: Counts) -> None:
+        """Move the stage's bar."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, counts="")
+        self._progress.update(
+            self._tasks[stage], completed=counts.done, total=counts.total, counts=counts.line()
+        )
+
+
+@contextmanager
+def open_progress(stream: IO[str], *, quiet: bool = False) -> Iterator[BuildProgress]:
+    """Choose what fits: nothing, plain lines, or a bar.
+
+    Parameters
+    ----------
+    stream : text stream
+        Standard error, as a rule: results go to standard output.
+    quiet : bool
+        Show nothing.
+    """
+    if quiet:
+        yield SilentProgress()
+    elif not stream.isatty():
+        yield PlainProgress(stream)
+    else:
+        columns = (
+            TextColumn("{task.description:>8}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[counts]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(file=stream)) as progress:
+            yield BarProgress(progress)

@@ -1,0 +1,122 @@
+"""Members of an archive to staged files: the hot path, run once for every file there is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+from zml_dask.fetch.members import Member
+from zml_dask.pipeline.options import BuildOptions
+from zml_dask.raster.language import identify
+from zml_dask.raster.text import BinaryFileError, UndecodableFileError, settle_text
+from zml_dask.store.layout import FileStatus, extension_of
+from zml_dask.store.staging import StagedFile
+
+_HEAD = 4096
+"""Bytes of a file's text that its language is told by."""
+
+_EMPTY = "the file holds no line"
+
+
+class FileSink(Protocol):
+    """Where read files go."""
+
+    def add(self, file: StagedFile, text: bytes | None) -> None:
+        """Take one file and, where it is text, its settled text."""
+        ...
+
+
+def read_into(members: Iterable[Member], sink: FileSink, options: BuildOptions) -> None:
+    """Read every member of a record, one at a time, and hand it on.
+
+    Parameters
+    ----------
+    members : iterable of Member
+    sink : FileSink
+        The record's staging.
+    options : BuildOptions
+        Of which the image's size and `keep_binary` matter here.
+    """
+    width, keep_binary = options.shape.width, options.keep_binary
+    for member in members:
+        file, text = read_member(member, width=width, keep_binary=keep_binary)
+        sink.add(file, text)
+
+
+def read_member(
+    member: Member, *, width: int, keep_binary: bool
+) -> tuple[StagedFile, bytes | None]:
+    r"""Read one member: its text settled, its language named, its fate decided.
+
+    Parameters
+    ----------
+    member : Member
+    width : int
+        Characters a line holds before it counts as cut.
+    keep_binary : bool
+        Whether a file with NUL bytes is text all the same.
+
+    Returns
+    -------
+    file : StagedFile
+    text : bytes or None
+        Settled text where the file's status is ``"ok"``.
+
+    Examples
+    --------
+    >>> member = Member("p/a.py", 6, b"x = 1\r", "ok", None)
+    >>> file, text = read_member(member, width=80, keep_binary=False)
+    >>> file.language, file.n_lines, text
+    ('Python', 1, b'x = 1\n')
+    """
+    path = member.path
+    name = path.rpartition("/")[2]
+    data = member.data
+    if data is None:
+        return _unread(member, name, member.status, member.reason), None
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        settled = settle_text(data, width=width, keep_binary=keep_binary)
+    except BinaryFileError as error:
+        return _unread(member, name, "binary", str(error), digest), None
+    except UndecodableFileError as error:
+        return _unread(member, name, "undecodable", str(error), digest), None
+    identity = identify(path, settled.text[:_HEAD])
+    has_lines = settled.n_lines > 0
+    file = StagedFile(
+        path,
+        name,
+        extension_of(name),
+        identity.language,
+        identity.kind,
+        len(data),
+        digest,
+        settled.encoding,
+        "ok" if has_lines else "empty",
+        member.reason if has_lines else _EMPTY,
+        settled.n_lines,
+        settled.n_cut,
+    )
+    return file, settled.text if has_lines else None
+
+
+def _unread(
+    member: Member, name: str, status: FileStatus, reason: str | None, digest: str | None = None
+) -> StagedFile:
+    """Return the row of a file that is listed, not rasterised."""
+    identity = identify(member.path, b"")
+    return StagedFile(
+        member.path,
+        name,
+        extension_of(name),
+        identity.language,
+        identity.kind,
+        member.size,
+        digest,
+        None,
+        status,
+        reason,
+        0,
+        None,
+    )

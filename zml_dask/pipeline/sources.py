@@ -1,0 +1,104 @@
+"""Records to build, in whatever form they are given, as one catalogue that workers can read."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from zml_dask.pipeline.errors import EmptyCatalogueError, UnsupportedRecordsError
+from zml_dask.pipeline.options import BuildOptions
+from zml_dask.records.canonical import canonical_json
+from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.record import Record, RecordFile
+from zml_dask.records.state import HarvestState
+from zml_dask.store.layout import STAGING
+from zml_dask.store.storage import Storage
+
+Records: TypeAlias = str | Path | Catalogue | Iterable[Record]
+"""A catalogue's path (JSON Lines, or ``records.pkl`` of 2018), an open one, or records."""
+
+
+@contextmanager
+def open_records(records: Records, options: BuildOptions) -> Iterator[Catalogue]:
+    """Open what is to be built as a catalogue.
+
+    Parameters
+    ----------
+    records : path, Catalogue or iterable of Record
+    options : BuildOptions
+
+    Yields
+    ------
+    Catalogue
+        In a temporary file where it was no catalogue before; see :func:`shared`.
+
+    Raises
+    ------
+    CatalogueError
+        If it is not there or cannot be read.
+    EmptyCatalogueError
+        If it names no record.
+    """
+    with tempfile.TemporaryDirectory(prefix="zml-catalogue-") as folder:
+        converted = Path(folder) / "catalogue.jsonl"
+        if isinstance(records, Catalogue):
+            catalogue = records
+        elif isinstance(records, str | Path):
+            path = _absolute(str(records))
+            catalogue = Catalogue.open(path, api_url=options.api_url, into=converted)
+        else:
+            catalogue = _written(records, converted, options.api_url)
+        if not len(catalogue.refs):
+            raise EmptyCatalogueError(
+                f"{records if isinstance(records, str | Path) else 'the catalogue'} names no "
+                "record: harvest some first, or check the harvest's query"
+            )
+        yield catalogue
+
+
+def _written(records: Iterable[Record], path: Path, api_url: str | None) -> Catalogue:
+    """Write records down as a catalogue that reads back as they are."""
+    roots: set[str] = set()
+    with path.open("w", encoding="ascii") as stream:
+        for record in records:
+            roots.update(_root_of(record, file) for file in record.files)
+            stream.write(f"{canonical_json(record.metadata)}\n")
+    if len(roots) > 1 or "" in roots:
+        raise UnsupportedRecordsError(
+            "the records' files are not all under one API's address; write a catalogue of your "
+            'own, whose file entries name their "url", and build that'
+        )
+    catalogue = Catalogue.open(path, api_url=api_url or (roots.pop() if roots else None))
+    # Their URLs follow from the API's address, so nothing else need be trusted.
+    return replace(catalogue, harvest=HarvestState())
+
+
+def _root_of(record: Record, file: RecordFile) -> str:
+    """Return the address of the API that a file's URL was built on; empty for any other URL."""
+    root, found, _ = file.url.partition(f"/records/{record.record_id}/files/")
+    return root if found and root.startswith(("http://", "https://")) else ""
+
+
+def shared(catalogue: Catalogue, storage: Storage) -> Catalogue:
+    """Return the catalogue where every worker can read it.
+
+    One that was made for this build is put into the dataset's staging; one that
+    the user named is read where it is, which must be a place that workers see.
+    """
+    path = Path(catalogue.path)
+    if "://" in catalogue.path or not path.parent.name.startswith("zml-catalogue-"):
+        return catalogue
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    name = f"{STAGING}/catalogue-{digest}.jsonl"
+    storage.write(name, path.read_bytes())
+    return replace(catalogue, path=f"{storage.url}/{name}")
+
+
+def _absolute(path: str) -> str:
+    """Return a local path as workers with another working directory see it."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
