@@ -1,0 +1,61 @@
+"""What can go wrong between a record and the members of its archives."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from zml_dask.errors import RecordError, Stage
+
+
+class RestrictedError(RecordError):
+    """The record's files are not public."""
+
+    kind: ClassVar[str] = "restricted"
+    permanent: ClassVar[bool] = True
+
+
+class NoFilesError(RecordError):
+    """The record has metadata only, and names no repository to look at."""
+
+    kind: ClassVar[str] = "no_files"
+    permanent: ClassVar[bool] = True
+
+
+class UnreadableArchiveError(RecordError):
+    """None of the record's files is an archive that can be read, nor a file small enough."""
+
+    kind: ClassVar[str] = "unreadable_archive"
+    stage: ClassVar[Stage] = "archive"
+    permanent: ClassVar[bool] = True
+
+
+class ArchiveTimeError(RecordError):
+    """Reading the archive takes longer than it may."""
+
+    kind: ClassVar[str] = "archive_time"
+    stage: ClassVar[Stage] = "archive"
+    permanent: ClassVar[bool] = True
+
+
+class NotInCacheError(RecordError):
+    """The build is offline and the cache does not hold the record."""
+
+    kind: ClassVar[str] = "not_in_cache"
+
+
+class CacheError(RecordError):
+    """The cache holds the record, but not as it should be."""
+
+    kind: ClassVar[str] = "cache"
+
+
+class GitError(RecordError):
+    """The repository cannot be cloned."""
+
+    kind: ClassVar[str] = "git"
+
+
+class SourceError(RecordError):
+    """A URL of the user's own catalogue cannot be read."""
+
+    kind: ClassVar[str] = "source"
