@@ -26,7 +26,6 @@ _METADATA_PROTOCOL = 3
 """As in 2018, and read by every Python 3."""
 
 
-
 def parse_formats(names: Collection[str]) -> tuple[LegacyFormat, ...]:
     """Check names of formats, as in ``--export pickle,hdf5``.
 

@@ -1,0 +1,193 @@
+"""One record of 2018 to staging: its images read safely and turned into text again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from zml_dask.errors import RecordError, ZmlError
+from zml_dask.legacy.readers import (
+    LegacyFileError,
+    Segments,
+    read_images_hdf5,
+    read_images_pickle,
+)
+from zml_dask.legacy.segments import NotTextError, RecoveredText, compact, recover_text
+from zml_dask.legacy.sources import LegacySource, SourceDamagedError, SourceRecord
+from zml_dask.raster.language import identify
+from zml_dask.safe_pickle import DamagedPickleError, ForbiddenPickleError, load
+from zml_dask.store.layout import FileStatus, ImageShape, extension_of
+from zml_dask.store.staging import FailureRow, RecordStager, StagedFile, stage_failure
+from zml_dask.store.storage import Storage, StorageError
+
+Describe: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Turns a hit into the columns of the records table."""
+
+_HEAD = 4096
+ORIGIN = "legacy"
+"""Where the records table says that an imported record comes from."""
+
+
+class HostilePickleRecordError(RecordError):
+    """A record's pickle asks for more than plain data."""
+
+    kind = "hostile_pickle"
+    stage = "archive"
+    permanent = True
+
+
+class DamagedLegacyRecordError(RecordError):
+    """Neither of a record's image files can be read."""
+
+    kind = "damaged_legacy"
+    stage = "archive"
+    permanent = True
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedRecord:
+    """What became of a record.
+
+    Attributes
+    ----------
+    record_id : int
+    n_files, n_images : int
+    failure : FailureRow or None
+    """
+
+    record_id: int
+    n_files: int = 0
+    n_images: int = 0
+    failure: FailureRow | None = None
+
+
+def import_record(
+    source: LegacySource,
+    record: SourceRecord,
+    storage: Storage,
+    describe: Describe,
+    scratch: Path,
+) -> ImportedRecord:
+    """Stage one record, or its failure.
+
+    Parameters
+    ----------
+    source : LegacySource
+    record : SourceRecord
+    storage : Storage
+        The dataset.
+    describe : callable
+        Turns the record's hit into columns of the records table.
+    scratch : pathlib.Path
+        A local folder.
+    """
+    try:
+        with RecordStager(scratch, record.record_id, ImageShape()) as stager:
+            row = _record_row(source, record, describe)
+            for path, segments in _images(source, record):
+                stager.add(*_staged_file(path, segments))
+            staged = stager.finish(storage, row)
+        return ImportedRecord(record.record_id, staged.n_files, staged.n_images)
+    except StorageError:
+        raise  # the dataset's storage failed, not the record
+    except RecordError as error:
+        return _failed(storage, record, (error.stage, error.kind, str(error)), error.permanent)
+    except Exception as error:  # noqa: BLE001 - becomes the record's row; the import goes on
+        return _failed(storage, record, ("worker", "internal", repr(error)[:500]), False)
+
+
+def _failed(
+    storage: Storage, record: SourceRecord, why: tuple[str, str, str], permanent: bool
+) -> ImportedRecord:
+    failure = FailureRow(record.record_id, *why, attempts=1, permanent=permanent)
+    stage_failure(storage, failure)
+    return ImportedRecord(record.record_id, failure=failure)
+
+
+def _record_row(source: LegacySource, record: SourceRecord, describe: Describe) -> dict[str, Any]:
+    """Return the columns of the records table; those that nothing is known of stay out."""
+    row: dict[str, Any] = {"record_id": record.record_id, "origin": ORIGIN}
+    hit = _hit(source, record)
+    if hit is None:
+        return row
+    try:
+        return row | dict(describe(hit))
+    except (ZmlError, TypeError, ValueError, LookupError, RecursionError):
+        return row  # no hit of Zenodo's: the images are worth having without it
+
+
+def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None:
+    """Read the record's JSON from its metadata pickle; None where there is none to be read."""
+    if record.metadata is None:
+        return None
+    try:
+        with closing(source.open(record.metadata)) as stream:
+            content = load(stream, name=record.metadata)
+    except ForbiddenPickleError as error:
+        raise HostilePickleRecordError(str(error)) from error
+    except (DamagedPickleError, SourceDamagedError, OSError):
+        return None
+    hit = content.get("hit") if isinstance(content, dict) else None
+    return hit if isinstance(hit, dict) else None
+
+
+def _images(source: LegacySource, record: SourceRecord) -> Iterable[tuple[str, Segments]]:
+    """Read the pickle, or the HDF5 file where the pickle cannot be read."""
+    complaints: list[str] = []
+    if record.pickle is not None:
+        try:
+            with closing(source.open(record.pickle)) as stream:
+                return read_images_pickle(stream, name=record.pickle, on_array=compact).items()
+        except ForbiddenPickleError as error:
+            raise HostilePickleRecordError(str(error)) from error
+        except (DamagedPickleError, LegacyFileError, SourceDamagedError, OSError) as error:
+            complaints.append(str(error))
+    if record.hdf5 is not None:
+        try:
+            with closing(source.open(record.hdf5)) as stream:
+                return list(_compact(stream, record.hdf5))
+        except (LegacyFileError, SourceDamagedError, OSError) as error:
+            complaints.append(str(error))
+    raise DamagedLegacyRecordError(
+        "; ".join(complaints) or f"record {record.record_id} has neither pickle nor HDF5 file"
+    )
+
+
+def _compact(stream: IO[bytes], name: str) -> Iterable[tuple[str, Segments]]:
+    # HDF5 is read from here and there, a squashfs file from front to back only.
+    seekable = stream if stream.seekable() else io.BytesIO(stream.read())
+    for path, segments in read_images_hdf5(seekable, name=name):
+        yield path, [compact(segment) for segment in segments]
+
+
+def _staged_file(path: str, segments: Segments) -> tuple[StagedFile, bytes | None]:
+    """Return a file's row and text. Size, hash and encoding are not to be had from pixels."""
+    note: str | None
+    status: FileStatus
+    try:
+        recovered = recover_text(segments)
+    except NotTextError as error:
+        recovered, status, note = RecoveredText(b"", 0, None), "damaged", str(error)
+    else:
+        status, note = "ok" if recovered.n_lines else "empty", recovered.note
+    name = path.rpartition("/")[2]
+    identity = identify(path, recovered.text[:_HEAD])
+    staged = StagedFile(
+        path=path,
+        name=name,
+        extension=extension_of(name),
+        language=identity.language,
+        kind=identity.kind,
+        size=None,
+        sha256=None,
+        encoding=None,
+        status=status,
+        reason=note,
+        n_lines=recovered.n_lines,
+        n_cut=None,
+    )
+    return staged, recovered.text or None

@@ -1,0 +1,222 @@
+"""The loaders that 2018's scripts use, over its pickles or over a dataset of ours.
+
+Parameters and results are 2018's. What is safer: pickles are read without being
+run. What is new: in the place of a pickle's path may stand a dataset (or its path
+or URL), whose every record is then read, or the path that a record's pickle would
+have in a dataset, as :func:`recursive_find` yields it, whether it is there or not.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zml_dask.errors import UsageError
+from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.export import legacy_paths
+from zml_dask.legacy.readers import Segments, read_images_pickle
+from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyRecord
+from zml_dask.store.layout import DATASET_JSON, LEGACY, extension_of
+from zml_dask.store.storage import Storage
+
+if TYPE_CHECKING:
+    from zml_dask.store.dataset import Dataset
+
+ImagePickle: TypeAlias = Union[str, "os.PathLike[str]", "Dataset"]
+
+_SPACE = 32
+
+_IN_DATASET = re.compile(rf"(?P<dataset>.+)/{LEGACY}/(?P<id>[0-9]+)/images_(?P=id)\.pkl")
+
+
+def load_all(
+    image_pkl: ImagePickle,
+    pad_images: bool = True,
+    length_cutoff: int = 30,
+    padding_length: int = 80,
+    regexp: str | None = None,
+    script_name: str | None = None,
+) -> NDArray[Any]:
+    """Load the images of a record as one array.
+
+    Parameters
+    ----------
+    image_pkl : path or Dataset
+        ``images_<id>.pkl``, or a dataset of ours.
+    pad_images : bool
+        Pad segments of fewer than `padding_length` lines with spaces.
+    length_cutoff : int
+        Segments of this many lines or fewer are left out.
+    padding_length : int
+        Lines and characters that a segment is padded to.
+    regexp : str, optional
+        Only files whose path (or name) the expression is found in.
+    script_name : str, optional
+        Only files of this name (or path).
+
+    Returns
+    -------
+    numpy.ndarray, shape (n, padding_length, padding_length)
+        float64 where a segment was padded, as in 2018, else int64. Without
+        padding, segments of several heights come as an array of arrays.
+
+    Examples
+    --------
+    >>> images = load_all("zenodo-ml/1234/images_1234.pkl", regexp="[.]py$")  # doctest: +SKIP
+    """
+    wanted = [
+        segment
+        for path, segments in _files(image_pkl)
+        if _matches(path, regexp) and script_name in (None, path, _name(path))
+        for segment in _prepared(segments, pad_images, length_cutoff, padding_length)
+    ]
+    return _stacked(wanted, padding_length)
+
+
+def load_by_extension(
+    image_pkl: ImagePickle,
+    pad_images: bool = True,
+    length_cutoff: int = 30,
+    padding_length: int = 80,
+) -> dict[str, NDArray[Any]]:
+    """Load the images of a record by extension.
+
+    An extension is what follows the last dot of a file's name, or the whole name.
+    Parameters are those of :func:`load_all`; extensions without images are left out.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+    """
+    groups: dict[str, list[NDArray[Any]]] = defaultdict(list)
+    for path, segments in _files(image_pkl):
+        groups[extension_of(_name(path))] += _prepared(
+            segments, pad_images, length_cutoff, padding_length
+        )
+    return {key: _stacked(found, padding_length) for key, found in groups.items() if found}
+
+
+def load_by_regexp(
+    image_pkl: ImagePickle,
+    pad_images: bool = True,
+    length_cutoff: int = 30,
+    padding_length: int = 80,
+    regexp: str | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Load the images of the files whose path (or name) an expression is found in.
+
+    Parameters are those of :func:`load_all`; files without images are left out.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        By the file's name; files of one name share an array.
+    """
+    groups: dict[str, list[NDArray[Any]]] = defaultdict(list)
+    for path, segments in _files(image_pkl):
+        if _matches(path, regexp):
+            groups[_name(path)] += _prepared(segments, pad_images, length_cutoff, padding_length)
+    return {key: _stacked(found, padding_length) for key, found in groups.items() if found}
+
+
+def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator[str]:
+    """Yield the files under a folder whose names match a pattern of the shell, sorted.
+
+    Under a dataset, a record's ``images_<id>.pkl`` is yielded whether it was
+    exported or not: the loaders read the dataset where there is no pickle.
+
+    Parameters
+    ----------
+    base : path
+    pattern : str
+        Say ``images_*.pkl``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such folder.
+    """
+    if _is_dataset(base):
+        folder = os.fspath(base).rstrip("/")
+        for record_id in CommittedRecords.open(os.fspath(base)).record_ids():
+            path = legacy_paths(record_id, ["pickle"], f"{folder}/{LEGACY}")["pickle"]
+            if fnmatch.fnmatchcase(_name(path), pattern):
+                yield path
+        return
+    if not Path(base).is_dir():
+        raise UsageError(f"there is no folder {os.fspath(base)!r}; give one of 2018's or a dataset")
+    for folder, folders, names in os.walk(base):
+        folders.sort()
+        for name in sorted(fnmatch.filter(names, pattern)):
+            yield os.path.join(folder, name)  # noqa: PTH118 - a text, as in 2018
+
+
+def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
+    """Yield path and int64 segments of every file of a pickle or a dataset."""
+    path = os.fspath(image_pkl)
+    if Path(path).is_file():
+        with Path(path).open("rb") as stream:
+            yield from read_images_pickle(stream, name=path).items()
+        return
+    for record in _records(path):
+        for file in record.files:
+            yield file.path, [segment.astype(SEGMENT_DTYPE) for segment in file.segments()]
+
+
+def _records(path: str) -> Iterator[LegacyRecord]:
+    """Yield the records of the dataset at `path`, or the one that `path` would be the pickle of."""
+    if _is_dataset(path):
+        dataset = CommittedRecords.open(path)
+        for record_id in dataset.record_ids():
+            yield from dataset.records([record_id])
+        return
+    found = _IN_DATASET.fullmatch(path)
+    if found is None or not _is_dataset(found["dataset"]):
+        raise UsageError(f"there is no pickle and no dataset {path!r}")
+    yield from CommittedRecords.open(found["dataset"]).records([int(found["id"])])
+
+
+def _is_dataset(path: str | os.PathLike[str]) -> bool:
+    return Storage.open(os.fspath(path)).exists(DATASET_JSON)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _matches(path: str, regexp: str | None) -> bool:
+    if regexp is None:
+        return True
+    return bool(re.search(regexp, path) or re.search(regexp, _name(path)))
+
+
+def _prepared(
+    segments: Sequence[NDArray[Any]], pad: bool, cutoff: int, side: int
+) -> Iterator[NDArray[Any]]:
+    for segment in segments:
+        if len(segment) > cutoff:
+            yield _padded(segment, side) if pad and len(segment) < side else segment
+
+
+def _padded(segment: NDArray[Any], side: int) -> NDArray[np.float64]:
+    padded = np.full((side, max(side, segment.shape[1])), float(_SPACE))
+    padded[: segment.shape[0], : segment.shape[1]] = segment
+    return padded
+
+
+def _stacked(segments: list[NDArray[Any]], side: int) -> NDArray[Any]:
+    if not segments:
+        return np.empty((0, side, side), np.int64)
+    if len({segment.shape for segment in segments}) == 1:
+        return np.stack(segments)
+    ragged = np.empty(len(segments), object)
+    ragged[:] = segments
+    return ragged

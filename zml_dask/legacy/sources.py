@@ -1,0 +1,215 @@
+"""Where 2018's records lie: a folder, or a squashfs image that is read without mounting it.
+
+PySquashfsImage reads squashfs in Python alone: no root, no FUSE, no kernel, which
+compute nodes seldom grant.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from zml_dask.errors import UsageError, ZmlError
+
+_SQUASHFS_MAGIC = b"hsqs"
+_ID = re.compile(r"[0-9]{1,18}")
+
+
+class SourceDamagedError(ZmlError):
+    """The squashfs image cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """A record's files in a source.
+
+    Attributes
+    ----------
+    record_id : int
+    pickle, hdf5, metadata : str or None
+        Paths within the source; None for one that is not there.
+    size : int
+        Bytes of all of them.
+    """
+
+    record_id: int
+    pickle: str | None = None
+    hdf5: str | None = None
+    metadata: str | None = None
+    size: int = 0
+
+
+class LegacySource(ABC):
+    """A dataset of 2018; can be pickled."""
+
+    path: Path
+
+    @abstractmethod
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every file, in any order."""
+
+    @abstractmethod
+    def open(self, path: str) -> IO[bytes]:
+        """Open a file; a stream that is read once, from front to back."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what reading opened."""
+
+    def records(self) -> list[SourceRecord]:
+        """List the records, ascending.
+
+        A record's folder is named by its number, wherever it lies; where a
+        number comes twice, the first folder in path order counts.
+        """
+        folders: dict[int, dict[str, dict[str, tuple[str, int]]]] = {}
+        for path, size in self.files():
+            folder, _, name = path.rpartition("/")
+            number = folder.rpartition("/")[2]
+            kind = _KINDS.get(name.replace(number, "<id>", 1)) if _ID.fullmatch(number) else None
+            if kind is not None:
+                kinds = folders.setdefault(int(number), {}).setdefault(folder, {})
+                kinds[kind] = (path, size)
+        return [
+            _record(record_id, folders[record_id][min(folders[record_id])])
+            for record_id in sorted(folders)
+        ]
+
+
+_KINDS = {
+    "images_<id>.pkl": "pickle",
+    "images_<id>.h5": "hdf5",
+    "metadata_<id>.pkl": "metadata",
+}
+
+
+def _record(record_id: int, kinds: dict[str, tuple[str, int]]) -> SourceRecord:
+    paths = {kind: path for kind, (path, _) in kinds.items()}
+    return SourceRecord(record_id, **paths, size=sum(size for _, size in kinds.values()))
+
+
+@dataclass(frozen=True)
+class FolderSource(LegacySource):
+    """A folder with a folder a record; a mounted image, say."""
+
+    path: Path
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every file; symbolic links are not followed."""
+        # os.walk: Path.walk is of Python 3.12.
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                file = Path(folder, name)
+                if file.is_file() and not file.is_symlink():
+                    yield file.relative_to(self.path).as_posix(), file.stat().st_size
+
+    def open(self, path: str) -> IO[bytes]:
+        """Open a file."""
+        return (self.path / path).open("rb")
+
+    def close(self) -> None:
+        """Do nothing: a folder is not opened."""
+
+
+@dataclass(frozen=True)
+class SquashfsSource(LegacySource):
+    """A squashfs image."""
+
+    path: Path
+    _opened: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_opened": {}}
+
+    def _image(self) -> Any:
+        if "image" not in self._opened:
+            from PySquashfsImage import SquashFsImage
+
+            with self._errors():
+                self._opened["image"] = SquashFsImage.from_file(str(self.path))
+        return self._opened["image"]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ImportError as error:  # of the decompressor
+            raise UsageError(f"{self.path} needs the Python package {error.name!r}") from error
+        except Exception as error:  # PySquashfsImage raises whatever a bad image leads to
+            raise SourceDamagedError(
+                f"{self.path} cannot be read as squashfs: {type(error).__name__}: {error}"
+            ) from error
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every regular file."""
+        image = self._image()
+        with self._errors():
+            found = [(file.path.lstrip("/"), file.size) for file in image if file.is_file]
+        yield from found
+
+    def open(self, path: str) -> IO[bytes]:
+        """Open a file; its blocks are decompressed as they are read."""
+        with self._errors():
+            file = self._image().select(f"/{path}")
+        if file is None:
+            raise SourceDamagedError(f"{self.path} holds no {path}")
+        return io.BufferedReader(_BlockStream(file.iter_bytes(), self))
+
+    def close(self) -> None:
+        """Close the image."""
+        if "image" in self._opened:
+            self._opened.pop("image").close()
+
+
+class _BlockStream(io.RawIOBase):
+    """A stream of the blocks that an iterator yields."""
+
+    def __init__(self, blocks: Iterator[bytes], source: SquashfsSource) -> None:
+        super().__init__()
+        self._blocks = blocks
+        self._source = source
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        with self._source._errors():  # noqa: SLF001 - the two are one
+            while not self._rest:
+                block = next(self._blocks, None)
+                if block is None:
+                    return 0
+                self._rest = memoryview(block)
+        n = min(len(target), len(self._rest))
+        target[:n] = self._rest[:n]
+        self._rest = self._rest[n:]
+        return n
+
+
+def open_source(path: str | Path) -> LegacySource:
+    """Open a folder of 2018's records, or a squashfs image of one.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return FolderSource(place.absolute())
+    if not place.is_file():
+        raise UsageError(f"there is no {str(place)!r}; give a folder of 2018's or a .sqsh file")
+    with place.open("rb") as stream:
+        if stream.read(len(_SQUASHFS_MAGIC)) != _SQUASHFS_MAGIC:
+            raise UsageError(
+                f"{str(place)!r} is neither a folder nor a squashfs image; "
+                "give a folder of 2018's or a .sqsh file"
+            )
+    return SquashfsSource(place.absolute())
