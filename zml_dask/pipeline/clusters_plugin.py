@@ -44,12 +44,12 @@ def install_from_worker(worker: distributed.Worker, plugin: NamedPlugin) -> None
         _installed.add(key)
 
 
-def call(worker: distributed.Worker, operation: str, **arguments: Any) -> Any:
+def call(worker: distributed.Worker, operation: str, /, **arguments: Any) -> Any:
     """Call the scheduler from any thread of a worker but its event loop; wait for the answer."""
     return sync(worker.loop, getattr(worker.scheduler, operation), **arguments)
 
 
-def tell(worker: distributed.Worker, operation: str, **arguments: Any) -> None:
+def tell(worker: distributed.Worker, operation: str, /, **arguments: Any) -> None:
     """Tell the scheduler something, from any thread, and go on at once."""
     worker.loop.add_callback(worker.batched_send, {"op": operation, **arguments})
 
