@@ -119,13 +119,12 @@ def run_partitions(
 def _submit(
     client: distributed.Client, partitions: Sequence[Partition], job: Job
 ) -> dict[distributed.Future, Partition]:
-    """Start partitions; those that come first have priority."""
+    """Start partitions. Dask orders tasks without dependencies by their keys: as given."""
     if not partitions:
         return {}
     bag: Any = partition_bag(partitions, job)
     tasks = bag.to_delayed()
-    priority = {task.key: -number for number, task in enumerate(tasks)}
-    futures = client.compute(tasks, retries=_RETRIES, priority=priority)
+    futures = client.compute(tasks, retries=_RETRIES)
     return dict(zip(futures, partitions, strict=True))
 
 

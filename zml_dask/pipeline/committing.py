@@ -76,7 +76,8 @@ def commit_staged(
     # and so go first.
     tasks = sorted(plan.tasks, key=lambda task: task.kind == "images")
     total = len(tasks)
-    progress.update("commit", Counts(0, total))
+    if total:
+        progress.update("commit", Counts(0, total))
     futures = client.map(partial(run_task, storage), tasks, pure=False, retries=_RETRIES)
     results: list[TaskResult] = []
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zml_dask.errors import RecordError, ZmlError
 from zml_dask.fetch.origins import FetchedRecord, FetchOptions, open_record
 from zml_dask.net.http import HttpClient
 from zml_dask.net.options import Token
-from zml_dask.net.throttle import Throttle
+from zml_dask.net.throttle import LocalThrottle, Throttle
 from zml_dask.pipeline.errors import UnknownRecordError
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
@@ -28,6 +30,9 @@ from zml_dask.store.staged import StagedLocation, read_staged
 from zml_dask.store.stager import STAGED_RECORDS, RecordStager
 from zml_dask.store.staging import stage_failure
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+
+_PROCESS_THROTTLE = LocalThrottle()
+"""Shared by all records of a process: a throttle for each would limit nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ def workbench(
     client : HttpClient, optional
         Default: one of our own, with the token of the options.
     throttle : Throttle, optional
-        For that client; default: one of this process alone.
+        For that client. Default: in a Dask task the cluster's, else the process's.
 
     Yields
     ------
@@ -116,8 +121,18 @@ def workbench(
         if client is None:
             token_file = Path(options.token_file) if options.token_file else None
             token = Token.load(token_file, options.api_url or source.api_url)
+            throttle = throttle or _default_throttle()
             client = stack.enter_context(HttpClient(throttle=throttle, token=token))
         yield Workbench(storage, client, scratch, options, source.trusted)
+
+
+def _default_throttle() -> Throttle:
+    """Return the throttle of the cluster that this runs on, or of the process."""
+    if "distributed" not in sys.modules:  # then this is no Dask task
+        return _PROCESS_THROTTLE
+    from zml_dask.pipeline.throttle import shared_throttle
+
+    return shared_throttle()
 
 
 class FetchAttempt:
@@ -151,6 +166,11 @@ class FetchAttempt:
             self.fetched = self._stack.enter_context(
                 open_record(record, bench.client, self.scratch, fetch_options)
             )
+        except RecordError as error:
+            self.error = error
+        except ZmlError:
+            self._stack.close()
+            raise  # the cluster or a setting of ours failed, not the record
         except Exception as error:  # noqa: BLE001 - becomes the record's row; the build goes on
             self.error = error
         self.seconds = time.perf_counter() - started

@@ -1,0 +1,99 @@
+"""``zml-dask demo``: the whole job on one machine, without any network beyond it."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from zml_dask.cli.building import print_result, progress_of
+from zml_dask.cli.drawing import draw
+from zml_dask.cli.terminal import printable
+from zml_dask.errors import UsageError
+from zml_dask.net.http import HttpClient
+from zml_dask.net.throttle import host_of, is_loopback
+from zml_dask.pipeline.build import build_on
+from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
+from zml_dask.pipeline.progress import BuildProgress
+from zml_dask.records.harvest import HarvestOptions, harvest
+from zml_dask.records.state import load_state, state_path
+from zml_dask.sandbox.distributions import installed_corpus
+from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.dataset import Dataset, open_dataset
+
+CATALOGUE = "catalogue.jsonl"
+"""The demo's catalogue, beside the dataset."""
+
+_GOOD_EXAMPLE = "language == 'Python' and n_lines >= 80 and n_cut == 0"
+
+
+class ForeignCatalogueError(UsageError):
+    """Beside the dataset lies a catalogue that the demo did not make."""
+
+
+@click.command("demo")
+@click.argument("dataset", default="zenodo-ml", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--workers", type=click.IntRange(1), help="Worker processes; one a core by default.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many software packages.")
+@click.pass_context
+def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int | None) -> None:
+    """Serve the software installed here as a small Zenodo, harvest it, and build DATASET.
+
+    Needs no network but the loopback device. The catalogue is kept beside the
+    dataset, as catalogue.jsonl.
+    """
+    started = time.monotonic()
+    catalogue = dataset.absolute().parent / CATALOGUE
+    _forget(catalogue)
+    with progress_of(ctx) as progress, Sandbox(installed_corpus(limit, troubles=False)) as sandbox:
+        progress.say(f"a Zenodo of {len(sandbox.corpus)} installed packages at {sandbox.api_url}")
+        _harvest(sandbox, catalogue, progress)
+        options = ClusterOptions(dashboard="off", say=progress.say)
+        open_client = partial(open_cluster, "local", workers, None, options)
+        result = build_on(catalogue, dataset, open_client, progress=progress)
+        downloads = len(sandbox.requests.downloads)
+    print_result(result)
+    _show(open_dataset(str(dataset)))
+    click.echo(
+        f"{downloads} archives fetched over HTTP; done in {time.monotonic() - started:.0f} s. "
+        f"Next: zml-dask status {dataset}"
+    )
+
+
+def _harvest(sandbox: Sandbox, catalogue: Path, progress: BuildProgress) -> None:
+    catalogue.parent.mkdir(parents=True, exist_ok=True)
+    with HttpClient() as client:
+        found = harvest(catalogue, HarvestOptions(api_url=sandbox.api_url), client)
+    progress.say(f"harvested {found.written:,} records into {catalogue}")
+
+
+def _forget(catalogue: Path) -> None:
+    """Remove a former demo's catalogue, whose sandbox had another port; leave any other alone."""
+    if not catalogue.exists():
+        return
+    state = load_state(catalogue)
+    if state is None or not is_loopback(host_of(state.options.api_url)):
+        raise ForeignCatalogueError(
+            f"{catalogue} is no demo's catalogue; run the demo in another folder"
+        )
+    Path(state_path(str(catalogue))).unlink()
+    catalogue.unlink()
+
+
+def _show(dataset: Dataset) -> None:
+    """Print what is in the dataset by language, and one of its images."""
+    files = dataset.files
+    languages = files[files.n_images > 0].groupby("language").n_images.sum()
+    top = languages.sort_values(ascending=False).head(6)
+    click.echo(
+        "images by language: " + ", ".join(f"{name} {count:,}" for name, count in top.items())
+    )
+    examples = dataset.select(_GOOD_EXAMPLE)
+    if not len(examples.files):
+        return
+    file = examples.files.iloc[0]
+    click.echo(f"\n{printable(file.path)}, lines 1 to 80 as one image:\n")
+    draw(examples.images[0].compute(), Console())
