@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from store_builders import stage, staged_file
 
 from zml_dask.raster.images import rasterize, to_text
-from zml_dask.raster.text import settle_text
 from zml_dask.raster.visible import visible_text
-from zml_dask.store.layout import ImageShape, extension_of
+from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import (
     FailureRow,
     RecordStager,
-    StagedFile,
     StagingDamagedError,
     StagingIndex,
     pack_records,
@@ -27,40 +25,7 @@ from zml_dask.store.staging import (
 )
 from zml_dask.store.storage import Storage
 
-SHAPE = ImageShape()
-
-
 TEXTS = st.text(st.characters(exclude_characters="\r\t", exclude_categories=["Cs"]))
-
-
-def staged_file(path: str, text: str, shape: ImageShape | None = None) -> tuple[StagedFile, bytes]:
-    settled = settle_text(text.encode(), width=(shape or ImageShape()).width, keep_binary=True)
-    name = path.rpartition("/")[2]
-    status = "ok" if settled.n_lines else "empty"
-    return (
-        StagedFile(
-            path,
-            name,
-            extension_of(name),
-            "Python",
-            "programming",
-            len(text.encode()),
-            hashlib.sha256(text.encode()).hexdigest(),
-            settled.encoding,
-            status,
-            None,
-            settled.n_lines,
-            settled.n_cut,
-        ),
-        settled.text,
-    )
-
-
-def stage(storage, scratch, record_id, files, shape=SHAPE, **options):
-    with RecordStager(scratch, record_id, shape, **options) as stager:
-        for path, text in files:
-            stager.add(*staged_file(path, text, shape))
-        return stager.finish(storage, {"title": f"record {record_id}"})
 
 
 @given(TEXTS, st.integers(1, 9))

@@ -1,0 +1,70 @@
+"""Staged records made of texts, for the store's tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from zml_dask.raster.text import settle_text
+from zml_dask.store.layout import ImageShape, extension_of
+from zml_dask.store.staging import RecordStager, StagedFile, StagedRecord
+from zml_dask.store.storage import Storage
+
+SHAPE = ImageShape()
+
+
+def staged_file(path: str, text: str | None, shape: ImageShape = SHAPE) -> tuple[StagedFile, Any]:
+    """One file's row and settled text; None stands for a binary file."""
+    name = path.rpartition("/")[2]
+    if text is None:
+        row = (path, name, extension_of(name), None, None, 10, "00" * 32, None, "binary", "NUL", 0)
+        return StagedFile(*row, None), None
+    data = text.encode()
+    settled = settle_text(data, width=shape.width, keep_binary=True)
+    return (
+        StagedFile(
+            path,
+            name,
+            extension_of(name),
+            "Python",
+            "programming",
+            len(data),
+            hashlib.sha256(data).hexdigest(),
+            settled.encoding,
+            "ok" if settled.n_lines else "empty",
+            None,
+            settled.n_lines,
+            settled.n_cut,
+        ),
+        settled.text,
+    )
+
+
+def stage(
+    storage: Storage,
+    scratch: Path,
+    record_id: int,
+    files: Iterable[tuple[str, str | None]],
+    shape: ImageShape = SHAPE,
+    **options: Any,
+) -> StagedRecord:
+    """Stage a record of texts."""
+    with RecordStager(scratch, record_id, shape, **options) as stager:
+        for path, text in files:
+            stager.add(*staged_file(path, text, shape))
+        return stager.finish(storage, {"title": f"record {record_id}", "keywords": ["a"]})
+
+
+def sources(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Texts of some lines each, all different."""
+    return [
+        (f"src/{i:03}.py", "".join(f"x{seed}_{i} = {j}\n" for j in range((i * 37) % 190)))
+        for i in range(count)
+    ]
+
+
+def objects(storage: Storage, prefix: str = "") -> dict[str, bytes]:
+    """All objects under a prefix."""
+    return {path: storage.read(path) for path in storage.list(prefix)}

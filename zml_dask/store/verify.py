@@ -1,0 +1,159 @@
+"""Proof that a dataset is what was written, and that its images are their files' text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from zml_dask.store.info import (
+    DatasetDamagedError,
+    DatasetInfo,
+    NotADatasetError,
+    ensure_ours,
+    read_info,
+)
+from zml_dask.store.layout import DATASET_JSON, IMAGES, STAGING
+from zml_dask.store.manifest import read_manifest
+from zml_dask.store.report import Problem, Report
+from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.tables import read_table
+from zml_dask.store.verify_objects import Mapper, check_objects, check_part, note_leftovers
+from zml_dask.store.verify_rows import check_tables, check_texts
+
+__all__ = ["Problem", "Report", "verify"]
+
+SAMPLED_SHARDS = 8
+"""Shards whose images are held to their text without ``deep``, evenly spread."""
+
+_THREADS = 4
+
+SourceCheck = Callable[[int], Iterable[tuple[str, str | None]]]
+"""Fetches a record again; gives path and SHA-256 (None where not read) of each of its files."""
+
+
+def verify(
+    url: str | Path | Storage,
+    *,
+    deep: bool = False,
+    source: int = 0,
+    fetch: SourceCheck | None = None,
+    mapper: Mapper | None = None,
+    **storage_options: Any,
+) -> Report:
+    """Check a dataset: structure, counts, every checksum, and images against their text.
+
+    Parameters
+    ----------
+    url : str, path or Storage
+    deep : bool
+        Hold all images to their files' text, not those of a few shards.
+    source : int
+        Fetch so many records again with `fetch`, evenly spread, and compare.
+    fetch : callable, optional
+        Fetches a record; the store itself knows no network.
+    mapper : callable, optional
+        As the builtin ``map``; threads by default.
+    **storage_options
+        For fsspec.
+
+    Returns
+    -------
+    Report
+        With all problems; a damaged dataset raises nothing.
+
+    Raises
+    ------
+    NotADatasetError
+        If there is no dataset at all.
+    """
+    storage = Storage.open(url, **storage_options)
+    report = Report(storage.url)
+    try:
+        info = read_info(storage)
+    except DatasetDamagedError as error:
+        report.add("damaged", DATASET_JSON, str(error))
+        return report
+    if info is None:
+        ensure_ours(storage)
+        if not storage.names():
+            raise NotADatasetError(f"{storage.url} holds no dataset; check the path")
+        report.notes.append(
+            f"nothing is committed yet; {len(storage.list(STAGING))} staged objects"
+        )
+        return report
+    with ThreadPoolExecutor(_THREADS) as pool:
+        _verify(report, storage, info, deep, mapper or pool.map)
+    if source and fetch is not None and report.ok:
+        _check_sources(report, storage, info, source, fetch)
+    return report
+
+
+def _verify(
+    report: Report, storage: Storage, info: DatasetInfo, deep: bool, mapper: Mapper
+) -> None:
+    for found in mapper(partial(check_part, storage), info.manifest):
+        report.merge(found)
+    if not report.ok:
+        return  # what the list of objects says cannot be trusted
+    manifest = read_manifest(storage, info)
+    report.merge(check_objects(storage, info, manifest, mapper))
+    report.notes += note_leftovers(storage, info, manifest)
+    parts = [part for group in info.tables.values() for part in group]
+    tables = Report(storage.url)
+    for found in mapper(partial(check_part, storage), parts):
+        tables.merge(found)
+    report.merge(tables)
+    if not tables.ok:
+        return  # nothing can be held against damaged tables
+    try:
+        report.merge(check_tables(storage, info))
+    except (StorageError, pa.ArrowException) as error:
+        report.add("unreadable", storage.url, str(error))
+        return
+    shards = np.arange(-(-info.counts.images // IMAGES.shard))
+    if not deep and shards.size > SAMPLED_SHARDS:
+        shards = shards[np.linspace(0, shards.size - 1, SAMPLED_SHARDS).astype(int)]
+    firsts = shards * IMAGES.shard
+    for found in mapper(
+        partial(check_texts, storage, info), firsts.tolist(), (firsts + IMAGES.shard).tolist()
+    ):
+        report.merge(found)
+
+
+def sample_records(storage: Storage, info: DatasetInfo, count: int) -> Sequence[int]:
+    """Choose record ids evenly spread over the dataset, the same ones each time."""
+    ids = read_table(storage, info, "records", ["record_id"])["record_id"].to_numpy()
+    chosen = np.linspace(0, ids.size - 1, min(count, ids.size)).round().astype(int)
+    return [int(ids[position]) for position in np.unique(chosen)]
+
+
+def _check_sources(
+    report: Report, storage: Storage, info: DatasetInfo, count: int, fetch: SourceCheck
+) -> None:
+    wanted = sample_records(storage, info, count)
+    known: dict[int, list[tuple[str, str | None]]] = {record_id: [] for record_id in wanted}
+    table = read_table(storage, info, "files", ["record_id", "path", "sha256"])
+    mask = np.isin(table["record_id"].to_numpy(), wanted)
+    for row in table.filter(pa.array(mask)).to_pylist():
+        known[row["record_id"]].append((row["path"], row["sha256"]))
+    for record_id in wanted:
+        fetched = sorted(fetch(record_id), key=_order)
+        report.count("sources")
+        differing = set(fetched) ^ set(known[record_id])
+        if differing or len(fetched) != len(known[record_id]):
+            paths = sorted({path for path, _ in differing})
+            report.add(
+                "source",
+                f"record {record_id}",
+                f"{len(paths)} files are not as in the archive fetched again, such as {paths[:1]}",
+            )
+
+
+def _order(row: tuple[str, str | None]) -> tuple[str, str]:
+    return row[0], row[1] or ""

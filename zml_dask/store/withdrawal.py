@@ -1,0 +1,63 @@
+"""Records that must no longer be shown: noted, without rewriting the store.
+
+Their rows stay where they are, so that no other row moves; readers leave them
+out, and no build brings them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pyarrow as pa
+
+from zml_dask.errors import UsageError
+from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info
+from zml_dask.store.layout import DATASET_JSON, WITHDRAWN_SCHEMA
+from zml_dask.store.storage import Storage
+from zml_dask.store.tables import read_table, write_part
+
+
+def withdraw(storage: Storage, record_ids: Iterable[int], reason: str) -> DatasetInfo:
+    """Note records as withdrawn; readers stop showing them at once.
+
+    Parameters
+    ----------
+    storage : Storage
+    record_ids : iterable of int
+        Also of records that are not in the dataset (yet): they will not get in.
+    reason : str
+        For whoever asks why.
+
+    Returns
+    -------
+    DatasetInfo
+        As it is now.
+
+    Raises
+    ------
+    NotADatasetError
+        If there is no dataset.
+    UsageError
+        If no record or no reason is given.
+    """
+    wanted = sorted(set(record_ids))
+    if not wanted or not reason.strip():
+        raise UsageError("give at least one record to withdraw, and a reason")
+    info = read_info(storage)
+    if info is None:
+        raise NotADatasetError(f"{storage.url} holds no dataset; check the path")
+    known = {row["record_id"]: row for row in read_table(storage, info, "withdrawn").to_pylist()}
+    for record_id in wanted:
+        known[record_id] = {"record_id": record_id, "reason": reason}
+    number = info.next_part.get("withdrawn", 0)
+    rows = pa.Table.from_pylist([known[key] for key in sorted(known)], WITHDRAWN_SCHEMA)
+    part = write_part(storage, "withdrawn", number, [rows])
+    changed = replace(
+        info,
+        tables={**info.tables, "withdrawn": (part,)},
+        next_part={**info.next_part, "withdrawn": number + 1},
+    )
+    storage.write(DATASET_JSON, changed.to_bytes())
+    storage.remove([old.path for old in info.tables.get("withdrawn", ())])
+    return changed
