@@ -1,0 +1,110 @@
+"""One throttle for all workers, against a server that counts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from signal import SIGKILL
+
+import distributed
+import pytest
+import requests
+from distributed import as_completed
+
+from zml_dask.net.budget import RateLimit, RatePolicy
+from zml_dask.pipeline.clusters import open_cluster
+from zml_dask.pipeline.throttle import ClusterThrottle, throttle_waiting
+from zml_dask.pipeline.throttle_scheduler import ThrottlePlugin
+
+from .rate_limited_server import Limited, serving
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[distributed.Client]:
+    with open_cluster("local", 8) as client:
+        client.wait_for_workers(8, timeout=60)
+        client.register_plugin(ThrottlePlugin(_forty_in_two_seconds))
+        yield client
+
+
+def _forty_in_two_seconds(host: str) -> RatePolicy:
+    return RatePolicy(default=(RateLimit(40, 2.0),))
+
+
+def _request(url: str, count: int) -> list[int]:
+    throttle = ClusterThrottle()
+    statuses = []
+    with requests.Session() as session:
+        for _ in range(count):
+            throttle.acquire(url)
+            answer = session.get(url, timeout=10)
+            throttle.report(url, answer.status_code, answer.headers)
+            statuses.append(answer.status_code)
+    return statuses
+
+
+def _request_until(url: str, deadline: float) -> list[int]:
+    statuses: list[int] = []
+    while time.time() < deadline:
+        statuses += _request(url, 1)
+    return statuses
+
+
+def test_eight_workers_use_what_is_permitted_and_no_more(client: distributed.Client) -> None:
+    limited = Limited()
+    windows = 4
+    with serving(limited) as url:
+        deadline = time.time() + windows * limited.seconds
+        futures = [client.submit(_request_until, url, deadline, pure=False) for _ in range(8)]
+        client.gather(futures)
+    statuses = [status for when, status in limited.answered]
+    first = limited.answered[0][0]
+    within = [s for when, s in limited.answered if when - first <= windows * limited.seconds]
+    assert statuses.count(429) / len(statuses) < 0.03
+    assert within.count(200) / (windows * limited.count) > 0.75
+
+
+def test_one_refusal_stops_every_worker(client: distributed.Client) -> None:
+    limited = Limited(retry_after=3)
+    with serving(limited) as url:
+        futures = [client.submit(_request, url, 20, pure=False) for _ in range(8)]
+        while len(limited.answered) < 20:
+            time.sleep(0.01)
+        limited.refuse_next = 1
+        waited = 0.0
+        while 429 not in limited.statuses():
+            time.sleep(0.01)
+        for _ in range(20):
+            waited = max(waited, throttle_waiting(client))
+            time.sleep(0.05)
+        client.gather(futures)
+    assert 1.0 < waited <= 3.0
+    refused = next(when for when, status in limited.answered if status == 429)
+    after = sorted(when for when, _ in limited.answered if when > refused)
+    # What was on its way arrives; then nothing until the pause is over.
+    late = [when for when in after if 0.5 < when - refused < 2.9]
+    assert not late
+    assert after[-1] - refused > 2.9
+
+
+def test_a_dead_worker_leaves_its_share_to_the_others(client: distributed.Client) -> None:
+    limited = Limited()
+    pids = client.run(os.getpid)
+    with serving(limited) as url:
+        futures = [client.submit(_request, url, 12, pure=False) for _ in range(8)]
+        while len(limited.answered) < 45:
+            time.sleep(0.01)
+        os.kill(pids[next(name for name, keys in client.processing().items() if keys)], SIGKILL)
+        results = [statuses for future, statuses in as_completed(futures, with_results=True)]
+    assert len(results) == 8
+    assert all(statuses == [200] * 12 for statuses in results)
+    assert throttle_waiting(client) == 0.0
+
+
+def test_outside_a_cluster_the_throttle_is_the_process_own() -> None:
+    limited = Limited()
+    with serving(limited) as url:
+        assert _request(url, 5) == [200] * 5
