@@ -21,7 +21,7 @@ from zml_dask.fetch.zip_directory import BrokenDirectoryError, find_directory
 from zml_dask.fetch.zip_members import zip_members
 from zml_dask.fetch.zip_salvage import salvaged_members
 
-__all__ = ["Member", "kind_of", "read_members"]
+__all__ = ["Member", "is_sound", "kind_of", "read_members"]
 
 _SUFFIXES: Final = (".gz", ".bz2", ".xz", ".zst")
 
@@ -93,6 +93,22 @@ def kind_of(archive: Path, *, limits: FetchLimits | None = None) -> Kind:
     with archive.open("rb") as file:
         kind, _, depth = peel(Layer(file, meter, counted=False), meter)
     return "unsupported" if kind == "zip" and depth else kind
+
+
+def is_sound(archive: Path, kind: Kind) -> bool:
+    """Whether an archive has members that can be listed: a tar, or a zip with its directory."""
+    if kind != "zip":
+        return kind == "tar"
+    with (
+        archive.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as buffer,
+    ):
+        try:
+            find_directory(buffer)
+        except BrokenDirectoryError:
+            return False
+        return True
 
 
 def _zip(mapped: mmap.mmap, meter: Meter) -> Iterator[Member]:

@@ -238,7 +238,8 @@ class Transfer:
                 # the file has changed.
                 self._restart()
             self._total = _content_length(answer)
-        self._refuse_above(self._total)
+        if self._judged:
+            self._refuse_above(self._total)
         self._validator = _validator(answer)
         return None
 
@@ -277,6 +278,8 @@ class Transfer:
             head = file.read(HEAD_BYTES)
         self.complete = wanted(head)
         self.finished = not self.complete
+        if self.complete:
+            self._refuse_above(self._total)
         return self.complete
 
     def _judge_body(self) -> NetworkError | None:

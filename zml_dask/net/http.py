@@ -215,6 +215,11 @@ class HttpClient:
                     patience.failed(failure, progressed=transfer.progressed())
             return transfer.result(self.requests_sent - sent_before)
 
+    def await_turn(self, url: str) -> None:
+        """Ask the throttle for a request that somebody else (git) will send."""
+        self._throttle.acquire(url)
+        self._throttle.report(url, 0, {})
+
     def _persist(
         self,
         patience: Patience,

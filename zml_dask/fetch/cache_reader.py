@@ -1,0 +1,109 @@
+"""Archives that were fetched before: how they lie in a cache, and how one is read.
+
+``CACHE/<record id>/record.json`` names the files beside it (``0000``, ``0001``,
+...) with sizes and checksums; it is written last, so a record without it is not
+in the cache. `CACHE` is a folder or any fsspec URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from zml_dask.fetch.errors import CacheError
+from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
+from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.member import Member
+from zml_dask.net.download import local_disk
+
+MANIFEST: Final = "record.json"
+_PIECE: Final = 1024 * 1024
+
+
+def read_cached(
+    cache: str, record_id: int, folder: Path, limits: FetchLimits
+) -> FetchedRecord | None:
+    """A record from a cache; None where it is not there.
+
+    Parameters
+    ----------
+    cache : str
+        Folder or URL.
+    record_id : int
+    folder : Path
+        Scratch, for the archives of a cache that is not a local folder.
+    limits : FetchLimits
+
+    Raises
+    ------
+    CacheError
+        Where the cache cannot be read, or an archive in it is not what its
+        manifest says.
+    """
+    system, root = open_cache(cache)
+    place = f"{root}/{record_id}"
+    try:
+        manifest = read_manifest(system, place)
+        if manifest is None:
+            return None
+        archives = tuple(
+            _archive(system, f"{place}/{entry['stored']}", entry, folder)
+            for entry in manifest["archives"]
+        )
+        listed = tuple(Member(**row) for row in manifest["listed"])
+        return FetchedRecord(manifest["origin"], archives, listed, limits)
+    except FileNotFoundError as error:
+        raise CacheError(
+            f"record {record_id} lacks an archive in the cache {cache!r}; fetch it again"
+        ) from error
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CacheError(
+            f"record {record_id} cannot be read from the cache {cache!r} ({error}); fetch it again"
+        ) from error
+
+
+def open_cache(cache: str) -> tuple[Any, str]:
+    """File system and root of a cache.
+
+    Raises
+    ------
+    CacheError
+        Where the URL names no file system that is installed.
+    """
+    try:
+        system, root = fsspec.core.url_to_fs(cache)
+    except (ValueError, ImportError) as error:
+        raise CacheError(f"the cache {cache!r} cannot be opened: {error}") from None
+    return system, str(root).rstrip("/")
+
+
+def read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
+    """What a cache says of a record; None where it is not, or not wholly, there."""
+    try:
+        manifest = json.loads(system.cat_file(f"{place}/{MANIFEST}"))
+    except (FileNotFoundError, ValueError):
+        # What is no JSON was torn while it was written.
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def _archive(system: Any, stored: str, entry: Mapping[str, Any], folder: Path) -> FetchedArchive:
+    if isinstance(system, LocalFileSystem):
+        path = Path(stored)
+    else:
+        path = folder / entry["stored"]
+        with local_disk(path):
+            system.get_file(stored, str(path))
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    if digest.hexdigest() != entry["md5"]:
+        raise CacheError(f"{stored!r} has changed since it was fetched; remove it, and fetch again")
+    return FetchedArchive(entry["name"], path, entry["bytes"], entry["checksum"], entry["kind"])

@@ -1,0 +1,124 @@
+"""A record whose archives lie on the local disk, ready to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.member import Member
+from zml_dask.fetch.members import read_members
+from zml_dask.fetch.sniff import Kind
+
+Origin = Literal["zenodo", "github-archive", "git-tag", "git-branch", "url"]
+"""Where a record's code came from; a cache keeps what it was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """How records are fetched.
+
+    Attributes
+    ----------
+    limits : FetchLimits
+    github_url : str
+        Where ``github.com`` is; tests and mirrors have their own.
+    cache : str or None
+        Folder or URL of archives fetched before; asked first.
+    offline : bool
+        Fetch from nowhere else.
+    partial_threshold : int or None
+        From this size on (bytes), a zip file is read in parts where that saves
+        enough; None: never.
+    trusted : bool
+        Whether the catalogue is the user's own, whose URLs may name file systems.
+    git_timeout : float
+        Seconds for one clone.
+    """
+
+    limits: FetchLimits = field(default_factory=FetchLimits)
+    github_url: str = "https://github.com"
+    cache: str | None = None
+    offline: bool = False
+    partial_threshold: int | None = 64 * 1024 * 1024
+    trusted: bool = False
+    git_timeout: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedArchive:
+    """One file of a record, on the local disk.
+
+    Attributes
+    ----------
+    name : str
+        Its key within the record.
+    path : Path
+    bytes : int
+        As fetched; of a zip read in parts, of those parts.
+    checksum : str or None
+        ``"md5:..."``, or ``"git:..."`` with the commit.
+    kind : Kind
+    """
+
+    name: str
+    path: Path
+    bytes: int
+    checksum: str | None
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedRecord:
+    """What was fetched of a record.
+
+    Attributes
+    ----------
+    origin : Origin
+    archives : tuple of FetchedArchive
+        In key order.
+    listed : tuple of Member
+        Files of the record whose first bytes or size showed that they hold
+        nothing to read, and which were therefore not downloaded.
+    limits : FetchLimits
+    """
+
+    origin: Origin
+    archives: tuple[FetchedArchive, ...]
+    listed: tuple[Member, ...] = ()
+    limits: FetchLimits = field(default_factory=FetchLimits)
+
+    def members(self) -> Iterator[Member]:
+        """Every file of every archive.
+
+        Where a record has several archives, ``<archive's name>/`` stands before
+        the paths of each. A file that is no archive has its own name as path.
+
+        Raises
+        ------
+        ArchiveTimeError
+        """
+        several = sum(archive.kind in {"zip", "tar"} for archive in self.archives) > 1
+        # A README beside the only archive may have the path of one within.
+        beside = {archive.name for archive in self.archives if not _has_members(archive)}
+        yield from self.listed
+        for archive in self.archives:
+            members = read_members(archive.path, name=archive.name, limits=self.limits)
+            for member in members:
+                if several and _has_members(archive) and member.path != archive.name:
+                    yield replace(member, path=f"{archive.name}/{member.path}")
+                elif _has_members(archive) and member.path in beside:
+                    yield replace(
+                        member,
+                        data=None,
+                        status="duplicate",
+                        reason="a file beside it has its path",
+                    )
+                else:
+                    yield member
+
+
+def _has_members(archive: FetchedArchive) -> bool:
+    return archive.kind in {"zip", "tar"}

@@ -1,0 +1,135 @@
+"""One commit of a repository as a tar file, by a git that may do nothing else.
+
+The clone is bare and shallow: no working tree, so no filter, no submodule, no
+symbolic link and no hook of the repository ever acts on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from zml_dask.fetch.errors import GitError
+from zml_dask.fetch.github import GithubSource
+from zml_dask.net.errors import shown
+from zml_dask.net.urls import check_url
+
+_CONFIG: Final = {
+    "protocol.allow": "never",
+    "protocol.http.allow": "always",
+    "protocol.https.allow": "always",
+    "core.hooksPath": os.devnull,
+    "core.askPass": "",
+    "credential.helper": "",
+    "submodule.recurse": "false",
+    "http.followRedirects": "initial",
+    "http.lowSpeedLimit": "1000",
+    "http.lowSpeedTime": "60",
+    "gc.auto": "0",
+}
+_PASSED_ON: Final = frozenset(
+    {"PATH", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+     "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "LD_LIBRARY_PATH"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GitLimits:
+    """Seconds and bytes that one clone may cost."""
+
+    seconds: float
+    max_bytes: int
+
+
+def snapshot(source: GithubSource, tag: str | None, folder: Path, limits: GitLimits) -> str:
+    """Clone one commit and write it as ``folder / "git.tar"``.
+
+    Parameters
+    ----------
+    source : GithubSource
+    tag : str or None
+        None: the default branch.
+    folder : Path
+        Scratch; the clone in it is removed.
+    limits : GitLimits
+
+    Returns
+    -------
+    str
+        The commit, hex. The tar's top folder is ``owner-name-<7 digits of it>/``,
+        as in GitHub's own archives.
+
+    Raises
+    ------
+    GitError
+    """
+    url = check_url(source.clone_url)
+    clone = folder / "git"
+    at = [] if tag is None else [f"--branch={tag}"]
+    depth = ["--depth=1", "--single-branch", "--no-tags", "--bare", "--template="]
+    try:
+        _git(["clone", "--quiet", *depth, *at, "--", url, str(clone)], folder, limits)
+        at_clone = [f"--git-dir={clone}"]
+        commit = _git([*at_clone, "rev-parse", "HEAD"], folder, limits).strip()
+        prefix = f"--prefix={source.owner}-{source.name}-{commit[:7]}/"
+        target = f"--output={folder / 'git.tar'}"
+        _git([*at_clone, "archive", "--format=tar", prefix, target, "HEAD"], folder, limits)
+    finally:
+        shutil.rmtree(clone, ignore_errors=True)
+    return commit
+
+
+def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
+    """Run git with a small environment, bounded in time and in the size of its files."""
+    config = [part for key, value in _CONFIG.items() for part in ("-c", f"{key}={value}")]
+    command = ["git", *config, *arguments]
+    limiter = shutil.which("prlimit")
+    if limiter is not None:
+        command = [limiter, f"--fsize={limits.max_bytes}", "--core=0", *command]
+    what = next((part for part in arguments if not part.startswith("-")), "")
+    try:
+        process = subprocess.Popen(
+            command,
+            env=_environment(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise GitError("git is not installed; install it to have records by their tag") from None
+    with process:
+        try:
+            out, err = process.communicate(timeout=limits.seconds)
+        except subprocess.TimeoutExpired:
+            raise GitError(f"git {what} takes over {limits.seconds:g} s") from None
+        finally:
+            _end(process)
+    if process.returncode:
+        said = " ".join(err.decode("utf-8", "replace").split())[-200:]
+        raise GitError(f"git {what} fails with {process.returncode}: {shown(said)!r}")
+    return out.decode("ascii", "replace")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End git and its helpers, should any still run."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON}
+    return kept | {
+        "HOME": str(folder),
+        "LC_ALL": "C",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ALLOW_PROTOCOL": "http:https",
+        "GIT_LFS_SKIP_SMUDGE": "1",
+    }

@@ -1,0 +1,236 @@
+"""Where a record's code comes from: its own files, else the repository at its tag."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from zml_dask.errors import RecordError
+from zml_dask.fetch.cache_reader import read_cached
+from zml_dask.fetch.errors import (
+    GitError,
+    NoFilesError,
+    NotInCacheError,
+    RestrictedError,
+    SourceError,
+    UnreadableArchiveError,
+)
+from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions, Origin
+from zml_dask.fetch.files import FileFetcher, Haul
+from zml_dask.fetch.git import GitLimits, snapshot
+from zml_dask.fetch.github import GithubSource, github_source
+from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.members import is_sound, kind_of
+from zml_dask.net.download import local_disk
+from zml_dask.net.errors import (
+    BadRequestError,
+    ChecksumError,
+    NetworkError,
+    NotFoundError,
+    ServerError,
+    TruncatedError,
+)
+from zml_dask.net.http import HttpClient
+from zml_dask.records.record import Record
+
+__all__ = ["FetchOptions", "FetchedArchive", "FetchedRecord", "fetch_into", "open_record"]
+
+# The file itself is amiss. What is amiss with us or with the whole server
+# (blocked, limited, no connection, disk full) is no reason to turn to GitHub,
+# and neither is a record that is withdrawn or restricted on purpose.
+_FILE_FAULTS: Final = (
+    NotFoundError,
+    BadRequestError,
+    ChecksumError,
+    TruncatedError,
+    ServerError,
+    SourceError,
+    UnreadableArchiveError,
+    NoFilesError,
+)
+
+
+@contextmanager
+def open_record(
+    record: Record, client: HttpClient, scratch: Path, options: FetchOptions | None = None
+) -> Iterator[FetchedRecord]:
+    """Fetch a record's code; what was fetched is removed on leaving.
+
+    Parameters
+    ----------
+    record : Record
+    client : HttpClient
+    scratch : Path
+        Folder on a local disk with room for the record's archives.
+    options : FetchOptions, optional
+
+    Yields
+    ------
+    FetchedRecord
+
+    Raises
+    ------
+    RestrictedError, NoFilesError, NotInCacheError, UnreadableArchiveError
+    NetworkError
+        One of its types by what went wrong with the record's own files.
+    """
+    with local_disk(scratch / "record"):
+        folder = Path(tempfile.mkdtemp(dir=scratch, prefix=f"record-{record.record_id}-"))
+    try:
+        yield fetch_into(record, client, folder, options)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fetch_into(
+    record: Record,
+    client: HttpClient,
+    folder: Path,
+    options: FetchOptions | None = None,
+    *,
+    keep_partial: bool = False,
+) -> FetchedRecord:
+    """Fetch a record's code into a folder that the caller clears away; see `open_record`."""
+    options = FetchOptions() if options is None else options
+    if options.cache is not None:
+        cached = read_cached(options.cache, record.record_id, folder, options.limits)
+        if cached is not None:
+            return cached
+    if options.offline:
+        raise NotInCacheError(
+            f"record {record.record_id} is not in the cache {options.cache!r}; "
+            "fetch it with zml-dask fetch where there is a network"
+        )
+    _check_access(record)
+    fetcher = FileFetcher(client, folder, options, keep_partial)
+    source = github_source(record, options.github_url)
+    haul = Haul()
+    try:
+        haul = _own_files(record, fetcher)
+        _check_soundness(record, haul)
+    except _FILE_FAULTS as fault:
+        try:
+            return _from_github(source, fetcher, fault)
+        except _FILE_FAULTS:
+            # Better what can be read of a damaged archive than nothing.
+            if not any(archive.kind != "unsupported" for archive in haul.archives):
+                raise
+    return FetchedRecord(_origin(record), tuple(haul.archives), tuple(haul.listed), options.limits)
+
+
+def _own_files(record: Record, fetcher: FileFetcher) -> Haul:
+    if not record.files:
+        raise NoFilesError(
+            f"record {record.record_id} has no files; nothing to read until it gets some"
+        )
+    return fetcher.fetch_all(record.files)
+
+
+def _check_access(record: Record) -> None:
+    """Stop at records whose files are withheld on purpose: no way round is looked for."""
+    if record.files:
+        return
+    if record.access in {"restricted", "embargoed", "closed"}:
+        raise RestrictedError(
+            f"record {record.record_id} is {record.access}; ask its authors, or use a token"
+        )
+    if record.access == "metadata-only":
+        raise NoFilesError(f"record {record.record_id} has metadata only; there is no file to read")
+
+
+def _check_soundness(record: Record, haul: Haul) -> None:
+    """Stop where nothing of a record can be read, or only the ruins of an archive."""
+    archives = haul.archives
+    if any(is_sound(archive.path, archive.kind) for archive in archives):
+        return
+    is_ruin = any(archive.kind in {"zip", "unsupported"} for archive in archives)
+    if archives and not is_ruin and not _unsupported(haul):
+        return
+    raise UnreadableArchiveError(
+        f"record {record.record_id} has no archive that can be read "
+        f"({', '.join(_unsupported(haul)) or 'damaged, or not a word of source'})"
+    )
+
+
+def _unsupported(haul: Haul) -> list[str]:
+    return [
+        f"{member.path}: {member.reason}"
+        for member in haul.listed
+        if member.status == "unsupported"
+    ]
+
+
+def _from_github(
+    source: GithubSource | None,
+    fetcher: FileFetcher,
+    fault: RecordError,
+) -> FetchedRecord:
+    """The repository's archive at a tag, else a clone of the tag, else of the default branch.
+
+    Raises
+    ------
+    RecordError
+        `fault`, with a word on what was tried, where nothing is there either.
+    """
+    if source is None:
+        raise fault
+    tried: RecordError = fault
+    for tag in source.tags:
+        try:
+            return _github_archive(source, tag, fetcher)
+        except (NetworkError, UnreadableArchiveError) as error:
+            tried = error
+    for tag_or_branch in (*source.tags, None):
+        try:
+            return _clone(source, tag_or_branch, fetcher)
+        except GitError as error:
+            tried = error
+    raise type(fault)(f"{fault}; nor is it in its repository: {tried}") from tried
+
+
+def _github_archive(source: GithubSource, tag: str, fetcher: FileFetcher) -> FetchedRecord:
+    target = fetcher.folder / "github.zip"
+    limits = fetcher.options.limits
+    download = fetcher.client.download(
+        source.archive_url(tag), target, max_bytes=limits.max_archive_bytes
+    )
+    kind = kind_of(target, limits=limits)
+    if not is_sound(target, kind):
+        raise UnreadableArchiveError(f"{source.name} at {tag!r} is no archive")
+    checksum = f"md5:{download.md5}"
+    return _of_repository("github-archive", source, target, download.bytes, checksum, limits)
+
+
+def _clone(source: GithubSource, tag: str | None, fetcher: FileFetcher) -> FetchedRecord:
+    options = fetcher.options
+    fetcher.client.await_turn(source.clone_url)
+    limits = GitLimits(options.git_timeout, options.limits.max_archive_bytes)
+    commit = snapshot(source, tag, fetcher.folder, limits)
+    target = fetcher.folder / "git.tar"
+    origin: Origin = "git-branch" if tag is None else "git-tag"
+    size = target.stat().st_size
+    return _of_repository(origin, source, target, size, f"git:{commit}", options.limits)
+
+
+def _of_repository(
+    origin: Origin,
+    source: GithubSource,
+    path: Path,
+    count: int,
+    checksum: str,
+    limits: FetchLimits,
+) -> FetchedRecord:
+    kind = "zip" if origin == "github-archive" else "tar"
+    name = f"{source.owner}/{source.name}.{kind}"
+    archive = FetchedArchive(name, path, count, checksum, kind_of(path, limits=limits))
+    return FetchedRecord(origin, (archive,), (), limits)
+
+
+def _origin(record: Record) -> Origin:
+    """``"url"`` where the user's own catalogue says where a file is."""
+    usual = f"/records/{record.record_id}/files/"
+    return "zenodo" if all(usual in file.url for file in record.files) else "url"

@@ -1,0 +1,132 @@
+"""A large zip file by its parts: the directory, then only what is small enough to be read.
+
+The parts land at their own offsets in a sparse file of the archive's size, and
+the ordinary reader reads that; each member's CRC takes the place of the md5.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.member import is_version_control
+from zml_dask.fetch.zip_directory import (
+    BrokenDirectoryError,
+    Directory,
+    decode_path,
+    find_directory,
+    iter_positions,
+    read_entry,
+)
+from zml_dask.net.download import local_disk
+from zml_dask.net.http import HttpClient
+from zml_dask.records.record import RecordFile
+
+# A guest of Zenodo has one or two requests a second, in which a line brings
+# some megabytes: that is what a further request has to save.
+_REQUEST_BYTES: Final = 4 * 1024 * 1024
+# Parts have to come to less than this share of the whole, requests included.
+_WORTH: Final = 0.5
+_TAIL: Final = 256 * 1024
+_LARGEST_PART: Final = 64 * 1024 * 1024
+_LONGEST_LOCAL_HEADER: Final = 30 + 2 * 65_535
+
+Span = tuple[int, int]
+
+
+def fetch_parts(
+    client: HttpClient, file: RecordFile, target: Path, limits: FetchLimits
+) -> int | None:
+    """Fetch what will be read of a zip file.
+
+    Returns
+    -------
+    int or None
+        Bytes fetched; None where the file is no zip, or the whole is as cheap.
+
+    Raises
+    ------
+    RangeUnsupportedError
+        Where the server gives no parts.
+    NetworkError
+    """
+    size = file.size or 0
+    fetched = 0
+    with local_disk(target), target.open("w+b") as sparse:
+        sparse.truncate(size)
+
+        def fill(span: Span) -> None:
+            nonlocal fetched
+            for start in range(span[0], span[1], _LARGEST_PART):
+                part = client.read_range(file.url, start, min(span[1], start + _LARGEST_PART))
+                sparse.seek(start)
+                sparse.write(part)
+                sparse.flush()
+                fetched += len(part)
+
+        tail = (max(0, size - _TAIL), size)
+        fill(tail)
+        with (
+            mmap.mmap(sparse.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as buffer,
+        ):
+            try:
+                directory = find_directory(buffer)
+                if directory.start < tail[0]:
+                    fill((directory.start, tail[0]))
+                spans = list(_spans_to_read(buffer, directory, limits))
+            except BrokenDirectoryError:
+                return None
+        merged = list(merge(spans))
+        cost = sum(stop - start + _REQUEST_BYTES for start, stop in merged)
+        if cost > _WORTH * size:
+            return None
+        for span in merged:
+            fill(span)
+    return fetched
+
+
+def merge(spans: Iterable[Span], gap: int = _REQUEST_BYTES) -> Iterator[Span]:
+    """Join spans that lie so close that reading over the gap is cheaper than a request.
+
+    Examples
+    --------
+    >>> list(merge([(50, 60), (0, 10), (12, 20)], gap=5))
+    [(0, 20), (50, 60)]
+    """
+    last: Span | None = None
+    for start, stop in sorted(spans):
+        if last is not None and start - last[1] <= gap:
+            last = (last[0], max(last[1], stop))
+        else:
+            if last is not None:
+                yield last
+            last = (start, stop)
+    if last is not None:
+        yield last
+
+
+def _spans_to_read(buffer: memoryview, directory: Directory, limits: FetchLimits) -> Iterator[Span]:
+    """Where the members lie that the reader will read: local header and body."""
+    wanted: list[Span] = []
+    offsets: list[int] = []
+    for number, (position, raw, flags, extra) in enumerate(iter_positions(buffer, directory)):
+        if number >= limits.max_members:
+            break
+        path = decode_path(raw, flags, extra)
+        entry = read_entry(buffer, position, directory.shift, path)
+        offsets.append(entry.offset)
+        is_read = not raw.endswith(b"/") and not is_version_control(path) and not flags & 1
+        if is_read and entry.size <= limits.max_file_bytes:
+            longest = min(entry.packed, 2 * entry.size + 65_536)
+            wanted.append((entry.offset, entry.offset + longest + _LONGEST_LOCAL_HEADER))
+    # The local header's length is only known once it is there; it ends, with
+    # the body, before the next member or the directory begins.
+    following = dict(zip(sorted(offsets), [*sorted(offsets)[1:], directory.start], strict=True))
+    for start, most in wanted:
+        stop = min(most, following[start], directory.start)
+        if 0 <= start < stop:
+            yield start, stop
