@@ -101,7 +101,9 @@ def _skip_line(text: NDArray[np.uint8], i: int, stop: int) -> int:  # pragma: no
 
 
 @njit(cache=True, nogil=True)
-def _decode(text: NDArray[np.uint8], i: int) -> tuple[int, int]:  # pragma: no cover - compiled
+def _decode(
+    text: NDArray[np.uint8], i: int
+) -> tuple[np.uint32, int]:  # pragma: no cover - compiled
     """Return the code point whose UTF-8 begins at byte `i`, and where the next one begins."""
     lead = np.uint32(text[i])
     if lead < 0x80:
