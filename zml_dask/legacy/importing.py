@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from zml_dask.errors import UsageError
 from zml_dask.legacy.bags import Compute, default_compute, map_partitions, rounds
@@ -80,6 +80,7 @@ def import_legacy(
     *,
     describe: Describe,
     options: ImportOptions | None = None,
+    notes: CommitOptions | None = None,
     compute: Compute = default_compute,
     progress: Progress | None = None,
 ) -> ImportResult:
@@ -94,6 +95,8 @@ def import_legacy(
     describe : callable
         Turns a hit into the columns of the records table; picklable.
     options : ImportOptions, optional
+    notes : CommitOptions, optional
+        What the commit notes in ``dataset.json``.
     compute : callable
         Computes a Dask bag; by default the scheduler that is set, be it a
         cluster's. Its workers must see `source`.
@@ -124,7 +127,12 @@ def import_legacy(
         results += done
         if progress is not None:
             progress(len(results), len(todo), done)
-    info = commit(storage, CommitOptions(options={"imported": str(opened.path.name)}))
+    # A task a partition, because each writes a whole shard or part.
+    info = commit(
+        storage,
+        notes,
+        map=lambda run, tasks: map_partitions(_Each(run), list(tasks), 1, compute),
+    )
     failed = sum(result.failure is not None for result in results)
     return ImportResult(
         found=len(records),
@@ -160,6 +168,16 @@ class _Partition:
         finally:
             source.close()
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Each:
+    """Does something with each item of a partition."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, items: Iterable[Any]) -> list[Any]:
+        return [self.function(item) for item in items]
 
 
 def _to_do(

@@ -1,0 +1,156 @@
+"""One squashfs image of many files, as the first edition was published, with its md5.
+
+``mksquashfs`` gets the files as a tar stream, so that they need never lie on disk
+together: half a terabyte of pickles becomes one image by way of one record's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal
+
+from zml_dask.errors import ZmlError
+
+Compression = Literal["gzip", "zstd", "xz", "lz4"]
+
+_PROGRAM = "mksquashfs"
+_INSTALL = (
+    "install squashfs-tools 4.5 or later (Debian, Ubuntu, Fedora: the package squashfs-tools; "
+    "conda-forge: squashfs-tools; macOS: brew install squashfs)"
+)
+
+
+class MksquashfsMissingError(ZmlError):
+    """``mksquashfs`` is not installed."""
+
+
+class MksquashfsError(ZmlError):
+    """``mksquashfs`` failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SquashfsImage:
+    """A finished image.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    size : int
+        Bytes.
+    md5 : str
+        Hex; also in a file beside the image that ``md5sum -c`` reads.
+    """
+
+    path: Path
+    size: int
+    md5: str
+
+
+def write_squashfs(
+    files: Iterable[tuple[str, Path]], target: Path, *, compression: Compression = "gzip"
+) -> SquashfsImage:
+    """Pack files into a squashfs image.
+
+    The same files in the same order give the same bytes: owners, modes and times
+    are not taken over. The image appears under its name when it is whole.
+
+    Parameters
+    ----------
+    files : iterable of (str, pathlib.Path)
+        Path within the image, with forward slashes, and the file itself, which
+        may be removed once the next pair is asked for.
+    target : pathlib.Path
+        Replaced where it exists.
+    compression : {"gzip", "zstd", "xz", "lz4"}
+        gzip, as in 2018, is read by everything that reads squashfs.
+
+    Returns
+    -------
+    SquashfsImage
+
+    Raises
+    ------
+    MksquashfsMissingError
+        If ``mksquashfs`` is not installed.
+    MksquashfsError
+        If it fails.
+    """
+    program = shutil.which(_PROGRAM)
+    if program is None:
+        raise MksquashfsMissingError(f"{_PROGRAM} is not installed; {_INSTALL}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        _run(program, files, partial, compression)
+        digest = _md5(partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    target.with_name(f"{target.name}.md5").write_text(f"{digest}  {target.name}\n", "utf-8")
+    return SquashfsImage(target, target.stat().st_size, digest)
+
+
+def _run(
+    program: str, files: Iterable[tuple[str, Path]], target: Path, compression: Compression
+) -> None:
+    """Feed the files to ``mksquashfs``."""
+    command = [program, "-", str(target), "-tar", "-comp", compression]
+    command += ["-noappend", "-no-progress", "-quiet", "-no-xattrs", "-all-root"]
+    command += ["-mkfs-time", "0", "-all-time", "0", "-root-mode", "755"]
+    # It refuses its own options for times where this variable sets them too.
+    environment = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+        )
+        assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+        stopped_reading = False
+        try:
+            with process.stdin as pipe:
+                _write_tar(files, pipe)
+        except BrokenPipeError:
+            stopped_reading = True  # its own words say why
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.wait()
+        if process.returncode or stopped_reading:
+            log.seek(0)
+            words = " ".join(log.read().decode("utf-8", "replace").split())[:300]
+            raise MksquashfsError(
+                f"{_PROGRAM} failed on {target.name} (status {process.returncode}): "
+                f"{words or 'it said nothing'}; if it knows no -tar, {_INSTALL}"
+            )
+
+
+def _write_tar(files: Iterable[tuple[str, Path]], pipe: IO[bytes]) -> None:
+    """Write the files as a tar stream, each folder before what is in it."""
+    folders: set[PurePosixPath] = {PurePosixPath(".")}
+    with tarfile.open(fileobj=pipe, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        for name, path in files:
+            for folder in reversed(PurePosixPath(name).parents):
+                if folder not in folders:
+                    folders.add(folder)
+                    entry = tarfile.TarInfo(str(folder))
+                    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                    tar.addfile(entry)
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = path.stat().st_size, 0o644
+            with path.open("rb") as source:
+                tar.addfile(entry, source)
+
+
+def _md5(path: Path) -> str:
+    # md5 is what the first edition was published with, and Zenodo gives for every file.
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
