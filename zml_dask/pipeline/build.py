@@ -15,7 +15,7 @@ import numpy as np
 
 from zml_dask.pipeline.bag import Condemned, LiveCounts, live_counts, run_partitions
 from zml_dask.pipeline.clusters import open_cluster
-from zml_dask.pipeline.committing import commit_staged
+from zml_dask.pipeline.committing import commit_staged, software_versions
 from zml_dask.pipeline.isolation import watch_deaths
 from zml_dask.pipeline.ledger import Ledger, load_ledger
 from zml_dask.pipeline.lock import DatasetLock, dataset_lock
@@ -28,7 +28,7 @@ from zml_dask.pipeline.partitioning import plan_partitions
 from zml_dask.pipeline.process import Source
 from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.pipeline.result import BuildResult, Tally
-from zml_dask.pipeline.sources import Records, open_records, shared
+from zml_dask.pipeline.sources import Records, is_made_here, open_records, remove_shared, shared
 from zml_dask.pipeline.target import check_target
 from zml_dask.pipeline.throttle import throttle_waiting
 from zml_dask.records.catalogue import Catalogue
@@ -117,8 +117,9 @@ def build_on(
             # Read again now that nobody else can change it.
             info = check_target(storage)
             options = _with_shape_of(info, options)
+            named = None if is_made_here(catalogue) else catalogue.path
             catalogue = shared(catalogue, storage)
-            run = _Run(storage, catalogue, options, lock, log, progress)
+            run = _Run(storage, catalogue, named, options, lock, log, progress)
             result = _run(run, info, open_client, limit)
     return replace(result, seconds=time.monotonic() - started)
 
@@ -129,6 +130,7 @@ class _Run:
 
     storage: Storage
     catalogue: Catalogue
+    named: str | None
     options: BuildOptions
     lock: DatasetLock
     log: BuildLog
@@ -143,7 +145,12 @@ def _run(
     todo = ledger.todo(refs, retry_failed=run.options.retry_failed)
     run.progress.say(_plan_line(refs, ledger, todo))
     run.log.write(
-        "start", todo=len(todo), staged=len(ledger.staged), options=run.options.recorded()
+        "start",
+        catalogue=run.named,
+        todo=len(todo),
+        staged=len(ledger.staged),
+        options=run.options.recorded(),
+        software=software_versions(),
     )
     tally = Tally()
     if not len(todo) and not len(ledger.staged) and not ledger.uncommitted_failures:
@@ -156,6 +163,7 @@ def _run(
         info = commit_staged(
             client, run.storage, run.options, run.catalogue.harvest, run.lock, run.progress
         )
+        remove_shared(run.storage)
     run.log.write("end", committed=True, images=info.counts.images)
     return _result(run, info, tally, committed=True)
 
@@ -221,7 +229,10 @@ def _ticking(
 
     def tick() -> None:
         while not stopped.wait(_TICK):
-            waiting = throttle_waiting(client)
+            try:
+                waiting = throttle_waiting(client)
+            except OSError:  # the cluster is lost: the build itself is about to say so
+                return
             counts = _counts(tally, total)
             done = min(total, counts.done + live.total())
             run.progress.update("records", replace(counts, done=done, waiting=waiting))

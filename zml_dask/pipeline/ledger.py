@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from zml_dask.records.refs import RefTable
-from zml_dask.store.info import DatasetInfo, Part
+from zml_dask.store.info import DatasetInfo
 from zml_dask.store.staging import StagingIndex
 from zml_dask.store.storage import Storage
+from zml_dask.store.tables import read_table
 
 Ids = NDArray[np.int64]
 
@@ -87,25 +86,15 @@ def load_ledger(storage: Storage, info: DatasetInfo | None) -> Ledger:
     index = StagingIndex.load(storage)
     info = info or DatasetInfo()
     committed = np.concatenate(
-        [np.empty(0, np.int64)]
-        + [
-            table["record_id"].to_numpy()
+        [
+            read_table(storage, info, name, ["record_id"])["record_id"].to_numpy()
             for name in ("records", "withdrawn")
-            for table in _parts(storage, info.tables.get(name, ()), ["record_id"])
         ]
     )
-    known = [*_parts(storage, info.tables.get("failures", ()), None)]
-    failures = _last_failures([*known, index.failures], [committed, index.record_id])
+    known = read_table(storage, info, "failures")
+    failures = _last_failures([known, index.failures], [committed, index.record_id])
     new = ~np.isin(index.failures["record_id"].to_numpy(), committed)
     return Ledger(np.unique(committed), index.record_id, failures, int(new.sum()))
-
-
-def _parts(
-    storage: Storage, parts: tuple[Part, ...], columns: list[str] | None
-) -> Iterator[pa.Table]:
-    for part in parts:
-        with storage.open_reader(part.path) as stream:
-            yield pq.read_table(stream, columns=columns)
 
 
 def _last_failures(tables: list[pa.Table], done: list[Ids]) -> pa.Table:

@@ -149,6 +149,15 @@ def dataset_lock(
         lock.release()
 
 
+def holder(storage: Storage) -> str | None:
+    """Say who holds the dataset's lock; None where nobody does, or one who is known to be gone."""
+    seen = _read(storage, LOCK)
+    if not seen:
+        return None
+    owner = ProcessIdentity.from_json(seen["owner"])
+    return None if owner.is_gone() else f"process {owner.pid} on {owner.host}"
+
+
 def _acquire(
     storage: Storage, path: str, timing: LockTiming, on_wait: Callable[[str], None]
 ) -> DatasetLock:

@@ -130,9 +130,9 @@ def _default_throttle() -> Throttle:
     """Return the throttle of the cluster that this runs on, or of the process."""
     if "distributed" not in sys.modules:  # then this is no Dask task
         return _PROCESS_THROTTLE
-    from zml_dask.pipeline.throttle import shared_throttle
+    from zml_dask.pipeline.throttle import ClusterThrottle
 
-    return shared_throttle()
+    return ClusterThrottle()
 
 
 class FetchAttempt:

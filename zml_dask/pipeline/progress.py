@@ -24,8 +24,8 @@ class Counts:
     failed : int
     n_files, n_images : int
         Staged in this run.
-    waiting : int
-        Requests that the server's limit holds back at this moment.
+    waiting : float
+        Seconds until the server's limit lets waiting workers go on.
     """
 
     done: int = 0
@@ -33,7 +33,7 @@ class Counts:
     failed: int = 0
     n_files: int = 0
     n_images: int = 0
-    waiting: int = 0
+    waiting: float = 0.0
 
     def line(self) -> str:
         """Return the counts as text.
@@ -48,8 +48,8 @@ class Counts:
             words.append(f"{self.failed:,} failed")
         if self.n_files:
             words += [f"{self.n_files:,} files", f"{self.n_images:,} images"]
-        if self.waiting:
-            words.append(f"{self.waiting:,} requests wait for the server's limit")
+        if self.waiting >= 1:
+            words.append(f"waiting {self.waiting:.0f} s for the server's limit")
         return ", ".join(words)
 
 

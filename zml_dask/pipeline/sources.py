@@ -22,6 +22,9 @@ from zml_dask.store.storage import Storage
 Records: TypeAlias = str | Path | Catalogue | Iterable[Record]
 """A catalogue's path (JSON Lines, or ``records.pkl`` of 2018), an open one, or records."""
 
+_PREFIX = "zml-catalogue-"
+_SHARED = f"{STAGING}/catalogue"
+
 
 @contextmanager
 def open_records(records: Records, options: BuildOptions) -> Iterator[Catalogue]:
@@ -44,7 +47,7 @@ def open_records(records: Records, options: BuildOptions) -> Iterator[Catalogue]
     EmptyCatalogueError
         If it names no record.
     """
-    with tempfile.TemporaryDirectory(prefix="zml-catalogue-") as folder:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
         converted = Path(folder) / "catalogue.jsonl"
         if isinstance(records, Catalogue):
             catalogue = records
@@ -59,6 +62,31 @@ def open_records(records: Records, options: BuildOptions) -> Iterator[Catalogue]
                 "record: harvest some first, or check the harvest's query"
             )
         yield catalogue
+
+
+def shared(catalogue: Catalogue, storage: Storage) -> Catalogue:
+    """Return the catalogue where every worker can read it.
+
+    One that was made for this build is put into the dataset's staging; one that
+    the user named is read where it is, which must be a place that workers see.
+    """
+    if not is_made_here(catalogue):
+        return catalogue
+    content = Path(catalogue.path).read_bytes()
+    name = f"{_SHARED}/{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
+    storage.write(name, content)
+    return replace(catalogue, path=f"{storage.url}/{name}")
+
+
+def is_made_here(catalogue: Catalogue) -> bool:
+    """Whether a catalogue was written for one build, and is gone after it."""
+    return Path(catalogue.path).parent.name.startswith(_PREFIX)
+
+
+def remove_shared(storage: Storage) -> None:
+    """Remove what :func:`shared` left, once everything is committed."""
+    storage.remove(storage.list(_SHARED))
+    storage.prune(STAGING)
 
 
 def _written(records: Iterable[Record], path: Path, api_url: str | None) -> Catalogue:
@@ -82,21 +110,6 @@ def _root_of(record: Record, file: RecordFile) -> str:
     """Return the address of the API that a file's URL was built on; empty for any other URL."""
     root, found, _ = file.url.partition(f"/records/{record.record_id}/files/")
     return root if found and root.startswith(("http://", "https://")) else ""
-
-
-def shared(catalogue: Catalogue, storage: Storage) -> Catalogue:
-    """Return the catalogue where every worker can read it.
-
-    One that was made for this build is put into the dataset's staging; one that
-    the user named is read where it is, which must be a place that workers see.
-    """
-    path = Path(catalogue.path)
-    if "://" in catalogue.path or not path.parent.name.startswith("zml-catalogue-"):
-        return catalogue
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    name = f"{STAGING}/catalogue-{digest}.jsonl"
-    storage.write(name, path.read_bytes())
-    return replace(catalogue, path=f"{storage.url}/{name}")
 
 
 def _absolute(path: str) -> str:

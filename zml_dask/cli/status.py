@@ -1,0 +1,92 @@
+"""``zml-dask status``: how far a dataset is, what failed and why, and what it takes on disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+
+import click
+from dask.utils import format_bytes
+from rich.console import Console
+from rich.table import Table
+
+from zml_dask.cli.terminal import printable
+from zml_dask.pipeline.costs import Cost
+from zml_dask.pipeline.status import Amount, FailureGroup, Status, read_status
+
+
+@click.command("status")
+@click.argument("dataset")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--failures", is_flag=True, help="Say what failed, with examples and what to do.")
+@click.option("--catalogue", help="Tell what is left to do of this one; else of the last built.")
+def command(dataset: str, as_json: bool, failures: bool, catalogue: str | None) -> None:
+    """Show how far DATASET is, without changing it."""
+    status = read_status(dataset, catalogue)
+    if as_json:
+        click.echo(json.dumps(status.to_json(), indent=1))
+    elif failures:
+        _print_failures(status.failures)
+    else:
+        _print_status(status)
+
+
+def _print_status(status: Status) -> None:
+    click.echo(printable(status.dataset))
+    click.echo(f"committed  {_amount(status.committed)}, in {status.commits:,} commits")
+    click.echo(f"staged     {_amount(status.staged)}")
+    failed = ", ".join(f"{count:,} {kind}" for kind, count in status.failed.items())
+    click.echo(f"failed     {failed or 'none'}")
+    if status.to_do is None:
+        click.echo("to do      unknown: name the catalogue with --catalogue")
+    else:
+        click.echo(f"to do      {status.to_do:,} of {printable(status.catalogue or '')}")
+    if status.running is not None:
+        click.echo(f"running    {printable(status.running)} is building")
+    if status.arrays:
+        _print_costs([*status.arrays, *status.tables])
+    if status.failed:
+        click.echo("what failed, and what to do: zml-dask status --failures")
+
+
+def _amount(amount: Amount) -> str:
+    return f"{amount.records:,} records, {amount.files:,} files, {amount.images:,} images"
+
+
+def _print_costs(costs: Iterable[Cost]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("name")
+    for name in ("rows", "stored", "size", "ratio", "chunks", "shards"):
+        table.add_column(name, justify="right")
+    table.add_column("codec")
+    for cost in costs:
+        table.add_row(
+            cost.name,
+            f"{cost.rows:,}",
+            format_bytes(cost.stored),
+            format_bytes(cost.size),
+            f"{cost.ratio:.1f}",
+            f"{cost.chunks:,}",
+            f"{cost.shards:,}",
+            cost.codec,
+        )
+    # Elsewhere than on a terminal a line is as long as it is.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
+
+
+def _print_failures(groups: Iterable[FailureGroup]) -> None:
+    printed = False
+    for group in groups:
+        printed = True
+        kept = f", {group.permanent:,} of them for good" if group.permanent else ""
+        click.echo(f"{group.records:,} {group.kind}{kept}: {group.advice}")
+        for row in group.examples:
+            tries = "once" if row.attempts == 1 else f"{row.attempts} times"
+            click.echo(
+                f"    record {row.record_id}, at {row.stage}, tried {tries}: "
+                f"{printable(row.message)}"
+            )
+    if not printed:
+        click.echo("nothing has failed")

@@ -1,0 +1,208 @@
+"""How far a dataset is: committed, staged, failed and why, left to do, and its size."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from zml_dask.errors import ZmlError
+from zml_dask.pipeline.advice import advice_for
+from zml_dask.pipeline.costs import Cost, array_costs, table_costs
+from zml_dask.pipeline.errors import TargetError
+from zml_dask.pipeline.ledger import Ledger, load_ledger
+from zml_dask.pipeline.lock import holder
+from zml_dask.pipeline.target import check_target
+from zml_dask.records.catalogue import Catalogue
+from zml_dask.store.info import DatasetInfo
+from zml_dask.store.layout import LOCK, LOG
+from zml_dask.store.staging import FailureRow, StagingIndex
+from zml_dask.store.storage import ObjectMissingError, Storage
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many records, files and images."""
+
+    records: int = 0
+    files: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failures of one kind.
+
+    Attributes
+    ----------
+    kind : str
+    records : int
+    permanent : int
+        How many of them no build tries again by itself.
+    advice : str
+        What to do about it.
+    examples : tuple of FailureRow
+    """
+
+    kind: str
+    records: int
+    permanent: int
+    advice: str
+    examples: tuple[FailureRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How far a dataset is.
+
+    Attributes
+    ----------
+    dataset : str
+    committed, staged : Amount
+    failed : mapping of str to int
+        Kind -> records.
+    to_do : int or None
+        Records of the catalogue that a build would take up; None where the
+        catalogue is not known or no longer there.
+    catalogue : str or None
+        The one that was built last, or that was named.
+    running : str or None
+        Who holds the lock, where a build is at work.
+    commits : int
+    arrays, tables : tuple of Cost
+    failures : tuple of FailureGroup
+        The most frequent kind first.
+    """
+
+    dataset: str
+    committed: Amount
+    staged: Amount
+    failed: dict[str, int]
+    to_do: int | None
+    catalogue: str | None
+    running: str | None
+    commits: int
+    arrays: tuple[Cost, ...] = ()
+    tables: tuple[Cost, ...] = ()
+    failures: tuple[FailureGroup, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the status as a JSON object."""
+        return asdict(self)
+
+
+def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
+    """Look at a dataset without changing it.
+
+    Parameters
+    ----------
+    dataset : str or Storage
+    catalogue : str, optional
+        To tell what is left to do; by default the one that was built last.
+
+    Returns
+    -------
+    Status
+
+    Raises
+    ------
+    TargetError
+        If there is no dataset, nor the beginning of one.
+    """
+    storage = Storage.open(dataset)
+    info = check_target(storage)
+    if info is None and not storage.exists(LOG):
+        raise TargetError(
+            f"{storage.url} holds no dataset; make one with 'zml-dask build CATALOGUE "
+            f"{storage.url}'"
+        )
+    ledger = load_ledger(storage, info)
+    info = info or DatasetInfo()
+    groups = failure_groups(FailureRow(**row) for row in ledger.failures.to_pylist())
+    name = catalogue or _last_catalogue(storage)
+    counts = info.counts
+    return Status(
+        storage.url,
+        Amount(counts.records, counts.files, counts.images),
+        _staged(storage, ledger),
+        {group.kind: group.records for group in groups},
+        _to_do(ledger, name, strict=catalogue is not None),
+        name,
+        _running(storage),
+        len(info.commits),
+        tuple(array_costs(storage, info)),
+        tuple(table_costs(storage, info)),
+        tuple(groups),
+    )
+
+
+def failure_groups(rows: Iterable[FailureRow]) -> list[FailureGroup]:
+    """Group failures by kind, the most frequent first."""
+    by_kind: dict[str, list[FailureRow]] = defaultdict(list)
+    for row in rows:
+        by_kind[row.kind].append(row)
+    groups = [
+        FailureGroup(
+            kind,
+            len(found),
+            sum(row.permanent for row in found),
+            advice_for(kind, permanent=all(row.permanent for row in found)),
+            tuple(_examples(found)),
+        )
+        for kind, found in by_kind.items()
+    ]
+    return sorted(groups, key=lambda group: (-group.records, group.kind))
+
+
+def _examples(rows: list[FailureRow]) -> list[FailureRow]:
+    """Return a few failures, of different messages where there are such."""
+    first: dict[str, FailureRow] = {}
+    for row in rows:
+        first.setdefault(row.message, row)
+    return list(first.values())[:_EXAMPLES]
+
+
+def _staged(storage: Storage, ledger: Ledger) -> Amount:
+    index = StagingIndex.load(storage)
+    new = ~np.isin(index.record_id, ledger.committed)
+    return Amount(int(new.sum()), int(index.n_files[new].sum()), int(index.n_images[new].sum()))
+
+
+def _to_do(ledger: Ledger, catalogue: str | None, *, strict: bool) -> int | None:
+    if catalogue is None:
+        return None
+    try:
+        return len(ledger.todo(Catalogue.open(catalogue).refs))
+    except ZmlError:
+        if strict:
+            raise
+        return None  # it was moved or removed since, which is no concern of the dataset
+
+
+def _last_catalogue(storage: Storage) -> str | None:
+    """Return the catalogue of the last build, by its log."""
+    try:
+        lines = storage.read(LOG).splitlines()
+    except ObjectMissingError:
+        return None
+    for line in reversed(lines):
+        if b'"start"' not in line:
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # torn by a crash
+        if isinstance(event, dict) and event.get("event") == "start":
+            return str(event["catalogue"]) if event.get("catalogue") else None
+    return None
+
+
+def _running(storage: Storage) -> str | None:
+    """Say who holds the lock, if anybody who lives."""
+    return holder(storage) if storage.exists(LOCK) else None
