@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from zml_dask.legacy.record import Canvas, LegacyFile, LegacyRecord
+from zml_dask.raster.language import identify
 from zml_dask.raster.text import BinaryFileError, settle_text
+from zml_dask.store.commit import commit
+from zml_dask.store.layout import ImageShape, extension_of
+from zml_dask.store.staging import RecordStager, StagedFile
+from zml_dask.store.storage import Storage
 
 DATA = Path(__file__).parent / "data"
 
@@ -54,3 +60,55 @@ def make_record() -> Callable[..., LegacyRecord]:
         return LegacyRecord(record_id, json.dumps(HIT), draw_files(sources))
 
     return make
+
+
+def staged_file(path: str, data: bytes) -> tuple[StagedFile, bytes | None]:
+    """What a build makes of a file."""
+    name = path.rpartition("/")[2]
+    digest = hashlib.sha256(data).hexdigest()
+    known = (path, name, extension_of(name))
+    try:
+        settled = settle_text(data)
+    except BinaryFileError as error:
+        row = StagedFile(*known, None, None, len(data), digest, None, "binary", str(error), 0, None)
+        return row, None
+    language = identify(path, settled.text[:4096])
+    status = "ok" if settled.n_lines else "empty"
+    row = StagedFile(
+        *known, language.language, language.kind, len(data), digest, settled.encoding,
+        status, None, settled.n_lines, settled.n_cut,
+    )  # fmt: skip
+    return row, settled.text or None
+
+
+def stage(storage: Storage, scratch: Path, record_id: int, sources: Mapping[str, bytes]) -> None:
+    hit = HIT | {"id": record_id}
+    with RecordStager(scratch, record_id, ImageShape()) as stager:
+        for path, data in sources.items():
+            stager.add(*staged_file(path, data))
+        stager.finish(storage, {"title": "Títle", "metadata": json.dumps(hit), "origin": "zenodo"})
+
+
+def package_sources(name: str) -> dict[str, bytes]:
+    """The files of an installed package, as if from its archive."""
+    root = Path(__import__(name).__file__ or "").parent
+    return {
+        f"{name}-1a2b3c4/{path.relative_to(root).as_posix()}": path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and path.stat().st_size <= 100_000
+    }
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of five records, two commits, one record without images."""
+    folder = tmp_path_factory.mktemp("legacy")
+    storage = Storage.open(folder / "dataset")
+    stage(storage, folder, 30, package_sources("click"))
+    stage(storage, folder, 7, SOURCES)
+    stage(storage, folder, 9, {"only/logo.png": b"\x89PNG\0"})
+    commit(storage)
+    stage(storage, folder, 20, package_sources("fsspec"))
+    stage(storage, folder, 40, {f"top/{n}.txt": b"%d\n" % n * 100 for n in range(30)})
+    commit(storage)
+    return folder / "dataset"
