@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -145,8 +146,10 @@ def progress_of(ctx: click.Context) -> Iterator[BuildProgress]:
 def quieten() -> None:
     """Keep Dask's own remarks out of ours: lost workers and retries are told by the build."""
     for name in ("distributed", "dask", "tornado", "asyncio", "bokeh"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings(
+        "ignore", message=r"(?s).*Port \d+ is already in use", module="distributed"
+    )
 
 
 def print_result(result: BuildResult) -> None:

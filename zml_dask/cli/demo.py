@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from zml_dask.cli.building import print_result, progress_of
+from zml_dask.cli.committed import Committed
 from zml_dask.cli.drawing import draw
 from zml_dask.cli.terminal import printable
 from zml_dask.errors import UsageError
@@ -22,12 +23,12 @@ from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.state import load_state, state_path
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.server import Sandbox
-from zml_dask.store.dataset import Dataset, open_dataset
 
 CATALOGUE = "catalogue.jsonl"
 """The demo's catalogue, beside the dataset."""
 
-_GOOD_EXAMPLE = "language == 'Python' and n_lines >= 80 and n_cut == 0"
+_GOOD_EXAMPLE = [("language", "==", "Python"), ("n_lines", ">=", 160), ("n_cut", "==", 0)]
+"""A file whose first image is full, and whole."""
 
 
 class ForeignCatalogueError(UsageError):
@@ -37,9 +38,15 @@ class ForeignCatalogueError(UsageError):
 @click.command("demo")
 @click.argument("dataset", default="zenodo-ml", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--workers", type=click.IntRange(1), help="Worker processes; one a core by default.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many software packages.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="At most so many software packages.",
+)
 @click.pass_context
-def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int | None) -> None:
+def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) -> None:
     """Serve the software installed here as a small Zenodo, harvest it, and build DATASET.
 
     Needs no network but the loopback device. The catalogue is kept beside the
@@ -56,7 +63,7 @@ def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int |
         result = build_on(catalogue, dataset, open_client, progress=progress)
         downloads = len(sandbox.requests.downloads)
     print_result(result)
-    _show(open_dataset(str(dataset)))
+    _show(Committed.open(str(dataset)))
     click.echo(
         f"{downloads} archives fetched over HTTP; done in {time.monotonic() - started:.0f} s. "
         f"Next: zml-dask status {dataset}"
@@ -83,17 +90,15 @@ def _forget(catalogue: Path) -> None:
     catalogue.unlink()
 
 
-def _show(dataset: Dataset) -> None:
+def _show(committed: Committed) -> None:
     """Print what is in the dataset by language, and one of its images."""
-    files = dataset.files
-    languages = files[files.n_images > 0].groupby("language").n_images.sum()
-    top = languages.sort_values(ascending=False).head(6)
     click.echo(
-        "images by language: " + ", ".join(f"{name} {count:,}" for name, count in top.items())
+        "images by language: "
+        + ", ".join(f"{name} {count:,}" for name, count in committed.languages()[:6])
     )
-    examples = dataset.select(_GOOD_EXAMPLE)
-    if not len(examples.files):
-        return
-    file = examples.files.iloc[0]
-    click.echo(f"\n{printable(file.path)}, lines 1 to 80 as one image:\n")
-    draw(examples.images[0].compute(), Console())
+    file = committed.first_file(_GOOD_EXAMPLE)
+    if file is not None:
+        height = committed.info.shape.height
+        click.echo(f"\n{printable(file['path'])}, lines 1 to {height} as one image:\n")
+        draw(committed.images(file)[0], Console())
+        click.echo()

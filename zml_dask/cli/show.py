@@ -1,0 +1,148 @@
+"""``zml-dask show``: a record's tree, or one of its files as text and as images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from dask.utils import format_bytes
+from rich.console import Console
+
+from zml_dask.cli.committed import Committed, Row
+from zml_dask.cli.drawing import draw
+from zml_dask.cli.terminal import printable, printable_lines
+from zml_dask.errors import UsageError, ZmlError
+from zml_dask.raster.images import Images, to_text
+from zml_dask.store.tree import Tree, build_tree
+
+
+class UnknownPathError(UsageError):
+    """The record holds no file of that path."""
+
+
+class NoImageError(UsageError):
+    """The file was listed only: there is nothing to show of it."""
+
+
+class PngWriteError(ZmlError):
+    """The PNG could not be written."""
+
+
+@click.command("show")
+@click.argument("dataset")
+@click.argument("record", type=int)
+@click.argument("path", required=False)
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG instead.")
+@click.option("--image", "number", type=click.IntRange(0), help="Only this image, from 0.")
+@click.option("--text/--no-text", default=True, help="Print the text too.")
+def command(
+    dataset: str, record: int, path: str | None, png: Path | None, number: int | None, text: bool
+) -> None:
+    """Show RECORD of DATASET: its tree, or the file PATH as text and as images.
+
+    PATH is as the tree prints it; the end of one will do where only one file has
+    it.
+    """
+    committed = Committed.open(dataset)
+    row = committed.record(record)
+    files = committed.files(record)
+    if path is None:
+        if png is not None or number is not None:
+            raise click.UsageError("--png and --image need the PATH of a file")
+        _print_record(row, files)
+    else:
+        _show_file(committed, _find(files, path, record), png, number, text=text)
+
+
+def _print_record(row: Row, files: list[Row]) -> None:
+    """Print what the record is, and its files as a tree."""
+    title = row["title"] or "(no title)"
+    click.echo(printable(f"{row['record_id']}  {title}"))
+    for name in ("doi", "version", "publication_date", "license", "repository", "origin"):
+        if row[name]:
+            click.echo(printable(f"{name.replace('_', ' ')}: {row[name]}"))
+    click.echo(f"{row['n_files']:,} files, {row['n_images']:,} images\n")
+    by_path = {file["path"]: file for file in files}
+    tree = build_tree((file["path"], file["size"]) for file in files)
+    for line in _tree_lines(tree, by_path):
+        click.echo(line)
+
+
+def _tree_lines(tree: Tree, files: dict[str, Row]) -> Iterator[str]:
+    """Yield a line a folder or file, indented by depth."""
+    # By a stack of our own: a path may be of any depth.
+    waiting = [(name, "", 0, child) for name, child in reversed(tree.items())]
+    while waiting:
+        name, above, depth, child = waiting.pop()
+        shown = f"{'  ' * depth}{printable(name)}"
+        if isinstance(child, dict):
+            yield f"{shown.removesuffix('/')}/"
+            inside = f"{above}{name.removesuffix('/')}/"
+            waiting += [(below, inside, depth + 1, it) for below, it in reversed(child.items())]
+        else:
+            yield f"{shown}  {_fate(files.get(above + name), child)}"
+
+
+def _fate(file: Row | None, size: int | None) -> str:
+    """Say what became of a file."""
+    words = [format_bytes(size)] if size is not None else []
+    if file is not None:
+        words += [file["language"]] if file["language"] else []
+        is_ok = file["status"] == "ok"
+        words += [f"{file['n_images']:,} images" if is_ok else file["status"].replace("_", " ")]
+    return f"({', '.join(words)})" if words else ""
+
+
+def _find(files: list[Row], path: str, record_id: int) -> Row:
+    """Return the file of a path, or of the only path that ends so."""
+    exact = [file for file in files if file["path"] == path]
+    found = exact or [file for file in files if file["path"].endswith(f"/{path}")]
+    if not found:
+        raise UnknownPathError(
+            f"record {record_id} holds no file {printable(path)!r}; leave PATH out to see its tree"
+        )
+    if len(found) > 1 and not exact:
+        others = ", ".join(printable(file["path"]) for file in found[:3])
+        raise UnknownPathError(f"several files end in {printable(path)!r} ({others}): give more")
+    return found[0]
+
+
+def _show_file(
+    committed: Committed, file: Row, png: Path | None, number: int | None, *, text: bool
+) -> None:
+    """Print a file as text and as images, or write its images as one PNG."""
+    if not file["n_images"]:
+        why = f": {file['reason']}" if file["reason"] else ""
+        raise NoImageError(
+            printable(f"{file['path']} has no image, it is {file['status'].replace('_', ' ')}{why}")
+        )
+    images, counts = committed.images(file), committed.n_lines(file)
+    if number is not None:
+        if number >= len(images):
+            raise NoImageError(
+                f"{printable(file['path'])} has {len(images):,} images, 0 to {len(images) - 1:,}"
+            )
+        images, counts = images[number : number + 1], counts[number : number + 1]
+    if png is not None:
+        _write_png(images.reshape(-1, images.shape[2]), png)
+        click.echo(f"{png}: {images.shape[2]} by {len(images) * images.shape[1]} pixels")
+        return
+    click.echo(printable(f"{file['path']}  {_fate(file, file['size'])}\n"))
+    if text:
+        click.echo(printable_lines(to_text(images, counts)))
+    console = Console()
+    for image in images:
+        draw(image, console)
+        console.print()
+
+
+def _write_png(pixels: Images, target: Path) -> None:
+    """Write images below one another as one grey PNG."""
+    # Imported here: Pillow takes its time, and only this option needs it.
+    from zml_dask.publish.png import encode_png
+
+    try:
+        target.write_bytes(encode_png(pixels))
+    except OSError as error:
+        raise PngWriteError(f"{target} cannot be written: {error.strerror}") from error
