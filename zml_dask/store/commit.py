@@ -19,10 +19,13 @@ from typing import Protocol
 
 from zml_dask.errors import ZmlError
 from zml_dask.store.commit_tasks import TaskResult, WrittenObject, run_task
+from zml_dask.store.failures import STAGED_FAILURES
 from zml_dask.store.info import Counts, DatasetInfo, Part, read_info
 from zml_dask.store.layout import DATASET_JSON, LEGACY, STAGING, TABLES
 from zml_dask.store.manifest import MANIFEST, digest_of, write_manifest
+from zml_dask.store.packs import STAGED_PACKS
 from zml_dask.store.plan import PLAN, CommitOptions, CommitPlan, CommitTask, make_plan
+from zml_dask.store.stager import STAGED_RECORDS
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import write_part
 from zml_dask.store.zarr_metadata import zarr_objects
@@ -72,7 +75,7 @@ def plan_commit(storage: Storage, options: CommitOptions | None = None) -> Commi
     if plan is None:
         info = read_info(storage)
         if info is not None:
-            _tidy(storage, info, storage.list(STAGING))
+            _tidy(storage, info, _used_up(storage))
         return None
     data = plan.to_bytes()
     storage.write(PLAN, data)
@@ -162,6 +165,12 @@ def _tidy(storage: Storage, info: DatasetInfo, used: Iterable[str]) -> None:
     storage.prune(STAGING)
     storage.remove(list(unlisted_parts(storage, info)))
     storage.remove([path for path in storage.leftovers() if _is_ours(path)])
+
+
+def _used_up(storage: Storage) -> list[str]:
+    """What a commit that died after its last step left in staging."""
+    folders = (STAGED_RECORDS, STAGED_FAILURES, STAGED_PACKS, PLAN.rpartition("/")[0])
+    return [path for folder in folders for path in storage.list(folder)]
 
 
 def _is_ours(leftover: str) -> bool:

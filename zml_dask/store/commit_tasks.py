@@ -85,24 +85,33 @@ def run_task(storage: Storage, task: CommitTask) -> TaskResult:
         If the shard that is to be filled up is damaged.
     StorageError
     """
-    plan = load_plan(storage, task.plan)
+    return perform(storage, storage, load_plan(storage, task.plan), task)
+
+
+def perform(source: Storage, target: Storage, plan: CommitPlan, task: CommitTask) -> TaskResult:
+    """Do a task with staged records from one storage and the result into another.
+
+    The two are the dataset in a commit; a repair has its records staged aside.
+    """
     if task.kind == "images":
-        return TaskResult(task, (_write_images(storage, plan, task),))
+        return TaskResult(task, (_write_images(source, target, plan, task),))
     if task.kind == "indices":
-        return TaskResult(task, tuple(_write_indices(storage, plan, task)))
+        return TaskResult(task, tuple(_write_indices(source, target, plan, task)))
     if task.kind == "files":
-        batches = _file_rows(storage, plan, task)
-        return TaskResult(task, part=write_part(storage, "files", task.number, batches))
-    rows = _record_rows(storage, plan, task)
-    part = write_part(storage, "records", task.number, rows, row_group_rows=RECORDS_PER_ROW_GROUP)
+        batches = _file_rows(source, plan, task)
+        return TaskResult(task, part=write_part(target, "files", task.number, batches))
+    rows = _record_rows(source, plan, task)
+    part = write_part(target, "records", task.number, rows, row_group_rows=RECORDS_PER_ROW_GROUP)
     return TaskResult(task, part=part)
 
 
-def _write_images(storage: Storage, plan: CommitPlan, task: CommitTask) -> WrittenObject:
+def _write_images(
+    source: Storage, target: Storage, plan: CommitPlan, task: CommitTask
+) -> WrittenObject:
     spec = image_arrays(plan.shape)[0]
-    builder = _begin_shard(storage, spec, plan.shape, task)
-    _draw(builder, _texts(storage, plan, task), plan.shape)
-    return _write_shard(storage, spec, plan.shape, task, builder)
+    builder = _begin_shard(target, spec, plan.shape, task)
+    _draw(builder, _texts(source, plan, task), plan.shape)
+    return write_shard(target, spec, plan.shape, task.number, _rows_in(spec, task), builder)
 
 
 def _begin_shard(
@@ -118,18 +127,29 @@ def _begin_shard(
     return builder
 
 
-def _write_shard(
-    storage: Storage, spec: ArraySpec, shape: ImageShape, task: CommitTask, builder: ShardBuilder
+def write_shard(
+    storage: Storage,
+    spec: ArraySpec,
+    shape: ImageShape,
+    shard: int,
+    rows: int,
+    builder: ShardBuilder,
 ) -> WrittenObject:
-    rows = task.stop - task.number * spec.shard
+    """Write a shard that all its rows are in; return its row of the manifest.
+
+    Raises
+    ------
+    StagingDamagedError
+        If it got more or fewer rows than it should have.
+    """
     if builder.rows != rows:
         raise StagingDamagedError(
-            f"shard {task.number} of {spec.name} should have {rows} rows and got {builder.rows}: "
+            f"shard {shard} of {spec.name} should have {rows} rows and got {builder.rows}: "
             "what is staged does not fit its own counts; remove staging/ and build again"
         )
     data = builder.finish()
     row = row_shape(spec, shape)
-    path = shard_path(spec.name, task.number, 1 + len(row))
+    path = shard_path(spec.name, shard, 1 + len(row))
     storage.write(path, data)
     partial = rows < spec.shard
     return WrittenObject(
@@ -139,6 +159,11 @@ def _write_shard(
         rows,
         rows_digest(ShardReader(spec, row, data), spec, rows) if partial else None,
     )
+
+
+def _rows_in(spec: ArraySpec, task: CommitTask) -> int:
+    """Rows of a task's shard once it is done, those that were in it before included."""
+    return task.stop - task.number * spec.shard
 
 
 def rows_digest(reader: ShardReader, spec: ArraySpec, rows: int) -> str:
@@ -185,18 +210,21 @@ def _draw(builder: ShardBuilder, texts: Iterable[DrawnText], shape: ImageShape) 
         draw(waiting)
 
 
-def _write_indices(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[WrittenObject]:
+def _write_indices(
+    source: Storage, target: Storage, plan: CommitPlan, task: CommitTask
+) -> Iterator[WrittenObject]:
     specs = image_arrays(plan.shape)[1:]
-    builders = {spec.name: _begin_shard(storage, spec, plan.shape, task) for spec in specs}
+    builders = {spec.name: _begin_shard(target, spec, plan.shape, task) for spec in specs}
     for position, begin, end in plan.records_of(task.start, task.stop):
-        for frame, rows in read_staged(storage, plan.locate(position)).row_batches(begin, end):
+        for frame, rows in read_staged(source, plan.locate(position)).row_batches(begin, end):
             columns = _index_columns(plan, position, frame, rows)
             low = max(begin - frame.first_image, 0)
             high = min(end - frame.first_image, frame.n_images)
             for name, values in columns.items():
                 builders[name].extend(values[low:high])
     for spec in specs:
-        yield _write_shard(storage, spec, plan.shape, task, builders[spec.name])
+        builder = builders[spec.name]
+        yield write_shard(target, spec, plan.shape, task.number, _rows_in(spec, task), builder)
 
 
 def _index_columns(

@@ -73,7 +73,7 @@ class LocalStorage(Storage):
             except FileExistsError:
                 return False
             finally:
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
         return True
 
     def publish(self, local: Path, path: str) -> None:

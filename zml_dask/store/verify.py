@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from zml_dask.store.info import (
 from zml_dask.store.layout import DATASET_JSON, IMAGES, STAGING
 from zml_dask.store.manifest import read_manifest
 from zml_dask.store.report import Problem, Report
+from zml_dask.store.restage import Restage, recorded_files, restaged, staged_files
+from zml_dask.store.staged import read_staged
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import read_table
 from zml_dask.store.verify_objects import Mapper, check_objects, check_part, note_leftovers
@@ -33,16 +35,13 @@ SAMPLED_SHARDS = 8
 
 _THREADS = 4
 
-SourceCheck = Callable[[int], Iterable[tuple[str, str | None]]]
-"""Fetches a record again; gives path and SHA-256 (None where not read) of each of its files."""
-
 
 def verify(
     url: str | Path | Storage,
     *,
     deep: bool = False,
     source: int = 0,
-    fetch: SourceCheck | None = None,
+    restage: Restage | None = None,
     mapper: Mapper | None = None,
     **storage_options: Any,
 ) -> Report:
@@ -54,9 +53,9 @@ def verify(
     deep : bool
         Hold all images to their files' text, not those of a few shards.
     source : int
-        Fetch so many records again with `fetch`, evenly spread, and compare.
-    fetch : callable, optional
-        Fetches a record; the store itself knows no network.
+        Fetch so many records again with `restage`, evenly spread, and compare.
+    restage : callable, optional
+        Fetches records and stages them elsewhere; the store itself knows no network.
     mapper : callable, optional
         As the builtin ``map``; threads by default.
     **storage_options
@@ -89,8 +88,8 @@ def verify(
         return report
     with ThreadPoolExecutor(_THREADS) as pool:
         _verify(report, storage, info, deep, mapper or pool.map)
-    if source and fetch is not None and report.ok:
-        _check_sources(report, storage, info, source, fetch)
+    if source and restage is not None and report.ok:
+        _check_sources(report, storage, info, source, restage)
     return report
 
 
@@ -134,26 +133,26 @@ def sample_records(storage: Storage, info: DatasetInfo, count: int) -> Sequence[
 
 
 def _check_sources(
-    report: Report, storage: Storage, info: DatasetInfo, count: int, fetch: SourceCheck
+    report: Report, storage: Storage, info: DatasetInfo, count: int, restage: Restage
 ) -> None:
+    """Fetch some records again, and compare every file of theirs with its row."""
     wanted = sample_records(storage, info, count)
-    known: dict[int, list[tuple[str, str | None]]] = {record_id: [] for record_id in wanted}
-    table = read_table(storage, info, "files", ["record_id", "path", "sha256"])
-    mask = np.isin(table["record_id"].to_numpy(), wanted)
-    for row in table.filter(pa.array(mask)).to_pylist():
-        known[row["record_id"]].append((row["path"], row["sha256"]))
-    for record_id in wanted:
-        fetched = sorted(fetch(record_id), key=_order)
-        report.count("sources")
-        differing = set(fetched) ^ set(known[record_id])
-        if differing or len(fetched) != len(known[record_id]):
-            paths = sorted({path for path, _ in differing})
-            report.add(
-                "source",
-                f"record {record_id}",
-                f"{len(paths)} files are not as in the archive fetched again, such as {paths[:1]}",
-            )
-
-
-def _order(row: tuple[str, str | None]) -> tuple[str, str]:
-    return row[0], row[1] or ""
+    recorded = recorded_files(storage, info, wanted)
+    with restaged(restage, wanted) as (source, index):
+        reasons = {row["record_id"]: row["message"] for row in index.failures.to_pylist()}
+        for record_id in wanted:
+            location = index.find(record_id)
+            if location is None:
+                reason = reasons.get(record_id, "it did not come")
+                report.add("unreadable", f"record {record_id}", f"not fetched again: {reason}")
+                continue
+            report.count("sources")
+            fetched = staged_files(read_staged(source, location))
+            if fetched != recorded[record_id]:
+                differing = sorted({key[0] for key in set(fetched) ^ set(recorded[record_id])})
+                report.add(
+                    "source",
+                    f"record {record_id}",
+                    f"{len(differing)} files are not as in the archive fetched again, such as "
+                    f"{differing[:1]}",
+                )

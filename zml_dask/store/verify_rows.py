@@ -16,7 +16,7 @@ from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import FILL_VALUE, IMAGES_ZARR, image_arrays
 from zml_dask.store.report import Report
 from zml_dask.store.shards import ShardDamagedError
-from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.stored_rows import StoredRows
 from zml_dask.store.tables import read_table
 
@@ -45,7 +45,7 @@ def check_tables(storage: Storage, info: DatasetInfo) -> Report:
         spec.name: StoredRows(storage, spec, info.shape) for spec in image_arrays(info.shape)[1:]
     }
     for path, batch in file_batches(storage, info):
-        columns = _numbers(batch)
+        columns = numbers(batch)
         counts = columns["n_images"]
         if (columns["file_id"] != next_file + np.arange(len(batch))).any():
             report.add("tiling", path, f"file ids from {next_file} on are not consecutive")
@@ -77,7 +77,8 @@ def check_tables(storage: Storage, info: DatasetInfo) -> Report:
     return report
 
 
-def _numbers(batch: pa.RecordBatch) -> dict[str, Int64]:
+def numbers(batch: pa.RecordBatch) -> dict[str, Int64]:
+    """All columns of such a batch but the last, as integers."""
     return {name: batch.column(name).to_numpy().astype(np.int64) for name in _COLUMNS[:-1]}
 
 
@@ -165,7 +166,7 @@ def check_texts(storage: Storage, info: DatasetInfo, first_image: int, stop_imag
     rows = StoredRows(storage, spec, info.shape)
     path = f"{IMAGES_ZARR}/{spec.name}"
     for _, batch in file_batches(storage, info):
-        columns = _numbers(batch)
+        columns = numbers(batch)
         firsts, counts = columns["first_image"], columns["n_images"]
         if not len(batch) or firsts[0] >= stop_image:
             return report
@@ -175,9 +176,8 @@ def check_texts(storage: Storage, info: DatasetInfo, first_image: int, stop_imag
             where = f"file {columns['file_id'][row]} at image {first}"
             try:
                 images = rows.rows(first, first + count)
-            except (ShardDamagedError, ObjectMissingError, StorageError) as error:
-                report.add("unreadable", path, f"{where}: {error}")
-                continue
+            except (ShardDamagedError, ObjectMissingError):
+                continue  # noted with its object already
             report.count("texts")
             digest = batch.column("text_sha256")[row].as_py()
             if not _says(images, int(columns["n_lines"][row]), info.shape.height, digest):

@@ -1,0 +1,65 @@
+"""``zml-dask verify`` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zml_dask.cli.main import main
+from zml_dask.raster.text import settle_text
+from zml_dask.store.commit import commit
+from zml_dask.store.layout import ImageShape
+from zml_dask.store.staging import RecordStager, StagedFile
+from zml_dask.store.storage import Storage
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Storage:
+    storage = Storage.open(tmp_path / "ds")
+    with RecordStager(tmp_path, 1, ImageShape()) as stager:
+        text = settle_text(b"x = 1\n")
+        row = ("a\x1b[31m.py", "a.py", "py", "Python", "programming", 6, "0", "ascii", "ok", None)
+        stager.add(StagedFile(*row, text.n_lines, text.n_cut), text.text)
+        stager.finish(storage, {"title": "x"})
+    commit(storage)
+    return storage
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", *words])
+    return int(ended.value.code or 0)
+
+
+def test_says_ok_and_exits_0(dataset: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(dataset.url, "--deep") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("ok: ")
+    assert "1 texts" in out
+
+
+def test_says_what_is_wrong_and_exits_1(
+    dataset: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "images.zarr/segment/c/0"
+    good = dataset.read(path)
+    dataset.write(path, good[:-1])
+    assert run(dataset.url, "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [problem["path"] for problem in report["problems"]] == [path]
+    assert run(dataset.url) == 1
+    assert f"damaged: {path}: its bytes do not fit" in capsys.readouterr().out
+    assert run(dataset.url, "--repair") == 0
+    assert f"made again: {path}" in capsys.readouterr().out
+    assert dataset.read(path) == good
+
+
+def test_a_missing_dataset_is_one_line_and_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(str(tmp_path / "none")) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "holds no dataset" in captured.err

@@ -1,0 +1,124 @@
+"""``zml-dask verify``: proof that nothing was lost, and repair of what was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import click
+
+from zml_dask.cli.terminal import printable
+from zml_dask.net.http import HttpClient
+from zml_dask.pipeline.options import BuildOptions, options_from
+from zml_dask.pipeline.process import process
+from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.parse import ZENODO_API, parse_record
+from zml_dask.records.record import Record
+from zml_dask.store.info import DatasetInfo, read_info
+from zml_dask.store.repair import repair
+from zml_dask.store.report import Report
+from zml_dask.store.restage import Restage
+from zml_dask.store.storage import Storage
+from zml_dask.store.tables import read_table
+from zml_dask.store.verify import verify
+
+_SHOWN = 20
+
+
+@click.command("verify")
+@click.argument("dataset")
+@click.option("--deep", is_flag=True, help="Hold every image to its file's text, not a sample.")
+@click.option(
+    "--source",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Fetch N records again and compare them with their archives.",
+)
+@click.option("--repair", "mend", is_flag=True, help="Make damaged objects again.")
+@click.option("--catalogue", help="Where records are fetched from; by default as harvested.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(
+    dataset: str,
+    deep: bool,
+    source: int | None,
+    mend: bool,
+    catalogue: str | None,
+    as_json: bool,
+) -> int:
+    """Check every object of DATASET against its checksum, and its images against their text.
+
+    Exits with 1 where something is wrong. --repair makes damaged objects again:
+    metadata and indices from the tables, images by fetching their records.
+    """
+    storage = Storage.open(dataset)
+    restage = _restage_from(storage, catalogue)
+    report = verify(storage, deep=deep, source=source or 0, restage=restage)
+    if mend and not report.ok:
+        outcome = repair(storage, report, restage)
+        report = verify(storage, deep=deep, source=source or 0, restage=restage)
+        report.notes += outcome.notes
+        known = {problem.path for problem in report.problems}
+        report.problems += [p for p in outcome.problems if p.path not in known]
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        _show(report)
+    return 0 if report.ok else 1
+
+
+def _show(report: Report) -> None:
+    """Print a report as lines of text; names in it come from archives, and are escaped."""
+    for problem in report.problems[:_SHOWN]:
+        click.echo(printable(f"{problem.kind}: {problem.path}: {problem.message}"))
+    if len(report.problems) > _SHOWN:
+        click.echo(f"... and {len(report.problems) - _SHOWN} more (--json prints all)")
+    for note in report.notes:
+        click.echo(printable(f"note: {note}"))
+    counts = ", ".join(f"{number:,} {what}" for what, number in report.checked.items())
+    verdict = "ok" if report.ok else f"{len(report.problems)} problems"
+    click.echo(f"{verdict}: {printable(report.url)} (checked {counts or 'nothing'})")
+
+
+def _restage_from(dataset: Storage, catalogue: str | None) -> Restage:
+    """Make a function that fetches records again, as the dataset was built."""
+
+    def restage(record_ids: Sequence[int], target: Storage) -> None:
+        info = read_info(dataset) or DatasetInfo()
+        options = _options_of(info)
+        with HttpClient() as client:
+            for record in _records(dataset, info, record_ids, catalogue, options):
+                process(record, target, options=options, client=client, catalogue=catalogue)
+
+    return restage
+
+
+def _options_of(info: DatasetInfo) -> BuildOptions:
+    """Build options that give the same rows as the dataset's: nothing is exported anew."""
+    recorded = dict(info.options)
+    recorded["image"] = recorded.pop("shape", {})
+    recorded = {k: v for k, v in recorded.items() if v is not None and k != "export"}
+    return replace(options_from(recorded), shape=info.shape)
+
+
+def _records(
+    dataset: Storage,
+    info: DatasetInfo,
+    record_ids: Sequence[int],
+    catalogue: str | None,
+    options: BuildOptions,
+) -> Sequence[Record]:
+    """Find records in a catalogue, or else as the dataset keeps what was harvested of them."""
+    if catalogue is not None:
+        opened = Catalogue.open(catalogue)
+        refs = [opened.refs.find(record_id) for record_id in record_ids]
+        return [opened.read(ref) for ref in refs if ref is not None]
+    harvest = info.harvest or {}
+    api_url = str(options.api_url or harvest.get("api_url") or ZENODO_API)
+    wanted = set(record_ids)
+    table = read_table(dataset, info, "records", ["record_id", "metadata"])
+    return [
+        parse_record(json.loads(row["metadata"]), api_url=api_url)
+        for row in table.to_pylist()
+        if row["record_id"] in wanted and row["metadata"]
+    ]
