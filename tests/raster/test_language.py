@@ -1,0 +1,84 @@
+"""Names, extensions, interpreters and content: what a file is called decides, unless it cannot."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zml_dask.raster import language
+from zml_dask.raster.language import HEAD_BYTES, Identity, identify
+
+KINDS = {"programming", "markup", "data", "prose", None}
+
+
+@pytest.mark.parametrize(
+    ("path", "head", "expected"),
+    [
+        ("a/b/c.py", b"", "Python"),
+        ("c.PY", b"", "Python"),
+        ("x.blade.php", b"", "Blade"),
+        ("a.f90", b"", "Fortran Free Form"),
+        ("Makefile", b"", "Makefile"),
+        ("deep/Dockerfile", b"", "Dockerfile"),
+        ("README", b"", "Text"),
+        ("README.md", b"# Hello\n", "Markdown"),
+        (".gitignore", b"", "Ignore List"),
+        ("a.h", b"int f(int);\n", "C"),
+        ("a.h", b"class A {\n public:\n};\n", "C++"),
+        ("a.h", b"@interface A : NSObject\n@end\n", "Objective-C"),
+        ("a.m", b"% plots\nx = 1;\n", "MATLAB"),
+        ("a.m", b"x = 1;\n", "MATLAB"),
+        ("a.m", b'#import "A.h"\n', "Objective-C"),
+        ("a.pl", b"use strict;\nmy $x = 1;\n", "Perl"),
+        ("a.pl", b":- module(a, [b/1]).\nb(X) :- c(X).\n", "Prolog"),
+        ("a.pl", b"#!/usr/bin/env swipl\n", "Prolog"),
+        ("a.r", b"x <- function(a) a\n", "R"),
+        ("a.r", b"REBOL [Title: {x}]\n", "Rebol"),
+        ("a.ts", b"export const a = 1;\n", "TypeScript"),
+        ("a.ts", b'<?xml version="1.0"?><TS version="2.0"/>\n', "XML"),
+        ("run", b"#!/bin/sh\n", "Shell"),
+        ("run", b"#! /usr/bin/env -S python3.11 -u\n", "Python"),
+        ("run", b"#!/usr/bin/perl -w\n", "Perl"),
+        ("run", b"#!/opt/nobody-knows\n", None),
+        ("run", b"#!", None),
+        ("data", b'<?xml version="1.0"?>\n', "XML"),
+        ("a.unheard-of", b"words\n", None),
+        ("a.png", b"", None),
+        ("", b"", None),
+    ],
+)
+def test_identify(path: str, head: bytes, expected: str | None) -> None:
+    assert identify(path, head).language == expected
+
+
+def test_kinds() -> None:
+    found = {identify(name, b"").kind for name in ("a.py", "a.html", "a.json", "a.rst", "a.zzz")}
+    assert found == KINDS
+
+
+@given(st.text(max_size=40), st.binary(max_size=300))
+def test_any_name_and_any_bytes_have_an_answer(path: str, head: bytes) -> None:
+    found = identify(path, head)
+    assert isinstance(found, Identity)
+    assert found.kind in KINDS
+    assert (found.language is None) == (found.kind is None)
+    assert identify("elsewhere/" + path, head) == found
+
+
+def test_only_the_head_is_looked_at() -> None:
+    late = b"int x;\n" * HEAD_BYTES + b"class A {\npublic:\n};\n"
+    assert identify("a.h", late).language == "C"
+
+
+@pytest.mark.parametrize("unit", [b"\n", b" \n", b" ", b"\x0c", b"a", b"_", b"a\n", b"( ", b"/*"])
+def test_no_page_of_anything_holds_a_worker_up(unit: bytes) -> None:
+    """A page of newlines took one of linguist's rules 51 seconds; the processor's time is bound."""
+    head = (unit * HEAD_BYTES)[:HEAD_BYTES]
+    for extension in language._tables()["rules"]:
+        identify("a" + extension, head)  # compiles the rules
+        start = time.thread_time()
+        identify("a" + extension, head)
+        assert time.thread_time() - start < 5, extension
