@@ -97,7 +97,7 @@ def test_only_the_user_s_own_catalogue_may_name_files(tmp_path: Path) -> None:
 
 
 def test_a_state_survives_its_sidecar_and_damage_is_told(tmp_path: Path) -> None:
-    state = HarvestState(pending=(("2020-01-01", None),), page=3, started="2020-01-01T00:00:00Z")
+    state = HarvestState(pending=(("2020-01-01", None),), offset=3, started="2020-01-01T00:00:00Z")
     assert HarvestState.from_json(state.to_json(), "x") == state
     for text in ("{}", "[1]", "null", "", '{"format": 1, "pending": 3}', '{"format": 99}'):
         with pytest.raises(HarvestStateError):

@@ -269,6 +269,10 @@ def _closed(state: HarvestState, page: SearchPage) -> HarvestState:
     now = written(page.now)
     if end is not None and end <= now:
         return state
+    started = read(state.started) if state.started else page.now
+    if begin is not None and read(begin) >= started - _INDEX_DELAY:
+        # This is that slice already. There has to be a last one.
+        return state
     rest = written(page.now - _INDEX_DELAY)
     pending = ((begin, now), *state.pending[1:], (max(rest, begin or rest), end))
     return replace(state, pending=pending)

@@ -1,0 +1,24 @@
+"""Clients that do not wait, for servers of the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from zml_dask.net.http import HttpClient, HttpOptions, Token
+from zml_dask.net.throttle import host_of
+from zml_dask.sandbox.server import Sandbox
+
+
+@pytest.fixture
+def client_of() -> Iterator[Callable[..., HttpClient]]:
+    """Makes clients of a sandbox, with a token where asked for."""
+    with ExitStack() as stack:
+
+        def make(sandbox: Sandbox, *, token: bool = False) -> HttpClient:
+            secret = Token("secret", host_of(sandbox.api_url)) if token else None
+            return stack.enter_context(HttpClient(HttpOptions(backoff=0.0), token=secret))
+
+        yield make
