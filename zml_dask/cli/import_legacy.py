@@ -18,7 +18,7 @@ from zml_dask.pipeline.committing import software_versions
 from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.progress import Counts
 from zml_dask.records.canonical import canonical_json
-from zml_dask.records.parse import parse_record
+from zml_dask.records.parse import RecordParseError, parse_record
 from zml_dask.store.commit import CommitOptions
 from zml_dask.store.storage import Storage
 
@@ -92,7 +92,11 @@ def describe(hit: Mapping[str, Any]) -> dict[str, Any]:
     What the archive was when it was read, 2018 did not keep: its size and
     checksum stay null.
     """
-    record = parse_record(hit)
+    metadata = canonical_json(hit)
+    try:
+        record = parse_record(hit)
+    except RecordParseError:
+        return {"metadata": metadata}  # kept as it is, though nothing can be told from it
     return {
         "concept_id": record.concept_id,
         "doi": record.doi,
@@ -103,5 +107,5 @@ def describe(hit: Mapping[str, Any]) -> dict[str, Any]:
         "keywords": list(record.keywords),
         "creators": list(record.creators),
         "repository": record.repository,
-        "metadata": canonical_json(hit),
+        "metadata": metadata,
     }

@@ -1,0 +1,262 @@
+"""The 2018 dataset imported: same images, honest nulls, nothing run, resumable."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from zml_dask.errors import UsageError
+from zml_dask.legacy.bags import in_this_process
+from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.export import parse_formats
+from zml_dask.legacy.export_dataset import export_dataset
+from zml_dask.legacy.import_record import ImportedRecord
+from zml_dask.legacy.importing import ImportOptions, import_legacy
+from zml_dask.legacy.sources import SourceDamagedError, open_source
+from zml_dask.publish.squashfs import write_squashfs
+from zml_dask.store.info import read_info
+from zml_dask.store.storage import Storage
+from zml_dask.store.tables import read_table
+from zml_dask.store.verify import verify
+
+from .reference import segments_2018
+from .test_safe_pickle import FORBIDDEN
+
+SOURCES = {
+    "top/a.py": b"x = 1\n" * 100,
+    "top/full.c": b"int x;\n" * 80,
+    "top/last.txt": b"y\n" * 80 + b"abc",
+    "top/empty": b"",
+    "top/logo.gif": bytes(range(256)),
+}
+
+
+def describe(hit: Mapping[str, Any]) -> dict[str, Any]:
+    return {"title": hit["metadata"]["title"], "doi": hit.get("doi")}
+
+
+def rows(dataset: Path, table: str) -> list[dict[str, Any]]:
+    storage = Storage.open(dataset)
+    info = read_info(storage)
+    assert info is not None
+    return read_table(storage, info, table).to_pylist()
+
+
+def arrays(dataset: Path) -> dict[str, np.ndarray]:
+    group = zarr.open_group(str(dataset / "images.zarr"), mode="r")
+    names = ("images", "record_id", "file_id", "segment", "n_lines")
+    return {name: np.asarray(group[name]) for name in names}
+
+
+def write_2018(folder: Path, record_id: int, sources: Mapping[str, bytes] = SOURCES) -> Path:
+    """Write a record as the first edition's job did."""
+    place = folder / str(record_id)
+    place.mkdir(parents=True)
+    images = {path: segments_2018(data) for path, data in sources.items()}
+    (place / f"images_{record_id}.pkl").write_bytes(pickle.dumps(images, 3))
+    with h5py.File(place / f"images_{record_id}.h5", "w") as file:
+        for path, segments in images.items():
+            for number, segment in enumerate(segments):
+                file.create_dataset(f"{path}__{number}", data=segment)
+    hit = {"id": record_id, "metadata": {"title": f"Record {record_id}"}}
+    (place / f"metadata_{record_id}.pkl").write_bytes(pickle.dumps({"tree": {}, "hit": hit}, 3))
+    return place
+
+
+def run(source: Path, dataset: Path, **options: Any) -> Any:
+    options = {"compute": in_this_process, "describe": describe} | options
+    return import_legacy(source, dataset, **options)
+
+
+def test_images_are_those_of_2018(tmp_path: Path) -> None:
+    write_2018(tmp_path / "old", 12)
+    write_2018(tmp_path / "old", 7)
+    result = run(tmp_path / "old", tmp_path / "new")
+    assert (result.found, result.imported, result.failed, result.already) == (2, 2, 0, 0)
+    found = arrays(tmp_path / "new")
+    expected = [
+        (record_id, segment)
+        for record_id in (7, 12)
+        for path in sorted(SOURCES)
+        for segment in segments_2018(SOURCES[path])
+        if segment.size
+    ]
+    assert len(found["images"]) == len(expected) == result.images
+    for number, (record_id, segment) in enumerate(expected):
+        n = found["n_lines"][number]
+        np.testing.assert_array_equal(found["images"][number, :n], segment)
+        assert (found["images"][number, n:] == 32).all()
+        assert found["record_id"][number] == record_id
+    assert not verify(tmp_path / "new", deep=True).problems
+
+
+def test_tables_hold_what_is_known_and_null_for_the_rest(tmp_path: Path) -> None:
+    write_2018(tmp_path / "old", 7)
+    run(tmp_path / "old", tmp_path / "new")
+    files = {row["path"]: row for row in rows(tmp_path / "new", "files")}
+    python = files["top/a.py"]
+    assert (python["language"], python["extension"], python["n_lines"]) == ("Python", "py", 100)
+    unknown = ("size", "sha256", "encoding", "n_cut")
+    assert all(row[name] is None for row in files.values() for name in unknown)
+    assert files["top/full.c"]["reason"] == "1 empty segment left out"
+    assert (files["top/empty"]["status"], files["top/a.py"]["status"]) == ("empty", "ok")
+    (record,) = rows(tmp_path / "new", "records")
+    assert (record["title"], record["doi"], record["origin"]) == ("Record 7", None, "legacy")
+    assert (record["archive_bytes"], record["archive_checksum"]) == (None, None)
+
+
+def test_a_damaged_pickle_gives_way_to_the_hdf5_file(tmp_path: Path) -> None:
+    write_2018(tmp_path / "old", 7)
+    run(tmp_path / "old", tmp_path / "whole")
+    for number, damage in enumerate([b"", b"cut", b"\x80\x03N."]):
+        place = tmp_path / f"old{number}" / "7"
+        shutil.copytree(tmp_path / "old" / "7", place)
+        target = place / "images_7.pkl"
+        target.write_bytes(target.read_bytes()[:900] if damage == b"cut" else damage)
+        result = run(place.parent, tmp_path / f"new{number}")
+        assert (result.imported, result.failed) == (1, 0)
+        for name, values in arrays(tmp_path / "whole").items():
+            if name != "file_id":  # 2018's HDF5 holds no file without pixels
+                np.testing.assert_array_equal(arrays(tmp_path / f"new{number}")[name], values)
+
+
+def test_what_cannot_be_read_is_a_failure_and_the_rest_goes_on(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    write_2018(old, 1)
+    hostile = write_2018(old, 2)
+    mark = tmp_path / "mark"
+    attack = FORBIDDEN["a command, protocol 0"].replace(b"{mark}", str(mark).encode())
+    (hostile / "images_2.pkl").write_bytes(attack)
+    (write_2018(old, 3) / "metadata_3.pkl").write_bytes(attack)
+    broken = write_2018(old, 4)
+    (broken / "images_4.pkl").write_bytes(b"")
+    (broken / "images_4.h5").write_bytes(b"")
+    for name in ("images_5.pkl", "images_5.h5"):
+        (write_2018(old, 5) if name.endswith("pkl") else old / "5").joinpath(name).unlink()
+    result = run(old, tmp_path / "new")
+    assert (result.imported, result.failed) == (1, 4)
+    assert not mark.exists()
+    failures = {row["record_id"]: row for row in rows(tmp_path / "new", "failures")}
+    assert {number: row["kind"] for number, row in failures.items()} == {
+        2: "hostile_pickle", 3: "hostile_pickle", 4: "damaged_legacy", 5: "damaged_legacy",
+    }  # fmt: skip
+    assert "asks for posix.system" in failures[2]["message"]
+    assert "HDF5" in failures[4]["message"]
+    again = run(old, tmp_path / "new")
+    assert (again.already, again.imported, again.failed) == (5, 0, 0)
+    write = pickle.dumps({"top/a.py": segments_2018(SOURCES["top/a.py"])})
+    (hostile / "images_2.pkl").write_bytes(write)
+    retried = run(old, tmp_path / "new", options=ImportOptions(retry_failed=True))
+    assert (retried.imported, retried.failed) == (1, 3)
+    assert {row["record_id"] for row in rows(tmp_path / "new", "failures")} == {3, 4, 5}
+
+
+def test_old_pickles_and_the_tree_class(tmp_path: Path, old_pickles: dict[str, bytes]) -> None:
+    for number, era in enumerate(("py27_{}_p0", "py27_{}_p2", "py36_{}_p3", "py36_{}_p4"), 1):
+        place = tmp_path / "old" / str(number)
+        place.mkdir(parents=True)
+        for kind in ("images", "metadata"):
+            data = old_pickles[f"{era.format(kind)}.pkl"]
+            (place / f"{kind}_{number}.pkl").write_bytes(data)
+    result = run(tmp_path / "old", tmp_path / "new")
+    assert (result.imported, result.images) == (4, 12)
+    assert {row["title"] for row in rows(tmp_path / "new", "records")} == {"Tiéle"}
+
+
+def test_metadata_that_is_missing_or_damaged_leaves_nulls(tmp_path: Path) -> None:
+    (write_2018(tmp_path / "old", 1) / "metadata_1.pkl").unlink()
+    (write_2018(tmp_path / "old", 2) / "metadata_2.pkl").write_bytes(b"\x80")
+    (write_2018(tmp_path / "old", 3) / "metadata_3.pkl").write_bytes(pickle.dumps({"hit": {}}))
+    assert run(tmp_path / "old", tmp_path / "new").imported == 3
+    for row in rows(tmp_path / "new", "records"):
+        assert (row["title"], row["metadata"], row["n_images"]) == (None, None, 6)
+
+
+def test_a_file_that_no_text_draws_is_listed_with_the_reason(tmp_path: Path) -> None:
+    place = write_2018(tmp_path / "old", 7)
+    images = {"wide": [np.full((2, 100), 97)], "good": [np.full((2, 80), 97)]}
+    (place / "images_7.pkl").write_bytes(pickle.dumps(images))
+    run(tmp_path / "old", tmp_path / "new")
+    files = {row["path"]: row for row in rows(tmp_path / "new", "files")}
+    assert files["wide"]["status"] == "damaged"
+    assert "80 wide" in files["wide"]["reason"]
+    assert files["good"]["n_images"] == 1
+
+
+def test_an_interrupted_import_goes_on(tmp_path: Path) -> None:
+    for number in range(1, 7):
+        write_2018(tmp_path / "old", number)
+    run(tmp_path / "old", tmp_path / "whole")
+    options = ImportOptions(partition_records=1, round_partitions=2)
+
+    def interrupted(done: int, total: int, last: Sequence[ImportedRecord]) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "old", tmp_path / "new", options=options, progress=interrupted)
+    assert read_info(Storage.open(tmp_path / "new")) is None
+    result = run(tmp_path / "old", tmp_path / "new", options=options)
+    assert (result.already, result.imported) == (4, 2)
+    for name, values in arrays(tmp_path / "whole").items():
+        np.testing.assert_array_equal(arrays(tmp_path / "new")[name], values)
+
+
+@pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="needs squashfs-tools")
+def test_export_squashfs_import_gives_the_same_dataset(dataset: Path, tmp_path: Path) -> None:
+    export_dataset(dataset, tmp_path / "out", parse_formats(["pickle", "hdf5"]))
+    files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    image = write_squashfs(
+        ((path.relative_to(tmp_path / "out").as_posix(), path) for path in files),
+        tmp_path / "old.sqsh",
+    )
+    result = run(image.path, tmp_path / "new")
+    assert (result.failed, result.imported) == (0, 5)
+    before, after = arrays(dataset), arrays(tmp_path / "new")
+    order = np.lexsort((np.arange(len(before["images"])), before["record_id"]))
+    for name in ("images", "record_id", "segment", "n_lines"):
+        np.testing.assert_array_equal(before[name][order], after[name])
+    assert not verify(tmp_path / "new", deep=True).problems
+    # And once more out again: the pickles' bytes are those that came in.
+    export_dataset(tmp_path / "new", tmp_path / "again", ["pickle"])
+    for record_id in CommittedRecords.open(dataset).record_ids():
+        name = f"{record_id}/images_{record_id}.pkl"
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no"):
+        run(tmp_path / "nothing", tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no record of 2018"):
+        run(tmp_path / "empty", tmp_path / "new")
+    (tmp_path / "file").write_bytes(b"text")
+    with pytest.raises(UsageError, match="neither a folder nor a squashfs image"):
+        run(tmp_path / "file", tmp_path / "new")
+    (tmp_path / "bad.sqsh").write_bytes(b"hsqs" + os.urandom(200))
+    with pytest.raises(SourceDamagedError, match="cannot be read as squashfs"):
+        run(tmp_path / "bad.sqsh", tmp_path / "new")
+
+
+def test_records_are_found_wherever_they_lie(tmp_path: Path) -> None:
+    write_2018(tmp_path / "old" / "data" / "a", 7)
+    write_2018(tmp_path / "old" / "data" / "b", 7)
+    write_2018(tmp_path / "old", 8)
+    (tmp_path / "old" / "9").mkdir()
+    (tmp_path / "old" / "9" / "images_8.pkl").write_bytes(b"")
+    (tmp_path / "old" / "x").mkdir()
+    (tmp_path / "old" / "x" / "images_x.pkl").write_bytes(b"")
+    found = open_source(tmp_path / "old").records()
+    assert [(record.record_id, record.pickle) for record in found] == [
+        (7, "data/a/7/images_7.pkl"),
+        (8, "8/images_8.pkl"),
+    ]
