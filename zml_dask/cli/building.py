@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
 from dask.utils import parse_bytes
 
+from zml_dask.fetch.limits import FetchLimits
 from zml_dask.pipeline.build import OpenClient
 from zml_dask.pipeline.clusters import ClusterOptions, open_cluster, parse_adapt
 from zml_dask.pipeline.errors import OptionsError
-from zml_dask.pipeline.options import BuildOptions, options_from, read_options
+from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_options
 from zml_dask.pipeline.progress import BuildProgress, open_progress
 from zml_dask.pipeline.result import BuildResult
 
@@ -88,8 +90,17 @@ def _added(command: Command, options: tuple[Callable[[Command], Command], ...]) 
     return command
 
 
-def options_of(values: dict[str, Any]) -> BuildOptions:
+def options_of(
+    values: dict[str, Any], recorded: Mapping[str, Any] = MappingProxyType({})
+) -> BuildOptions:
     """Make build options of what the command line and its configuration file say.
+
+    Parameters
+    ----------
+    values : dict
+        Of the command line.
+    recorded : mapping
+        What a dataset was built with: the default, shaped like the file.
 
     Raises
     ------
@@ -114,8 +125,15 @@ def options_of(values: dict[str, Any]) -> BuildOptions:
     if given.get("cache") and "://" not in given["cache"]:
         given["cache"] = str(Path(given["cache"]).absolute())
     if values.get("config"):
-        return read_options(values["config"], given)
-    return options_from(given)
+        return read_options(values["config"], given, recorded)
+    return options_from(merged(recorded, given))
+
+
+def limits_of(max_archive_size: str | None) -> FetchLimits:
+    """Return the limits, with another size where one is given."""
+    if max_archive_size is None:
+        return FetchLimits()
+    return FetchLimits(max_archive_bytes=_bytes(max_archive_size))
 
 
 def _bytes(text: str) -> int:

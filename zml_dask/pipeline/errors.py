@@ -35,3 +35,7 @@ class UnsupportedRecordsError(UsageError):
 
 class TargetError(UsageError):
     """The dataset's folder is something else, or cannot be used."""
+
+
+class NotHarvestedError(UsageError):
+    """The dataset cannot be updated: it was not built from a harvest."""

@@ -112,7 +112,9 @@ class BuildOptions:
 
 
 def read_options(
-    path: Path | str, overrides: Mapping[str, Any] = MappingProxyType({})
+    path: Path | str,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> BuildOptions:
     """Read options from a TOML file.
 
@@ -121,8 +123,9 @@ def read_options(
     path : path-like
         Top-level keys are the fields of :class:`BuildOptions`; tables ``[image]``
         (``height``, ``width``) and ``[limits]`` hold those of theirs.
-    overrides : mapping
-        What goes before the file's own, shaped like it.
+    overrides, defaults : mapping
+        What goes before the file's own, and what counts where it says nothing;
+        shaped like it.
 
     Returns
     -------
@@ -144,7 +147,7 @@ def read_options(
     except tomllib.TOMLDecodeError as error:
         raise OptionsError(f"{path}: not TOML: {error}") from error
     try:
-        return options_from(merged(content, overrides))
+        return options_from(merged(merged(defaults, content), overrides))
     except OptionsError as error:
         raise OptionsError(f"{path}: {error}") from error
 

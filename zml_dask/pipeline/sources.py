@@ -22,7 +22,9 @@ from zml_dask.store.storage import Storage
 Records: TypeAlias = str | Path | Catalogue | Iterable[Record]
 """A catalogue's path (JSON Lines, or ``records.pkl`` of 2018), an open one, or records."""
 
-_PREFIX = "zml-catalogue-"
+MADE_HERE = "zml-catalogue-"
+"""Begins the name of a temporary folder with a catalogue that is gone after its build."""
+
 _SHARED = f"{STAGING}/catalogue"
 
 
@@ -47,7 +49,7 @@ def open_records(records: Records, options: BuildOptions) -> Iterator[Catalogue]
     EmptyCatalogueError
         If it names no record.
     """
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
+    with tempfile.TemporaryDirectory(prefix=MADE_HERE) as folder:
         converted = Path(folder) / "catalogue.jsonl"
         if isinstance(records, Catalogue):
             catalogue = records
@@ -80,7 +82,7 @@ def shared(catalogue: Catalogue, storage: Storage) -> Catalogue:
 
 def is_made_here(catalogue: Catalogue) -> bool:
     """Whether a catalogue was written for one build, and is gone after it."""
-    return Path(catalogue.path).parent.name.startswith(_PREFIX)
+    return Path(catalogue.path).parent.name.startswith(MADE_HERE)
 
 
 def remove_shared(storage: Storage) -> None:

@@ -1,0 +1,83 @@
+"""``zml-dask fetch``: archives into a cache, for clusters whose nodes have no network."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+from dask.utils import format_bytes
+
+from zml_dask.cli.building import limits_of, progress_of
+from zml_dask.fetch.origins import FetchOptions
+from zml_dask.net.http import HttpClient
+from zml_dask.net.options import Token
+from zml_dask.pipeline.caching import cache_catalogue
+from zml_dask.records.catalogue import Catalogue
+
+
+@click.command("fetch")
+@click.argument("catalogue")
+@click.argument("cache")
+@click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
+@click.option("--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB).")
+@click.option("--api-url", metavar="URL", help="Root of Zenodo's API, where not as harvested.")
+@click.option("--github-url", metavar="URL", default="https://github.com", show_default=True)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File with a Zenodo access token; else ZENODO_TOKEN.",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Local folder for downloads under way; keep it to resume within a file.",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    catalogue: str,
+    cache: str,
+    limit: int | None,
+    max_archive_size: str | None,
+    api_url: str | None,
+    github_url: str,
+    token_file: Path | None,
+    scratch: Path | None,
+) -> None:
+    """Fetch the archives of CATALOGUE's records into CACHE, a folder or a URL.
+
+    For clusters whose compute nodes have no network: run this on a login or
+    transfer node, then 'zml-dask build CATALOGUE DATASET --cache CACHE --offline'.
+    Interrupted, the same command goes on where it stopped.
+    """
+    with (
+        progress_of(ctx) as progress,
+        tempfile.TemporaryDirectory(prefix="zml-fetch-") as temporary,
+    ):
+        opened = Catalogue.open(
+            catalogue, api_url=api_url, into=Path(temporary) / "catalogue.jsonl"
+        )
+        options = FetchOptions(
+            limits=limits_of(max_archive_size), github_url=github_url, trusted=opened.trusted
+        )
+        token = Token.load(token_file, opened.api_url)
+        if scratch is not None:
+            scratch.mkdir(parents=True, exist_ok=True)
+        with HttpClient(token=token) as client:
+            result = cache_catalogue(
+                opened,
+                cache,
+                client,
+                scratch or Path(temporary),
+                options=options,
+                limit=limit,
+                progress=progress,
+            )
+    click.echo(
+        f"{cache}: {result.fetched:,} records fetched ({format_bytes(result.bytes)}), "
+        f"{result.already:,} there before"
+    )
+    if result.failures:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.failures.items())
+        click.echo(f"failed: {kinds}; what may pass is tried again by the same command")

@@ -1,0 +1,78 @@
+"""``zml-dask update``: harvest what is new since the last harvest, and build it in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zml_dask.cli.building import (
+    build_options,
+    cluster_options,
+    open_client_of,
+    options_of,
+    print_result,
+    progress_of,
+)
+from zml_dask.cli.terminal import printable
+from zml_dask.net.http import HttpClient
+from zml_dask.net.options import Token
+from zml_dask.pipeline.target import check_target
+from zml_dask.pipeline.update import UpdateResult, harvest_of, recorded_options, update
+from zml_dask.store.storage import Storage
+
+
+@click.command("update")
+@click.argument("dataset")
+@cluster_options
+@build_options
+@click.option("--drop-withdrawn", is_flag=True, help="Drop records that Zenodo has withdrawn.")
+@click.option(
+    "--check-withdrawn/--no-check-withdrawn",
+    default=True,
+    help="Look for such records: a request for each 25 of the dataset.",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    dataset: str,
+    drop_withdrawn: bool,
+    check_withdrawn: bool,
+    **values: Any,
+) -> None:
+    """Harvest what is new or newly versioned since DATASET was built, and append it.
+
+    Asks for the same records as the harvest it was built from, and builds them
+    with the same options.
+    """
+    storage = Storage.open(dataset)
+    info = check_target(storage)
+    asked = harvest_of(info, storage.url)
+    options = options_of(values, recorded_options(info))
+    api_url = options.api_url or asked.options.api_url
+    token = Token.load(Path(options.token_file) if options.token_file else None, api_url)
+    with progress_of(ctx) as progress, HttpClient(token=token) as http:
+        result = update(
+            storage,
+            open_client_of(values, progress),
+            http,
+            options=options,
+            check_withdrawn=check_withdrawn or drop_withdrawn,
+            drop_withdrawn=drop_withdrawn,
+            progress=progress,
+        )
+    _print(result, storage.url)
+
+
+def _print(result: UpdateResult, url: str) -> None:
+    if result.build is None or not result.new:
+        click.echo(f"nothing new for {url}")
+    else:
+        print_result(result.build)
+    for record_id, reason in result.withdrawn.items():
+        word = "dropped" if result.dropped else "withdrawn"
+        click.echo(f"{word}: record {record_id}: {printable(reason)}")
+    if result.withdrawn and not result.dropped:
+        click.echo(f"to drop them: zml-dask update {url} --drop-withdrawn")

@@ -1,0 +1,235 @@
+"""The update: what is new since a dataset's last harvest, and what has been withdrawn since."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zml_dask.errors import RecordError
+from zml_dask.net.errors import GoneError
+from zml_dask.net.http import HttpClient
+from zml_dask.pipeline.build import OpenClient, build_on
+from zml_dask.pipeline.errors import NotHarvestedError
+from zml_dask.pipeline.lock import dataset_lock
+from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.pipeline.result import BuildResult
+from zml_dask.pipeline.sources import MADE_HERE
+from zml_dask.pipeline.target import check_target
+from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.harvest import HarvestProgress, harvest
+from zml_dask.records.parse import RecordParseError, record_id_of
+from zml_dask.records.state import HarvestOptions, HarvestState, options_from, save_state
+from zml_dask.records.zenodo import search_page
+from zml_dask.store.info import DatasetInfo
+from zml_dask.store.storage import Storage
+from zml_dask.store.tables import read_table
+from zml_dask.store.withdrawal import withdraw
+
+_IDS_A_SEARCH = 25
+"""Records asked for at once: as many as a page grants without a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What an update came to.
+
+    Attributes
+    ----------
+    build : BuildResult or None
+        None where the harvest found nothing at all.
+    new : int
+        Records that the harvest found and the dataset did not know.
+    withdrawn : mapping of int to str
+        Records of the dataset that their owners have withdrawn, and the server's
+        words; those that were dropped before are not among them.
+    dropped : bool
+        Whether they were dropped now.
+    """
+
+    build: BuildResult | None
+    new: int
+    withdrawn: Mapping[int, str]
+    dropped: bool
+
+
+def update(
+    dataset: str | Storage,
+    open_client: OpenClient,
+    http: HttpClient,
+    *,
+    options: BuildOptions | None = None,
+    check_withdrawn: bool = True,
+    drop_withdrawn: bool = False,
+    progress: BuildProgress | None = None,
+) -> UpdateResult:
+    """Harvest what is new since the dataset's last harvest and build it in.
+
+    Parameters
+    ----------
+    dataset : str or Storage
+    open_client : callable
+        Opens a cluster if there is something to build.
+    http : HttpClient
+        For the harvest.
+    options : BuildOptions, optional
+        By default those that the dataset was built with.
+    check_withdrawn : bool
+        Also ask for every record of the dataset whether it is still there: a
+        request for each 25.
+    drop_withdrawn : bool
+        Drop those that are not, without rewriting the store.
+    progress : BuildProgress, optional
+
+    Returns
+    -------
+    UpdateResult
+
+    Raises
+    ------
+    NotHarvestedError
+        If the dataset was not built from a harvest.
+    """
+    progress = progress or SilentProgress()
+    storage = Storage.open(dataset)
+    info = check_target(storage)
+    asked = harvest_of(info, storage.url)
+    if options is not None and options.api_url is not None:
+        asked = replace(asked, options=replace(asked.options, api_url=options.api_url))
+    result = None
+    with _new_records(asked, http, progress) as catalogue:
+        new = len(catalogue.refs)
+        if new:
+            result = build_on(catalogue, storage, open_client, options=options, progress=progress)
+    withdrawn: dict[int, str] = {}
+    if check_withdrawn:
+        withdrawn = find_withdrawn(storage, asked.options, http, progress)
+        if withdrawn and drop_withdrawn:
+            with dataset_lock(storage, on_wait=progress.say):
+                withdraw(storage, withdrawn, "withdrawn from Zenodo by its owners")
+    return UpdateResult(
+        result,
+        result.n_staged + result.n_failed if result is not None else 0,
+        withdrawn,
+        drop_withdrawn and bool(withdrawn),
+    )
+
+
+def harvest_of(info: DatasetInfo | None, url: str) -> HarvestState:
+    """Return the harvest that a dataset was built from, as finished, to go on from.
+
+    Raises
+    ------
+    NotHarvestedError
+        If there is none.
+    """
+    if info is None or info.harvest is None or not info.harvest.get("complete_until"):
+        raise NotHarvestedError(
+            f"{url} was not built from a finished harvest, so there is nothing to go on from; "
+            "use 'zml-dask harvest' and 'zml-dask build'"
+        )
+    return HarvestState(
+        options=replace(options_from(info.harvest), limit=None),
+        complete_until=str(info.harvest["complete_until"]),
+        finished=True,
+    )
+
+
+def recorded_options(info: DatasetInfo | None) -> dict[str, Any]:
+    """Return the options that a dataset was built with, shaped like the TOML file.
+
+    Examples
+    --------
+    >>> recorded_options(DatasetInfo(options={"shape": {"height": 40}, "api_url": None}))
+    {'image': {'height': 40}}
+    """
+    known = {name: value for name, value in (info.options if info else {}).items() if value}
+    # Where records were harvested is the harvest's to say.
+    known.pop("api_url", None)
+    if "shape" in known:
+        known["image"] = known.pop("shape")
+    return known
+
+
+@contextmanager
+def _new_records(
+    asked: HarvestState, http: HttpClient, progress: BuildProgress
+) -> Iterator[Catalogue]:
+    """Harvest into a catalogue of its own what was created since."""
+    with tempfile.TemporaryDirectory(prefix=MADE_HERE) as folder:
+        path = Path(folder) / "catalogue.jsonl"
+        path.touch()
+        save_state(path, asked)
+        found = harvest(path, asked.options, http, progress=_telling(progress))
+        progress.say(f"{found.written:,} records since {asked.complete_until}")
+        yield Catalogue.open(path)
+
+
+def _telling(progress: BuildProgress) -> Callable[[HarvestProgress], None]:
+    return lambda at: progress.update("harvest", Counts(at.found, at.total))
+
+
+def find_withdrawn(
+    storage: Storage, asked: HarvestOptions, http: HttpClient, progress: BuildProgress
+) -> dict[int, str]:
+    """Ask for every record of a dataset whether it is still there.
+
+    Parameters
+    ----------
+    storage : Storage
+    asked : HarvestOptions
+        Of which the API's address matters.
+    http : HttpClient
+    progress : BuildProgress
+
+    Returns
+    -------
+    dict of int to str
+        Withdrawn records (the server answers 410), and the server's words.
+    """
+    info = check_target(storage)
+    if info is None:
+        return {}
+    ids, dropped = (
+        set(read_table(storage, info, table, ["record_id"])["record_id"].to_pylist())
+        for table in ("records", "withdrawn")
+    )
+    left = sorted(ids - dropped)
+    withdrawn: dict[int, str] = {}
+    for start in range(0, len(left), _IDS_A_SEARCH):
+        batch = left[start : start + _IDS_A_SEARCH]
+        for record_id in sorted(set(batch) - _still_listed(batch, asked, http)):
+            reason = _tombstone(record_id, asked, http)
+            if reason is not None:
+                withdrawn[record_id] = reason
+        progress.update("withdrawn", Counts(min(start + _IDS_A_SEARCH, len(left)), len(left)))
+    return withdrawn
+
+
+def _still_listed(batch: list[int], asked: HarvestOptions, http: HttpClient) -> set[int]:
+    """Return those of some records that the search finds."""
+    query = f"recid:({' OR '.join(map(str, batch))})"
+    options = HarvestOptions(api_url=asked.api_url, query=query, all_versions=True)
+    page = search_page(http, options, (None, None), page=1, size=_IDS_A_SEARCH)
+    found = set()
+    for hit in page.hits:
+        try:
+            found.add(record_id_of(hit))
+        except RecordParseError:
+            continue  # no record: then it is none of ours, and is asked for by itself
+    return found
+
+
+def _tombstone(record_id: int, asked: HarvestOptions, http: HttpClient) -> str | None:
+    """Return why a record is gone; None where it is not, or where that cannot be told now."""
+    try:
+        http.get_json(f"{asked.api_url}/records/{record_id}")
+    except GoneError as error:
+        return str(error)
+    except RecordError:
+        return None
+    return None
