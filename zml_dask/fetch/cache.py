@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
 from zml_dask.fetch.cache_reader import MANIFEST, open_cache, read_manifest
+from zml_dask.fetch.copying import md5_of
 from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions
 from zml_dask.fetch.origins import fetch_into
 from zml_dask.net.http import HttpClient
 from zml_dask.records.record import Record
-
-_PIECE: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +120,13 @@ def _keep(system: Any, place: str, fetched: FetchedRecord) -> None:
 
 
 def _entry(archive: FetchedArchive, stored: str) -> dict[str, Any]:
-    digest = hashlib.md5(usedforsecurity=False)
-    with archive.path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
     return {
         "stored": stored,
         "name": archive.name,
         "bytes": archive.bytes,
         "checksum": archive.checksum,
         "kind": archive.kind,
-        "md5": digest.hexdigest(),
+        "md5": md5_of(archive.path),
     }
 
 

@@ -7,7 +7,6 @@ in the cache. `CACHE` is a folder or any fsspec URL.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import Any, Final
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from zml_dask.fetch.copying import copy_stream, md5_of
 from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.fetch.member import Member
-from zml_dask.net.download import local_disk
 
 MANIFEST: Final = "record.json"
-_PIECE: Final = 1024 * 1024
 
 
 def read_cached(
@@ -84,26 +82,31 @@ def open_cache(cache: str) -> tuple[Any, str]:
 
 
 def read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
-    """What a cache says of a record; None where it is not, or not wholly, there."""
+    """What a cache says of a record; None where it is not, or not wholly, there.
+
+    Raises
+    ------
+    CacheError
+        Where the cache cannot be read at all.
+    """
     try:
         manifest = json.loads(system.cat_file(f"{place}/{MANIFEST}"))
     except (FileNotFoundError, ValueError):
         # What is no JSON was torn while it was written.
         return None
+    except OSError as error:
+        raise CacheError(f"the cache at {place!r} cannot be read ({error})") from error
     return manifest if isinstance(manifest, dict) else None
 
 
 def _archive(system: Any, stored: str, entry: Mapping[str, Any], folder: Path) -> FetchedArchive:
     if isinstance(system, LocalFileSystem):
         path = Path(stored)
+        md5 = md5_of(path)
     else:
         path = folder / entry["stored"]
-        with local_disk(path):
-            system.get_file(stored, str(path))
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    if digest.hexdigest() != entry["md5"]:
+        with system.open(stored, "rb") as source:
+            _, md5 = copy_stream(source, path, most=entry["bytes"])
+    if md5 != entry["md5"]:
         raise CacheError(f"{stored!r} has changed since it was fetched; remove it, and fetch again")
     return FetchedArchive(entry["name"], path, entry["bytes"], entry["checksum"], entry["kind"])

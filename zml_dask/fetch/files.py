@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 from urllib.parse import urlsplit
 
 import fsspec
 
+from zml_dask.fetch.copying import copy_stream
 from zml_dask.fetch.errors import SourceError
 from zml_dask.fetch.fetched import FetchedArchive, FetchOptions
 from zml_dask.fetch.member import Member, showable
 from zml_dask.fetch.members import kind_of
 from zml_dask.fetch.partial import fetch_parts
 from zml_dask.fetch.sniff import recognise, unsupported_format
-from zml_dask.net.download import TransferPlan, local_disk
+from zml_dask.net.download import TransferPlan
 from zml_dask.net.errors import (
     BadUrlError,
     ChecksumError,
@@ -26,8 +25,6 @@ from zml_dask.net.errors import (
 )
 from zml_dask.net.http import HttpClient
 from zml_dask.records.record import RecordFile
-
-_PIECE: Final = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -143,24 +140,16 @@ class FileFetcher:
                 "unless the user's own catalogue names the URL"
             )
         plan = TransferPlan(file.url, target, most, file.checksum)
-        digest, count = hashlib.md5(usedforsecurity=False), 0
         try:
-            with fsspec.open(file.url, "rb") as source, local_disk(target), target.open("wb") as to:
-                while piece := source.read(_PIECE):
-                    count += len(piece)
-                    if count > most:
-                        raise TooLargeError(
-                            f"{shown(file.url)} is over the limit of {most:,} bytes"
-                        )
-                    digest.update(piece)
-                    to.write(piece)
+            with fsspec.open(file.url, "rb") as source:
+                count, md5 = copy_stream(source, target, most)
         except (OSError, ValueError, ImportError) as error:
             raise SourceError(
                 f"{shown(file.url)} cannot be read ({type(error).__name__}); check the catalogue"
             ) from error
-        if plan.md5 is not None and digest.hexdigest() != plan.md5:
+        if plan.md5 not in {None, md5}:
             raise ChecksumError(f"{shown(file.url)} has not the md5 that its record says")
-        self._add(haul, file, target, count, f"md5:{digest.hexdigest()}")
+        self._add(haul, file, target, count, f"md5:{md5}")
 
     def _add(
         self, haul: Haul, file: RecordFile, target: Path, count: int, checksum: str | None

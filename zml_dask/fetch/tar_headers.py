@@ -10,7 +10,8 @@ import tarfile
 from dataclasses import dataclass
 from typing import Final
 
-from zml_dask.fetch.layers import Layer
+from zml_dask.fetch.layers import Layer, OverLimitError
+from zml_dask.fetch.limits import Meter
 from zml_dask.fetch.member import decoded
 
 BLOCK: Final = 512
@@ -50,7 +51,7 @@ class CutOffError(Exception):
     """The stream ends before its end mark."""
 
 
-def read_entry(layer: Layer) -> TarEntry | None:
+def read_entry(layer: Layer, meter: Meter) -> TarEntry | None:
     """The next entry of a stream; None at its end mark.
 
     Raises
@@ -69,14 +70,14 @@ def read_entry(layer: Layer) -> TarEntry | None:
         if info.size < 0:
             raise BrokenHeaderError("a header states a negative size")
         if info.type in {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}:
-            body = _header_body(layer, info.size)
+            body = _header_body(layer, info.size, meter)
             if body is None:
                 problem = "its extended header is over 1 MiB"
             elif info.type != tarfile.XGLTYPE:
                 pax.update(_pax_records(body))
             continue
         if info.type in {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}:
-            body = _header_body(layer, info.size)
+            body = _header_body(layer, info.size, meter)
             if body is None:
                 problem = "its extended header is over 1 MiB"
                 continue
@@ -160,8 +161,14 @@ def _is_header(block: bytes) -> bool:
         return False
 
 
-def _header_body(layer: Layer, size: int) -> bytes | None:
-    """Content of an extended header; None of one that is too large, which is read over."""
+def _header_body(layer: Layer, size: int, meter: Meter) -> bytes | None:
+    """Content of an extended header; None of one that is too large, which is read over.
+
+    Each counts as a member: a chain of them must end as well.
+    """
+    over = meter.add_member()
+    if over is not None:
+        raise OverLimitError(over)
     if size > _LARGEST_HEADER:
         skip(layer, size + padding(size))
         return None

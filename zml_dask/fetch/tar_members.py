@@ -45,7 +45,7 @@ def tar_members(layer: Layer, meter: Meter) -> Iterator[Member]:
         while True:
             entry = None
             try:
-                entry = read_entry(layer)
+                entry = read_entry(layer, meter)
             except BrokenHeaderError as error:
                 yield _archive_row(meter, "damaged", f"{error}; the next good one is looked for")
                 if not resume(layer):

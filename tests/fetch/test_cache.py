@@ -1,0 +1,152 @@
+"""Archives fetched ahead: complete or not there, resumed, and read without a network."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from zml_dask.fetch.cache import cache_record, is_cached
+from zml_dask.fetch.errors import CacheError, NotInCacheError
+from zml_dask.fetch.origins import FetchOptions, open_record
+from zml_dask.net.errors import ConnectError
+from zml_dask.net.http import HttpClient
+from zml_dask.records.parse import parse_record
+from zml_dask.records.record import Record
+from zml_dask.sandbox.corpus import make_record
+from zml_dask.sandbox.faults import Faults
+from zml_dask.sandbox.server import Sandbox
+
+from .archives import GOOD, make_tar, make_zip
+from .conftest import fates, good
+
+FILES = {
+    "a.zip": make_zip(),
+    "b.tar.gz": gzip.compress(make_tar({"x": b"2"})),
+    "data.bin": os.urandom(300_000),
+}
+
+
+@pytest.fixture
+def served(make_sandbox: Callable[..., Sandbox]) -> Sandbox:
+    return make_sandbox([make_record(7, FILES)])
+
+
+@pytest.fixture
+def record(served: Sandbox, client: HttpClient) -> Record:
+    answer = client.get_json(f"{served.api_url}/records/7")
+    return parse_record(answer.payload, api_url=served.api_url)
+
+
+@pytest.fixture(params=["folder", "memory"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "cache") if request.param == "folder" else f"memory://{tmp_path}/cache"
+
+
+def test_offline_gives_what_online_gave(
+    cache: str, record: Record, client: HttpClient, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with open_record(record, client, scratch) as fetched:
+        online = (fetched.origin, list(fetched.members()))
+        rows = [(one.name, one.bytes, one.checksum, one.kind) for one in fetched.archives]
+    assert not is_cached(cache, 7)
+    cached = cache_record(record, client, cache, scratch)
+    assert (cached.already, cached.bytes) == (False, sum(row[1] for row in rows))
+    assert is_cached(cache, 7)
+    assert not any(scratch.iterdir())
+
+    sent = client.requests_sent
+    options = FetchOptions(cache=cache, offline=True)
+    with open_record(record, client, scratch, options) as fetched:
+        assert (fetched.origin, list(fetched.members())) == online
+        assert [(one.name, one.bytes, one.checksum, one.kind) for one in fetched.archives] == rows
+    assert cache_record(record, client, cache, scratch).already
+    assert client.requests_sent == sent
+    # Reading from a local cache leaves it as it was.
+    with open_record(record, client, scratch, options) as fetched:
+        assert fates(list(fetched.members())) == {"data.bin": "too_large"}
+
+
+def test_offline_without_it_says_so(cache: str, record: Record, client: HttpClient) -> None:
+    sent = client.requests_sent
+    options = FetchOptions(cache=cache, offline=True)
+    with (
+        pytest.raises(NotInCacheError, match="zml-dask fetch"),
+        open_record(record, client, Path("/tmp"), options),
+    ):
+        pass
+    assert client.requests_sent == sent
+
+
+def test_a_cache_is_asked_first_and_the_network_second(
+    cache: str, record: Record, client: HttpClient, tmp_path: Path
+) -> None:
+    with open_record(record, client, tmp_path, FetchOptions(cache=cache)) as fetched:
+        assert (
+            GOOD.items()
+            <= {
+                path.removeprefix("a.zip/"): data
+                for path, data in good(list(fetched.members())).items()
+            }.items()
+        )
+
+
+def test_what_broke_off_is_not_in_the_cache_and_goes_on_where_it_was(
+    served: Sandbox, record: Record, client: HttpClient, tmp_path: Path
+) -> None:
+    cache, scratch = str(tmp_path / "cache"), tmp_path / "scratch"
+    served.faults = Faults(cut_every=1, no_range=True)
+    with pytest.raises(ConnectError):
+        cache_record(record, client, cache, scratch)
+    assert not is_cached(cache, 7)
+    served.faults = Faults()
+    served.requests.clear()
+    cache_record(record, client, cache, scratch)
+    assert is_cached(cache, 7)
+    assert str(served.requests.downloads[0].range).startswith("bytes=")
+
+
+def test_a_torn_manifest_is_no_manifest(record: Record, client: HttpClient, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache_record(record, client, str(cache), tmp_path / "scratch")
+    manifest = cache / "7" / "record.json"
+    manifest.write_text(manifest.read_text()[:50])
+    assert not is_cached(str(cache), 7)
+    assert not cache_record(record, client, str(cache), tmp_path / "scratch").already
+    assert is_cached(str(cache), 7)
+
+
+@pytest.mark.parametrize("harm", ["flipped", "missing", "fields"])
+def test_a_cache_that_was_harmed_is_noticed(
+    cache: str, record: Record, client: HttpClient, tmp_path: Path, harm: str
+) -> None:
+    cache_record(record, client, cache, tmp_path / "scratch")
+    system, root = fsspec.core.url_to_fs(cache)
+    stored = f"{root}/7/0000"
+    if harm == "flipped":
+        system.pipe_file(stored, system.cat_file(stored)[:-1] + b"x")
+    elif harm == "missing":
+        system.rm_file(stored)
+    else:
+        system.pipe_file(f"{root}/7/record.json", json.dumps({"origin": "zenodo"}).encode())
+    options = FetchOptions(cache=cache, offline=True)
+    with pytest.raises(CacheError), open_record(record, client, tmp_path, options):
+        pass
+
+
+def test_a_cache_that_cannot_be_opened_or_written(
+    record: Record, client: HttpClient, tmp_path: Path
+) -> None:
+    with pytest.raises(CacheError):
+        cache_record(record, client, "nosuch://x", tmp_path)
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    with pytest.raises(CacheError):
+        cache_record(record, client, str(in_the_way), tmp_path / "scratch")

@@ -1,0 +1,526 @@
+"""Archives that lie. Each class of lie has a test that fails without its guard."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import random
+import stat
+import struct
+import subprocess
+import sys
+import tarfile
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from zml_dask.fetch import limits as limits_module
+from zml_dask.fetch.errors import ArchiveTimeError
+from zml_dask.fetch.members import read_members
+
+from .archives import (
+    COMPRESSIONS,
+    GOOD,
+    RawMember,
+    make_tar,
+    make_zip,
+    raw_zip,
+    tar_header,
+    tar_info,
+    tar_of,
+)
+from .conftest import Read, fates, good
+
+UNIX = 3 << 8
+MEGABYTE = 1024 * 1024
+
+
+def reason_of(read: Read, archive: bytes, path: str, **limits: float) -> str:
+    (reason,) = [one.reason for one in read(archive, **limits) if one.path == path]
+    return str(reason)
+
+
+def without_end(tar: bytes) -> bytes:
+    """A tar without its end mark, so that more can follow."""
+    content = tar.rstrip(b"\0")
+    return content + bytes(-len(content) % 512)
+
+
+# Bombs
+
+
+def test_a_header_that_understates_is_unpacked_by_one_byte_too_much(read: Read) -> None:
+    bomb = RawMember.of(b"bomb", bytes(50 * MEGABYTE), size=10)
+    archive = raw_zip(RawMember.of(b"good", b"good"), bomb)
+    assert good(read(archive)) == {"good": b"good"}
+    assert fates(read(archive)) == {"bomb": "damaged"}
+    assert "more than its header says" in reason_of(read, archive, "bomb")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_understating_under_other_methods(read: Read, method: int) -> None:
+    honest = make_zip({"bomb": bytes(20 * MEGABYTE)}, method)
+    size = struct.pack("<L", 20 * MEGABYTE)
+    assert honest.count(size) == 2
+    assert fates(read(honest.replace(size, struct.pack("<L", 10)))) == {"bomb": "damaged"}
+
+
+def test_all_members_together_are_bounded(read: Read) -> None:
+    archive = make_zip({f"{number:03}": b"x" * 1000 for number in range(100)})
+    members = read(archive, max_unpacked_bytes=50_000)
+    assert len(good(members)) == 50
+    assert list(fates(members).values()) == ["refused"] * 50
+
+
+def test_the_ratio_is_bounded(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits_module, "_RATIO_FROM_BYTES", MEGABYTE)
+    files = {f"{number:03}": bytes(100_000) for number in range(200)}
+    for archive in (
+        make_zip(files),
+        gzip.compress(make_tar(files)),
+        lzma.compress(make_tar(files)),
+    ):
+        members = read(archive, max_ratio=5)
+        assert "refused" in fates(members).values()
+        assert sum(len(data) for data in good(members).values()) <= max(MEGABYTE, 5 * len(archive))
+
+
+def test_members_that_share_one_body_are_bounded(read: Read) -> None:
+    # One body, listed a thousand times: 100 KB become 100 MB.
+    shared = RawMember.of(b"0", bytes(100_000))
+    members = [shared, *(RawMember.of(b"%d" % n, bytes(100_000), local=False, offset=0)
+                         for n in range(1, 1000))]  # fmt: skip
+    found = read(raw_zip(*members), max_unpacked_bytes=MEGABYTE)
+    assert len(good(found)) == 10
+    assert len(fates(found)) == 990
+
+
+def test_an_archive_within_an_archive_stays_shut(read: Read) -> None:
+    inner = make_zip({"a": b"a"})
+    assert good(read(make_zip({"inner.zip": inner}))) == {"inner.zip": inner}
+    assert good(read(make_tar({"inner.zip": inner}))) == {"inner.zip": inner}
+    assert fates(read(gzip.compress(inner), name="x.zip.gz")) == {"x.zip.gz": "unsupported"}
+
+
+def test_compression_around_compression_ends(read: Read) -> None:
+    data = make_tar()
+    for _ in range(50):
+        data = gzip.compress(data)
+    assert fates(read(data)) == {"archive": "unsupported"}
+
+
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_stream_of_zeros_ends(
+    read: Read, compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits_module, "_RATIO_FROM_BYTES", 4 * MEGABYTE)
+    behind = tar_header("zeros", 30 * MEGABYTE) + bytes(30 * MEGABYTE) + make_tar()
+    members = read(COMPRESSIONS[compression](without_end(make_tar()) + behind))
+    assert fates(members) == {"zeros": "refused"}
+    assert good(members) == GOOD
+
+
+def test_many_members_are_bounded(read: Read) -> None:
+    files = {f"{number:05}": b"" for number in range(3000)}
+    for archive in (make_zip(files), make_tar(files)):
+        members = read(archive, max_members=1000)
+        assert len(good(members)) == 1000
+        assert fates(members) == {"01000": "refused"}
+
+
+def test_folders_count_as_members(read: Read) -> None:
+    archive = make_zip({f"{number:05}/": b"" for number in range(3000)})
+    assert list(fates(read(archive, max_members=1000)).values()) == ["refused"]
+
+
+def test_paths_are_bounded(read: Read) -> None:
+    files = {"d/" * 3000 + "a": b"a", "b": b"b"}
+    for archive in (make_zip(files), make_tar(files)):
+        members = read(archive)
+        assert good(members) == {"b": b"b"}
+        assert [(one.status, len(one.path)) for one in members if one.data is None] == [
+            ("refused", 4096)
+        ]
+    many = make_zip({"d/" * 1000 + f"{number}": b"" for number in range(200)})
+    assert "refused" in fates(read(many, max_path_bytes=2)).values()
+
+
+def test_time_is_bounded(read: Read) -> None:
+    for archive in (make_zip(), make_tar(), gzip.compress(make_tar())):
+        with pytest.raises(ArchiveTimeError):
+            read(archive, max_seconds=-1)
+
+
+# Headers that ask for memory
+
+
+def test_an_extended_header_without_end_is_not_read_into_memory(read: Read) -> None:
+    for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
+        endless = tar_header("x", 8 * 1024**3 - 1, kind)
+        assert fates(read(endless + bytes(1000))) == {"archive": "damaged"}
+        large = tar_header("x", 2 * MEGABYTE, kind) + bytes(2 * MEGABYTE)
+        members = read(large + make_tar())
+        assert fates(members) == {"owner-name-1a2b3c4/README.md": "unsupported"}
+        assert len(good(members)) == len(GOOD) - 1
+
+
+def test_extended_headers_without_number_are_bounded(read: Read) -> None:
+    chain = tar_header("x", 0, tarfile.XHDTYPE) * 5000
+    assert fates(read(chain + make_tar(), max_members=1000)) == {"archive": "refused"}
+
+
+def test_extended_headers_that_make_no_sense(read: Read) -> None:
+    for body in (
+        b"99999999999999999999 path=x\n",
+        b"-5 path=x\n",
+        b"7 path",
+        b"0 =\n",
+        b"\xff" * 9,
+    ):
+        header = tar_header("x", len(body), tarfile.XHDTYPE) + body.ljust(512, b"\0")
+        assert good(read(header + make_tar())) == GOOD
+
+
+def test_an_extended_header_may_not_shrink_or_grow_the_size_unseen(read: Read) -> None:
+    body = b"20 size=99999999999\n"
+    header = tar_header("x", len(body), tarfile.XHDTYPE) + body.ljust(512, b"\0")
+    members = read(header + make_tar())
+    assert members[0].size == 99_999_999_999
+    assert members[0].status == "damaged"
+
+
+def test_a_negative_size(read: Read) -> None:
+    block = bytearray(tar_header("a", 0))
+    block[124:136] = b"\xff" * 12
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    members = read(bytes(block) + make_tar())
+    assert fates(members) == {"archive": "damaged"}
+    assert good(members) == GOOD
+
+
+def test_windows_larger_than_memory_are_refused(read: Read) -> None:
+    wide = zstandard.ZstdCompressionParameters(window_log=30, compression_level=1)
+    stream = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    archive = stream.compress(make_tar()) + stream.flush()
+    assert set(fates(read(archive)).values()) <= {"refused", "damaged"}
+    assert not good(read(archive))
+
+
+def test_a_dictionary_larger_than_memory_is_not_made(read: Read) -> None:
+    honest = make_zip({"a": b"abc" * 99}, zipfile.ZIP_LZMA)
+    position = honest.index(b"\x05\x00\x5d") + 3
+    huge = honest[:position] + b"\xff\xff\xff\xff" + honest[position + 4 :]
+    assert good(read(huge)) == {"a": b"abc" * 99}
+
+
+# Names
+
+
+NAMES = {
+    "../../../etc/passwd": "../../../etc/passwd",
+    "/etc/passwd": "/etc/passwd",
+    "a/../../b": "a/../../b",
+    "..\\..\\win.ini": "..\\..\\win.ini",
+    "C:\\win.ini": "C:\\win.ini",
+    "\x1b[2Jcleared": "\\x1b[2Jcleared",
+    "bell\x07\nline": "bell\\x07\\nline",
+    "\u202egpj.exe": "\\u202egpj.exe",
+    "<script>alert(1)</script>": "<script>alert(1)</script>",
+    "'; DROP TABLE files; --": "'; DROP TABLE files; --",
+    "~/.bashrc": "~/.bashrc",
+    "$(reboot)": "$(reboot)",
+    "con": "con",
+    " ": " ",
+}
+
+
+def test_no_name_writes_anything_and_every_content_is_read(
+    read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    files = {name: name.encode() for name in NAMES}
+    for archive in (make_zip(files), make_tar(files)):
+        path = inside / "archive"
+        path.write_bytes(archive)
+        found = good(list(read_members(path, name="archive")))
+        assert found == {shown: name.encode() for name, shown in NAMES.items()}
+        assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", inside, path]
+        path.unlink()
+
+
+def test_names_that_lead_out_or_cannot_be_shown_are_noted(read: Read) -> None:
+    archive = make_zip(dict.fromkeys(NAMES, b""))
+    notes = {one.path: one.reason for one in read(archive) if one.reason}
+    assert set(notes) == {
+        "../../../etc/passwd",
+        "/etc/passwd",
+        "a/../../b",
+        "\\x1b[2Jcleared",
+        "bell\\x07\\nline",
+        "\\u202egpj.exe",
+    }
+
+
+def test_every_path_can_be_stored(read: Read) -> None:
+    hostile = b"\xff\xfe\x80 \xed\xa0\x80"
+    archive = raw_zip(RawMember.of(hostile, b"1"), RawMember.of(hostile + b"2", b"2", flags=0x800))
+    tar = bytearray(tar_header("x", 0))
+    tar[0 : len(hostile)] = hostile
+    tar[148:156] = b" " * 8
+    tar[148:156] = b"%06o\0 " % sum(tar)
+    for data in (archive, bytes(tar)):
+        members = read(data)
+        assert members
+        for one in members:
+            one.path.encode("utf-8")
+
+
+def test_a_zero_byte_does_not_end_a_name(read: Read) -> None:
+    assert set(good(read(raw_zip(RawMember.of(b"a.py\0.exe", b""))))) == {"a.py\\x00.exe"}
+
+
+def test_a_later_member_of_the_same_path_is_a_duplicate(read: Read) -> None:
+    twice = raw_zip(RawMember.of(b"a", b"first"), RawMember.of(b"a", b"second"))
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for data in (b"first", b"second"):
+            info = tarfile.TarInfo("a")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    for archive in (twice, target.getvalue()):
+        members = read(archive)
+        assert [(one.status, one.data) for one in members] == [
+            ("ok", b"first"),
+            ("duplicate", None),
+        ]
+
+
+# What is no regular file
+
+
+def test_links_and_devices_in_tar(read: Read) -> None:
+    archive = tar_of(
+        tar_info("to-passwd", tarfile.SYMTYPE, "/etc/passwd"),
+        tar_info("d/climbs", tarfile.SYMTYPE, "../../x"),
+        tar_info("d/inside", tarfile.SYMTYPE, "../README"),
+        tar_info("hard", tarfile.LNKTYPE, "README"),
+        tar_info("fifo", tarfile.FIFOTYPE),
+        tar_info("char", tarfile.CHRTYPE),
+        tar_info("block", tarfile.BLKTYPE),
+        tar_info("label", b"V"),
+    )
+    assert fates(read(archive + make_tar())) == {
+        "to-passwd": "refused",
+        "d/climbs": "refused",
+        "hard": "refused",
+        "fifo": "refused",
+        "char": "refused",
+        "block": "refused",
+        "label": "unsupported",
+    }
+
+
+def test_links_and_devices_in_zip(read: Read) -> None:
+    def unix(name: bytes, kind: int, data: bytes = b"") -> RawMember:
+        return RawMember.of(name, data, made_by=UNIX, attributes=(kind | 0o777) << 16)
+
+    archive = raw_zip(
+        unix(b"link", stat.S_IFLNK, b"/etc/passwd"),
+        unix(b"inside", stat.S_IFLNK, b"file"),
+        unix(b"fifo", stat.S_IFIFO),
+        unix(b"device", stat.S_IFCHR),
+        unix(b"file", stat.S_IFREG, b"data"),
+    )
+    members = read(archive)
+    assert good(members) == {"file": b"data"}
+    assert fates(members) == {"link": "refused", "fifo": "refused", "device": "refused"}
+
+
+@pytest.mark.parametrize("kind", ["old", "0.0", "0.1", "1.0"])
+def test_gnu_sparse(read: Read, kind: str) -> None:
+    if kind == "old":
+        block = bytearray(tar_header("sparse", 512, tarfile.GNUTYPE_SPARSE))
+        block[482] = 1  # one more block of map
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+        archive = bytes(block) + bytes(512) + bytes(512)
+    else:
+        records = {
+            "0.0": {"GNU.sparse.map": "0,1"},
+            "0.1": {"GNU.sparse.map": "0,1", "GNU.sparse.name": "sparse"},
+            "1.0": {"GNU.sparse.major": "1", "GNU.sparse.name": "sparse"},
+        }[kind]
+        info = tarfile.TarInfo("sparse")
+        info.pax_headers = records
+        target = io.BytesIO()
+        with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            tar.addfile(info)
+        archive = target.getvalue()[:1536]
+    members = read(archive + make_tar())
+    assert fates(members) == {"sparse": "unsupported"}
+    assert good(members) == GOOD
+
+
+# Members that cannot be read
+
+
+def test_encrypted_members(read: Read) -> None:
+    archive = raw_zip(RawMember.of(b"secret", b"x" * 50, flags=1), RawMember.of(b"open", b"y"))
+    assert fates(read(archive)) == {"secret": "encrypted"}
+    assert good(read(archive)) == {"open": b"y"}
+
+
+@pytest.mark.parametrize("method", [1, 6, 9, 19, 97, 98, 99, 65535])
+def test_unknown_compression(read: Read, method: int) -> None:
+    archive = raw_zip(RawMember.of(b"odd", b"x", method=method), RawMember.of(b"good", b"y"))
+    assert fates(read(archive)) == {"odd": "unsupported"}
+    assert str(method) in reason_of(read, archive, "odd")
+
+
+def test_a_bad_checksum_damages_one_member(read: Read) -> None:
+    archive = raw_zip(RawMember.of(b"bad", b"xyz", crc=1), RawMember.of(b"good", b"y"))
+    assert fates(read(archive)) == {"bad": "damaged"}
+    assert good(read(archive)) == {"good": b"y"}
+
+
+def test_a_body_that_does_not_inflate(read: Read) -> None:
+    archive = raw_zip(RawMember(b"bad", b"\xff" * 20, 100, 0), RawMember.of(b"good", b"y"))
+    assert fates(read(archive)) == {"bad": "damaged"}
+
+
+def test_a_body_far_larger_than_its_content(read: Read) -> None:
+    padding = b"\x00\x00\x00\xff\xff" * 40_000  # empty deflate blocks
+    archive = raw_zip(RawMember(b"slow", padding, 1, 0))
+    assert fates(read(archive)) == {"slow": "refused"}
+
+
+@pytest.mark.parametrize("offset", [10_000_000, 0xFFFFFFF0, 3])
+def test_offsets_that_lead_nowhere(read: Read, offset: int) -> None:
+    lost = RawMember.of(b"lost", b"x", offset=offset)
+    archive = raw_zip(RawMember.of(b"good", b"y"), lost)
+    assert fates(read(archive)) == {"lost": "damaged"}
+    assert good(read(archive)) == {"good": b"y"}
+
+
+def test_lengths_that_lead_out_of_the_file(read: Read) -> None:
+    archive = raw_zip(RawMember.of(b"long", b"x" * 60_000, packed=60_000))
+    assert fates(read(archive)) == {"long": "damaged"}
+
+
+# Files that break off
+
+
+def test_a_zip_that_breaks_off_is_read_as_far_as_it_goes(read: Read) -> None:
+    files = {f"{number:02}": bytes([number]) * 500 for number in range(50)}
+    whole = make_zip(files, zipfile.ZIP_STORED)
+    members = read(whole[: len(whole) // 2])
+    assert 15 < len(good(members)) < 30
+    assert good(members).items() <= files.items()
+    assert fates(members)["archive"] == "damaged"
+
+
+def test_a_streamed_zip_that_breaks_off(read: Read) -> None:
+    class Pipe(io.RawIOBase):
+        def __init__(self) -> None:
+            self.data = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            self.data += bytes(data)
+            return len(bytes(data))
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in GOOD.items():
+            archive.writestr(name, data)
+    cut = pipe.data[: pipe.data.index(b"PK\x01\x02")]
+    assert good(read(cut)) == GOOD
+    assert fates(read(cut)) == {"archive": "damaged"}
+
+
+def test_a_directory_that_breaks_off_names_what_it_can(read: Read) -> None:
+    whole = bytearray(make_zip())
+    last = whole.rindex(b"PK\x01\x02")
+    whole[last : last + 4] = b"XXXX"
+    members = read(bytes(whole))
+    assert len(good(members)) == len(GOOD) - 1
+    assert fates(members) == {"archive": "damaged"}
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_tar_that_breaks_off_is_read_as_far_as_it_goes(read: Read, compression: str) -> None:
+    generator = random.Random(1)
+    files = {f"{number:02}": generator.randbytes(4000) for number in range(500)}
+    whole = COMPRESSIONS[compression](make_tar(files))
+    members = read(whole[: len(whole) // 2])
+    assert len(good(members)) > 20
+    assert good(members).items() <= files.items()
+    assert "damaged" in fates(members).values()
+
+
+def test_a_tar_with_a_broken_header_goes_on_after_it(read: Read) -> None:
+    whole = bytearray(make_tar())
+    position = whole.index(b"owner-name-1a2b3c4/src/a.py")
+    whole[position + 148] ^= 0xFF
+    members = read(bytes(whole))
+    assert set(GOOD) - set(good(members)) == {"owner-name-1a2b3c4/src/a.py"}
+    assert fates(members) == {"archive": "damaged"}
+
+
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz"])
+def test_a_wrong_checksum_around_a_tar_is_noted(read: Read, compression: str) -> None:
+    whole = bytearray(COMPRESSIONS[compression](make_tar()))
+    flipped = {".gz": -6, ".bz2": -6, ".xz": -10}[compression]
+    whole[flipped] ^= 1
+    assert fates(read(bytes(whole))) == {"archive": "damaged"}
+
+
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
+def test_one_compressed_file_that_breaks_off(read: Read, compression: str) -> None:
+    whole = COMPRESSIONS[compression](b"some text\n" * 50)
+    assert fates(read(whole[:-3], name="t" + compression)) == {"t": "damaged"}
+
+
+# Memory, for real
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_by_none_of_what_an_archive_claims(tmp_path: Path) -> None:
+    """Peak memory of a process that reads a million members and 8 GB of zeros."""
+    archive = tmp_path / "million.zip"
+    entry = struct.pack(
+        "<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0, 0, 0, 0
+    )
+    with archive.open("wb") as file:
+        file.write(b"PK\x03\x04" + bytes(26))
+        for start in range(0, 1_200_000, 10_000):
+            file.write(b"".join(entry + b"%040d" % n for n in range(start, start + 10_000)))
+        size = file.tell() - 30
+        file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, size, 30, 0))
+    zeros = tmp_path / "zeros.tar.gz"
+    block = gzip.compress(bytes(50 * MEGABYTE), 1)
+    zeros.write_bytes(gzip.compress(tar_header("x", 8 * 1024**3 - 1, tarfile.XHDTYPE)) + block * 20)
+    script = textwrap.dedent(
+        """
+        import resource, sys
+        from pathlib import Path
+        from zml_dask.fetch.members import read_members
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        count = sum(1 for _ in read_members(Path(sys.argv[1]), name="a"))
+        print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+        """
+    )
+    for path, count, most in ((archive, 1_000_001, 500), (zeros, 1, 100)):
+        command = [sys.executable, "-c", script, str(path)]
+        out = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+        assert int(out[0]) == count
+        assert int(out[1]) < most, f"{path.name} takes {out[1]} MiB"

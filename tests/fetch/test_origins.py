@@ -1,0 +1,486 @@
+"""Where a record's code is looked for, in which order, and what each origin gives."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zml_dask.errors import RecordError
+from zml_dask.fetch.errors import (
+    GitError,
+    NoFilesError,
+    RestrictedError,
+    SourceError,
+    UnreadableArchiveError,
+)
+from zml_dask.fetch.git import GitLimits, snapshot
+from zml_dask.fetch.github import GithubSource, github_source, parse_link
+from zml_dask.fetch.origins import FetchOptions, open_record
+from zml_dask.net.errors import (
+    BadUrlError,
+    BlockedError,
+    ChecksumError,
+    ForbiddenError,
+    GoneError,
+    NotFoundError,
+    TooLargeError,
+)
+from zml_dask.net.http import HttpClient
+from zml_dask.records.parse import parse_record
+from zml_dask.records.record import Record, RecordFile, RelatedIdentifier
+from zml_dask.sandbox.corpus import Corpus, Withdrawal, make_record
+from zml_dask.sandbox.faults import Faults
+from zml_dask.sandbox.server import Sandbox
+
+from .archives import GOOD, make_tar, make_zip
+from .conftest import LoopbackGithub, fates, good
+
+MakeSandbox = Callable[..., Sandbox]
+FILES = {"src/a.py": "print('a')\n", "README": "a readme\n"}
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+def harvested(sandbox: Sandbox, client: HttpClient, record_id: int = 7) -> Record:
+    """A record as the sandbox gives it, or as it was before it was withdrawn."""
+    answer = client.get_json(f"{sandbox.api_url}/records/{record_id}")
+    return parse_record(answer.payload, api_url=sandbox.api_url)
+
+
+def bare_record(**fields: Any) -> Record:
+    empty: dict[str, Any] = dict.fromkeys(
+        ["concept_id", "doi", "title", "version", "publication_date", "created", "license",
+         "repository", "resource_type"]
+    )  # fmt: skip
+    full = empty | {"record_id": 7, "keywords": (), "creators": (), "access": "open"}
+    full |= {"related": (), "files": (), "metadata": {}}
+    return Record(**(full | fields))
+
+
+def links(*identifiers: str) -> tuple[RelatedIdentifier, ...]:
+    return tuple(RelatedIdentifier(one, "isSupplementTo", "url") for one in identifiers)
+
+
+# A record's own files
+
+
+def test_one_archive_costs_one_request_and_leaves_nothing(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    archive = make_zip()
+    sandbox = make_sandbox([make_record(7, {"owner/name-v1.zip": archive})])
+    record = harvested(sandbox, client)
+    before = client.requests_sent
+    with open_record(record, client, scratch) as fetched:
+        assert client.requests_sent - before == 1
+        assert fetched.origin == "zenodo"
+        (one,) = fetched.archives
+        assert (one.name, one.bytes) == ("owner/name-v1.zip", len(archive))
+        assert one.checksum == "md5:" + hashlib.md5(archive).hexdigest()
+        assert good(list(fetched.members())) == GOOD
+        assert any(scratch.iterdir())
+    assert not any(scratch.iterdir())
+
+
+def test_several_archives_are_all_kept_under_their_names(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    files = {
+        "a.zip": make_zip({"x": b"1"}),
+        "b.tar.gz": gzip.compress(make_tar({"x": b"2"})),
+        "README.md": b"read me",
+        "notes.txt.gz": gzip.compress(b"notes"),
+    }
+    sandbox = make_sandbox([make_record(7, files)])
+    with open_record(harvested(sandbox, client), client, scratch) as fetched:
+        assert good(list(fetched.members())) == {
+            "a.zip/x": b"1",
+            "b.tar.gz/x": b"2",
+            "README.md": b"read me",
+            "notes.txt": b"notes",
+        }
+
+
+def test_a_file_beside_the_only_archive_may_share_a_path_with_it(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    files = {"code.zip": make_zip({"LICENSE": b"1", "a": b"2"}), "LICENSE": b"3"}
+    sandbox = make_sandbox([make_record(7, files)])
+    with open_record(harvested(sandbox, client), client, scratch) as fetched:
+        members = list(fetched.members())
+    assert good(members) == {"LICENSE": b"3", "a": b"2"}
+    assert fates(members) == {"LICENSE": "duplicate"}
+
+
+def test_what_holds_no_source_is_not_downloaded(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    data = os.urandom(20_000_000)
+    files = {"code.zip": make_zip(), "data.bin": data, "old.rar": b"Rar!\x1a\x07\x01\0" + data}
+    sandbox = make_sandbox([make_record(7, files)])
+    with open_record(harvested(sandbox, client), client, scratch) as fetched:
+        assert [one.name for one in fetched.archives] == ["code.zip"]
+        members = list(fetched.members())
+        # The folder holds the archive alone.
+        held = sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
+        assert held == len(files["code.zip"])
+    assert fates(members) == {"data.bin": "too_large", "old.rar": "unsupported"}
+    assert good(members) == GOOD
+
+
+def test_a_file_over_the_limit_does_not_cost_the_record(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    big = make_zip({"x": os.urandom(90_000), "y": os.urandom(90_000)})
+    sandbox = make_sandbox([make_record(7, {"big.zip": big, "small.zip": make_zip()})])
+    record = harvested(sandbox, client)
+    options = FetchOptions()
+    options = replace(options, limits=replace(options.limits, max_archive_bytes=100_000))
+    with open_record(record, client, scratch, options) as fetched:
+        members = list(fetched.members())
+    assert good(members) == GOOD
+    assert fates(members) == {"big.zip": "too_large"}
+    alone = replace(record, files=record.files[:1])
+    with pytest.raises(TooLargeError), open_record(alone, client, scratch, options):
+        pass
+
+
+def test_every_body_cut_loses_no_record(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    records = [
+        make_record(number, {"code.zip": make_zip({"a": os.urandom(50_000)})})
+        for number in range(10, 40, 2)
+    ]
+    sandbox = make_sandbox(records)
+    wanted = [harvested(sandbox, client, one.record_id) for one in records]
+    for faults in (
+        Faults(cut_every=3),
+        Faults(lie_every=3),
+        Faults(corrupt_every=3),
+        Faults(cut_every=3, no_range=True),
+        Faults(unavailable=2),
+    ):
+        sandbox.faults = faults
+        for record in wanted:
+            with open_record(record, client, scratch) as fetched:
+                assert set(good(list(fetched.members()))) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        ("wrong md5", ChecksumError),
+        ("blocked", BlockedError),
+        ("withdrawn", GoneError),
+        ("unknown", NotFoundError),
+        ("restricted", ForbiddenError),
+        ("redirect", RecordError),
+    ],
+)
+def test_what_cannot_be_had_says_why(
+    make_sandbox: MakeSandbox,
+    client: HttpClient,
+    scratch: Path,
+    trouble: str,
+    error: type[RecordError],
+) -> None:
+    corpus = Corpus([make_record(7, {"code.zip": make_zip()})])
+    sandbox = make_sandbox(corpus)
+    record = harvested(sandbox, client)
+    if trouble == "withdrawn":
+        corpus.withdraw(7, Withdrawal())
+    elif trouble == "unknown":
+        record = replace(
+            record, files=(replace(record.files[0], url=record.files[0].url + "/none"),)
+        )
+    elif trouble == "restricted":
+        corpus.add(make_record(7, {"code.zip": make_zip()}, access="restricted"))
+    else:
+        sandbox.faults = {
+            "wrong md5": Faults(corrupt_every=1),
+            "blocked": Faults(blocked=True),
+            "redirect": Faults(redirect_to="file:///etc"),
+        }[trouble]
+    with pytest.raises(error) as caught, open_record(record, client, scratch):
+        pass
+    if trouble == "redirect":
+        assert caught.value.kind == "bad_redirect"
+    assert "\n" not in str(caught.value)
+    assert not any(scratch.iterdir())
+
+
+@pytest.mark.parametrize("access", ["restricted", "embargoed", "closed"])
+def test_restricted_records_are_left_alone(
+    client: HttpClient, scratch: Path, github: LoopbackGithub, access: str
+) -> None:
+    github.add("owner", "name", {"v1": FILES})
+    record = bare_record(access=access, related=links("https://github.com/owner/name/tree/v1"))
+    options = FetchOptions(github_url=github.url)
+    with pytest.raises(RestrictedError), open_record(record, client, scratch, options):
+        pass
+    assert github.requests == []
+
+
+def test_metadata_alone(client: HttpClient, scratch: Path) -> None:
+    for access in ("metadata-only", "open"):
+        with (
+            pytest.raises(NoFilesError),
+            open_record(bare_record(access=access), client, scratch),
+        ):
+            pass
+
+
+def test_archives_that_nobody_here_reads_fail_the_record(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    sandbox = make_sandbox([make_record(7, {"code.7z": b"7z\xbc\xaf\x27\x1c" + bytes(200_000)})])
+    record = harvested(sandbox, client)
+    with pytest.raises(UnreadableArchiveError, match="7z"), open_record(record, client, scratch):
+        pass
+
+
+def test_the_ruins_of_an_archive_are_read_where_there_is_nothing_else(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    ruin = make_zip({f"{number}": os.urandom(900) for number in range(9)})[:6000]
+    sandbox = make_sandbox([make_record(7, {"code.zip": ruin})])
+    with open_record(harvested(sandbox, client), client, scratch) as fetched:
+        assert 3 < len(good(list(fetched.members()))) < 9
+
+
+# URLs of the user's own catalogue
+
+
+def test_a_file_system_only_where_the_catalogue_is_trusted(
+    client: HttpClient, scratch: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "mine.zip"
+    archive.write_bytes(make_zip())
+    digest = "md5:" + hashlib.md5(archive.read_bytes()).hexdigest()
+    for url in (archive.as_uri(), str(archive)):
+        record = bare_record(files=(RecordFile("mine.zip", None, digest, url),))
+        with pytest.raises(BadUrlError), open_record(record, client, scratch):
+            pass
+        with open_record(record, client, scratch, FetchOptions(trusted=True)) as fetched:
+            assert fetched.origin == "url"
+            assert good(list(fetched.members())) == GOOD
+
+
+def test_what_is_wrong_with_such_a_url(client: HttpClient, scratch: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "mine.zip"
+    archive.write_bytes(make_zip())
+    options = FetchOptions(trusted=True)
+    small = replace(options, limits=replace(options.limits, max_archive_bytes=10))
+    none = RecordFile("a", None, None, (tmp_path / "none").as_uri())
+    for file, given, error in (
+        (none, options, SourceError),
+        (replace(none, url="nosuch://x"), options, SourceError),
+        (replace(none, url=archive.as_uri(), checksum="md5:" + "0" * 32), options, ChecksumError),
+        (replace(none, url=archive.as_uri()), small, TooLargeError),
+    ):
+        with pytest.raises(error), open_record(bare_record(files=(file,)), client, scratch, given):
+            pass
+
+
+# GitHub
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("https://github.com/owner/name/tree/v1.0", ("owner", "name", "v1.0")),
+        ("http://www.github.com/owner/name/tree/v1.0/", ("owner", "name", "v1.0")),
+        ("https://github.com/owner/name/tree/release/2.0", ("owner", "name", "release/2.0")),
+        ("https://github.com/owner/name/tree/v%2B1", ("owner", "name", "v+1")),
+        ("https://github.com/owner/name/releases/tag/v1", ("owner", "name", "v1")),
+        ("https://github.com/owner/name/releases/download/v1/x.zip", ("owner", "name", "v1")),
+        ("https://github.com/owner/name/archive/v1.tar.gz", ("owner", "name", "v1")),
+        ("https://github.com/owner/name/archive/refs/tags/v1.2.zip", ("owner", "name", "v1.2")),
+        ("https://github.com/owner/name/zipball/v1", ("owner", "name", "v1")),
+        ("https://github.com/owner/name/commit/0123abc", ("owner", "name", "0123abc")),
+        ("https://github.com/owner/name", ("owner", "name", None)),
+        ("https://github.com/owner/name/", ("owner", "name", None)),
+        ("https://github.com/owner/name.git", ("owner", "name", None)),
+        ("https://github.com/owner/na.me.git", ("owner", "na.me", None)),
+        ("git+https://github.com/owner/name.git", ("owner", "name", None)),
+        ("git+https://www.github.com/owner/name", ("owner", "name", None)),
+        ("git://github.com/owner/name.git", ("owner", "name", None)),
+        ("git@github.com:owner/name.git", ("owner", "name", None)),
+        ("ssh://git@github.com/owner/name", ("owner", "name", None)),
+        ("github.com/owner/name", ("owner", "name", None)),
+        ("https://github.com/owner/name#readme", ("owner", "name", None)),
+        ("https://github.com/owner/name/issues?q=1", ("owner", "name", None)),
+        ("https://GitHub.com/Owner/Name/tree/V1", ("Owner", "Name", "V1")),
+        ("https://github.com/owner", None),
+        ("https://github.com.evil.org/owner/name", None),
+        ("https://evil.org/github.com/owner/name", None),
+        ("https://github.com/owner/..", None),
+        ("https://github.com/../name", None),
+        ("10.5281/zenodo.1", None),
+        ("https://github.com/owner/name/tree/--upload-pack=x", ("owner", "name", None)),
+        ("https://github.com/owner/name/tree/a..b", ("owner", "name", None)),
+        ("https://github.com/owner/name/tree/a%0Ab", ("owner", "name", None)),
+    ],
+)
+def test_every_form_of_link(link: str, expected: tuple[str, str, str | None] | None) -> None:
+    assert parse_link(link) == expected
+
+
+def test_tags_come_from_the_likeliest_link_or_from_the_version() -> None:
+    related = (
+        RelatedIdentifier("https://github.com/else/where/tree/v9", "references"),
+        *links("https://github.com/owner/name", "https://github.com/owner/name/tree/v1"),
+    )
+    source = github_source(bare_record(related=related, version="2"))
+    assert source == GithubSource("https://github.com", "owner", "name", ("v1",))
+    plain = bare_record(repository="https://github.com/owner/name", version="v1.0")
+    source = github_source(plain)
+    assert source is not None
+    assert source.tags == ("v1.0", "1.0")
+    assert source.archive_url("a b/c").endswith("/owner/name/archive/refs/tags/a%20b/c.zip")
+    assert github_source(bare_record()) is None
+
+
+@pytest.fixture
+def broken(make_sandbox: MakeSandbox, client: HttpClient) -> Callable[..., Record]:
+    """A record whose own archive can be had no more, with links."""
+
+    def make(*identifiers: str, version: str | None = None) -> Record:
+        sandbox = make_sandbox([make_record(7, {"code.zip": make_zip()})])
+        record = harvested(sandbox, client)
+        lost = replace(record.files[0], url=record.files[0].url + "/none")
+        return replace(record, files=(lost,), related=links(*identifiers), version=version)
+
+    return make
+
+
+def test_the_archive_of_the_tag_comes_second(
+    client: HttpClient, scratch: Path, github: LoopbackGithub, broken: Callable[..., Record]
+) -> None:
+    github.add("owner", "name", {"v1": FILES, "v2": {"src/a.py": "later\n"}})
+    record = broken("https://github.com/owner/name/tree/v1")
+    with open_record(record, client, scratch, FetchOptions(github_url=github.url)) as fetched:
+        assert fetched.origin == "github-archive"
+        members = good(list(fetched.members()))
+        assert members["name-v1/src/a.py"] == b"print('a')\n"
+        assert len(members) == 2
+        assert fetched.archives[0].checksum.startswith("md5:")
+    assert not any(scratch.iterdir())
+
+
+def test_a_clone_of_the_tag_comes_third(
+    client: HttpClient, scratch: Path, github: LoopbackGithub, broken: Callable[..., Record]
+) -> None:
+    github.add("owner", "name", {"v1": FILES, "v2": {"src/a.py": "later\n"}})
+    github.archives = False
+    record = broken("git+https://www.github.com/owner/name.git", version="1")
+    with open_record(record, client, scratch, FetchOptions(github_url=github.url)) as fetched:
+        assert fetched.origin == "git-tag"
+        commit = fetched.archives[0].checksum.removeprefix("git:")
+        members = good(list(fetched.members()))
+        assert members[f"owner-name-{commit[:7]}/src/a.py"] == b"print('a')\n"
+    assert not any(scratch.iterdir())
+
+
+def test_the_default_branch_comes_last(
+    client: HttpClient, scratch: Path, github: LoopbackGithub, broken: Callable[..., Record]
+) -> None:
+    github.add("owner", "name", {"v1": FILES, "": {"src/a.py": "later\n"}})
+    for record in (
+        broken("https://github.com/owner/name"),
+        broken("https://github.com/owner/name/tree/no-such-tag"),
+    ):
+        with open_record(record, client, scratch, FetchOptions(github_url=github.url)) as fetched:
+            assert fetched.origin == "git-branch"
+            assert b"later\n" in good(list(fetched.members())).values()
+
+
+def test_where_nothing_is_anywhere_the_first_failure_counts(
+    client: HttpClient, scratch: Path, github: LoopbackGithub, broken: Callable[..., Record]
+) -> None:
+    record = broken("https://github.com/owner/nowhere/tree/v1")
+    with (
+        pytest.raises(NotFoundError, match="nor is it in its repository") as caught,
+        open_record(record, client, scratch, FetchOptions(github_url=github.url)),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+    assert not any(scratch.iterdir())
+
+
+def test_an_unreadable_archive_is_replaced_by_its_repository(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path, github: LoopbackGithub
+) -> None:
+    github.add("owner", "name", {"v1": FILES})
+    sandbox = make_sandbox(
+        [
+            make_record(
+                7,
+                {"code.zip": make_zip()[:300]},
+                related=(("https://github.com/owner/name/tree/v1", "isSupplementTo", "url"),),
+            )
+        ]
+    )
+    record = harvested(sandbox, client)
+    with open_record(record, client, scratch, FetchOptions(github_url=github.url)) as fetched:
+        assert fetched.origin == "github-archive"
+
+
+# git
+
+
+def test_git_runs_nothing_and_reads_no_local_file(
+    github: LoopbackGithub, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = tmp_path / "proof"
+    home = tmp_path / "home"
+    (home / "hooks").mkdir(parents=True)
+    for name in ("post-checkout", "reference-transaction"):
+        hook = home / "hooks" / name
+        hook.write_text(f"#!/bin/sh\ntouch {proof}\n")
+        hook.chmod(0o755)
+    (home / ".gitconfig").write_text(f"[core]\n hooksPath = {home}/hooks\n")
+    submodule = '[submodule "x"]\n path = x\n url = file:///etc\n'
+    github.add("owner", "name", {"v1": FILES | {".gitmodules": submodule}})
+    monkeypatch.setenv("HOME", str(home))
+    source = GithubSource(github.url, "owner", "name", ("v1",))
+    snapshot(source, "v1", scratch, GitLimits(60, 10**9))
+    assert not proof.exists()
+    assert [path.name for path in scratch.iterdir()] == ["git.tar"]
+
+
+@pytest.mark.parametrize("base", ["file:///tmp", "ext::sh -c touch% /tmp/x", "ssh://host", "/tmp"])
+def test_git_speaks_http_alone(scratch: Path, base: str) -> None:
+    with pytest.raises(RecordError):
+        snapshot(GithubSource(base, "o", "n", ()), None, scratch, GitLimits(60, 10**9))
+
+
+def test_git_is_bounded(github: LoopbackGithub, scratch: Path) -> None:
+    github.add("owner", "name", {"v1": {"big": os.urandom(400_000).hex()}})
+    source = GithubSource(github.url, "owner", "name", ("v1",))
+    with pytest.raises(GitError):
+        snapshot(source, "v1", scratch, GitLimits(60, 100_000))
+    with pytest.raises(GitError, match=r"0\.001 s"):
+        snapshot(source, "v1", scratch, GitLimits(0.001, 10**9))
+    assert not (scratch / "git").exists()
+
+
+def test_git_that_is_not_there_says_so(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, github: LoopbackGithub
+) -> None:
+    monkeypatch.setenv("PATH", str(scratch))
+    with pytest.raises(GitError, match="not installed"):
+        snapshot(GithubSource(github.url, "o", "n", ()), None, scratch, GitLimits(60, 10**9))

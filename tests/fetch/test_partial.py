@@ -1,0 +1,119 @@
+"""Large zip files by their parts: fewer bytes for the same members."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.origins import FetchOptions, open_record
+from zml_dask.fetch.partial import merge
+from zml_dask.net.http import HttpClient
+from zml_dask.records.parse import parse_record
+from zml_dask.records.record import Record
+from zml_dask.sandbox.corpus import make_record
+from zml_dask.sandbox.faults import Faults
+from zml_dask.sandbox.server import Sandbox
+
+from .archives import make_tar
+
+MEGABYTE = 1024 * 1024
+ALWAYS = FetchOptions(partial_threshold=MEGABYTE)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70 MB of data, and 200 scripts before, within and behind it."""
+    path = tmp_path_factory.mktemp("large") / "large.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for part in ("first", "second", "third"):
+            for number in range(70):
+                target.writestr(f"o-n-1/{part}/{number}.py", f"print({number})\n" * 100)
+            if part != "third":
+                target.writestr(f"o-n-1/{part}/data.bin", os.urandom(35 * MEGABYTE))
+    return path
+
+
+@pytest.fixture
+def served(make_sandbox: Callable[..., Sandbox], archive: Path) -> Sandbox:
+    files = {"large.zip": archive, "large.tar": make_tar({"d": bytes(2 * MEGABYTE), "a": b"a"})}
+    return make_sandbox([make_record(7, files)])
+
+
+@pytest.fixture
+def record(served: Sandbox, client: HttpClient) -> Record:
+    answer = client.get_json(f"{served.api_url}/records/7")
+    return parse_record(answer.payload, api_url=served.api_url)
+
+
+def one_file(record: Record, key: str) -> Record:
+    return replace(record, files=tuple(file for file in record.files if file.key == key))
+
+
+def test_the_same_members_for_a_fraction_of_the_bytes(
+    record: Record, served: Sandbox, client: HttpClient, tmp_path: Path
+) -> None:
+    large = one_file(record, "large.zip")
+    with open_record(large, client, tmp_path, replace(ALWAYS, partial_threshold=None)) as fetched:
+        whole = (list(fetched.members()), fetched.origin, fetched.archives[0].checksum)
+        whole_bytes = fetched.archives[0].bytes
+    before = client.requests_sent
+    with open_record(large, client, tmp_path, ALWAYS) as fetched:
+        parts = (list(fetched.members()), fetched.origin, fetched.archives[0].checksum)
+        assert fetched.archives[0].bytes < whole_bytes / 100
+        # On disk it takes no more than what was fetched, give or take blocks.
+        taken = sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*") if path.is_file())
+        assert taken < whole_bytes / 20
+    assert parts == whole
+    # The end with the directory, and one for each part of the scripts.
+    assert client.requests_sent - before <= 4
+
+
+def test_a_server_without_parts_gives_the_whole(
+    record: Record, served: Sandbox, client: HttpClient, tmp_path: Path
+) -> None:
+    served.faults = Faults(no_range=True)
+    with open_record(one_file(record, "large.zip"), client, tmp_path, ALWAYS) as fetched:
+        assert sum(one.status == "ok" for one in fetched.members()) == 210
+
+
+def test_parts_that_break_off_are_had_all_the_same(
+    record: Record, served: Sandbox, client: HttpClient, tmp_path: Path
+) -> None:
+    served.faults = Faults(cut_every=2)
+    with open_record(one_file(record, "large.zip"), client, tmp_path, ALWAYS) as fetched:
+        assert sum(one.status == "ok" for one in fetched.members()) == 210
+
+
+def test_where_most_is_wanted_or_nothing_is_a_zip_the_whole_is_fetched(
+    record: Record, served: Sandbox, client: HttpClient, tmp_path: Path
+) -> None:
+    everything = replace(ALWAYS, limits=FetchLimits(max_file_bytes=40 * MEGABYTE))
+    large = one_file(record, "large.zip")
+    with open_record(large, client, tmp_path, everything) as fetched:
+        assert fetched.archives[0].bytes == large.files[0].size
+    before = client.requests_sent
+    with open_record(one_file(record, "large.tar"), client, tmp_path, ALWAYS) as fetched:
+        assert client.requests_sent - before == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 999), st.integers(1, 50)).map(lambda s: (s[0], s[0] + s[1]))),
+    st.integers(0, 100),
+)
+def test_merged_spans_cover_all_and_keep_their_distance(
+    spans: list[tuple[int, int]], gap: int
+) -> None:
+    merged = list(merge(spans, gap))
+    for start, stop in spans:
+        assert any(first <= start and stop <= last for first, last in merged)
+    for (_, before), (after, _) in pairwise(merged):
+        assert after - before > gap
