@@ -15,7 +15,7 @@ from zml_dask.records.canonical import canonical_json
 from zml_dask.records.journal import Journal
 from zml_dask.records.parse import RecordParseError, parse_record
 from zml_dask.records.record import Record
-from zml_dask.records.slices import EARLIEST, Slice, halves, read, written
+from zml_dask.records.slices import EARLIEST, Slice, halves, instant, read, written
 from zml_dask.records.state import HarvestState
 from zml_dask.records.zenodo import GUEST_SIZES, TOKEN_SIZES, WINDOW, SearchPage, search_page
 
@@ -119,7 +119,7 @@ class HarvestRound:
             self._read_slice()
         state = self._state
         if not state.pending and not state.finished:
-            state = replace(state, finished=True, complete_until=state.started)
+            state = replace(state, finished=True, complete_until=_complete_until(state))
             self._journal.save(state)
         return HarvestResult(
             found=state.found,
@@ -261,6 +261,13 @@ class HarvestRound:
                     slices=len(state.pending),
                 )
             )
+
+
+def _complete_until(state: HarvestState) -> str | None:
+    until = state.options.until
+    if until is None or state.started is None:
+        return state.started
+    return min(instant(until, option="--until", is_end=True), state.started)
 
 
 def _closed(state: HarvestState, page: SearchPage) -> HarvestState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -90,24 +90,18 @@ def search_page(
     if options.all_versions:
         parameters["all_versions"] = "true"
     answer = client.get_json(url, parameters)
-    hits, total = _checked(answer.payload, url)
+    hits, total = hits_of(answer.payload, url)
     return SearchPage(tuple(hits), total, _clock(answer.headers))
 
 
-def search_pages(
-    client: HttpClient, options: HarvestOptions, created: Slice = (None, None), *, size: int = 25
-) -> Iterator[SearchPage]:
-    """Ask for all pages of a slice that fits into the window."""
-    page = 1
-    while (page - 1) * size < WINDOW:
-        found = search_page(client, options, created, page=page, size=size)
-        yield found
-        if page * size >= found.total or not found.hits:
-            return
-        page += 1
+def hits_of(payload: Any, url: str) -> tuple[list[Any], int]:
+    """Give the hits of a search's answer and their total.
 
-
-def _checked(payload: Any, url: str) -> tuple[list[Any], int]:
+    Raises
+    ------
+    NotASearchError
+        If it is something else.
+    """
     listed = payload.get("hits") if isinstance(payload, Mapping) else None
     hits = listed.get("hits") if isinstance(listed, Mapping) else None
     total = listed.get("total") if isinstance(listed, Mapping) else None
