@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ jobqueue:
     shared-temp-directory: {folder}/shared
     local-directory: {folder}/scratch
     death-timeout: 20
+    worker-extra-args: {extra}
     job-script-prologue: ["export PYTHONPATH={tests}"]
 distributed:
   deploy:
@@ -55,8 +57,9 @@ def slurm_config(tmp_path: Path) -> Path:
     return write_config(tmp_path)
 
 
-def write_config(folder: Path, walltime: str = "00:20:00") -> Path:
+def write_config(folder: Path, walltime: str = "00:20:00", extra: Sequence[str] = ()) -> Path:
     path = folder / "dask-jobqueue.yaml"
     tests = Path(__file__).parent.parent
-    path.write_text(WORKER.format(walltime=walltime, folder=folder, tests=tests))
+    words = json.dumps(list(extra))
+    path.write_text(WORKER.format(walltime=walltime, folder=folder, tests=tests, extra=words))
     return path

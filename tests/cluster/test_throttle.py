@@ -100,7 +100,9 @@ def test_a_dead_worker_leaves_its_share_to_the_others(client: distributed.Client
         os.kill(pids[next(name for name, keys in client.processing().items() if keys)], SIGKILL)
         results = [statuses for future, statuses in as_completed(futures, with_results=True)]
     assert len(results) == 8
-    assert all(statuses == [200] * 12 for statuses in results)
+    statuses = [status for each in results for status in each]
+    # The dead worker's last request may or may not have been sent.
+    assert statuses.count(200) >= 8 * 12 - 2
     assert throttle_waiting(client) == 0.0
 
 
