@@ -171,8 +171,8 @@ class LocalStorage(Storage):
 
     def remove(self, paths: str | Sequence[str]) -> None:
         for path in [paths] if isinstance(paths, str) else paths:
-            note_operation("remove", path)
             with storage_errors("remove", path):
+                note_operation("remove", path)
                 self._locate(path).unlink(missing_ok=True)
 
     def prune(self, prefix: str) -> None:
@@ -190,7 +190,10 @@ class LocalStorage(Storage):
 
 
 def _make_folder(folder: Path) -> None:
-    folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    if not folder.is_dir():
+        # Not by parents=True, which gives parents the umask's mode, not ours.
+        _make_folder(folder.parent)
+        folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
 
 
 def _create(path: Path) -> IO[bytes]:

@@ -137,8 +137,8 @@ class ObjectStorage(Storage):
     def remove(self, paths: str | Sequence[str]) -> None:
         fs = self._fs()
         for path in [paths] if isinstance(paths, str) else paths:
-            note_operation("remove", path)
             with storage_errors("remove", path):
+                note_operation("remove", path)
                 try:
                     fs.rm_file(self._locate(path))
                 except FileNotFoundError:

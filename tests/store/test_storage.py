@@ -1,0 +1,228 @@
+"""Storage, on a folder, in memory through fsspec, and on a real S3 server."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from store_builders import content_of, objects, sources, stage
+
+from zml_dask.errors import UsageError
+from zml_dask.store import storage as storage_module
+from zml_dask.store.commit import commit
+from zml_dask.store.info import read_info
+from zml_dask.store.staging import pack_records
+from zml_dask.store.storage import ObjectMissingError, Storage, StorageFullError
+from zml_dask.store.verify import verify
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A server that speaks S3, on loopback."""
+    moto = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ACCESS_KEY_ID", "test")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    boto3.client("s3", endpoint_url=url).create_bucket(Bucket="zml")
+    yield url
+    server.stop()
+    patch.undo()
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "folder":
+        return Storage.open(tmp_path / "ds")
+    if request.param == "memory":
+        return Storage.open(f"memory://{uuid.uuid4().hex}")
+    url = request.getfixturevalue("s3_endpoint")
+    return Storage.open(f"s3://zml/{uuid.uuid4().hex}", endpoint_url=url)
+
+
+def test_objects_are_written_read_listed_and_removed(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a/b/one", b"0123456789")
+    storage.write("a/two", b"")
+    local = tmp_path / "local"
+    local.write_bytes(b"three")
+    storage.publish(local, "a/three")
+    assert not local.exists()
+    assert storage.list("a") == ["a/b/one", "a/three", "a/two"]
+    assert storage.list("a/b") == ["a/b/one"]
+    assert list(storage.list("none")) == []
+    assert storage.names() == ["a"]
+    assert storage.read("a/three") == b"three"
+    assert storage.read_range("a/b/one", 2, 5) == b"234"
+    assert storage.read_tail("a/b/one", 3) == b"789"
+    assert storage.read_tail("a/b/one", 30) == b"0123456789"
+    assert storage.read_tail("a/two", 3) == b""
+    with storage.open_reader("a/b/one") as stream:
+        stream.seek(8)
+        assert stream.read() == b"89"
+    assert (storage.size("a/b/one"), storage.exists("a/b/one"), storage.exists("a/b")) == (
+        10,
+        True,
+        False,
+    )
+    storage.write("a/two", b"replaced")
+    assert storage.read("a/two") == b"replaced"
+    storage.remove(["a/two", "a/none"])
+    storage.remove("a/b/one")
+    storage.prune("a")
+    assert storage.list() == ["a/three"]
+    assert not storage.leftovers()
+    assert pickle.loads(pickle.dumps(storage)).read("a/three") == b"three"
+    assert "secret" not in repr(Storage.open("s3://x", key="secret"))
+
+
+@pytest.mark.parametrize("method", ["read", "size", "open_reader"])
+def test_what_is_missing_is_named(storage: Storage, method: str) -> None:
+    with pytest.raises(ObjectMissingError, match="cannot read 'a/none': no such object"):
+        getattr(storage, method)("a/none")
+
+
+def test_only_one_of_many_makes_a_new_object(storage: Storage) -> None:
+    barrier = threading.Barrier(8)
+
+    def attempt(number: int) -> bool:
+        barrier.wait()
+        return storage.write_new("build.lock", b"%d" % number)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(attempt, range(8)))
+    if storage.url.startswith("memory"):
+        assert any(won)  # fsspec's memory is a plain dictionary
+    else:
+        assert sum(won) == 1
+    assert storage.read("build.lock") == b"%d" % won.index(True)
+    assert not storage.write_new("build.lock", b"late")
+    assert not storage.leftovers()
+
+
+def test_readers_see_old_bytes_or_new_ones(storage: Storage) -> None:
+    storage.write("x", b"0" * 300_000)
+    stop = threading.Event()
+
+    def read() -> set[bytes]:
+        seen = set()
+        while not stop.is_set():
+            data = storage.read("x")
+            assert len(set(data)) == 1
+            assert len(data) == 300_000
+            seen.add(data[:1])
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        for number in range(1, 10):
+            storage.write("x", b"%d" % number * 300_000)
+        stop.set()
+        assert reading.result()
+
+
+def test_a_dataset_is_the_same_wherever_it_lies(storage: Storage, tmp_path: Path) -> None:
+    plain = Storage.open(tmp_path / "plain")
+    for target in (storage, plain):
+        stage(target, tmp_path, 1, sources(8))
+        stage(target, tmp_path, 2, sources(8, 2), max_memory=0)
+        pack_records(target, "p", [1, 2], scratch=tmp_path)
+        commit(target)
+        stage(target, tmp_path, 3, sources(8, 3))
+        commit(target)
+    assert objects(storage) == objects(plain)
+    assert verify(storage, deep=True).ok
+    group = zarr.open_group(storage.zarr_store("images.zarr"), mode="r")
+    expected = zarr.open_group(plain.zarr_store("images.zarr"), mode="r")
+    assert np.array_equal(group["images"][:], expected["images"][:])
+    dataset = xarray.open_zarr(storage.zarr_store("images.zarr"))
+    assert dict(dataset.sizes)["image"] == expected["images"].shape[0]
+
+
+def test_a_crash_on_an_object_store_leaves_the_last_commit(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    class CrashError(BaseException):
+        pass
+
+    first = Storage.open(tmp_path / "first")
+    stage(first, tmp_path, 1, sources(8))
+    commit(first)
+    good = Storage.open(tmp_path / "good")
+    for number in range(1, 60, 4):
+        storage = Storage.open(f"s3://zml/crash-{number}", endpoint_url=s3_endpoint)
+        for path, data in objects(first).items():
+            storage.write(path, data)
+        left = number
+
+        def hook(operation: str, path: str) -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                raise CrashError
+
+        storage_module.before_operation = hook
+        try:
+            stage(storage, tmp_path, 2, sources(8, 2))
+            pack_records(storage, "p", [2])
+            commit(storage)
+        except CrashError:
+            pass
+        finally:
+            storage_module.before_operation = None
+        report = verify(storage, deep=True)
+        assert report.ok, report.problems
+        if left > 0:
+            break
+        if read_info(storage).counts.records == 1:
+            stage(storage, tmp_path, 2, sources(8, 2))
+        commit(storage)
+        if not good.names():
+            stage(good, tmp_path, 1, sources(8))
+            commit(good)
+            stage(good, tmp_path, 2, sources(8, 2))
+            commit(good)
+        assert content_of(objects(storage)) == content_of(objects(good))
+    assert left > 0
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """A real full file system: /dev/full cannot hold a folder, so a file size limit stands in."""
+    import resource
+    import signal
+
+    storage = Storage.open(tmp_path / "ds")
+    storage.write("a", b"old")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old[1]))
+        with pytest.raises(storage_module.StorageError, match="cannot write 'a'"):
+            storage.write("a", b"n" * 20_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert storage.read("a") == b"old"
+    assert not storage.leftovers()
+    assert issubclass(StorageFullError, storage_module.StorageError)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("", "is empty"), ("nosuch://x", "no file system is known by the name 'nosuch'")],
+)
+def test_a_url_that_cannot_be(url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Storage.open(url)
