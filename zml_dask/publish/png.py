@@ -194,6 +194,8 @@ class _Groups:
 def group_name(group: str) -> str:
     """Return a group's name as a file system takes it; a hostile extension leads nowhere.
 
+    No extension at all, as of a name that ends in a dot, is ``%``.
+
     Examples
     --------
     >>> group_name("py"), group_name("C++"), group_name(".."), group_name("a/b")
@@ -202,7 +204,7 @@ def group_name(group: str) -> str:
     quoted = quote(group[:_LONGEST_NAME], safe=" +#()'!,=@~")
     if quoted.startswith("."):
         quoted = quoted.replace(".", "%2E")
-    return quoted[: 2 * _LONGEST_NAME] or "%00"
+    return quoted[: 2 * _LONGEST_NAME] or "%"
 
 
 class _Block:

@@ -1,0 +1,164 @@
+"""PNGs: lossless grey, grouped, in folders or tars, names that lead back to the lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from zml_dask.errors import UsageError
+from zml_dask.publish import png_targets
+from zml_dask.publish.png import PngOptions, encode_png, export_png, group_name
+from zml_dask.raster.images import rasterize
+from zml_dask.store.commit import commit
+from zml_dask.store.layout import ImageShape, extension_of
+from zml_dask.store.staging import RecordStager, StagedFile
+from zml_dask.store.storage import Storage
+from zml_dask.store.withdrawal import withdraw
+
+FILES = {
+    7: {
+        "a.py": ("Python", "x = 1\n" * 100),
+        "b.py": ("Python", "é€\n"),
+        "c/Makefile": (None, "a\n"),
+    },
+    9: {
+        "d.py": ("Python", "y\n" * 40),
+        "e.../.": (None, "z\n"),
+        "f.md": ("Markdown", "\U0001f600\n"),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("png")
+    storage = Storage.open(folder / "dataset")
+    for record_id, files in FILES.items():
+        with RecordStager(folder, record_id, ImageShape()) as stager:
+            for path, (language, text) in files.items():
+                name = path.rpartition("/")[2]
+                row = StagedFile(
+                    path, name, extension_of(name), language, None, len(text), None,
+                    "utf-8", "ok", None, text.count("\n"), 0,
+                )  # fmt: skip
+                stager.add(row, text.encode())
+            stager.finish(storage, {"metadata": json.dumps({"id": record_id})})
+    commit(storage)
+    return folder / "dataset"
+
+
+def pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image)
+
+
+@given(arrays(np.uint32, (80, 80), elements=st.integers(0, 255)))
+def test_eight_bits_lose_nothing_below_256(image: np.ndarray) -> None:
+    found = pixels(encode_png(image))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, image)
+
+
+@given(arrays(np.uint32, (80, 80), elements=st.integers(0, 0x10FFFF)))
+def test_code_points_beyond_the_depth_become_its_largest_value(image: np.ndarray) -> None:
+    np.testing.assert_array_equal(pixels(encode_png(image, 8)), np.minimum(image, 255))
+    np.testing.assert_array_equal(pixels(encode_png(image, 16)), np.minimum(image, 65_535))
+
+
+def test_folders_by_language(dataset: Path, tmp_path: Path) -> None:
+    result = export_png(dataset, tmp_path, PngOptions(by="language", depth=16))
+    assert result.images == Counter(Python=4, Markdown=1, unknown=2)
+    assert result.clipped == 1  # the emoji
+    assert sorted(path.name for path in (tmp_path / "Python").iterdir()) == [
+        "7_0_0.png", "7_0_1.png", "7_1_0.png", "9_3_0.png",
+    ]  # fmt: skip
+    images, _ = rasterize(FILES[7]["a.py"][1])
+    for segment in (0, 1):
+        data = (tmp_path / "Python" / f"7_0_{segment}.png").read_bytes()
+        np.testing.assert_array_equal(pixels(data), images[segment])
+
+
+def test_tars_by_extension_hold_the_same(dataset: Path, tmp_path: Path) -> None:
+    folders = export_png(dataset, tmp_path / "folders")
+    tars = export_png(dataset, tmp_path / "tars", PngOptions(tar=True))
+    assert folders == tars
+    assert folders.images == Counter(py=4, Makefile=1, md=1, **{"%": 1})
+    found = {}
+    for path in (tmp_path / "tars").iterdir():
+        with tarfile.open(path) as tar:
+            for member in tar:
+                body = tar.extractfile(member)
+                assert body is not None
+                found[member.name] = body.read()
+    assert found == {
+        path.relative_to(tmp_path / "folders").as_posix(): path.read_bytes()
+        for path in (tmp_path / "folders").rglob("*.png")
+    }
+
+
+def test_more_groups_than_open_files(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_png(dataset, tmp_path / "many", PngOptions(tar=True))
+    monkeypatch.setattr(png_targets, "_OPEN_FILES", 1)
+    export_png(dataset, tmp_path / "one", PngOptions(tar=True))
+    for path in (tmp_path / "many").iterdir():
+        assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
+
+
+def test_an_interrupted_tar_has_no_name(dataset: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_png(dataset, tmp_path, PngOptions(tar=True), progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_short_images_may_be_left_out(dataset: Path, tmp_path: Path) -> None:
+    assert export_png(dataset, tmp_path, PngOptions(min_lines=31)).images == Counter(py=2)
+
+
+def test_withdrawn_records_are_left_out(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "dataset")
+    for record_id in (1, 2):
+        with RecordStager(tmp_path, record_id, ImageShape()) as stager:
+            row = StagedFile("a.py", "a.py", "py", None, None, 2, None, None, "ok", None, 1, 0)
+            stager.add(row, b"a\n")
+            stager.finish(storage, {})
+    commit(storage)
+    withdraw(storage, [1], "asked for")
+    export_png(storage, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "py").iterdir()] == ["2_1_0.png"]
+
+
+def test_nothing_committed_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no committed dataset"):
+        export_png(tmp_path, tmp_path / "out")
+
+
+@given(st.text())
+def test_a_group_names_a_folder_right_here(group: str) -> None:
+    name = group_name(group)
+    assert name.isascii()
+    assert name.isprintable()
+    assert "/" not in name
+    assert "\\" not in name
+    assert not name.startswith(".")
+    assert 0 < len(name) <= 240
+
+
+@given(st.lists(st.text(max_size=20), unique=True))
+def test_groups_share_no_folder(groups: list[str]) -> None:
+    assert len({group_name(group) for group in groups}) == len(groups)
