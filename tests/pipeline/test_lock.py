@@ -1,0 +1,151 @@
+"""One build a dataset at a time, and no stale lock after a crash."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from zml_dask.pipeline.errors import LockedError, LockLostError
+from zml_dask.pipeline.lock import DatasetLock, LockTiming, dataset_lock, holder
+from zml_dask.pipeline.processes import ProcessIdentity
+from zml_dask.store.layout import LOCK
+from zml_dask.store.storage import Storage
+
+QUICK = LockTiming(heartbeat=0.05, patience=0.6)
+
+
+@pytest.fixture(params=["folder", "object store"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    if request.param == "folder":
+        yield Storage.open(tmp_path / "ds")
+        return
+    yield Storage.open("memory://lock-test/ds")
+    fsspec.filesystem("memory").store.clear()
+
+
+def elsewhere(storage: Storage, beats: int = 0) -> None:
+    """Leave the lock of a process on another host."""
+    owner = ProcessIdentity("far-away", "boot/pid:[1]", 4242, "17").to_json()
+    storage.write(LOCK, json.dumps({"token": "t1", "owner": owner, "beats": beats}).encode())
+
+
+def test_a_second_build_is_refused_and_the_lock_is_gone_afterwards(storage: Storage) -> None:
+    with dataset_lock(storage, timing=QUICK):
+        with pytest.raises(LockedError, match=f"process {os.getpid()} on .*; wait for it"):
+            with dataset_lock(storage, timing=QUICK):
+                pass
+        assert holder(storage) is not None
+    assert not storage.exists(LOCK)
+    with dataset_lock(storage, timing=QUICK):
+        pass
+
+
+def _die_with_the_lock(url: str) -> None:
+    with dataset_lock(Storage.open(url)):
+        os._exit(9)
+
+
+def test_the_lock_of_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    process = multiprocessing.get_context("spawn").Process(
+        target=_die_with_the_lock, args=(storage.url,)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert storage.exists(LOCK)
+    assert holder(storage) is None
+    # A patience that no test could wait for: it must not be needed.
+    with dataset_lock(storage, timing=LockTiming(10, 3600)) as lock:
+        lock.check()
+    assert storage.list("") == []
+
+
+def test_a_silent_lock_of_another_host_is_taken_over(storage: Storage) -> None:
+    elsewhere(storage)
+    said: list[str] = []
+    with dataset_lock(storage, timing=QUICK, on_wait=said.append):
+        pass
+    assert "process 4242 on far-away" in said[0]
+
+
+def test_a_beating_lock_of_another_host_is_respected(storage: Storage) -> None:
+    elsewhere(storage)
+    stop = threading.Event()
+
+    def beat() -> None:
+        beats = 0
+        while not stop.wait(0.02):
+            elsewhere(storage, beats := beats + 1)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(LockedError, match="far-away"):
+            with dataset_lock(storage, timing=LockTiming(0.05, 30)):
+                pass
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_lock_torn_by_a_crash_is_taken_over(storage: Storage) -> None:
+    storage.write(LOCK, b"")
+    with dataset_lock(storage, timing=QUICK):
+        pass
+
+
+def test_who_was_taken_over_notices(storage: Storage) -> None:
+    with dataset_lock(storage, timing=LockTiming(3600, 3600)) as lock:
+        lock.check()
+        elsewhere(storage)
+        with pytest.raises(LockLostError, match="took over"):
+            lock.check()
+        lock.beat()
+        assert json.loads(storage.read(LOCK))["token"] == "t1", "another's lock was overwritten"
+    assert storage.exists(LOCK), "another's lock was removed"
+
+
+def test_of_many_who_find_a_stale_lock_one_takes_it(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    elsewhere(storage)
+    holding, most, refused = [0], [0], []
+    guard, ready = threading.Lock(), threading.Barrier(6)
+
+    def compete() -> None:
+        ready.wait()
+        try:
+            with dataset_lock(storage, timing=QUICK):
+                with guard:
+                    holding[0] += 1
+                    most[0] = max(most[0], holding[0])
+                time.sleep(0.3)
+                with guard:
+                    holding[0] -= 1
+        except LockedError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=compete) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
+    assert refused
+
+
+def test_no_wall_clock_is_asked(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: pytest.fail("the wall clock may jump"))
+    lock = DatasetLock(storage, LOCK, QUICK)
+    assert storage.write_new(LOCK, lock.payload())
+    lock.beat()
+    lock.check()
+    lock.release()
