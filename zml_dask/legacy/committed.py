@@ -16,19 +16,29 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
-from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.legacy.record import LegacyFile, LegacyRecord
+from zml_dask.raster.images import Images
 from zml_dask.store.info import DatasetInfo, read_info
-from zml_dask.store.layout import IMAGES_ZARR, ImageShape
+from zml_dask.store.layout import ImageShape
+from zml_dask.store.reading import ImageReader
+from zml_dask.store.selection import image_lines
 from zml_dask.store.storage import Storage
 
 _RUN_IMAGES = 1024
 """Images read at once: 26 MB at 80 by 80."""
 
-_FILE_COLUMNS = ["file_id", "record_id", "path", "size", "status", "first_image", "n_images"]
+_FILE_COLUMNS = [
+    "file_id",
+    "record_id",
+    "path",
+    "size",
+    "status",
+    "n_lines",
+    "first_image",
+    "n_images",
+]
 
 
 class NoSuchRecordError(UsageError):
@@ -112,22 +122,22 @@ class CommittedRecords:
 
     def _files(self, rows: list[dict[str, Any]]) -> Iterator[LegacyFile]:
         """Yield a record's files; `rows` are in path order, and so are their images."""
-        group = zarr.open_group(self.storage.zarr_store(IMAGES_ZARR), mode="r")
         for run in _runs(rows):
-            start = run[0]["first_image"]
-            stop = start + sum(row["n_images"] for row in run)
-            images = _values(group, "images", start, stop)
-            n_lines = _values(group, "n_lines", start, stop)
+            images = self._images(run[0]["first_image"], sum(row["n_images"] for row in run))
             at = 0
             for row in run:
-                n = row["n_images"]
+                path, size, n = row["path"], row["size"], row["n_images"]
                 if row["status"] in ("ok", "empty"):
-                    yield LegacyFile(
-                        row["path"], row["size"], images[at : at + n], n_lines[at : at + n]
-                    )
+                    n_lines = image_lines(row["n_lines"], np.arange(n), self.shape.height)
+                    yield LegacyFile(path, size, images[at : at + n], n_lines)
                 else:
-                    yield LegacyFile(row["path"], row["size"])
+                    yield LegacyFile(path, size)
                 at += n
+
+    def _images(self, start: int, n: int) -> Images:
+        if not n:
+            return np.empty((0, self.shape.height, self.shape.width), np.uint32)
+        return ImageReader(self.storage, self.shape).read(np.arange(start, start + n))
 
 
 def _runs(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -142,10 +152,3 @@ def _runs(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         n_images += row["n_images"]
     if run:
         yield run
-
-
-def _values(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise UsageError(f"{IMAGES_ZARR}/{name} is no array; run zml-dask verify")
-    return np.asarray(array[start:stop])

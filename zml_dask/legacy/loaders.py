@@ -161,7 +161,7 @@ def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator
 
 def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
     """Yield path and int64 segments of every file of a pickle or a dataset."""
-    path = os.fspath(image_pkl)
+    path = os.fspath(image_pkl)  # type: ignore[arg-type]
     if Path(path).is_file():
         with Path(path).open("rb") as stream:
             yield from read_images_pickle(stream, name=path).items()

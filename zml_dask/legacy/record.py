@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,13 @@ class LegacyFile:
         Bytes of the file itself, for the tree.
     images : numpy.ndarray of uint32, shape (n, height, width), or None
         None where the file is not text: it is in the tree only.
-    n_lines : numpy.ndarray of uint8 or uint16, shape (n,), or None
+    n_lines : numpy.ndarray of int, shape (n,), or None
     """
 
     path: str
     size: int | None = None
     images: Images | None = None
-    n_lines: NDArray[np.uint8 | np.uint16] | None = None
+    n_lines: NDArray[np.integer[Any]] | None = None
 
     def segments(self) -> Iterable[Images]:
         """Yield each image without the rows that only pad it, uint32 (lines, width)."""

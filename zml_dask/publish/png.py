@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -23,6 +23,7 @@ from zml_dask.errors import UsageError
 from zml_dask.publish.png_targets import FolderTarget, TarTarget
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import IMAGES, IMAGES_ZARR
+from zml_dask.store.reading import ImageReader
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 
@@ -210,23 +211,21 @@ def group_name(group: str) -> str:
 class _Block:
     """Some images with what the names need."""
 
-    def __init__(self, group: zarr.Group, start: int, stop: int) -> None:
+    def __init__(self, storage: Storage, info: DatasetInfo, start: int, stop: int) -> None:
         self.stop = stop
-        self._columns: list[Any] = []
-        for name in ("images", "record_id", "file_id", "segment", "n_lines"):
+        self._images = ImageReader(storage, info.shape).read(np.arange(start, stop))
+        group = zarr.open_group(storage.zarr_store(IMAGES_ZARR), mode="r")
+        self._columns: list[list[int]] = []
+        for name in ("record_id", "file_id", "segment", "n_lines"):
             array = group[name]
             if not isinstance(array, zarr.Array):
                 raise UsageError(f"{IMAGES_ZARR}/{name} is no array; run zml-dask verify")
-            self._columns.append(np.asarray(array[start:stop]))
+            self._columns.append(np.asarray(array[start:stop]).tolist())
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.uint32], int, int, int, int]]:
-        images, *numbers = self._columns
-        yield from zip(images, *(column.tolist() for column in numbers), strict=True)
+        yield from zip(self._images, *self._columns, strict=True)
 
 
 def _blocks(storage: Storage, info: DatasetInfo) -> Iterator[_Block]:
-    if not info.counts.images:
-        return
-    group = zarr.open_group(storage.zarr_store(IMAGES_ZARR), mode="r")
     for start in range(0, info.counts.images, _BLOCK):
-        yield _Block(group, start, min(start + _BLOCK, info.counts.images))
+        yield _Block(storage, info, start, min(start + _BLOCK, info.counts.images))
