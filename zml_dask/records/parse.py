@@ -10,21 +10,27 @@ a hit without a usable id cannot be a record.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, cast, get_args
 from urllib.parse import quote
 
 from zml_dask.errors import RecordError, Stage
+from zml_dask.records.json_fields import (
+    distinct,
+    id_or_text,
+    listed,
+    lower,
+    mapping,
+    md5_of,
+    raw_text,
+    text,
+    whole_number,
+)
 from zml_dask.records.record import AccessStatus, Record, RecordFile, RelatedIdentifier
 from zml_dask.records.repository import repository_of
 
 ZENODO_API: Final = "https://zenodo.org/api"
 
-_MAX_INT64 = 2**63 - 1
-_MD5 = re.compile(r"(?:md5:)?([0-9a-f]{32})", re.IGNORECASE)
-_DIGITS = re.compile(r"[0-9]{1,19}")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # InvenioRDM writes relation types in lower case; the legacy API in DataCite's.
 _RELATION_CASE = {
     name.lower(): name
@@ -113,7 +119,7 @@ def record_id_of(hit: object) -> int:
         raise RecordParseError(
             f"a record must be a JSON object, not {type(hit).__name__}: leave it out"
         )
-    record_id = _integer(hit.get("id")) or _integer(hit.get("recid"))
+    record_id = whole_number(hit.get("id")) or whole_number(hit.get("recid"))
     if not record_id:
         told = repr(hit["id"])[:40] if "id" in hit else "nothing"
         raise RecordParseError(f"a record needs a positive whole number as id, not {told}")
@@ -130,27 +136,27 @@ def _is_native(hit: Mapping[str, Any]) -> bool:
 
 
 def _legacy(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...]) -> Record:
-    metadata = _mapping(hit.get("metadata"))
+    metadata = mapping(hit.get("metadata"))
     kind = metadata.get("resource_type")
     related = tuple(_related(metadata.get("related_identifiers"), "relation"))
     return Record(
         record_id=record_id,
-        concept_id=_integer(hit.get("conceptrecid")) or _parent_of(metadata),
-        doi=_text(hit.get("doi")) or _text(metadata.get("doi")),
-        title=_text(metadata.get("title")) or _text(hit.get("title")),
-        version=_text(metadata.get("version")),
-        publication_date=_text(metadata.get("publication_date")),
-        created=_text(hit.get("created")),
-        license=_lower(_id_or_text(metadata.get("license"))),
+        concept_id=whole_number(hit.get("conceptrecid")) or _parent_of(metadata),
+        doi=text(hit.get("doi")) or text(metadata.get("doi")),
+        title=text(metadata.get("title")) or text(hit.get("title")),
+        version=text(metadata.get("version")),
+        publication_date=text(metadata.get("publication_date")),
+        created=text(hit.get("created")),
+        license=lower(id_or_text(metadata.get("license"))),
         repository=repository_of(
-            _text(_mapping(metadata.get("custom")).get("code:codeRepository")), related
+            text(mapping(metadata.get("custom")).get("code:codeRepository")), related
         ),
-        keywords=_distinct(_text(word) for word in _list(metadata.get("keywords"))),
-        creators=_distinct(_name(person) for person in _list(metadata.get("creators"))),
-        resource_type=_lower(
-            _text(_mapping(kind).get("type")) or _text(kind) or _text(metadata.get("upload_type"))
+        keywords=distinct(text(word) for word in listed(metadata.get("keywords"))),
+        creators=distinct(_name(person) for person in listed(metadata.get("creators"))),
+        resource_type=lower(
+            text(mapping(kind).get("type")) or text(kind) or text(metadata.get("upload_type"))
         ),
-        access=_access(_text(metadata.get("access_right")), files),
+        access=_access(text(metadata.get("access_right")), files),
         related=related,
         files=files,
         metadata=hit,
@@ -158,30 +164,30 @@ def _legacy(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...
 
 
 def _native(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...]) -> Record:
-    metadata = _mapping(hit.get("metadata"))
-    access = _mapping(hit.get("access"))
+    metadata = mapping(hit.get("metadata"))
+    access = mapping(hit.get("access"))
     related = tuple(_related(metadata.get("related_identifiers"), "relation_type"))
     # "software-computationalnotebook" is software; the part after the dash is its subtype.
-    kind = _lower(_id_or_text(metadata.get("resource_type")))
+    kind = lower(id_or_text(metadata.get("resource_type")))
     return Record(
         record_id=record_id,
-        concept_id=_integer(_mapping(hit.get("parent")).get("id")),
-        doi=_text(_mapping(_mapping(hit.get("pids")).get("doi")).get("identifier")),
-        title=_text(metadata.get("title")),
-        version=_text(metadata.get("version")),
-        publication_date=_text(metadata.get("publication_date")),
-        created=_text(hit.get("created")),
+        concept_id=whole_number(mapping(hit.get("parent")).get("id")),
+        doi=text(mapping(mapping(hit.get("pids")).get("doi")).get("identifier")),
+        title=text(metadata.get("title")),
+        version=text(metadata.get("version")),
+        publication_date=text(metadata.get("publication_date")),
+        created=text(hit.get("created")),
         license=next(
-            (name for name in map(_lower, map(_id_or_text, _list(metadata.get("rights")))) if name),
+            (name for name in map(lower, map(id_or_text, listed(metadata.get("rights")))) if name),
             None,
         ),
         repository=repository_of(
-            _text(_mapping(hit.get("custom_fields")).get("code:codeRepository")), related
+            text(mapping(hit.get("custom_fields")).get("code:codeRepository")), related
         ),
-        keywords=_distinct(_subject(word) for word in _list(metadata.get("subjects"))),
-        creators=_distinct(_name(person) for person in _list(metadata.get("creators"))),
+        keywords=distinct(_subject(word) for word in listed(metadata.get("subjects"))),
+        creators=distinct(_name(person) for person in listed(metadata.get("creators"))),
         resource_type=kind and kind.partition("-")[0],
-        access=_access(_text(access.get("status")) or _text(access.get("files")), files),
+        access=_access(text(access.get("status")) or text(access.get("files")), files),
         related=related,
         files=files,
         metadata=hit,
@@ -190,32 +196,32 @@ def _native(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...
 
 def _files(hit: Mapping[str, Any], base: str, trusted: bool) -> Iterator[RecordFile]:
     for key, entry in sorted(_file_entries(hit).items()):
-        url = _text(entry.get("url")) if trusted else None
+        url = text(entry.get("url")) if trusted else None
         yield RecordFile(
             key=key,
             size=_size(entry),
-            checksum=_checksum(entry.get("checksum")),
+            checksum=md5_of(entry.get("checksum")),
             url=url or f"{base}/{quote_key(key)}/content",
         )
 
 
 def _file_entries(hit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Give a hit's file entries by key; the first of one key counts."""
-    listed = hit.get("files")
-    pairs: list[tuple[object, object]] = [(None, entry) for entry in _list(listed)]
-    if isinstance(listed, Mapping):
-        pairs = list(_mapping(listed.get("entries")).items())
+    told = hit.get("files")
+    pairs: list[tuple[object, object]] = [(None, entry) for entry in listed(told)]
+    if isinstance(told, Mapping):
+        pairs = list(mapping(told.get("entries")).items())
     found: dict[str, Mapping[str, Any]] = {}
     for name, value in pairs:
-        entry = _mapping(value)
-        key = _key(entry.get("key")) or _key(entry.get("filename")) or _key(name)
+        entry = mapping(value)
+        key = raw_text(entry.get("key")) or raw_text(entry.get("filename")) or raw_text(name)
         if key is not None:
             found.setdefault(key, entry)
     return found
 
 
 def _size(entry: Mapping[str, Any]) -> int | None:
-    return _integer(entry.get("size", entry.get("filesize")))
+    return whole_number(entry.get("size", entry.get("filesize")))
 
 
 def quote_key(key: str) -> str:
@@ -233,7 +239,7 @@ def quote_key(key: str) -> str:
 
 
 def _access(status: str | None, files: Sequence[RecordFile]) -> AccessStatus:
-    word = "open" if status in {None, "public"} else _lower(status)
+    word = "open" if status in {None, "public"} else lower(status)
     # Today's legacy answer calls a record without files "open".
     if word == "open" and not files:
         return "metadata-only"
@@ -244,78 +250,28 @@ def _access(status: str | None, files: Sequence[RecordFile]) -> AccessStatus:
 
 
 def _related(value: object, field: str) -> Iterator[RelatedIdentifier]:
-    for entry in map(_mapping, _list(value)):
-        identifier = _text(entry.get("identifier"))
+    for entry in map(mapping, listed(value)):
+        identifier = text(entry.get("identifier"))
         if identifier:
-            relation = _id_or_text(entry.get(field)) or ""
+            relation = id_or_text(entry.get(field)) or ""
             yield RelatedIdentifier(
                 identifier=identifier,
                 relation=_RELATION_CASE.get(relation.lower(), relation),
-                scheme=_lower(_text(entry.get("scheme"))),
+                scheme=lower(text(entry.get("scheme"))),
             )
 
 
 def _parent_of(metadata: Mapping[str, Any]) -> int | None:
-    versions = _list(_mapping(metadata.get("relations")).get("version"))
-    first = _mapping(versions[0]) if versions else {}
-    return _integer(_mapping(first.get("parent")).get("pid_value"))
+    versions = listed(mapping(metadata.get("relations")).get("version"))
+    first = mapping(versions[0]) if versions else {}
+    return whole_number(mapping(first.get("parent")).get("pid_value"))
 
 
 def _name(person: object) -> str | None:
-    entry = _mapping(person)
-    return _text(_mapping(entry.get("person_or_org")).get("name") or entry.get("name") or person)
+    entry = mapping(person)
+    return text(mapping(entry.get("person_or_org")).get("name") or entry.get("name") or person)
 
 
 def _subject(word: object) -> str | None:
-    entry = _mapping(word)
-    return _text(entry.get("subject")) or _text(entry.get("id")) or _text(word)
-
-
-def _id_or_text(value: object) -> str | None:
-    return _text(_mapping(value).get("id")) or _text(value)
-
-
-def _checksum(value: object) -> str | None:
-    match = _MD5.fullmatch(value) if isinstance(value, str) else None
-    return f"md5:{match[1].lower()}" if match else None
-
-
-def _integer(value: object) -> int | None:
-    """Give a whole number from 0 to 2**63-1, written as a number or in digits."""
-    if isinstance(value, str) and _DIGITS.fullmatch(value):
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INT64:
-        return value
-    return None
-
-
-def _text(value: object) -> str | None:
-    """Give a string without the space around it; None for a blank one and other kinds."""
-    key = _key(value)
-    return key.strip() if key else None
-
-
-def _key(value: object) -> str | None:
-    """Give a string as it is, but for the lone surrogates that JSON can smuggle in."""
-    if not isinstance(value, str) or not value.strip():
-        return None
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
-
-
-def _lower(value: str | None) -> str | None:
-    return value.lower() if value else None
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> Sequence[Any]:
-    """Give a list as it is, and one value that should have been a list of one as that."""
-    if isinstance(value, list | tuple):
-        return value
-    return [value] if isinstance(value, str | Mapping) and value else []
-
-
-def _distinct(values: Iterator[str | None]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(value for value in values if value))
+    entry = mapping(word)
+    return text(entry.get("subject")) or text(entry.get("id")) or text(word)

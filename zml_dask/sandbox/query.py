@@ -39,6 +39,7 @@ Matcher = Callable[["SandboxRecord"], bool]
 Values = Callable[["SandboxRecord"], Iterable[Any]]
 
 _TOKEN: Final = re.compile(r"\w+")
+_ESCAPE: Final = re.compile(r"\\(.)")
 
 
 class QuerySyntaxError(ValueError):
@@ -146,11 +147,12 @@ def _leaf(node: Item, values: Values) -> Matcher:
         low, high = _bound(node.low), _bound(node.high)
         return lambda record: any(_within(value, low, high, node) for value in values(record))
     if isinstance(node, Phrase):
-        wanted = node.value[1:-1]
+        wanted = _unescaped(node.value[1:-1])
     elif isinstance(node, Word):
         wanted = node.value
         if wanted.count("/") % 2:
             raise QuerySyntaxError(f"a slash without its pair: {wanted}")
+        wanted = _unescaped(wanted)
     else:
         raise QuerySyntaxError(f"an expression that is not supported: {node}")
     return lambda record: any(_equals(value, wanted) for value in values(record))
@@ -173,7 +175,11 @@ def _equals(value: Any, wanted: str) -> bool:
 
 
 def _bound(node: Item) -> str:
-    return str(node.value).strip('"')
+    return _unescaped(str(node.value).strip('"'))
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(r"\1", text)
 
 
 def _within(value: Any, low: str, high: str, node: Range) -> bool:

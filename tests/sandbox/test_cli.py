@@ -1,0 +1,65 @@
+"""``zml-dask sandbox`` and ``zml-dask harvest``, from a shell."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ZML = [sys.executable, "-c", "from zml_dask.cli.main import main; main()"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*ZML, *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_sandbox_is_served_and_harvested(tmp_path: Path, how: signal.Signals) -> None:
+    served = subprocess.Popen(
+        [*ZML, "sandbox", "--port", "0", "--limit", "3"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert served.stdout is not None
+        api_url = served.stdout.readline().split()[0]
+        catalogue = str(tmp_path / "c.jsonl")
+        token = tmp_path / "token"
+        token.write_text("secret\n")
+        options = ("--api-url", api_url, "--token-file", str(token))
+        done = run("harvest", catalogue, *options)
+        assert done.returncode == 0, done.stderr
+        assert "7 new records, 7 in" in done.stdout
+        assert "1 left out" in done.stdout
+        again = run("harvest", catalogue, *options)
+        assert "0 new records, 7 in" in again.stdout
+        other = run("harvest", catalogue, *options, "--query", "tides")
+        assert other.returncode == 2
+        assert other.stderr.count("\n") == 1
+        taken = run("sandbox", "--port", api_url.split(":")[2].split("/")[0])
+        assert taken.returncode == 1
+        assert "--port" in taken.stderr
+    finally:
+        served.send_signal(how)
+        assert served.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (["--since", "last week"], 2, "--since"),
+        (["--exclude", "("], 2, "--exclude"),
+        (["--limit", "0"], 2, "--limit"),
+        (["--token-file", "/no/such/file"], 2, "token"),
+        (["--api-url", "ftp://127.0.0.1/api"], 1, "http"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_line(
+    tmp_path: Path, arguments: list[str], status: int, word: str
+) -> None:
+    done = run("harvest", str(tmp_path / "c.jsonl"), *arguments)
+    assert done.returncode == status
+    assert word in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
