@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from distributed import Client
 
 from zml_dask.pipeline.clusters import (
+    ClusterOptionError,
     ClusterOptions,
+    ClusterUnavailableError,
     open_cluster,
 )
+from zml_dask.pipeline.clusters_scratch import worker_scratch
 
+from .conftest import write_config
+from .runs import until
 from .slurm_lab import SlurmLab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
@@ -32,9 +40,121 @@ def test_workers_are_jobs_that_speak_tls(slurm: SlurmLab, slurm_config: Path) ->
         assert sorted(jobs.values()) == sorted(slurm.jobs())
         with pytest.raises(OSError, match=r"reset|timed out"):
             Client(client.scheduler.address.replace("tls://", "tcp://"), timeout="2s")
-        keys = list((slurm_config.parent / "shared").rglob("*key*"))
-        assert keys
-        assert all(stat.S_IMODE(key.stat().st_mode) == 0o600 for key in keys)
-        assert all(stat.S_IMODE(key.parent.stat().st_mode) == 0o700 for key in keys)
-    assert not list((slurm_config.parent / "shared").rglob("*key*"))
-    assert not slurm.jobs()
+        keys = list((slurm_config.parent / "shared").rglob("*.key"))
+        assert len(keys) == 1
+        assert stat.S_IMODE(keys[0].stat().st_mode) == 0o600
+        assert stat.S_IMODE(keys[0].parent.stat().st_mode) == 0o700
+        assert client.dashboard_link.startswith("http://127.0.0.1:")
+        script = client.cluster.job_script()
+        assert "--lifetime 984s --lifetime-stagger 96s" in script  # of a walltime of 20 min
+        assert "--no-dashboard" in script
+    assert not list((slurm_config.parent / "shared").rglob("*.key"))
+    until(lambda: not slurm.jobs(), "the workers' jobs are cancelled")
+
+
+def test_killed_and_cancelled_jobs_are_replaced_and_their_scratch_removed(
+    slurm: SlurmLab, slurm_config: Path
+) -> None:
+    scratch = slurm_config.parent / "scratch"
+    with open_cluster("slurm", 1, options=ClusterOptions(config=slurm_config)) as client:
+        left = client.submit(_leave_a_file).result()
+        assert left.is_relative_to(scratch)
+        first = slurm.jobs()[0]
+        slurm.run("scancel", "--signal=KILL", "--full", first)
+        until(lambda: first not in slurm.jobs() and bool(slurm.jobs()), "another job runs")
+        assert client.submit(os.getpid, pure=False).result(timeout=60)
+        until(lambda: not left.exists(), "the dead worker's scratch is removed")
+
+
+def _leave_a_file() -> Path:
+    path = worker_scratch() / "archive.zip"
+    path.write_bytes(b"PK")
+    return path
+
+
+def test_a_section_of_ones_own_inherits_from_its_system(slurm: SlurmLab, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    settings = yaml.safe_load(path.read_text())
+    settings["jobqueue"]["slurm-highmem"] = {"memory": "2GiB"}
+    path.write_text(yaml.safe_dump(settings))
+    with open_cluster("slurm-highmem", 1, options=ClusterOptions(config=path)) as client:
+        (worker,) = client.scheduler_info()["workers"].values()
+        assert worker["memory_limit"] == 2 * 2**30
+        assert client.scheduler.address.startswith("tls://")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"queue": "nowhere"}, ClusterUnavailableError, r"sbatch refuses.*invalid partition"),
+        ({"interface": "ib9"}, ClusterOptionError, r"ib9.*jobqueue\.slurm\.interface"),
+        ({"memory": "900GiB"}, ClusterUnavailableError, r"sbatch refuses"),
+        (
+            {"shared-temp-directory": "/proc/nowhere"},
+            ClusterOptionError,
+            r"certificates.*shared-temp-directory",
+        ),
+        ({"python": "/nowhere/python"}, ClusterUnavailableError, r"job has ended.*log"),
+        (
+            {"queue": "short", "walltime": "00:05:00"},
+            ClusterUnavailableError,
+            r"PartitionTimeLimit|refuses",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_said_in_one_line(
+    slurm: SlurmLab,
+    tmp_path: Path,
+    change: dict[str, str],
+    error: type[Exception],
+    message: str,
+) -> None:
+    path = write_config(tmp_path)
+    settings = yaml.safe_load(path.read_text())
+    settings["jobqueue"]["slurm"] |= change
+    path.write_text(yaml.safe_dump(settings))
+    options = ClusterOptions(config=path)
+    with pytest.raises(error, match=message) as raised, open_cluster("slurm", 1, None, options):
+        pass
+    assert "\n" not in str(raised.value)
+
+
+def test_a_full_cluster_is_waited_for_and_said_why(
+    slurm: SlurmLab, slurm_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zml_dask.pipeline.clusters_jobqueue._SAY_SECONDS", 1.0)
+    said: list[str] = []
+    script = slurm_config.parent / "busy.sh"
+    script.write_text("#!/bin/sh\nsleep 300\n")
+    for _ in range(8):
+        slurm.run("sbatch", "--output=/dev/null", "--cpus-per-task=1", str(script))
+    until(lambda: len(slurm.jobs()) == 8, "every core is taken")
+    options = ClusterOptions(config=slurm_config, start_timeout=5, say=said.append)
+    with (
+        pytest.raises(ClusterUnavailableError, match=r"no worker arrived.*PENDING.*squeue"),
+        open_cluster("slurm", 1, None, options),
+    ):
+        pass
+    assert any("waiting for workers" in line and "PENDING" in line for line in said)
+
+
+def test_a_cluster_whose_driver_was_killed_ends_by_itself(
+    slurm: SlurmLab, slurm_config: Path
+) -> None:
+    driver = subprocess.Popen([sys.executable, "-c", _DRIVER, str(slurm_config)])
+    try:
+        until(lambda: (slurm_config.parent / "ready").exists(), "the driver has a worker")
+    finally:
+        driver.kill()
+        driver.wait()
+    until(lambda: not slurm.jobs(), "the orphaned jobs end")
+
+
+_DRIVER = """
+import pathlib, sys, time
+from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
+config = pathlib.Path(sys.argv[1])
+with open_cluster("slurm", 1, None, ClusterOptions(config=config)):
+    (config.parent / "ready").touch()
+    time.sleep(120)
+"""

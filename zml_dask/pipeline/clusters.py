@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import dask
 import distributed
@@ -90,6 +90,13 @@ class ClusterOptions:
         return None if self.dashboard == "off" else self.dashboard
 
 
+Opener: TypeAlias = Callable[
+    [str, int | None, tuple[int, int] | None, ClusterOptions],
+    AbstractContextManager[distributed.Client],
+]
+"""Opens the clusters of one kind."""
+
+
 def parse_adapt(text: str) -> tuple[int, int]:
     """Read ``MIN:MAX``, the bounds of a cluster that grows and shrinks.
 
@@ -155,18 +162,25 @@ def open_cluster(
     """
     options = ClusterOptions() if options is None else options
     _check_sizes(workers, adapt)
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set(_settings(options)))
-        if spec == "local":
-            client = stack.enter_context(_local(workers, adapt, options))
-        elif _ADDRESS.match(spec) or Path(spec).is_file():
-            client = stack.enter_context(_standing(spec, workers, adapt, options))
-        else:
-            # Imported here: a laptop's build need not load dask-jobqueue.
-            from zml_dask.pipeline.clusters_jobqueue import open_jobqueue
-
-            client = stack.enter_context(open_jobqueue(spec, workers, adapt, options))
+    # Chosen before the settings are made: what is imported on the way registers
+    # defaults, which would be forgotten with the settings.
+    opener = _opener(spec)
+    with (
+        dask.config.set(_settings(options)),
+        opener(spec, workers, adapt, options) as client,
+    ):
         yield client
+
+
+def _opener(spec: str) -> Opener:
+    if spec == "local":
+        return _local
+    if _ADDRESS.match(spec) or Path(spec).is_file():
+        return _standing
+    # Imported here: a laptop's build need not load dask-jobqueue.
+    from zml_dask.pipeline.clusters_jobqueue import open_jobqueue
+
+    return open_jobqueue
 
 
 def _check_sizes(workers: int | None, adapt: tuple[int, int] | None) -> None:
@@ -221,7 +235,7 @@ def _flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def _local(
-    workers: int | None, adapt: tuple[int, int] | None, options: ClusterOptions
+    _spec: str, workers: int | None, adapt: tuple[int, int] | None, options: ClusterOptions
 ) -> Iterator[distributed.Client]:
     # Processes of one thread each: rasterising holds the interpreter's lock, and a
     # record that kills its worker then kills nothing else.

@@ -12,10 +12,10 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import dask
 import dask_jobqueue
@@ -89,6 +89,7 @@ def open_jobqueue(
             "commands are (a login node or a job), or use --cluster local"
         )
     with ExitStack() as stack:
+        stack.enter_context(_inheriting(section, system))
         cluster = stack.enter_context(_cluster(section, system, options))
         refusal = refusal_of(submit, cluster.job_script())
         if refusal:
@@ -103,6 +104,15 @@ def open_jobqueue(
         stack.enter_context(_keeper(cluster, system))
         _await_first(client, cluster, system, options)
         yield client
+
+
+def _inheriting(section: str, system: str) -> AbstractContextManager[object]:
+    """A section of the user's own takes what it leaves out from its system's section."""
+    settings = dask.config.get("jobqueue")
+    whole: object = dask.config.set(
+        {f"jobqueue.{section}": {**settings[system], **settings[section]}}
+    )
+    return cast("AbstractContextManager[object]", whole)
 
 
 @contextmanager
