@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
+from typing import Protocol
 
 import google_crc32c
 import numpy as np
@@ -139,6 +140,12 @@ class ShardBuilder:
         return b"".join([*self._parts, packed, _CHECKSUM.pack(google_crc32c.value(packed))])
 
 
+class ShardBytes(Protocol):
+    """A shard's bytes; slices count from the end where they are negative."""
+
+    def __getitem__(self, key: slice, /) -> bytes: ...
+
+
 class ShardReader:
     """Reads rows of one shard from its bytes, checking every chunk.
 
@@ -146,8 +153,8 @@ class ShardReader:
     ----------
     spec : ArraySpec
     row_shape : tuple of int
-    data : bytes
-        The whole shard.
+    data : bytes, or what gives bytes for slices
+        The whole shard, or as much of it as will be asked for.
 
     Raises
     ------
@@ -155,7 +162,7 @@ class ShardReader:
         If the index does not fit its checksum.
     """
 
-    def __init__(self, spec: ArraySpec, row_shape: tuple[int, ...], data: bytes) -> None:
+    def __init__(self, spec: ArraySpec, row_shape: tuple[int, ...], data: ShardBytes) -> None:
         self._spec = spec
         self._row_shape = row_shape
         self._data = data
@@ -166,6 +173,16 @@ class ShardReader:
         if len(packed) != size or data[-4:] != _CHECKSUM.pack(google_crc32c.value(packed)):
             raise ShardDamagedError(f"the index of a shard of {spec.name!r} does not fit its CRC")
         self._index = np.frombuffer(packed, "<u8").reshape(chunks, 2)
+
+    @staticmethod
+    def tail_bytes(spec: ArraySpec) -> int:
+        """Size of the index and its checksum, in bytes."""
+        return spec.shard // spec.chunk * 16 + _CHECKSUM.size
+
+    def span(self, chunk: int) -> tuple[int, int] | None:
+        """Where a chunk's bytes begin and end; None for one that is all fill value."""
+        offset, length = (int(value) for value in self._index[chunk])
+        return None if offset == _MISSING else (offset, offset + length)
 
     def encoded(self, chunk: int) -> bytes | None:
         """Return a chunk as stored, with its checksum; None for one that is all fill value."""

@@ -1,0 +1,229 @@
+"""The dataset as its users see it: lazy images, tables beside them, and selections of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from zml_dask.errors import UsageError
+from zml_dask.raster.images import to_text
+from zml_dask.store.counting import count_by, find_duplicates
+from zml_dask.store.describe import describe, describe_html
+from zml_dask.store.file_images import FileImages, iterate_files
+from zml_dask.store.info import read_info
+from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
+from zml_dask.store.record_view import RecordView
+from zml_dask.store.scan import to_pandas
+from zml_dask.store.selection import image_lines
+from zml_dask.store.split import LEFT_OUT, Split, assign_parts
+from zml_dask.store.storage import Storage
+from zml_dask.store.tree import Tree
+from zml_dask.store.view import Source, View
+
+if TYPE_CHECKING:
+    pass
+
+
+class NoDatasetError(UsageError):
+    """There is no committed dataset at that place."""
+
+
+class NoSuchFileError(UsageError):
+    """There is no file of that number, or it has no image of that number."""
+
+
+class NoSuchRecordError(UsageError):
+    """There is no record of that number."""
+
+
+def open_dataset(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Open a dataset, lazily: one small object is read, whatever the dataset's size.
+
+    Parameters
+    ----------
+    path : str or path
+        A folder, or any fsspec URL (``s3://bucket/zenodo-ml``, ``https://...``).
+    storage_options : mapping, optional
+        Given to fsspec, say ``{"anon": True}``.
+
+    Returns
+    -------
+    Dataset
+        As of the last commit; a commit that comes later is not seen.
+
+    Raises
+    ------
+    NoDatasetError
+        If nothing is committed there.
+    UsageError
+        If the URL's protocol is not known.
+    """
+    storage = Storage.open(os.fspath(path), **dict(storage_options or {}))
+    info = read_info(storage)
+    if info is None:
+        raise NoDatasetError(
+            f"{storage.url} holds no committed dataset; check the path, or build one with "
+            "zml-dask build"
+        )
+    return Dataset(Source(storage, info))
+
+
+class Dataset(View):
+    """A dataset, or a view of some of its files and images.
+
+    Get one from :func:`open_dataset`, and views from :meth:`select`,
+    :meth:`sample` and :meth:`split`. A view has the same interface as the whole;
+    nothing is read before it is asked for.
+    """
+
+    def text(self, file_id: int) -> str:
+        """Read a file back as text, from its images.
+
+        Every line ends in a newline; what was cut from long lines, and spaces at
+        the end of lines, are gone.
+
+        Raises
+        ------
+        NoSuchFileError
+            If there is no such file, or it has no images because it is not text.
+        """
+        row = self._file(file_id)
+        if row["status"] not in ("ok", "empty"):
+            raise NoSuchFileError(
+                f"file {file_id} ({row['path']!r}) has no text: it is {row['status']}"
+            )
+        segment = np.arange(row["n_images"])
+        images = self._source.reader.read(row["first_image"] + segment)
+        n_lines = np.full(segment.shape, row["n_lines"], np.int64)
+        return to_text(images, image_lines(n_lines, segment, self.info.shape.height))
+
+    def image(self, file_id: int, segment: int = 0) -> NDArray[np.uint32]:
+        """Read one image of a file: uint32, shape (height, width).
+
+        Raises
+        ------
+        NoSuchFileError
+            If there is no such file, or it has no such image.
+        """
+        row = self._file(file_id)
+        if not 0 <= segment < row["n_images"]:
+            raise NoSuchFileError(
+                f"file {file_id} has no image {segment}; it has {row['n_images']}, counted from 0"
+            )
+        image: NDArray[np.uint32] = self._source.reader.read(
+            np.array([row["first_image"] + segment])
+        )[0]
+        return image
+
+    def record(self, record_id: int) -> RecordView:
+        """Read one record: its row, its files, its metadata, its tree, its DOI's link.
+
+        Raises
+        ------
+        NoSuchRecordError
+        """
+        tables = self._source.tables
+        found = tables.scan("records", RECORDS_SCHEMA.names, pc.field("record_id") == record_id)
+        if not len(found) or record_id in self._withdrawn:
+            raise NoSuchRecordError(f"{self.url} holds no record {record_id}")
+        files = tables.scan("files", FILES_SCHEMA.names, pc.field("record_id") == record_id)
+        return RecordView(found.to_pylist()[0], to_pandas(files))
+
+    def tree(self, record_id: int) -> Tree:
+        """Arrange the files of a record as nested dicts, with their sizes in bytes."""
+        return self.record(record_id).tree
+
+    def _file(self, file_id: int) -> dict[str, Any]:
+        tables = self._source.tables
+        names = ["path", "record_id", "status", "first_image", "n_images", "n_lines"]
+        if 0 <= file_id < tables.rows("files"):
+            table = tables.take("files", np.array([file_id], np.int64), names)
+            row: dict[str, Any] = table.to_pylist()[0]
+            if row["record_id"] not in self._withdrawn:
+                return row
+        raise NoSuchFileError(f"{self.url} holds no file {file_id}")
+
+    def counts(self, by: str | list[str]) -> pd.DataFrame:
+        """Count images, files and records by the values of a column, or of several.
+
+        Parameters
+        ----------
+        by : str or list of str
+            Columns of files or records. Of lists (``keywords``) each item counts.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by `by`, columns ``images``, ``files``, ``records``, most images first.
+        """
+        return count_by(self._source.tables, self.selection, [by] if isinstance(by, str) else by)
+
+    def duplicates(self) -> pd.DataFrame:
+        """Find files of identical content in different records, by sha256.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a content: ``sha256``, ``files``, ``records``, ``size`` in bytes,
+            ``file_id`` of the first; those that take most space first.
+        """
+        return find_duplicates(self._source.tables, self.selection)
+
+    def __iter__(self) -> Iterator[FileImages]:
+        """Yield each file with its images, in bounded memory: ``for file, images in ds``."""
+        return iterate_files(self._source.tables, self._source.reader, self.selection)
+
+    def split(self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0) -> Split:
+        """Divide into parts for training and testing, without leakage.
+
+        All versions of a concept are in one part. So are files of identical
+        content: of copies in several parts, those in the part of the lowest
+        record are kept and the others left out (``split.left_out``). Parts are
+        drawn by hash: the same every time, and what is in a part today is in it
+        when later records are added.
+
+        Parameters
+        ----------
+        fractions : mapping of str to float
+            ``{"train": 0.8, "test": 0.2}``; they add up to 1.
+        by : str
+            What must not be divided: ``"concept"``, ``"record"``, ``"file"``, or
+            any column of files or records, such as ``"repository"``.
+        seed : int
+            Another one gives another split.
+
+        Returns
+        -------
+        Split
+            A dict of views, by name.
+
+        Raises
+        ------
+        SplitError
+            If the fractions do not add up to 1.
+        """
+        selection = self.selection
+        parts = assign_parts(self._source.tables, selection, fractions, by, seed)
+
+        def view(part: int) -> Dataset:
+            return Dataset(
+                self._source, selection.with_files(parts == part), (), self._whole or self
+            )
+
+        split = Split((name, view(part)) for part, name in enumerate(fractions))
+        split.left_out = view(LEFT_OUT)
+        return split
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    def _repr_html_(self) -> str:
+        return describe_html(self)

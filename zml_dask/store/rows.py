@@ -1,0 +1,135 @@
+"""Which images of a dataset are selected: one bit an image, however they were chosen.
+
+Ten million images take 1.25 MB, so that a selection can travel within a Dask
+graph; ranges would take more wherever files are scattered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zml_dask.store.layout import IMAGES
+
+Int64 = NDArray[np.int64]
+
+_BLOCK = IMAGES.shard  # a multiple of eight, so that a block begins with a byte
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A set of rows of ``images.zarr``, in ascending order.
+
+    Attributes
+    ----------
+    bits : numpy.ndarray of uint8, shape (ceil(total / 8),)
+        One bit a row, the first in the highest place (`numpy.packbits`).
+    total : int
+        Rows there are to choose from.
+
+    Examples
+    --------
+    >>> rows = Rows.of_runs(np.array([2, 7]), np.array([3, 1]), total=10)
+    >>> len(rows), rows.positions().tolist(), rows.positions(1, 3).tolist()
+    (4, [2, 3, 4, 7], [3, 4])
+    """
+
+    bits: NDArray[np.uint8]
+    total: int
+
+    @classmethod
+    def all(cls, total: int) -> Rows:
+        """Every row."""
+        return cls.of_mask(np.ones(total, np.bool_))
+
+    @classmethod
+    def of_mask(cls, mask: NDArray[np.bool_]) -> Rows:
+        """Rows where `mask`, of shape (total,), is true."""
+        return cls(np.packbits(mask), mask.size)
+
+    @classmethod
+    def of_positions(cls, positions: Int64, total: int) -> Rows:
+        """Rows of the given numbers, in any order."""
+        mask = np.zeros(total, np.bool_)
+        mask[positions] = True
+        return cls.of_mask(mask)
+
+    @classmethod
+    def of_runs(cls, first: Int64, count: Int64, total: int) -> Rows:
+        """Runs of `count` rows from `first` on; runs do not overlap."""
+        steps = np.zeros(total + 1, np.int8)
+        filled = count > 0
+        # A run that begins where another ends takes the two steps in one place.
+        np.add.at(steps, first[filled], 1)
+        np.subtract.at(steps, (first + count)[filled], 1)
+        return cls.of_mask(np.cumsum(steps[:-1], dtype=np.int8).astype(np.bool_))
+
+    @cached_property
+    def _starts(self) -> Int64:
+        """How many rows are selected before each block of a shard's size."""
+        counts = np.bitwise_count(self.bits).astype(np.int64)
+        blocks = np.add.reduceat(counts, np.arange(0, counts.size, _BLOCK // 8))
+        return np.concatenate(([0], np.cumsum(blocks))).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1]) if self.bits.size else 0
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Whether each row is selected, bool, shape (total,)."""
+        return np.unpackbits(self.bits, count=self.total).astype(np.bool_)
+
+    def positions(self, start: int = 0, stop: int | None = None) -> Int64:
+        """Numbers of the `start`-th to `stop`-th selected rows, ascending, int64."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        if stop <= start:
+            return np.empty(0, np.int64)
+        low = int(np.searchsorted(self._starts, start, "right")) - 1
+        high = int(np.searchsorted(self._starts, stop, "left"))
+        bits = np.unpackbits(self.bits[low * (_BLOCK // 8) : high * (_BLOCK // 8)])
+        found = np.flatnonzero(bits) + low * _BLOCK
+        skipped = int(self._starts[low])
+        return found[start - skipped : stop - skipped].astype(np.int64)
+
+    def piece(self, start: int, limit: int) -> Int64:
+        """Numbers of up to `limit` rows from the `start`-th on, that end where a chunk ends."""
+        found = self.positions(start, start + limit + 1)
+        if found.size <= limit:
+            return found
+        # The chunk of the first row too many begins the next piece.
+        whole = int(np.searchsorted(found, found[limit] // IMAGES.chunk * IMAGES.chunk))
+        return found[: whole or limit]
+
+    def rank(self, rows: Int64) -> Int64:
+        """How many selected rows come before each of some rows (at most `total`).
+
+        Examples
+        --------
+        >>> Rows.of_positions(np.array([2, 4]), total=8).rank(np.array([2, 3, 8])).tolist()
+        [0, 1, 2]
+        """
+        counts = np.bitwise_count(self.bits).astype(np.int64)
+        before = np.concatenate(([0], np.cumsum(counts)))
+        byte, bit = np.divmod(rows, 8)
+        padded = np.append(self.bits, np.uint8(0))
+        within = np.bitwise_count(padded[byte] & ~(0xFF >> bit).astype(np.uint8))
+        rank: Int64 = before[byte] + within.astype(np.int64)
+        return rank
+
+    def block_sizes(self, limit: int = _BLOCK) -> tuple[int, ...]:
+        """Sizes of blocks of about `limit` rows that divide no shard.
+
+        A Dask array cut so reads no chunk of the store twice.
+        """
+        if not len(self):
+            return (0,)
+        sizes: list[int] = []
+        open_rows = 0
+        for rows in np.diff(self._starts).tolist():
+            if open_rows and open_rows + rows > limit:
+                sizes.append(open_rows)
+                open_rows = 0
+            open_rows += rows
+        return (*sizes, open_rows) if open_rows else tuple(sizes)
