@@ -24,7 +24,9 @@ from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import legacy_paths
 from zml_dask.legacy.readers import Segments, read_images_pickle
 from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyRecord
+from zml_dask.raster.images import Images
 from zml_dask.store.layout import DATASET_JSON, LEGACY, extension_of
+from zml_dask.store.selection import image_lines
 from zml_dask.store.storage import Storage
 
 if TYPE_CHECKING:
@@ -160,8 +162,14 @@ def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator
 
 
 def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
-    """Yield path and int64 segments of every file of a pickle or a dataset."""
-    path = os.fspath(image_pkl)  # type: ignore[arg-type]
+    """Yield path and int64 segments of every file of a pickle, a dataset or a view of one."""
+    if not isinstance(image_pkl, str | os.PathLike):
+        for view in image_pkl:
+            total = np.full(view.segment.shape, view.file.n_lines, np.int64)
+            n_lines = image_lines(total, view.segment, view.images.shape[1])
+            yield view.file.path, list(map(_cut, view.images, n_lines.tolist()))
+        return
+    path = os.fspath(image_pkl)
     if Path(path).is_file():
         with Path(path).open("rb") as stream:
             yield from read_images_pickle(stream, name=path).items()
@@ -169,6 +177,10 @@ def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
     for record in _records(path):
         for file in record.files:
             yield file.path, [segment.astype(SEGMENT_DTYPE) for segment in file.segments()]
+
+
+def _cut(image: Images, n_lines: int) -> NDArray[np.int64]:
+    return image[:n_lines].astype(SEGMENT_DTYPE)
 
 
 def _records(path: str) -> Iterator[LegacyRecord]:
