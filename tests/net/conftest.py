@@ -96,7 +96,11 @@ def _serve() -> Iterator[Misbehaving]:
         def log_message(self, *args: object) -> None:
             """Keep the tests' output clean."""
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *args: object) -> None:
+            """A client that hangs up is nothing to talk about."""
+
+    http = Server(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
     server = Misbehaving(f"http://127.0.0.1:{http.server_port}")
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})

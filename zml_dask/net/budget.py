@@ -30,9 +30,13 @@ _PAUSE_WITHOUT_ADVICE: Final = 30.0
 _LONGEST_PAUSE: Final = 3600.0
 # Instants in headers have whole seconds.
 _CLOCK_GRAIN: Final = 1.0
-# How long a refusal asks the caller to wait when only an answer that is under
-# way can tell more.
+_SLACK: Final = 2 * _CLOCK_GRAIN
+# Rounding must not make a wait of a window's last moment look like "go".
 _SHORTEST_WAIT: Final = 0.001
+# Some servers send the seconds to the reset instead of its instant.
+_EARLIEST_EPOCH: Final = 1_000_000_000
+# A limit of another order than a window's own is another window's.
+_FAR_MORE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +56,10 @@ class RatePolicy:
     default, search : tuple of RateLimit
         For listings of records and for everything else. Empty: no limit until
         the server's headers name one.
-    learn_seconds : float
-        Window of a limit that only a header names, in seconds.
     """
 
     default: tuple[RateLimit, ...] = ()
     search: tuple[RateLimit, ...] = ()
-    learn_seconds: float = 60.0
 
     def limits(self, bucket: str) -> tuple[RateLimit, ...]:
         """Start values of a bucket."""
@@ -67,22 +68,29 @@ class RatePolicy:
 
 @dataclass(slots=True)
 class _Window:
-    """A moving window: a limit and the times of the requests within it."""
+    """A moving window: a limit and the times of the requests within it.
+
+    `published`: the limit is the start value still; `learnt`: even the length
+    comes from headers.
+    """
 
     seconds: float
     limit: int | None
-    published: bool
+    published: bool = False
+    learnt: bool = False
     under_way: deque[float] = field(default_factory=deque)
     counted: deque[float] = field(default_factory=deque)
-    blocked_until: float = float("-inf")
 
     def wait(self, now: float) -> float:
         """Seconds until one more request fits; 0.0 for now."""
-        self._forget(now)
-        wait = max(0.0, self.blocked_until - now)
-        if self.limit is not None and len(self.counted) + len(self.under_way) >= self.limit:
-            wait = max(wait, self._next_free(now))
-        return wait
+        for times in (self.counted, self.under_way):
+            # What is never answered (a dead worker) leaves its place as well.
+            while times and times[0] <= now - self.seconds:
+                times.popleft()
+        if self.limit is None or len(self.counted) + len(self.under_way) < self.limit:
+            return 0.0
+        oldest = min(times[0] for times in (self.counted, self.under_way) if times)
+        return max(_SHORTEST_WAIT, oldest + self.seconds - now)
 
     def settle(self, now: float) -> None:
         """A request that was under way has been answered."""
@@ -90,27 +98,19 @@ class _Window:
             granted = self.under_way.popleft()
             self.counted.append(min(now, granted + self.seconds * _LATENESS))
 
-    def correct(self, limit: int, remaining: int | None, now: float) -> None:
+    def correct(self, limit: int, remaining: int | None, reset_in: float, now: float) -> None:
         """Take over what the server says of this window."""
         self.limit = max(1, limit)
         self.published = False
         if remaining is None:
             return
         # Somebody else shares our address, or an earlier run of ours used it.
-        strangers = limit - remaining - len(self.counted) - len(self.under_way)
-        self.counted.extend(now for _ in range(min(strangers, limit)))
-
-    def _forget(self, now: float) -> None:
-        for times in (self.counted, self.under_way):
-            # What is never answered (a dead worker) leaves its place as well.
-            while times and times[0] <= now - self.seconds:
-                times.popleft()
-
-    def _next_free(self, now: float) -> float:
-        oldest = [times[0] for times in (self.counted, self.under_way) if times]
-        if not oldest:
-            return _SHORTEST_WAIT
-        return max(_SHORTEST_WAIT, min(oldest) + self.seconds - now)
+        # When is unknown but for the oldest, which leaves the window at the reset.
+        strangers = min(limit - remaining, limit) - len(self.counted) - len(self.under_way)
+        if strangers > 0:
+            age = max(0.0, self.seconds - reset_in)
+            times = (now - age * (1 - number / strangers) for number in range(strangers))
+            self.counted = deque(sorted([*self.counted, *times]))
 
 
 class Budget:
@@ -182,16 +182,15 @@ class Budget:
         remaining = _whole_number(known.get("x-ratelimit-remaining"))
         reset_in = _seconds_to_reset(known)
         if limit is not None and limit > 0:
-            window = self._window_meant(windows, limit, reset_in)
+            reset_in = windows[0].seconds if reset_in is None else reset_in
+            window = _window_meant(windows, limit, reset_in)
             if window.published and limit != window.limit:
                 # The published figures are out of date, so the longer windows'
                 # are too; those servers name a longer window once it is used up.
                 for longer in windows:
                     if longer.published and longer is not window:
                         longer.limit = None
-            window.correct(limit, remaining, now)
-            if remaining == 0 and reset_in is not None:
-                window.blocked_until = now + min(reset_in, window.seconds)
+            window.correct(limit, remaining, reset_in, now)
         if status == 429:
             pause = _retry_after(known)
             if pause is None:
@@ -204,25 +203,40 @@ class Budget:
 
     def _windows(self, bucket: str) -> list[_Window]:
         if bucket not in self._buckets:
-            limits = self._policy.limits(bucket) or (RateLimit(0, self._policy.learn_seconds),)
+            limits = sorted(self._policy.limits(bucket), key=lambda limit: limit.seconds)
             self._buckets[bucket] = [
-                _Window(limit.seconds, limit.count or None, published=limit.count > 0)
-                for limit in sorted(limits, key=lambda limit: limit.seconds)
-            ]
+                _Window(limit.seconds, limit.count, published=True) for limit in limits
+            ] or [_Window(60.0, None, learnt=True)]
         return self._buckets[bucket]
 
-    def _window_meant(self, windows: list[_Window], limit: int, reset_in: float | None) -> _Window:
-        """The window that a header speaks of: it names a number, not a length."""
-        for window in windows:
-            if window.limit == limit:
-                return window
-        if reset_in is None or reset_in <= windows[0].seconds + 2 * _CLOCK_GRAIN:
-            return windows[0]
-        for window in windows[1:]:
-            if reset_in <= window.seconds + 2 * _CLOCK_GRAIN:
-                return window
-        windows.append(_Window(max(3600.0, reset_in), None, published=False))
-        return windows[-1]
+
+def _window_meant(windows: list[_Window], limit: int, reset_in: float) -> _Window:
+    """The window that a header speaks of: it names a number, not a length."""
+    for window in windows:
+        if window.limit == limit:
+            if window.learnt:
+                window.seconds = max(window.seconds, _usual(reset_in))
+            return window
+    if windows[0].learnt and windows[0].limit is None:
+        # Nothing was known: the window is as long as the time to its reset.
+        windows[0].seconds = _usual(reset_in)
+    for window in windows:
+        # An hour's limit is near its reset at times as well; its number shows it.
+        known = window.limit is not None and not window.published
+        if reset_in <= window.seconds + _SLACK and not (
+            known and limit > _FAR_MORE * (window.limit or limit)
+        ):
+            return window
+    windows.append(_Window(max(3600.0, reset_in), None, learnt=True))
+    return windows[-1]
+
+
+def _usual(seconds: float) -> float:
+    """A minute or an hour where a time measured in whole seconds is about that long."""
+    for usual in (60.0, 3600.0):
+        if abs(seconds - usual) <= _SLACK:
+            return usual
+    return max(1.0, seconds)
 
 
 def _whole_number(text: str | None) -> int | None:
@@ -235,9 +249,11 @@ def _seconds_to_reset(headers: Mapping[str, str]) -> float | None:
     """``X-RateLimit-Reset`` less ``Date``: by the server's own clock, never by ours."""
     reset = _whole_number(headers.get("x-ratelimit-reset"))
     date = _instant(headers.get("date"))
-    if reset is None or date is None:
+    if reset is None:
         return None
-    return max(0.0, reset - date)
+    if reset < _EARLIEST_EPOCH:
+        return float(reset)
+    return None if date is None else max(0.0, reset - date)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
