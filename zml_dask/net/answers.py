@@ -19,8 +19,10 @@ from zml_dask.net.errors import (
     NotFoundError,
     RateLimitedError,
     ServerError,
+    TooLargeError,
     shown,
 )
+from zml_dask.net.patience import Patience
 
 PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 522, 524})
 """Statuses after which the same request may succeed."""
@@ -35,6 +37,7 @@ BROKEN_CONNECTION: Final = (
 )
 """What `requests` and urllib3 raise while a connection or a body breaks off."""
 
+_PIECE: Final = 64 * 1024
 _READ_OF_A_REFUSAL: Final = 4096
 _SHOWN_OF_A_REFUSAL: Final = 200
 _SEARCH_SYNTAX: Final = "a 500 to a search means a query that the server cannot parse"
@@ -77,6 +80,23 @@ def connect_error(url: str, cause: BaseException) -> ConnectError:
     """No answer, or a broken one, for reasons of the connection."""
     reason = type(cause).__name__
     return ConnectError(f"{shown(url)} cannot be read ({reason}); check the network, or try later")
+
+
+def read_bounded(answer: requests.Response, patience: Patience, limit: int) -> bytes:
+    """A body, decoded, within the time and of at most `limit` bytes.
+
+    Raises
+    ------
+    TooLargeError, DeadlineError
+    """
+    pieces, count = [], 0
+    for piece in answer.iter_content(_PIECE):
+        patience.check()
+        count += len(piece)
+        if count > limit:
+            raise TooLargeError(f"{shown(patience.url)} answers more than {limit:,} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _what_it_says(answer: requests.Response) -> str:

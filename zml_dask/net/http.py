@@ -12,36 +12,33 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import requests
-from requests.adapters import HTTPAdapter
 
-from zml_dask.net.answers import BROKEN_CONNECTION, connect_error, error_of, may_pass
+from zml_dask.net.answers import BROKEN_CONNECTION, connect_error, error_of, may_pass, read_bounded
 from zml_dask.net.budget import SEARCH
-from zml_dask.net.download import Download, Transfer, TransferPlan, content_range
+from zml_dask.net.download import Download, TransferPlan
 from zml_dask.net.errors import (
     BadAnswerError,
     BadRedirectError,
     NetworkError,
     RangeUnsupportedError,
-    TooLargeError,
     shown,
 )
 from zml_dask.net.options import HttpOptions, Token
 from zml_dask.net.patience import Patience
-from zml_dask.net.throttle import LocalThrottle, Throttle, bucket_of, host_of, is_loopback
+from zml_dask.net.session import new_session
+from zml_dask.net.throttle import LocalThrottle, Throttle, bucket_of
+from zml_dask.net.transfer import Transfer, content_range
 from zml_dask.net.urls import MOST_REDIRECTS, REDIRECTS, check_url, redirected
 
 __all__ = ["Download", "HttpClient", "HttpOptions", "JsonAnswer", "Token"]
 
 T = TypeVar("T")
 
-_CONNECTIONS: Final = 32
-_PIECE: Final = 64 * 1024
 # A file is wanted as it is: an archive that a server compresses once more on
 # its way would fit neither its length nor its md5.
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
@@ -94,7 +91,7 @@ class HttpClient:
         self.has_token = token is not None
         self._throttle: Throttle = LocalThrottle() if throttle is None else throttle
         self._count_lock = threading.Lock()
-        self._session = _new_session(self.options, token)
+        self._session = new_session(self.options, token)
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +120,7 @@ class HttpClient:
         patience = Patience(url, self.options)
 
         def read(answer: requests.Response) -> JsonAnswer:
-            body = self._read_bounded(answer, patience, self.options.max_json_bytes)
+            body = read_bounded(answer, patience, self.options.max_json_bytes)
             try:
                 payload = json.loads(body)
             except (ValueError, RecursionError):
@@ -151,7 +148,7 @@ class HttpClient:
                     f"{shown(url)} answers {answer.status_code} to a request for a part of it"
                 )
             length = part[1] - start + 1
-            body = self._read_bounded(answer, patience, length)
+            body = read_bounded(answer, patience, length)
             if len(body) != length:
                 raise requests.ConnectionError("short part")
             return body
@@ -309,47 +306,3 @@ class HttpClient:
         finally:
             self._throttle.report(url, status, seen)
         return answer
-
-    def _read_bounded(self, answer: requests.Response, patience: Patience, limit: int) -> bytes:
-        pieces, count = [], 0
-        for piece in answer.iter_content(_PIECE):
-            patience.check()
-            count += len(piece)
-            if count > limit:
-                raise TooLargeError(f"{shown(patience.url)} answers more than {limit:,} bytes")
-            pieces.append(piece)
-        return b"".join(pieces)
-
-
-class _TokenAuth(requests.auth.AuthBase):
-    """Adds the token to requests to its host, and nothing (no ``.netrc`` either) elsewhere."""
-
-    def __init__(self, token: Token | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        token, url = self._token, request.url or ""
-        if token is None or host_of(url) != token.host.lower():
-            return request
-        # In clear text only to this machine.
-        if url.startswith("https://") or is_loopback(token.host):
-            request.headers["Authorization"] = f"Bearer {token.value}"
-        return request
-
-
-class _Session(requests.Session):
-    """Leaves redirects alone: even unfollowed, `requests` parses them and may stumble."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
-
-
-def _new_session(options: HttpOptions, token: Token | None) -> requests.Session:
-    session = _Session()
-    session.headers["User-Agent"] = options.user_agent
-    session.auth = _TokenAuth(token)
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = HTTPAdapter(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
