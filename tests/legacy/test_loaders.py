@@ -16,6 +16,7 @@ from zml_dask.legacy import load_all, load_by_extension, load_by_regexp, recursi
 from zml_dask.legacy.export_dataset import export_dataset
 from zml_dask.legacy.record import LegacyRecord
 from zml_dask.safe_pickle import ForbiddenPickleError
+from zml_dask.store.dataset import open_dataset
 
 from .conftest import SOURCES, package_sources
 from .reference import must_be_equal, segments_2018
@@ -114,10 +115,24 @@ def test_by_name(pkl: Callable[[int], str]) -> None:
 
 def test_a_whole_dataset_is_all_of_its_records(dataset: Path, exported: Path) -> None:
     images = load_all(dataset, length_cutoff=0)
-    found = recursive_find(exported, "images_*.pkl")
-    found = sorted(found, key=lambda path: int(Path(path).parent.name))
-    one_by_one = [load_all(path, length_cutoff=0) for path in found]
+    committed = (7, 9, 30, 20, 40)  # in two commits: the dataset's own order
+    one_by_one = [
+        load_all(exported / f"{number}/images_{number}.pkl", length_cutoff=0)
+        for number in committed
+    ]
     np.testing.assert_array_equal(images, np.concatenate(one_by_one))
+
+
+def test_a_view_of_a_dataset(dataset: Path) -> None:
+    whole = open_dataset(dataset)
+    np.testing.assert_array_equal(load_all(whole), load_all(dataset))
+    record = whole.select(record_id=30)
+    np.testing.assert_array_equal(
+        load_all(record, regexp="py$"),
+        load_all(dataset / "legacy" / "30" / "images_30.pkl", regexp="py$"),
+    )
+    python = load_by_extension(whole.select(record_id=7, language="Python"), length_cutoff=0)
+    assert {name: images.shape for name, images in python.items()} == {"py": (3, 80, 80)}
 
 
 def test_finding_pickles(dataset: Path, exported: Path) -> None:

@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,13 @@ from zml_dask.errors import UsageError
 from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import legacy_paths
 from zml_dask.legacy.readers import Segments, read_images_pickle
-from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyRecord
-from zml_dask.raster.images import Images
+from zml_dask.legacy.record import SEGMENT_DTYPE
+from zml_dask.store.dataset import Dataset, open_dataset
 from zml_dask.store.layout import DATASET_JSON, LEGACY, extension_of
 from zml_dask.store.selection import image_lines
 from zml_dask.store.storage import Storage
 
-if TYPE_CHECKING:
-    from zml_dask.store.dataset import Dataset
-
-ImagePickle: TypeAlias = Union[str, "os.PathLike[str]", "Dataset"]
+ImagePickle: TypeAlias = str | os.PathLike[str] | Dataset
 
 _SPACE = 32
 
@@ -164,36 +161,35 @@ def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator
 def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
     """Yield path and int64 segments of every file of a pickle, a dataset or a view of one."""
     if not isinstance(image_pkl, str | os.PathLike):
-        for view in image_pkl:
-            total = np.full(view.segment.shape, view.file.n_lines, np.int64)
-            n_lines = image_lines(total, view.segment, view.images.shape[1])
-            yield view.file.path, list(map(_cut, view.images, n_lines.tolist()))
+        yield from _of_view(image_pkl)
         return
     path = os.fspath(image_pkl)
     if Path(path).is_file():
         with Path(path).open("rb") as stream:
             yield from read_images_pickle(stream, name=path).items()
         return
-    for record in _records(path):
-        for file in record.files:
-            yield file.path, [segment.astype(SEGMENT_DTYPE) for segment in file.segments()]
-
-
-def _cut(image: Images, n_lines: int) -> NDArray[np.int64]:
-    return image[:n_lines].astype(SEGMENT_DTYPE)
-
-
-def _records(path: str) -> Iterator[LegacyRecord]:
-    """Yield the records of the dataset at `path`, or the one that `path` would be the pickle of."""
     if _is_dataset(path):
-        dataset = CommittedRecords.open(path)
-        for record_id in dataset.record_ids():
-            yield from dataset.records([record_id])
+        yield from _of_view(open_dataset(path))
         return
     found = _IN_DATASET.fullmatch(path)
     if found is None or not _is_dataset(found["dataset"]):
         raise UsageError(f"there is no pickle and no dataset {path!r}")
-    yield from CommittedRecords.open(found["dataset"]).records([int(found["id"])])
+    for record in CommittedRecords.open(found["dataset"]).records([int(found["id"])]):
+        for file in record.files:
+            yield file.path, [segment.astype(SEGMENT_DTYPE) for segment in file.segments()]
+
+
+def _of_view(dataset: Dataset) -> Iterator[tuple[str, Segments]]:
+    for view in dataset:
+        total = np.full(view.segment.shape, view.file.n_lines, np.int64)
+        n_lines = image_lines(total, view.segment, view.images.shape[1])
+        yield (
+            view.file.path,
+            [
+                image[:lines].astype(SEGMENT_DTYPE)
+                for image, lines in zip(view.images, n_lines.tolist(), strict=True)
+            ],
+        )
 
 
 def _is_dataset(path: str | os.PathLike[str]) -> bool:
