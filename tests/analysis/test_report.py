@@ -1,0 +1,228 @@
+"""Every number of the report against a count of the files that went into the dataset."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import dask
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from zml_dask.analysis.counts import Numbers, count
+from zml_dask.analysis.partial import long_images
+from zml_dask.analysis.report import render
+from zml_dask.cli.report import command
+from zml_dask.raster.language import identify
+
+from .conftest import HOSTILE, Known
+
+
+def chunks(data: bytes) -> list[int]:
+    """Lines of each image of a file, by cutting it into pieces of 80 lines."""
+    if b"\0" in data:
+        return []
+    lines = data.decode().split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
+    return [len(lines[i : i + 80]) for i in range(0, len(lines), 80)]
+
+
+def images(data: bytes) -> int:
+    return len(chunks(data))
+
+
+def long(data: bytes) -> int:
+    return sum(n > 30 for n in chunks(data))
+
+
+def name(path: str) -> str:
+    return path.split("/")[-1]
+
+
+@pytest.fixture(scope="module")
+def numbers(known: Known) -> Numbers:
+    return count(str(known.path))
+
+
+def column(numbers: Numbers, table: str, key: str, value: str) -> dict[object, object]:
+    frame = numbers.tables[table]
+    return dict(zip(frame[key].tolist(), frame[value].tolist(), strict=True))
+
+
+def test_totals(known: Known, numbers: Numbers) -> None:
+    shown = known.shown()
+    assert numbers.totals["records"] == len(known.files) - 1
+    assert numbers.totals["files"] == len(shown)
+    assert numbers.totals["images"] == sum(images(data) for *_, data in shown)
+    assert numbers.totals["long_images"] == sum(long(data) for *_, data in shown)
+    assert numbers.totals["lines"] == sum(sum(chunks(data)) for *_, data in shown)
+    assert numbers.totals["bytes"] == sum(len(data) for *_, data in shown)
+    assert numbers.totals["failures"] == 3
+
+
+@pytest.mark.parametrize("measure", ["files", "images", "long_images", "bytes"])
+def test_by_extension_and_language(known: Known, numbers: Numbers, measure: str) -> None:
+    weigh = {"files": lambda _: 1, "images": images, "long_images": long, "bytes": len}[measure]
+    extensions: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    for _, path, data in known.shown():
+        if images(data):
+            found = identify(path, data)
+            extensions[name(path).split(".")[-1]] += weigh(data)
+            languages[found.language or "(not named)"] += weigh(data)
+            kinds[found.kind or "(not named)"] += weigh(data)
+    assert column(numbers, "by_extension", "extension", measure) == extensions
+    assert column(numbers, "by_language", "language", measure) == languages
+    assert column(numbers, "by_kind", "kind", measure) == kinds
+
+
+def test_txt_by_name(known: Known, numbers: Numbers) -> None:
+    expected = Counter({name(p): 0 for _, p, d in known.shown() if p.endswith(".txt")})
+    for _, path, data in known.shown():
+        if path.endswith(".txt"):
+            expected[name(path)] += long(data)
+    assert column(numbers, "by_txt", "name", "long_images") == expected
+
+
+def test_reproducible_files(known: Known, numbers: Numbers) -> None:
+    for what in ("README", "LICENSE", "Dockerfile"):
+        having = {r for r, path, _ in known.shown() if name(path).startswith(what)}
+        found = sum(images(d) for _, path, d in known.shown() if name(path).startswith(what))
+        assert column(numbers, "reproducible", "what", "records")[what] == len(having)
+        assert column(numbers, "reproducible", "what", "images")[what] == found
+
+
+def test_records_by_licence_year_and_origin(known: Known, numbers: Numbers) -> None:
+    rows = {key: row for key, row in known.rows.items() if key not in known.withdrawn}
+    licences = Counter(row["license"] or "(not named)" for row in rows.values())
+    years = Counter(str(row["publication_date"])[:4] for row in rows.values())
+    assert column(numbers, "by_license", "license", "records") == licences
+    assert column(numbers, "by_year", "year", "records") == years
+    assert column(numbers, "by_origin", "origin", "records") == {"zenodo": len(rows)}
+    assert list(numbers.tables["by_year"]["year"]) == sorted(years)
+
+
+def test_shares_of_the_largest_records(known: Known, numbers: Numbers) -> None:
+    by_record: Counter[int] = Counter()
+    for record_id, _, data in known.shown():
+        by_record[record_id] += images(data)
+    top = sum(n for _, n in by_record.most_common(10)) / by_record.total()
+    assert numbers.totals["top_10_share"] == pytest.approx(top)
+    assert numbers.totals["top_1_percent_share"] == pytest.approx(
+        by_record.most_common(1)[0][1] / by_record.total()
+    )
+    assert column(numbers, "by_record", "record_id", "images") == by_record
+
+
+def test_status_and_failures(known: Known, numbers: Numbers) -> None:
+    statuses = Counter("ok" if images(data) else "binary" for *_, data in known.shown())
+    assert column(numbers, "by_status", "status", "files") == statuses
+    kinds = Counter(failure.kind for failure in known.failures)
+    assert column(numbers, "failures", "kind", "records") == kinds
+    assert column(numbers, "failures", "kind", "permanent") == {"gone": 2, "checksum": 0}
+
+
+@pytest.mark.parametrize("height", [20, 30, 31, 80, 100])
+def test_long_images_whatever_the_height(height: int) -> None:
+    for lines in range(1, 400):
+        pieces = [min(height, lines - start) for start in range(0, lines, height)]
+        expected = sum(piece > 30 for piece in pieces)
+        assert long_images(pd.Series([lines]), height).item() == expected
+
+
+def test_the_same_whatever_runs_it(known: Known, numbers: Numbers) -> None:
+    with dask.config.set(scheduler="synchronous"):
+        again = count(str(known.path))
+    assert again.to_json() == numbers.to_json()
+
+
+class Page(HTMLParser):
+    """Reads back what a page shows: totals, and the rows of its tables."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.totals: dict[str, str] = {}
+        self.tables: dict[str, list[list[str]]] = {}
+        self.tags: Counter[str] = Counter()
+        self._table = self._total = ""
+        self._cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags[tag] += 1
+        assert not any(key.startswith("on") for key in given), given
+        for key in ("src", "href"):
+            assert (given.get(key) or "#").startswith(("#", "data:image/png;base64,")), given
+        if "data-total" in given:
+            self._total = given["data-total"] or ""
+            self.totals[self._total] = ""
+        if tag == "tbody":
+            self._table = given["data-table"] or ""
+            self.tables[self._table] = []
+        elif tag == "tr" and self._table:
+            self.tables[self._table].append([])
+        elif tag in {"td", "th"} and self._table:
+            self.tables[self._table][-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in {"td", "th"}:
+            self._cell = False
+        elif tag == "tbody":
+            self._table = ""
+        elif tag in {"dd", "strong"}:
+            self._total = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._total:
+            self.totals[self._total] += data
+        if self._cell:
+            self.tables[self._table][-1][-1] += data
+
+
+def test_the_page_shows_these_numbers_and_is_safe(known: Known, numbers: Numbers) -> None:
+    text = render(str(known.path), numbers)
+    page = Page(text)
+    for key in ("records", "files", "images", "lines", "bytes", "failures"):
+        assert page.totals[key] == f"{numbers.totals[key]:,}"
+    assert page.totals["slope"] == f"{numbers.totals['slope']:.2f}"
+    for table, measure in (("by_extension", "long_images"), ("by_language", "images")):
+        frame = numbers.tables[table].head(25)
+        shown = [[str(row.iloc[0]), f"{row[measure]:,}"] for _, row in frame.iterrows()]
+        assert page.tables[table] == shown
+    assert len(page.tables["failures"]) == 2
+    assert page.tags["script"] == 0
+    assert page.tags["b"] == page.tags["i"] == 0
+    assert page.tags["img"] == len(re.findall("data:image/png", text)) > 5
+    assert "\u202e" not in text
+    assert "default-src 'none'" in text
+
+
+def test_command_writes_page_json_and_parquet(known: Known, tmp_path: Path) -> None:
+    page, plain, table = (tmp_path / name for name in ("r.html", "r.json", "r.parquet"))
+    ran = CliRunner().invoke(
+        command,
+        [str(known.path), "--output", str(page), "--json", str(plain), "--parquet", str(table)],
+    )
+    assert ran.exit_code == 0, ran.output
+    loaded = json.loads(plain.read_text())
+    long_form = pd.read_parquet(table)
+    assert f"{loaded['totals']['images']:,} images" in ran.output
+    for row in loaded["by_extension"]:
+        chosen = long_form[
+            (long_form["table"] == "by_extension")
+            & (long_form["key"] == row["extension"])
+            & (long_form["measure"] == "images")
+        ]
+        assert chosen["value"].tolist() == [row["images"]]
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_hostile_names_are_in_the_dataset(known: Known) -> None:
+    assert set(HOSTILE) <= set(known.files[101])

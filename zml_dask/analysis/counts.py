@@ -1,0 +1,206 @@
+"""What is in a dataset, counted with Dask over the parts of its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from dask.base import compute
+from dask.delayed import delayed
+
+from zml_dask.analysis.partial import COLUMNS, SUMS, UNNAMED, Partial, add, count_files
+from zml_dask.store.info import DatasetInfo, NotADatasetError, Part, read_info
+from zml_dask.store.layout import FILES_SCHEMA
+from zml_dask.store.storage import Storage
+from zml_dask.store.tables import read_table
+
+_ROWS_AT_ONCE = 262_144
+_MERGED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Every number of the report.
+
+    Attributes
+    ----------
+    totals : mapping of str to float
+        ``records``, ``files``, ``images``, ``long_images``, ``lines``, ``bytes``
+        (of all files listed), ``failures``, ``slope`` of the rank plot (0 where
+        there are fewer than two extensions), ``top_share`` and so on.
+    tables : mapping of str to pandas.DataFrame
+        The first column is the key, most frequent first; ``by_year`` in order.
+    examples : pandas.DataFrame
+        Rows of files whose first image is full, some of every language.
+    """
+
+    totals: Mapping[str, float]
+    tables: Mapping[str, pd.DataFrame]
+    examples: pd.DataFrame
+
+    def to_json(self) -> str:
+        """Arrange as JSON: ``totals``, and a list of rows for every table."""
+        rows = {
+            name: json.loads(table.to_json(orient="records", force_ascii=True))
+            for name, table in self.tables.items()
+        }
+        return json.dumps({"totals": dict(self.totals), **rows}, indent=1)
+
+    def write_parquet(self, path: Path) -> None:
+        """Write every number as one long table: ``table``, ``key``, ``measure``, ``value``."""
+        long = [
+            table.melt(id_vars=table.columns[0], var_name="measure")
+            .set_axis(["key", "measure", "value"], axis=1)
+            .assign(table=name, key=lambda rows: rows["key"].astype(str))
+            for name, table in self.tables.items()
+        ]
+        totals = pd.DataFrame(
+            {"table": "totals", "key": list(self.totals), "measure": "value"}
+        ).assign(value=list(self.totals.values()))
+        columns = ["table", "key", "measure", "value"]
+        everything = pd.concat([totals[columns], *(rows[columns] for rows in long)])
+        everything = everything[pd.to_numeric(everything["value"], errors="coerce").notna()]
+        everything["value"] = everything["value"].astype("float64")
+        pq.write_table(pa.Table.from_pandas(everything, preserve_index=False), path)
+
+
+def count(dataset: str) -> Numbers:
+    """Count what is in a dataset.
+
+    Parts of the files table are counted as Dask tasks wherever Dask's scheduler
+    runs them (in threads by default), and their sums added up as a tree, so that
+    memory holds a few parts whatever the dataset's size.
+
+    Parameters
+    ----------
+    dataset : str
+        Path or URL.
+
+    Raises
+    ------
+    NotADatasetError
+        If there is none.
+    """
+    storage = Storage.open(dataset)
+    info = read_info(storage)
+    if info is None:
+        raise NotADatasetError(f"{dataset} holds no dataset; build one with 'zml-dask build'")
+    withdrawn = read_table(storage, info, "withdrawn", ["record_id"])["record_id"].to_pylist()
+    hidden = frozenset(withdrawn)
+    step = delayed(_count_part, pure=False)
+    merge = delayed(add, pure=False)
+    empty = count_files(FILES_SCHEMA.empty_table().to_pandas(), info.shape.height)
+    level = [empty, *(step(storage, part, hidden, info.shape.height) for part in _parts(info))]
+    while len(level) > 1:
+        level = [
+            merge(level[i : i + _MERGED_AT_ONCE]) for i in range(0, len(level), _MERGED_AT_ONCE)
+        ]
+    counted: Partial
+    (counted,) = compute(level[0])  # type: ignore[no-untyped-call]
+    records = read_table(storage, info, "records", _RECORD_COLUMNS).to_pandas()
+    records = records[~records["record_id"].isin(hidden)]
+    failures = read_table(storage, info, "failures").to_pandas()
+    return _numbers(counted, records, failures)
+
+
+_RECORD_COLUMNS = ["record_id", "title", "license", "publication_date", "origin", "n_images"]
+
+
+def _parts(info: DatasetInfo) -> tuple[Part, ...]:
+    return tuple(info.tables.get("files", ()))
+
+
+def _count_part(storage: Storage, part: Part, hidden: frozenset[int], height: int) -> Partial:
+    """Count one part of the files table, some row groups at a time."""
+    partials = []
+    with storage.open_reader(part.path) as stream:
+        for batch in pq.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE, columns=list(COLUMNS)):
+            files = batch.to_pandas()
+            partials.append(count_files(files[~files["record_id"].isin(hidden)], height))
+    return (
+        add(partials) if partials else count_files(FILES_SCHEMA.empty_table().to_pandas(), height)
+    )
+
+
+def _numbers(counted: Partial, records: pd.DataFrame, failures: pd.DataFrame) -> Numbers:
+    extensions = _ranked(counted.by_extension, "long_images")
+    largest = _ranked(counted.by_record, "images")
+    largest = largest.merge(records[["record_id", "title"]], how="left", on="record_id")
+    n_images = int(counted.by_record["images"].sum())
+    share = largest["images"].to_numpy(np.float64) / max(n_images, 1)
+    largest = largest.assign(share=share)[["record_id", "title", *SUMS, "share"]]
+    slope, intercept = rank_line(extensions["long_images"].to_numpy())
+    reproducible = counted.reproducible.reset_index()
+    sums = reproducible.groupby("what")[SUMS].sum()
+    sums["records"] = reproducible.groupby("what")["record_id"].nunique()
+    totals: dict[str, float] = {
+        "records": len(records),
+        "failures": len(failures),
+        "extensions": len(extensions),
+        **{name: int(counted.by_record[name].sum()) for name in SUMS},
+        "slope": slope,
+        "intercept": intercept,
+        "top_10_share": float(share[:10].sum()),
+        "top_1_percent_share": float(share[: max(len(share) // 100, 1)].sum()),
+    }
+    by_kind = counted.by_language.groupby(level="kind").sum()
+    years = records["publication_date"].astype("object").str[:4]
+    return Numbers(
+        totals,
+        {
+            "by_extension": extensions,
+            "by_language": _ranked(counted.by_language, "images"),
+            "by_kind": _ranked(by_kind, "images"),
+            "by_license": _records_by(records, records["license"], "license"),
+            "by_year": _records_by(records, years, "year").sort_values("year", ignore_index=True),
+            "by_origin": _records_by(records, records["origin"], "origin"),
+            "by_txt": _ranked(counted.by_txt, "long_images"),
+            "by_status": _ranked(counted.by_status, "files"),
+            "reproducible": _ranked(sums, "images"),
+            "by_record": largest,
+            "failures": _failures(failures),
+        },
+        counted.examples,
+    )
+
+
+def rank_line(counts: np.ndarray) -> tuple[float, float]:
+    """Fit a straight line through log10(count) over log10(rank): Zipf's law has slope -1.
+
+    Examples
+    --------
+    >>> slope, intercept = rank_line(np.array([1000, 500, 250, 333]))
+    >>> round(slope, 2), round(intercept, 2)
+    (-1.0, 3.0)
+    """
+    values = np.sort(counts[counts > 0])[::-1].astype(np.float64)
+    if values.size < 2:
+        return 0.0, 0.0
+    slope, intercept = np.polyfit(np.log10(np.arange(1, values.size + 1)), np.log10(values), 1)
+    return float(slope), float(intercept)
+
+
+def _ranked(sums: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Sort by a sum, the most first, and by key among equals."""
+    table = sums.reset_index()
+    key = str(table.columns[0])
+    return table.sort_values([by, key], ascending=[False, True], ignore_index=True)
+
+
+def _records_by(records: pd.DataFrame, key: pd.Series, name: str) -> pd.DataFrame:
+    named = key.astype("object").where(key.notna(), UNNAMED).rename(name)
+    sums = records.groupby(named)["n_images"].agg(["size", "sum"])
+    return _ranked(sums.set_axis(["records", "images"], axis=1), "records")
+
+
+def _failures(failures: pd.DataFrame) -> pd.DataFrame:
+    grouped = failures.groupby(["kind", "stage"]).agg(
+        records=("record_id", "size"), permanent=("permanent", "sum"), example=("message", "first")
+    )
+    return _ranked(grouped, "records")

@@ -1,0 +1,89 @@
+"""A mosaic of a dataset's images: small grey PNGs that a page can carry in itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+from PIL import Image
+
+from zml_dask.raster.images import Images
+from zml_dask.store.layout import IMAGES_ZARR
+from zml_dask.store.storage import Storage
+
+_SPACE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One image of the mosaic: where it is from, and a ``data:`` URL of its PNG."""
+
+    language: str
+    path: str
+    record_id: int
+    url: str
+
+
+def to_grey(image: Images) -> NDArray[np.uint8]:
+    """Turn code points into grey: white where there is a space, darker as code points rise.
+
+    Parameters
+    ----------
+    image : numpy.ndarray of uint32, shape (height, width)
+
+    Returns
+    -------
+    numpy.ndarray of uint8, shape (height, width)
+        ASCII spreads over 200 to 0; all beyond is black.
+
+    Examples
+    --------
+    >>> to_grey(np.array([[32, 33, 126, 4096]], np.uint32)).tolist()
+    [[255, 200, 14, 0]]
+    """
+    ink = np.minimum(image.astype(np.int64), 133) - 33
+    return np.where(image == _SPACE, 255, 200 - np.clip(ink, 0, 100) * 2).astype(np.uint8)
+
+
+def tiles(storage: Storage, examples: pd.DataFrame, n: int = 60) -> list[Tile]:
+    """Read the first image of some files, the languages in turn.
+
+    Parameters
+    ----------
+    storage : Storage
+        Of the dataset.
+    examples : pandas.DataFrame
+        Rows of the files table whose first image is full.
+    n : int
+        At most so many.
+    """
+    turn = examples.sort_values("file_id").groupby("language").cumcount()
+    chosen = (
+        examples.assign(turn=turn).sort_values(["turn", "language", "file_id"]).head(n)
+        if len(examples)
+        else examples
+    )
+    if not len(chosen):
+        return []
+    images: Any = zarr.open_group(storage.zarr_store(IMAGES_ZARR), mode="r")["images"]
+    return [
+        Tile(
+            str(row["language"]),
+            str(row["path"]),
+            int(row["record_id"]),
+            _png_url(np.asarray(images[int(row["first_image"])], np.uint32)),
+        )
+        for row in chosen.sort_values(["language", "file_id"]).to_dict("records")
+    ]
+
+
+def _png_url(image: Images) -> str:
+    file = io.BytesIO()
+    Image.fromarray(to_grey(image)).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

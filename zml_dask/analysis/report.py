@@ -1,0 +1,130 @@
+"""The report: one self-contained page about a dataset, safe whatever its files are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from zml_dask.analysis.charts import Ranked, rank_plot
+from zml_dask.analysis.counts import Numbers
+from zml_dask.analysis.mosaic import tiles
+from zml_dask.analysis.partial import LONG_LINES
+from zml_dask.store.info import NotADatasetError, read_info
+from zml_dask.store.storage import Storage
+
+_SECTIONS = [
+    ("languages", "Languages"),
+    ("extensions", "Extensions"),
+    ("records", "Records"),
+    ("failures", "Failures"),
+    ("mosaic", "Mosaic"),
+]
+_TOTALS = [
+    ("records", "records"),
+    ("files", "files"),
+    ("images", "images"),
+    ("lines", "lines"),
+    ("bytes", "bytes of files"),
+    ("failures", "failed records"),
+]
+_LONGEST = 120
+_LARGEST = 10
+
+
+def render(dataset: str, numbers: Numbers) -> str:
+    """Write the report as HTML.
+
+    Parameters
+    ----------
+    dataset : str
+        Path or URL; some of its images are read for the mosaic.
+    numbers : Numbers
+        Of this dataset.
+
+    Returns
+    -------
+    str
+        A page that loads nothing from elsewhere.
+    """
+    storage = Storage.open(dataset)
+    info = read_info(storage)
+    if info is None:
+        raise NotADatasetError(f"{dataset} holds no dataset; build one with 'zml-dask build'")
+    extensions = numbers.tables["by_extension"]
+    extensions = extensions[extensions["long_images"] > 0]
+
+    def top(name: str, n: int) -> list[dict[str, Any]]:
+        return _rows(numbers.tables[name].head(n))
+
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=storage.url.rstrip("/").rpartition("/")[2],
+            height=info.shape.height,
+            width=info.shape.width,
+            software=info.software.get("zml-dask", info.software.get("zml_dask", "")),
+            long_lines=LONG_LINES,
+            sections=_SECTIONS,
+            totals=numbers.totals,
+            totals_shown=_TOTALS,
+            top=top,
+            more=lambda name, n: len(numbers.tables[name]) - n,
+            table_rows=lambda name: _rows(numbers.tables[name]),
+            largest=[_labelled(row) for row in top("by_record", _LARGEST)],
+            plot=rank_plot(
+                Ranked(
+                    [visible(name) for name in extensions["extension"]],
+                    extensions["long_images"].tolist(),
+                    numbers.totals["slope"],
+                    numbers.totals["intercept"],
+                )
+            ),
+            tiles=tiles(storage, numbers.examples),
+        )
+    )
+
+
+def visible(text: object) -> str:
+    r"""Shorten a name and show what would be invisible or turn the text around.
+
+    Examples
+    --------
+    >>> visible("a\u202egpj.exe"), visible("")
+    ('a\\u202egpj.exe', '(empty)')
+    """
+    name = "" if text is None else str(text)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return (shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…") or "(empty)"
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _labelled(row: Mapping[str, Any]) -> dict[str, Any]:
+    title = row["title"] if isinstance(row["title"], str) else ""
+    return {**row, "label": f"{row['record_id']} {title}", "percent": 100.0 * row["share"]}
+
+
+def _number(value: object) -> str:
+    return (
+        f"{value:,.2f}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else visible(value)
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("zml_dask.analysis"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["number"] = _number
+    environment.filters["shown"] = visible
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    return environment

@@ -1,0 +1,35 @@
+"""``zml-dask report``: what is in a dataset, as a page and as numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from zml_dask.analysis.counts import count
+from zml_dask.analysis.report import render
+from zml_dask.cli.terminal import printable
+
+_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
+
+
+@click.command("report")
+@click.argument("dataset")
+@click.option(
+    "--output", type=_FILE, default=Path("report.html"), show_default=True, help="The page."
+)
+@click.option("--json", "json_file", type=_FILE, help="Also write every number as JSON here.")
+@click.option("--parquet", "parquet_file", type=_FILE, help="Also write every number as Parquet.")
+def command(dataset: str, output: Path, json_file: Path | None, parquet_file: Path | None) -> None:
+    """Write a page about DATASET: counts by language and extension, failures, a mosaic."""
+    numbers = count(dataset)
+    output.write_text(render(dataset, numbers), encoding="utf-8")
+    if json_file is not None:
+        json_file.write_text(numbers.to_json() + "\n", encoding="utf-8")
+    if parquet_file is not None:
+        numbers.write_parquet(parquet_file)
+    totals = numbers.totals
+    click.echo(
+        f"{printable(str(output))}: {totals['records']:,} records, {totals['files']:,} files, "
+        f"{totals['images']:,} images of {len(numbers.tables['by_language']):,} languages"
+    )
