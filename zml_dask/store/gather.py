@@ -14,6 +14,8 @@ from zml_dask.store.rows import Int64
 from zml_dask.store.scan import TableReader
 from zml_dask.store.selection import Selection
 
+_ALL = slice(None)
+
 
 def find_file_columns(names: Iterable[str]) -> list[Column]:
     """Find columns that have one value a file; ``records.n_images`` says which table.
@@ -33,7 +35,9 @@ def find_file_columns(names: Iterable[str]) -> list[Column]:
     return found
 
 
-def gather(tables: TableReader, selection: Selection, names: Sequence[str]) -> pa.Table:
+def gather(
+    tables: TableReader, selection: Selection, names: Sequence[str], files: slice = _ALL
+) -> pa.Table:
     """Read columns of the selected files, and of their records.
 
     Parameters
@@ -42,6 +46,8 @@ def gather(tables: TableReader, selection: Selection, names: Sequence[str]) -> p
     selection : Selection
     names : sequence of str
         Columns of either table; what both have is the files'.
+    files : slice
+        Some of the files only, by their positions in the selection.
 
     Returns
     -------
@@ -50,9 +56,9 @@ def gather(tables: TableReader, selection: Selection, names: Sequence[str]) -> p
     """
     columns = find_file_columns(names)
     own = [column.name for column in columns if column.level == "files"]
-    of_files = tables.take("files", selection.file_id, own)
+    of_files = tables.take("files", selection.file_id[files], own)
     of_records = _records_of(
-        tables, selection.record_id, [c.name for c in columns if c.level == "records"]
+        tables, selection.record_id[files], [c.name for c in columns if c.level == "records"]
     )
     arrays = [
         (of_files if column.level == "files" else of_records)[column.name] for column in columns

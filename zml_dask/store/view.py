@@ -153,7 +153,7 @@ class View:
             return to_pandas(tables.scan("records", names))
         return to_pandas(records_table(tables, np.unique(self.selection.record_id), names))
 
-    def columns(self, *names: str) -> pd.DataFrame:
+    def columns(self, *names: str, start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Read some columns only, of files and records alike; a row a file.
 
         Parameters
@@ -161,12 +161,15 @@ class View:
         *names : str
             ``"path"``, ``"license"``; ``"records.n_images"`` where both tables
             have a column of that name.
+        start, stop : int
+            Only the files from one position to another.
 
         Raises
         ------
         UnknownColumnError
         """
-        return to_pandas(gather(self._source.tables, self.selection, names))
+        files = slice(start, stop)
+        return to_pandas(gather(self._source.tables, self.selection, names, files))
 
     def select(
         self, where: str | ArrayLike | pd.Series[bool] | None = None, /, **equals: Any
