@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.raster.images import to_text
+from zml_dask.store.batches import Batches, BatchOptions, batches_of
 from zml_dask.store.counting import count_by, find_duplicates
 from zml_dask.store.describe import describe, describe_html
 from zml_dask.store.file_images import FileImages, iterate_files
@@ -28,6 +29,11 @@ from zml_dask.store.view import Source, View
 
 if TYPE_CHECKING:
     pass
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from zml_dask.store.torch_loader import TorchImages
 
 
 class NoDatasetError(UsageError):
@@ -221,6 +227,64 @@ class Dataset(View):
         split = Split((name, view(part)) for part, name in enumerate(fractions))
         split.left_out = view(LEFT_OUT)
         return split
+
+    def to_xarray(self) -> xr.Dataset:
+        """Label the images: an xarray Dataset, still lazy.
+
+        Its coordinates along ``image`` are ``record_id``, ``file_id``, ``path``,
+        ``language``, ``extension``, ``segment`` and ``n_lines`` (of the image), read
+        when they are asked for.
+        """
+        from zml_dask.store.labelled import to_xarray
+
+        return to_xarray(self)
+
+    def batches(self, options: BatchOptions | None = None, **changes: Any) -> Batches:
+        """Deal out the images as NumPy arrays; for TensorFlow too (``from_generator``).
+
+        Parameters
+        ----------
+        options : BatchOptions, optional
+        **changes
+            Options by name: ``batch_size=256``, ``seed=0`` to shuffle,
+            ``labels="language"``, ``encoding="uint8"``.
+
+        Returns
+        -------
+        Batches
+            An iterable; each iteration is an epoch.
+        """
+        return batches_of(self, options, changes)
+
+    def to_torch(
+        self,
+        batch_size: int = 256,
+        options: BatchOptions | None = None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        **changes: Any,
+    ) -> TorchImages:
+        """Deal out the images to PyTorch: for a ``DataLoader`` with ``batch_size=None``.
+
+        Parameters
+        ----------
+        batch_size : int
+        options : BatchOptions, optional
+        rank, world_size : int
+            Number of this process of a distributed training, and how many there are.
+        **changes
+            Options by name, as in :meth:`batches`.
+
+        Returns
+        -------
+        TorchImages
+            An ``IterableDataset``; workers divide the chunks among themselves.
+        """
+        from zml_dask.store.torch_loader import TorchImages
+
+        batches = batches_of(self, options, {"batch_size": batch_size, **changes})
+        return TorchImages(batches, rank, world_size)
 
     def __repr__(self) -> str:
         return describe(self)

@@ -70,12 +70,10 @@ class Rows:
     @cached_property
     def _starts(self) -> Int64:
         """How many rows are selected before each block of a shard's size."""
-        counts = np.bitwise_count(self.bits).astype(np.int64)
-        blocks = np.add.reduceat(counts, np.arange(0, counts.size, _BLOCK // 8))
-        return np.concatenate(([0], np.cumsum(blocks))).astype(np.int64)
+        return self._starts_of(_BLOCK)
 
     def __len__(self) -> int:
-        return int(self._starts[-1]) if self.bits.size else 0
+        return int(self._starts[-1])
 
     def mask(self) -> NDArray[np.bool_]:
         """Whether each row is selected, bool, shape (total,)."""
@@ -92,6 +90,18 @@ class Rows:
         found = np.flatnonzero(bits) + low * _BLOCK
         skipped = int(self._starts[low])
         return found[start - skipped : stop - skipped].astype(np.int64)
+
+    def chunk_starts(self) -> Int64:
+        """How many selected rows come before each chunk of the store, and in all."""
+        return self._starts_of(IMAGES.chunk)
+
+    def _starts_of(self, size: int) -> Int64:
+        """How many rows are selected before each `size` rows, and in all."""
+        counts = np.bitwise_count(self.bits).astype(np.int64)
+        if not counts.size:
+            return np.zeros(1, np.int64)
+        sums = np.add.reduceat(counts, np.arange(0, counts.size, size // 8))
+        return np.concatenate(([0], np.cumsum(sums))).astype(np.int64)
 
     def piece(self, start: int, limit: int) -> Int64:
         """Numbers of up to `limit` rows from the `start`-th on, that end where a chunk ends."""

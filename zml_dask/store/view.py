@@ -113,12 +113,28 @@ class View:
         kept = self._base.with_files(np.isin(self._base.file_id, found.file_id))
         return kept.with_images(found.rows) if found.by_image else kept
 
+    @property
+    def tables(self) -> TableReader:
+        """The committed tables."""
+        return self._source.tables
+
+    @property
+    def reader(self) -> ImageReader:
+        """The committed images."""
+        return self._source.reader
+
+    @property
+    def whole(self) -> View | None:
+        """The view that this one is a part of by `split`."""
+        return self._whole
+
     @cached_property
-    def _rows(self) -> Rows:
+    def rows(self) -> Rows:
+        """Which rows of ``images.zarr`` belong to it."""
         return Rows.all(self.info.counts.images) if self.is_all else self.selection.rows
 
     def __len__(self) -> int:
-        return self.info.counts.images if self.is_all else len(self._rows)
+        return self.info.counts.images if self.is_all else len(self.rows)
 
     @cached_property
     def images(self) -> da.Array:
@@ -128,10 +144,10 @@ class View:
         slice (``images[:100]``) reads only the chunks it touches.
         """
         shape = self.info.shape
-        source = SelectedImages(self._source.reader, self._rows)
+        source = SelectedImages(self._source.reader, self.rows)
         array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
             source,
-            chunks=(self._rows.block_sizes(), (shape.height,), (shape.width,)),
+            chunks=(self.rows.block_sizes(), (shape.height,), (shape.width,)),
             asarray=False,
             meta=np.empty((0, 0, 0), np.uint32),
         )
@@ -226,8 +242,8 @@ class View:
             raise UsageError(f"cannot choose {n} images; give a number from 0 on")
         total = len(self)
         picked = np.random.default_rng(seed).choice(total, min(n, total), replace=False)
-        rows = self._rows.positions()[np.sort(picked)]
-        chosen = self.selection.with_images(Rows.of_positions(rows, self._rows.total))
+        rows = self.rows.positions()[np.sort(picked)]
+        chosen = self.selection.with_images(Rows.of_positions(rows, self.rows.total))
         return type(self)(self._source, chosen, (), self._whole)
 
 
