@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+from zml_dask.fetch import zip_members
 from zml_dask.fetch.member import Member
 
 from .archives import COMPRESSIONS, GOOD, RawMember, make_tar, make_zip, raw_zip
@@ -25,6 +26,22 @@ def test_zip_of_every_method(read: Read, method: int) -> None:
     assert good(members) == GOOD
     assert [one.path for one in members] == sorted(GOOD)
     assert all(one.size == len(GOOD[one.path]) for one in members)
+
+
+def test_a_profiler_that_still_holds_a_frame_does_no_harm(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask's profiler may keep a call's frame, and with it a slice of the mapped archive."""
+    held: list[object] = []
+    unpack = zip_members.unpack_member
+
+    def hold(body: memoryview, *rest: object) -> Member:
+        held.append(body)
+        return unpack(body, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(zip_members, "unpack_member", hold)
+    assert good(read(make_zip(GOOD))) == GOOD
+    assert len(held) == len(GOOD)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)

@@ -7,7 +7,6 @@ an archive is a file like any other, so nested bombs stay shut.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ from zml_dask.fetch.limits import FetchLimits, Meter
 from zml_dask.fetch.member import Member, MemberStatus, showable
 from zml_dask.fetch.sniff import Kind, recognise, unsupported_format
 from zml_dask.fetch.tar_members import tar_members
-from zml_dask.fetch.zip_directory import BrokenDirectoryError, find_directory
+from zml_dask.fetch.zip_directory import BrokenDirectoryError, find_directory, mapped
 from zml_dask.fetch.zip_members import zip_members
 from zml_dask.fetch.zip_salvage import salvaged_members
 
@@ -68,8 +67,7 @@ def read_members(
     with archive.open("rb") as file:
         layer = Layer(file, meter, counted=False)
         if recognise(layer.peek()) == "zip":
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                yield from _zip(mapped, meter)
+            yield from _zip(mapped(file), meter)
             return
         kind, inner, depth = peel(layer, meter)
         if kind == "tar":
@@ -99,26 +97,21 @@ def is_sound(archive: Path, kind: Kind) -> bool:
     """Whether an archive has members that can be listed: a tar, or a zip with its directory."""
     if kind != "zip":
         return kind == "tar"
-    with (
-        archive.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as buffer,
-    ):
+    with archive.open("rb") as file:
         try:
-            find_directory(buffer)
+            find_directory(mapped(file))
         except BrokenDirectoryError:
             return False
         return True
 
 
-def _zip(mapped: mmap.mmap, meter: Meter) -> Iterator[Member]:
-    with memoryview(mapped) as buffer:
-        try:
-            directory = find_directory(buffer)
-        except BrokenDirectoryError:
-            yield from salvaged_members(buffer, meter)
-        else:
-            yield from zip_members(buffer, directory, meter)
+def _zip(buffer: memoryview, meter: Meter) -> Iterator[Member]:
+    try:
+        directory = find_directory(buffer)
+    except BrokenDirectoryError:
+        yield from salvaged_members(buffer, meter)
+    else:
+        yield from zip_members(buffer, directory, meter)
 
 
 def _single(kind: Kind, layer: Layer, meter: Meter, size: int | None) -> Member:

@@ -6,7 +6,6 @@ the ordinary reader reads that; each member's CRC takes the place of the md5.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from zml_dask.fetch.zip_directory import (
     decode_path,
     find_directory,
     iter_positions,
+    mapped,
     read_entry,
 )
 from zml_dask.net.download import local_disk
@@ -69,17 +69,14 @@ def fetch_parts(
 
         tail = (max(0, size - _TAIL), size)
         fill(tail)
-        with (
-            mmap.mmap(sparse.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as buffer,
-        ):
-            try:
-                directory = find_directory(buffer)
-                if directory.start < tail[0]:
-                    fill((directory.start, tail[0]))
-                spans = list(_spans_to_read(buffer, directory, limits))
-            except BrokenDirectoryError:
-                return None
+        buffer = mapped(sparse)
+        try:
+            directory = find_directory(buffer)
+            if directory.start < tail[0]:
+                fill((directory.start, tail[0]))
+            spans = list(_spans_to_read(buffer, directory, limits))
+        except BrokenDirectoryError:
+            return None
         merged = list(merge(spans))
         cost = sum(stop - start + _REQUEST_BYTES for start, stop in merged)
         if cost > _WORTH * size:

@@ -7,10 +7,11 @@ members must not cost a gigabyte, nor an honest one thirty microseconds a file.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final
 
 from zml_dask.fetch.member import decoded
 
@@ -69,6 +70,16 @@ class Entry:
     packed: int
     size: int
     offset: int
+
+
+def mapped(file: BinaryIO) -> memoryview:
+    """Content of a file as it lies in the page cache.
+
+    Not closed by hand: a profiler (Dask's runs in every worker) may hold a frame
+    with a slice of it for a moment longer, and closing would then fail. It goes
+    with its last reference.
+    """
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def find_directory(buffer: Buffer) -> Directory:
