@@ -30,7 +30,9 @@ from zml_dask.records.state import DEFAULT_EXCLUDE
     help="Leave out records whose title or a file's name it is found in; '' for none.",
 )
 @click.option("--all-versions", is_flag=True, help="Superseded versions, too.")
-@click.option("--api-url", metavar="URL", default=ZENODO_API, show_default=True)
+@click.option(
+    "--api-url", metavar="URL", default=ZENODO_API, envvar="ZENODO_API_URL", show_default=True
+)
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),

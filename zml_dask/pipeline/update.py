@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zml_dask.errors import RecordError
-from zml_dask.net.errors import GoneError
 from zml_dask.net.http import HttpClient
 from zml_dask.pipeline.build import OpenClient, build_on
 from zml_dask.pipeline.errors import NotHarvestedError
@@ -22,16 +20,12 @@ from zml_dask.pipeline.sources import MADE_HERE
 from zml_dask.pipeline.target import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestProgress, harvest
-from zml_dask.records.parse import RecordParseError, record_id_of
 from zml_dask.records.state import HarvestOptions, HarvestState, options_from, save_state
-from zml_dask.records.zenodo import search_page
+from zml_dask.records.withdrawn import find_withdrawn
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 from zml_dask.store.withdrawal import withdraw
-
-_IDS_A_SEARCH = 25
-"""Records asked for at once: as many as a page grants without a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +101,7 @@ def update(
             result = build_on(catalogue, storage, open_client, options=options, progress=progress)
     withdrawn: dict[int, str] = {}
     if check_withdrawn:
-        withdrawn = find_withdrawn(storage, asked.options, http, progress)
+        withdrawn = withdrawn_of(storage, asked.options, http, progress)
         if withdrawn and drop_withdrawn:
             with dataset_lock(storage, on_wait=progress.say):
                 withdraw(storage, withdrawn, "withdrawn from Zenodo by its owners")
@@ -173,7 +167,7 @@ def _telling(progress: BuildProgress) -> Callable[[HarvestProgress], None]:
     return lambda at: progress.update("harvest", Counts(at.found, at.total))
 
 
-def find_withdrawn(
+def withdrawn_of(
     storage: Storage, asked: HarvestOptions, http: HttpClient, progress: BuildProgress
 ) -> dict[int, str]:
     """Ask for every record of a dataset whether it is still there.
@@ -199,37 +193,10 @@ def find_withdrawn(
         for table in ("records", "withdrawn")
     )
     left = sorted(ids - dropped)
-    withdrawn: dict[int, str] = {}
-    for start in range(0, len(left), _IDS_A_SEARCH):
-        batch = left[start : start + _IDS_A_SEARCH]
-        for record_id in sorted(set(batch) - _still_listed(batch, asked, http)):
-            reason = _tombstone(record_id, asked, http)
-            if reason is not None:
-                withdrawn[record_id] = reason
-        progress.update("withdrawn", Counts(min(start + _IDS_A_SEARCH, len(left)), len(left)))
-    return withdrawn
-
-
-def _still_listed(batch: list[int], asked: HarvestOptions, http: HttpClient) -> set[int]:
-    """Return those of some records that the search finds."""
-    query = f"recid:({' OR '.join(map(str, batch))})"
-    options = HarvestOptions(api_url=asked.api_url, query=query, all_versions=True)
-    page = search_page(http, options, (None, None), page=1, size=_IDS_A_SEARCH)
-    found = set()
-    for hit in page.hits:
-        try:
-            found.add(record_id_of(hit))
-        except RecordParseError:
-            continue  # no record: then it is none of ours, and is asked for by itself
-    return found
-
-
-def _tombstone(record_id: int, asked: HarvestOptions, http: HttpClient) -> str | None:
-    """Return why a record is gone; None where it is not, or where that cannot be told now."""
-    try:
-        http.get_json(f"{asked.api_url}/records/{record_id}")
-    except GoneError as error:
-        return str(error)
-    except RecordError:
-        return None
-    return None
+    found = find_withdrawn(
+        left,
+        http,
+        asked.api_url,
+        progress=lambda done: progress.update("withdrawn", Counts(done, len(left))),
+    )
+    return {one.record_id: one.message for one in found if one.kind == "gone"}

@@ -155,7 +155,9 @@ class HarvestRound:
                 stop = max(start - (state.slice_total - page.total), 0)
                 earlier = min(earlier, stop)
             state = replace(state, offset=stop, slice_total=page.total)
-            if page.hits and stop < min(page.total, WINDOW):
+            # An empty page where there should be one ends the slice, unless it is
+            # the last one, whose records moved up.
+            if (page.hits or stop < start) and stop < min(page.total, WINDOW):
                 self._take(page, _closed(state, page))
                 continue
             missing = max(page.total - earlier - len(ids), 0)

@@ -14,6 +14,8 @@ Slice = tuple[str | None, str | None]
 EARLIEST: Final = datetime(2013, 1, 1, tzinfo=UTC)
 # Zenodo's index keeps milliseconds, so no slice can be finer.
 _FINEST: Final = timedelta(milliseconds=2)
+# Longer ones are cut at whole seconds, which read better.
+_COARSE: Final = timedelta(seconds=4)
 
 
 class BadDateError(UsageError):
@@ -88,5 +90,7 @@ def halves(whole: Slice, *, first: datetime, now: datetime) -> tuple[Slice, Slic
     end = now if whole[1] is None else read(whole[1])
     if end - begin < _FINEST:
         return None
-    middle = written(begin + (end - begin) / 2)
-    return (whole[0], middle), (middle, whole[1])
+    middle = begin + (end - begin) / 2
+    if end - begin > _COARSE:
+        middle = middle.replace(microsecond=0)
+    return (whole[0], written(middle)), (written(middle), whole[1])

@@ -16,6 +16,8 @@ from zml_dask.records.state import HarvestOptions
 WINDOW: Final = 10_000
 """Results of one search that can be paged through."""
 
+_OPEN: Final = ("1970-01-01T00:00:00Z", "9999-12-31T00:00:00Z")
+
 TOKEN_SIZES: Final = (100, 25, 10)
 """Hits a page to ask for with a token; the next where the server grants no more."""
 
@@ -51,12 +53,14 @@ def search_query(query: str, created: Slice) -> str:
     Examples
     --------
     >>> search_query("title:tides", ("2024-01-01T00:00:00.000Z", None))
-    '(title:tides) AND created:["2024-01-01T00:00:00.000Z" TO *]'
+    '(title:tides) AND created:["2024-01-01T00:00:00Z" TO "9999-12-31T00:00:00Z"]'
     """
     parts = [f"({query})"] if query.strip() else []
     if created != (None, None):
-        begin, end = (f'"{bound}"' if bound else "*" for bound in created)
-        parts.append(f"created:[{begin} TO {end}]")
+        # Full dates on both sides: a partial one means its first instant.
+        begin, end = (bound or open_end for bound, open_end in zip(created, _OPEN, strict=True))
+        begin, end = (bound.replace(".000Z", "Z") for bound in (begin, end))
+        parts.append(f'created:["{begin}" TO "{end}"]')
     return " AND ".join(parts)
 
 

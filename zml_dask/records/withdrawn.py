@@ -1,30 +1,23 @@
-"""What an update of a dataset asks Zenodo: which records are new, and which are gone."""
+"""Which of many records are gone from Zenodo, in few requests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from zml_dask.errors import UsageError
 from zml_dask.net.errors import (
     BadQueryError,
     BadRequestError,
     ForbiddenError,
     GoneError,
     NotFoundError,
+    ServerError,
 )
 from zml_dask.net.http import HttpClient
-from zml_dask.records.harvest import HarvestProgress, HarvestResult, harvest
 from zml_dask.records.parse import RecordParseError, record_id_of
-from zml_dask.records.state import HarvestState, load_state, options_from, save_state
 from zml_dask.records.zenodo import GUEST_SIZES, TOKEN_SIZES, hits_of
-
-
-class NeverFinishedError(UsageError):
-    """An update has no instant to begin at: the harvest before it never came to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,59 +36,6 @@ class Withdrawn:
     record_id: int
     kind: Literal["gone", "not_found"]
     message: str
-
-
-def harvest_since(
-    catalogue_path: str | Path,
-    noted: Mapping[str, Any],
-    client: HttpClient,
-    *,
-    api_url: str | None = None,
-    progress: Callable[[HarvestProgress], None] | None = None,
-) -> HarvestResult:
-    """Harvest what is new or newly versioned since an earlier harvest.
-
-    It looks back a day further, since a record may enter the search late; the
-    caller knows which records it has.
-
-    Parameters
-    ----------
-    catalogue_path : path
-        The earlier harvest's own catalogue, which is added to, or a new file,
-        which gets the new records alone. Interrupted, the same call goes on.
-    noted : mapping
-        The earlier harvest: the fields of its `HarvestOptions`, and its
-        ``complete_until``.
-    client : HttpClient
-    api_url : str, optional
-        Where the service has moved to; default: as noted.
-    progress : callable, optional
-        Called after every page.
-
-    Raises
-    ------
-    NeverFinishedError
-        If the earlier harvest was not finished.
-    """
-    complete_until = noted.get("complete_until")
-    if not isinstance(complete_until, str):
-        raise NeverFinishedError(
-            "the harvest of this dataset was not finished (--limit?), so nobody knows what is "
-            "new: run 'zml-dask harvest' to its end and 'zml-dask build' with its catalogue"
-        )
-    # An update has no end, neither of days nor of records.
-    options = replace(options_from(noted), limit=None, until=None)
-    if api_url is not None:
-        options = replace(options, api_url=api_url.rstrip("/"))
-    path = Path(catalogue_path)
-    state = load_state(path)
-    if state is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        state = HarvestState(options=options, complete_until=complete_until, finished=True)
-        save_state(path, state)
-    elif replace(state.options, limit=None, until=None) == options:
-        save_state(path, replace(state, options=options))
-    return harvest(path, options, client, progress=progress)
 
 
 def find_withdrawn(
@@ -180,6 +120,6 @@ def _looked_up(root: str, record_id: int, client: HttpClient) -> Iterator[Withdr
         yield Withdrawn(record_id, "gone", str(error))
     except NotFoundError as error:
         yield Withdrawn(record_id, "not_found", str(error))
-    except ForbiddenError:
-        # Hidden, but there.
+    except (ForbiddenError, ServerError):
+        # Hidden, or not to be told now: no reason to call it gone.
         return

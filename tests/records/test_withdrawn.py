@@ -1,0 +1,60 @@
+"""Which records are gone, in few requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from zml_dask.net.http import HttpClient
+from zml_dask.records.withdrawn import find_withdrawn
+from zml_dask.sandbox.corpus import Withdrawal, make_record
+from zml_dask.sandbox.server import Sandbox
+from zml_dask.sandbox.synthetic import synthetic_corpus
+
+Make = Callable[..., Sandbox]
+ClientOf = Callable[..., HttpClient]
+
+
+@pytest.mark.parametrize(("token", "searches"), [(False, 9), (True, 3)])
+def test_withdrawn_records_are_found_without_asking_for_each(
+    make_sandbox: Make, client_of: ClientOf, token: bool, searches: int
+) -> None:
+    corpus = synthetic_corpus(210)
+    served = make_sandbox(corpus)
+    ids = [record.record_id for record in corpus]
+    corpus.withdraw(ids[17], Withdrawal(note="Author's wish"))
+    corpus.withdraw(ids[205])
+    # Superseded is not withdrawn.
+    corpus.add(make_record(9_000_001, concept_id=corpus[ids[3]].concept))
+    looked_up: list[int] = []
+    found = list(
+        find_withdrawn(
+            [*ids, 77],
+            client_of(served, token=token),
+            served.api_url,
+            progress=looked_up.append,
+        )
+    )
+    assert [(one.record_id, one.kind) for one in found] == [
+        (ids[17], "gone"),
+        (ids[205], "gone"),
+        (77, "not_found"),
+    ]
+    assert "withdrawn" in found[0].message
+    assert len(served.requests.searches) == searches
+    assert len(served.requests) == searches + 3
+    assert looked_up[-1] == 211
+
+
+def test_withdrawn_records_are_found_where_a_token_grants_no_larger_pages(
+    make_sandbox: Make, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zml_dask.sandbox.search.TOKEN_PAGE", 25)
+    corpus = synthetic_corpus(130)
+    ids = [record.record_id for record in corpus]
+    corpus.withdraw(ids[128])
+    served = make_sandbox(corpus)
+    found = list(find_withdrawn(ids, client_of(served, token=True), served.api_url))
+    assert [one.record_id for one in found] == [ids[128]]
+    assert [seen.status for seen in served.requests.searches].count(400) == 1
