@@ -83,21 +83,53 @@ def test_any_missing_object_is_found(storage: Storage) -> None:
 
 def test_what_can_be_made_again_is(storage: Storage) -> None:
     good = objects(storage)
-    # By themselves, and all at once.
-    repairable = [p for p in good if p.startswith(("images.zarr", "files.parquet"))]
+    repairable = [
+        p for p in good if p.startswith(("images.zarr", "files.parquet", "dataset", "records"))
+    ]
+    repairable.remove("records.parquet/part-00001.parquet")  # has a record without any file
     assert len(repairable) > 15
-    for damaged in [*([path] for path in repairable), repairable]:
+    # By themselves, and many at once.
+    for damaged in [*([path] for path in repairable), repairable[2:-1]]:
         for path in damaged:
             storage.write(path, good[path][:-9], durable=False)
-        outcome = repair(storage, verify(storage), restage)
-        if len(damaged) > 1:  # with the tables gone, what lies behind them is seen only now
+        for _ in range(3):  # what lies behind a damaged table is seen only once that is there
             outcome = repair(storage, verify(storage), restage)
         assert outcome.ok, (damaged, outcome.problems)
         assert objects(storage) == good
     # What follows from the tables needs no record.
     storage.remove(["images.zarr/file_id/c/0", "images.zarr/n_lines/c/1", "images.zarr/zarr.json"])
-    repair(storage, verify(storage), None)
+    storage.remove("dataset.json")
+    for _ in range(2):
+        repair(storage, verify(storage), None)
     assert objects(storage) == good
+
+
+def test_a_lost_list_of_objects_is_made_from_them(storage: Storage) -> None:
+    good = objects(storage)
+    storage.remove("manifest.parquet/part-00000.parquet")
+    assert repair(storage, verify(storage)).ok
+    assert verify(storage, deep=True).ok
+    assert storage.list("images.zarr") == [p for p in good if p.startswith("images.zarr")]
+    # But not where the images do not prove themselves.
+    path = "images.zarr/images/c/0/0/0"
+    storage.write(path, storage.read("images.zarr/images/c/1/0/0"))
+    storage.remove(storage.list("manifest.parquet"))
+    problems = repair(storage, verify(storage)).problems
+    assert "do not prove themselves" in problems[0].message
+    assert not verify(storage).ok
+
+
+def test_lost_failures_are_tried_again_and_lost_withdrawals_are_not_guessed(
+    storage: Storage,
+) -> None:
+    storage.remove(storage.list("failures.parquet"))
+    outcome = repair(storage, verify(storage))
+    assert outcome.ok
+    assert "tries those records again" in outcome.notes[-1]
+    assert verify(storage).ok
+    storage.remove(storage.list("withdrawn.parquet"))
+    assert not repair(storage, verify(storage), restage).ok
+    assert not verify(storage).ok
 
 
 def test_without_its_source_an_image_stays_damaged(storage: Storage) -> None:

@@ -20,7 +20,7 @@ from typing import Protocol
 from zml_dask.errors import ZmlError
 from zml_dask.store.commit_tasks import TaskResult, WrittenObject, run_task
 from zml_dask.store.failures import STAGED_FAILURES
-from zml_dask.store.info import Counts, DatasetInfo, Part, read_info
+from zml_dask.store.info import Counts, DatasetInfo, Part, read_info, refresh_copy, write_info
 from zml_dask.store.layout import DATASET_JSON, LEGACY, STAGING, TABLES
 from zml_dask.store.manifest import MANIFEST, digest_of, write_manifest
 from zml_dask.store.packs import STAGED_PACKS
@@ -135,7 +135,7 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
         next_part=next_part,
         **plan.notes,
     )
-    storage.write(DATASET_JSON, info.to_bytes())
+    write_info(storage, info)
     _tidy(storage, info, [*plan.paths, PLAN])
     return info
 
@@ -161,6 +161,7 @@ def _extend_tables(
 
 def _tidy(storage: Storage, info: DatasetInfo, used: Iterable[str]) -> None:
     """Remove what the commit used up, and what dead commits left behind."""
+    refresh_copy(storage, info)
     storage.remove(list(used))
     storage.prune(STAGING)
     storage.remove(list(unlisted_parts(storage, info)))

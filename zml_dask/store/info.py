@@ -10,6 +10,7 @@ from typing import Any
 
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.store.layout import (
+    DATASET_COPY,
     DATASET_JSON,
     IMAGES_ZARR,
     LEGACY,
@@ -190,6 +191,7 @@ def ensure_ours(storage: Storage) -> None:
 
 _NAMES = {
     DATASET_JSON,
+    DATASET_COPY,
     IMAGES_ZARR,
     LEGACY,
     LOCK,
@@ -213,3 +215,16 @@ def read_info(storage: Storage) -> DatasetInfo | None:
     except ObjectMissingError:
         return None
     return DatasetInfo.from_bytes(data, f"{storage.url}/{DATASET_JSON}")
+
+
+def write_info(storage: Storage, info: DatasetInfo) -> None:
+    """Replace ``dataset.json``, atomically, then its copy."""
+    storage.write(DATASET_JSON, info.to_bytes())
+    refresh_copy(storage, info)
+
+
+def refresh_copy(storage: Storage, info: DatasetInfo) -> None:
+    """Bring the copy up to date, where a crash came between the two."""
+    data = info.to_bytes()
+    if not (storage.exists(DATASET_COPY) and storage.read(DATASET_COPY) == data):
+        storage.write(DATASET_COPY, data)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from zml_dask.store.commit_tasks import WrittenObject, index_columns, perform, write_shard
-from zml_dask.store.info import DatasetInfo, Part, read_info
+from zml_dask.store.info import DatasetInfo, write_info
 from zml_dask.store.layout import (
-    DATASET_JSON,
     IMAGES_ZARR,
     ArraySpec,
     image_arrays,
 )
 from zml_dask.store.manifest import MANIFEST, digest_of, read_manifest, write_manifest
 from zml_dask.store.plan import CommitTask
+from zml_dask.store.repair_tables import DONE, rebuild_manifest, repair_tables, restore_info
 from zml_dask.store.report import Problem, Report
 from zml_dask.store.restage import (
     RecordRows,
@@ -29,11 +29,9 @@ from zml_dask.store.restage import (
 )
 from zml_dask.store.shards import ShardBuilder
 from zml_dask.store.staged import read_staged
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.verify_rows import file_batches, numbers
 from zml_dask.store.zarr_metadata import zarr_objects
-
-_DONE = "made again: "
 
 
 def repair(
@@ -61,16 +59,13 @@ def repair(
         ``notes``: what was repaired; ``problems``: what could not be, and why.
     """
     outcome = Report(storage.url)
-    info = read_info(storage)
+    info = restore_info(storage, outcome)
     if info is None:
-        return outcome
+        return _leave(outcome, report)
     damaged = {problem.path: problem for problem in report.problems if _is_object(problem)}
     done: list[WrittenObject] = []
     # Tables first: the rest is made by what they say.
-    for kind in ("records", "files"):
-        for number, part in enumerate(info.tables[kind]):
-            if part.path in damaged:
-                info = _repair_part(storage, info, kind, number, restage, scratch, outcome)
+    info = repair_tables(storage, info, set(damaged), restage, scratch, outcome)
     if outcome.problems:
         return _leave(outcome, report)
     for path, data in zarr_objects(info.shape, info.counts.images):
@@ -85,14 +80,16 @@ def repair(
     for shard in _damaged_shards(images, damaged):
         found = _rebuild_images(storage, info, images, shard, restage, scratch, outcome)
         done += [found] if found else []
-    outcome.notes += [_DONE + written.path for written in done]
-    _record(storage, info, done)
+    outcome.notes += [DONE + written.path for written in done]
+    info = _record(storage, info, done)
+    if any(part.path in damaged for part in info.manifest):
+        rebuild_manifest(storage, info, outcome)
     return _leave(outcome, report)
 
 
 def _leave(outcome: Report, report: Report) -> Report:
     """Add the problems that nothing was done about."""
-    settled = {note.removeprefix(_DONE) for note in outcome.notes}
+    settled = {note.removeprefix(DONE) for note in outcome.notes}
     settled |= {problem.path for problem in outcome.problems}
     outcome.problems += [problem for problem in report.problems if problem.path not in settled]
     return outcome
@@ -164,64 +161,20 @@ def _rebuild_images(
         return perform(source, storage, plan, task).objects[0]
 
 
-def _repair_part(
-    storage: Storage,
-    info: DatasetInfo,
-    kind: str,
-    number: int,
-    restage: Restage | None,
-    scratch: Path | None,
-    outcome: Report,
-) -> DatasetInfo:
-    """Make a part of the files table again; it must come out as it was."""
-    part = info.tables[kind][number]
-    if kind == "records" or restage is None:
-        reason = "restore it from a copy" if kind == "records" else "give the records' catalogue"
-        outcome.add("unreadable", part.path, f"this part cannot be made again; {reason}")
-        return info
-    rows = RecordRows.read(storage, info)
-    before = sum(other.rows for other in info.tables[kind][:number])
-    mask = (rows.first_file >= before) & (rows.first_file + rows.n_files <= before + part.rows)
-    owners = np.flatnonzero(mask & (rows.n_files > 0))
-    low, high = int(owners[0]), int(owners[-1]) + 1
-    with restaged(restage, rows.record_id[low:high].tolist(), scratch) as (source, index):
-        plan = plan_of(source, index, rows, low, high, info)
-        if isinstance(plan, str):
-            outcome.add("unreadable", part.path, plan)
-            return info
-        name = int(part.path.rpartition("-")[2].partition(".")[0])
-        made = perform(source, storage, plan, CommitTask("files", name, 0, high - low, "")).part
-    if made is None or made.rows != part.rows:
-        outcome.add("unreadable", part.path, "the records have other files by now")
-        return info
-    outcome.notes.append(_DONE + part.path)
-    if made == part:
-        return info
-    return _replace_part(storage, info, kind, number, made)
-
-
-def _replace_part(
-    storage: Storage, info: DatasetInfo, kind: str, number: int, made: Part
-) -> DatasetInfo:
-    parts = list(info.tables[kind])
-    parts[number] = made
-    changed = replace(info, tables={**info.tables, kind: tuple(parts)})
-    storage.write(DATASET_JSON, changed.to_bytes())
-    return changed
-
-
-def _record(storage: Storage, info: DatasetInfo, done: Sequence[WrittenObject]) -> None:
+def _record(storage: Storage, info: DatasetInfo, done: Sequence[WrittenObject]) -> DatasetInfo:
     """Note objects whose bytes differ from before: another release may compress otherwise."""
-    manifest = read_manifest(storage, info)
+    try:
+        manifest = read_manifest(storage, info)
+    except StorageError:
+        return info  # made again from the objects themselves
     changed = [written for written in done if manifest.get(written.path) != written]
-    if changed:
-        number = info.next_part.get(MANIFEST, 0)
-        part = write_manifest(storage, number, changed)
-        storage.write(
-            DATASET_JSON,
-            replace(
-                info,
-                manifest=(*info.manifest, part),
-                next_part={**info.next_part, MANIFEST: number + 1},
-            ).to_bytes(),
-        )
+    if not changed:
+        return info
+    number = info.next_part.get(MANIFEST, 0)
+    info = replace(
+        info,
+        manifest=(*info.manifest, write_manifest(storage, number, changed)),
+        next_part={**info.next_part, MANIFEST: number + 1},
+    )
+    write_info(storage, info)
+    return info

@@ -18,14 +18,20 @@ from zml_dask.store.info import (
     ensure_ours,
     read_info,
 )
-from zml_dask.store.layout import DATASET_JSON, IMAGES, STAGING
+from zml_dask.store.layout import DATASET_COPY, DATASET_JSON, IMAGES, STAGING
 from zml_dask.store.manifest import read_manifest
 from zml_dask.store.report import Problem, Report
 from zml_dask.store.restage import Restage, recorded_files, restaged, staged_files
 from zml_dask.store.staged import read_staged
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import read_table
-from zml_dask.store.verify_objects import Mapper, check_objects, check_part, note_leftovers
+from zml_dask.store.verify_objects import (
+    Mapper,
+    check_copy,
+    check_objects,
+    check_part,
+    note_leftovers,
+)
 from zml_dask.store.verify_rows import check_tables, check_texts
 
 __all__ = ["Problem", "Report", "verify"]
@@ -75,8 +81,13 @@ def verify(
     report = Report(storage.url)
     try:
         info = read_info(storage)
-    except DatasetDamagedError as error:
+    except (DatasetDamagedError, NotADatasetError) as error:
+        if isinstance(error, NotADatasetError) and not storage.exists(DATASET_COPY):
+            raise
         report.add("damaged", DATASET_JSON, str(error))
+        return report
+    if info is None and storage.exists(DATASET_COPY):
+        report.add("missing", DATASET_JSON, "dataset.json is not there, but its copy is")
         return report
     if info is None:
         ensure_ours(storage)
@@ -100,6 +111,7 @@ def _verify(
         report.merge(found)
     if not report.ok:
         return  # what the list of objects says cannot be trusted
+    report.merge(check_copy(storage, info))
     manifest = read_manifest(storage, info)
     report.merge(check_objects(storage, info, manifest, mapper))
     report.notes += note_leftovers(storage, info, manifest)

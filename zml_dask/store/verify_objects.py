@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from zml_dask.store.commit_tasks import WrittenObject, rows_digest
-from zml_dask.store.info import DatasetInfo, Part
+from zml_dask.store.info import DatasetDamagedError, DatasetInfo, NotADatasetError, Part
 from zml_dask.store.layout import (
+    DATASET_COPY,
     DATASET_JSON,
     LEGACY,
     LOCK,
@@ -98,6 +99,21 @@ def _is_longer_metadata(written: WrittenObject, shape: ImageShape, data: bytes) 
     return dict(zarr_objects(shape, lengths.pop())).get(written.path) == data
 
 
+def check_copy(storage: Storage, info: DatasetInfo) -> Report:
+    """Check the copy of ``dataset.json``; an older one is fine, a crash came between the two."""
+    report = Report(storage.url)
+    try:
+        data = storage.read(DATASET_COPY)
+        if data != info.to_bytes():
+            DatasetInfo.from_bytes(data, DATASET_COPY)
+            report.notes.append(f"{DATASET_COPY} is of an earlier commit; the next one renews it")
+    except ObjectMissingError:
+        report.add("missing", DATASET_COPY, "the copy of dataset.json is not there")
+    except (DatasetDamagedError, NotADatasetError) as error:
+        report.add("damaged", DATASET_COPY, str(error))
+    return report
+
+
 def check_objects(
     storage: Storage,
     info: DatasetInfo,
@@ -119,7 +135,7 @@ def note_leftovers(
     storage: Storage, info: DatasetInfo, manifest: dict[str, WrittenObject]
 ) -> Iterator[str]:
     """Say what lies in the dataset and is not part of it."""
-    listed = {DATASET_JSON, LOCK, LOG, *manifest}
+    listed = {DATASET_JSON, DATASET_COPY, LOCK, LOG, *manifest}
     listed |= {part.path for parts in info.tables.values() for part in parts}
     listed |= {part.path for part in info.manifest}
     unlisted = []

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pyarrow as pa
 
 from zml_dask.errors import UsageError
-from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info
-from zml_dask.store.layout import DATASET_JSON, WITHDRAWN_SCHEMA
+from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info, write_info
+from zml_dask.store.layout import WITHDRAWN_SCHEMA
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table, write_part
 
@@ -58,6 +58,6 @@ def withdraw(storage: Storage, record_ids: Iterable[int], reason: str) -> Datase
         tables={**info.tables, "withdrawn": (part,)},
         next_part={**info.next_part, "withdrawn": number + 1},
     )
-    storage.write(DATASET_JSON, changed.to_bytes())
+    write_info(storage, changed)
     storage.remove([old.path for old in info.tables.get("withdrawn", ())])
     return changed
