@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
 import click
+import distributed
 
 from zml_dask.cli.building import cluster_options, open_client_of, progress_of
-from zml_dask.errors import UsageError
+from zml_dask.errors import UsageError, ZmlError
 from zml_dask.legacy.bags import Compute, default_compute, in_this_process
 from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import export_record, parse_formats
@@ -25,6 +26,10 @@ from zml_dask.store.storage import Storage
 
 _LEGACY = get_args(LegacyFormat)
 _FORMATS = (*_LEGACY, "squashfs", "png", "croissant")
+
+
+class WorkersDiedError(ZmlError):
+    """Workers were killed while they exported or imported."""
 
 
 @click.command("export")
@@ -184,7 +189,7 @@ _OTHERS: dict[str, Callable[[str, str, dict[str, Any], BuildProgress], None]] = 
 def compute_of(
     values: dict[str, Any], progress: BuildProgress, *, alone: bool
 ) -> Iterator[Compute]:
-    """Yield what computes a bag: the cluster that the command line names.
+    """Yield what computes a bag: the cluster that the command line names, opened on first use.
 
     Parameters
     ----------
@@ -198,8 +203,22 @@ def compute_of(
     if alone and not asked and values["cluster"] == "local":
         yield in_this_process
         return
-    with open_client_of(values, progress)():
-        yield default_compute
+    open_client = open_client_of(values, progress)
+    with ExitStack() as stack:
+        clients: list[distributed.Client] = []
+
+        def compute(bag: Any) -> list[Any]:
+            if not clients:  # not before there is work: a cluster takes its time
+                clients.append(stack.enter_context(open_client()))
+            try:
+                return default_compute(bag)
+            except distributed.KilledWorker as error:
+                raise WorkersDiedError(
+                    "a worker died again and again, of too little memory perhaps; give workers "
+                    "more of it and run the command again: what is done is kept"
+                ) from error
+
+        yield compute
 
 
 def _teller(stage: str, progress: BuildProgress) -> Callable[[int, int], None]:
