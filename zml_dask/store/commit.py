@@ -24,7 +24,8 @@ from zml_dask.store.info import Counts, DatasetInfo, Part, read_info, refresh_co
 from zml_dask.store.layout import DATASET_JSON, LEGACY, STAGING, TABLES
 from zml_dask.store.manifest import MANIFEST, digest_of, write_manifest
 from zml_dask.store.packs import STAGED_PACKS
-from zml_dask.store.plan import PLAN, CommitOptions, CommitPlan, CommitTask, make_plan
+from zml_dask.store.plan import PLAN, CommitPlan, CommitTask
+from zml_dask.store.planning import CommitOptions, make_plan
 from zml_dask.store.stager import STAGED_RECORDS
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import write_part

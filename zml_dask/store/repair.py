@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zml_dask.store.commit_tasks import WrittenObject, index_columns, perform, write_shard
+from zml_dask.store.commit_tasks import WrittenObject, perform, write_shard
+from zml_dask.store.index_columns import index_columns
 from zml_dask.store.info import DatasetInfo, write_info
 from zml_dask.store.layout import (
     IMAGES_ZARR,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,46 +12,22 @@ from typing import Any, Self
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from zml_dask.raster.visible import visible_text
+from zml_dask.store.file_rows import FileRows, StagedFile, clean
+from zml_dask.store.frame_writer import FrameWriter
 from zml_dask.store.frames import (
-    TEXT_FRAME_BYTES,
     BlobTrailer,
     Directory,
     RowFrame,
     TextFrame,
     compress,
 )
-from zml_dask.store.layout import RECORDS_SCHEMA, STAGING, FileStatus, ImageShape
+from zml_dask.store.layout import RECORDS_SCHEMA, STAGING, ImageShape
 from zml_dask.store.spool import SPOOL_BYTES, Spool
 from zml_dask.store.storage import Storage
 
 STAGED_RECORDS = f"{STAGING}/records"
-
-ROW_FRAME_FILES = 8_192
-"""Files whose rows go into one frame."""
-
-_ROWS_IN_MEMORY = 65_536
-
-STAGED_SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("extension", pa.string(), nullable=False),
-        pa.field("language", pa.string()),
-        pa.field("kind", pa.string()),
-        pa.field("size", pa.int64()),
-        pa.field("sha256", pa.string()),
-        pa.field("encoding", pa.string()),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("n_lines", pa.int32(), nullable=False),
-        pa.field("n_cut", pa.int32()),
-        pa.field("text", pa.int64(), nullable=False),
-    ]
-)
-"""A row of a file as it is added: what `StagedFile` holds, and the number of its text or -1."""
 
 _TEXT_COLUMNS = (
     ("text_sha256", pa.string()),
@@ -61,41 +37,6 @@ _TEXT_COLUMNS = (
     ("length", pa.int64()),
 )
 """What is added on publishing: where the text is, -1 in `frame` for none."""
-
-
-@dataclass(frozen=True, slots=True)
-class StagedFile:
-    """A row of the files table before it has any number; see `layout.FILES_SCHEMA`.
-
-    Attributes
-    ----------
-    path, name, extension : str
-    language, kind : str or None
-    size : int or None
-        Bytes of the file itself.
-    sha256 : str or None
-        Of the file's own bytes, hex.
-    encoding : str or None
-    status : FileStatus
-    reason : str or None
-    n_lines : int
-        Lines of the settled text; 0 where there is none.
-    n_cut : int or None
-        How many of them are longer than an image is wide.
-    """
-
-    path: str
-    name: str
-    extension: str
-    language: str | None
-    kind: str | None
-    size: int | None
-    sha256: str | None
-    encoding: str | None
-    status: FileStatus
-    reason: str | None
-    n_lines: int
-    n_cut: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +92,7 @@ class RecordStager:
         self._shape = shape
         self._texts = Spool(scratch, max_memory)
         self._blob = Spool(scratch, max_memory)
-        self._rows: list[tuple[StagedFile, int]] = []
-        self._batches: list[pa.RecordBatch] = []
-        self._spilled = _SpilledRows(scratch / f"rows-{uuid4().hex}")
+        self._rows = FileRows(scratch / f"rows-{uuid4().hex}")
 
     def add(self, file: StagedFile, text: bytes | None) -> None:
         """Take one file.
@@ -165,9 +104,7 @@ class RecordStager:
         text : bytes or None
             Its settled UTF-8 text; None where it is listed only.
         """
-        self._rows.append((file, self._texts.append(text) if text else -1))
-        if len(self._rows) >= ROW_FRAME_FILES:
-            self._gather_rows()
+        self._rows.append(file, self._texts.append(text) if text else -1)
 
     def finish(self, storage: Storage, record_row: Mapping[str, Any]) -> StagedRecord:
         """Publish the record under ``staging/records/``, atomically.
@@ -188,11 +125,10 @@ class RecordStager:
         StorageError
             If it cannot be written.
         """
-        self._gather_rows()
-        frames = _FrameWriter(self._blob)
+        frames = FrameWriter(self._blob)
         n_files = n_images = 0
         row_frames = []
-        for batch in self._sorted_rows():
+        for batch in self._rows.in_path_order():
             placed, images = self._place_texts(batch, frames)
             offset, length = frames.write(compress(_to_stream(placed)))
             row_frames.append(RowFrame(offset, length, n_files, n_images, len(placed), images))
@@ -231,32 +167,8 @@ class RecordStager:
         self.close()
         return StagedRecord(self._record_id, n_files, n_images, size)
 
-    def _gather_rows(self) -> None:
-        if not self._rows:
-            return
-        self._batches.append(_to_batch(self._rows))
-        self._rows = []
-        if sum(map(len, self._batches)) >= _ROWS_IN_MEMORY:
-            self._spilled.extend(self._batches)
-            self._batches = []
-
-    def _sorted_rows(self) -> Iterator[pa.RecordBatch]:
-        """Give all rows in path order, by UTF-8 bytes, which is also code point order."""
-        table = pa.concat_tables(
-            [self._spilled.table(), pa.Table.from_batches(self._batches, STAGED_SCHEMA)]
-        )
-        table = table.append_column("sequence", pa.array(range(len(table)), pa.int64()))
-        order = pc.sort_indices(
-            table.select(["path", "sequence"]),
-            sort_keys=[("path", "ascending"), ("sequence", "ascending")],
-        )
-        table = table.drop_columns("sequence")
-        for start in range(0, len(order), ROW_FRAME_FILES):
-            rows = table.take(order.slice(start, ROW_FRAME_FILES)).combine_chunks()
-            yield rows.to_batches()[0]
-
     def _place_texts(
-        self, batch: pa.RecordBatch, frames: _FrameWriter
+        self, batch: pa.RecordBatch, frames: FrameWriter
     ) -> tuple[pa.RecordBatch, int]:
         """Put the texts of some rows into frames; return the rows with where they are."""
         placed: list[tuple[str | None, int, int, int, int]] = []
@@ -281,8 +193,7 @@ class RecordStager:
         """Free memory and scratch; nothing is staged by it."""
         self._texts.close()
         self._blob.close()
-        self._spilled.close()
-        self._rows, self._batches = [], []
+        self._rows.close()
 
     def __enter__(self) -> Self:
         return self
@@ -296,87 +207,8 @@ class RecordStager:
         self.close()
 
 
-class _FrameWriter:
-    """Writes frames to a blob, gathering texts into frames of some size."""
-
-    def __init__(self, blob: Spool) -> None:
-        self._blob = blob
-        self._gathered: list[bytes] = []
-        self._size = 0
-        self.texts: list[TextFrame] = []
-
-    def add_text(self, text: bytes) -> tuple[int, int]:
-        """Add a text; return the number of its frame, and where in the frame it begins."""
-        if self._size and self._size + len(text) > TEXT_FRAME_BYTES:
-            self.flush()
-        place = len(self.texts), self._size
-        self._gathered.append(text)
-        self._size += len(text)
-        return place
-
-    def flush(self) -> None:
-        """Write out the frame that is being gathered."""
-        if self._gathered:
-            self.texts.append(TextFrame(*self.write(compress(b"".join(self._gathered)))))
-            self._gathered, self._size = [], 0
-
-    def write(self, data: bytes) -> tuple[int, int]:
-        """Append bytes to the blob; return where they begin, and how many they are."""
-        offset = self._blob.size
-        self._blob.append(data)
-        return offset, len(data)
-
-
-class _SpilledRows:
-    """Rows of a huge record, waiting in one Arrow file in scratch."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pa.RecordBatchFileWriter | None = None
-
-    def extend(self, batches: list[pa.RecordBatch]) -> None:
-        if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pa.ipc.new_file(str(self._path), STAGED_SCHEMA)
-        for batch in batches:
-            self._writer.write_batch(batch)
-
-    def table(self) -> pa.Table:
-        if self._writer is None:
-            return STAGED_SCHEMA.empty_table()
-        self._writer.close()
-        return pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._path.unlink(missing_ok=True)
-            self._writer = None
-
-
-def _to_batch(rows: list[tuple[StagedFile, int]]) -> pa.RecordBatch:
-    columns: dict[str, list[Any]] = {
-        name: [getattr(file, name) for file, _ in rows] for name in STAGED_SCHEMA.names[:-1]
-    }
-    columns["text"] = [number for _, number in rows]
-    try:
-        return pa.RecordBatch.from_pydict(columns, STAGED_SCHEMA)
-    except UnicodeEncodeError:
-        # A lone surrogate in a path, say: no table can hold it, so it is spelt out.
-        cleaned = {name: [_clean(value) for value in column] for name, column in columns.items()}
-        return pa.RecordBatch.from_pydict(cleaned, STAGED_SCHEMA)
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list | tuple):
-        return [_clean(item) for item in value]
-    return value
-
-
 def _clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _clean(row.get(name)) for name in RECORDS_SCHEMA.names}
+    return {name: clean(row.get(name)) for name in RECORDS_SCHEMA.names}
 
 
 def _to_stream(batch: pa.RecordBatch) -> bytes:

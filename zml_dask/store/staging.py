@@ -13,10 +13,11 @@ This module gathers what other rooms use of it; `frames` has the binary form.
 from __future__ import annotations
 
 from zml_dask.store.failures import FailureRow, stage_failure
+from zml_dask.store.file_rows import StagedFile
 from zml_dask.store.frames import StagingDamagedError
 from zml_dask.store.packs import pack_records
 from zml_dask.store.staged import StagedLocation, StagedReader, read_staged
-from zml_dask.store.stager import RecordStager, StagedFile, StagedRecord
+from zml_dask.store.stager import RecordStager, StagedRecord
 from zml_dask.store.staging_index import StagingIndex
 
 __all__ = [

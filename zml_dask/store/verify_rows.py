@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from zml_dask.raster.images import to_text
-from zml_dask.store.commit_tasks import index_columns
+from zml_dask.store.index_columns import index_columns
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import FILL_VALUE, IMAGES_ZARR, image_arrays
 from zml_dask.store.report import Report
