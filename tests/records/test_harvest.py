@@ -301,6 +301,9 @@ def test_a_bad_query_is_final_and_says_why(
     with pytest.raises(BadQueryError, match="query"):
         harvest(tmp_path / "c.jsonl", options, client_of(served))
     assert len(served.requests) == 1
+    # It is corrected and asked again, for the same file.
+    better = HarvestOptions(api_url=served.api_url + "/", query="title:(tool1)")
+    assert harvest(tmp_path / "c.jsonl", better, client_of(served)).records == 1
 
 
 def test_a_500_to_a_query_that_was_good_before_passes(

@@ -31,7 +31,12 @@ from zml_dask.records.state import DEFAULT_EXCLUDE
 )
 @click.option("--all-versions", is_flag=True, help="Superseded versions, too.")
 @click.option(
-    "--api-url", metavar="URL", default=ZENODO_API, envvar="ZENODO_API_URL", show_default=True
+    "--api-url",
+    metavar="URL",
+    default=ZENODO_API,
+    envvar="ZENODO_API_URL",
+    show_default=True,
+    show_envvar=True,
 )
 @click.option(
     "--token-file",

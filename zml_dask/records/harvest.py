@@ -72,6 +72,7 @@ def harvest(
         If the server cannot be had; the same call goes on later.
     """
     asked = options or HarvestOptions()
+    asked = replace(asked, api_url=asked.api_url.rstrip("/"))
     pattern = _pattern(asked.exclude)
     begin, end = _bounds(asked)
     if client is None:
@@ -105,7 +106,8 @@ def _resumed(
     name: str,
 ) -> HarvestState:
     """Give the state to go on from: new, as it was left, or of a further round."""
-    if state is None:
+    if state is None or (state.started is None and state.complete_until is None):
+        # Nothing was ever answered, as happens with a query that was not one.
         return HarvestState(options=asked, pending=((begin, end),))
     if replace(state.options, limit=None) != replace(asked, limit=None):
         raise HarvestStateError(
