@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from zml_dask.cli.main import main
+from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.export import export_record
 from zml_dask.raster.text import settle_text
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape
@@ -63,3 +65,27 @@ def test_a_missing_dataset_is_one_line_and_exit_2(
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert "holds no dataset" in captured.err
+
+
+def test_exports_are_held_to_the_dataset(
+    dataset: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = next(CommittedRecords.open(dataset).records([1]))
+    export_record(record, dataset, ("pickle", "hdf5"), scratch=tmp_path)
+    dataset.write("legacy/77/images_77.pkl", b"of nobody")
+    paths = dataset.list("legacy/1")
+    assert len(paths) == 3
+    assert run(dataset.url) == 0
+    assert "legacy/77 is of no record" in capsys.readouterr().out
+    for path in paths:
+        good = dataset.read(path)
+        flipped = bytearray(good)
+        flipped[len(good) // 2] ^= 4
+        dataset.write(path, bytes(flipped))
+        assert run(dataset.url) == 1
+        assert f"damaged: {path}: not what the dataset gives" in capsys.readouterr().out
+        assert run(dataset.url, "--repair") == 0
+        assert dataset.read(path) == good
+    dataset.remove(paths[-1])
+    assert run(dataset.url) == 1
+    assert "missing: " in capsys.readouterr().out
