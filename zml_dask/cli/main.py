@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from importlib import import_module
 from typing import Any
 
@@ -62,6 +64,9 @@ def main(arguments: list[str] | None = None) -> Any:
     flags = [word for word in words if word in _GLOBAL_FLAGS]
     words = flags + [word for word in words if word not in _GLOBAL_FLAGS]
     debug = "--debug" in flags
+    if threading.current_thread() is threading.main_thread():
+        # Batch systems and containers ask by SIGTERM; that is to be as good as Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(cli.main(args=words, prog_name="zml-dask", standalone_mode=False) or 0)
     except click.exceptions.Exit as ended:
