@@ -49,6 +49,14 @@ def test_empty_segments_and_other_names(make: Callable[[Fill], Path]) -> None:
     assert read(make(fill)) == {"a": [(0, 0)]}
 
 
+def test_a_dataset_without_values_gives_none_of_this_machine(make: Callable[[Fill], Path]) -> None:
+    def fill(file: h5py.File) -> None:
+        file["a__0"] = h5py.Empty("i8")
+
+    with make(fill).open("rb") as stream:
+        assert [float(part.sum()) for _, parts in read_images_hdf5(stream) for part in parts] == [0]
+
+
 def test_links_out_of_the_file_are_not_followed(
     make: Callable[[Fill], Path], tmp_path: Path
 ) -> None:

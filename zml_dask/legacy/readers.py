@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import IO, Any, TypeAlias
 
 import h5py
 import numpy as np
+from h5py import h5d, h5g, h5l, h5o, h5s, h5t
 from numpy.typing import NDArray
 
 from zml_dask.errors import ZmlError
@@ -87,53 +89,62 @@ def read_images_hdf5(
         If it is no HDF5 file, or damaged.
     """
     try:
-        with h5py.File(stream, "r") as file:
-            yield from _read_group(file, "", {_address(file)}, name)
+        # Without a cache of chunks: each is read once.
+        with h5py.File(stream, "r", rdcc_nbytes=0) as file:
+            root = h5g.open(file.id, b"/")
+            yield from _read_group(root, "", {h5o.get_info(root).addr}, name)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         what = str(error).replace("\n", " ")[:200]
         raise LegacyFileError(f"{name} cannot be read as HDF5: {what}") from error
 
 
 def _read_group(
-    group: h5py.Group, above: str, seen: set[int], name: str
+    group: Any, above: str, seen: set[int], name: str
 ) -> Iterator[tuple[str, Segments]]:
     """Yield the files of a group, then those of the groups in it.
 
     `seen` holds the addresses of the groups: a group is read once, however many
     links lead to it, and links may form a circle.
     """
-    files: dict[str, dict[int, h5py.Dataset]] = {}
-    groups: list[tuple[str, h5py.Group]] = []
+    files: dict[str, dict[int, bytes]] = {}
+    groups: list[bytes] = []
     for key in group:
-        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+        if group.links.get_info(key).type != h5l.TYPE_HARD:
             continue
-        child = group[key]
-        if isinstance(child, h5py.Group):
-            groups.append((key, child))
-        elif isinstance(child, h5py.Dataset) and (split := split_name(above + key)):
+        info = h5o.get_info(group, key)
+        if info.type == h5o.TYPE_GROUP and info.addr not in seen:
+            seen.add(info.addr)
+            groups.append(key)
+        elif info.type == h5o.TYPE_DATASET and (split := split_name(above + _decoded(key))):
             path, number = split
-            files.setdefault(path, {})[number] = child
-    for path, datasets in files.items():
-        chosen = [datasets[number] for number in sorted(datasets)]
-        _check(path, chosen, name)
-        yield path, [dataset[...] for dataset in chosen]
-    for key, child in groups:
-        address = _address(child)
-        if address not in seen:
-            seen.add(address)
-            yield from _read_group(child, f"{above}{key}/", seen, name)
+            files.setdefault(path, {})[number] = key
+    for path, keys in files.items():
+        yield path, _segments(group, [keys[number] for number in sorted(keys)], path, name)
+    for key in groups:
+        yield from _read_group(h5g.open(group, key), f"{above}{_decoded(key)}/", seen, name)
 
 
-def _check(path: str, datasets: list[h5py.Dataset], name: str) -> None:
-    """Hold that a file's datasets may be read: numbers, in this file, not too many."""
-    for dataset in datasets:
-        if dataset.external or dataset.is_virtual:
+def _segments(group: Any, keys: list[bytes], path: str, name: str) -> Segments:
+    """Read a file's datasets: numbers, in this file, not too many."""
+    segments: Segments = []
+    n_pixels = 0
+    for key in keys:
+        dataset = h5d.open(group, key)
+        properties = dataset.get_create_plist()
+        if properties.get_external_count() or properties.get_layout() == h5d.VIRTUAL:
             raise LegacyFileError(f"{name}: values of {path!r} lie in another file")
-        if dataset.size is None or dataset.dtype.kind not in "biuf":
+        if dataset.get_type().get_class() not in (h5t.INTEGER, h5t.FLOAT):
             raise LegacyFileError(f"{name}: a segment of {path!r} is no array of numbers")
-    if sum(dataset.size for dataset in datasets) > _MAX_PIXELS:
-        raise LegacyFileError(f"{name}: {path!r} announces more rows than a file of 2018 has")
+        n_pixels += prod(dataset.shape or ())
+        if n_pixels > _MAX_PIXELS:
+            raise LegacyFileError(f"{name}: {path!r} announces more rows than a file of 2018 has")
+        # Zeros: HDF5 leaves alone what it has no value for.
+        values: NDArray[Any] = np.zeros(dataset.shape or (), dataset.dtype)
+        if values.size:
+            dataset.read(h5s.ALL, h5s.ALL, values)
+        segments.append(values)
+    return segments
 
 
-def _address(group: h5py.Group) -> int:
-    return int(h5py.h5o.get_info(group.id).addr)
+def _decoded(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")
