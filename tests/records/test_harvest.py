@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from zml_dask.net.http import HttpClient
 from zml_dask.records import harvest_round, zenodo
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import BadPatternError, HarvestOptions, HarvestProgress, harvest
-from zml_dask.records.journal import CatalogueWriteError
+from zml_dask.records.journal import CatalogueWriteError, HarvestDiskError
 from zml_dask.records.slices import BadDateError
 from zml_dask.records.state import HarvestStateError, load_state
 from zml_dask.sandbox import search
@@ -426,6 +427,24 @@ def test_a_catalogue_shorter_than_its_state_is_refused(
     os.truncate(path, 10)
     with pytest.raises(CatalogueWriteError, match="shorter"):
         harvest(path, options, client_of(served))
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(
+    make_sandbox: Make, client_of: ClientOf, tmp_path: Path
+) -> None:
+    served = make_sandbox(synthetic_corpus(150))
+    path, options = tmp_path / "c.jsonl", HarvestOptions(api_url=served.api_url)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow over so many bytes: the fourth page breaks off in a line.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+    try:
+        with pytest.raises(HarvestDiskError, match="make room"):
+            harvest(path, options, client_of(served))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not path.read_bytes().endswith(b"\n")
+    assert harvest(path, options, client_of(served)).records == 150
+    assert sorted(ids_in(path)) == ids_of(served.corpus)
 
 
 def test_two_harvests_of_one_catalogue_do_not_meet(

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from zml_dask.net.http import HttpClient
 from zml_dask.net.options import Token
+from zml_dask.net.throttle import LocalThrottle
 from zml_dask.records.harvest import HarvestOptions, HarvestProgress, HarvestResult, harvest
 from zml_dask.records.parse import ZENODO_API
 from zml_dask.records.state import DEFAULT_EXCLUDE
@@ -71,7 +72,11 @@ def command(
         all_versions=all_versions,
     )
     token = Token.load(token_file, api_url)
-    with HttpClient(token=token) as client, _Bar(quiet=ctx.obj["quiet"]) as bar:
+    throttle = LocalThrottle()
+    with (
+        HttpClient(throttle=throttle, token=token) as client,
+        _Bar(throttle, quiet=ctx.obj["quiet"]) as bar,
+    ):
         result = harvest(catalogue, options, client, progress=bar.show)
     click.echo(summary(result, catalogue))
 
@@ -92,7 +97,8 @@ class _Bar:
 
     _EVERY = 2_000
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, throttle: LocalThrottle, *, quiet: bool) -> None:
+        self._throttle = throttle
         self._console = Console(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("harvest"),
@@ -116,6 +122,8 @@ class _Bar:
     def show(self, at: HarvestProgress) -> None:
         """Show where the harvest is."""
         note = f"{at.written:,} new, {at.slices} slices left"
+        if self._throttle.waited >= 1:
+            note += f", waited {self._throttle.waited:.0f} s for the server's limit"
         self._bar.update(self._task, completed=at.found, total=at.total, note=note)
         if not self._console.is_terminal and at.found - self._told >= self._EVERY:
             self._told = at.found

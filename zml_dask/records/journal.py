@@ -5,18 +5,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import UsageError, ZmlError
 from zml_dask.records.parse import RecordParseError, record_id_of
 from zml_dask.records.state import HarvestState, load_state, save_state, state_path
 
 
 class CatalogueWriteError(UsageError):
     """The catalogue cannot be written to: where it is, or because of what it is."""
+
+
+class HarvestDiskError(ZmlError):
+    """The disk does not take what is harvested."""
 
 
 class Journal:
@@ -64,20 +69,46 @@ class Journal:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stream.close()
+        # After a full disk there is nothing left to flush that could be.
+        with suppress(OSError):
+            self._stream.close()
 
     def append(self, lines: Iterable[str]) -> int:
-        """Add lines durably and give the catalogue's new length in bytes."""
+        """Add lines durably and give the catalogue's new length in bytes.
+
+        Raises
+        ------
+        HarvestDiskError
+            If the disk does not take them.
+        """
         data = "".join(f"{line}\n" for line in lines).encode("ascii")
-        if data:
-            self._stream.write(data)
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        return self._stream.tell()
+        with self._disk():
+            if data:
+                self._stream.write(data)
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+            return self._stream.tell()
 
     def save(self, state: HarvestState) -> None:
-        """Write the state."""
-        save_state(self.path, state)
+        """Write the state.
+
+        Raises
+        ------
+        HarvestDiskError
+            If the disk does not take it.
+        """
+        with self._disk():
+            save_state(self.path, state)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise HarvestDiskError(
+                f"{self.path} cannot be written: {error.strerror}; make room and start the same "
+                "command again, it goes on where it was"
+            ) from error
 
     def _check_length(self, size: int) -> None:
         if self.state is None and size:
