@@ -25,7 +25,7 @@ DEFAULT: Final = "default"
 # A request counts for the server from its arrival, which lies between our grant
 # and the answer. We count it from the answer, but at most this share of the
 # window later, so that a slow server costs no more than that of the budget.
-_LATENESS: Final = 0.02
+_LATENESS: Final = 0.03
 _PAUSE_WITHOUT_ADVICE: Final = 30.0
 _LONGEST_PAUSE: Final = 3600.0
 # Instants in headers have whole seconds.
