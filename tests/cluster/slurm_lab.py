@@ -187,7 +187,7 @@ def _write_configuration(folder: Path) -> None:
         (folder / f"spool.{node}").mkdir()
         lines.append(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
-            "CPUs=4 RealMemory=8000 State=UNKNOWN"
+            "CPUs=4 RealMemory=16000 State=UNKNOWN"
         )
     lines.append(f"PartitionName=normal Nodes={','.join(NODES)} Default=YES State=UP")
     lines.append(f"PartitionName=short Nodes={NODES[0]} MaxTime=1 State=UP")

@@ -1,0 +1,94 @@
+"""deploy/build.sbatch on a real SLURM: the driver as a job that requeues itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zml_dask.sandbox.corpus import Corpus
+from zml_dask.sandbox.distributions import installed_corpus
+from zml_dask.sandbox.faults import Faults
+from zml_dask.sandbox.server import Sandbox
+
+from .runs import content, records_of, run, staged, until
+from .slurm_lab import SlurmLab
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(240)]
+
+SCRIPT = Path(__file__).parents[2] / "deploy" / "build.sbatch"
+
+
+@pytest.fixture(scope="module")
+def zenodo() -> Iterator[Sandbox]:
+    corpus = installed_corpus(8, most_bytes=300_000, troubles=False)
+    with Sandbox(Corpus(corpus, keep=corpus)) as served:
+        yield served
+
+
+@pytest.fixture
+def catalogue(zenodo: Sandbox, tmp_path: Path) -> Path:
+    path = tmp_path / "catalogue.jsonl"
+    run("harvest", path, "--api-url", zenodo.api_url, log=tmp_path / "log")
+    return path
+
+
+@pytest.fixture
+def activate(tmp_path: Path) -> str:
+    """What ``ZML_ACTIVATE`` names: here, nothing but the environment of the tests."""
+    path = tmp_path / "activate"
+    path.write_text(f'export PATH="{Path(sys.executable).parent}:$PATH"\n')
+    return f"--export=ALL,ZML_ACTIVATE={path}"
+
+
+def test_slurm_accepts_the_script(slurm: SlurmLab) -> None:
+    slurm.run("sbatch", "--test-only", str(SCRIPT), "catalogue.jsonl", "dataset")
+
+
+def test_a_wrong_call_ends_and_is_not_repeated(
+    slurm: SlurmLab, activate: str, tmp_path: Path
+) -> None:
+    words = ["nowhere.jsonl", str(tmp_path / "dataset"), "--cluster", "local"]
+    job, log = _submit(slurm, activate, tmp_path, *words)
+    until(lambda: job not in slurm.jobs("RUNNING,PENDING"), "the job has ended")
+    assert "nowhere.jsonl" in log.read_text()
+    assert "it is not repeated" in log.read_text()
+
+
+def test_the_driver_requeues_itself_and_goes_on(
+    slurm: SlurmLab,
+    slurm_config: Path,
+    zenodo: Sandbox,
+    catalogue: Path,
+    activate: str,
+    tmp_path: Path,
+) -> None:
+    zenodo.requests.clear()
+    zenodo.faults = Faults(delay=1)
+    dataset = tmp_path / "dataset"
+    words = ["--workers", "2", "--cluster-config", str(slurm_config)]
+    job, log = _submit(slurm, activate, tmp_path, str(catalogue), str(dataset), *words)
+    until(lambda: len(staged(dataset)) >= 2, "two records are staged")
+    # What SLURM sends five minutes before the job's time is over.
+    slurm.run("scancel", "--signal=USR1", "--batch", job)
+    until(lambda: "puts itself back" in log.read_text(), "it asks to be requeued")
+    until(lambda: job in slurm.jobs("PENDING"), "it is back in the queue")
+    before = staged(dataset)
+    zenodo.requests.clear()
+    zenodo.faults = Faults()
+    # SLURM lets a requeued job wait for some minutes; the test does not.
+    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    until(lambda: job not in slurm.jobs("RUNNING,PENDING"), "the build is done", seconds=90)
+    said = log.read_text()
+    assert "restart 1: done" in said, said
+    assert not before & set(records_of(zenodo.requests.downloads))
+    run("build", catalogue, tmp_path / "local", "--workers", 1, log=tmp_path / "log")
+    assert content(dataset) == content(tmp_path / "local")
+
+
+def _submit(slurm: SlurmLab, activate: str, folder: Path, *words: str) -> tuple[str, Path]:
+    log = folder / "driver.log"
+    options = ["--parsable", "--mem=1G", "--cpus-per-task=1", f"--output={log}", activate]
+    return slurm.run("sbatch", *options, str(SCRIPT), *words).strip(), log
