@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from store_builders import objects, sources, stage
 
-from zml_dask.store import layout
+from zml_dask.store import layout, verify_objects
 from zml_dask.store.commit import CommitOptions, commit
 from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info
 from zml_dask.store.layout import ImageShape
+from zml_dask.store.log_lines import sealed_line
 from zml_dask.store.repair import repair
 from zml_dask.store.staging import FailureRow, stage_failure
 from zml_dask.store.storage import Storage
@@ -36,6 +37,8 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
             stage(storage, tmp_path, record_id, RECORDS[record_id])
         commit(storage)
     withdraw(storage, [8], "asked")
+    lines = [sealed_line({"event": "record", "id": number}) for number in range(3)]
+    storage.write("build.log.jsonl", "".join(lines).encode())
     return storage
 
 
@@ -74,7 +77,7 @@ def test_any_flipped_byte_anywhere_is_found(storage: Storage) -> None:
 def test_any_missing_object_is_found(storage: Storage) -> None:
     for path, good in objects(storage).items():
         storage.remove(path)
-        if path != "dataset.json":
+        if path not in ("dataset.json", "build.log.jsonl"):
             report = verify(storage)
             assert report.problems[0].kind == "missing"
             assert report.problems[0].path == path
@@ -199,6 +202,21 @@ def test_tables_that_contradict_are_found(storage: Storage, tmp_path: Path) -> N
     swapped = {**info.tables, "files": parts[::-1]}
     storage.write("dataset.json", replace(info, tables=swapped).to_bytes())
     assert {"tiling", "index"} <= {problem.kind for problem in verify(storage).problems}
+
+
+def test_a_line_that_a_crash_ended_short_is_no_damage(storage: Storage) -> None:
+    good = storage.read("build.log.jsonl")
+    for position in range(len(good)):
+        flipped = bytearray(good)
+        flipped[position] ^= 1 << position % 8
+        storage.write("build.log.jsonl", bytes(flipped), durable=False)
+        assert not verify_objects.check_log(storage).ok, position
+    for size in range(len(good)):
+        storage.write("build.log.jsonl", good[:size] + b"\n" + good, durable=False)
+        report = verify_objects.check_log(storage)
+        assert report.ok, good[:size]
+        whole = size == 0 or good[:size].endswith((b"\n", b'"}'))
+        assert bool(report.notes) != whole, good[:size]
 
 
 def test_there_must_be_a_dataset(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from zml_dask.store.layout import LOG
+from zml_dask.store.log_lines import sealed_line
 from zml_dask.store.storage import Storage
 
 
@@ -32,7 +32,7 @@ class BuildLog:
             Whatever JSON can hold; control characters of hostile names are escaped.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._stream.write(json.dumps({"time": now, "event": event, **details}) + "\n")
+        self._stream.write(sealed_line({"time": now, "event": event, **details}))
         self._stream.flush()
 
 
@@ -45,8 +45,11 @@ def build_log(storage: Storage) -> Iterator[BuildLog]:
     """
     if storage.is_local:
         path = Path(storage.url, LOG)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                stream.write("\n")  # the build before died in the middle of a line
             yield BuildLog(stream)
         return
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:

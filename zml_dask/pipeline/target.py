@@ -9,7 +9,7 @@ from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR, LEGACY, LOCK, LOG, STAGING, TABLES
 from zml_dask.store.storage import Storage
 
-_OURS = {DATASET_JSON, IMAGES_ZARR, LEGACY, LOCK, LOG, STAGING, "manifest", "withdrawn"} | {
+_OURS = {DATASET_JSON, IMAGES_ZARR, LEGACY, LOCK, LOG, STAGING, "manifest.parquet"} | {
     word for name in TABLES for word in (name, f"{name}.parquet")
 }
 """What a dataset may hold before its first commit, when no ``dataset.json`` vouches for it."""

@@ -209,10 +209,18 @@ def read_info(storage: Storage) -> DatasetInfo | None:
     ------
     NotADatasetError
         If there is a ``dataset.json`` of something else.
+    DatasetDamagedError
+        If it is not what was written, or gone.
     """
     try:
         data = storage.read(DATASET_JSON)
-    except ObjectMissingError:
+    except ObjectMissingError as error:
+        if storage.exists(DATASET_COPY):
+            # A build would begin anew, and write over what is committed.
+            raise DatasetDamagedError(
+                f"{storage.url}/{DATASET_JSON} is gone, but its copy is there; "
+                "run zml-dask verify --repair"
+            ) from error
         return None
     return DatasetInfo.from_bytes(data, f"{storage.url}/{DATASET_JSON}")
 

@@ -28,6 +28,7 @@ from zml_dask.store.tables import read_table
 from zml_dask.store.verify_objects import (
     Mapper,
     check_copy,
+    check_log,
     check_objects,
     check_part,
     note_leftovers,
@@ -86,9 +87,6 @@ def verify(
             raise
         report.add("damaged", DATASET_JSON, str(error))
         return report
-    if info is None and storage.exists(DATASET_COPY):
-        report.add("missing", DATASET_JSON, "dataset.json is not there, but its copy is")
-        return report
     if info is None:
         ensure_ours(storage)
         if not storage.names():
@@ -112,6 +110,7 @@ def _verify(
     if not report.ok:
         return  # what the list of objects says cannot be trusted
     report.merge(check_copy(storage, info))
+    report.merge(check_log(storage))
     manifest = read_manifest(storage, info)
     report.merge(check_objects(storage, info, manifest, mapper))
     report.notes += note_leftovers(storage, info, manifest)
