@@ -226,7 +226,7 @@ def hit(
 ) -> dict[str, Any]:
     """Return a record as Zenodo's API would, but for the file's URL."""
     path, size, md5 = file
-    entry = {"key": path.name, "size": size, "url": path.absolute().as_uri()}
+    entry = {"key": path.name, "size": size, "url": f"file://{path.absolute()}"}
     if md5:
         entry["checksum"] = f"md5:{md5}"
     metadata: dict[str, Any] = {

@@ -1,0 +1,40 @@
+"""``zml-dask view``: look at a dataset's images and the code behind them, in the browser."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+import click
+
+from zml_dask.cli.terminal import printable
+from zml_dask.publish.viewer import ViewerServer, export_page
+
+
+@click.command("view")
+@click.argument("dataset")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
+@click.option("--browser/--no-browser", default=True, help="Whether to open a browser.")
+@click.option(
+    "--export",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Instead of serving, write the page here for any web host that answers ranges.",
+)
+@click.option("--data-url", help="Where the exported page will find DATASET.")
+def command(
+    dataset: str, port: int, browser: bool, directory: Path | None, data_url: str | None
+) -> None:
+    """Show DATASET on a page of this machine: choose images, and read their code."""
+    if directory is not None:
+        page = export_page(dataset, directory, data_url)
+        click.echo(f"{printable(str(page))}: the viewer; serve it together with the dataset")
+        return
+    with ViewerServer(dataset, port) as server:
+        click.echo(f"{server.url} shows {printable(dataset)}; stop with Ctrl-C")
+        if browser:
+            webbrowser.open(server.url)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("stopped")

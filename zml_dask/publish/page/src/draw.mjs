@@ -1,0 +1,38 @@
+// Pixels to a canvas and to text.
+
+const SPACE = 32;
+
+/** Draw code points as grey: white a space, darker a higher code point (as in the report). */
+export function draw(canvas, pixels, height, width) {
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  for (let i = 0; i < pixels.length; i++) {
+    const grey = pixels[i] === SPACE ? 255 : 200 - 2 * Math.max(0, Math.min(pixels[i] - 33, 100));
+    image.data[4 * i] = image.data[4 * i + 1] = image.data[4 * i + 2] = grey;
+    image.data[4 * i + 3] = 255;
+  }
+  context.putImageData(image, 0, 0);
+}
+
+/** Read lines back from pixels. */
+export function text(pixels, width, lines) {
+  const found = [];
+  for (let row = 0; row < lines; row++) {
+    let line = "";
+    for (const point of pixels.subarray(row * width, (row + 1) * width)) {
+      line += point <= 0x10ffff ? String.fromCodePoint(point) : "\ufffd";
+    }
+    found.push(line.replace(/ +$/, ""));
+  }
+  return found.join("\n");
+}
+
+/** Show what would be invisible, or would turn the text around it. */
+export function visible(name) {
+  return String(name ?? "").replace(
+    /(?!\n)[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}]/gu,
+    (c) => `\\u{${c.codePointAt(0).toString(16)}}`,
+  );
+}

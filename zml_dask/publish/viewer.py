@@ -1,0 +1,197 @@
+"""The viewer: a static page that reads a dataset in the browser, and a small server for it.
+
+The page does everything itself, with Parquet and Zarr read by HTTP ranges, so
+that any web host that answers ranges can show a published dataset. Its source
+is in ``page/src``; ``page/viewer.js`` is that source bundled with zarrita and
+hyparquet, the JavaScript readers of Zarr v3 and Parquet that are kept best.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from zml_dask.errors import UsageError
+from zml_dask.store.info import NotADatasetError, read_info
+from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR
+from zml_dask.store.storage import ObjectMissingError, Storage
+
+_TYPES: Mapping[str, str] = {
+    "index.html": "text/html; charset=utf-8",
+    "viewer.css": "text/css; charset=utf-8",
+    "viewer.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+    "THIRD-PARTY.txt": "text/plain; charset=utf-8",
+}
+_DATA = "data/"
+_READABLE = re.compile(
+    rf"{re.escape(DATASET_JSON)}|(files|records|withdrawn)\.parquet/[\w.-]+"
+    rf"|{re.escape(IMAGES_ZARR)}/[\w./-]+"
+)
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class DataUrlError(UsageError):
+    """The page cannot know where the dataset will be."""
+
+
+def page_files(dataset: str) -> dict[str, bytes]:
+    """Return the page's files for a dataset at a URL, absolute or relative to the page.
+
+    Examples
+    --------
+    >>> b'content="../"' in page_files("../")["index.html"]
+    True
+    """
+    folder = files("zml_dask.publish") / "page"
+    found = {name: (folder / name).read_bytes() for name in _TYPES}
+    parts = urlsplit(dataset)
+    origin = f" {parts.scheme}://{parts.netloc}" if parts.netloc else ""
+    page = found["index.html"].decode()
+    page = page.replace("{connect}", html.escape(f"'self'{origin}"))
+    page = page.replace("{dataset}", html.escape(dataset))
+    found["index.html"] = page.encode()
+    return found
+
+
+def export_page(dataset: str, directory: Path, data_url: str | None = None) -> Path:
+    """Write the viewer as static files that any web host can serve.
+
+    Parameters
+    ----------
+    dataset : str
+        Path or URL of the dataset.
+    directory : Path
+        Where to write; made where it is missing.
+    data_url : str, optional
+        Where a browser will find the dataset: absolute, or relative to the page.
+        By default the way from `directory` to a local dataset.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    NotADatasetError, DataUrlError
+    """
+    storage = _open(dataset)
+    if data_url is None:
+        if storage.is_local:
+            data_url = Path(
+                os.path.relpath(Path(dataset).absolute(), directory.absolute())
+            ).as_posix()
+        elif dataset.startswith(("http://", "https://")):
+            data_url = dataset
+        else:
+            raise DataUrlError(
+                f"a browser cannot read {dataset}; name its public address with --data-url"
+            )
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, data in page_files(data_url.rstrip("/") + "/").items():
+        (directory / name).write_bytes(data)
+    return directory / "index.html"
+
+
+class ViewerServer(ThreadingHTTPServer):
+    """Serves the page and one dataset on loopback, for reading only.
+
+    Parameters
+    ----------
+    dataset : str
+        Path or URL; whatever fsspec reads is served as ranges.
+    port : int
+        0 takes a free one.
+
+    Raises
+    ------
+    NotADatasetError
+        If there is no dataset.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, dataset: str, port: int = 0) -> None:
+        self.storage = _open(dataset)
+        self.pages = page_files(_DATA)
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    @property
+    def url(self) -> str:
+        """Address of the page."""
+        return f"http://127.0.0.1:{self.server_address[1]}/"
+
+
+def _open(dataset: str) -> Storage:
+    storage = Storage.open(dataset)
+    if read_info(storage) is None:
+        raise NotADatasetError(f"{dataset} holds no dataset; build one with 'zml-dask build'")
+    return storage
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ViewerServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        # A page elsewhere whose name is made to point here must not read the
+        # dataset: its requests carry that name.
+        if (self.headers.get("Host") or "").rpartition(":")[0] not in {"127.0.0.1", "localhost"}:
+            self._refuse(HTTPStatus.FORBIDDEN)
+            return
+        path = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+        if path in self.server.pages:
+            self._answer(HTTPStatus.OK, self.server.pages[path], {"Content-Type": _TYPES[path]})
+            return
+        wanted = path.removeprefix(_DATA)
+        if wanted == path or not _READABLE.fullmatch(wanted) or ".." in wanted:
+            self._refuse(HTTPStatus.NOT_FOUND)
+            return
+        try:
+            self._answer_data(wanted)
+        except ObjectMissingError:
+            self._refuse(HTTPStatus.NOT_FOUND)
+
+    do_HEAD = do_GET  # noqa: N815 - the name is the standard library's
+
+    def _answer_data(self, path: str) -> None:
+        storage = self.server.storage
+        size = storage.size(path)
+        headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+        asked = _RANGE.fullmatch(self.headers.get("Range") or "")
+        if asked is None or asked.groups() == ("", ""):
+            self._answer(HTTPStatus.OK, storage.read(path), headers)
+            return
+        first, last = asked.groups()
+        start = int(first) if first else max(0, size - int(last))
+        stop = min(size, int(last) + 1) if first and last else size
+        if start >= stop:
+            self._refuse(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+            return
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        self._answer(HTTPStatus.PARTIAL_CONTENT, storage.read_range(path, start, stop), headers)
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        self._answer(status, f"{status.value} {status.phrase}\n".encode(), {})
+
+    def _answer(self, status: HTTPStatus, body: bytes, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-cache")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Stay quiet: a wall of images is a hundred requests."""
