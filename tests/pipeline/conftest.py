@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import distributed
 import pytest
 
-from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
-
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[distributed.Client]:
@@ -24,6 +22,11 @@ def client() -> Iterator[distributed.Client]:
 
 @pytest.fixture(scope="session")
 def four_workers() -> Iterator[distributed.Client]:
-    """A cluster of four worker processes."""
-    with open_cluster("local", 4, options=ClusterOptions(dashboard="off")) as client:
+    """A cluster of four workers; the tests of faults have workers that are processes."""
+    with (
+        distributed.LocalCluster(
+            n_workers=4, threads_per_worker=1, processes=False, dashboard_address=":0"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
         yield client

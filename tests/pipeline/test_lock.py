@@ -39,9 +39,11 @@ def elsewhere(storage: Storage, beats: int = 0) -> None:
 
 def test_a_second_build_is_refused_and_the_lock_is_gone_afterwards(storage: Storage) -> None:
     with dataset_lock(storage, timing=QUICK):
-        with pytest.raises(LockedError, match=f"process {os.getpid()} on .*; wait for it"):
-            with dataset_lock(storage, timing=QUICK):
-                pass
+        with (
+            pytest.raises(LockedError, match=f"process {os.getpid()} on .*; wait for it"),
+            dataset_lock(storage, timing=QUICK),
+        ):
+            pass
         assert holder(storage) is not None
     assert not storage.exists(LOCK)
     with dataset_lock(storage, timing=QUICK):
@@ -89,9 +91,11 @@ def test_a_beating_lock_of_another_host_is_respected(storage: Storage) -> None:
     thread = threading.Thread(target=beat)
     thread.start()
     try:
-        with pytest.raises(LockedError, match="far-away"):
-            with dataset_lock(storage, timing=LockTiming(0.05, 30)):
-                pass
+        with (
+            pytest.raises(LockedError, match="far-away"),
+            dataset_lock(storage, timing=LockTiming(0.05, 30)),
+        ):
+            pass
     finally:
         stop.set()
         thread.join()

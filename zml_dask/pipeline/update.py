@@ -14,6 +14,7 @@ from zml_dask.pipeline.build import OpenClient, build_on
 from zml_dask.pipeline.errors import NotHarvestedError
 from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.options import options_from as build_options_from
 from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.pipeline.result import BuildResult
 from zml_dask.pipeline.sources import MADE_HERE
@@ -92,7 +93,8 @@ def update(
     storage = Storage.open(dataset)
     info = check_target(storage)
     asked = harvest_of(info, storage.url)
-    if options is not None and options.api_url is not None:
+    options = options or build_options_from(recorded_options(info))
+    if options.api_url is not None:
         asked = replace(asked, options=replace(asked.options, api_url=options.api_url))
     result = None
     with _new_records(asked, http, progress) as catalogue:

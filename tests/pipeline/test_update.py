@@ -1,0 +1,84 @@
+"""The update: what is new since, and what was withdrawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import distributed
+import pytest
+
+from zml_dask.net.http import HttpClient
+from zml_dask.pipeline.build import build
+from zml_dask.pipeline.errors import NotHarvestedError
+from zml_dask.pipeline.options import BuildOptions, options_from
+from zml_dask.pipeline.target import check_target
+from zml_dask.pipeline.update import recorded_options, update
+from zml_dask.sandbox.corpus import make_record
+from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.layout import ImageShape
+from zml_dask.store.storage import Storage
+
+from .datasets import archive, array_bytes, harvested, small_records, tables
+
+
+def test_an_update_appends_what_is_new_and_drops_what_is_gone(
+    make_sandbox: Callable[..., Sandbox], client: distributed.Client, tmp_path: Path
+) -> None:
+    served = make_sandbox(small_records(5))
+    options = BuildOptions(shape=ImageShape(40, 60), keep_binary=True)
+    catalogue = harvested(served, tmp_path)
+    build(catalogue, tmp_path / "ds", client=client, options=options)
+    storage = Storage.open(tmp_path / "ds")
+    before = tables(tmp_path / "ds")["records"]
+    served.requests.clear()
+
+    now = datetime.now(UTC)
+    served.corpus.add(
+        make_record(5000, {"a.zip": archive({"a.py": b"1\n"})}, created=now - timedelta(hours=1)),
+        make_record(
+            5001,
+            {"a.zip": archive({"a.py": b"2\n"})},
+            created=now - timedelta(hours=1),
+            concept_id=999,
+        ),
+    )
+    served.corpus.withdraw(1002)
+    recorded = options_from(recorded_options(check_target(storage)))
+    assert (recorded.shape, recorded.keep_binary) == (options.shape, True)
+    with HttpClient() as http:
+        result = update(storage, lambda: nullcontext(client), http, options=recorded)
+    assert result.new == 2
+    assert list(result.withdrawn) == [1002]
+    assert not result.dropped
+    fetched = {seen.path.split("/")[3] for seen in served.requests.downloads}
+    assert fetched == {"5000", "5001"}
+    records = tables(tmp_path / "ds")["records"]
+    assert records[:5] == before
+    assert [row["record_id"] for row in records[5:]] == [5000, 5001]
+
+    arrays = array_bytes(tmp_path / "ds")
+    with HttpClient() as http:
+        result = update(
+            storage, lambda: nullcontext(client), http, options=recorded, drop_withdrawn=True
+        )
+        assert (result.new, list(result.withdrawn), result.dropped) == (0, [1002], True)
+        assert [row["record_id"] for row in tables(tmp_path / "ds")["withdrawn"]] == [1002]
+        again = update(storage, lambda: nullcontext(client), http, options=recorded)
+    assert again.withdrawn == {}
+    assert array_bytes(tmp_path / "ds") == arrays, "the store was rewritten"
+
+
+def test_a_dataset_without_a_harvest_cannot_be_updated(
+    client: distributed.Client, tmp_path: Path
+) -> None:
+    code = tmp_path / "code.zip"
+    code.write_bytes(archive({"a.py": b"1\n"}))
+    (tmp_path / "mine.jsonl").write_text(
+        f'{{"id": 7, "files": [{{"key": "code.zip", "url": "{code.as_uri()}"}}]}}'
+    )
+    build(tmp_path / "mine.jsonl", tmp_path / "ds", client=client)
+    with HttpClient() as http, pytest.raises(NotHarvestedError, match="not built from"):
+        update(str(tmp_path / "ds"), lambda: nullcontext(client), http)
