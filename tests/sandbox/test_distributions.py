@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import os
@@ -10,6 +11,7 @@ import sys
 import tarfile
 import zipfile
 from importlib.metadata import distribution
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +108,15 @@ def test_a_limit_takes_the_same_first_ones(corpus: Corpus) -> None:
     few = {record.record_id for record in installed_corpus(5, troubles=False)}
     assert len(few) == 5
     assert few < {record.record_id for record in corpus}
+
+
+def test_archives_outlive_their_corpus_and_not_their_records() -> None:
+    record = next(iter(installed_corpus(1, troubles=False)))
+    gc.collect()
+    [content] = record.files.values()
+    path = content.settle().source
+    assert isinstance(path, Path)
+    assert path.exists()
+    del record, content
+    gc.collect()
+    assert not path.parent.exists()

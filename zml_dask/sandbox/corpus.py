@@ -119,8 +119,6 @@ class Corpus:
     Parameters
     ----------
     records : iterable of SandboxRecord
-    keep : object, optional
-        Kept as long as the corpus: the folder that its archives are built in.
 
     Examples
     --------
@@ -129,9 +127,8 @@ class Corpus:
     [9]
     """
 
-    def __init__(self, records: Iterable[SandboxRecord] = (), *, keep: object = None) -> None:
+    def __init__(self, records: Iterable[SandboxRecord] = ()) -> None:
         self._records = {record.record_id: record for record in records}
-        self._keep = keep
         self._lock = threading.Lock()
         self._answers = lru_cache(maxsize=64)(self._search)
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -58,13 +60,21 @@ class _Identity:
     is_tar: bool
 
 
+class _Workshop:
+    """A folder for archives, removed when nothing that could need it is left."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="zml-sandbox-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
 def installed_corpus(
     limit: int | None = None, *, troubles: bool = True, most_bytes: int = _MOST_BYTES
 ) -> Corpus:
     """Make a corpus of the installed distributions, in order of their names.
 
     Archives are built when they are first asked for, in a temporary folder that
-    lasts as long as the corpus.
+    lasts as long as any of the records.
 
     Parameters
     ----------
@@ -76,7 +86,7 @@ def installed_corpus(
     most_bytes : int, optional
         Larger distributions are left out, bytes unpacked.
     """
-    folder = tempfile.TemporaryDirectory(prefix="zml-sandbox-")
+    workshop = _Workshop()
     records: dict[int, SandboxRecord] = {}
     for distribution in _by_name():
         if limit is not None and len(records) >= limit:
@@ -91,9 +101,9 @@ def installed_corpus(
             identity = _Identity(
                 identity.record_id + 2, identity.created, identity.commit, identity.is_tar
             )
-        records[identity.record_id] = _record(metadata, identity, files, Path(folder.name))
+        records[identity.record_id] = _record(metadata, identity, files, workshop)
     extra = troubled_records() if troubles else []
-    return Corpus([*records.values(), *extra], keep=folder)
+    return Corpus([*records.values(), *extra])
 
 
 def _by_name() -> Iterator[Distribution]:
@@ -147,7 +157,7 @@ def _identity(metadata: PackageMetadata) -> _Identity:
 
 
 def _record(
-    metadata: PackageMetadata, identity: _Identity, files: list[Source], folder: Path
+    metadata: PackageMetadata, identity: _Identity, files: list[Source], workshop: _Workshop
 ) -> SandboxRecord:
     ending = ".tar.gz" if identity.is_tar else ".zip"
     tag = f"v{metadata.version}"
@@ -165,18 +175,15 @@ def _record(
         creators=metadata.authors,
         repository=metadata.repository,
         related=((tree, "isSupplementTo", "url"),) if metadata.repository else (),
-        files={
-            key: Content(
-                _archive_maker(metadata, identity, files, folder / str(identity.record_id))
-            )
-        },
+        files={key: Content(_archive_maker(metadata, identity, files, workshop))},
     )
 
 
 def _archive_maker(
-    metadata: PackageMetadata, identity: _Identity, files: list[Source], target: Path
+    metadata: PackageMetadata, identity: _Identity, files: list[Source], workshop: _Workshop
 ) -> Callable[[], Path]:
     def make() -> Path:
+        target = workshop.folder / str(identity.record_id)
         top = f"{metadata.owner}-{metadata.repository_name}-{identity.commit[:7]}"
         write = write_tar_gz if identity.is_tar else write_zip
         write(target, top, files, when=identity.created, commit=identity.commit)
