@@ -81,7 +81,8 @@ def _positions(view: View, key: Any) -> Int64:
     if isinstance(key, slice) and key.step in (None, 1):
         start, stop, _ = key.indices(len(view))
         return view.rows.positions(start, stop)
-    return view.rows.positions()[key]
+    chosen: Int64 = view.rows.positions()[key]
+    return chosen
 
 
 def to_xarray(view: View) -> xr.Dataset:

@@ -147,12 +147,11 @@ class Translator:
         if isinstance(right, (ast.List, ast.Tuple, ast.Set)):
             return self._is_one_of(left, right)
         container = self._value(right)
-        text = _text_of(left)
         if container.kind == "list" and container.column is not None:
-            return self._test(ListTest(container.column, "in", text))
+            return self._test(ListTest(container.column, "in", _text_of(left)))
         if container.kind != "text":
             raise _refusal(right, "can hold nothing; give a list or a column of text or of lists")
-        return pc.match_substring(container.expression, text) & _valid(container)
+        return pc.match_substring(container.expression, _text_of(left)) & _valid(container)
 
     def _is_one_of(self, left: ast.expr, right: ast.List | ast.Tuple | ast.Set) -> pc.Expression:
         value = self._value(left)

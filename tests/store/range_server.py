@@ -1,0 +1,78 @@
+"""A static web server with Range, as real ones are, that counts what it sends."""
+
+from __future__ import annotations
+
+import re
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class RangeServer:
+    """Serves a folder over HTTP on the loopback device.
+
+    Attributes
+    ----------
+    url : str
+    sent : list of (path, bytes)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.sent: list[tuple[str, int]] = []
+        self._lock = threading.Lock()
+        server = self
+
+        class Handler(SimpleHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, directory=str(folder), **options)
+
+            def do_GET(self) -> None:
+                path = Path(self.translate_path(self.path))
+                if not path.is_file():
+                    self.send_error(404)
+                    return
+                data = path.read_bytes()
+                wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+                status, start, stop = 200, 0, len(data)
+                if wanted:
+                    status = 206
+                    if wanted[1]:
+                        start = int(wanted[1])
+                        stop = min(stop, int(wanted[2] or stop - 1) + 1)
+                    else:
+                        start = max(0, stop - int(wanted[2]))
+                self.send_response(status)
+                self.send_header("Accept-Ranges", "bytes")
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+                self.send_header("Content-Length", str(stop - start))
+                self.end_headers()
+                with server._lock:
+                    server.sent.append((self.path, stop - start))
+                self.wfile.write(data[start:stop])
+
+            def log_message(self, *args: Any) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def bytes_sent(self, part: str) -> int:
+        """Bytes sent of what has `part` in its path."""
+        return sum(size for path, size in self.sent if part in path)

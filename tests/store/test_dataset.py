@@ -1,0 +1,318 @@
+"""Reading a dataset: views, tables, images, text, records."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from dataset_builders import LICENCE, RECORDS, files_of, stage_record, write_dataset
+
+import zml_dask as zml
+from zml_dask.raster.images import rasterize, to_text
+from zml_dask.store.commit import commit, plan_commit
+from zml_dask.store.dataset import Dataset, NoDatasetError, NoSuchFileError, NoSuchRecordError
+from zml_dask.store.info import NotADatasetError, read_info
+from zml_dask.store.shards import ShardDamagedError
+from zml_dask.store.storage import Storage
+from zml_dask.store.view import MaskError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("dataset")
+    write_dataset(Storage.open(base / "ds"), base)
+    return base / "ds"
+
+
+@pytest.fixture
+def ds(folder: Path) -> Dataset:
+    return zml.open_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def pixels(folder: Path) -> np.ndarray:
+    """All images, read by zarr-python."""
+    return zarr.open_group(folder / "images.zarr", mode="r")["images"][:]
+
+
+def test_every_text_comes_back(ds: Dataset) -> None:
+    for record_id in RECORDS:
+        texts = dict(files_of(record_id))
+        for row in ds.select(record_id=record_id).files.itertuples():
+            text = texts[row.path]
+            if text is None:
+                with pytest.raises(NoSuchFileError, match="binary"):
+                    ds.text(row.file_id)
+            else:
+                assert ds.text(row.file_id) == to_text(*rasterize(text))
+
+
+def test_opening_reads_one_small_object(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched = []
+    opened = Path.open
+
+    def watched(path: Path, *arguments: Any, **options: Any) -> Any:
+        touched.append(path.name)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", watched)
+    ds = zml.open_dataset(folder)
+    assert repr(ds).startswith("<Dataset")
+    assert len(ds) == read_info(Storage.open(folder)).counts.images
+    ds.select("n_lines > 3")
+    assert set(touched) == {"dataset.json"}
+
+
+def test_images_are_those_of_zarr(ds: Dataset, pixels: np.ndarray) -> None:
+    images = ds.images
+    assert images.shape == pixels.shape
+    assert images.dtype == np.uint32
+    np.testing.assert_array_equal(images.compute(), pixels)
+    np.testing.assert_array_equal(images[3:90:7].compute(), pixels[3:90:7])
+    np.testing.assert_array_equal(images[-5:, :3, 70:].compute(), pixels[-5:, :3, 70:])
+    np.testing.assert_array_equal(images[[7, 2, 2]].compute(), pixels[[7, 2, 2]])
+    np.testing.assert_array_equal(images[4].compute(), pixels[4])
+
+
+def test_a_view_has_the_interface_of_the_whole(ds: Dataset, pixels: np.ndarray) -> None:
+    view = ds.select("language == 'Fortran' and n_lines >= 100")
+    files = view.files
+    assert set(files.language) == {"Fortran"}
+    assert (files.n_lines >= 100).all()
+    rows = [
+        row for f in files.itertuples() for row in range(f.first_image, f.first_image + f.n_images)
+    ]
+    assert len(view) == len(rows) == view.images.shape[0]
+    np.testing.assert_array_equal(view.images.compute(), pixels[rows])
+    assert view.records.record_id.tolist() == sorted(RECORDS)
+    narrower = view.select(record_id=[10, 30]).select("n_lines < 150")
+    assert len(narrower.files) == len(files.query("record_id in [10, 30] and n_lines < 150"))
+    assert narrower.text(narrower.files.file_id.iloc[0]).startswith("x")
+    assert len(ds.select()) == len(ds)
+    assert len(ds.select("n_lines < 0").images) == 0
+    assert len(ds.select("n_lines < 0").files) == 0
+
+
+@pytest.mark.parametrize(
+    ("expression", "query"),
+    [
+        ("license == 'mit'", "record_id in [10, 40]"),
+        ("license != 'mit'", "record_id in [20, 30]"),
+        ("not license == 'mit'", "record_id in [20, 30]"),
+        ("license is None", "record_id == 30"),
+        ("license in ['mit', None]", "record_id in [10, 30, 40]"),
+        ("'astronomy' in keywords", "record_id in [10, 40]"),
+        ("keywords =~ '^(bio|fi)'", "record_id in [10, 30]"),
+        ("publication_date >= '2015'", "record_id in [30, 40]"),
+        ("license == 'mit' or language == 'C'", "record_id in [10, 40] or language == 'C'"),
+        ("'fits' in keywords or n_lines > 150", "record_id == 10 or n_lines > 150"),
+        ("records.n_images > n_images * 30", "n_images < 3"),
+        ("path =~ '(^|/)u[.]py$'", "name == 'u.py'"),
+        ("path !~ 'py' and kind == 'programming'", "extension != 'py' and status == 'ok'"),
+        ("name.str.startswith(('00', 'LIC'))", "name.str.contains('^00|^LIC')"),
+        ("name.lower() == 'license'", "name == 'LICENSE'"),
+        ("10 < n_lines <= 50 and len(name) > 3", "10 < n_lines <= 50"),
+        ("language.isna() & (n_images > 0)", "name == 'LICENSE'"),
+        ("'UNKNOWN' in path", "n_lines < 0"),
+    ],
+)
+def test_expressions(ds: Dataset, expression: str, query: str) -> None:
+    whole = ds.files
+    if "records." in expression:
+        totals = ds.records.set_index("record_id").n_images
+        expected = whole[whole.record_id.map(totals) > whole.n_images * 30]
+    elif "kind" in expression:
+        expected = whole[~whole.path.str.contains("py") & (whole.kind == "programming")]
+    else:
+        expected = whole.query(query)
+    found = ds.select(expression)
+    assert found.files.file_id.tolist() == expected.file_id.tolist()
+    assert len(found) == expected.n_images.sum()
+
+
+def test_single_images_are_chosen_by_their_own_columns(ds: Dataset, pixels: np.ndarray) -> None:
+    group = zarr.open_group(Path(ds.url) / "images.zarr", mode="r")
+    n_lines, segment = group["n_lines"][:], group["segment"][:]
+    view = ds.select("image_lines > 30 and language == 'C'").select("segment >= 1")
+    rows = view.rows.positions()
+    expected = np.flatnonzero(
+        (n_lines > 30)
+        & (segment >= 1)
+        & np.isin(group["file_id"][:], ds.select(language="C").files.file_id)
+    )
+    np.testing.assert_array_equal(rows, expected)
+    assert set(view.files.file_id) == set(group["file_id"][:][rows])
+    mixed = ds.select("segment == 0 or license == 'mit'")
+    of_mit = np.isin(group["record_id"][:], [10, 40])
+    np.testing.assert_array_equal(mixed.rows.mask(), (segment == 0) | of_mit)
+    coordinates = view.to_xarray()
+    np.testing.assert_array_equal(coordinates.segment, segment[rows])
+    np.testing.assert_array_equal(coordinates.n_lines, n_lines[rows])
+    assert coordinates.language.values.tolist() == ["C"] * len(rows)
+
+
+def test_masks_choose_files_or_images(ds: Dataset) -> None:
+    files = ds.files
+    of_files = ds.select(files.extension == "c")
+    assert of_files.files.file_id.tolist() == files[files.extension == "c"].file_id.tolist()
+    mask = np.zeros(len(of_files), bool)
+    mask[[0, 5]] = True
+    of_images = of_files.select(mask)
+    np.testing.assert_array_equal(of_images.images, of_files.images[[0, 5]])
+    with pytest.raises(MaskError, match="fits neither"):
+        ds.select(mask)
+    with pytest.raises(MaskError, match="bool"):
+        ds.select([1, 2])
+
+
+def test_sampling_is_a_matter_of_the_seed(ds: Dataset) -> None:
+    one, again, other = ds.sample(9, seed=1), ds.sample(9, seed=1), ds.sample(9, seed=2)
+    assert len(one) == 9
+    np.testing.assert_array_equal(one.images, again.images)
+    assert one.rows.positions().tolist() != other.rows.positions().tolist()
+    assert set(one.files.file_id) == set(again.files.file_id)
+    assert len(ds.sample(10**6)) == len(ds)
+    assert len(ds.sample(9).select("language == 'C' and n_lines > 80")) <= 9
+
+
+def test_files_come_with_their_images(ds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zml_dask.store.file_images._IMAGES_AT_ONCE", 64)
+    monkeypatch.setattr("zml_dask.store.file_images._FILES_AT_ONCE", 10)
+    seen = 0
+    for found in ds:
+        file, images = found
+        assert len(images) == file.n_images
+        if file.n_images:
+            assert found.text == ds.text(file.file_id)
+        seen += 1
+    assert seen == len(ds.files)
+    odd = ds.select("segment == 1")
+    assert [len(images) for _, images in odd] == [1] * len(odd)
+
+
+def test_counts(ds: Dataset) -> None:
+    counts = ds.counts("language")
+    assert counts.loc["Python"].tolist() == [
+        int(ds.files[ds.files.language == "Python"].n_images.sum()),
+        int((ds.files.language == "Python").sum()),
+        4,
+    ]
+    assert counts.images.sum() == len(ds)
+    by_keyword = ds.counts(["keywords", "license"])
+    assert by_keyword.loc[("astronomy", "mit"), "records"] == 2
+    # Of chosen images only those count.
+    assert ds.sample(5).counts("extension").images.sum() == 5
+
+
+def test_duplicates_are_found_across_records(ds: Dataset) -> None:
+    duplicates = ds.duplicates()
+    by_path = duplicates.assign(path=ds.files.path[duplicates.file_id].tolist())
+    assert by_path.path.tolist()[:2] == ["é/u.py", "LICENSE"]  # what takes most space first
+    licence = duplicates.iloc[1]
+    assert licence.tolist()[1:4] == [4, 4, len(LICENCE)]
+    assert ds.files.path[licence.file_id] == "LICENSE"
+    assert (duplicates.records > 1).all()
+
+
+def test_a_record(ds: Dataset) -> None:
+    record = ds.record(20)
+    assert record.doi_url == "https://doi.org/10.5281/zenodo.20"
+    assert record.metadata == {"id": 20}
+    assert ds.tree(20)["src"]["000.c"] is not None
+    assert len(record.files) == len(files_of(20))
+    assert "&lt;20&gt;" in record._repr_html_()
+    assert "<20>" not in record._repr_html_()
+    assert 'href="https://doi.org' in record._repr_html_()
+    with pytest.raises(NoSuchRecordError, match="21"):
+        ds.record(21)
+
+
+def test_what_is_not_there_is_said(ds: Dataset, tmp_path: Path) -> None:
+    for file_id in (-1, 10**9):
+        with pytest.raises(NoSuchFileError, match=str(file_id)):
+            ds.text(file_id)
+    with pytest.raises(NoSuchFileError, match="counted from 0"):
+        ds.image(int(ds.files.file_id[ds.files.n_images > 0].iloc[0]), 99)
+    with pytest.raises(NoDatasetError, match="no committed dataset"):
+        zml.open_dataset(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"a": 1}')
+    with pytest.raises(NotADatasetError):
+        zml.open_dataset(tmp_path)
+
+
+def test_a_notebook_shows_counts_and_images(ds: Dataset) -> None:
+    html = ds.select(language="C")._repr_html_()
+    assert html.count("data:image/png;base64,") == 8
+    assert "C 8" in re.sub("[0-9]", "8", html)
+    assert "data:image" not in ds.select("n_lines < 0")._repr_html_()
+
+
+def test_views_can_be_pickled(ds: Dataset) -> None:
+    view = ds.select("language == 'C'").sample(7)
+    again = pickle.loads(pickle.dumps(view))
+    np.testing.assert_array_equal(again.images, view.images)
+    assert len(pickle.dumps(ds.select("language == 'C'"))) < 10_000
+
+
+def test_tables_have_plain_types(ds: Dataset) -> None:
+    assert isinstance(ds.files, pd.DataFrame)
+    assert ds.files.dtypes["n_images"] == np.int32
+    assert ds.files.dtypes["size"] == pd.Int64Dtype()
+    frame = ds.columns("path", "license", "records.n_images", start=2, stop=4)
+    assert frame.columns.tolist() == ["path", "license", "records.n_images"]
+    assert frame.license.tolist() == ["mit", "mit"]
+
+
+def test_withdrawn_records_are_hidden(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    import pyarrow as pa
+
+    from zml_dask.store.layout import DATASET_JSON, WITHDRAWN_SCHEMA
+    from zml_dask.store.tables import write_part
+
+    storage = write_dataset(Storage.open(tmp_path / "ds"), tmp_path)
+    info = read_info(storage)
+    rows = pa.Table.from_pylist([{"record_id": 20, "reason": "asked for"}], WITHDRAWN_SCHEMA)
+    part = write_part(storage, "withdrawn", 0, [rows])
+    tables = {**info.tables, "withdrawn": (part,)}
+    storage.write(DATASET_JSON, replace(info, tables=tables).to_bytes())
+    ds = zml.open_dataset(tmp_path / "ds")
+    assert 20 not in set(ds.files.record_id)
+    assert ds.records.record_id.tolist() == [10, 30, 40]
+    assert len(ds) == ds.files.n_images.sum() < info.counts.images
+    assert len(ds.select("license == 'apache-2.0'")) == 0
+    hidden = int(info.counts.files // 4 + 3)
+    with pytest.raises(NoSuchFileError):
+        ds.text(hidden)
+    with pytest.raises(NoSuchRecordError):
+        ds.record(20)
+
+
+def test_a_commit_under_way_is_not_seen(tmp_path: Path) -> None:
+    storage = write_dataset(Storage.open(tmp_path / "ds"), tmp_path)
+    before = zml.open_dataset(tmp_path / "ds")
+    pixels = before.images.compute()
+    stage_record(storage, tmp_path, 50, files_of(50), {})
+    plan_commit(storage)
+    assert len(zml.open_dataset(tmp_path / "ds")) == len(before)
+    commit(storage)
+    # The last shard was replaced; what was opened before still reads its rows.
+    np.testing.assert_array_equal(before.images.compute(), pixels)
+    assert len(zml.open_dataset(tmp_path / "ds")) > len(before)
+
+
+def test_a_damaged_chunk_is_said_and_not_returned(tmp_path: Path) -> None:
+    storage = write_dataset(Storage.open(tmp_path / "ds"), tmp_path)
+    path = "images.zarr/images/c/0/0/0"
+    data = bytearray(storage.read(path))
+    data[100] ^= 1
+    storage.write(path, bytes(data))
+    with pytest.raises(ShardDamagedError, match="verify"):
+        zml.open_dataset(tmp_path / "ds").images[:3].compute()

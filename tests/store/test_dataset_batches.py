@@ -1,0 +1,146 @@
+"""Batches: every image once, the same by seed, whatever the number of workers."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_builders import write_dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zml_dask as zml
+from zml_dask.errors import UsageError
+from zml_dask.store.batches import LabelError
+from zml_dask.store.dataset import Dataset
+from zml_dask.store.pixels import EncodingError, encode
+from zml_dask.store.storage import Storage
+
+
+@pytest.fixture(scope="module")
+def ds(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    base = tmp_path_factory.mktemp("batches")
+    write_dataset(Storage.open(base / "ds"), base)
+    return zml.open_dataset(base / "ds")
+
+
+def keys(images: np.ndarray) -> list[bytes]:
+    return sorted(image.tobytes() for image in images)
+
+
+def test_without_a_seed_the_order_is_the_datasets(ds: Dataset) -> None:
+    batches = ds.batches(batch_size=50)
+    got = list(batches)
+    assert [len(batch) for batch in got[:-1]] == [50] * (len(got) - 1)
+    assert len(batches) == len(got)
+    np.testing.assert_array_equal(np.concatenate(got), ds.images)
+    full = ds.batches(batch_size=50, drop_last=True)
+    assert [len(batch) for batch in full] == [50] * len(full)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 50])
+def test_workers_divide_the_images_among_themselves(ds: Dataset, workers: int) -> None:
+    batches = ds.batches(batch_size=20, seed=5, buffer=100)
+    shares = [list(batches.share(worker, workers)) for worker in range(workers)]
+    images = np.concatenate([batch for share in shares for batch in share])
+    assert keys(images) == keys(ds.images.compute())
+
+
+def test_a_seed_shuffles_and_repeats_itself(ds: Dataset) -> None:
+    one, two = ds.batches(batch_size=64, seed=1), ds.batches(batch_size=64, seed=1)
+    first = np.concatenate(list(one))
+    np.testing.assert_array_equal(first, np.concatenate(list(two)))
+    second = np.concatenate(list(one))  # the next epoch
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, ds.images.compute())
+    assert keys(first) == keys(second)
+
+
+def test_labels_go_with_their_images(ds: Dataset) -> None:
+    view = ds.select("language in ['Python', 'C'] and n_lines > 50")
+    labelled = view.batches(batch_size=10, seed=3, labels="language", buffer=70)
+    assert labelled.classes == ("C", "Python")
+    expected = {
+        image.tobytes(): labelled.classes.index(language)
+        for image, language in zip(
+            view.images.compute(), view.to_xarray().language.values, strict=True
+        )
+    }
+    for images, codes in labelled:
+        assert [expected[image.tobytes()] for image in images] == codes.tolist()
+    numbers = [label for _, labels in view.batches(labels="record_id") for label in labels]
+    assert sorted(set(numbers)) == [10, 20, 30, 40]
+    with_missing = np.concatenate([codes for _, codes in ds.batches(labels="license")])
+    assert set(with_missing.tolist()) == {-1, 0, 1}
+
+
+def test_parts_of_a_split_share_their_codes(ds: Dataset) -> None:
+    parts = ds.select("language != 'Fortran'").split({"a": 0.5, "b": 0.5}, by="file")
+    narrow = parts["a"].select(language="Python").batches(labels="language")
+    assert narrow.classes == ("C", "Python")
+
+
+def test_what_cannot_be_is_said(ds: Dataset) -> None:
+    with pytest.raises(LabelError, match="lists"):
+        ds.batches(labels="keywords")
+    with pytest.raises(LabelError, match="missing"):
+        ds.batches(labels="n_cut")
+    with pytest.raises(EncodingError, match="onehot"):
+        ds.batches(encoding="two-hot")
+    with pytest.raises(UsageError, match="batch_sise"):
+        ds.batches(batch_sise=3)
+    with pytest.raises(UsageError, match="1 or more"):
+        ds.batches(batch_size=0)
+
+
+@given(st.text(min_size=1, max_size=20), st.lists(st.characters(), unique=True, max_size=300))
+def test_one_hot_planes_say_what_the_indices_say(text: str, vocabulary: list[str]) -> None:
+    image = np.array([[[ord(char) for char in text]]], np.uint32)
+    letters = "".join(vocabulary)
+    indices = encode(image, "index", letters)
+    assert [letters[i - 1] if i else None for i in indices[0, 0].tolist()] == [
+        char if char in vocabulary else None for char in text
+    ]
+    np.testing.assert_array_equal(encode(image, "onehot", letters).argmax(axis=1), indices)
+
+
+def test_pytorch_gets_tensors(ds: Dataset) -> None:
+    torch = pytest.importorskip("torch")
+    loader = ds.select("language == 'C'").to_torch(16, labels="language", encoding="onehot")
+    images, labels = next(iter(loader))
+    assert images.shape == (16, 96, 80, 80)
+    assert images.dtype == torch.uint8
+    assert labels.dtype == torch.int64
+    assert next(iter(ds.to_torch(4))).dtype == torch.int32
+    halves = [list(ds.to_torch(8, seed=0, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert sum(len(batch) for half in halves for batch in half) == len(ds)
+    again = pickle.loads(pickle.dumps(ds.to_torch(8, seed=0)))
+    again.set_epoch(1)
+    assert not torch.equal(next(iter(again)), next(iter(ds.to_torch(8, seed=0))))
+
+
+def test_two_worker_processes_give_every_image_once(ds: Dataset) -> None:
+    data = pytest.importorskip("torch.utils.data")
+    loader = data.DataLoader(ds.to_torch(16, seed=2), batch_size=None, num_workers=2)
+    images = np.concatenate([batch.numpy().astype(np.uint32) for batch in loader])
+    assert keys(images) == keys(ds.images.compute())
+
+
+def test_a_missing_extra_is_named(ds: Dataset) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = sys.modules['xarray'] = None\n"
+        "import zml_dask as zml\n"
+        f"ds = zml.open_dataset({ds.url!r})\n"
+        "for wanted in (ds.to_torch, ds.to_xarray):\n"
+        "    try: wanted()\n"
+        "    except zml.errors.UsageError as error: print(error)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path("/")
+    )
+    assert "install zml-dask[ml]" in ran.stdout
+    assert "xarray" in ran.stdout

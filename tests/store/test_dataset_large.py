@@ -1,0 +1,148 @@
+"""A million images: what is read, counted at the store; never how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from large_dataset import FILES_A_SHARD, write_large_dataset
+
+import zml_dask as zml
+from zml_dask.store.dataset import Dataset
+from zml_dask.store.layout import image_arrays, shard_path
+from zml_dask.store.local_storage import LocalStorage
+from zml_dask.store.shards import ShardReader
+
+
+@dataclass
+class Reads:
+    """Every range that was read: path, start, stop."""
+
+    ranges: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def bytes_of(self, part: str) -> int:
+        return sum(stop - start for path, start, stop in self.ranges if part in path)
+
+    def of_chunks(self) -> list[tuple[str, int, int]]:
+        return [r for r in self.ranges if "images/c" in r[0] and r[1] >= 0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large") / "ds"
+    write_large_dataset(folder)
+    return folder
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
+    seen = Reads()
+    read_range, read_tail = LocalStorage.read_range, LocalStorage.read_tail
+
+    def counted_range(storage: LocalStorage, path: str, start: int, stop: int) -> bytes:
+        data = read_range(storage, path, start, stop)
+        seen.ranges.append((path, start, start + len(data)))
+        return data
+
+    def counted_tail(storage: LocalStorage, path: str, size: int) -> bytes:
+        data = read_tail(storage, path, size)
+        seen.ranges.append((path, -len(data), 0))
+        return data
+
+    monkeypatch.setattr(LocalStorage, "read_range", counted_range)
+    monkeypatch.setattr(LocalStorage, "read_tail", counted_tail)
+    return seen
+
+
+def bytes_needed(ds: Dataset) -> int:
+    """Size of the chunks that hold a view's rows, by the shards' own index."""
+    spec = image_arrays(ds.info.shape)[0]
+    data = Path(ds.url, shard_path("images", 0, 3)).read_bytes()
+    reader = ShardReader(spec, (80, 80), data)
+    sizes = [stop - start for start, stop in map(reader.span, range(64))]
+    chunks = np.unique(ds.rows.positions() // spec.chunk)
+    return sum(sizes[chunk % 64] for chunk in chunks)
+
+
+def test_opening_reads_none_of_the_tables(folder: Path, reads: Reads) -> None:
+    ds = zml.open_dataset(folder)
+    assert len(ds) > 1_000_000
+    assert ds.images.shape == (len(ds), 80, 80)
+    assert repr(ds)
+    assert reads.ranges == []
+
+
+def test_a_selection_reads_a_few_columns(folder: Path, reads: Reads) -> None:
+    view = zml.open_dataset(folder).select("language == 'Fortran'")
+    assert 0.005 * 1_003_520 < len(view.images) < 0.02 * 1_003_520
+    tables = sum(p.stat().st_size for p in folder.glob("*.parquet/*"))
+    assert reads.bytes_of("images.zarr") == 0
+    assert reads.bytes_of("parquet") < 0.1 * tables
+
+
+def test_one_per_cent_of_the_rows_reads_their_chunks_once(folder: Path, reads: Reads) -> None:
+    ds = zml.open_dataset(folder)
+    view = ds.select("language == 'Fortran' and license == 'mit'")
+    needed = bytes_needed(view)
+    reads.ranges.clear()
+    images = view.images.compute(scheduler="synchronous")
+    assert images.shape[0] == len(view)
+    assert needed <= reads.bytes_of("images.zarr") < 1.1 * needed
+    chunks = reads.of_chunks()
+    assert len(set(chunks)) == len(chunks)
+
+
+def test_a_slice_of_a_view_reads_only_its_own_chunks(folder: Path, reads: Reads) -> None:
+    view = zml.open_dataset(folder).select("language == 'Fortran'")
+    first = view.select(np.arange(len(view)) < 100)
+    needed = bytes_needed(first)
+    reads.ranges.clear()
+    view.images[:100].compute(scheduler="synchronous")
+    shards = len(np.unique(first.rows.positions() // 4096))
+    assert reads.bytes_of("images.zarr") == needed + shards * 1028
+
+
+def test_scattered_rows_are_read_chunk_by_chunk_once(folder: Path, reads: Reads) -> None:
+    sample = zml.open_dataset(folder).sample(500, seed=3)
+    needed = bytes_needed(sample)
+    reads.ranges.clear()
+    sample.images.compute(scheduler="synchronous")
+    shards = len(np.unique(sample.rows.positions() // 4096))
+    assert reads.bytes_of("images.zarr") == needed + shards * 1028
+    chunks = reads.of_chunks()
+    assert len(set(chunks)) == len(chunks)
+
+
+def test_neighbouring_chunks_come_in_one_request(folder: Path, reads: Reads) -> None:
+    zml.open_dataset(folder).images[64:640].compute(scheduler="synchronous")
+    assert len(reads.of_chunks()) == 1
+
+
+def test_one_record_reads_one_row_group_of_the_files(folder: Path, reads: Reads) -> None:
+    ds = zml.open_dataset(folder)
+    record = ds.record(7)
+    assert len(record.files) == FILES_A_SHARD
+    tables = sum(p.stat().st_size for p in folder.glob("*.parquet/*"))
+    assert reads.bytes_of("parquet") < 0.4 * tables  # of four row groups
+
+
+def test_an_epoch_reads_every_chunk_once(folder: Path, reads: Reads) -> None:
+    view = zml.open_dataset(folder).select("language == 'Fortran' and record_id < 20")
+    batches = view.batches(batch_size=64, seed=0, buffer=256, labels="license")
+    needed = bytes_needed(view)
+    reads.ranges.clear()
+    n = sum(len(images) for images, _ in batches)
+    assert n == len(view)
+    chunks = reads.of_chunks()
+    assert len(set(chunks)) == len(chunks)
+    assert sum(stop - start for _, start, stop in chunks) == needed
+
+
+def test_the_graph_stays_small(folder: Path) -> None:
+    import pickle
+
+    view = zml.open_dataset(folder).select("language == 'C'")
+    assert len(pickle.dumps(dict(view.images.dask))) < 1_000_000

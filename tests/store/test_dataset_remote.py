@@ -1,0 +1,90 @@
+"""The same dataset over HTTP and from S3, by real servers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_builders import write_dataset
+from range_server import RangeServer
+
+import zml_dask as zml
+from zml_dask.store.dataset import NoDatasetError
+from zml_dask.store.storage import Storage
+
+BUCKET = "asked"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("remote")
+    write_dataset(Storage.open(base / "ds"), base)
+    return base / "ds"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    moto = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+    client.create_bucket(Bucket=BUCKET)
+    yield {"endpoint_url": url, "key": "test", "secret": "test"}
+    server.stop()
+
+
+def check_same(remote: zml.Dataset, local: zml.Dataset) -> None:
+    view, expected = remote.select("language == 'C'"), local.select("language == 'C'")
+    assert view.files.equals(expected.files)
+    assert view.records.title.tolist() == expected.records.title.tolist()
+    np.testing.assert_array_equal(view.images, expected.images)
+    file_id = int(view.files.file_id.iloc[-1])
+    assert remote.text(file_id) == local.text(file_id)
+    assert sum(len(images) for _, images in view) == len(expected)
+    assert sum(map(len, view.batches(batch_size=32, seed=0))) == len(expected)
+
+
+def test_from_s3(folder: Path, s3: dict[str, str], tmp_path: Path) -> None:
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    write_dataset(Storage.open(url, **s3), tmp_path)
+    check_same(zml.open_dataset(url, storage_options=s3), zml.open_dataset(folder))
+    with pytest.raises(NoDatasetError):
+        zml.open_dataset(f"s3://{BUCKET}/nothing-here", s3)
+
+
+def test_over_http(folder: Path) -> None:
+    with RangeServer(folder.parent) as server:
+        remote = zml.open_dataset(f"{server.url}/ds")
+        assert server.bytes_sent("") == (folder / "dataset.json").stat().st_size
+        check_same(remote, zml.open_dataset(folder))
+        with pytest.raises(NoDatasetError):
+            zml.open_dataset(f"{server.url}/nothing-here")
+
+
+def test_over_http_only_the_chunks_asked_for_are_sent(folder: Path) -> None:
+    with RangeServer(folder.parent) as server:
+        images = zml.open_dataset(f"{server.url}/ds").images
+        server.sent.clear()
+        images[:10].compute()
+        shard = (folder / "images.zarr/images/c/0/0/0").stat().st_size
+        assert 0 < server.bytes_sent("images.zarr") < shard / 2
+        assert server.bytes_sent("parquet") == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_read_from_s3_on_their_own(
+    s3: dict[str, str], tmp_path: Path, workers: int
+) -> None:
+    data = pytest.importorskip("torch.utils.data")
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    write_dataset(Storage.open(url, **s3), tmp_path)
+    ds = zml.open_dataset(url, s3)
+    loader = data.DataLoader(ds.to_torch(32, seed=1), batch_size=None, num_workers=workers)
+    assert sum(len(batch) for batch in loader) == len(ds)

@@ -1,0 +1,161 @@
+"""Expressions: what they mean, and what they refuse."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zml_dask.errors import UsageError
+from zml_dask.store.columns import UnknownColumnError, find_column
+from zml_dask.store.query import ExpressionError, equality, parse
+
+TABLE = pa.table(
+    {
+        "path": ["a/b.py", "C.c", "[x].py", "naïve \u2603", ""],
+        "language": ["Python", "C", None, "Python", None],
+        "n_lines": [0, 10, 200, 3, 7],
+        "size": pa.array([0, 100, None, 30, 7], pa.int64()),
+    }
+)
+ROWS = TABLE.to_pylist()
+
+
+def matching(text: str) -> list[int]:
+    """Positions of the rows that match."""
+    table = TABLE.append_column("row", pa.array(range(len(TABLE))))
+    for condition in parse(text):
+        table = table.filter(condition.expression(lambda column: column.name))
+    return table["row"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("language == 'Python'", [0, 3]),
+        ("language != 'Python'", [1, 2, 4]),
+        ("not (language != 'Python')", [0, 3]),
+        ("size < 50", [0, 3, 4]),
+        ("not size < 50", [1, 2]),
+        ("size == None or size is None", [2]),
+        ("size is not None and language != None", [0, 1, 3]),
+        ("3 <= n_lines < 10", [3, 4]),
+        ("n_lines > -1 and n_lines != +10", [0, 2, 3, 4]),
+        ("size / n_lines > 9.9", [1, 3]),
+        ("size - n_lines == 0", [0, 4]),
+        ("path.str.contains('[x]', regex=False)", [2]),
+        ("path.contains('^[a-c]', case=False)", [0, 1]),
+        ("path.str.endswith('.py')", [0, 2]),
+        ("path.endswith(('.c', '3'))", [1]),
+        ("path.match('a')", [0]),
+        ("path.fullmatch('C.c')", [1]),
+        ("'\u2603' in path", [3]),
+        ("'x =~ y' in path or path =~ '/'", [0]),
+        ("path !~ 'py' and path.str.len() > 3", [3]),
+        ("len(path) == 0", [4]),
+        ("path.upper() == 'C.C'", [1]),
+        ("language in ('C', 'R') or n_lines in [200]", [1, 2]),
+        ("language not in ['C', 'Python']", [2, 4]),
+        ("language.isin(['C'])", [1]),
+        ("(language == 'C') | ~(n_lines > 3) & language.notna()", [0, 1, 3]),
+        ("'C' == language", [1]),
+        ("True", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_meaning(text: str, rows: list[int]) -> None:
+    assert matching(text) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("langauge == 'C'", "did you mean 'language'"),
+        ("xyzzy == 1", "there are segment"),
+        ("records.langage == 'C'", "no column 'records.langage'"),
+        ("n_lines == '3'", "which is a number"),
+        ("language > 3", "which is text"),
+        ("n_lines", "is not a condition"),
+        ("path =~ '('", "RE2"),
+        ("path =~ language", "should be text in quotes"),
+        ("keywords == 'a'", "'word' in column"),
+        ("n_lines in 3", "can hold nothing"),
+        ("language =", "cannot read the expression"),
+        ("", "cannot read the expression"),
+        ("n_lines == 1e400 * 99999999999999999999", "larger number"),
+        ("n_lines == 99999999999999999999", "larger number"),
+        ("n_lines =~ '3'", "is not text"),
+        ("language is 'C'", "only None can"),
+        ("language in [path]", "cannot stand in a list"),
+        ("path.contains()", "no condition that is known"),
+        ("language + 'x' == 'y'", "not a number to calculate"),
+        ("__import__('os').system('true')", "no condition that is known"),
+        ("open('/etc/passwd') == 1", "only methods of columns"),
+        ("(lambda: 1)() == 1", "only methods of columns"),
+        ("path.__class__ == 'x'", "cannot be compared"),
+        ("[x for x in path] == 1", "cannot be compared"),
+        ("(n := 3) == 3", "cannot be compared"),
+        ("not " * 10_000 + "True", "nested too deeply"),
+        ("n_lines > 1 and " * 100_000 + "True", "million characters"),
+    ],
+)
+def test_refusals(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        parse(text)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 800
+
+
+@given(st.text())
+def test_nothing_but_a_usage_error_comes_of_any_text(text: str) -> None:
+    with contextlib.suppress(UsageError):
+        parse(text)
+
+
+@given(
+    st.sampled_from(["n_lines", "size"]),
+    st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+    st.one_of(st.integers(-5, 300), st.floats(-5, 300)),
+    st.booleans(),
+)
+def test_comparisons_are_pythons_but_for_what_is_missing(
+    name: str, sign: str, number: float, negated: bool
+) -> None:
+    def holds(row: dict[str, object]) -> bool:
+        value = row[name]
+        if value is None:
+            return (sign == "!=") != negated
+        return bool(eval(f"value {sign} number", {"value": value, "number": number})) != negated
+
+    text = f"{name} {sign} {number!r}"
+    expected = [i for i, row in enumerate(ROWS) if holds(row)]
+    assert matching(f"not {text}" if negated else text) == expected
+
+
+@given(st.text(), st.text())
+def test_any_text_can_be_asked_for(text: str, other: str) -> None:
+    table = pa.table({"path": [text, other]}) if _encodes(text + other) else None
+    if table is None:
+        return
+    found = table.filter(equality("path", text).expression(lambda c: c.name))
+    assert found["path"].to_pylist() == [text] * (1 + (text == other))
+
+
+def _encodes(text: str) -> bool:
+    return not any(0xD800 <= ord(char) < 0xE000 for char in text)
+
+
+def test_equality_takes_what_a_user_has_at_hand() -> None:
+    import numpy as np
+    import pandas as pd
+
+    for values in ([1, 2], (1, 2), np.array([1, 2]), pd.Series([1, 2]), {1, 2}):
+        assert equality("n_lines", values).columns == {find_column("n_lines")}
+    equality("n_lines", np.int64(3))
+    equality("records.n_images", 3)
+    with pytest.raises(ExpressionError, match="can equal text"):
+        equality("n_lines", object())
+    with pytest.raises(UnknownColumnError):
+        equality("n_linse", 3)
