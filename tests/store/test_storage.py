@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import threading
 import uuid
@@ -110,6 +111,19 @@ def test_only_one_of_many_makes_a_new_object(storage: Storage) -> None:
     assert storage.read("build.lock") == b"%d" % won.index(True)
     assert not storage.write_new("build.lock", b"late")
     assert not storage.leftovers()
+
+
+def test_a_new_object_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    storage = Storage.open(tmp_path / "ds")
+    assert storage.write_new("build.lock", b"one")
+    assert not storage.write_new("build.lock", b"two")
+    assert (storage.read("build.lock"), storage.leftovers()) == (b"one", [])
 
 
 def test_readers_see_old_bytes_or_new_ones(storage: Storage) -> None:

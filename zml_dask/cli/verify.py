@@ -21,7 +21,7 @@ from zml_dask.store.repair import repair
 from zml_dask.store.report import Report
 from zml_dask.store.restage import Restage
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
+from zml_dask.store.tables import read_rows
 from zml_dask.store.verify import verify
 
 _SHOWN = 20
@@ -118,10 +118,5 @@ def _records(
         return [opened.read(ref) for ref in refs if ref is not None]
     harvest = info.harvest or {}
     api_url = str(options.api_url or harvest.get("api_url") or ZENODO_API)
-    wanted = set(record_ids)
-    table = read_table(dataset, info, "records", ["record_id", "metadata"])
-    return [
-        parse_record(json.loads(row["metadata"]), api_url=api_url)
-        for row in table.to_pylist()
-        if row["record_id"] in wanted and row["metadata"]
-    ]
+    rows = read_rows(dataset, info, "records", ["metadata"], record_ids)["metadata"].to_pylist()
+    return [parse_record(json.loads(hit), api_url=api_url) for hit in rows if hit]

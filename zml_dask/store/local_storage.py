@@ -22,6 +22,7 @@ _TEMPORARY = ".tmp-"
 # Never world-writable, whatever the umask; group-writable where the umask
 # permits it, since teams share datasets.
 _FILE_MODE = 0o664
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 _FOLDER_MODE = 0o775
 
 
@@ -72,6 +73,10 @@ class LocalStorage(Storage):
                 os.link(temporary, target)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _create_whole(target, data)
             finally:
                 temporary.unlink(missing_ok=True)
         return True
@@ -198,6 +203,18 @@ def _make_folder(folder: Path) -> None:
 
 def _create(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb")
+
+
+def _create_whole(target: Path, data: bytes) -> bool:
+    """Make a file where the file system knows no links: exclusive still, if not all at once."""
+    try:
+        with _create(target) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    return True
 
 
 def _umask() -> int:

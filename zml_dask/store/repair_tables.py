@@ -35,7 +35,13 @@ from zml_dask.store.shards import ShardReader
 from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.tables import read_part, write_part
 from zml_dask.store.verify_objects import expected_paths
-from zml_dask.store.verify_rows import check_tables, check_texts, file_batches, numbers
+from zml_dask.store.verify_rows import (
+    check_tables,
+    check_texts,
+    file_batches,
+    file_groups,
+    numbers,
+)
 
 DONE = "made again: "
 """How a note about a repaired object begins; its path follows."""
@@ -173,7 +179,7 @@ def _replace_part(
 def rebuild_manifest(storage: Storage, info: DatasetInfo, outcome: Report) -> None:
     """List all objects anew, once every image of them has been held to its file's text."""
     found = check_tables(storage, info)
-    found.merge(check_texts(storage, info, 0, info.counts.images))
+    found.merge(check_texts(storage, info, file_groups(storage, info), 0, info.counts.images))
     if not found.ok or found.checked.get("texts", 0) != _texts(storage, info):
         outcome.add(
             "unreadable", info.manifest[0].path, "the images do not prove themselves without it"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.store.failures import failures_table
@@ -19,7 +18,7 @@ from zml_dask.store.plan import CommitPlan
 from zml_dask.store.staged import StagedReader, read_staged
 from zml_dask.store.staging_index import StagingIndex
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
+from zml_dask.store.tables import read_rows, read_table
 
 Restage = Callable[[Sequence[int], Storage], None]
 """Fetches records again and stages them into a storage of their own (or stages their
@@ -77,9 +76,8 @@ def recorded_files(
 ) -> dict[int, list[FileKey]]:
     """Read what the files table says of some records' files, in row order."""
     found: dict[int, list[FileKey]] = {record_id: [] for record_id in record_ids}
-    table = read_table(storage, info, "files", ["record_id", *_COMPARED])
-    mask = pa.array(np.isin(table["record_id"].to_numpy(), record_ids))
-    for row in table.filter(mask).to_pylist():
+    columns = ["record_id", *_COMPARED]
+    for row in read_rows(storage, info, "files", columns, record_ids).to_pylist():
         found[row["record_id"]].append(_key(row))
     return found
 

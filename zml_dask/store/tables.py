@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -132,6 +132,27 @@ def read_table(
         schema = pa.schema([schema.field(name) for name in columns])
     parts = [read_part(storage, part, columns) for part in info.tables.get(table, ())]
     return pa.concat_tables([schema.empty_table(), *parts])
+
+
+def read_rows(
+    storage: Storage,
+    info: DatasetInfo,
+    table: str,
+    columns: Sequence[str],
+    record_ids: Collection[int],
+) -> pa.Table:
+    """Read the rows of some records, in row order.
+
+    Row groups without any of them are passed over by their statistics, and one
+    part is in memory at a time.
+    """
+    wanted = sorted(record_ids)
+    found = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
+    for part in info.tables.get(table, ()):
+        with storage.open_reader(part.path) as stream:
+            filters = [("record_id", "in", wanted)]
+            found.append(pq.read_table(stream, columns=list(columns), filters=filters))
+    return pa.concat_tables(found, promote_options="permissive")
 
 
 def _hash_file(path: Path) -> str:

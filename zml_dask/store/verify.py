@@ -33,7 +33,7 @@ from zml_dask.store.verify_objects import (
     check_part,
     note_leftovers,
 )
-from zml_dask.store.verify_rows import check_tables, check_texts
+from zml_dask.store.verify_rows import check_tables, check_texts, file_groups
 
 __all__ = ["Problem", "Report", "verify"]
 
@@ -130,8 +130,11 @@ def _verify(
     if not deep and shards.size > SAMPLED_SHARDS:
         shards = shards[np.linspace(0, shards.size - 1, SAMPLED_SHARDS).astype(int)]
     firsts = shards * IMAGES.shard
+    groups = file_groups(storage, info)
     for found in mapper(
-        partial(check_texts, storage, info), firsts.tolist(), (firsts + IMAGES.shard).tolist()
+        partial(check_texts, storage, info, groups),
+        firsts.tolist(),
+        (firsts + IMAGES.shard).tolist(),
     ):
         report.merge(found)
 

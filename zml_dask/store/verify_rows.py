@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from zml_dask.raster.images import to_text
 from zml_dask.store.index_columns import index_columns
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import FILL_VALUE, IMAGES_ZARR, image_arrays
+from zml_dask.store.layout import FILES_SCHEMA, FILL_VALUE, IMAGES_ZARR, image_arrays
 from zml_dask.store.report import Report
 from zml_dask.store.shards import ShardDamagedError
 from zml_dask.store.storage import ObjectMissingError, Storage
@@ -23,15 +24,52 @@ from zml_dask.store.tables import read_table
 Int64 = NDArray[np.int64]
 
 _COLUMNS = ["file_id", "record_id", "n_lines", "first_image", "n_images", "text_sha256"]
-_BATCH = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class FileGroup:
+    """A row group of the files table, and between which images its files begin.
+
+    Attributes
+    ----------
+    path : str
+        Of its part.
+    number : int
+        Of the row group.
+    first_image, last_image : int
+        Smallest and largest ``first_image`` in it.
+    """
+
+    path: str
+    number: int
+    first_image: int
+    last_image: int
+
+
+def file_groups(storage: Storage, info: DatasetInfo) -> list[FileGroup]:
+    """List the row groups of the files table, in row order, by the statistics of its parts."""
+    found = []
+    column = FILES_SCHEMA.get_field_index("first_image")
+    for part in info.tables["files"]:
+        with storage.open_reader(part.path) as stream:
+            metadata = pq.ParquetFile(stream).metadata
+        for number in range(metadata.num_row_groups):
+            statistics = metadata.row_group(number).column(column).statistics
+            found.append(FileGroup(part.path, number, statistics.min, statistics.max))
+    return found
+
+
+def read_group(storage: Storage, group: FileGroup) -> pa.RecordBatch:
+    """Read the columns that verification needs of a row group."""
+    with storage.open_reader(group.path) as stream:
+        table = pq.ParquetFile(stream).read_row_group(group.number, columns=_COLUMNS)
+    return table.combine_chunks().to_batches()[0]
 
 
 def file_batches(storage: Storage, info: DatasetInfo) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Give the rows that verification needs of the files table, part by part, in order."""
-    for part in info.tables["files"]:
-        with storage.open_reader(part.path) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(_BATCH, columns=_COLUMNS):
-                yield part.path, batch
+    """Give the rows that verification needs of the files table, in row order."""
+    for group in file_groups(storage, info):
+        yield group.path, read_group(storage, group)
 
 
 def check_tables(storage: Storage, info: DatasetInfo) -> Report:
@@ -156,7 +194,13 @@ def _check_records(
         report.add("counts", "failures.parquet", "not as many rows as dataset.json says")
 
 
-def check_texts(storage: Storage, info: DatasetInfo, first_image: int, stop_image: int) -> Report:
+def check_texts(
+    storage: Storage,
+    info: DatasetInfo,
+    groups: Sequence[FileGroup],
+    first_image: int,
+    stop_image: int,
+) -> Report:
     """Check that the files that begin within a range of images give back their recorded text.
 
     Every pixel counts: lines by their hash, the rest by being spaces.
@@ -165,15 +209,15 @@ def check_texts(storage: Storage, info: DatasetInfo, first_image: int, stop_imag
     spec = image_arrays(info.shape)[0]
     rows = StoredRows(storage, spec, info.shape)
     path = f"{IMAGES_ZARR}/{spec.name}"
-    for _, batch in file_batches(storage, info):
+    for group in groups:
+        if group.first_image >= stop_image or group.last_image < first_image:
+            continue
+        batch = read_group(storage, group)
         columns = numbers(batch)
         firsts, counts = columns["first_image"], columns["n_images"]
-        if not len(batch) or firsts[0] >= stop_image:
-            return report
         wanted = np.flatnonzero((counts > 0) & (firsts >= first_image) & (firsts < stop_image))
         for row in wanted.tolist():
             first, count = int(firsts[row]), int(counts[row])
-            where = f"file {columns['file_id'][row]} at image {first}"
             try:
                 images = rows.rows(first, first + count)
             except (ShardDamagedError, ObjectMissingError):
@@ -181,6 +225,7 @@ def check_texts(storage: Storage, info: DatasetInfo, first_image: int, stop_imag
             report.count("texts")
             digest = batch.column("text_sha256")[row].as_py()
             if not _says(images, int(columns["n_lines"][row]), info.shape.height, digest):
+                where = f"file {columns['file_id'][row]} at image {first}"
                 report.add("text", path, f"{where} gives back another text than was recorded")
     return report
 
