@@ -90,7 +90,8 @@ def _fate(file: Row | None, size: int | None) -> str:
     if file is not None:
         words += [file["language"]] if file["language"] else []
         is_ok = file["status"] == "ok"
-        words += [f"{file['n_images']:,} images" if is_ok else file["status"].replace("_", " ")]
+        count = "1 image" if file["n_images"] == 1 else f"{file['n_images']:,} images"
+        words += [count if is_ok else file["status"].replace("_", " ")]
     return f"({', '.join(words)})" if words else ""
 
 

@@ -1,0 +1,320 @@
+"""build, status, show, update, fetch and demo from the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import distributed
+import numpy as np
+import pytest
+from PIL import Image
+
+from zml_dask.cli.main import main
+from zml_dask.net.http import HttpClient
+from zml_dask.pipeline.build import build
+from zml_dask.pipeline.lock import dataset_lock
+from zml_dask.records.harvest import HarvestOptions, harvest
+from zml_dask.sandbox.archives import Source, zip_bytes
+from zml_dask.sandbox.corpus import Corpus, make_record
+from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.storage import Storage
+
+HOSTILE = "evil\x1b[31m\u202e.py"
+COMMAND = Path(sys.executable).with_name("zml-dask")
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    sources = [Source(path, data) for path, data in files.items()]
+    return zip_bytes("o-r-1a2b3c4", sources, when=datetime(2024, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Sandbox]:
+    good = {
+        "src/main.py": b"".join(b"print(%d)\n" % n for n in range(100)),
+        f"src/{HOSTILE}": b"x = '\x1b[2J'\n",
+        "logo.png": b"\x89PNG\0",
+        "docs/main.py": b"pass\n",
+    }
+    records = [
+        make_record(7, {"o/r.zip": archive(good)}, title="Seven \x1b[1mbold", license="mit"),
+        make_record(8, {"o/r.zip": archive({"a.f90": b"end\n"})}),
+        make_record(9),
+    ]
+    with Sandbox(Corpus(records)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def catalogue(served: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("catalogue") / "catalogue.jsonl"
+    with HttpClient() as client:
+        harvest(path, HarvestOptions(api_url=served.api_url), client)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[distributed.LocalCluster]:
+    """A cluster that stands already, so that no command has to start one."""
+    with distributed.LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address=":0",
+        protocol="tcp",
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def dataset(
+    catalogue: Path, cluster: distributed.LocalCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("dataset") / "ds"
+    with distributed.Client(cluster) as client:
+        build(catalogue, path, client=client)
+    return path
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def test_build_says_what_it_did_and_the_second_time_that_there_is_nothing_to_do(
+    catalogue: Path,
+    cluster: distributed.LocalCluster,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ("build", catalogue, tmp_path / "ds", "--cluster", cluster.scheduler_address)
+    assert run(*words, "--export", "pickle") == 0
+    said = capfd.readouterr()
+    assert "2 records, 5 files, 5 images" in said.out
+    assert "failed: 1 no_files" in said.out
+    assert "record 9 failed: no_files" in said.err
+    assert (tmp_path / "ds/legacy/7/images_7.pkl").exists()
+    assert run(*words) == 0
+    assert capfd.readouterr().out.startswith("nothing to do: ")
+    assert run("--quiet", *words) == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["build", "missing.jsonl", "ds"], 2, "there is no catalogue .*missing.jsonl"),
+        (["build", "{catalogue}", "{foreign}"], 2, "no dataset and not empty"),
+        (["build", "{catalogue}", "{foreign}/thesis.tex"], 2, "is a file"),
+        (["build", "{catalogue}", "ds", "--export", "png"], 2, "unknown format 'png'"),
+        (["build", "{catalogue}", "ds", "--limit", "0"], 2, "--limit"),
+        (["build", "{catalogue}", "ds", "--offline"], 2, "needs a cache"),
+        (["build", "{catalogue}", "ds", "--config", "none.toml"], 2, "none.toml"),
+        (["build", "{catalogue}", "ds", "--adapt", "4"], 2, "MIN:MAX"),
+        (["build", "{catalogue}", "ds", "--max-archive-size", "much"], 2, "no size"),
+        (["build", "{catalogue}", "/proc/ds"], 1, "cannot write"),
+        (["build", "{empty}", "ds"], 2, "names no record"),
+        (["build", "{catalogue}", "ds", "--cluster", "tcp://127.0.0.1:1"], 1, "no Dask scheduler"),
+        (["status", "ds"], 2, "holds no dataset"),
+        (["show", "ds", "7"], 2, "holds no dataset"),
+        (["update", "ds"], 2, "not built from a finished harvest"),
+        (["fetch", "missing.jsonl", "cache"], 2, "there is no catalogue"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_harms_nothing(
+    catalogue: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: list[str],
+    status: int,
+    message: str,
+) -> None:
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("precious")
+    (tmp_path / "empty.jsonl").touch()
+    places = {"catalogue": catalogue, "foreign": foreign, "empty": tmp_path / "empty.jsonl"}
+    assert run(*[word.format(**places) for word in words]) == status
+    said = capfd.readouterr()
+    last = said.err.strip().splitlines()[-1]
+    assert last.startswith("zml-dask: ")
+    assert re.search(message, last)
+    assert "Traceback" not in said.err
+    assert said.out == ""
+    assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
+    assert not (tmp_path / "ds" / "build.lock").exists()
+
+
+def test_a_locked_dataset_is_refused_in_one_line(
+    catalogue: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with dataset_lock(Storage.open(tmp_path / "ds")):
+        assert run("build", catalogue, tmp_path / "ds") == 1
+    said = capfd.readouterr().err
+    assert len(said.strip().splitlines()) == 1
+    assert "another build is at work" in said
+
+
+def test_status_counts_and_costs(
+    dataset: Path, catalogue: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("status", dataset, "--json") == 0
+    status = json.loads(capfd.readouterr().out)
+    assert status["committed"] == {"records": 2, "files": 5, "images": 5}
+    assert status["staged"] == {"records": 0, "files": 0, "images": 0}
+    assert status["failed"] == {"no_files": 1}
+    assert status["to_do"] == 0
+    images = next(cost for cost in status["arrays"] if cost["name"] == "images")
+    assert (images["rows"], images["size"]) == (5, 5 * 80 * 80 * 4)
+    on_disk = sum(
+        path.stat().st_size
+        for path in (dataset / "images.zarr/images").rglob("*")
+        if path.is_file()
+    )
+    assert images["stored"] == on_disk
+    assert images["codec"].startswith("blosc zstd")
+    assert {table["name"] for table in status["tables"]} >= {"files", "records", "failures"}
+    assert run("status", dataset) == 0
+    assert "committed  2 records, 5 files, 5 images" in capfd.readouterr().out
+    assert run("status", dataset, "--failures") == 0
+    out = capfd.readouterr().out
+    assert "1 no_files, 1 of them for good: " in out
+    assert "record 9, at fetch, tried once: " in out
+
+
+def test_status_tells_what_is_left_to_do(
+    catalogue: Path,
+    cluster: distributed.LocalCluster,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ("--cluster", cluster.scheduler_address, "--limit", "1")
+    assert run("build", catalogue, tmp_path / "ds", *words) == 0
+    capfd.readouterr()
+    assert run("status", tmp_path / "ds", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["to_do"] == 2
+
+
+def test_show_prints_a_tree_that_no_name_can_break(
+    dataset: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("show", dataset, 7) == 0
+    out = capfd.readouterr().out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "Seven \\x1b[1mbold" in out
+    assert "license: mit" in out
+    assert "  src/\n" in out
+    assert "main.py  (0.97 kiB, Python, 2 images)" in out
+    assert "logo.png  (5 B, binary)" in out
+
+
+def test_show_prints_a_file_as_text_and_images(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("show", dataset, 7, "src/main.py") == 0
+    out = capfd.readouterr().out
+    assert "print(0)\n" in out
+    assert "print(99)\n" in out
+    assert "█" in out
+    assert run("show", dataset, 7, "src/main.py", "--image", "1", "--png", tmp_path / "i.png") == 0
+    with Image.open(tmp_path / "i.png") as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (80, 80)
+    assert "".join(map(chr, pixels[0, :9])) == "print(80)"
+    capfd.readouterr()
+    hostile = r"evil\x1b[31m\u202e.py"
+    assert run("show", dataset, 7, hostile) == 0
+    assert "\x1b" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["5"], "holds no record 5"),
+        (["9"], "record 9 is not in the dataset: no_files"),
+        (["7", "none.py"], "holds no file 'none.py'"),
+        (["7", "main.py"], "several files end in 'main.py'"),
+        (["7", "logo.png"], "has no image, it is binary"),
+        (["7", "src/main.py", "--image", "2"], "has 2 images, 0 to 1"),
+        (["7", "--png", "x.png"], "need the PATH"),
+    ],
+)
+def test_show_says_what_it_cannot_show(
+    dataset: Path, capfd: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run("show", dataset, *words) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_a_cache_stands_in_for_the_network(
+    served: Sandbox,
+    catalogue: Path,
+    cluster: distributed.LocalCluster,
+    dataset: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    cache = tmp_path / "cache"
+    assert run("fetch", catalogue, cache) == 0
+    assert "2 records fetched" in capfd.readouterr().out
+    assert run("fetch", catalogue, cache) == 0
+    assert "0 records fetched (0 B), 2 there before" in capfd.readouterr().out
+    served.requests.clear()
+    words = ("--cache", cache, "--offline", "--cluster", cluster.scheduler_address)
+    assert run("build", catalogue, tmp_path / "ds", *words) == 0
+    assert len(served.requests) == 0
+    assert "failed: 1 not_in_cache" in capfd.readouterr().out
+    shard = "images.zarr/images/c/0/0/0"
+    assert (tmp_path / "ds" / shard).read_bytes() == (dataset / shard).read_bytes()
+
+
+def test_update_appends(
+    served: Sandbox,
+    catalogue: Path,
+    cluster: distributed.LocalCluster,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ("--cluster", cluster.scheduler_address)
+    assert run("build", catalogue, tmp_path / "ds", *words) == 0
+    capfd.readouterr()
+    assert run("update", tmp_path / "ds", *words) == 0
+    assert capfd.readouterr().out.startswith("nothing new for ")
+
+
+@pytest.mark.slow
+def test_the_demo_runs_twice(tmp_path: Path) -> None:
+    command = [COMMAND, "demo", "zenodo-ml", "--limit", "16", "--workers", "1"]
+    first, second = (
+        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        for _ in range(2)
+    )
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "16 records" in first.stdout
+    assert "images by language: " in first.stdout
+    assert "16 archives fetched over HTTP" in first.stdout
+    assert "█" in first.stdout
+    assert second.stdout.startswith("nothing to do: ")
+    assert (tmp_path / "catalogue.jsonl").exists()
+    assert "Traceback" not in first.stderr
+
+
+def test_the_demo_leaves_anothers_catalogue_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "catalogue.jsonl").write_text('{"id": 1}\n')
+    assert run("demo") == 2
+    assert "is no demo's catalogue" in capfd.readouterr().err
+    assert (tmp_path / "catalogue.jsonl").read_text() == '{"id": 1}\n'
