@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from zml_dask.records.journal import CatalogueWriteError, HarvestDiskError
 from zml_dask.records.slices import BadDateError
 from zml_dask.records.state import HarvestStateError, load_state
 from zml_dask.sandbox import search
-from zml_dask.sandbox.corpus import Corpus, SandboxRecord, make_record
+from zml_dask.sandbox.corpus import Corpus, Question, SandboxRecord, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.sandbox.synthetic import synthetic_corpus
@@ -161,6 +161,28 @@ def test_records_that_appear_and_disappear_meanwhile_cost_no_other_record(
     assert stable <= set(found)
     assert set(ids_of(corpus)) <= set(found)
     assert result.missing == 0
+
+
+class Wavering(Corpus):
+    """A corpus behind two replicas of its index: one does not have the last record yet."""
+
+    asked = 0
+
+    def search(self, question: Question) -> Sequence[SandboxRecord]:
+        self.asked += 1
+        found = super().search(question)
+        return found[:-1] if self.asked % 2 else found
+
+
+def test_replicas_that_differ_do_not_keep_the_harvest_from_ending(
+    make_sandbox: Make, client_of: ClientOf, tmp_path: Path
+) -> None:
+    served = make_sandbox(Wavering(synthetic_corpus(151)))
+    options = HarvestOptions(api_url=served.api_url)
+    result = harvest(tmp_path / "c.jsonl", options, client_of(served))
+    assert result.finished
+    assert result.records >= 150
+    assert len(served.requests) < 25
 
 
 @st.composite

@@ -19,7 +19,8 @@ from typing import Final
 
 from zml_dask.errors import UsageError
 from zml_dask.net.http import HttpClient
-from zml_dask.records.harvest_round import HarvestProgress, HarvestResult, HarvestRound
+from zml_dask.records.harvest_result import HarvestProgress, HarvestResult
+from zml_dask.records.harvest_round import HarvestRound
 from zml_dask.records.journal import Journal
 from zml_dask.records.slices import instant, read, written
 from zml_dask.records.state import HarvestOptions, HarvestState, HarvestStateError

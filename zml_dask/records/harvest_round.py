@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from time import sleep
 from typing import Final
@@ -12,6 +12,7 @@ from typing import Final
 from zml_dask.net.errors import BadQueryError, BadRequestError
 from zml_dask.net.http import HttpClient
 from zml_dask.records.canonical import canonical_json
+from zml_dask.records.harvest_result import HarvestProgress, HarvestResult
 from zml_dask.records.journal import Journal
 from zml_dask.records.parse import RecordParseError, parse_record
 from zml_dask.records.record import Record
@@ -23,59 +24,6 @@ from zml_dask.records.zenodo import GUEST_SIZES, TOKEN_SIZES, WINDOW, SearchPage
 # the latest records looks back.
 _INDEX_DELAY: Final = timedelta(minutes=10)
 _TRIES: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class HarvestProgress:
-    """How far a harvest is.
-
-    Attributes
-    ----------
-    found : int
-        Records of type software seen in this round.
-    total : int
-        Hits that the server told at its beginning.
-    written, excluded : int
-    slices : int
-        Known to be still to do.
-    """
-
-    found: int
-    total: int
-    written: int
-    excluded: int
-    slices: int
-
-
-@dataclass(frozen=True, slots=True)
-class HarvestResult:
-    """What a harvest did.
-
-    Attributes
-    ----------
-    found : int
-        Records of type software seen in this round.
-    written : int
-        Lines that this call added to the catalogue.
-    excluded : int
-        Records left out by the pattern.
-    total : int
-        Hits that the server told at the round's beginning.
-    missing : int
-        Hits that the server told of and did not give.
-    records : int
-        Records in the catalogue now.
-    finished : bool
-        False where the limit ended it.
-    """
-
-    found: int
-    written: int
-    excluded: int
-    total: int
-    missing: int
-    records: int
-    finished: bool
 
 
 class HarvestRound:
@@ -146,7 +94,8 @@ class HarvestRound:
             state = self._begun(page)
             smaller = self._smaller_slices(page) if page.total > WINDOW else ()
             if smaller:
-                self._take(page, replace(state, pending=(*smaller, *state.pending[1:]), offset=0))
+                pending = (*smaller, *state.pending[1:])
+                self._take(page, replace(state, pending=pending, offset=0, slice_total=0))
                 return
             ids.update(map(_id_of, page.hits))
             stop = start + self._size
@@ -154,7 +103,10 @@ class HarvestRound:
                 # Records before this page are gone, and those after it moved up.
                 stop = max(start - (state.slice_total - page.total), 0)
                 earlier = min(earlier, stop)
-            state = replace(state, offset=stop, slice_total=page.total)
+            # The least total counts: two replicas of the index that differ would
+            # otherwise send the harvest back and forth without end.
+            least = min(state.slice_total or page.total, page.total)
+            state = replace(state, offset=stop, slice_total=least)
             # An empty page where there should be one ends the slice, unless it is
             # the last one, whose records moved up.
             if (page.hits or stop < start) and stop < min(page.total, WINDOW):
@@ -163,7 +115,7 @@ class HarvestRound:
             missing = max(page.total - earlier - len(ids), 0)
             if missing and not is_second_reading:
                 is_second_reading, earlier = True, 0
-                self._take(page, replace(state, offset=0))
+                self._take(page, replace(state, offset=0, slice_total=0))
                 continue
             done = replace(state, pending=state.pending[1:], offset=0, slice_total=0)
             self._take(page, replace(done, missing=state.missing + missing))

@@ -66,7 +66,7 @@ class HarvestState:
     offset : int
         Hits of the current slice that are in the catalogue.
     slice_total : int
-        Hits that the server told for the current slice at its last page.
+        Least number of hits that the server told for the current slice.
     total : int
         Hits that the server told when the round began.
     found, excluded : int
