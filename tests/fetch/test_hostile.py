@@ -395,6 +395,14 @@ def test_a_body_that_does_not_inflate(read: Read) -> None:
     assert fates(read(archive)) == {"bad": "damaged"}
 
 
+@pytest.mark.parametrize("method", [8, 12, 14, 93, 95])
+@pytest.mark.parametrize("length", [0, 3, 8])
+def test_a_body_too_short_for_its_method(read: Read, method: int, length: int) -> None:
+    # Found by fuzzing: LZMA's own header may be cut off as well.
+    archive = raw_zip(RawMember(b"bad", b"\x05" * length, 9, 0, method=method))
+    assert fates(read(archive)) == {"bad": "damaged"}
+
+
 def test_a_body_far_larger_than_its_content(read: Read) -> None:
     padding = b"\x00\x00\x00\xff\xff" * 40_000  # empty deflate blocks
     archive = raw_zip(RawMember(b"slow", padding, 1, 0))

@@ -38,9 +38,17 @@ _LONGEST_LINK: Final = 4096
 _PACKED_MARGIN: Final = 65_536
 _CHECK_TIME_EVERY: Final = 1024
 
-# `zlib.error` is what its faster twin raises as well.
-_BROKEN: Final = (zlib.error, InflateError, OSError, EOFError, lzma.LZMAError, ValueError,
-                  zstandard.ZstdError)  # fmt: skip
+# What the decompressors raise; `struct` where LZMA's own header breaks off.
+_BROKEN: Final = (
+    InflateError,
+    OSError,
+    EOFError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zlib.error,
+    zstandard.ZstdError,
+)
 
 Refusal = tuple[MemberStatus, str]
 
