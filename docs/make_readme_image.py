@@ -34,7 +34,9 @@ def main(dataset: str) -> None:
                 colour = "black" if shades[0, row, column] > 95 else "white"
                 letters.text(
                     *(column, row, chr(point)),
-                    **{"family": "monospace", "size": 8.5, "color": colour},
+                    family="monospace",
+                    size=8.5,
+                    color=colour,
                     ha="center",
                     va="center",
                 )
