@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import os
 import threading
 from pathlib import Path
 
 import pytest
+import requests
 
 from zml_dask.net import download as download_module
 from zml_dask.net.errors import (
+    BadAnswerError,
     BadRedirectError,
     BadRequestError,
     BadUrlError,
@@ -31,6 +34,8 @@ from zml_dask.net.errors import (
     TruncatedError,
 )
 from zml_dask.net.http import HttpClient, HttpOptions, Token
+from zml_dask.net.options import TokenFileError
+from zml_dask.net.session import new_session
 
 from .conftest import Misbehaving
 
@@ -459,3 +464,86 @@ def test_parts_that_break_off_are_asked_for_again(server: Misbehaving, client: H
     )
     assert client.read_range(url, 100, 300) == BODY[100:300]
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_chunked_body(server: Misbehaving, client: HttpClient, target: Path, cut: bool) -> None:
+    def script(exchange: object) -> None:
+        exchange.handler.send_response(200)
+        exchange.handler.send_header("Transfer-Encoding", "chunked")
+        exchange.handler.end_headers()
+        for start in range(0, len(BODY), 100_000):
+            piece = BODY[start : start + 100_000]
+            exchange.handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            if cut and exchange.number == 0:
+                exchange.cut()
+                return
+        exchange.handler.wfile.write(b"0\r\n\r\n")
+
+    download = client.download(server.on("/f", script), target, checksum=MD5)
+    assert target.read_bytes() == BODY
+    assert download.requests == 1 + cut
+
+
+def test_json_in_any_form_and_none(server: Misbehaving, client: HttpClient) -> None:
+    body = b'{"hits": [1, 2]}'
+    packed = gzip.compress(body)
+    url = server.on("/j", lambda exchange: exchange.send(200, packed, Content_Encoding="gzip"))
+    answer = client.get_json(url, {"q": "a b"})
+    assert (answer.payload, answer.status) == ({"hits": [1, 2]}, 200)
+    for junk in (b"<html>", b"\xff\xfe", b"[" * 100_000, b""):
+        server.on("/j", lambda exchange, junk=junk: exchange.send(200, junk))
+        with pytest.raises(BadAnswerError):
+            client.get_json(url)
+
+
+def test_json_is_bounded_however_it_is_packed(server: Misbehaving, target: Path) -> None:
+    bomb = gzip.compress(b'"' + bytes(20_000_000) + b'"')
+    url = server.on("/j", lambda exchange: exchange.send(200, bomb, Content_Encoding="gzip"))
+    options = HttpOptions(max_json_bytes=1_000_000)
+    with HttpClient(options) as client, pytest.raises(TooLargeError):
+        client.get_json(url)
+
+
+def test_whom_to_ask_is_for_the_user_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZML_CONTACT", "mailto:me@example.org")
+    assert HttpOptions().user_agent.endswith("(+mailto:me@example.org)")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "empty"), (b"two words", "not one word"), (b"\xff", "cannot be read")],
+)
+def test_a_token_file_that_holds_none(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(TokenFileError, match=said):
+        Token.load(path, "https://zenodo.org/api")
+    with pytest.raises(TokenFileError, match="cannot be read"):
+        Token.load(tmp_path / "none", "https://zenodo.org/api")
+
+
+def test_a_token_comes_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZENODO_TOKEN", raising=False)
+    assert Token.load(None, "https://zenodo.org/api") is None
+    monkeypatch.setenv("ZENODO_TOKEN", "abc")
+    assert Token.load(None, "https://zenodo.org/api") == Token("abc", "zenodo.org")
+    (tmp_path / "token").write_text("def\n")
+    assert Token.load(tmp_path / "token", "http://127.0.0.1:80/api") == Token("def", "127.0.0.1:80")
+
+
+def test_a_token_goes_over_https_or_to_this_machine_alone() -> None:
+    for url, host, is_sent in (
+        ("https://zenodo.org/api", "zenodo.org", True),
+        ("http://zenodo.org/api", "zenodo.org", False),
+        ("https://zenodo.org.evil.example/api", "zenodo.org", False),
+        ("https://sandbox.zenodo.org/api", "zenodo.org", False),
+        ("https://ZENODO.org/api", "zenodo.org", True),
+        ("https://zenodo.org:444/api", "zenodo.org", False),
+        ("http://127.0.0.1:9/api", "127.0.0.1:9", True),
+    ):
+        session = new_session(HttpOptions(), Token("abc", host))
+        request = session.prepare_request(requests.Request("GET", url))
+        assert ("Authorization" in request.headers) == is_sent, url

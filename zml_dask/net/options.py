@@ -40,8 +40,9 @@ class HttpOptions:
     max_json_bytes : int
         Largest JSON body, decoded.
     contact : str
-        Where the people behind a build can be reached; part of the
-        ``User-Agent``, without which Zenodo blocks a client.
+        Where the people behind a build can be reached, a URL or ``mailto:``;
+        by default what ``ZML_CONTACT`` says. Part of the ``User-Agent``, without
+        which Zenodo blocks a client.
     """
 
     connect_timeout: float = 10.0
@@ -52,7 +53,7 @@ class HttpOptions:
     max_backoff: float = 60.0
     rate_limit_attempts: int = 20
     max_json_bytes: int = 256 * 1024 * 1024
-    contact: str = CONTACT
+    contact: str = field(default_factory=lambda: os.environ.get("ZML_CONTACT", CONTACT))
 
     @property
     def user_agent(self) -> str:
