@@ -1,0 +1,67 @@
+"""Metadata held to mlcroissant, which reads the tables by it, and to what is on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import mlcroissant
+import pytest
+
+from zml_dask.publish.croissant import CROISSANT, RO_CRATE, export
+from zml_dask.store.info import NotADatasetError
+
+from .conftest import Known
+
+
+@pytest.fixture(scope="module")
+def described(known: Known, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(str(known.path), tmp_path_factory.mktemp("croissant"))
+
+
+def test_mlcroissant_accepts_it_and_reads_the_rows(known: Known, described: Path) -> None:
+    dataset = mlcroissant.Dataset(described)
+    assert not dataset.metadata.ctx.issues.errors
+    assert not dataset.metadata.ctx.issues.warnings
+    rows = list(dataset.records("files"))
+    assert len(rows) == sum(map(len, known.files.values()))
+    paths = {row["files/path"].decode() for row in rows}
+    assert paths == {path for files in known.files.values() for path in files}
+    records = {row["records/record_id"]: row for row in dataset.records("records")}
+    assert set(records) == set(known.files)
+    assert records[101]["records/title"].decode() == known.rows[101]["title"]
+    assert len(list(dataset.records("failures"))) == len(known.failures)
+
+
+def test_hashes_and_sizes_are_those_of_the_files(described: Path) -> None:
+    for one in json.loads(described.read_text())["distribution"]:
+        data = (described.parent / one["contentUrl"]).read_bytes()
+        assert one["sha256"] == hashlib.sha256(data).hexdigest()
+        assert one["contentSize"] == f"{len(data)} B"
+
+
+def test_ro_crate_names_what_exists(described: Path) -> None:
+    crate = json.loads((described.parent / RO_CRATE).read_text())
+    by_id = {entity["@id"]: entity for entity in crate["@graph"]}
+    assert by_id[RO_CRATE]["about"] == {"@id": "./"}
+    for part in by_id["./"]["hasPart"]:
+        assert (described.parent / part["@id"]).exists(), part
+        assert part["@id"] in by_id
+    assert {"name", "description", "datePublished", "license"} <= set(by_id["./"])
+
+
+def test_card_counts_and_leaves_others_alone(known: Known, described: Path, tmp_path: Path) -> None:
+    card = (described.parent / "README.md").read_text()
+    assert f"{len(known.files):,} published software records" in card
+    mit = sum(row["license"] == "mit" for row in known.rows.values())
+    assert f"| mit | {mit} |" in card
+    (tmp_path / "README.md").write_text("mine")
+    assert export(str(known.path), tmp_path).name == CROISSANT
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert export(str(known.path), described.parent) == described  # written anew
+
+
+def test_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(NotADatasetError):
+        export(str(tmp_path), tmp_path)

@@ -1,0 +1,173 @@
+"""The dataset card: what a dataset is, in a page that people read first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info
+from zml_dask.store.storage import Storage
+from zml_dask.store.tables import read_table
+
+CARD = "README.md"
+_MARK = "<!-- made by zml-dask: written anew by every export -->"
+_TOP = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What metadata says of a dataset.
+
+    Attributes
+    ----------
+    name : str
+    info : DatasetInfo
+    languages, licenses : sequence of (str, int)
+        Name and images, or records; the most frequent first.
+    date : str
+        Of the last harvest where one is recorded, else today.
+    """
+
+    name: str
+    info: DatasetInfo
+    languages: Sequence[tuple[str, int]]
+    licenses: Sequence[tuple[str, int]]
+    date: str
+
+    @property
+    def top_languages(self) -> list[str]:
+        """The most frequent languages."""
+        return [name for name, _ in self.languages[:_TOP]]
+
+    @property
+    def description(self) -> str:
+        """One paragraph."""
+        counts, shape = self.info.counts, self.info.shape
+        return (
+            f"The source files of {counts.records:,} published software records as "
+            f"{counts.images:,} images of {shape.height} lines by {shape.width} characters, one "
+            f"pixel a character and its value the character's code point (uint32), in a Zarr "
+            f"array, with Parquet tables of {counts.files:,} files, of the records and of failures."
+        )
+
+
+def read_facts(storage: Storage) -> Facts:
+    """Read what there is to say of a dataset.
+
+    Raises
+    ------
+    NotADatasetError
+        If there is none.
+    """
+    info = read_info(storage)
+    if info is None:
+        raise NotADatasetError(f"{storage.url} holds no dataset; build one with 'zml-dask build'")
+    files = read_table(storage, info, "files", ["language", "n_images"])
+    files = files.filter(pc.and_(pc.is_valid(files["language"]), pc.greater(files["n_images"], 0)))
+    records = read_table(storage, info, "records", ["license"])
+    records = records.append_column("one", pa.array([1] * len(records), pa.int64()))
+    harvest = info.harvest or {}
+    date = str(harvest.get("complete_until") or datetime.now(UTC).date().isoformat())[:10]
+    return Facts(
+        storage.url.rstrip("/").rpartition("/")[2],
+        info,
+        _ranked(files, "language", "n_images"),
+        _ranked(records, "license", "one"),
+        date,
+    )
+
+
+def _ranked(table: pa.Table, key: str, weight: str) -> list[tuple[str, int]]:
+    sums = table.group_by(key).aggregate([(weight, "sum")])
+    pairs = zip(sums[key].to_pylist(), sums[f"{weight}_sum"].to_pylist(), strict=True)
+    named = [(str(name), int(count)) for name, count in pairs if name is not None]
+    return sorted(named, key=lambda pair: (-pair[1], pair[0]))
+
+
+def write_card(facts: Facts, folder: Path) -> Path | None:
+    """Write the card, unless there is a README of somebody else's.
+
+    Returns
+    -------
+    Path or None
+        Of the card; None where another file has its name.
+    """
+    path = folder / CARD
+    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return None
+    path.write_text(_card(facts), encoding="utf-8")
+    return path
+
+
+def _card(facts: Facts) -> str:
+    height, width = facts.info.shape.height, facts.info.shape.width
+    return f"""---
+pretty_name: {_plain(facts.name)}
+tags: [source code, research software, images]
+license: other
+size_categories: [{_size_category(facts.info.counts.images)}]
+---
+{_MARK}
+
+# {_plain(facts.name)}
+
+{facts.description}
+
+## Reading it
+
+```python
+import zml_dask as zml
+
+ds = zml.open_dataset("{_plain(facts.name)}")
+python = ds.select("language == 'Python'")
+python.images[:10].compute()  # (10, {height}, {width}) uint32
+```
+
+Any reader of Zarr v3 and Parquet reads it without this package: `images.zarr/images` holds the
+images in the order of the files table, whose `first_image` and `n_images` tell a file's rows.
+
+## What is in it
+
+| language | images |
+| --- | ---: |
+{_rows(facts.languages)}
+
+| licence | records |
+| --- | ---: |
+{_rows(facts.licenses)}
+
+## Licences and withdrawal
+
+The code belongs to its authors. Every record keeps its own licence, in the column `license` of the
+table `records`, with its DOI and creators: obey and cite them. Whoever published a record may ask
+for its withdrawal; readers of this format leave withdrawn records out.
+
+## Limits
+
+A file over {facts.info.options.get("limits", {}).get("max_file_bytes", 100_000):,} bytes has no
+images; a line is cut at {width} characters. Languages are named by file names and, where those are
+ambiguous, by rules over the content: some are wrong. Popular licences and large records weigh more
+than others, and identical files occur in many records: split by record and by content.
+"""
+
+
+def _rows(pairs: Sequence[tuple[str, int]]) -> str:
+    return "\n".join(f"| {_plain(name)} | {count:,} |" for name, count in pairs[:_TOP])
+
+
+def _plain(text: str) -> str:
+    """Keep a stranger's text from being read as Markdown, HTML or YAML."""
+    kept = "".join(c if c.isalnum() or c in " .+#-_()/" else "?" for c in text)
+    return kept.strip() or "dataset"
+
+
+def _size_category(images: int) -> str:
+    for limit, name in ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K")):
+        if images < limit:
+            return name
+    return "100K<n<1M" if images < 10**6 else "1M<n<10M" if images < 10**7 else "n>10M"

@@ -1,0 +1,251 @@
+"""Metadata that dataset searches and machine-learning tools read: Croissant, RO-Crate, a card.
+
+Croissant is schema.org's Dataset with the columns described, so that the one
+file serves both; https://docs.mlcommons.org/croissant/docs/croissant-spec.html.
+Written by hand as JSON: mlcroissant, which checks it in the tests, would bring
+twenty packages into every install.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from zml_dask.publish.card import Facts, read_facts, write_card
+from zml_dask.store.info import Part
+from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR, TABLES
+from zml_dask.store.storage import Storage
+
+CROISSANT: Final = "croissant.json"
+RO_CRATE: Final = "ro-crate-metadata.json"
+
+_CONTEXT: Final[Mapping[str, Any]] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+_DESCRIBED: Final = ("files", "records", "failures")
+_TELLING: Final[Mapping[str, str]] = {
+    "files.first_image": "Row of the file's first image in images.zarr/images",
+    "files.n_images": "How many rows of images.zarr/images it fills",
+    "files.language": "As linguist names it",
+    "files.extension": "What follows the last dot of the name, or the whole name",
+    "files.status": "What became of it; 'ok' where it has images",
+    "files.sha256": "Of the file's own bytes",
+    "records.license": "Identifier of the record's own licence",
+    "records.metadata": "The whole record as Zenodo gave it, JSON",
+}
+
+
+def export(dataset: str, directory: str | Path) -> Path:
+    """Write ``croissant.json``, ``ro-crate-metadata.json`` and a dataset card, ``README.md``.
+
+    Parameters
+    ----------
+    dataset : str
+        Path or URL.
+    directory : str or Path
+        Where to write; the dataset's own folder is the usual place. An existing
+        README.md that is not a card of ours is left alone.
+
+    Returns
+    -------
+    Path
+        Of the Croissant file.
+
+    Raises
+    ------
+    NotADatasetError
+        If there is no dataset.
+    """
+    folder = Path(directory)
+    storage = Storage.open(dataset)
+    facts = read_facts(storage)
+    folder.mkdir(parents=True, exist_ok=True)
+    base = ""
+    if not storage.is_local:
+        base = dataset.rstrip("/") + "/"
+    elif folder.absolute() != Path(dataset).absolute():
+        base = Path(os.path.relpath(Path(dataset).absolute(), folder.absolute())).as_posix() + "/"
+    croissant = folder / CROISSANT
+    croissant.write_text(_dump(croissant_of(facts, base)), encoding="utf-8")
+    (folder / RO_CRATE).write_text(_dump(ro_crate_of(facts, base)), encoding="utf-8")
+    write_card(facts, folder)
+    return croissant
+
+
+def croissant_of(facts: Facts, base: str = "") -> dict[str, Any]:
+    """Describe a dataset as Croissant 1.0.
+
+    Parameters
+    ----------
+    facts : Facts
+    base : str
+        What stands before a path within the dataset to make it a path or URL
+        from where the description lies.
+
+    Returns
+    -------
+    dict
+        JSON-LD.
+    """
+    distribution: list[dict[str, Any]] = []
+    record_sets = []
+    for table in _DESCRIBED:
+        parts = facts.info.tables.get(table, ())
+        distribution += [_file_object(part, base) for part in parts]
+        # A record set reads one resource; the parts of a table are told apart by number.
+        for number, part in enumerate(parts):
+            name = table if len(parts) == 1 else f"{table}-{number}"
+            record_sets.append(_record_set(name, table, part))
+    return {
+        "@context": dict(_CONTEXT),
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        **_about(facts),
+        "citeAs": (
+            f"@misc{{zml, title = {{Images of research software: {facts.name}}}, "
+            f"year = {{{facts.date[:4]}}}, note = {{{facts.info.counts.images} images}}}}"
+        ),
+        "distribution": distribution,
+        "recordSet": record_sets,
+    }
+
+
+def ro_crate_of(facts: Facts, base: str = "") -> dict[str, Any]:
+    """Describe a dataset as an RO-Crate 1.1: what it is, and its files.
+
+    Parameters
+    ----------
+    facts : Facts
+    base : str
+        As for `croissant_of`.
+    """
+    tables = [part for parts in facts.info.tables.values() for part in parts]
+    parts: list[dict[str, Any]] = [
+        {
+            "@id": base + part.path,
+            "@type": "File",
+            "encodingFormat": "application/vnd.apache.parquet",
+            "contentSize": str(part.size),
+            "sha256": part.sha256,
+        }
+        for part in tables
+    ]
+    parts.append(
+        {"@id": base + DATASET_JSON, "@type": "File", "encodingFormat": "application/json"}
+    )
+    parts.append({"@id": f"{base}{IMAGES_ZARR}/", "@type": "Dataset", "name": "Zarr v3 group"})
+    about = _about(facts)
+    root = {"@id": "./", "@type": "Dataset", **about}
+    descriptor = {
+        "@id": RO_CRATE,
+        "@type": "CreativeWork",
+        "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
+        "about": {"@id": "./"},
+    }
+    root["hasPart"] = [{"@id": part["@id"]} for part in parts]
+    return {
+        "@context": "https://w3id.org/ro/crate/1.1/context",
+        "@graph": [descriptor, root, *parts],
+    }
+
+
+def _about(facts: Facts) -> dict[str, Any]:
+    return {
+        "name": facts.name,
+        "description": facts.description,
+        "license": "Every record has its own licence: column license of the table records",
+        "url": "https://zenodo.org",
+        "version": f"{facts.info.schema_version}.{len(facts.info.commits)}.0",
+        "datePublished": facts.date,
+        "creator": {"@type": "Organization", "name": "The zml_dask developers"},
+        "keywords": ["research software", "source code", "images of code", *facts.top_languages],
+        "isAccessibleForFree": True,
+    }
+
+
+def _file_object(part: Part, base: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": part.path,
+        "name": part.path,
+        "contentUrl": base + part.path,
+        "contentSize": f"{part.size} B",
+        "encodingFormat": "application/x-parquet",
+        "sha256": part.sha256,
+    }
+
+
+def _record_set(name: str, table: str, part: Part) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "description": f"{part.rows:,} rows of the table {table}",
+        "field": [_field(name, table, part, field) for field in TABLES[table]],
+    }
+
+
+def _field(name: str, table: str, part: Part, field: pa.Field) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "@type": "cr:Field",
+        "@id": f"{name}/{field.name}",
+        "name": f"{name}/{field.name}",
+        "description": _TELLING.get(f"{table}.{field.name}", field.name.replace("_", " ")),
+        "dataType": _data_type(field.type),
+        "source": {"fileObject": {"@id": part.path}, "extract": {"column": field.name}},
+    }
+    if pa.types.is_list(field.type):
+        described["repeated"] = True
+    return described
+
+
+def _data_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return _data_type(kind.value_type)
+    if pa.types.is_boolean(kind):
+        return "sc:Boolean"
+    return "sc:Integer" if pa.types.is_integer(kind) else "sc:Text"
+
+
+def _dump(description: Mapping[str, Any]) -> str:
+    return json.dumps(description, indent=2, ensure_ascii=True) + "\n"
