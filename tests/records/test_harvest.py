@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from zml_dask.net.errors import BadQueryError
-from zml_dask.net.http import HttpClient
+from zml_dask.net.http import HttpClient, HttpOptions, JsonAnswer
 from zml_dask.records import harvest_round, zenodo
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import BadPatternError, HarvestOptions, HarvestProgress, harvest
+from zml_dask.records.harvest_round import SlicesIgnoredError
 from zml_dask.records.journal import CatalogueWriteError, HarvestDiskError
 from zml_dask.records.slices import BadDateError
 from zml_dask.records.state import HarvestStateError, load_state
@@ -314,6 +315,67 @@ def test_the_type_of_every_hit_is_checked(
     served = make_sandbox([*records, make_record(101), make_record(103)])
     harvest(tmp_path / "c.jsonl", HarvestOptions(api_url=served.api_url), client_of(served))
     assert ids_in(tmp_path / "c.jsonl") == [101, 103]
+
+
+@pytest.mark.usefixtures("tiny_window")
+def test_a_server_that_ignores_slices_is_noticed(
+    make_sandbox: Make, client_of: ClientOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_KNOWN", ("page", "size", "sort", "type"))
+    served = make_sandbox(synthetic_corpus(40))
+    options = HarvestOptions(api_url=served.api_url)
+    with pytest.raises(SlicesIgnoredError, match="heed"):
+        harvest(tmp_path / "c.jsonl", options, client_of(served))
+    assert len(served.requests) < 200
+
+
+class Answering:
+    """A client whose server says one thing to everything."""
+
+    has_token = False
+    options = HttpOptions(backoff=0.0)
+
+    def __init__(self, payload: Any, date: str) -> None:
+        self.answer = JsonAnswer(payload, {"Date": date}, 200)
+
+    def get_json(self, url: str, params: Any = None) -> JsonAnswer:
+        return self.answer
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+odd_hits = st.dictionaries(
+    st.sampled_from(["id", "created", "metadata", "files", "title"]),
+    json_values | st.integers(1, 9) | st.just({"resource_type": {"type": "software"}}),
+)
+
+
+@given(
+    st.lists(odd_hits | json_values, max_size=6),
+    st.integers(0, 60),
+    st.text(max_size=20) | st.just("Mon, 23 Nov 2026 21:00:00 GMT"),
+)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_a_server_lists_the_harvest_ends_with_a_sound_catalogue(
+    tmp_path_factory: pytest.TempPathFactory, hits: list[Any], total: int, date: str
+) -> None:
+    path = tmp_path_factory.mktemp("odd") / "c.jsonl"
+    client: Any = Answering({"hits": {"hits": hits, "total": total}}, date)
+    result = harvest(path, HarvestOptions(exclude=""), client)
+    assert len(Catalogue.open(path).refs) == result.records
+
+
+@given(json_values)
+@settings(max_examples=40)
+def test_whatever_a_server_says_is_a_search_result_or_none(
+    tmp_path_factory: pytest.TempPathFactory, payload: Any
+) -> None:
+    client: Any = Answering(payload, "")
+    with pytest.raises(zenodo.NotASearchError):
+        harvest(tmp_path_factory.mktemp("odd") / "c.jsonl", HarvestOptions(), client)
 
 
 def test_a_bad_query_is_final_and_says_why(

@@ -9,6 +9,7 @@ from datetime import timedelta
 from time import sleep
 from typing import Final
 
+from zml_dask.errors import ZmlError
 from zml_dask.net.errors import BadQueryError, BadRequestError
 from zml_dask.net.http import HttpClient
 from zml_dask.records.canonical import canonical_json
@@ -24,6 +25,10 @@ from zml_dask.records.zenodo import GUEST_SIZES, TOKEN_SIZES, WINDOW, SearchPage
 # the latest records looks back.
 _INDEX_DELAY: Final = timedelta(minutes=10)
 _TRIES: Final = 4
+
+
+class SlicesIgnoredError(ZmlError):
+    """The server answers each slice of time with everything: halving them would never end."""
 
 
 class HarvestRound:
@@ -64,6 +69,7 @@ class HarvestRound:
         # The sidecar comes before the first line, as the mark that a harvest wrote it.
         self._journal.save(self._state)
         while self._state.pending and not self._is_full():
+            self._check_slices()
             self._read_slice()
         state = self._state
         if not state.pending and not state.finished:
@@ -86,7 +92,7 @@ class HarvestRound:
     def _read_slice(self) -> None:
         """Read the first pending slice, or put smaller ones in its place."""
         # What an earlier call read of it, and the ids seen in this one.
-        earlier, ids = self._state.offset, set[object]()
+        earlier, ids = self._state.offset, set[str]()
         is_second_reading = False
         while not self._is_full():
             page, start = self._ask()
@@ -117,9 +123,28 @@ class HarvestRound:
                 is_second_reading, earlier = True, 0
                 self._take(page, replace(state, offset=0, slice_total=0))
                 continue
-            done = replace(state, pending=state.pending[1:], offset=0, slice_total=0)
-            self._take(page, replace(done, missing=state.missing + missing))
+            self._take(
+                page,
+                replace(
+                    state,
+                    pending=state.pending[1:],
+                    offset=0,
+                    slice_total=0,
+                    told=state.told + page.total,
+                    missing=state.missing + missing,
+                ),
+            )
             return
+
+    def _check_slices(self) -> None:
+        # Each record is in one slice, but for those on a bound or new meanwhile.
+        state = self._state
+        if state.told > 2 * state.total + WINDOW:
+            raise SlicesIgnoredError(
+                f"{state.options.api_url} told of {state.told:,} records in slices of "
+                f"{state.total:,}: it does not heed 'created:[...]', so that only its first "
+                f"{WINDOW:,} can be had; ask for fewer with --query"
+            )
 
     def _begun(self, page: SearchPage) -> HarvestState:
         if self._state.started is not None:
@@ -172,9 +197,10 @@ class HarvestRound:
         lines, excluded, found = [], 0, 0
         for hit in page.hits:
             try:
-                record = parse_record(hit)
-            except RecordParseError:
-                # Without an id there is nothing to fetch, nor to name.
+                record, line = parse_record(hit), canonical_json(hit)
+            except (RecordParseError, RecursionError):
+                # Without an id there is nothing to fetch, nor to name; and what is
+                # nested a thousand deep is nobody's metadata.
                 continue
             if record.resource_type != "software" or record.record_id in self._seen:
                 continue
@@ -188,7 +214,7 @@ class HarvestRound:
                 excluded += 1
                 continue
             self._journal.ids.add(record.record_id)
-            lines.append(canonical_json(hit))
+            lines.append(line)
         self._written += len(lines)
         self._state = replace(
             state,
@@ -239,8 +265,9 @@ def _closed(state: HarvestState, page: SearchPage) -> HarvestState:
     return replace(state, pending=pending)
 
 
-def _id_of(hit: object) -> object:
-    return hit.get("id") if isinstance(hit, Mapping) else None
+def _id_of(hit: object) -> str:
+    # As text: there is no telling what a server puts there.
+    return repr(hit.get("id")) if isinstance(hit, Mapping) else ""
 
 
 def _created(hit: object) -> str | None:

@@ -71,6 +71,8 @@ class HarvestState:
         Hits that the server told when the round began.
     found, excluded : int
         Records of type software seen in this round, and those of them left out.
+    told : int
+        Sum of the totals of this round's finished slices.
     missing : int
         Hits that the server told of in this round and did not give.
     started : str or None
@@ -89,6 +91,7 @@ class HarvestState:
     total: int = 0
     found: int = 0
     excluded: int = 0
+    told: int = 0
     missing: int = 0
     started: str | None = None
     complete_until: str | None = None
