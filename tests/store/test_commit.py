@@ -21,6 +21,7 @@ from zml_dask.raster.images import n_lines_dtype, rasterize
 from zml_dask.store.commit import CommitOptions, commit, finish_commit, plan_commit, run_task
 from zml_dask.store.info import DatasetInfo, NotADatasetError, ensure_ours, read_info
 from zml_dask.store.layout import ImageShape, image_arrays, shard_path
+from zml_dask.store.plan import StalePlanError
 from zml_dask.store.shards import ShardBuilder, ShardReader
 from zml_dask.store.staging import FailureRow, pack_records, stage_failure
 from zml_dask.store.storage import Storage
@@ -215,6 +216,32 @@ def test_no_result_may_be_missing(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="1 tasks of the commit have no result"):
         finish_commit(storage, plan, results[1:])
     assert read_info(storage) is None
+
+
+def test_a_worker_thought_lost_writes_nothing_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its plan, and goes on when the shard has more rows by another commit."""
+    storage = Storage.open(tmp_path / "ds")
+    stage(storage, tmp_path, 1, sources(5))
+    late = plan_commit(storage)
+    assert late is not None
+    commit(storage)
+    stage(storage, tmp_path, 2, sources(5))
+    stage(storage, tmp_path, 1, sources(5))
+    second = plan_commit(storage)
+    assert second is not None
+    results = [run_task(storage, task) for task in second.tasks]
+    before = objects(storage)
+    monkeypatch.setattr("zml_dask.store.commit_tasks.load_plan", lambda *_: late)
+    for task in late.tasks:
+        with pytest.raises(StalePlanError):
+            run_task(storage, task)
+    assert objects(storage) == before
+    finish_commit(storage, second, results)
+    assert verify(storage, deep=True).ok
+    with pytest.raises(StalePlanError):
+        run_task(storage, second.tasks[0])
 
 
 @pytest.mark.parametrize("shape", [ImageShape(), ImageShape(300, 7)])

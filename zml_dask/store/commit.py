@@ -24,7 +24,7 @@ from zml_dask.store.info import Counts, DatasetInfo, Part, read_info, refresh_co
 from zml_dask.store.layout import DATASET_JSON, LEGACY, STAGING, TABLES
 from zml_dask.store.manifest import MANIFEST, digest_of, write_manifest
 from zml_dask.store.packs import STAGED_PACKS
-from zml_dask.store.plan import PLAN, CommitPlan, CommitTask
+from zml_dask.store.plan import PLAN, PLAN_DIGEST, CommitPlan, CommitTask, store_plan
 from zml_dask.store.planning import CommitOptions, make_plan
 from zml_dask.store.stager import STAGED_RECORDS
 from zml_dask.store.storage import Storage
@@ -78,9 +78,7 @@ def plan_commit(storage: Storage, options: CommitOptions | None = None) -> Commi
         if info is not None:
             _tidy(storage, info, _used_up(storage))
         return None
-    data = plan.to_bytes()
-    storage.write(PLAN, data)
-    return CommitPlan.from_bytes(data)
+    return store_plan(storage, plan)
 
 
 def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResult]) -> DatasetInfo:
@@ -137,7 +135,7 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
         **plan.notes,
     )
     write_info(storage, info)
-    _tidy(storage, info, [*plan.paths, PLAN])
+    _tidy(storage, info, [PLAN_DIGEST, *plan.paths, PLAN])
     return info
 
 

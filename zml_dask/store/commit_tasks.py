@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -24,7 +25,7 @@ from zml_dask.store.layout import (
     row_shape,
     shard_path,
 )
-from zml_dask.store.plan import CommitPlan, CommitTask, load_plan
+from zml_dask.store.plan import CommitPlan, CommitTask, check_current, load_plan
 from zml_dask.store.shards import ShardBuilder, ShardReader
 from zml_dask.store.staged import DrawnText, read_staged
 from zml_dask.store.storage import Storage
@@ -82,36 +83,55 @@ def run_task(storage: Storage, task: CommitTask) -> TaskResult:
     ------
     StagingDamagedError
         If what is staged is damaged.
+    StalePlanError
+        If another commit has begun since, or this one has ended.
     ShardDamagedError
         If the shard that is to be filled up is damaged.
     StorageError
     """
-    return perform(storage, storage, load_plan(storage, task.plan), task)
+    plan = load_plan(storage, task.plan)
+    # Asked again before anything is written: a worker that was thought lost may
+    # come to this point when its shard has more rows by another commit.
+    return perform(storage, storage, plan, task, partial(check_current, storage, task.plan))
 
 
-def perform(source: Storage, target: Storage, plan: CommitPlan, task: CommitTask) -> TaskResult:
+def perform(
+    source: Storage,
+    target: Storage,
+    plan: CommitPlan,
+    task: CommitTask,
+    check: Callable[[], None] = lambda: None,
+) -> TaskResult:
     """Do a task with staged records from one storage and the result into another.
 
     The two are the dataset in a commit; a repair has its records staged aside.
+    `check` is called just before anything is written, and may raise.
     """
     if task.kind == "images":
-        return TaskResult(task, (_write_images(source, target, plan, task),))
+        return TaskResult(task, (_write_images(source, target, plan, task, check),))
     if task.kind == "indices":
-        return TaskResult(task, tuple(_write_indices(source, target, plan, task)))
+        return TaskResult(task, tuple(_write_indices(source, target, plan, task, check)))
     if task.kind == "files":
         batches = _file_rows(source, plan, task)
-        return TaskResult(task, part=write_part(target, "files", task.number, batches))
+        return TaskResult(task, part=write_part(target, "files", task.number, batches, check=check))
     rows = _record_rows(source, plan, task)
-    part = write_part(target, "records", task.number, rows, row_group_rows=RECORDS_PER_ROW_GROUP)
+    part = write_part(
+        target, "records", task.number, rows, row_group_rows=RECORDS_PER_ROW_GROUP, check=check
+    )
     return TaskResult(task, part=part)
 
 
 def _write_images(
-    source: Storage, target: Storage, plan: CommitPlan, task: CommitTask
+    source: Storage,
+    target: Storage,
+    plan: CommitPlan,
+    task: CommitTask,
+    check: Callable[[], None],
 ) -> WrittenObject:
     spec = image_arrays(plan.shape)[0]
     builder = _begin_shard(target, spec, plan.shape, task)
     _draw(builder, _texts(source, plan, task), plan.shape)
+    check()
     return write_shard(target, spec, plan.shape, task.number, _rows_in(spec, task), builder)
 
 
@@ -212,7 +232,11 @@ def _draw(builder: ShardBuilder, texts: Iterable[DrawnText], shape: ImageShape) 
 
 
 def _write_indices(
-    source: Storage, target: Storage, plan: CommitPlan, task: CommitTask
+    source: Storage,
+    target: Storage,
+    plan: CommitPlan,
+    task: CommitTask,
+    check: Callable[[], None],
 ) -> Iterator[WrittenObject]:
     specs = image_arrays(plan.shape)[1:]
     builders = {spec.name: _begin_shard(target, spec, plan.shape, task) for spec in specs}
@@ -223,6 +247,7 @@ def _write_indices(
             high = min(end - frame.first_image, frame.n_images)
             for name, values in columns.items():
                 builders[name].extend(values[low:high])
+    check()
     for spec in specs:
         builder = builders[spec.name]
         yield write_shard(target, spec, plan.shape, task.number, _rows_in(spec, task), builder)

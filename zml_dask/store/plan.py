@@ -18,13 +18,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from zml_dask.errors import ZmlError
 from zml_dask.store.failures import failures_table
-from zml_dask.store.frames import StagingDamagedError
 from zml_dask.store.layout import STAGING, ArraySpec, ImageShape, image_arrays
 from zml_dask.store.staged import StagedLocation
 from zml_dask.store.storage import Storage
 
 PLAN = f"{STAGING}/commit/plan.arrow"
+PLAN_DIGEST = f"{STAGING}/commit/plan.sha256"
+"""Names the plan that counts: a task of another one writes nothing."""
 
 FILES_PER_PART = 500_000
 """Files whose rows go into one part of the files table, unless one record has more."""
@@ -201,22 +203,43 @@ class CommitPlan:
         )
 
 
+class StalePlanError(ZmlError):
+    """A task is of a commit that is over: its worker was thought lost."""
+
+
+def store_plan(storage: Storage, plan: CommitPlan) -> CommitPlan:
+    """Put a plan where its tasks find it; the tasks of every other plan end here."""
+    data = plan.to_bytes()
+    stored = CommitPlan.from_bytes(data)
+    storage.write(PLAN, data)
+    storage.write(PLAN_DIGEST, stored.digest.encode())
+    return stored
+
+
+def check_current(storage: Storage, digest: str) -> None:
+    """Refuse to go on with a task whose commit is over.
+
+    Raises
+    ------
+    StalePlanError
+    """
+    if not storage.exists(PLAN_DIGEST) or storage.read(PLAN_DIGEST).decode() != digest:
+        raise StalePlanError("this task's commit is over, another may have begun; nothing written")
+
+
 def load_plan(storage: Storage, digest: str) -> CommitPlan:
     """Read the plan that a task is of; kept by the process for its next task.
 
     Raises
     ------
-    StagingDamagedError
-        If there is another plan by now.
+    StalePlanError
+        If there is another plan by now, or none.
     """
+    check_current(storage, digest)
     key = (storage.url, digest)
     plan = _PLANS.get(key)
     if plan is None:
         plan = CommitPlan.from_bytes(storage.read(PLAN))
-        if plan.digest != digest:
-            raise StagingDamagedError(
-                f"{PLAN} is not the plan of this task; another commit has begun since"
-            )
         _PLANS.clear()
         _PLANS[key] = plan
     return plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,6 +44,7 @@ def write_part(
     row_group_rows: int = ROW_GROUP_ROWS,
     path: str | None = None,
     schema: pa.Schema | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Part:
     """Write one part of a table; the same rows give the same bytes.
 
@@ -60,6 +61,8 @@ def write_part(
         Rows a row group, however the batches are cut.
     path, schema : optional
         Instead of the table's own.
+    check : callable
+        Called just before the part is put in its place; may raise.
 
     Returns
     -------
@@ -92,6 +95,7 @@ def write_part(
             if waiting:
                 writer.write_table(pa.concat_tables(waiting).combine_chunks())
         size, digest = local.stat().st_size, _hash_file(local)
+        check()
         storage.publish(local, path)
     return Part(path, rows, size, digest)
 

@@ -22,6 +22,7 @@ from zml_dask.store.layout import (
 )
 from zml_dask.store.log_lines import damaged_lines
 from zml_dask.store.manifest import digest_of
+from zml_dask.store.plan import PLAN
 from zml_dask.store.report import Report
 from zml_dask.store.shards import ShardDamagedError, ShardReader
 from zml_dask.store.storage import ObjectMissingError, Storage
@@ -109,7 +110,10 @@ def check_copy(storage: Storage, info: DatasetInfo) -> Report:
             DatasetInfo.from_bytes(data, DATASET_COPY)
             report.notes.append(f"{DATASET_COPY} is of an earlier commit; the next one renews it")
     except ObjectMissingError:
-        report.add("missing", DATASET_COPY, "the copy of dataset.json is not there")
+        if storage.exists(PLAN):
+            report.notes.append(f"{DATASET_COPY} is not there yet; {_AHEAD}")
+        else:
+            report.add("missing", DATASET_COPY, "the copy of dataset.json is not there")
     except (DatasetDamagedError, NotADatasetError) as error:
         report.add("damaged", DATASET_COPY, str(error))
     return report
