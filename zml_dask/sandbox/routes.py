@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 from zml_dask.records.parse import quote_key
 from zml_dask.sandbox.answers import (
     Answer,
-    Body,
     Request,
     blocked,
     content_answer,
@@ -162,8 +161,3 @@ def _lies(record: SandboxRecord, faults: Faults) -> bool:
 
 def _wants_native(request: Request) -> bool:
     return NATIVE in request.headers.get("accept", "")
-
-
-def body_of(reply: Answer) -> Body | None:
-    """Give the content's part that an answer carries, where it carries one."""
-    return reply.body if isinstance(reply.body, Body) else None

@@ -19,7 +19,7 @@ from zml_dask.sandbox.corpus import Corpus
 from zml_dask.sandbox.faults import FaultCounter, Faults
 from zml_dask.sandbox.limits import RateLimiter, SandboxLimits
 from zml_dask.sandbox.request_log import RequestLog, Seen
-from zml_dask.sandbox.routes import answer, body_of, is_search
+from zml_dask.sandbox.routes import answer, is_search
 
 _log = logging.getLogger(__name__)
 _PIECE: Final = 256 * 1024
@@ -131,7 +131,7 @@ class Sandbox:
         else:
             reply = answer(request, self.corpus, faults)
         fault = ""
-        if body_of(reply) is not None:
+        if isinstance(reply.body, Body):
             with self._lock:
                 fault = self._counter.body()
         return Answer(reply.status, {**reply.headers, **verdict.headers}, reply.body), fault
