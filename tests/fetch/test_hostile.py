@@ -517,6 +517,10 @@ def test_memory_is_bounded_by_none_of_what_an_archive_claims(tmp_path: Path) -> 
     zeros = tmp_path / "zeros.tar.gz"
     block = gzip.compress(bytes(50 * MEGABYTE), 1)
     zeros.write_bytes(gzip.compress(tar_header("x", 8 * 1024**3 - 1, tarfile.XHDTYPE)) + block * 20)
+    large = tmp_path / "large.zip"
+    with zipfile.ZipFile(large, "w") as stored:
+        for number in range(5000):
+            stored.writestr(f"{number}", random.Random(number).randbytes(100_000))
     script = textwrap.dedent(
         """
         import resource, sys
@@ -527,7 +531,7 @@ def test_memory_is_bounded_by_none_of_what_an_archive_claims(tmp_path: Path) -> 
         print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
         """
     )
-    for path, count, most in ((archive, 1_000_001, 500), (zeros, 1, 100)):
+    for path, count, most in ((archive, 1_000_001, 500), (zeros, 1, 100), (large, 5000, 150)):
         command = [sys.executable, "-c", script, str(path)]
         out = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
         assert int(out[0]) == count

@@ -11,7 +11,7 @@ import fsspec
 from zml_dask.fetch.copying import copy_stream
 from zml_dask.fetch.errors import SourceError
 from zml_dask.fetch.fetched import FetchedArchive, FetchOptions
-from zml_dask.fetch.member import Member, showable
+from zml_dask.fetch.member import Member, MemberStatus, showable
 from zml_dask.fetch.members import kind_of
 from zml_dask.fetch.partial import fetch_parts
 from zml_dask.fetch.sniff import recognise, unsupported_format
@@ -158,6 +158,6 @@ class FileFetcher:
         haul.archives.append(FetchedArchive(file.key, target, count, checksum, kind))
         haul.bytes += count
 
-    def _list(self, haul: Haul, file: RecordFile, status: str, reason: str) -> None:
+    def _list(self, haul: Haul, file: RecordFile, status: MemberStatus, reason: str) -> None:
         path = showable(file.key)[0]
-        haul.listed.append(Member(path, file.size, None, status, reason))  # type: ignore[arg-type]
+        haul.listed.append(Member(path, file.size, None, status, reason))

@@ -16,12 +16,13 @@ from zml_dask.fetch.limits import FetchLimits, Meter
 from zml_dask.fetch.member import Member, MemberStatus, showable
 from zml_dask.fetch.sniff import Kind, recognise, unsupported_format
 from zml_dask.fetch.tar_members import tar_members
-from zml_dask.fetch.zip_directory import BrokenDirectoryError, find_directory, mapped
+from zml_dask.fetch.zip_directory import BrokenDirectoryError, find_directory, forget_pages, mapped
 from zml_dask.fetch.zip_members import zip_members
 from zml_dask.fetch.zip_salvage import salvaged_members
 
 __all__ = ["Member", "is_sound", "kind_of", "read_members"]
 
+_MOST_MAPPED: Final = 64 * 1024 * 1024
 _SUFFIXES: Final = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -107,11 +108,16 @@ def is_sound(archive: Path, kind: Kind) -> bool:
 
 def _zip(buffer: memoryview, meter: Meter) -> Iterator[Member]:
     try:
-        directory = find_directory(buffer)
+        members = zip_members(buffer, find_directory(buffer), meter)
     except BrokenDirectoryError:
-        yield from salvaged_members(buffer, meter)
-    else:
-        yield from zip_members(buffer, directory, meter)
+        members = salvaged_members(buffer, meter)
+    held = 0
+    for member in members:
+        yield member
+        held += len(member.data or b"")
+        if held > _MOST_MAPPED:
+            forget_pages(buffer)
+            held = 0
 
 
 def _single(kind: Kind, layer: Layer, meter: Meter, size: int | None) -> Member:

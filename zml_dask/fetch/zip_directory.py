@@ -82,6 +82,16 @@ def mapped(file: BinaryIO) -> memoryview:
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
+def forget_pages(buffer: memoryview) -> None:
+    """Give back the memory of what has been read of a mapped file; it may be read again.
+
+    The pages stay in the page cache, but no longer count as this process's own:
+    Dask would restart a worker that has read its way through an archive of 5 GB.
+    """
+    if isinstance(buffer.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        buffer.obj.madvise(mmap.MADV_DONTNEED)
+
+
 def find_directory(buffer: Buffer) -> Directory:
     """Locate the central directory from the end of the file.
 

@@ -10,7 +10,7 @@ from isal import isal_zlib
 
 from zml_dask.fetch.inflate import InflateError, crc32
 from zml_dask.fetch.limits import Meter
-from zml_dask.fetch.member import Member, is_version_control, showable
+from zml_dask.fetch.member import Member, MemberStatus, is_version_control, showable
 from zml_dask.fetch.zip_directory import Buffer, Entry, decode_path, iter_extra
 from zml_dask.fetch.zip_members import unpack_member
 
@@ -132,6 +132,6 @@ def _after_descriptor(buffer: Buffer, end: int, entry: Entry) -> int:
     return end
 
 
-def _row(entry: Entry, status: str, reason: str) -> Member:
+def _row(entry: Entry, status: MemberStatus, reason: str) -> Member:
     path = showable(entry.path[:4096])[0]
-    return Member(path, entry.size, None, status, reason)  # type: ignore[arg-type]
+    return Member(path, entry.size, None, status, reason)
