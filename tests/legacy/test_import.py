@@ -196,7 +196,7 @@ def test_an_interrupted_import_goes_on(tmp_path: Path) -> None:
     for number in range(1, 7):
         write_2018(tmp_path / "old", number)
     run(tmp_path / "old", tmp_path / "whole")
-    options = ImportOptions(partition_records=1, round_partitions=2)
+    options = ImportOptions(partition_records=2)
 
     def interrupted(done: int, total: int, last: Sequence[ImportedRecord]) -> None:
         if done == 4:

@@ -14,7 +14,7 @@ import distributed
 
 from zml_dask.cli.building import cluster_options, open_client_of, progress_of
 from zml_dask.errors import UsageError, ZmlError
-from zml_dask.legacy.bags import Compute, default_compute, in_this_process
+from zml_dask.legacy.bags import Compute, in_this_process
 from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import export_record, parse_formats
 from zml_dask.legacy.export_dataset import export_dataset
@@ -207,11 +207,13 @@ def compute_of(
     with ExitStack() as stack:
         clients: list[distributed.Client] = []
 
-        def compute(bag: Any) -> list[Any]:
+        def compute(bag: Any) -> Iterator[list[Any]]:
             if not clients:  # not before there is work: a cluster takes its time
                 clients.append(stack.enter_context(open_client()))
+            futures = clients[0].compute(bag.to_delayed())
             try:
-                return default_compute(bag)
+                for _, result in distributed.as_completed(futures, with_results=True):
+                    yield list(result)
             except distributed.KilledWorker as error:
                 raise WorkersDiedError(
                     "a worker died again and again, of too little memory perhaps; give workers "

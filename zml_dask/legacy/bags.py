@@ -1,56 +1,56 @@
-"""Dask bags over records, computed some partitions at a time."""
+"""Dask bags over records, their results taken partition by partition."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import dask.bag as db
 
 Item = TypeVar("Item")
 
-Compute: TypeAlias = Callable[[Any], list[Any]]
-"""Computes a Dask bag: what chooses between this process, several, and a cluster."""
+Compute: TypeAlias = Callable[[Any], Iterable[list[Any]]]
+"""Computes a Dask bag and gives the results of its partitions, in any order, as they
+come: what chooses between this process, several, and a cluster."""
 
 
-def default_compute(bag: Any) -> list[Any]:
-    """Compute with the scheduler that is set: a cluster's, where a client is connected."""
-    done: list[Any] = bag.compute()
-    return done
+def default_compute(bag: Any) -> Iterator[list[Any]]:
+    """Compute with the scheduler that is set, all partitions at once."""
+    yield bag.compute()
 
 
-def in_this_process(bag: Any) -> list[Any]:
+def in_this_process(bag: Any) -> Iterator[list[Any]]:
     """Compute one partition after the other, here."""
-    done: list[Any] = bag.compute(scheduler="synchronous")
-    return done
+    for partition in bag.to_delayed():
+        yield list(partition.compute(scheduler="synchronous"))
 
 
 def map_partitions(
     task: Callable[[Any], list[Any]], items: Sequence[Any], partition_size: int, compute: Compute
-) -> list[Any]:
-    """Run a task over partitions of a sequence, as a bag; return what it gives, concatenated.
+) -> Iterator[list[Any]]:
+    """Run a task over partitions of a sequence, as a bag; yield what it gives for each.
 
     The size of the partitions is chosen on purpose: Dask's default caps their
     number at about a hundred, however long the sequence.
 
     Examples
     --------
-    >>> map_partitions(lambda part: [sum(part)], [1, 2, 3], 2, in_this_process)
-    [3, 3]
+    >>> list(map_partitions(lambda part: [sum(part)], [1, 2, 3], 2, in_this_process))
+    [[3], [3]]
     """
+    if not items:
+        return
     bag: Any = db
-    return compute(bag.from_sequence(items, partition_size=partition_size).map_partitions(task))
+    yield from compute(bag.from_sequence(items, partition_size=partition_size).map_partitions(task))
 
 
-def rounds(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    """Divide a sequence, so that progress is told between the parts.
+def dealt(items: Sequence[Item], partition_size: int) -> list[Item]:
+    """Order sorted items so that every partition gets some from the front, as cards are dealt.
 
     Examples
     --------
-    >>> list(rounds([1, 2, 3], 2))
-    [[1, 2], [3]]
+    >>> dealt([9, 8, 7, 3, 2, 1], 2)  # partitions (9, 3), (8, 2), (7, 1)
+    [9, 3, 8, 2, 7, 1]
     """
-    waiting = iter(items)
-    while part := list(islice(waiting, size)):
-        yield part
+    n = -(-len(items) // partition_size)
+    return [item for first in range(n) for item in items[first::n]]

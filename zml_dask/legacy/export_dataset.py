@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from zml_dask.legacy.bags import Compute, in_this_process, map_partitions, rounds
+from zml_dask.legacy.bags import Compute, in_this_process, map_partitions
 from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import export_record, is_exported
 from zml_dask.legacy.record import LegacyFormat
@@ -16,7 +16,6 @@ from zml_dask.store.storage import Storage
 Progress: TypeAlias = Callable[[int, int], None]
 
 _PARTITION = 8
-_ROUND = 16 * _PARTITION
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +72,9 @@ def export_dataset(
     task = _Partition(committed, place, tuple(formats), scratch)
     record_ids = committed.record_ids()
     written = images = done = 0
-    for batch in rounds(record_ids, _ROUND):
-        for count in map_partitions(task, batch, _PARTITION, compute):
-            written += count is not None
-            images += count or 0
-        done += len(batch)
+    for counts in map_partitions(task, record_ids, _PARTITION, compute):
+        new = [count for count in counts if count is not None]
+        written, images, done = written + len(new), images + sum(new), done + len(counts)
         if progress is not None:
             progress(done, len(record_ids))
     return ExportResult(written, len(record_ids) - written, images)

@@ -1,6 +1,6 @@
 """The 2018 dataset into the new form: read record by record, staged, committed.
 
-The driver lists the source and hands partitions of it to a Dask bag; a partition
+The driver lists the source and makes a Dask bag of it; a partition
 opens the source on its own, stages its records as a build does, and packs them.
 What is staged or committed already is passed over, so that the same command goes
 on where a dead one stopped.
@@ -12,11 +12,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from zml_dask.errors import UsageError
-from zml_dask.legacy.bags import Compute, default_compute, map_partitions, rounds
+from zml_dask.legacy.bags import Compute, dealt, default_compute, map_partitions
 from zml_dask.legacy.import_record import Describe, ImportedRecord, import_record
 from zml_dask.legacy.sources import LegacySource, SourceRecord, open_source
 from zml_dask.store.commit import CommitOptions, commit
@@ -37,8 +38,6 @@ class ImportOptions:
     ----------
     partition_records : int
         Records a partition: what a worker loses at most when it dies.
-    round_partitions : int
-        Partitions given to Dask at once; progress is told after each round.
     retry_failed : bool
         Try records again that failed for good.
     scratch : pathlib.Path or None
@@ -46,7 +45,6 @@ class ImportOptions:
     """
 
     partition_records: int = 16
-    round_partitions: int = 16
     retry_failed: bool = False
     scratch: Path | None = None
 
@@ -98,7 +96,7 @@ def import_legacy(
     notes : CommitOptions, optional
         What the commit notes in ``dataset.json``.
     compute : callable
-        Computes a Dask bag; by default the scheduler that is set, be it a
+        Computes a Dask bag; by default with the scheduler that is set, be it a
         cluster's. Its workers must see `source`.
     progress : callable, optional
         Told records done, records to do and what came of the last ones.
@@ -122,8 +120,8 @@ def import_legacy(
     todo = _to_do(storage, records, retry_failed=options.retry_failed)
     task = _Partition(opened, storage, describe, options.scratch)
     results: list[ImportedRecord] = []
-    for batch in rounds(todo, options.partition_records * options.round_partitions):
-        done: list[ImportedRecord] = map_partitions(task, batch, options.partition_records, compute)
+    size = options.partition_records
+    for done in map_partitions(task, dealt(todo, size), size, compute):
         results += done
         if progress is not None:
             progress(len(results), len(todo), done)
@@ -131,7 +129,9 @@ def import_legacy(
     info = commit(
         storage,
         notes,
-        map=lambda run, tasks: map_partitions(_Each(run), list(tasks), 1, compute),
+        map=lambda run, tasks: chain.from_iterable(
+            map_partitions(_Each(run), list(tasks), 1, compute)
+        ),
     )
     failed = sum(result.failure is not None for result in results)
     return ImportResult(
