@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -102,9 +103,9 @@ def failure_row(record_id: int, error: Exception, attempts: int) -> FailureRow:
     ----------
     record_id : int
     error : Exception
-        A :class:`RecordError` knows its kind, stage and permanence; anything
-        else is a mistake of ours or of a library: kind ``"internal"``, with the
-        exception's type in the message.
+        A :class:`RecordError` knows its kind, stage and permanence; a lack of
+        memory or of scratch space is told apart; anything else is a mistake of
+        ours or of a library: kind ``"internal"``, with its type in the message.
     attempts : int
         How often the record was tried, this time included.
 
@@ -117,9 +118,16 @@ def failure_row(record_id: int, error: Exception, attempts: int) -> FailureRow:
         return FailureRow(
             record_id, error.stage, error.kind, _one_line(str(error)), attempts, error.permanent
         )
-    kind = "memory" if isinstance(error, MemoryError) else "internal"
     message = _one_line(f"{type(error).__name__}: {error}")
-    return FailureRow(record_id, "worker", kind, message, attempts, False)
+    return FailureRow(record_id, "worker", _kind_of(error), message, attempts, False)
+
+
+def _kind_of(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full"
+    return "internal"
 
 
 def _one_line(message: str) -> str:

@@ -152,10 +152,6 @@ class FetchAttempt:
         options = bench.options
         started = time.perf_counter()
         try:
-            folder = self._stack.enter_context(
-                tempfile.TemporaryDirectory(prefix=f"{record.record_id}-", dir=bench.scratch)
-            )
-            self.scratch = Path(folder)
             fetch_options = FetchOptions(
                 limits=options.limits,
                 github_url=options.github_url,
@@ -164,7 +160,7 @@ class FetchAttempt:
                 trusted=bench.trusted,
             )
             self.fetched = self._stack.enter_context(
-                open_record(record, bench.client, self.scratch, fetch_options)
+                open_record(record, bench.client, bench.scratch, fetch_options)
             )
         except RecordError as error:
             self.error = error
@@ -278,11 +274,12 @@ def _stage(
     row = record_row(record, fetched)
     # An export reads what is staged before anyone else may see it: a record
     # that counts as staged has its export, whenever the worker dies.
-    target = Storage.open(attempt.scratch / "staged") if options.export else bench.storage
+    hidden = bench.scratch / f"staged-{record.record_id}"
+    target = Storage.open(hidden) if options.export else bench.storage
     timings = Timings(attempt.seconds)
     started = time.perf_counter()
     try:
-        with RecordStager(attempt.scratch, record.record_id, options.shape) as stager:
+        with RecordStager(bench.scratch, record.record_id, options.shape) as stager:
             read_into(fetched.members(), stager, options)
             timings = replace(timings, read=time.perf_counter() - started)
             started = time.perf_counter()
