@@ -122,8 +122,11 @@ class ImageReader:
         spans = (reader.span(chunk) for chunk, _, _ in runs)
         ranges.fetch(_joined(span for span in spans if span is not None))
         for chunk, begin, end in runs:
-            decoded = reader.chunk(chunk)
-            target[begin:end] = decoded[rows[begin:end] - chunk * spec.chunk]
+            if end - begin == spec.chunk:
+                reader.chunk(chunk, target[begin:end])
+            else:
+                decoded = reader.chunk(chunk)
+                target[begin:end] = decoded[rows[begin:end] - chunk * spec.chunk]
 
 
 def _runs(numbers: Int64) -> list[tuple[int, int, int]]:

@@ -196,14 +196,15 @@ class ShardReader:
             raise ShardDamagedError(f"chunk {chunk} of a shard of {self._spec.name!r} is damaged")
         return encoded
 
-    def chunk(self, chunk: int) -> NDArray[np.generic]:
-        """Decode one chunk, whole."""
-        shape = (self._spec.chunk, *self._row_shape)
+    def chunk(self, chunk: int, target: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
+        """Decode one chunk, whole; into `target` where that is given."""
+        if target is None:
+            target = np.empty((self._spec.chunk, *self._row_shape), self._spec.dtype)
         encoded = self.encoded(chunk)
         if encoded is None:
-            return np.full(shape, self._spec.fill_value, self._spec.dtype)
-        target = np.empty(shape, self._spec.dtype)
-        self._codec.decode(encoded[:-4], target)
+            target[...] = self._spec.fill_value
+        else:
+            self._codec.decode(encoded[:-4], target)
         return target
 
     def rows(self, start: int, stop: int) -> NDArray[np.generic]:
