@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import tarfile
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +44,7 @@ from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 
 from .archives import GOOD, make_tar, make_zip
-from .conftest import LoopbackGithub, fates, good
+from .conftest import LoopbackGithub, fates, good, run
 
 MakeSandbox = Callable[..., Sandbox]
 FILES = {"src/a.py": "print('a')\n", "README": "a readme\n"}
@@ -476,6 +480,24 @@ def test_git_is_bounded(github: LoopbackGithub, scratch: Path) -> None:
     with pytest.raises(GitError, match=r"0\.001 s"):
         snapshot(source, "v1", scratch, GitLimits(0.001, 10**9))
     assert not (scratch / "git").exists()
+
+
+def test_a_plain_file_server_will_do(github: LoopbackGithub, scratch: Path) -> None:
+    github.add("owner", "name", {"v1": FILES, "v2": {"src/a.py": "later\n"}})
+    run(github.root / "owner" / "name.git", "update-server-info")
+    handler = partial(QuietFiles, directory=str(github.root))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        snapshot(GithubSource(base, "owner", "name", ()), "v1", scratch, GitLimits(60, 10**9))
+        server.shutdown()
+    with tarfile.open(scratch / "git.tar") as tar:
+        assert sum(name.endswith("src/a.py") for name in tar.getnames()) == 1
+
+
+class QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Keep the tests' output clean."""
 
 
 def test_git_that_is_not_there_says_so(

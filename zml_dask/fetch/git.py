@@ -16,7 +16,6 @@ from typing import Final
 
 from zml_dask.fetch.errors import GitError
 from zml_dask.fetch.github import GithubSource
-from zml_dask.net.errors import shown
 from zml_dask.net.urls import check_url
 
 _CONFIG: Final = {
@@ -71,9 +70,16 @@ def snapshot(source: GithubSource, tag: str | None, folder: Path, limits: GitLim
     url = check_url(source.clone_url)
     clone = folder / "git"
     at = [] if tag is None else [f"--branch={tag}"]
-    depth = ["--depth=1", "--single-branch", "--no-tags", "--bare", "--template="]
+    plain = ["--quiet", "--single-branch", "--no-tags", "--bare", "--template=", *at]
     try:
-        _git(["clone", "--quiet", *depth, *at, "--", url, str(clone)], folder, limits)
+        try:
+            _git(["clone", "--depth=1", *plain, "--", url, str(clone)], folder, limits)
+        except GitError as error:
+            # A plain file server (git's "dumb" protocol) has no shallow clones.
+            if "shallow" not in str(error):
+                raise
+            shutil.rmtree(clone, ignore_errors=True)
+            _git(["clone", *plain, "--", url, str(clone)], folder, limits)
         at_clone = [f"--git-dir={clone}"]
         commit = _git([*at_clone, "rev-parse", "HEAD"], folder, limits).strip()
         prefix = f"--prefix={source.owner}-{source.name}-{commit[:7]}/"
@@ -112,7 +118,7 @@ def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
             _end(process)
     if process.returncode:
         said = " ".join(err.decode("utf-8", "replace").split())[-200:]
-        raise GitError(f"git {what} fails with {process.returncode}: {shown(said)!r}")
+        raise GitError(f"git {what} fails with {process.returncode}: {said!r}")
     return out.decode("ascii", "replace")
 
 
