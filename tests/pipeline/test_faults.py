@@ -26,7 +26,7 @@ from zml_dask.store.verify import verify
 
 from .datasets import archive, array_bytes, harvested, small_records, tables
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(400)
 
 COMMAND = Path(sys.executable).with_name("zml-dask")
 
@@ -51,7 +51,7 @@ def reference(
     return dataset
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
     """Wait until something is so; the tests do not depend on how long it takes."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -76,7 +76,7 @@ def test_a_killed_driver_fetches_nothing_twice(
         workers = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    psutil.wait_procs(workers, timeout=60)
+    psutil.wait_procs(workers, timeout=100)
     assert (dataset / "build.lock").exists()
     assert not (dataset / "dataset.json").exists()
     staged = staged_ids(dataset)
