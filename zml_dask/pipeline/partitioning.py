@@ -44,7 +44,7 @@ def plan_partitions(
     >>> refs = RefTable.of(RecordRef(i, 0, 0, size) for i, size in enumerate([5, 900, 7], 1))
     >>> plan = plan_partitions(refs, BuildOptions(partition_bytes=100), workers=1, attempts={})
     >>> [[ref.record_id for ref in partition.refs] for partition in plan]
-    [[2], [1, 3]]
+    [[2], [3], [1]]
     """
     most = min(options.partition_records, max(1, -(-len(refs) // (_SHARES * max(1, workers)))))
     return [
