@@ -21,7 +21,7 @@ from zml_dask.errors import ZmlError
 from zml_dask.store.commit_tasks import TaskResult, WrittenObject, run_task
 from zml_dask.store.failures import STAGED_FAILURES
 from zml_dask.store.info import Counts, DatasetInfo, Part, read_info, refresh_copy, write_info
-from zml_dask.store.layout import DATASET_JSON, LEGACY, STAGING, TABLES
+from zml_dask.store.layout import DATASET_COPY, DATASET_JSON, LEGACY, STAGING, TABLES
 from zml_dask.store.manifest import MANIFEST, digest_of, write_manifest
 from zml_dask.store.packs import STAGED_PACKS
 from zml_dask.store.plan import PLAN, PLAN_DIGEST, CommitPlan, CommitTask, store_plan
@@ -176,7 +176,9 @@ def _used_up(storage: Storage) -> list[str]:
 def _is_ours(leftover: str) -> bool:
     """Whether a half-written object is of the store: others may be writing theirs right now."""
     folder, separator, name = leftover.rpartition("/")
-    return folder != LEGACY if separator else name.endswith(f"-{DATASET_JSON}")
+    return (
+        folder != LEGACY if separator else name.endswith((f"-{DATASET_JSON}", f"-{DATASET_COPY}"))
+    )
 
 
 def unlisted_parts(storage: Storage, info: DatasetInfo) -> Iterator[str]:
