@@ -242,6 +242,8 @@ def test_many_cuts_with_progress_between_are_not_counted_against_a_file(
     [
         (403, b'{"status": 403, "message": "Permission denied."}', ForbiddenError, 1),
         (403, b"<!DOCTYPE html><html>blocked due to unusual traffic</html>", BlockedError, 1),
+        (403, b"\n<!-- " + b"-" * 300 + b"--><html>no</html>", BlockedError, 1),
+        (403, b"", ForbiddenError, 1),
         (404, b"{}", NotFoundError, 1),
         (410, b'{"status": 410, "message": "Record deleted"}', GoneError, 1),
         (400, b'{"message": "no"}', BadRequestError, 1),

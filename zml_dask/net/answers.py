@@ -50,10 +50,10 @@ def error_of(answer: requests.Response, url: str, *, is_search: bool) -> Network
     search is Zenodo's way of rejecting the query's syntax.
     """
     status = answer.status_code
-    said = _what_it_says(answer)
+    said, is_page = _what_it_says(answer)
     where = f"{shown(url)} answers {status}{said}"
     if status in {401, 403, 451}:
-        if "<html" in said.lower() or "blocked" in said.lower() or "unusual traffic" in said:
+        if is_page or "unusual traffic" in said:
             return BlockedError(
                 f"{where}: the server blocks this client; pause, and name a contact"
             )
@@ -99,13 +99,13 @@ def read_bounded(answer: requests.Response, patience: Patience, limit: int) -> b
     return b"".join(pieces)
 
 
-def _what_it_says(answer: requests.Response) -> str:
-    """The message in a refusal's body, quoted; empty where there is none."""
+def _what_it_says(answer: requests.Response) -> tuple[str, bool]:
+    """The message in a refusal's body, quoted (empty where there is none); whether it is a page."""
     try:
         head = next(answer.iter_content(_READ_OF_A_REFUSAL), b"")
     except BROKEN_CONNECTION:
-        return ""
-    text = head.decode("utf-8", "replace")
+        return "", False
+    text = head.decode("utf-8", "replace").strip()
     try:
         payload = json.loads(text)
     except (ValueError, RecursionError):
@@ -113,4 +113,4 @@ def _what_it_says(answer: requests.Response) -> str:
     else:
         message = str(payload.get("message", "")) if isinstance(payload, dict) else ""
     message = " ".join(message.split())[:_SHOWN_OF_A_REFUSAL]
-    return f" ({message!r})" if message else ""
+    return (f" ({message!r})" if message else ""), text.startswith("<")
