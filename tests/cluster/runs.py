@@ -18,7 +18,7 @@ from zml_dask.store.storage import Storage
 
 COMMAND = [sys.executable, "-c", "from zml_dask.cli.main import main; main()"]
 _LOG = "build.log.jsonl"
-_SECONDS = 110
+_SECONDS = 200
 
 
 def start(*words: object, log: Path) -> subprocess.Popen[bytes]:
@@ -44,7 +44,7 @@ def run(*words: object, log: Path) -> str:
     return finish(start(*words, log=log), log)
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 150.0) -> None:
     """Wait for something that another process brings about."""
     deadline = time.monotonic() + seconds
     while not condition():

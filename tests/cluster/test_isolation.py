@@ -21,7 +21,7 @@ from zml_dask.pipeline.isolation import (
     watch_deaths,
 )
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 POISON = 13
 

@@ -16,7 +16,7 @@ from zml_dask.sandbox.server import Sandbox
 from .runs import content, records_of, run, staged, until
 from .slurm_lab import SlurmLab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "build.sbatch"
 

@@ -24,7 +24,7 @@ from .conftest import write_config
 from .runs import until
 from .slurm_lab import SlurmLab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 
 
 def _job_of_worker() -> str:

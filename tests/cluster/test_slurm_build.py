@@ -19,7 +19,7 @@ from .conftest import write_config
 from .runs import content, finish, records_of, run, staged, start, until
 from .slurm_lab import SlurmLab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(400)]
 
 POISON = 17_000_001
 RESTRICTED, WITHOUT_FILES = 16_000_001, 16_000_003

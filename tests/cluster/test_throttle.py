@@ -19,7 +19,7 @@ from zml_dask.pipeline.throttle_scheduler import ThrottlePlugin
 
 from .rate_limited_server import Limited, serving
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import distributed
 import yaml
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
+from distributed.utils import silence_logging_cmgr
 
 from zml_dask.errors import UsageError, ZmlError
 
@@ -41,6 +43,8 @@ _CLUSTER_CONFIG: Final[dict[str, Any]] = {
     "distributed.scheduler.allowed-failures": 2,
     "distributed.comm.timeouts.connect": "60s",
     "distributed.deploy.lost-worker-timeout": "5s",
+    # 40 bytes a record: 20 MiB for half a million, and no reason to warn.
+    "distributed.admin.large-graph-warning-threshold": "200MiB",
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
 }
@@ -83,11 +87,15 @@ class ClusterOptions:
     say: Callable[[str], None] = logger.info
 
     @property
-    def dashboard_address(self) -> str | None:
-        """The address in Dask's words: None for no dashboard."""
-        if self.dashboard is None:
-            return LOOPBACK_DASHBOARD
-        return None if self.dashboard == "off" else self.dashboard
+    def scheduler_options(self) -> dict[str, Any]:
+        """The dashboard in the scheduler's words.
+
+        Its HTTP server listens in any case, if only to say that it is well; without
+        a dashboard it is to be on the loopback device too.
+        """
+        if self.dashboard == "off":
+            return {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        return {"dashboard": True, "dashboard_address": self.dashboard or LOOPBACK_DASHBOARD}
 
 
 Opener: TypeAlias = Callable[
@@ -167,9 +175,21 @@ def open_cluster(
     opener = _opener(spec)
     with (
         dask.config.set(_settings(options)),
+        _any_port_will_do(),
+        # What goes wrong is said by our own errors; Dask's log is a screen of
+        # tracebacks for a scheduler that was ended.
+        silence_logging_cmgr(logging.CRITICAL),
         opener(spec, workers, adapt, options) as client,
     ):
         yield client
+
+
+@contextmanager
+def _any_port_will_do() -> Iterator[None]:
+    """Dask takes another port where the dashboard's is taken; no reason for three lines."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
+        yield
 
 
 def _opener(spec: str) -> Opener:
@@ -246,9 +266,10 @@ def _local(
             threads_per_worker=1,
             processes=True,
             memory_limit=int(MEMORY_LIMIT * _LOCAL_MEMORY_SHARE / count),
-            dashboard_address=options.dashboard_address,
+            scheduler_kwargs=options.scheduler_options,
             worker_dashboard_address=None,
             silence_logs=logging.CRITICAL,
+            preload=["zml_dask.pipeline.worker_signals"],
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

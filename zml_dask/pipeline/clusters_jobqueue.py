@@ -13,7 +13,9 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 
@@ -101,6 +103,8 @@ def open_jobqueue(
         # Also for a fixed number: adapting is what replaces workers that have left.
         cluster.adapt(minimum=max(1, least), maximum=most)
         client = stack.enter_context(distributed.Client(cluster))
+        if options.dashboard != "off" and find_spec("bokeh") is not None:
+            options.say(f"dashboard: {client.dashboard_link} (on {gethostname()})")
         stack.enter_context(_keeper(cluster, system))
         _await_first(client, cluster, system, options)
         yield client
@@ -121,10 +125,7 @@ def _cluster(
 ) -> Iterator[dask_jobqueue.JobQueueCluster]:
     with ExitStack() as stack:
         security = _security(section, options, stack)
-        scheduler = {
-            "dashboard": options.dashboard_address is not None,
-            "dashboard_address": options.dashboard_address,
-        }
+        scheduler = options.scheduler_options
         if options.dashboard is None:
             # What the section says of the dashboard holds, unless the caller spoke.
             scheduler.update(dask.config.get(f"jobqueue.{section}.scheduler-options", None) or {})
@@ -158,7 +159,7 @@ def _job_options(section: str, system: str) -> dict[str, Any]:
     extra = [str(word) for word in said("worker-extra-args") or ()]
     # Workers' own dashboards would listen on every interface of their nodes.
     if not any(word.startswith(("--dashboard", "--no-dashboard")) for word in extra):
-        extra.append("--no-dashboard")
+        extra += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
     walltime = parse_walltime(str(said("walltime")), system) if said("walltime") else None
     lifetime = lifetime_within(walltime) if walltime else None
     if lifetime and not any(word.startswith("--lifetime") for word in extra):
