@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.sandbox.corpus import Corpus
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.server import Sandbox
 
@@ -50,7 +49,7 @@ def test_the_page_leads_to_a_dataset(
         "fetch",
         "build",
     ]
-    with Sandbox(_small_corpus()) as zenodo:
+    with Sandbox(installed_corpus(5, most_bytes=200_000, troubles=False)) as zenodo:
         monkeypatch.setenv("ZENODO_API_URL", zenodo.api_url)
         for command in commands:
             done = subprocess.run(
@@ -66,8 +65,3 @@ def test_the_page_leads_to_a_dataset(
     (said,) = place.glob("zml-build-*.log")
     assert "done" in said.read_text()
     assert content(place / "zenodo-ml") == content(place / "zenodo-ml-offline")
-
-
-def _small_corpus() -> Corpus:
-    corpus = installed_corpus(5, most_bytes=200_000, troubles=False)
-    return Corpus(corpus, keep=corpus)

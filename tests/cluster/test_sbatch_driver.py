@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.sandbox.corpus import Corpus
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
