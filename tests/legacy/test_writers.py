@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import pickletools
 import tracemalloc
@@ -147,6 +148,28 @@ def test_files_in_another_order_lose_nothing_either(tmp_path: Path) -> None:
     with (tmp_path / "images.h5").open("rb") as stream:
         found = {path: segments[0][0, 0] for path, segments in read_images_hdf5(stream)}
     assert found == {path: text[0] for path, text in files}
+
+
+def test_a_pickle_of_many_empty_files_and_one_of_many_images(tmp_path: Path) -> None:
+    sources = {f"{number:04}": b"" for number in range(3000)} | {"z": b"x\n" * 80 * 150 + b"y\n"}
+    with PickleWriter(tmp_path / "images.pkl") as writer:
+        for file in draw_files(sources):
+            writer.add(file)
+    images = pickle.loads((tmp_path / "images.pkl").read_bytes())
+    assert len(images) == 3001
+    assert [segment.shape for segment in images["z"]] == [(80, 80)] * 150 + [(1, 80)]
+    assert all((segment[:, 0] == ord("x")).all() for segment in images["z"][:150])
+
+
+def test_a_pickle_is_whole_though_the_system_takes_little_at_a_time(
+    tmp_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_record(make_record(), Storage.open(tmp_path), ["pickle"], folder="whole")
+    write = os.write
+    monkeypatch.setattr(os, "writev", lambda fd, parts: write(fd, b"".join(parts)[:100_000]))
+    export_record(make_record(), Storage.open(tmp_path), ["pickle"], folder="bites")
+    whole, bites = (tmp_path / name / "7" / "images_7.pkl" for name in ("whole", "bites"))
+    assert whole.read_bytes() == bites.read_bytes()
 
 
 @pytest.mark.parametrize("writer", [PickleWriter, Hdf5Writer])
