@@ -165,6 +165,7 @@ def test_a_dataset_is_the_same_wherever_it_lies(storage: Storage, tmp_path: Path
     assert dict(dataset.sizes)["image"] == expected["images"].shape[0]
 
 
+@pytest.mark.slow
 def test_a_crash_on_an_object_store_leaves_the_last_commit(
     s3_endpoint: str, tmp_path: Path
 ) -> None:
