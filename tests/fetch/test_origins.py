@@ -156,9 +156,12 @@ def test_a_file_over_the_limit_does_not_cost_the_record(
         members = list(fetched.members())
     assert good(members) == GOOD
     assert fates(members) == {"big.zip": "too_large"}
+    # Its size is in the catalogue, so nobody is asked for it.
     alone = replace(record, files=record.files[:1])
+    before = client.requests_sent
     with pytest.raises(TooLargeError), open_record(alone, client, scratch, options):
         pass
+    assert client.requests_sent == before
 
 
 def test_every_body_cut_loses_no_record(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.fetch.origins import FetchOptions, open_record
 from zml_dask.fetch.partial import merge
+from zml_dask.net.errors import TooLargeError
 from zml_dask.net.http import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
@@ -103,6 +104,20 @@ def test_where_most_is_wanted_or_nothing_is_a_zip_the_whole_is_fetched(
     before = client.requests_sent
     with open_record(one_file(record, "large.tar"), client, tmp_path, ALWAYS) as fetched:
         assert client.requests_sent - before == 1
+
+
+def test_an_archive_over_the_limit_may_still_be_had_by_its_parts(
+    record: Record, client: HttpClient, tmp_path: Path
+) -> None:
+    large = one_file(record, "large.zip")
+    for most, expected in ((10 * MEGABYTE, 210), (100_000, None)):
+        options = replace(ALWAYS, limits=FetchLimits(max_archive_bytes=most))
+        if expected is None:
+            with pytest.raises(TooLargeError), open_record(large, client, tmp_path, options):
+                pass
+        else:
+            with open_record(large, client, tmp_path, options) as fetched:
+                assert sum(one.status == "ok" for one in fetched.members()) == expected
 
 
 @given(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -88,8 +88,13 @@ class FileFetcher:
         if urlsplit(file.url).scheme not in {"http", "https"}:
             self._copy(file, target, haul, most)
             return
-        if self._fetch_in_parts(file, target, haul):
+        if self._fetch_in_parts(file, target, haul, most):
             return
+        if file.size is not None and file.size > most:
+            raise TooLargeError(
+                f"{shown(file.url)} has {file.size:,} bytes, over the {most:,} that are left of "
+                "the limit; raise --max-archive-size to have it"
+            )
         heads: list[bytes] = []
 
         def wanted(head: bytes) -> bool:
@@ -114,7 +119,7 @@ class FileFetcher:
             limit = self.options.limits.max_file_bytes
             self._list(haul, file, "too_large", f"over the limit of {limit:,} bytes")
 
-    def _fetch_in_parts(self, file: RecordFile, target: Path, haul: Haul) -> bool:
+    def _fetch_in_parts(self, file: RecordFile, target: Path, haul: Haul, most: int) -> bool:
         """Fetch only those parts of a large zip file that are read; False: fetch it whole."""
         threshold = self.options.partial_threshold
         if threshold is None or file.size is None or file.size < threshold:
@@ -124,7 +129,8 @@ class FileFetcher:
         if not file.key.lower().endswith(".zip"):
             return False
         try:
-            fetched = fetch_parts(self.client, file, target, self.options.limits)
+            limits = replace(self.options.limits, max_archive_bytes=most)
+            fetched = fetch_parts(self.client, file, target, limits)
         except RangeUnsupportedError:
             return False
         if fetched is None:

@@ -40,7 +40,7 @@ Span = tuple[int, int]
 def fetch_parts(
     client: HttpClient, file: RecordFile, target: Path, limits: FetchLimits
 ) -> int | None:
-    """Fetch what will be read of a zip file.
+    """Fetch what will be read of a zip file, where that is at most `max_archive_bytes`.
 
     Returns
     -------
@@ -72,14 +72,18 @@ def fetch_parts(
         buffer = mapped(sparse)
         try:
             directory = find_directory(buffer)
+            if tail[0] - directory.start > _WORTH * size:
+                return None
             if directory.start < tail[0]:
                 fill((directory.start, tail[0]))
             spans = list(_spans_to_read(buffer, directory, limits))
         except BrokenDirectoryError:
             return None
         merged = list(merge(spans))
-        cost = sum(stop - start + _REQUEST_BYTES for start, stop in merged)
-        if cost > _WORTH * size:
+        wanted = sum(stop - start for start, stop in merged)
+        if wanted + len(merged) * _REQUEST_BYTES > _WORTH * size:
+            return None
+        if fetched + wanted > limits.max_archive_bytes:
             return None
         for span in merged:
             fill(span)
