@@ -82,3 +82,27 @@ def test_no_page_of_anything_holds_a_worker_up(unit: bytes) -> None:
         start = time.thread_time()
         identify("a" + extension, head)
         assert time.thread_time() - start < 5, extension
+
+
+def test_magika_names_by_content_and_falls_back_to_the_name() -> None:
+    pytest.importorskip("magika")
+    from zml_dask.raster.language_magika import identify_with_magika
+
+    code = (
+        b"import os\n\n\ndef main(argv):\n    for name in argv:\n        print(os.stat(name))\n" * 9
+    )
+    assert identify_with_magika("no-such.extension", code).language == "Python"
+    assert identify_with_magika("a.f90", b"").language == "Fortran Free Form"
+    assert identify_with_magika("LICENSE", b"You may do as you like.\n" * 9).language == "Text"
+    assert identify_with_magika("a.h", b"int x;\n").language == "C"
+
+
+def test_a_missing_magika_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from zml_dask.raster import language_magika
+
+    monkeypatch.setitem(sys.modules, "magika", None)
+    language_magika.magika.cache_clear()
+    with pytest.raises(language_magika.MagikaMissingError, match=r"zml-dask\[magika\]"):
+        language_magika.identify_with_magika("a.py", b"x = 1\n")

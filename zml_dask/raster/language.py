@@ -40,7 +40,8 @@ class Identity:
     kind: str | None
 
 
-_UNKNOWN = Identity(None, None)
+UNKNOWN = Identity(None, None)
+"""What nothing names."""
 
 Rule = tuple[Identity, tuple[tuple[Callable[[bytes], object], bool], ...]]
 
@@ -84,7 +85,7 @@ def identify(path: str, head: bytes) -> Identity:
         return _by_content(head)
     if head.startswith(b"#!"):
         script = _by_content(head)
-        if script is not _UNKNOWN:
+        if script is not UNKNOWN:
             return script
     # Without blank lines: many rules begin with `^\s*`, and on a page of nothing
     # but newlines one of them takes a minute (a test holds the worst case).
@@ -134,13 +135,13 @@ def _by_content(head: bytes) -> Identity:
     if head.startswith(b"#!"):
         shebang = _SHEBANG.match(head[:256])
         if shebang is None:
-            return _UNKNOWN
+            return UNKNOWN
         interpreters: Mapping[str, str] = _tables()["interpreters"]
         name = shebang[1].decode("ascii")
         # python3.11's regular expression match is `python3`: the dot ends it.
         language = interpreters.get(name) or interpreters.get(name.rstrip("0123456789"))
         return _identity(language)
-    return _identity("XML") if head.startswith(b"<?xml") else _UNKNOWN
+    return _identity("XML") if head.startswith(b"<?xml") else UNKNOWN
 
 
 @cache
@@ -158,4 +159,15 @@ def _compiled(pattern: str) -> Callable[[bytes], object]:
 
 @cache
 def _identity(language: str | None) -> Identity:
-    return Identity(language, _tables()["kinds"][language]) if language else _UNKNOWN
+    return Identity(language, _tables()["kinds"][language]) if language else UNKNOWN
+
+
+def identity_of(language: str) -> Identity:
+    """Return a language, by linguist's name for it, with its kind; `UNKNOWN` if it has none.
+
+    Examples
+    --------
+    >>> identity_of("Fortran").kind, identity_of("Klingon").kind
+    ('programming', None)
+    """
+    return _identity(language) if language in _tables()["kinds"] else UNKNOWN
