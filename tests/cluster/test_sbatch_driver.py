@@ -22,8 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "deploy" / "build.sbatch"
 
 @pytest.fixture(scope="module")
 def zenodo() -> Iterator[Sandbox]:
-    corpus = installed_corpus(8, most_bytes=300_000, troubles=False)
-    with Sandbox(Corpus(corpus)) as served:
+    with Sandbox(installed_corpus(8, most_bytes=300_000, troubles=False)) as served:
         yield served
 
 
