@@ -56,6 +56,14 @@ def test_says_what_is_wrong_and_exits_1(
     assert run(dataset.url, "--repair") == 0
     assert f"made again: {path}" in capsys.readouterr().out
     assert dataset.read(path) == good
+    assert not dataset.exists("build.lock")
+    dataset.remove(["dataset.json", path, "images.zarr/zarr.json"])
+    assert run(dataset.url, "--repair") == 0
+    assert dataset.read(path) == good
+    # What only a fetch could bring back, from a server that is not there.
+    dataset.write("images.zarr/images/c/0/0/0", b"x")
+    assert run(dataset.url, "--repair") == 1
+    assert "images.zarr/images/c/0/0/0" in capsys.readouterr().out
 
 
 def test_a_missing_dataset_is_one_line_and_exit_2(

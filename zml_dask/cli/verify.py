@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import click
+from rich.console import Console
+from rich.progress import Progress
 
 from zml_dask.cli.terminal import printable
 from zml_dask.legacy.verification import verify_exports
 from zml_dask.net.http import HttpClient
+from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.options import BuildOptions, options_from
 from zml_dask.pipeline.process import process
 from zml_dask.records.catalogue import Catalogue
@@ -23,8 +29,11 @@ from zml_dask.store.restage import Restage
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_rows
 from zml_dask.store.verify import verify
+from zml_dask.store.verify_objects import Mapper
 
 _SHOWN = 20
+_THREADS = 4
+_LINE_EVERY = 2_000
 
 
 @click.command("verify")
@@ -39,7 +48,9 @@ _SHOWN = 20
 @click.option("--repair", "mend", is_flag=True, help="Make damaged objects again.")
 @click.option("--catalogue", help="Where records are fetched from; by default as harvested.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     dataset: str,
     deep: bool,
     source: int | None,
@@ -54,13 +65,15 @@ def command(
     """
     storage = Storage.open(dataset)
     restage = _restage_from(storage, catalogue)
-    report = verify(storage, deep=deep, source=source or 0, restage=restage)
-    if mend and not report.ok:
-        outcome = repair(storage, report, restage)
-        report = verify(storage, deep=deep, source=source or 0, restage=restage)
-        report.notes += outcome.notes
-        known = {problem.path for problem in report.problems}
-        report.problems += [p for p in outcome.problems if p.path not in known]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        mapper = _with_progress(pool, quiet=ctx.obj["quiet"])
+        check = partial(
+            verify, storage, deep=deep, source=source or 0, restage=restage, mapper=mapper
+        )
+        report = check()
+        if mend:
+            with dataset_lock(storage):
+                report = _mend(storage, report, restage, check)
     if report.ok:  # what is damaged itself proves nothing about its exports
         report.merge(verify_exports(storage, mend=mend))
     if as_json:
@@ -68,6 +81,45 @@ def command(
     else:
         _show(report)
     return 0 if report.ok else 1
+
+
+def _mend(
+    storage: Storage, report: Report, restage: Restage, check: Callable[[], Report]
+) -> Report:
+    """Repair until nothing is wrong, or nothing more can be done; say what was done."""
+    done: list[str] = []
+    left = report
+    while not report.ok:
+        left = repair(storage, report, restage)
+        report = check()
+        if set(left.notes) <= set(done):
+            break
+        # What lies behind a damaged table is seen only once that is there again.
+        done += left.notes
+    known = {problem.path for problem in report.problems}
+    if not report.ok:
+        report.problems += [problem for problem in left.problems if problem.path not in known]
+    report.notes += done
+    return report
+
+
+def _with_progress(pool: ThreadPoolExecutor, *, quiet: bool) -> Mapper:
+    """Map over threads with a progress bar on a terminal, a line now and then elsewhere."""
+    console = Console(stderr=True, quiet=quiet)
+
+    def mapper(function: Callable[..., Report], *items: Iterable[Any]) -> Iterator[Report]:
+        columns = [list(column) for column in items]
+        total = len(columns[0])
+        bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
+        with bar:
+            task = bar.add_task("verify", total=total)
+            for done, report in enumerate(pool.map(function, *columns), 1):
+                bar.advance(task)
+                if not console.is_terminal and done % _LINE_EVERY == 0:
+                    console.print(f"verify: {done:,} of {total:,} objects", highlight=False)
+                yield report
+
+    return mapper
 
 
 def _show(report: Report) -> None:
