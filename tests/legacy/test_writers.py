@@ -110,6 +110,19 @@ def test_only_what_is_asked_for_is_written(tmp_path: Path, make_record: MakeReco
     assert not is_exported(storage, 7, ["hdf5", "pickle"])
 
 
+@pytest.mark.parametrize("name", ["images_7.pkl", "images_7.h5", "metadata_7.pkl", "tree_7.json"])
+def test_a_torn_file_does_not_count_as_exported(exported: Path, name: str) -> None:
+    storage = Storage.open(exported.parent.parent)
+    assert is_exported(storage, 7, FORMATS)
+    whole = (exported / name).read_bytes()
+    for torn in (b"", whole[: len(whole) // 2], whole[:-100] + bytes(100)):
+        (exported / name).write_bytes(torn)
+        if name != "images_7.h5" or len(torn) != len(whole):
+            assert not is_exported(storage, 7, FORMATS)
+    (exported / name).write_bytes(whole)
+    assert is_exported(storage, 7, FORMATS)
+
+
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     def breaks() -> Iterator[LegacyFile]:
         yield Canvas().file("a", b"a\n")

@@ -22,6 +22,9 @@ from zml_dask.legacy.record import LegacyFormat, LegacyRecord
 from zml_dask.store.storage import Storage
 from zml_dask.store.tree import Tree, build_tree
 
+_HDF5_END = (40, 48)
+"""Where the superblock of an HDF5 file says, in 8 bytes, at what byte the file ends."""
+
 _METADATA_PROTOCOL = 3
 """As in 2018, and read by every Python 3."""
 
@@ -72,8 +75,18 @@ def legacy_paths(
 def is_exported(
     storage: Storage, record_id: int, formats: Collection[LegacyFormat], folder: str = "legacy"
 ) -> bool:
-    """Whether all of a record's files are there. Each is written whole or not at all."""
-    return all(storage.exists(path) for path in legacy_paths(record_id, formats, folder).values())
+    """Whether all of a record's files are there and whole; a power cut may tear one."""
+    paths = legacy_paths(record_id, formats, folder)
+    return all(_is_whole(storage, name, path) for name, path in paths.items())
+
+
+def _is_whole(storage: Storage, name: str, path: str) -> bool:
+    if not storage.exists(path) or not storage.size(path):
+        return False
+    if name == "hdf5":
+        end = storage.read_range(path, *_HDF5_END)
+        return int.from_bytes(end, "little") == storage.size(path)
+    return storage.read_tail(path, 1) == (b"\n" if name == "tree" else pickle.STOP)
 
 
 def export_record(
@@ -126,7 +139,9 @@ def export_record(
             local["tree"].write_text(tree_json(tree), encoding="ascii")
         local["metadata"].write_bytes(metadata_pickle(tree, record.metadata))
         for name, path in paths.items():
-            storage.publish(local[name], path)
+            # Not durable: waiting for the disk would take longer than all the rest, and
+            # a torn file is seen and made again.
+            storage.publish(local[name], path, durable=False)
     return n_images
 
 

@@ -81,7 +81,7 @@ class LocalStorage(Storage):
                 temporary.unlink(missing_ok=True)
         return True
 
-    def publish(self, local: Path, path: str) -> None:
+    def publish(self, local: Path, path: str, *, durable: bool = True) -> None:
         target = self._locate(path)
         with storage_errors("write", path):
             note_operation("write", path)
@@ -89,19 +89,21 @@ class LocalStorage(Storage):
             if local.stat().st_dev == target.parent.stat().st_dev:
                 with local.open("rb") as file:
                     os.fchmod(file.fileno(), _FILE_MODE & ~_umask())
-                    os.fsync(file.fileno())
-                self._replace(local, target, path, durable=True)
+                    if durable:
+                        os.fsync(file.fileno())
+                self._replace(local, target, path, durable=durable)
                 return
             temporary = self._temporary(path)
             try:
                 with local.open("rb") as source, _create(temporary) as file:
                     shutil.copyfileobj(source, file, 1 << 20)
                     file.flush()
-                    os.fsync(file.fileno())
+                    if durable:
+                        os.fsync(file.fileno())
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            self._replace(temporary, target, path, durable=True)
+            self._replace(temporary, target, path, durable=durable)
             local.unlink()
 
     def _temporary(self, path: str) -> Path:

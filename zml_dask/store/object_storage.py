@@ -101,7 +101,7 @@ class ObjectStorage(Storage):
                 raise
         return True
 
-    def publish(self, local: Path, path: str) -> None:
+    def publish(self, local: Path, path: str, *, durable: bool = True) -> None:
         with storage_errors("write", path):
             note_operation("write", path)
             self._fs().put_file(str(local), self._locate(path))

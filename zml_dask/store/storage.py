@@ -160,8 +160,16 @@ class Storage(ABC):
         """Write an object only where there is none yet; return whether it was written."""
 
     @abstractmethod
-    def publish(self, local: Path, path: str) -> None:
-        """Move a finished local file to `path`, atomically and durably; the file is gone after."""
+    def publish(self, local: Path, path: str, *, durable: bool = True) -> None:
+        """Move a finished local file to `path`, atomically; the file is gone after.
+
+        Parameters
+        ----------
+        local : Path
+        path : str
+        durable : bool
+            Wait until it would survive a power cut, as in `write`.
+        """
 
     @abstractmethod
     def exists(self, path: str) -> bool:
