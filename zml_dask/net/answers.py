@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 import requests
 import urllib3
@@ -41,6 +43,15 @@ _PIECE: Final = 64 * 1024
 _READ_OF_A_REFUSAL: Final = 4096
 _SHOWN_OF_A_REFUSAL: Final = 200
 _SEARCH_SYNTAX: Final = "a 500 to a search means a query that the server cannot parse"
+
+
+@dataclass(frozen=True, slots=True)
+class JsonAnswer:
+    """A JSON body and what came with it."""
+
+    payload: Any
+    headers: Mapping[str, str]
+    status: int
 
 
 def error_of(answer: requests.Response, url: str, *, is_search: bool) -> NetworkError:

@@ -11,14 +11,20 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import requests
 
-from zml_dask.net.answers import BROKEN_CONNECTION, connect_error, error_of, may_pass, read_bounded
+from zml_dask.net.answers import (
+    BROKEN_CONNECTION,
+    JsonAnswer,
+    connect_error,
+    error_of,
+    may_pass,
+    read_bounded,
+)
 from zml_dask.net.budget import SEARCH
 from zml_dask.net.download import Download, TransferPlan
 from zml_dask.net.errors import (
@@ -42,15 +48,6 @@ T = TypeVar("T")
 # A file is wanted as it is: an archive that a server compresses once more on
 # its way would fit neither its length nor its md5.
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
-
-
-@dataclass(frozen=True, slots=True)
-class JsonAnswer:
-    """A JSON body and what came with it."""
-
-    payload: Any
-    headers: Mapping[str, str]
-    status: int
 
 
 class HttpClient:
@@ -198,7 +195,6 @@ class HttpClient:
         """
         plan = TransferPlan(url, target, max_bytes, checksum, size, keep_partial, wanted)
         patience = Patience(url, self.options)
-        sent_before = self.requests_sent
         with Transfer(plan) as transfer:
             transfer.settle_if_whole()
             while not transfer.finished:
@@ -210,7 +206,7 @@ class HttpClient:
                 )
                 if failure is not None and not transfer.settle_if_whole():
                     patience.failed(failure, progressed=transfer.progressed())
-            return transfer.result(self.requests_sent - sent_before)
+            return transfer.result(patience.requests)
 
     def await_turn(self, url: str) -> None:
         """Ask the throttle for a request that somebody else (git) will send."""
@@ -289,6 +285,7 @@ class HttpClient:
         headers: Mapping[str, str] | None,
     ) -> requests.Response:
         patience.grant(self._throttle.acquire(url))
+        patience.requests += 1
         with self._count_lock:
             self.requests_sent += 1
         status = 0

@@ -17,10 +17,13 @@ class Patience:
     ----------
     url : str
     options : HttpOptions
+    requests : int
+        Sent so far, redirects included.
     """
 
     url: str
     options: HttpOptions
+    requests: int = 0
     _deadline: float = field(init=False)
     _failures: int = field(init=False, default=0)
     _rate_limited: int = field(init=False, default=0)
