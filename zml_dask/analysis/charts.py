@@ -62,11 +62,12 @@ def rank_plot(ranked: Ranked) -> Markup:
     last = len(ranked.counts)
     labelled = -math.inf
     if ranked.slope < 0:
-        # Only where the line lies above one image: below is no count.
+        # Only where the line lies within the plot: above one image, below its top.
+        start = max(1.0, 10 ** ((y_span - ranked.intercept) / ranked.slope))
         stop = min(last, 10 ** (-ranked.intercept / ranked.slope))
         (x1, y1), (x2, y2) = (
             place(rank, 10 ** (ranked.intercept + ranked.slope * math.log10(rank)))
-            for rank in (1, max(stop, 1))
+            for rank in (start, max(stop, start))
         )
         parts.append(
             Markup('<line class="fit" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(x1, y1, x2, y2)

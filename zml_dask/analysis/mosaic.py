@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,9 @@ def to_grey(image: Images) -> NDArray[np.uint8]:
     return np.where(image == _SPACE, 255, 200 - np.clip(ink, 0, 100) * 2).astype(np.uint8)
 
 
-def tiles(storage: Storage, examples: pd.DataFrame, n: int = 60) -> list[Tile]:
+def tiles(
+    storage: Storage, examples: pd.DataFrame, languages: Sequence[str], n: int = 64
+) -> list[Tile]:
     """Read the first image of some files, the languages in turn.
 
     Parameters
@@ -60,9 +63,12 @@ def tiles(storage: Storage, examples: pd.DataFrame, n: int = 60) -> list[Tile]:
         Of the dataset.
     examples : pandas.DataFrame
         Rows of the files table whose first image is full.
+    languages : sequence of str
+        Which are shown.
     n : int
         At most so many.
     """
+    examples = examples[examples["language"].isin(languages)]
     turn = examples.sort_values("file_id").groupby("language").cumcount()
     chosen = (
         examples.assign(turn=turn).sort_values(["turn", "language", "file_id"]).head(n)

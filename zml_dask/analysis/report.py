@@ -32,6 +32,7 @@ _TOTALS = [
 ]
 _LONGEST = 120
 _LARGEST = 10
+_SHOWN_LANGUAGES = 25
 
 
 def render(dataset: str, numbers: Numbers) -> str:
@@ -83,7 +84,11 @@ def render(dataset: str, numbers: Numbers) -> str:
                     numbers.totals["intercept"],
                 )
             ),
-            tiles=tiles(storage, numbers.examples),
+            tiles=tiles(
+                storage,
+                numbers.examples,
+                numbers.tables["by_language"]["language"].head(_SHOWN_LANGUAGES).tolist(),
+            ),
         )
     )
 
