@@ -121,6 +121,23 @@ def test_neighbouring_chunks_come_in_one_request(folder: Path, reads: Reads) -> 
     assert len(reads.of_chunks()) == 1
 
 
+def test_text_is_read_when_it_is_looked_at(folder: Path, reads: Reads) -> None:
+    ds = zml.open_dataset(folder)
+    long = ds.files[ds.files.n_images > 0]
+    assert long.dtypes["sha256"] == "str"
+    assert long.n_lines.sum() == 80 * len(ds)
+    before = reads.bytes_of("parquet")
+    assert long.language.value_counts().index[0] == "Python"
+    languages = reads.bytes_of("parquet") - before
+    assert long.iloc[5].sha256 == ds.files.sha256.tolist()[5]
+    hashes = reads.bytes_of("parquet") - before - languages
+    assert before < hashes / 2
+    assert languages < hashes / 2
+    again = reads.bytes_of("parquet")
+    assert len(set(ds.files.sha256)) == len(ds.files)
+    assert reads.bytes_of("parquet") == again
+
+
 def test_one_record_reads_one_row_group_of_the_files(folder: Path, reads: Reads) -> None:
     ds = zml.open_dataset(folder)
     record = ds.record(7)

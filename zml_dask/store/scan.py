@@ -6,7 +6,8 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from zml_dask.store.info import DatasetInfo, Part
 from zml_dask.store.layout import TABLES
+from zml_dask.store.lazy_texts import LazyTexts
 from zml_dask.store.storage import Storage, StorageError
 
 _PARTS_AT_ONCE = 8
@@ -160,6 +162,37 @@ def _take(source: io.RawIOBase, rows: NDArray[np.int64], columns: Sequence[str])
             taken.append(group if wanted.size == count else group.take(pa.array(wanted)))
         first += count
     return taken
+
+
+def lazy_frame(
+    tables: TableReader, table: str, eager: pa.Table, rows: NDArray[np.int64]
+) -> pd.DataFrame:
+    """Make a DataFrame of rows of a table whose text is read when it is looked at.
+
+    Parameters
+    ----------
+    tables : TableReader
+    table : str
+    eager : pyarrow.Table
+        The columns that are not text, of those rows.
+    rows : numpy.ndarray of int64, shape (n,)
+        Numbers of the rows.
+    """
+
+    def read(name: str, numbers: NDArray[np.int64]) -> pa.ChunkedArray:
+        return tables.take(table, numbers, [name])[name]
+
+    frame = to_pandas(eager)
+    for position, field in enumerate(TABLES[table]):
+        if field.name not in frame:
+            texts: Any = LazyTexts(partial(read, field.name), rows)
+            frame.insert(position, field.name, texts)
+    return frame
+
+
+def eager_columns(table: str) -> list[str]:
+    """Names of the columns that are not text."""
+    return [field.name for field in TABLES[table] if not pa.types.is_string(field.type)]
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:

@@ -12,13 +12,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from zml_dask.errors import UsageError
-from zml_dask.store.gather import gather, records_table
+from zml_dask.store.gather import gather
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.query import Condition, equality, parse
 from zml_dask.store.reading import ImageReader, SelectedImages
 from zml_dask.store.rows import Rows
-from zml_dask.store.scan import TableReader, to_pandas
+from zml_dask.store.scan import TableReader, eager_columns, lazy_frame, to_pandas
 from zml_dask.store.selection import Selection, resolve
 from zml_dask.store.storage import Storage
 
@@ -155,19 +154,29 @@ class View:
 
     @cached_property
     def files(self) -> pd.DataFrame:
-        """The files table: a row a file, in the dataset's order (record, then path)."""
-        names = FILES_SCHEMA.names
+        """The files table: a row a file, in the dataset's order (record, then path).
+
+        Columns of text are read when they are first looked at.
+        """
+        tables, names = self.tables, eager_columns("files")
         if self.is_all:
-            return to_pandas(self._source.tables.scan("files", names))
-        return to_pandas(self._source.tables.take("files", self.selection.file_id, names))
+            rows = np.arange(self.info.counts.files, dtype=np.int64)
+            return lazy_frame(tables, "files", tables.scan("files", names), rows)
+        rows = self.selection.file_id
+        return lazy_frame(tables, "files", tables.take("files", rows, names), rows)
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """The records table: a row a record that has files here (or, unselected, any record)."""
-        tables, names = self._source.tables, RECORDS_SCHEMA.names
-        if self.is_all:
-            return to_pandas(tables.scan("records", names))
-        return to_pandas(records_table(tables, np.unique(self.selection.record_id), names))
+        """The records table: a row a record that has files here (or, unselected, any record).
+
+        Columns of text, of which ``metadata`` is most, are read when they are first looked at.
+        """
+        tables, names = self.tables, eager_columns("records")
+        rows = np.arange(self.info.counts.records, dtype=np.int64)
+        if not self.is_all:
+            known = tables.scan("records", ["record_id"])["record_id"].to_numpy()
+            rows = np.flatnonzero(np.isin(known, np.unique(self.selection.record_id)))
+        return lazy_frame(tables, "records", tables.take("records", rows, names), rows)
 
     def columns(self, *names: str, start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Read some columns only, of files and records alike; a row a file.
