@@ -5,7 +5,7 @@ from __future__ import annotations
 _AGAIN = "passes by itself, as a rule: run the same build again"
 _NEVER = "nothing to be done here"
 
-_ADVICE = {
+ADVICE = {
     "archive_time": "raise max_seconds in the options' [limits], then build --retry-failed",
     "bad_answer": _AGAIN,
     "bad_metadata": "the catalogue's line is no record: correct it, or harvest anew",
@@ -47,7 +47,7 @@ def advice_for(kind: str, *, permanent: bool) -> str:
     >>> advice_for("no_files", permanent=True)
     'the record has metadata only: nothing to be done here'
     """
-    known = _ADVICE.get(kind)
+    known = ADVICE.get(kind)
     if known is not None:
         return known
     return "build --retry-failed tries it again" if permanent else _AGAIN

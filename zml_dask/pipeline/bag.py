@@ -12,7 +12,8 @@ from typing import Any
 
 import dask.bag as db
 import distributed
-from dask.task_spec import DataNode
+from dask.base import annotate
+from dask.task_spec import Task
 from distributed.client import FutureCancelledError
 
 from zml_dask.errors import ZmlError
@@ -55,16 +56,17 @@ def partition_bag(partitions: Sequence[Partition], job: Job) -> db.Bag:
     dask.bag.Bag
         Of :class:`PartitionResult`.
     """
-    # Made by hand, because `from_sequence` cuts by count alone and would hash
-    # every reference for a name that nothing here needs.
+    # Made by hand: `from_sequence` cuts by count alone and would hash every
+    # reference for a name that nothing here needs, and a mapping of its own would
+    # be a second task for each partition.
     name = f"zml-records-{uuid.uuid4().hex}"
     graph: dict[Any, Any] = {
-        (name, number): DataNode((name, number), [partition])
+        (name, number): Task((name, number), build_partitions, [partition], job=job)
         for number, partition in enumerate(partitions)
     }
-    references: Any = db.Bag(graph, name, len(partitions))
-    bag: db.Bag = references.map_partitions(build_partitions, job=job)
-    return bag
+    # Dask would begin with the last; a priority for each key says otherwise.
+    with annotate(priority=lambda key: -key[1]):
+        return db.Bag(graph, name, len(partitions))
 
 
 def run_partitions(
@@ -119,12 +121,13 @@ def run_partitions(
 def _submit(
     client: distributed.Client, partitions: Sequence[Partition], job: Job
 ) -> dict[distributed.Future, Partition]:
-    """Start partitions. Dask orders tasks without dependencies by their keys: as given."""
+    """Start partitions; those that come first have priority."""
     if not partitions:
         return {}
     bag: Any = partition_bag(partitions, job)
-    tasks = bag.to_delayed()
-    futures = client.compute(tasks, retries=_RETRIES)
+    # Optimising would find nothing to do, and lose the priorities.
+    tasks = bag.to_delayed(optimize_graph=False)
+    futures = client.compute(tasks, retries=_RETRIES, optimize_graph=False)
     return dict(zip(futures, partitions, strict=True))
 
 

@@ -11,6 +11,6 @@ import signal
 import distributed
 
 
-def dask_setup(worker: distributed.Worker) -> None:
+def dask_setup(_worker: distributed.Worker) -> None:
     """Ignore interrupts; Dask calls this in a worker process's main thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

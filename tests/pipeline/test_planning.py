@@ -1,0 +1,167 @@
+"""Partitions, the memory calculation, progress and advice."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from random import Random
+
+import distributed
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zml_dask
+from zml_dask.errors import RecordError
+from zml_dask.pipeline.advice import ADVICE, advice_for
+from zml_dask.pipeline.build import build
+from zml_dask.pipeline.memory import memory_need, memory_warning
+from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.outcome import failure_row
+from zml_dask.pipeline.partitioning import plan_partitions
+from zml_dask.pipeline.progress import Counts, PlainProgress, open_progress
+from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.sandbox.corpus import Corpus, make_record
+from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.layout import ImageShape
+
+from .datasets import archive, harvested
+
+
+@given(
+    sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=200),
+    most=st.integers(1, 20),
+    most_bytes=st.integers(1, 3000),
+    workers=st.integers(1, 8),
+)
+def test_partitions_hold_every_record_once_within_bounds_largest_first(
+    sizes: list[int], most: int, most_bytes: int, workers: int
+) -> None:
+    refs = RefTable.of(RecordRef(i, i, 1, size) for i, size in enumerate(sizes))
+    options = BuildOptions(partition_records=most, partition_bytes=most_bytes)
+    plan = plan_partitions(refs, options, workers=workers, attempts={3: 2})
+    held = [ref.record_id for partition in plan for ref in partition.refs]
+    assert sorted(held) == list(range(len(sizes)))
+    assert len({partition.name for partition in plan}) == len(plan)
+    largest = [max(ref.archive_bytes for ref in partition.refs) for partition in plan]
+    assert largest == sorted(largest, reverse=True)
+    for partition in plan:
+        sizes_here = [ref.archive_bytes for ref in partition.refs]
+        assert len(sizes_here) <= most
+        assert len(sizes_here) == 1 or sum(sizes_here) <= most_bytes
+        assert partition.attempts == ({3: 2} if 3 in partition.refs.record_ids else {})
+
+
+def test_the_same_records_make_the_same_partitions() -> None:
+    refs = RefTable.of(RecordRef(i, i, 1, i % 7) for i in range(100))
+    plans = [plan_partitions(refs, BuildOptions(), workers=2, attempts={}) for _ in range(2)]
+    assert [one.name for one in plans[0]] == [one.name for one in plans[1]]
+
+
+def test_the_largest_archives_are_fetched_first(client: distributed.Client, tmp_path: Path) -> None:
+    order = [5, 1, 9, 3, 7]
+    records = [
+        # Random, so that an archive's size follows from its content's.
+        make_record(number, {"a.zip": archive({"a.bin": Random(1).randbytes(5000 * number)})})
+        for number in order
+    ]
+    with Sandbox(Corpus(records)) as sandbox:
+        catalogue = harvested(sandbox, tmp_path)
+        options = BuildOptions(partition_records=1, prefetch=0)
+        build(catalogue, tmp_path / "ds", client=client, options=options)
+        fetched = [int(seen.path.split("/")[3]) for seen in sandbox.requests.downloads]
+    assert fetched == [9, 7, 5, 3, 1]
+
+
+def test_memory_is_worked_out_before_anything_runs() -> None:
+    small, large = BuildOptions(), BuildOptions(shape=ImageShape(400, 400))
+    assert memory_need(small).worker < 2**30
+    assert memory_warning(memory_need(small), [0, 2**30]) is None
+    assert memory_need(large).shard > 5 * memory_need(small).shard
+    warning = memory_warning(memory_need(large), [8 * 2**30, 2**30])
+    assert warning is not None
+    assert "\n" not in warning
+    assert re.search(r"may need [\d.]+ GiB .* the smallest has 1.00 GiB", warning)
+
+
+def test_plain_progress_writes_a_line_now_and_then() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(stream, interval=3600)
+    for done in range(100):
+        progress.update("records", Counts(done, 100, waiting=done))
+    progress.update("records", Counts(100, 100, 2, 30, 4000))
+    assert stream.getvalue().splitlines() == [
+        "records: 0/100",
+        "records: 100/100, 2 failed, 30 files, 4,000 images",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_lines_that_are_no_markup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with open_progress(stream) as progress:
+        progress.update("records", Counts(0, 2))
+        progress.say("record 1 failed: [bold]not markup[/bold]")
+        progress.update("records", Counts(1, 2, waiting=12.4))
+    assert "[bold]not markup[/bold]" in stream.getvalue()
+    assert "waiting 12 s for the server's limit" in stream.getvalue()
+    with open_progress(stream, quiet=True) as progress:
+        before = stream.getvalue()
+        progress.say("nothing")
+        assert stream.getvalue() == before
+
+
+def _kinds(root: type[RecordError]) -> set[str]:
+    return {root.kind}.union(*(_kinds(child) for child in root.__subclasses__()))
+
+
+def test_there_is_advice_for_every_kind_of_failure() -> None:
+    import zml_dask.fetch.origins
+    import zml_dask.pipeline.isolation
+    import zml_dask.records.parse  # noqa: F401 - so that all kinds are known
+
+    kinds = _kinds(RecordError) - {"error", "range_unsupported"} | {"internal", "memory"}
+    assert kinds <= set(ADVICE)
+    assert advice_for("unheard of", permanent=True) != advice_for("unheard of", permanent=False)
+
+
+def test_a_failure_is_one_bounded_line() -> None:
+    row = failure_row(1, ValueError("a\n\nb" + "x" * 10_000), 3)
+    assert row.message.startswith("ValueError: a bxxx")
+    assert len(row.message) == 500
+    assert (row.kind, row.attempts, row.permanent) == ("internal", 3, False)
+    full = failure_row(1, OSError(28, "No space left on device"), 1)
+    assert full.kind == "disk_full"
+    assert failure_row(1, MemoryError(), 1).kind == "memory"
+
+
+def test_a_dataset_may_lie_in_an_object_store(client: distributed.Client, tmp_path: Path) -> None:
+    import fsspec
+
+    with Sandbox(Corpus([make_record(7, {"a.zip": archive({"a.py": b"1\n2\n"})})])) as sandbox:
+        catalogue = harvested(sandbox, tmp_path)
+        try:
+            result = build(catalogue, "memory://planning/ds", client=client)
+            assert (result.n_images, result.n_records) == (1, 1)
+            assert not build(catalogue, "memory://planning/ds", client=client).committed
+            log = fsspec.filesystem("memory").cat("/planning/ds/build.log.jsonl").splitlines()
+            assert [json.loads(line)["event"] for line in log] == [
+                "start",
+                "record",
+                "end",
+                "start",
+                "end",
+            ]
+            dataset = zml_dask.open_dataset("memory://planning/ds")
+            assert dataset.text(0) == "1\n2\n"
+        finally:
+            fsspec.filesystem("memory").store.clear()
