@@ -129,6 +129,15 @@ def test_a_damaged_pickle_gives_way_to_the_hdf5_file(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(arrays(tmp_path / f"new{number}")[name], values)
 
 
+@pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="needs squashfs-tools")
+def test_the_hdf5_file_within_a_squashfs_image_is_read_too(tmp_path: Path) -> None:
+    place = write_2018(tmp_path / "old", 7)
+    (place / "images_7.pkl").write_bytes(b"")
+    files = [(f"7/{path.name}", path) for path in sorted(place.iterdir())]
+    image = write_squashfs(files, tmp_path / "old.sqsh", compression="zstd")
+    assert run(image.path, tmp_path / "new").images == 6
+
+
 def test_what_cannot_be_read_is_a_failure_and_the_rest_goes_on(tmp_path: Path) -> None:
     old = tmp_path / "old"
     write_2018(old, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ Describe: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Turns a hit into the columns of the records table."""
 
 _HEAD = 4096
+_COPY_BYTES = 1 << 20
 ORIGIN = "legacy"
 """Where the records table says that an imported record comes from."""
 
@@ -88,7 +90,7 @@ def import_record(
     try:
         with RecordStager(scratch, record.record_id, ImageShape()) as stager:
             row = _record_row(source, record, describe)
-            for path, segments in _images(source, record):
+            for path, segments in _images(source, record, scratch):
                 stager.add(*_staged_file(path, segments))
             staged = stager.finish(storage, row)
         return ImportedRecord(record.record_id, staged.n_files, staged.n_images)
@@ -135,7 +137,9 @@ def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None
     return hit if isinstance(hit, dict) else None
 
 
-def _images(source: LegacySource, record: SourceRecord) -> Iterable[tuple[str, Segments]]:
+def _images(
+    source: LegacySource, record: SourceRecord, scratch: Path
+) -> Iterable[tuple[str, Segments]]:
     """Read the pickle, or the HDF5 file where the pickle cannot be read."""
     complaints: list[str] = []
     if record.pickle is not None:
@@ -149,7 +153,7 @@ def _images(source: LegacySource, record: SourceRecord) -> Iterable[tuple[str, S
     if record.hdf5 is not None:
         try:
             with closing(source.open(record.hdf5)) as stream:
-                return list(_compact(stream, record.hdf5))
+                return list(_compact(stream, record.hdf5, scratch))
         except (LegacyFileError, SourceDamagedError, OSError) as error:
             complaints.append(str(error))
     raise DamagedLegacyRecordError(
@@ -157,11 +161,14 @@ def _images(source: LegacySource, record: SourceRecord) -> Iterable[tuple[str, S
     )
 
 
-def _compact(stream: IO[bytes], name: str) -> Iterable[tuple[str, Segments]]:
-    # HDF5 is read from here and there, a squashfs file from front to back only.
-    seekable = stream if stream.seekable() else io.BytesIO(stream.read())
-    for path, segments in read_images_hdf5(seekable, name=name):
-        yield path, [compact(segment) for segment in segments]
+def _compact(stream: IO[bytes], name: str, scratch: Path) -> Iterable[tuple[str, Segments]]:
+    with tempfile.TemporaryFile(dir=scratch) as copy:
+        if not stream.seekable():
+            # HDF5 is read from here and there, a file in squashfs from front to back only.
+            shutil.copyfileobj(stream, copy, _COPY_BYTES)
+            stream = copy
+        for path, segments in read_images_hdf5(stream, name=name):
+            yield path, [compact(segment) for segment in segments]
 
 
 def _staged_file(path: str, segments: Segments) -> tuple[StagedFile, bytes | None]:
