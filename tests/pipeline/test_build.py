@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
+import pickle
 import random
+import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import distributed
@@ -29,7 +33,7 @@ from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageFullError
 from zml_dask.store.verify import verify
 
 from .datasets import archive, array_bytes, harvested, small_records, tables
@@ -116,18 +120,12 @@ def test_two_halves_give_the_same_bytes(
         build_on(
             catalogue,
             tmp_path / "ds",
-            lambda: _keeping(client),
+            lambda: nullcontext(client),
             limit=limit,
             options=SMALL,
         )
     assert array_bytes(tmp_path / "ds") == array_bytes(reference)
     assert tables(tmp_path / "ds") == tables(reference)
-
-
-def _keeping(client: distributed.Client):  # type: ignore[no-untyped-def]
-    from contextlib import nullcontext
-
-    return nullcontext(client)
 
 
 def test_building_again_does_nothing_and_asks_for_no_cluster(
@@ -255,10 +253,6 @@ def test_the_users_own_catalogue_may_name_files(client: distributed.Client, tmp_
     assert tables(tmp_path / "ds")["records"][0]["origin"] == "url"
 
 
-def _own_bag(ids: list[int], catalogue: str, dataset: str) -> list[str]:
-    return [zml_dask.process(one, dataset, catalogue=catalogue).status for one in ids]
-
-
 def test_the_stages_are_plain_functions(catalogue: Path, tmp_path: Path) -> None:
     import dask.bag as db
 
@@ -309,3 +303,64 @@ def test_a_driver_that_dies_in_the_commit_finishes_when_run_again(
     assert served.requests.downloads == []
     assert array_bytes(dataset) == array_bytes(reference)
     assert tables(dataset) == tables(reference)
+
+
+def test_a_full_disk_stops_the_build_and_loses_nothing(
+    reference: Path,
+    catalogue: Path,
+    client: distributed.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import errno
+
+    import zml_dask.store.storage as hooks
+
+    staged: list[str] = []
+
+    def fill_up(operation: str, path: str) -> None:
+        if operation == "write" and path.startswith("staging/records/"):
+            staged.append(path)
+            if len(staged) > 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    dataset = tmp_path / "ds"
+    # The worker of this cluster lives in this process, and so does its hook.
+    monkeypatch.setattr(hooks, "before_operation", fill_up)
+    with pytest.raises(StorageFullError, match="no space is left; free some"):
+        build(catalogue, dataset, client=client, options=SMALL)
+    monkeypatch.undo()
+    assert not (dataset / "build.lock").exists()
+    assert not (dataset / "dataset.json").exists()
+    lines = Lines()
+    build(catalogue, dataset, client=client, options=SMALL, progress=lines)
+    assert "5 staged" in lines.said[0]
+    assert array_bytes(dataset) == array_bytes(reference)
+    assert tables(dataset) == tables(reference)
+
+
+def test_a_catalogue_of_2018_is_built_like_any_other(
+    reference: Path, catalogue: Path, served: Sandbox, client: distributed.Client, tmp_path: Path
+) -> None:
+    hits = {hit["id"]: hit for hit in map(json.loads, catalogue.read_text().splitlines())}
+    (tmp_path / "records.pkl").write_bytes(pickle.dumps(hits))
+    options = BuildOptions(api_url=served.api_url)
+    build(tmp_path / "records.pkl", tmp_path / "ds", client=client, options=options)
+    assert array_bytes(tmp_path / "ds") == array_bytes(reference)
+    assert tables(tmp_path / "ds") == tables(reference)
+    assert not (tmp_path / "ds/staging").exists()
+
+
+def test_every_text_can_be_read_back(reference: Path) -> None:
+    dataset = zml_dask.open_dataset(str(reference))
+    records = {record.record_id: record for record in small_records(24)}
+    checked = 0
+    for file in dataset.files.itertuples():
+        if file.status != "ok":
+            continue
+        (content,) = records[file.record_id].files.values()
+        settled = content.settle()
+        with zipfile.ZipFile(io.BytesIO(settled.read(0, settled.size))) as packed:
+            assert dataset.text(file.file_id) == packed.read(file.path).decode()
+        checked += 1
+    assert checked > 24
