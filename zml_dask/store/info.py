@@ -131,7 +131,7 @@ class DatasetInfo:
             plain = json.loads(data)
         except ValueError as error:
             raise DatasetDamagedError(
-                f"{where} is not JSON ({error}); restore it from a copy, or build anew"
+                f"{where} is not JSON ({error}); run zml-dask verify --repair"
             ) from error
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
             raise NotADatasetError(f"{where} is not of a zml-dask dataset; choose another folder")
@@ -145,11 +145,11 @@ class DatasetInfo:
         # The bytes and not only the values: a flipped byte in white space counts too.
         if plain.pop("sha256", None) != _digest(plain):
             raise DatasetDamagedError(
-                f"{where} does not fit its own checksum; restore it from a copy"
+                f"{where} does not fit its own checksum; run zml-dask verify --repair"
             )
         info = _from_plain(plain)
         if info.to_bytes() != data:
-            raise DatasetDamagedError(f"{where} was changed by hand; restore it from a copy")
+            raise DatasetDamagedError(f"{where} was changed by hand; run zml-dask verify --repair")
         return info
 
 
