@@ -18,9 +18,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import IO, Any, ClassVar
 
 import numpy as np
@@ -28,9 +26,19 @@ from numpy.typing import NDArray
 
 from zml_dask import safe_arrays
 from zml_dask.errors import ZmlError
+from zml_dask.safe_constructors import ADMITTED, Admitted, InertClass, InertObject
 
 _PIECE = 1 << 20
 _INERT_PACKAGE = "containertree"
+
+__all__ = [
+    "DamagedPickleError",
+    "ForbiddenPickleError",
+    "InertObject",
+    "UnsafePickleError",
+    "load",
+    "loads",
+]
 
 ArrayHook = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -45,37 +53,6 @@ class ForbiddenPickleError(UnsafePickleError):
 
 class DamagedPickleError(UnsafePickleError):
     """The pickle is cut short, garbled, or no pickle at all."""
-
-
-@dataclass(slots=True)
-class InertObject:
-    """An object of a class that is not loaded: its name and its data, and no behaviour.
-
-    Attributes
-    ----------
-    class_name : str
-        Module and name, ``"containertree.tree.ContainerFileTree"``.
-    arguments : tuple
-        What its constructor would have got.
-    state : object
-        What it held, usually a dict of its attributes.
-    """
-
-    class_name: str
-    arguments: tuple[Any, ...] = ()
-    state: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class _InertClass:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Admitted:
-    """A constructor that a pickle may call; wrapped, so that it cannot be tampered with."""
-
-    function: Callable[..., Any]
 
 
 def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | None = None) -> Any:
@@ -159,66 +136,6 @@ class _Pieces:
         return bytes(pieces)
 
 
-def _no_arguments(kind: type) -> _Admitted:
-    return _Admitted(lambda: kind())
-
-
-def _encode(text: str, encoding: str = "latin-1") -> bytes:
-    # How protocols before 3 write bytes.
-    if encoding.replace("-", "").lower() != "latin1":
-        raise ValueError(f"bytes are written with encoding {encoding!r}, not latin-1")
-    return text.encode("latin-1")
-
-
-def _bytes(data: bytes | list[int] | str = b"", encoding: str = "latin-1") -> bytes:
-    if isinstance(data, str):
-        return _encode(data, encoding)
-    if not isinstance(data, bytes | bytearray | list):  # bytes(10**12) is a lot of zeros
-        raise ValueError("bytes are made from neither bytes nor a list")  # noqa: TRY004 - one type for whatever is wrong with a pickle
-    return bytes(data)
-
-
-def _inert_object(kind: Any, base: Any, state: Any) -> InertObject:
-    if not isinstance(kind, _InertClass) or base is not object or state is not None:
-        raise ForbiddenPickleError("builds an object in a way that no 2018 file does")
-    return InertObject(kind.name)
-
-
-_BUILTINS: dict[str, Any] = {
-    "bytearray": _Admitted(lambda *parts: bytearray(_bytes(*parts))),
-    "bytes": _Admitted(_bytes),
-    "complex": _Admitted(complex),
-    "dict": _no_arguments(dict),
-    "frozenset": _Admitted(frozenset),
-    "list": _no_arguments(list),
-    "object": object,
-    "set": _Admitted(set),
-}
-
-_ADMITTED: dict[tuple[str, str], Any] = {
-    **{
-        (module, name): what
-        for module in ("builtins", "__builtin__")
-        for name, what in _BUILTINS.items()
-    },
-    ("_codecs", "encode"): _Admitted(_encode),
-    ("collections", "OrderedDict"): _no_arguments(OrderedDict),
-    ("copy_reg", "_reconstructor"): _Admitted(_inert_object),
-    ("copyreg", "_reconstructor"): _Admitted(_inert_object),
-    ("numpy", "dtype"): _Admitted(safe_arrays.plain_dtype),
-    ("numpy", "ndarray"): np.ndarray,
-    **{
-        (f"numpy.{core}.{module}", name): _Admitted(function)
-        for core in ("core", "_core")
-        for module, name, function in (
-            ("multiarray", "_reconstruct", safe_arrays.empty_array),
-            ("multiarray", "scalar", safe_arrays.numpy_scalar),
-            ("numeric", "_frombuffer", safe_arrays.array_from_buffer),
-        )
-    },
-}
-
-
 class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     """The standard library's interpreter in Python, its calls and builds replaced.
 
@@ -236,10 +153,10 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     dispatch: ClassVar[dict[int, Callable[..., Any]]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ADMITTED:
-            return _ADMITTED[module, name]
+        if (module, name) in ADMITTED:
+            return ADMITTED[module, name]
         if module.partition(".")[0] == _INERT_PACKAGE:
-            return _InertClass(f"{module}.{name}")
+            return InertClass(f"{module}.{name}")
         raise ForbiddenPickleError(
             f"asks for {_shown(module)}.{_shown(name)}, which is not plain data"
         )
@@ -251,9 +168,9 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
         raise ForbiddenPickleError("refers to Python's registry of extensions")
 
     def _construct(self, what: Any, arguments: Any) -> Any:
-        if isinstance(what, _InertClass):
+        if isinstance(what, InertClass):
             return InertObject(what.name, tuple(arguments))
-        if not isinstance(what, _Admitted):
+        if not isinstance(what, Admitted):
             raise ForbiddenPickleError("calls something that is no constructor")
         return what.function(*arguments)
 
