@@ -17,10 +17,13 @@ class RangeServer:
     ----------
     url : str
     sent : list of (path, bytes)
+    refuse_with : int or None
+        A status to answer everything with.
     """
 
     def __init__(self, folder: Path) -> None:
         self.sent: list[tuple[str, int]] = []
+        self.refuse_with: int | None = None
         self._lock = threading.Lock()
         server = self
 
@@ -32,8 +35,8 @@ class RangeServer:
 
             def do_GET(self) -> None:
                 path = Path(self.translate_path(self.path))
-                if not path.is_file():
-                    self.send_error(404)
+                if server.refuse_with or not path.is_file():
+                    self.send_error(server.refuse_with or 404)
                     return
                 data = path.read_bytes()
                 wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))

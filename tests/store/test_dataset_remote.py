@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from range_server import RangeServer
 
 import zml_dask as zml
 from zml_dask.store.dataset import NoDatasetError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 
 BUCKET = "asked"
 
@@ -76,6 +77,23 @@ def test_over_http_only_the_chunks_asked_for_are_sent(folder: Path) -> None:
         shard = (folder / "images.zarr/images/c/0/0/0").stat().st_size
         assert 0 < server.bytes_sent("images.zarr") < shard / 2
         assert server.bytes_sent("parquet") == 0
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_what_a_server_answers_is_one_line(folder: Path, status: int) -> None:
+    with RangeServer(folder.parent) as server:
+        server.refuse_with = status
+        with pytest.raises(StorageError, match=f"dataset.json.*{status}"):
+            zml.open_dataset(f"{server.url}/ds")
+
+
+def test_an_endpoint_that_is_not_there_is_one_line(s3: dict[str, str]) -> None:
+    options: dict[str, Any] = {
+        "endpoint_url": "http://127.0.0.1:1",
+        "config_kwargs": {"retries": {"max_attempts": 1}},
+    }
+    with pytest.raises(StorageError, match="cannot read"):
+        zml.open_dataset("s3://x/y", s3 | options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

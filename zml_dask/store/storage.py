@@ -52,6 +52,10 @@ _KINDS: dict[int | None, tuple[type[StorageError], str]] = {
 }
 
 
+# The clients' own roots, which are no OSError; by name, since neither need be installed.
+_NETWORK_ERRORS = {"aiohttp.client_exceptions.ClientError", "botocore.exceptions.BotoCoreError"}
+
+
 def note_operation(operation: str, path: str) -> None:
     """Tell `before_operation`, if a test has set it."""
     if before_operation is not None:
@@ -69,6 +73,13 @@ def storage_errors(operation: str, where: str) -> Iterator[None]:
             number = errno.EACCES
         kind, what = _KINDS.get(number, (StorageError, str(error) or type(error).__name__))
         raise kind(f"cannot {operation} {where!r}: {what}") from error
+    except Exception as error:
+        bases = {f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__}
+        if not bases & _NETWORK_ERRORS:
+            raise
+        raise StorageError(
+            f"cannot {operation} {where!r}: {error}; check the address and the permissions"
+        ) from error
 
 
 class Storage(ABC):

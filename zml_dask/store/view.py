@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -20,6 +19,9 @@ from zml_dask.store.rows import Rows
 from zml_dask.store.scan import TableReader, eager_columns, lazy_frame, to_pandas
 from zml_dask.store.selection import Selection, resolve
 from zml_dask.store.storage import Storage
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 
 class MaskError(UsageError):
@@ -142,6 +144,8 @@ class View:
         A block holds whole chunks of the store, so that none is read twice; a
         slice (``images[:100]``) reads only the chunks it touches.
         """
+        import dask.array as da  # here, since it takes as long to import as all else together
+
         shape = self.info.shape
         source = SelectedImages(self._source.reader, self.rows)
         array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
