@@ -78,7 +78,7 @@ def test_the_driver_requeues_itself_and_goes_on(
     zenodo.faults = Faults()
     # SLURM lets a requeued job wait for some minutes; the test does not.
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-    until(lambda: job not in slurm.jobs("RUNNING,PENDING"), "the build is done", seconds=90)
+    until(lambda: job not in slurm.jobs("RUNNING,PENDING"), "the build is done", seconds=200)
     said = log.read_text()
     assert "restart 1: done" in said, said
     assert not before & set(records_of(zenodo.requests.downloads))
