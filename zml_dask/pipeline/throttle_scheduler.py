@@ -2,7 +2,10 @@
 
 Every request of every worker passes through here, in the order in which they were
 asked for. A worker's question stays open until its turn has come, so that nobody
-polls, no worker starves, and what a dying worker waited for goes to the next.
+polls, no worker starves, and what a dying worker waited for goes to the next. Permits
+are given one at a time: a round trip takes a millisecond and the servers in question
+permit two requests a second, so permits lent out ahead would save nothing and lie idle
+with workers that are busy reading.
 """
 
 from __future__ import annotations
