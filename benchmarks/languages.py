@@ -36,7 +36,7 @@ CLEAR = {
 }
 AMBIGUOUS = {"h", "m", "pl", "pm", "t", "r", "R", "rs", "ml", "ts"}
 OF_PACKAGE = {"GNUstep": "Objective-C"}
-AT_MOST = 50
+AT_MOST = 40
 """Files of an extension."""
 
 

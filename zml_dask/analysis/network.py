@@ -32,8 +32,8 @@ class TrainOptions:
     """
 
     epochs: int = 8
-    batch_size: int = 64
-    learning_rate: float = 4e-3
+    batch_size: int = 16
+    learning_rate: float = 3e-3
     seed: int = 0
 
 
@@ -59,7 +59,7 @@ class LanguageNet(nn.Module):
             nn.BatchNorm2d(64),
             nn.ReLU(),
         )
-        self.squeeze = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, EMBEDDING), nn.ReLU())
+        self.squeeze = nn.Sequential(nn.Dropout(0.1), nn.Linear(128, EMBEDDING), nn.ReLU())
         self.name = nn.Linear(EMBEDDING, n_languages)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
