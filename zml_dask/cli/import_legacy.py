@@ -14,6 +14,7 @@ from zml_dask.cli.export import compute_of
 from zml_dask.cli.terminal import printable
 from zml_dask.legacy.import_record import ImportedRecord
 from zml_dask.legacy.importing import ImportOptions, import_legacy
+from zml_dask.legacy.sources import open_source
 from zml_dask.pipeline.committing import software_versions
 from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.progress import Counts
@@ -50,6 +51,7 @@ def command(
     it. Pickles are read without being run. Interrupted, the same command goes on
     where it stopped.
     """
+    open_source(source)  # a wrong path is told before anything is made or locked
     storage = Storage.open(dataset)
     with progress_of(ctx) as progress:
         imported = Counter[str]()
