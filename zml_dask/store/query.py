@@ -16,7 +16,8 @@ from textwrap import shorten
 import pyarrow.compute as pc
 
 from zml_dask.store.columns import Column, Level
-from zml_dask.store.query_translate import ExpressionError, ListTest, Translator
+from zml_dask.store.query_translate import Translator
+from zml_dask.store.query_values import ExpressionError, ListTest
 
 __all__ = ["Condition", "ExpressionError", "equality", "parse"]
 

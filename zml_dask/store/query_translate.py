@@ -5,64 +5,27 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zml_dask.errors import UsageError
 from zml_dask.store.columns import Column, find_column
-
-_MAX_SHOWN = 200
-
-Kind = Literal["text", "number", "list", "none"]
-
-
-class ExpressionError(UsageError):
-    """An expression cannot be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListTest:
-    """Whether any item of a list equals (``in``) or matches (``contains``) a text."""
-
-    column: Column
-    test: Literal["in", "contains"]
-    text: str
-
-    @property
-    def key(self) -> str:
-        """Name of the column that holds its answers."""
-        return f"{self.column.key} {self.test} {self.text!r}"
-
-    def answers(self, lists: pa.ChunkedArray) -> pa.Array:
-        """Ask it of every list; bool, false for a missing list."""
-        column = lists.combine_chunks()
-        items = pc.list_flatten(column)
-        if self.test == "in":
-            found = pc.equal(items, self.text)
-        else:
-            found = pc.match_substring_regex(items, self.text)
-        parents = pc.list_parent_indices(column).filter(found)
-        return pc.is_in(pa.array(range(len(column)), pa.int64()), value_set=parents)
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """What stands on a side of a comparison.
-
-    `valid` says where it is not missing, None for everywhere; `constant` is the
-    value itself where it was written out.
-    """
-
-    expression: pc.Expression
-    kind: Kind
-    valid: pc.Expression | None = None
-    constant: Any = None
-    column: Column | None = None
-
+from zml_dask.store.query_values import (
+    ExpressionError,
+    Kind,
+    ListTest,
+    Value,
+    ensure_comparable,
+    ensure_text,
+    number_of,
+    quoted,
+    refusal,
+    text_of,
+    valid,
+    where_valid,
+)
 
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -117,12 +80,12 @@ class Translator:
                 return self._call(node)
             case ast.Constant(value=bool(value)):
                 return pc.scalar(value)
-        raise _refusal(node, "is not a condition; compare it with something")
+        raise refusal(node, "is not a condition; compare it with something")
 
     def _matches(self, left: ast.expr, right: ast.expr) -> pc.Expression:
         if isinstance(right, ast.UnaryOp) and isinstance(right.op, ast.Invert):
             return ~self._matches(left, right.operand)
-        return self._search(left, _text_of(right))
+        return self._search(left, text_of(right))
 
     def _compare(self, op: ast.cmpop, left: ast.expr, right: ast.expr) -> pc.Expression:
         if isinstance(op, (ast.In, ast.NotIn)):
@@ -133,39 +96,39 @@ class Translator:
             one.kind,
             other.kind,
         ):
-            missing = ~_valid(other if one.kind == "none" else one)
+            missing = ~valid(other if one.kind == "none" else one)
             return missing if isinstance(op, (ast.Is, ast.Eq)) else ~missing
         if isinstance(op, (ast.Is, ast.IsNot)):
-            raise _refusal(right, "cannot stand after 'is'; only None can")
-        _ensure_comparable(left, one, right, other)
+            raise refusal(right, "cannot stand after 'is'; only None can")
+        ensure_comparable(left, one, right, other)
         compare = _COMPARISONS[type(op)]
         if isinstance(op, ast.NotEq):  # a missing value differs from every other
-            return ~_where_valid(one.expression == other.expression, one, other)
-        return _where_valid(compare(one.expression, other.expression), one, other)
+            return ~where_valid(one.expression == other.expression, one, other)
+        return where_valid(compare(one.expression, other.expression), one, other)
 
     def _among(self, left: ast.expr, right: ast.expr) -> pc.Expression:
         if isinstance(right, (ast.List, ast.Tuple, ast.Set)):
             return self._is_one_of(left, right)
         container = self._value(right)
         if container.kind == "list" and container.column is not None:
-            return self._test(ListTest(container.column, "in", _text_of(left)))
+            return self._test(ListTest(container.column, "in", text_of(left)))
         if container.kind != "text":
-            raise _refusal(right, "can hold nothing; give a list or a column of text or of lists")
-        return pc.match_substring(container.expression, _text_of(left)) & _valid(container)
+            raise refusal(right, "can hold nothing; give a list or a column of text or of lists")
+        return pc.match_substring(container.expression, text_of(left)) & valid(container)
 
     def _is_one_of(self, left: ast.expr, right: ast.List | ast.Tuple | ast.Set) -> pc.Expression:
         value = self._value(left)
         items = [self._value(item) for item in right.elts]
         for item, node in zip(items, right.elts, strict=True):
             if item.constant is None and item.kind != "none":
-                raise _refusal(node, "cannot stand in a list; only text and numbers can")
+                raise refusal(node, "cannot stand in a list; only text and numbers can")
             if item.kind != "none":
-                _ensure_comparable(left, value, node, item)
+                ensure_comparable(left, value, node, item)
         constants = [item.constant for item in items if item.kind != "none"]
         found = pc.scalar(False)
         if constants:
-            found = value.expression.isin(constants) & _valid(value)
-        return found | ~_valid(value) if len(constants) < len(items) else found
+            found = value.expression.isin(constants) & valid(value)
+        return found | ~valid(value) if len(constants) < len(items) else found
 
     def _search(self, node: ast.expr, pattern: str, *, case: bool = True) -> pc.Expression:
         try:
@@ -179,8 +142,8 @@ class Translator:
             return self._test(
                 ListTest(value.column, "contains", pattern if case else f"(?i){pattern}")
             )
-        _ensure_text(node, value)
-        return pc.match_substring_regex(value.expression, pattern, ignore_case=not case) & _valid(
+        ensure_text(node, value)
+        return pc.match_substring_regex(value.expression, pattern, ignore_case=not case) & valid(
             value
         )
 
@@ -193,43 +156,43 @@ class Translator:
         options = {word.arg: _plain(word.value) for word in node.keywords}
         match method, node.args:
             case "contains", [pattern]:
-                text = _text_of(pattern)
+                text = text_of(pattern)
                 literal = options.get("regex", True) is False
                 case = options.get("case", True) is not False
-                return self._search(owner, _quoted(text) if literal else text, case=case)
+                return self._search(owner, quoted(text) if literal else text, case=case)
             case "match", [pattern]:
-                return self._search(owner, rf"\A(?:{_text_of(pattern)})")
+                return self._search(owner, rf"\A(?:{text_of(pattern)})")
             case "fullmatch", [pattern]:
-                return self._search(owner, rf"\A(?:{_text_of(pattern)})\z")
+                return self._search(owner, rf"\A(?:{text_of(pattern)})\z")
             case (("startswith" | "endswith"), [ast.Tuple(elts=texts)]):
                 calls = [ast.Call(node.func, [text], []) for text in texts]
                 return reduce(operator.or_, map(self._call, calls), pc.scalar(False))
             case (("startswith" | "endswith"), [text]):
                 value = self._value(owner)
-                _ensure_text(owner, value)
+                ensure_text(owner, value)
                 find = pc.starts_with if method == "startswith" else pc.ends_with
-                return find(value.expression, _text_of(text)) & _valid(value)
+                return find(value.expression, text_of(text)) & valid(value)
             case "isin", [ast.List() | ast.Tuple() | ast.Set() as items]:
                 return self._is_one_of(owner, items)
             case (("isna" | "isnull"), []):
-                return ~_valid(self._value(owner))
+                return ~valid(self._value(owner))
             case (("notna" | "notnull"), []):
-                return _valid(self._value(owner))
-        raise _refusal(
+                return valid(self._value(owner))
+        raise refusal(
             node,
             "is no condition that is known; there are contains, startswith, endswith, match, "
             "fullmatch, isin, isna and notna, each of a column",
         )
 
-    def _value(self, node: ast.expr) -> _Value:
+    def _value(self, node: ast.expr) -> Value:
         match node:
             case ast.Constant(value=None):
-                return _Value(pc.scalar(None), "none")
+                return Value(pc.scalar(None), "none")
             case ast.Constant(value=str(text)):
-                return _Value(pc.scalar(text), "text", constant=text)
+                return Value(pc.scalar(text), "text", constant=text)
             case ast.Constant(value=int() | float()) | ast.UnaryOp(op=ast.USub() | ast.UAdd()):
-                number = _number_of(node)
-                return _Value(pc.scalar(number), "number", constant=number)
+                number = number_of(node)
+                return Value(pc.scalar(number), "number", constant=number)
             case ast.Name(id=name):
                 return self._column(find_column(name))
             case ast.Attribute(value=ast.Name(id="files" | "records" | "images" as level)):
@@ -244,55 +207,41 @@ class Translator:
                     return self._length(owner)
                 if method in _CASES and not node.args:
                     value = self._value(owner)
-                    _ensure_text(owner, value)
-                    return _Value(_CASES[method](value.expression), "text", value.valid)
-        raise _refusal(node, "cannot be compared; use a column, text, a number or None")
+                    ensure_text(owner, value)
+                    return Value(_CASES[method](value.expression), "text", value.valid)
+        raise refusal(node, "cannot be compared; use a column, text, a number or None")
 
-    def _column(self, column: Column) -> _Value:
+    def _column(self, column: Column) -> Value:
         self.columns.add(column)
         field = pc.field(self._name(column))
         if pa.types.is_list(column.type):
-            return _Value(field, "list", field.is_valid(), column=column)
+            return Value(field, "list", field.is_valid(), column=column)
         kind: Kind = "text" if pa.types.is_string(column.type) else "number"
-        return _Value(field, kind, field.is_valid(), column=column)
+        return Value(field, kind, field.is_valid(), column=column)
 
     def _calculate(
         self, calculate: Callable[[Any, Any], Any], left: ast.expr, right: ast.expr
-    ) -> _Value:
+    ) -> Value:
         one, other = self._value(left), self._value(right)
         for node, side in ((left, one), (right, other)):
             if side.kind != "number":
-                raise _refusal(node, "is not a number to calculate with")
+                raise refusal(node, "is not a number to calculate with")
         # As floating point: whole numbers would overflow, or divide to whole ones.
         result = calculate(one.expression.cast("float64"), other.expression.cast("float64"))
-        return _Value(result, "number", _valid(one) & _valid(other))
+        return Value(result, "number", valid(one) & valid(other))
 
-    def _length(self, node: ast.expr) -> _Value:
+    def _length(self, node: ast.expr) -> Value:
         value = self._value(node)
         if value.kind == "list":
-            return _Value(pc.list_value_length(value.expression), "number", value.valid)
-        _ensure_text(node, value)
-        return _Value(pc.utf8_length(value.expression), "number", value.valid)
-
-
-def _where_valid(condition: pc.Expression, *values: _Value) -> pc.Expression:
-    """Make a condition false where one of the values it is about is missing.
-
-    As a conjunction and not by `coalesce`, which no row group's statistics see through.
-    """
-    return reduce(operator.and_, (v.valid for v in values if v.valid is not None), condition)
-
-
-def _valid(value: _Value) -> pc.Expression:
-    if value.valid is not None:
-        return value.valid
-    return pc.scalar(value.kind != "none")
+            return Value(pc.list_value_length(value.expression), "number", value.valid)
+        ensure_text(node, value)
+        return Value(pc.utf8_length(value.expression), "number", value.valid)
 
 
 def _method(node: ast.Call) -> tuple[ast.expr, str]:
     """Return what a method is called of, without pandas' ``.str``, and its name."""
     if not isinstance(node.func, ast.Attribute):
-        raise _refusal(node, "calls a function; only methods of columns and len() are known")
+        raise refusal(node, "calls a function; only methods of columns and len() are known")
     owner = node.func.value
     if isinstance(owner, ast.Attribute) and owner.attr == "str":
         owner = owner.value
@@ -301,53 +250,3 @@ def _method(node: ast.Call) -> tuple[ast.expr, str]:
 
 def _plain(node: ast.expr) -> object:
     return node.value if isinstance(node, ast.Constant) else None
-
-
-def _text_of(node: ast.expr) -> str:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    raise _refusal(node, "should be text in quotes")
-
-
-def _number_of(node: ast.expr) -> int | float:
-    if isinstance(node, ast.UnaryOp):
-        number = _number_of(node.operand)
-        return -number if isinstance(node.op, ast.USub) else number
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-        if isinstance(node.value, int) and abs(node.value) >= 2**63:
-            raise _refusal(node, "is a larger number than any column holds")
-        return node.value
-    raise _refusal(node, "is not a number")
-
-
-def _quoted(text: str) -> str:
-    return "".join(rf"\x{{{ord(char):x}}}" for char in text)
-
-
-def _ensure_text(node: ast.expr, value: _Value) -> None:
-    if value.kind != "text":
-        raise _refusal(node, "is not text")
-
-
-def _ensure_comparable(left: ast.expr, one: _Value, right: ast.expr, other: _Value) -> None:
-    if "list" in (one.kind, other.kind):
-        raise _refusal(
-            left if one.kind == "list" else right, "holds lists; write \"'word' in column\""
-        )
-    if one.kind == other.kind:
-        return
-    column, literal = (left, right) if one.column is not None else (right, left)
-    kind = one.kind if one.column is not None else other.kind
-    raise _refusal(
-        literal,
-        f"does not go with {_spell(column)}, which is {'text' if kind == 'text' else 'a number'}",
-    )
-
-
-def _spell(node: ast.expr) -> str:
-    text = ast.unparse(node).replace(" @ ~", " !~ ").replace(" @ ", " =~ ")
-    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
-
-
-def _refusal(node: ast.expr, why: str) -> ExpressionError:
-    return ExpressionError(f"{_spell(node)} {why}")

@@ -1,0 +1,80 @@
+"""Sets of rows against plain NumPy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_builders import write_dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zml_dask as zml
+from zml_dask.store.local_storage import LocalStorage
+from zml_dask.store.rows import Rows
+from zml_dask.store.storage import Storage
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> np.ndarray:
+    """Masks of up to three shards, dense, sparse or empty in places."""
+    total = draw(st.integers(0, 10_000))
+    mask = np.zeros(total, bool)
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, max(total - 1, 0)))
+        mask[start : start + draw(st.integers(1, 5000)) : draw(st.integers(1, 700))] = True
+    return mask
+
+
+@given(masks(), st.data())
+def test_positions_are_those_of_the_mask(mask: np.ndarray, data: st.DataObject) -> None:
+    rows = Rows.of_mask(mask)
+    expected = np.flatnonzero(mask)
+    assert len(rows) == expected.size
+    np.testing.assert_array_equal(rows.mask(), mask)
+    start = data.draw(st.integers(0, expected.size))
+    stop = data.draw(st.integers(start, expected.size + 5))
+    np.testing.assert_array_equal(rows.positions(start, stop), expected[start:stop])
+    asked = np.array(data.draw(st.lists(st.integers(0, mask.size), max_size=9)), np.int64)
+    np.testing.assert_array_equal(rows.rank(asked), np.searchsorted(expected, asked))
+
+
+@given(masks(), st.integers(64, 5000))
+def test_blocks_and_pieces_divide_no_chunk(mask: np.ndarray, limit: int) -> None:
+    rows = Rows.of_mask(mask)
+    positions = rows.positions()
+    sizes = rows.block_sizes(limit)
+    assert sum(sizes) == len(rows)
+    edges = np.cumsum(sizes)[:-1]
+    assert (positions[edges - 1] // 4096 < positions[edges] // 4096).all()
+    start = 0
+    while start < len(rows):
+        piece = rows.piece(start, limit)
+        assert 0 < piece.size <= limit
+        stop = start + piece.size
+        np.testing.assert_array_equal(piece, positions[start:stop])
+        assert stop == len(rows) or positions[stop - 1] // 64 < positions[stop] // 64
+        start = stop
+
+
+def test_a_commit_between_the_index_and_a_chunk_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last shard is replaced while it is read: the reader looks at its index again."""
+    storage = write_dataset(Storage.open(tmp_path / "ds"), tmp_path)
+    ds = zml.open_dataset(tmp_path / "ds")
+    expected = ds.images.compute()
+    path = "images.zarr/images/c/0/0/0"
+    good = storage.read(path)
+    read_range = LocalStorage.read_range
+    torn = [True]
+
+    def racing(self: LocalStorage, name: str, start: int, stop: int) -> bytes:
+        data = read_range(self, name, start, stop)
+        return bytes(reversed(data)) if name == path and torn and torn.pop() else data
+
+    monkeypatch.setattr(LocalStorage, "read_range", racing)
+    np.testing.assert_array_equal(ds.images.compute(), expected)
+    assert not torn
+    assert storage.read(path) == good
