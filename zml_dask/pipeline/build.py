@@ -31,6 +31,7 @@ from zml_dask.pipeline.result import BuildResult, Tally
 from zml_dask.pipeline.sources import Records, is_made_here, open_records, remove_shared, shared
 from zml_dask.pipeline.target import check_target
 from zml_dask.pipeline.throttle import throttle_waiting
+from zml_dask.printable import printable
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RefTable
 from zml_dask.store.info import DatasetInfo
@@ -216,8 +217,9 @@ def _note_condemned(run: _Run, condemned: Condemned, tally: Tally) -> None:
 def _note_outcome(run: _Run, outcome: Outcome, worker: str | None) -> None:
     run.log.write("record", worker=worker, **outcome.to_json())
     if outcome.failure is not None:
-        kind, message = outcome.failure.kind, outcome.failure.message
-        run.progress.say(f"record {outcome.record_id} failed: {kind}: {message}")
+        # A server's or an archive's own words may be in it.
+        message = printable(outcome.failure.message)
+        run.progress.say(f"record {outcome.record_id} failed: {outcome.failure.kind}: {message}")
 
 
 @contextmanager

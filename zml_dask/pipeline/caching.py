@@ -16,6 +16,7 @@ from zml_dask.fetch.origins import FetchOptions
 from zml_dask.net.http import HttpClient
 from zml_dask.pipeline.process import Source
 from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.printable import printable
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef
 
@@ -104,7 +105,9 @@ def cache_catalogue(
                     raise
                 except RecordError as error:
                     kinds[error.kind] += 1
-                    progress.say(f"record {ref.record_id} failed: {error.kind}: {error}")
+                    progress.say(
+                        f"record {ref.record_id} failed: {error.kind}: {printable(str(error))}"
+                    )
                 for following in islice(waiting, 1):
                     running[pool.submit(cache_one, following)] = following
                 counts = Counts(already + fetched + kinds.total(), len(refs), kinds.total())
