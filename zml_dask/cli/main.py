@@ -12,6 +12,7 @@ import click
 
 from zml_dask import __version__
 from zml_dask.errors import ZmlError
+from zml_dask.printable import printable
 
 COMMANDS = {
     "build": "zml_dask.cli.build",
@@ -84,5 +85,6 @@ def main(arguments: list[str] | None = None) -> Any:
     except ZmlError as error:
         if debug:
             raise
-        click.echo(f"zml-dask: {error}", err=True)
+        # A server's or an archive's own words may be in it.
+        click.echo(f"zml-dask: {printable(str(error))}", err=True)
         sys.exit(error.exit_status)
