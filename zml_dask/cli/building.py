@@ -22,6 +22,7 @@ from zml_dask.pipeline.errors import OptionsError
 from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_options
 from zml_dask.pipeline.progress import BuildProgress, open_progress
 from zml_dask.pipeline.result import BuildResult
+from zml_dask.raster.identifiers import IDENTIFIERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -59,6 +60,11 @@ _BUILD = (
         "--binary",
         type=click.Choice(["list", "keep"]),
         help="Files with NUL bytes: only list them, or rasterise them as 2018 did.",
+    ),
+    click.option(
+        "--language",
+        type=click.Choice(list(IDENTIFIERS)),
+        help="Name files' languages by linguist's tables, or by content (extra magika; slow).",
     ),
     click.option("--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB)."),
     click.option("--cache", metavar="CACHE", help="Archives fetched before (zml-dask fetch)."),
@@ -109,7 +115,7 @@ def options_of(
     """
     given: dict[str, Any] = {
         name: str(values[name])
-        for name in ("cache", "api_url", "github_url", "token_file", "scratch")
+        for name in ("cache", "api_url", "github_url", "token_file", "scratch", "language")
         if values.get(name) is not None
     }
     given |= {name: True for name in ("offline", "retry_failed") if values.get(name)}

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.pipeline.errors import OptionsError
+from zml_dask.raster.identifiers import IDENTIFIERS, extra_missing
 from zml_dask.store.layout import ImageShape
 
 EXPORT_FORMATS: tuple[str, ...] = get_args(LegacyFormat)
@@ -20,7 +21,7 @@ EXPORT_FORMATS: tuple[str, ...] = get_args(LegacyFormat)
 _TABLES = {"image": "shape", "limits": "limits"}
 """Tables of the TOML file, and the field that each fills."""
 
-_CONTENT = ("shape", "limits", "keep_binary", "export", "api_url", "github_url")
+_CONTENT = ("shape", "limits", "keep_binary", "language", "export", "api_url", "github_url")
 """The fields that decide what is in the dataset: what ``dataset.json`` records.
 
 Neither paths of this machine nor anything secret is among them.
@@ -39,6 +40,8 @@ class BuildOptions:
         What a record may cost at most: bytes, members, depth, seconds.
     keep_binary : bool
         Rasterise files with NUL bytes too, as the first edition did.
+    language : str
+        How files' languages are named: ``"linguist"`` or ``"magika"`` (its extra).
     export : tuple of str
         First-edition files to write in the same pass: ``"pickle"``, ``"hdf5"``, ``"tree"``.
     api_url : str or None
@@ -71,6 +74,7 @@ class BuildOptions:
     shape: ImageShape = field(default_factory=ImageShape)
     limits: FetchLimits = field(default_factory=FetchLimits)
     keep_binary: bool = False
+    language: str = "linguist"
     export: tuple[str, ...] = ()
     api_url: str | None = None
     github_url: str = "https://github.com"
@@ -89,6 +93,15 @@ class BuildOptions:
             raise OptionsError(
                 f"export: unknown format {unknown[0]!r}; choose from {', '.join(EXPORT_FORMATS)}"
             )
+        if self.language not in IDENTIFIERS:
+            raise OptionsError(
+                f"language: unknown way {self.language!r}; choose from {', '.join(IDENTIFIERS)}"
+            )
+        if extra_missing(self.language):
+            raise OptionsError(
+                f"language: {self.language} is not installed; pip install "
+                f"'zml-dask[{self.language}]' here and on the workers"
+            )
         if self.offline and not self.cache:
             raise OptionsError("offline: needs a cache to build from; name it with --cache")
         for name in ("partition_records", "partition_bytes"):
@@ -105,7 +118,7 @@ class BuildOptions:
         Examples
         --------
         >>> sorted(BuildOptions(token_file="/home/me/token").recorded())
-        ['api_url', 'export', 'github_url', 'keep_binary', 'limits', 'shape']
+        ['api_url', 'export', 'github_url', 'keep_binary', 'language', 'limits', 'shape']
         """
         known = asdict(self)
         return {name: known[name] for name in _CONTENT}

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from zml_dask.fetch.members import Member
 from zml_dask.pipeline.options import BuildOptions
+from zml_dask.raster.identifiers import IDENTIFIERS, Identifier
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import BinaryFileError, UndecodableFileError, settle_text
 from zml_dask.store.layout import FileStatus, extension_of
@@ -36,16 +37,17 @@ def read_into(members: Iterable[Member], sink: FileSink, options: BuildOptions) 
     sink : FileSink
         The record's staging.
     options : BuildOptions
-        Of which the image's size and `keep_binary` matter here.
+        Of which the image's size, `keep_binary` and `language` matter here.
     """
     width, keep_binary = options.shape.width, options.keep_binary
+    named = IDENTIFIERS[options.language]
     for member in members:
-        file, text = read_member(member, width=width, keep_binary=keep_binary)
+        file, text = read_member(member, width=width, keep_binary=keep_binary, identify=named)
         sink.add(file, text)
 
 
 def read_member(
-    member: Member, *, width: int, keep_binary: bool
+    member: Member, *, width: int, keep_binary: bool, identify: Identifier = identify
 ) -> tuple[StagedFile, bytes | None]:
     r"""Read one member: its text settled, its language named, its fate decided.
 
@@ -56,6 +58,8 @@ def read_member(
         Characters a line holds before it counts as cut.
     keep_binary : bool
         Whether a file with NUL bytes is text all the same.
+    identify : callable
+        Names the language of a path and the head of its settled text.
 
     Returns
     -------
