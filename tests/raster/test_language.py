@@ -116,9 +116,7 @@ def test_a_build_names_languages_as_it_is_told(monkeypatch: pytest.MonkeyPatch) 
     from zml_dask.pipeline.reading import read_into
     from zml_dask.raster import identifiers
 
-    code = b"import os\n\ndef main(argv):\n    for name in argv:\n        print(os.stat(name))\n" * 9
-        b"import os\n\n\ndef main(argv):\n    for name in argv:\n        print(os.stat(name))\n" * 9
-    )
+    code = b"import os\n\ndef main(argv):\n    for a in argv:\n        print(os.stat(a))\n" * 9
     named = []
 
     class Sink:
