@@ -120,7 +120,6 @@ def test_build_says_what_it_did_and_the_second_time_that_there_is_nothing_to_do(
         (["build", "{catalogue}", "ds", "--max-archive-size", "much"], 2, "no size"),
         (["build", "{catalogue}", "/proc/ds"], 1, "cannot write"),
         (["build", "{empty}", "ds"], 2, "names no record"),
-        (["build", "{catalogue}", "ds", "--cluster", "tcp://127.0.0.1:1"], 1, "no Dask scheduler"),
         (["status", "ds"], 2, "holds no dataset"),
         (["show", "ds", "7"], 2, "holds no dataset"),
         (["update", "ds"], 2, "not built from a finished harvest"),

@@ -1,4 +1,4 @@
-"""Clusters of the pipeline's tests: real ones, started once."""
+"""Clusters of the pipeline's tests: real ones, started once a module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import distributed
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client() -> Iterator[distributed.Client]:
     """A cluster of one worker within this process: quick to start, and nothing is hidden."""
     with (
@@ -20,7 +20,7 @@ def client() -> Iterator[distributed.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def four_workers() -> Iterator[distributed.Client]:
     """A cluster of four workers; the tests of faults have workers that are processes."""
     with (
