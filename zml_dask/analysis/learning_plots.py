@@ -60,5 +60,5 @@ def plot_models(
     axes.set_xticks(np.arange(len(languages)) + 0.4 - width / 2, languages, rotation=45, ha="right")
     axes.set_ylabel("recall")
     axes.set_ylim(0, 1)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(recalls), frameon=False)
     figure.savefig(path, dpi=110)
