@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -334,7 +335,10 @@ def test_a_full_disk_stops_the_build_and_loses_nothing(
     assert not (dataset / "dataset.json").exists()
     lines = Lines()
     build(catalogue, dataset, client=client, options=SMALL, progress=lines)
-    assert "5 staged" in lines.said[0]
+    # Or more: a worker finishes what it has in hand when the build stops.
+    found = re.search(r"(\d+) staged", lines.said[0])
+    assert found is not None
+    assert int(found[1]) >= 5
     assert array_bytes(dataset) == array_bytes(reference)
     assert tables(dataset) == tables(reference)
 
