@@ -61,7 +61,7 @@ def test_the_page_leads_to_a_dataset(
             )
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
             # Jobs of a driver that was itself submitted run on in the background.
-            until(lambda: not slurm.jobs("RUNNING,PENDING"), "all jobs have ended", seconds=200)
+            until(lambda: not slurm.run("squeue", "--noheader"), "all jobs have ended")
     (said,) = place.glob("zml-build-*.log")
     assert "done" in said.read_text()
     assert content(place / "zenodo-ml") == content(place / "zenodo-ml-offline")
