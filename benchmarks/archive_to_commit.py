@@ -19,7 +19,7 @@ from edition2018 import rasterise_2018
 
 import zml_dask as zml
 from zml_dask.pipeline.options import BuildOptions
-from zml_dask.pipeline.process import Source
+from zml_dask.pipeline.workbench import Source
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
 from zml_dask.store.commit import commit

@@ -29,8 +29,8 @@ from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome
 from zml_dask.pipeline.partition import RECORD_TOPIC, Job, Partition, PartitionResult
 from zml_dask.pipeline.partitioning import plan_partitions
-from zml_dask.pipeline.process import Source
 from zml_dask.pipeline.result import Tally
+from zml_dask.pipeline.workbench import Source
 from zml_dask.records.refs import RefTable
 from zml_dask.store.storage import Storage
 

@@ -25,12 +25,12 @@ from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, failure_row
 from zml_dask.pipeline.partition import Job, PartitionResult
 from zml_dask.pipeline.partitioning import plan_partitions
-from zml_dask.pipeline.process import Source
 from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.pipeline.result import BuildResult, Tally
 from zml_dask.pipeline.sources import Records, is_made_here, open_records, remove_shared, shared
 from zml_dask.pipeline.target import check_target
 from zml_dask.pipeline.throttle import throttle_waiting
+from zml_dask.pipeline.workbench import Source
 from zml_dask.printable import printable
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RefTable

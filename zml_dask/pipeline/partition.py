@@ -16,14 +16,12 @@ from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings
 from zml_dask.pipeline.process import (
     FetchAttempt,
-    Source,
-    Workbench,
     is_staged,
     process_fetched,
     record_failure,
-    workbench,
 )
 from zml_dask.pipeline.throttle import ClusterThrottle
+from zml_dask.pipeline.workbench import Source, Workbench, workbench
 from zml_dask.records.record import Record
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.store.frames import StagingDamagedError
