@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -104,6 +105,21 @@ def test_a_dead_worker_leaves_its_share_to_the_others(client: distributed.Client
     # The dead worker's last request may or may not have been sent.
     assert statuses.count(200) >= 8 * 12 - 2
     assert throttle_waiting(client) == 0.0
+
+
+def test_a_worker_that_hangs_up_while_it_waits_stops_nobody() -> None:
+    """Dask cancels the answer to a connection that broke; the others' turns still come."""
+
+    async def main() -> bool:
+        plugin = ThrottlePlugin(lambda host: RatePolicy(default=(RateLimit(1, 0.2),)))
+        assert await plugin.acquire("tcp://a", "zenodo.org", "default")
+        gone = asyncio.create_task(plugin.acquire("tcp://b", "zenodo.org", "default"))
+        waits = asyncio.create_task(plugin.acquire("tcp://c", "zenodo.org", "default"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        return await asyncio.wait_for(waits, timeout=30)
+
+    assert asyncio.run(main())
 
 
 def test_outside_a_cluster_the_throttle_is_the_process_own() -> None:

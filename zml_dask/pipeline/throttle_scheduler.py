@@ -129,6 +129,9 @@ class ThrottlePlugin(SchedulerPlugin):
     async def _serve(self, line: _Line) -> None:
         """Let the waiters of a line go, each as soon as the budget has room."""
         while line.waiters:
+            if line.waiters[0].turn.done():  # its worker hung up: Dask cancelled the answer
+                line.waiters.popleft()
+                continue
             now = time.monotonic()
             wait = line.budget.grant(line.bucket, now)
             if wait <= 0.0:
