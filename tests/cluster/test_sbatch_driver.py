@@ -85,7 +85,9 @@ def test_the_driver_requeues_itself_and_goes_on(
 
 def _begun_at_once(slurm: SlurmLab, job: str) -> bool:
     """SLURM lets a requeued job wait for two minutes, set anew until its end is cleaned up."""
-    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+    reason = slurm.run("squeue", "--noheader", "--format=%r", f"--jobs={job}", check=False)
+    if "BeginTime" in reason:
+        slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
     return job in slurm.jobs("RUNNING")
 
 
