@@ -1,4 +1,4 @@
-"""The corpus that all benchmarks share: pinned wheels from PyPI, which are zip archives of real source.
+"""The corpus that all benchmarks share: pinned wheels from PyPI, zip archives of real source.
 
 Fetched once with pip into a cache, without dependencies and without running anything of them.
 """

@@ -21,7 +21,7 @@ from corpus import archives
 
 import zml_dask as zml
 from zml_dask.records.parse import parse_record
-from zml_dask.store.commit import commit
+from zml_dask.store.commit.steps import commit
 from zml_dask.store.storage import Storage
 
 MIB = 2**20
@@ -42,7 +42,7 @@ def load(_: Path) -> int:
     """Import what a worker imports, and compile the loops: the floor."""
     zml.rasterize("x")
     from zml_dask.store import commit_tasks  # noqa: F401
-    from zml_dask.store.stager import RecordStager  # noqa: F401
+    from zml_dask.store.staging.stager import RecordStager  # noqa: F401
 
     return 0
 

@@ -23,7 +23,7 @@ import psutil
 
 from zml_dask.pipeline import bag
 from zml_dask.pipeline.bag import live_counts, partition_bag, run_partitions
-from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
+from zml_dask.pipeline.clusters.opening import ClusterOptions, open_cluster
 from zml_dask.pipeline.isolation import in_hand, watch_deaths
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome
@@ -37,7 +37,7 @@ from zml_dask.store.storage import Storage
 MEDIAN_ARCHIVE = 2_000_000
 
 
-def simulated(partitions: list[Partition], job: Job) -> list[PartitionResult]:
+def simulated(partitions: list[Partition], _: Job) -> list[PartitionResult]:
     """Build partitions without a record being touched, but with all that is said of each."""
     import distributed
 

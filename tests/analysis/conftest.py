@@ -11,10 +11,10 @@ import pytest
 
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import settle_text
-from zml_dask.store.commit import commit
-from zml_dask.store.failures import FailureRow, stage_failure
+from zml_dask.store.commit.steps import commit
 from zml_dask.store.layout import ImageShape, extension_of
-from zml_dask.store.stager import RecordStager, StagedFile
+from zml_dask.store.staging.failures import FailureRow, stage_failure
+from zml_dask.store.staging.stager import RecordStager, StagedFile
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
 

@@ -35,7 +35,9 @@ def blocks(page: Path) -> Iterator[tuple[str, str, int, str | None]]:
             language = token.info.strip().removeprefix("{code-block}").strip()
             elsewhere = None
             if before is not None and TESTED_BY in before.content:
-                elsewhere = before.content.split(TESTED_BY)[1].split("-->")[0].split("\n")[0].strip()
+                elsewhere = (
+                    before.content.split(TESTED_BY)[1].split("-->")[0].split("\n")[0].strip()
+                )
             yield language, token.content, (token.map or [0])[0] + 1, elsewhere
         if token.content.strip():
             before = token

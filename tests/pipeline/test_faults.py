@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
+from zml_dask.pipeline.clusters.opening import ClusterOptions, open_cluster
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.staging import StagingIndex
 from zml_dask.store.storage import Storage
-from zml_dask.store.verify import verify
+from zml_dask.store.verify.verification import verify
 
 from .datasets import archive, array_bytes, harvested, small_records, tables
 

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from zml_dask.raster.images import draw_settled
-from zml_dask.store.commit_tasks import index_columns
+from zml_dask.store.commit.shards import ShardBuilder
+from zml_dask.store.commit.tasks import index_columns
+from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import Counts, DatasetInfo
 from zml_dask.store.layout import (
     DATASET_JSON,
@@ -20,10 +22,8 @@ from zml_dask.store.layout import (
     image_arrays,
     shard_path,
 )
-from zml_dask.store.shards import ShardBuilder
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import write_part
-from zml_dask.store.zarr_metadata import zarr_objects
 
 SHAPE = ImageShape()
 FILES_A_SHARD = 1024

@@ -18,17 +18,17 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from zml_dask.errors import UsageError
 from zml_dask.raster.images import n_lines_dtype, rasterize
-from zml_dask.store.commit import CommitOptions, commit, finish_commit, plan_commit, run_task
+from zml_dask.store.commit.plan import StalePlanError
+from zml_dask.store.commit.shards import ShardBuilder, ShardReader
+from zml_dask.store.commit.steps import CommitOptions, commit, finish_commit, plan_commit, run_task
+from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import DatasetInfo, NotADatasetError, ensure_ours, read_info
 from zml_dask.store.layout import ImageShape, image_arrays, shard_path
-from zml_dask.store.plan import StalePlanError
-from zml_dask.store.shards import ShardBuilder, ShardReader
 from zml_dask.store.staging import FailureRow, pack_records, stage_failure
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
-from zml_dask.store.verify import verify
+from zml_dask.store.verify.verification import verify
 from zml_dask.store.withdrawal import withdraw
-from zml_dask.store.zarr_metadata import zarr_objects
 
 PATHS = st.text("ab/.é\U0001f600￿", min_size=1, max_size=6)
 TEXTS = st.one_of(
@@ -111,9 +111,9 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "IMAGES", replace(layout.IMAGES, chunk=4, shard=16))
     small = tuple(replace(spec, chunk=8, shard=32) for spec in layout.INDICES)
     monkeypatch.setattr(layout, "INDICES", small)
-    monkeypatch.setattr("zml_dask.store.verify.IMAGES", layout.IMAGES)
-    monkeypatch.setattr("zml_dask.store.plan.FILES_PER_PART", 13)
-    monkeypatch.setattr("zml_dask.store.plan.RECORDS_PER_PART", 2)
+    monkeypatch.setattr("zml_dask.store.verify.verification.IMAGES", layout.IMAGES)
+    monkeypatch.setattr("zml_dask.store.commit.plan.FILES_PER_PART", 13)
+    monkeypatch.setattr("zml_dask.store.commit.plan.RECORDS_PER_PART", 2)
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -233,7 +233,7 @@ def test_a_worker_thought_lost_writes_nothing_late(
     assert second is not None
     results = [run_task(storage, task) for task in second.tasks]
     before = objects(storage)
-    monkeypatch.setattr("zml_dask.store.commit_tasks.load_plan", lambda *_: late)
+    monkeypatch.setattr("zml_dask.store.commit.tasks.load_plan", lambda *_: late)
     for task in late.tasks:
         with pytest.raises(StalePlanError):
             run_task(storage, task)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
-from zml_dask.store.batches import LabelError
 from zml_dask.store.dataset import Dataset
-from zml_dask.store.pixels import EncodingError, encode
+from zml_dask.store.query.batches import LabelError
+from zml_dask.store.query.pixels import EncodingError, encode
 from zml_dask.store.storage import Storage
 
 

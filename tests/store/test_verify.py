@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from store_builders import objects, sources, stage
 
-from zml_dask.store import layout, verify_objects
-from zml_dask.store.commit import CommitOptions, commit
+from zml_dask.store import layout
+from zml_dask.store.commit.steps import CommitOptions, commit
 from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info
 from zml_dask.store.layout import ImageShape
-from zml_dask.store.log_lines import sealed_line
-from zml_dask.store.repair import repair
 from zml_dask.store.staging import FailureRow, stage_failure
 from zml_dask.store.storage import Storage
-from zml_dask.store.verify import verify
+from zml_dask.store.verify.log_lines import sealed_line
+from zml_dask.store.verify.repair import repair
+from zml_dask.store.verify.verification import objects as verify_objects
+from zml_dask.store.verify.verification import verify
 from zml_dask.store.withdrawal import withdraw
 
 RECORDS = {record_id: sources(9, record_id) for record_id in (4, 8, 15)} | {16: []}
@@ -29,7 +30,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     monkeypatch.setattr(layout, "IMAGES", replace(layout.IMAGES, chunk=4, shard=8))
     small = tuple(replace(spec, chunk=8, shard=16) for spec in layout.INDICES)
     monkeypatch.setattr(layout, "INDICES", small)
-    monkeypatch.setattr("zml_dask.store.verify.IMAGES", layout.IMAGES)
+    monkeypatch.setattr("zml_dask.store.verify.verification.IMAGES", layout.IMAGES)
     storage = Storage.open(tmp_path / "ds")
     stage_failure(storage, FailureRow(99, "fetch", "gone", "410", 1, True))
     for batch in ((4, 8), (15, 16)):
@@ -161,7 +162,7 @@ def test_without_its_source_an_image_stays_damaged(storage: Storage) -> None:
 
 def test_pixels_that_are_not_the_text_are_found(tmp_path: Path) -> None:
     """Checksums say what was written; the text's hash says whether that was right."""
-    from zml_dask.store.shards import ShardBuilder, ShardReader
+    from zml_dask.store.commit.shards import ShardBuilder, ShardReader
 
     storage = Storage.open(tmp_path / "ds")
     stage(storage, tmp_path, 1, [("a.py", "x = 1\n"), ("b.py", "y = 2\n" * 81)])
@@ -176,8 +177,7 @@ def test_pixels_that_are_not_the_text_are_found(tmp_path: Path) -> None:
         builder.extend(images)
         storage.write(path, builder.finish())
         # As if it had been committed so: every checksum fits.
-        from zml_dask.store.commit_tasks import WrittenObject
-        from zml_dask.store.manifest import digest_of, write_manifest
+        from zml_dask.store.manifest import WrittenObject, digest_of, write_manifest
 
         data = storage.read(path)
         part = write_manifest(storage, 9, [WrittenObject(path, len(data), digest_of(data), 3)])

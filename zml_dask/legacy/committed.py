@@ -22,8 +22,8 @@ from zml_dask.legacy.record import LegacyFile, LegacyRecord
 from zml_dask.raster.images import Images
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import ImageShape
-from zml_dask.store.reading import ImageReader
-from zml_dask.store.selection import image_lines
+from zml_dask.store.query.reading import ImageReader
+from zml_dask.store.query.selection import image_lines
 from zml_dask.store.storage import Storage
 
 _RUN_IMAGES = 1024

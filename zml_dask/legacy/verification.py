@@ -16,8 +16,8 @@ from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import export_record, legacy_paths
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.store.layout import LEGACY
-from zml_dask.store.report import Report
 from zml_dask.store.storage import Storage
+from zml_dask.store.verify.report import Report
 
 
 def verify_exports(dataset: Storage, *, mend: bool = False, scratch: Path | None = None) -> Report:

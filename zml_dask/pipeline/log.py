@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from zml_dask.store.layout import LOG
-from zml_dask.store.log_lines import sealed_line
 from zml_dask.store.storage import Storage
+from zml_dask.store.verify.log_lines import sealed_line
 
 
 class BuildLog:

@@ -9,8 +9,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from zml_dask.errors import RecordError
-from zml_dask.pipeline.clusters_plugin import this_worker
-from zml_dask.pipeline.clusters_scratch import worker_scratch
+from zml_dask.pipeline.clusters.plugin import this_worker
+from zml_dask.pipeline.clusters.scratch import worker_scratch
 from zml_dask.pipeline.isolation import in_hand
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings
@@ -24,8 +24,8 @@ from zml_dask.pipeline.throttle import ClusterThrottle
 from zml_dask.pipeline.workbench import Source, Workbench, workbench
 from zml_dask.records.record import Record
 from zml_dask.records.refs import RecordRef, RefTable
-from zml_dask.store.frames import StagingDamagedError
-from zml_dask.store.packs import STAGED_PACKS, pack_records, read_pack_index
+from zml_dask.store.staging.frames import StagingDamagedError
+from zml_dask.store.staging.packs import STAGED_PACKS, pack_records, read_pack_index
 from zml_dask.store.storage import Storage
 
 RECORD_TOPIC = "zml-record"

@@ -23,7 +23,7 @@ from zml_dask.errors import UsageError
 from zml_dask.publish.png_targets import FolderTarget, TarTarget
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import IMAGES, IMAGES_ZARR
-from zml_dask.store.reading import ImageReader
+from zml_dask.store.query.reading import ImageReader
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 

@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.raster.images import to_text
-from zml_dask.store.batches import Batches, BatchOptions, batches_of
-from zml_dask.store.counting import count_by, find_duplicates
-from zml_dask.store.describe import describe, describe_html
-from zml_dask.store.file_images import FileImages, iterate_files
 from zml_dask.store.info import read_info
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
-from zml_dask.store.record_view import RecordView
-from zml_dask.store.scan import to_pandas
-from zml_dask.store.selection import image_lines
-from zml_dask.store.split import LEFT_OUT, Split, assign_parts
+from zml_dask.store.query.batches import Batches, BatchOptions, batches_of
+from zml_dask.store.query.counting import count_by, find_duplicates
+from zml_dask.store.query.describe import describe, describe_html
+from zml_dask.store.query.file_images import FileImages, iterate_files
+from zml_dask.store.query.record_view import RecordView
+from zml_dask.store.query.scan import to_pandas
+from zml_dask.store.query.selection import image_lines
+from zml_dask.store.query.split import LEFT_OUT, Split, assign_parts
+from zml_dask.store.query.view import Source, View
 from zml_dask.store.storage import Storage
 from zml_dask.store.tree import Tree
-from zml_dask.store.view import Source, View
 
 if TYPE_CHECKING:
     pass
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     import xarray as xr
 
-    from zml_dask.store.torch_loader import TorchImages
+    from zml_dask.store.query.torch_loader import TorchImages
 
 
 class NoDatasetError(UsageError):
@@ -235,7 +235,7 @@ class Dataset(View):
         ``language``, ``extension``, ``segment`` and ``n_lines`` (of the image), read
         when they are asked for.
         """
-        from zml_dask.store.labelled import to_xarray
+        from zml_dask.store.query.labelled import to_xarray
 
         return to_xarray(self)
 
@@ -281,7 +281,7 @@ class Dataset(View):
         TorchImages
             An ``IterableDataset``; workers divide the chunks among themselves.
         """
-        from zml_dask.store.torch_loader import TorchImages
+        from zml_dask.store.query.torch_loader import TorchImages
 
         batches = batches_of(self, options, {"batch_size": batch_size, **changes})
         return TorchImages(batches, rank, world_size)

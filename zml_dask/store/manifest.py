@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from zml_dask.store.commit_tasks import WrittenObject
 from zml_dask.store.info import DatasetInfo, Part
 from zml_dask.store.layout import part_path
 from zml_dask.store.storage import Storage
@@ -30,6 +29,32 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("rows_sha256", pa.string()),
     ]
 )
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenObject:
+    """A row of the manifest.
+
+    Attributes
+    ----------
+    path : str
+    size : int
+        Bytes.
+    sha256 : str
+        Of those bytes, hex.
+    rows : int
+        Committed rows of the array that it holds; 0 for metadata.
+    rows_sha256 : str or None
+        Of those rows decoded (C order, little-endian), where the shard is not
+        full: a later commit rewrites it, and this still proves the rows if
+        that commit dies.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    rows: int = 0
+    rows_sha256: str | None = None
 
 
 def write_manifest(storage: Storage, number: int, objects: Sequence[WrittenObject]) -> Part:

@@ -1,0 +1,260 @@
+"""The plan of a commit: which row of which array every staged record gets.
+
+Counts become offsets by running sums, in record-id order. The plan is one small
+object under ``staging/commit/``; tasks carry only its hash and a range.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from zml_dask.errors import ZmlError
+from zml_dask.store.layout import STAGING, ArraySpec, ImageShape, image_arrays
+from zml_dask.store.staging.failures import failures_table
+from zml_dask.store.staging.staged import StagedLocation
+from zml_dask.store.storage import Storage
+
+PLAN = f"{STAGING}/commit/plan.arrow"
+PLAN_DIGEST = f"{STAGING}/commit/plan.sha256"
+"""Names the plan that counts: a task of another one writes nothing."""
+
+FILES_PER_PART = 500_000
+"""Files whose rows go into one part of the files table, unless one record has more."""
+
+RECORDS_PER_PART = 16_384
+"""Records whose rows go into one part of the records table."""
+
+TaskKind = Literal["images", "indices", "files", "records"]
+Int64 = NDArray[np.int64]
+PLAN_COLUMNS = ("record_id", "source", "offset", "length", "n_files", "n_images")
+
+
+@dataclass(frozen=True, slots=True)
+class CommitTask:
+    """One piece of a commit, which any worker can do, and do again.
+
+    Attributes
+    ----------
+    kind : TaskKind
+        ``images``: one shard of images; ``indices``: one shard of each index
+        array; ``files``, ``records``: one part of a table.
+    number : int
+        Of the shard or part.
+    start, stop : int
+        Rows of the arrays, or positions in the plan's records.
+    plan : str
+        Hash of the plan that the task is of.
+    """
+
+    kind: TaskKind
+    number: int
+    start: int
+    stop: int
+    plan: str
+
+
+@dataclass(frozen=True, eq=False)
+class CommitPlan:
+    """Where everything that is staged goes; some 64 bytes a record.
+
+    Attributes
+    ----------
+    record_id, source, offset, length, n_files, n_images : numpy.ndarray of int64
+        As in `StagingIndex`, for the records to commit, by ascending id.
+    first_file, first_image : numpy.ndarray of int64
+        Where each record's rows begin.
+    paths : tuple of str
+        Staging objects that the commit uses up.
+    shape : ImageShape
+    images_before, files_before : int
+        Rows that are committed already.
+    next_part : mapping of str to int
+    failures : pyarrow.Table
+        The whole failures table as it will be.
+    notes : mapping
+        Of `CommitOptions`: ``options``, ``software``, ``harvest``.
+    digest : str
+        SHA-256 of the plan's own bytes.
+    """
+
+    record_id: Int64
+    source: Int64
+    offset: Int64
+    length: Int64
+    n_files: Int64
+    n_images: Int64
+    paths: tuple[str, ...]
+    shape: ImageShape
+    images_before: int
+    files_before: int
+    next_part: Mapping[str, int]
+    failures: pa.Table
+    notes: Mapping[str, Any]
+    digest: str = ""
+    first_file: Int64 = field(init=False)
+    first_image: Int64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name, counts, before in (
+            ("first_file", self.n_files, self.files_before),
+            ("first_image", self.n_images, self.images_before),
+        ):
+            object.__setattr__(self, name, before + np.cumsum(counts) - counts)
+
+    @property
+    def images_after(self) -> int:
+        """Images of the dataset once committed."""
+        return self.images_before + int(self.n_images.sum())
+
+    @property
+    def files_after(self) -> int:
+        """Files of the dataset once committed."""
+        return self.files_before + int(self.n_files.sum())
+
+    def locate(self, position: int) -> StagedLocation:
+        """Where a record's staged blob lies."""
+        return StagedLocation(
+            self.paths[self.source[position]],
+            int(self.offset[position]),
+            int(self.length[position]),
+        )
+
+    def records_of(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Give the records that own images `start` to `stop`, and which of their images."""
+        low = int(np.searchsorted(self.first_image, start, "right")) - 1
+        for position in range(max(low, 0), self.record_id.size):
+            first = int(self.first_image[position])
+            if first >= stop:
+                return
+            begin, end = max(start - first, 0), min(stop - first, int(self.n_images[position]))
+            if begin < end:
+                yield position, begin, end
+
+    @property
+    def tasks(self) -> tuple[CommitTask, ...]:
+        """All tasks; they can be run in any order, anywhere, also twice."""
+        return tuple(self._make_tasks())
+
+    def _make_tasks(self) -> Iterator[CommitTask]:
+        images, first_index, *_ = image_arrays(self.shape)
+        yield from self._shard_tasks("images", images)
+        yield from self._shard_tasks("indices", first_index)
+        total = self.record_id.size
+        if total:
+            yield from self._part_tasks("files", _cut_evenly(self.n_files, FILES_PER_PART))
+            yield from self._part_tasks("records", [*range(0, total, RECORDS_PER_PART), total])
+
+    def _shard_tasks(self, kind: TaskKind, spec: ArraySpec) -> Iterator[CommitTask]:
+        before, after = self.images_before, self.images_after
+        if after > before:
+            for shard in range(before // spec.shard, -(-after // spec.shard)):
+                start, stop = shard * spec.shard, (shard + 1) * spec.shard
+                yield CommitTask(kind, shard, max(start, before), min(stop, after), self.digest)
+
+    def _part_tasks(self, kind: TaskKind, edges: list[int]) -> Iterator[CommitTask]:
+        for number, (start, stop) in enumerate(pairwise(edges), self.next_part.get(kind, 0)):
+            yield CommitTask(kind, number, start, stop, self.digest)
+
+    def to_bytes(self) -> bytes:
+        """Arrange as an Arrow file; the same plan gives the same bytes."""
+        table = pa.table({name: getattr(self, name) for name in PLAN_COLUMNS})
+        header = {
+            "paths": self.paths,
+            "shape": asdict(self.shape),
+            "images_before": self.images_before,
+            "files_before": self.files_before,
+            "next_part": dict(self.next_part),
+            "notes": dict(self.notes),
+            "failures": self.failures.to_pylist(),
+        }
+        sink = io.BytesIO()
+        schema = table.schema.with_metadata({"plan": json.dumps(header, sort_keys=True)})
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(sink, schema, options=options) as writer:
+            writer.write_table(table)
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> CommitPlan:
+        """Inverse of `to_bytes`."""
+        table = pa.ipc.open_stream(data).read_all()
+        header = json.loads(table.schema.metadata[b"plan"])
+        columns = {name: table[name].to_numpy() for name in PLAN_COLUMNS}
+        return cls(
+            **columns,
+            paths=tuple(header["paths"]),
+            shape=ImageShape(**header["shape"]),
+            images_before=header["images_before"],
+            files_before=header["files_before"],
+            next_part=header["next_part"],
+            failures=pa.Table.from_pylist(header["failures"], failures_table([]).schema),
+            notes=header["notes"],
+            digest=hashlib.sha256(data).hexdigest(),
+        )
+
+
+class StalePlanError(ZmlError):
+    """A task is of a commit that is over: its worker was thought lost."""
+
+
+def store_plan(storage: Storage, plan: CommitPlan) -> CommitPlan:
+    """Put a plan where its tasks find it; the tasks of every other plan end here."""
+    data = plan.to_bytes()
+    stored = CommitPlan.from_bytes(data)
+    storage.write(PLAN, data)
+    storage.write(PLAN_DIGEST, stored.digest.encode())
+    return stored
+
+
+def check_current(storage: Storage, digest: str) -> None:
+    """Refuse to go on with a task whose commit is over.
+
+    Raises
+    ------
+    StalePlanError
+    """
+    if not storage.exists(PLAN_DIGEST) or storage.read(PLAN_DIGEST).decode() != digest:
+        raise StalePlanError("this task's commit is over, another may have begun; nothing written")
+
+
+def load_plan(storage: Storage, digest: str) -> CommitPlan:
+    """Read the plan that a task is of; kept by the process for its next task.
+
+    Raises
+    ------
+    StalePlanError
+        If there is another plan by now, or none.
+    """
+    check_current(storage, digest)
+    key = (storage.url, digest)
+    plan = _PLANS.get(key)
+    if plan is None:
+        plan = CommitPlan.from_bytes(storage.read(PLAN))
+        _PLANS.clear()
+        _PLANS[key] = plan
+    return plan
+
+
+_PLANS: dict[tuple[str, str], CommitPlan] = {}
+
+
+def _cut_evenly(counts: Int64, limit: int) -> list[int]:
+    """Cut a sequence where the sum of its counts would pass `limit`; return the edges."""
+    edges = [0]
+    gathered = 0
+    for position, count in enumerate(counts.tolist()):
+        if gathered and gathered + count > limit:
+            edges.append(position)
+            gathered = 0
+        gathered += count
+    return [*edges, counts.size]

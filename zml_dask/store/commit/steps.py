@@ -1,0 +1,215 @@
+"""The commit: everything staged becomes rows of the dataset, all at once for a reader.
+
+1. `plan_commit` turns counts into offsets (driver).
+2. `run_task` writes one shard or one part of a table, once and whole (any worker).
+3. `finish_commit` writes the lists and metadata, then replaces ``dataset.json``:
+   that is the commit; afterwards it tidies up (driver).
+
+A crash at any point leaves the last commit readable: everything before the
+replacement either has a new name or, for the one shard that is not full, keeps
+the rows that are committed; running the commit again writes the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from zml_dask.errors import ZmlError
+from zml_dask.store.commit.plan import PLAN, PLAN_DIGEST, CommitPlan, CommitTask, store_plan
+from zml_dask.store.commit.planning import CommitOptions, make_plan
+from zml_dask.store.commit.tasks import TaskResult, run_task
+from zml_dask.store.commit.zarr_metadata import zarr_objects
+from zml_dask.store.info import Counts, DatasetInfo, Part, read_info, refresh_copy, write_info
+from zml_dask.store.layout import DATASET_COPY, DATASET_JSON, LEGACY, STAGING, TABLES
+from zml_dask.store.manifest import MANIFEST, WrittenObject, digest_of, write_manifest
+from zml_dask.store.staging.failures import STAGED_FAILURES
+from zml_dask.store.staging.packs import STAGED_PACKS
+from zml_dask.store.staging.stager import STAGED_RECORDS
+from zml_dask.store.storage import Storage
+from zml_dask.store.tables import write_part
+
+__all__ = [
+    "CommitOptions",
+    "CommitPlan",
+    "CommitTask",
+    "TaskResult",
+    "commit",
+    "finish_commit",
+    "plan_commit",
+    "run_task",
+]
+
+
+class CommitIncompleteError(ZmlError):
+    """Not every task of a commit has a result."""
+
+
+class _Map(Protocol):
+    def __call__(
+        self, function: Callable[[CommitTask], TaskResult], tasks: Iterable[CommitTask], /
+    ) -> Iterable[TaskResult]: ...
+
+
+def plan_commit(storage: Storage, options: CommitOptions | None = None) -> CommitPlan | None:
+    """Plan the commit of everything staged, and put the plan where the tasks find it.
+
+    Parameters
+    ----------
+    storage : Storage
+    options : CommitOptions, optional
+
+    Returns
+    -------
+    CommitPlan or None
+        None where there is nothing to commit; what a dead commit left behind
+        is tidied up then.
+
+    Raises
+    ------
+    UsageError
+        If the dataset, or what is staged, has another image size.
+    """
+    plan = make_plan(storage, options or CommitOptions())
+    if plan is None:
+        info = read_info(storage)
+        if info is not None:
+            _tidy(storage, info, _used_up(storage))
+        return None
+    return store_plan(storage, plan)
+
+
+def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResult]) -> DatasetInfo:
+    """Make what the tasks wrote the dataset.
+
+    Parameters
+    ----------
+    storage : Storage
+    plan : CommitPlan
+    results : iterable of TaskResult
+        Of all tasks, in any order.
+
+    Returns
+    -------
+    DatasetInfo
+        As it is now in ``dataset.json``.
+
+    Raises
+    ------
+    CommitIncompleteError
+        If a task has no result.
+    """
+    by_task = {result.task: result for result in results}
+    missing = [task for task in plan.tasks if task not in by_task]
+    if missing:
+        raise CommitIncompleteError(
+            f"{len(missing)} tasks of the commit have no result, such as {missing[0].kind} "
+            f"{missing[0].number}; run the build again"
+        )
+    ordered = [by_task[task] for task in plan.tasks]
+    base = read_info(storage) or DatasetInfo(shape=plan.shape)
+    tables, next_part = _extend_tables(storage, base, plan, ordered)
+    objects = [written for result in ordered for written in result.objects]
+    metadata = list(zarr_objects(plan.shape, plan.images_after))
+    objects += [WrittenObject(path, len(data), digest_of(data)) for path, data in metadata]
+    number = next_part.get(MANIFEST, 0)
+    manifest = (*base.manifest, write_manifest(storage, number, objects))
+    next_part[MANIFEST] = number + 1
+    for path, data in metadata:
+        storage.write(path, data)
+    counts = Counts(
+        plan.images_after,
+        plan.files_after,
+        base.counts.records + plan.record_id.size,
+        len(plan.failures),
+    )
+    info = replace(
+        base,
+        counts=counts,
+        tables=tables,
+        manifest=manifest,
+        commits=(*base.commits, counts),
+        next_part=next_part,
+        **plan.notes,
+    )
+    write_info(storage, info)
+    _tidy(storage, info, [PLAN_DIGEST, *plan.paths, PLAN])
+    return info
+
+
+def _extend_tables(
+    storage: Storage, base: DatasetInfo, plan: CommitPlan, results: list[TaskResult]
+) -> tuple[dict[str, tuple[Part, ...]], dict[str, int]]:
+    """Add the tasks' parts; write the failures anew where they have changed."""
+    tables = {name: base.tables.get(name, ()) for name in TABLES}
+    next_part = dict(base.next_part)
+    for result in results:
+        if result.part is not None:
+            kind = result.task.kind
+            tables[kind] = (*tables[kind], result.part)
+            next_part[kind] = result.task.number + 1
+    old = sum(part.rows for part in tables["failures"])
+    if len(plan.failures) or old:
+        number = next_part.get("failures", 0)
+        tables["failures"] = (write_part(storage, "failures", number, [plan.failures]),)
+        next_part["failures"] = number + 1
+    return tables, next_part
+
+
+def _tidy(storage: Storage, info: DatasetInfo, used: Iterable[str]) -> None:
+    """Remove what the commit used up, and what dead commits left behind."""
+    refresh_copy(storage, info)
+    storage.remove(list(used))
+    storage.prune(STAGING)
+    storage.remove(list(unlisted_parts(storage, info)))
+    storage.remove([path for path in storage.leftovers() if _is_ours(path)])
+
+
+def _used_up(storage: Storage) -> list[str]:
+    """What a commit that died after its last step left in staging."""
+    folders = (STAGED_RECORDS, STAGED_FAILURES, STAGED_PACKS, PLAN.rpartition("/")[0])
+    return [path for folder in folders for path in storage.list(folder)]
+
+
+def _is_ours(leftover: str) -> bool:
+    """Whether a half-written object is of the store: others may be writing theirs right now."""
+    folder, separator, name = leftover.rpartition("/")
+    return (
+        folder != LEGACY if separator else name.endswith((f"-{DATASET_JSON}", f"-{DATASET_COPY}"))
+    )
+
+
+def unlisted_parts(storage: Storage, info: DatasetInfo) -> Iterator[str]:
+    """Give the parts of tables and lists that ``dataset.json`` does not name."""
+    listed = {part.path for parts in info.tables.values() for part in parts}
+    listed |= {part.path for part in info.manifest}
+    for table in (*TABLES, MANIFEST):
+        yield from (path for path in storage.list(f"{table}.parquet") if path not in listed)
+
+
+def commit(
+    storage: Storage,
+    options: CommitOptions | None = None,
+    *,
+    map: _Map = map,  # noqa: A002
+) -> DatasetInfo:
+    """Commit everything staged, in this process or over any `map`.
+
+    Parameters
+    ----------
+    storage : Storage
+    options : CommitOptions, optional
+    map : callable
+        As the builtin; say an executor's.
+
+    Returns
+    -------
+    DatasetInfo
+        As it is now, also where there was nothing to commit.
+    """
+    plan = plan_commit(storage, options)
+    if plan is None:
+        return read_info(storage) or DatasetInfo()
+    return finish_commit(storage, plan, map(partial(run_task, storage), plan.tasks))

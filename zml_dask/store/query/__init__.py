@@ -1,0 +1,1 @@
+"""Asking a dataset: expressions, selections of rows, reading their chunks, batches, splits."""

@@ -1,0 +1,147 @@
+"""Expressions over the tables: ``language == 'Python' and n_lines >= 30``.
+
+The language is a part of Python's, read with `ast` and translated to Arrow's
+compute expressions; nothing of it is ever run as Python. Regular expressions
+are RE2's, which take linear time whatever the pattern.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from textwrap import shorten
+
+import pyarrow.compute as pc
+
+from zml_dask.store.query.columns import Column, Level
+from zml_dask.store.query.translate import Translator
+from zml_dask.store.query.values import ExpressionError, ListTest
+
+__all__ = ["Condition", "ExpressionError", "equality", "parse"]
+
+_STRINGS = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""", re.DOTALL)
+_MAX_CHARACTERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition that holds together with others (``and``).
+
+    Attributes
+    ----------
+    node : ast.expr
+    columns : frozenset of Column
+        What it names.
+    list_tests : frozenset of ListTest
+        What it asks of columns that hold lists.
+    """
+
+    node: ast.expr
+    columns: frozenset[Column]
+    list_tests: frozenset[ListTest]
+
+    @property
+    def levels(self) -> frozenset[Level]:
+        """Which tables it needs."""
+        return frozenset(column.level for column in self.columns)
+
+    def expression(self, name: Callable[[Column], str]) -> pc.Expression:
+        """Translate for a table whose columns are called `name`.
+
+        A test of a list column is taken from the column called `ListTest.key`.
+        """
+        return Translator(name).condition(self.node)
+
+
+def parse(text: str) -> tuple[Condition, ...]:
+    """Read an expression; the conditions it gives hold together.
+
+    Parameters
+    ----------
+    text : str
+        Names of columns, comparisons (``== != < <= > >=``, chained too), ``in``
+        and ``not in`` of a list or of text, ``and``/``or``/``not``, arithmetic,
+        ``path =~ 'regex'`` and ``path !~ 'regex'``, and the methods
+        ``contains``, ``startswith``, ``endswith``, ``match``, ``fullmatch``,
+        ``lower``, ``upper``, ``len``, ``isin``, ``isna``, ``notna``, with
+        pandas' ``.str`` before them or without. A missing value equals
+        nothing: ``==``, ``<`` and the like are false, ``!=`` is true.
+
+    Returns
+    -------
+    tuple of Condition
+
+    Raises
+    ------
+    ExpressionError
+        If it cannot be read, or compares text with a number.
+    UnknownColumnError
+        If a column is named that is not there.
+
+    Examples
+    --------
+    >>> [sorted(c.key for c in condition.columns)
+    ...  for condition in parse("language == 'C' and (license == 'mit' or n_lines > 3)")]
+    [['files.language'], ['files.n_lines', 'records.license']]
+    """
+    if len(text) > _MAX_CHARACTERS:
+        raise ExpressionError("the expression is over a million characters long; select in steps")
+    try:
+        tree = ast.parse(_with_operators(text).strip(), mode="eval")
+        return tuple(_conditions(tree.body))
+    except SyntaxError as error:
+        raise ExpressionError(
+            f"cannot read the expression {shorten(text, 200)!r}: {error.msg}; write it like "
+            "\"language == 'Python' and n_lines >= 30\""
+        ) from error
+    except (RecursionError, MemoryError, ValueError) as error:
+        raise ExpressionError(
+            f"the expression is nested too deeply, or holds a character it cannot: {error}"
+        ) from error
+
+
+def equality(name: str, value: object) -> Condition:
+    """Make the condition that a column equals a value, or one of a list of values."""
+    several = isinstance(value, (list, tuple, set, frozenset)) or hasattr(value, "tolist")
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if several and isinstance(plain, (list, tuple, set, frozenset)):
+        constants = ast.List([_constant(name, item) for item in plain], ast.Load())
+        node = ast.Compare(_name(name), [ast.In()], [constants])
+    else:
+        node = ast.Compare(_name(name), [ast.Eq()], [_constant(name, plain)])
+    return next(_conditions(node))
+
+
+def _name(name: str) -> ast.expr:
+    node: ast.expr | None = None
+    for word in name.split("."):
+        node = ast.Name(word, ast.Load()) if node is None else ast.Attribute(node, word, ast.Load())
+    return node or ast.Name(name, ast.Load())
+
+
+def _constant(name: str, value: object) -> ast.Constant:
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise ExpressionError(
+            f"{name}={value!r}: a column can equal text, a number, None, or one of a list of them"
+        )
+    return ast.Constant(value)
+
+
+def _conditions(node: ast.expr) -> Iterator[Condition]:
+    """Take apart what is joined by ``and``, and check each part by translating it once."""
+    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+        for part in node.values:
+            yield from _conditions(part)
+        return
+    translator = Translator(lambda column: column.key)
+    translator.condition(node)
+    yield Condition(node, frozenset(translator.columns), frozenset(translator.list_tests))
+
+
+def _with_operators(text: str) -> str:
+    """Write ``=~`` and ``!~`` with an operator of Python's that means nothing else here."""
+    pieces = _STRINGS.split(text)
+    pieces[::2] = [piece.replace("=~", " @ ").replace("!~", " @ ~") for piece in pieces[::2]]
+    return "".join(pieces)

@@ -1,0 +1,35 @@
+"""Staging: what is built and not yet committed, as settled text.
+
+::
+
+    staging/records/<id>       a staged record, while its partition runs
+    staging/failures/<id>.json a failed record, likewise
+    staging/packs/<name>       the records and failures of a finished partition
+    staging/commit/            the plan of a commit under way
+
+This module gathers what other rooms use of it; `frames` has the binary form.
+"""
+
+from __future__ import annotations
+
+from zml_dask.store.staging.failures import FailureRow, stage_failure
+from zml_dask.store.staging.file_rows import StagedFile
+from zml_dask.store.staging.frames import StagingDamagedError
+from zml_dask.store.staging.index import StagingIndex
+from zml_dask.store.staging.packs import pack_records
+from zml_dask.store.staging.staged import StagedLocation, StagedReader, read_staged
+from zml_dask.store.staging.stager import RecordStager, StagedRecord
+
+__all__ = [
+    "FailureRow",
+    "RecordStager",
+    "StagedFile",
+    "StagedLocation",
+    "StagedReader",
+    "StagedRecord",
+    "StagingDamagedError",
+    "StagingIndex",
+    "pack_records",
+    "read_staged",
+    "stage_failure",
+]

@@ -1,0 +1,171 @@
+"""Reading what is staged: one record, or an index of all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from zml_dask.store.layout import ImageShape
+from zml_dask.store.staging.frames import (
+    BLOB_TRAILER_BYTES,
+    BlobTrailer,
+    Directory,
+    RowFrame,
+    decompress,
+)
+from zml_dask.store.storage import Storage
+
+_WHOLE_BYTES = 4 * 2**20
+"""A blob up to this size is read by one request; a larger one frame by frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedLocation:
+    """Where a staged record's blob lies: an object, and bytes within it."""
+
+    path: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnText:
+    """Settled text of one file and which of its images are asked for."""
+
+    text: bytes
+    first_image: int
+    n_images: int
+
+
+class StagedReader:
+    """One staged record; read by frames, so that memory is bounded by the frame.
+
+    Parameters
+    ----------
+    storage : Storage
+    location : StagedLocation
+    """
+
+    def __init__(self, storage: Storage, location: StagedLocation) -> None:
+        self._storage = storage
+        self._location = location
+        self._blob: bytes | None = None
+        if location.length <= _WHOLE_BYTES:
+            self._blob = storage.read_range(
+                location.path, location.offset, location.offset + location.length
+            )
+        self._where = f"{location.path} at byte {location.offset}"
+        self._frame: tuple[int, bytes] = (-1, b"")
+
+    def _read(self, offset: int, length: int) -> bytes:
+        if self._blob is not None:
+            return self._blob[offset : offset + length]
+        start = self._location.offset + offset
+        return self._storage.read_range(self._location.path, start, start + length)
+
+    @cached_property
+    def trailer(self) -> BlobTrailer:
+        """Counts and image shape of the record."""
+        tail = self._read(max(0, self._location.length - BLOB_TRAILER_BYTES), BLOB_TRAILER_BYTES)
+        return BlobTrailer.from_bytes(tail, self._where)
+
+    @cached_property
+    def _directory(self) -> Directory:
+        trailer = self.trailer
+        frame = self._read(trailer.directory_offset, trailer.directory_length)
+        return Directory.from_bytes(frame, self._where)
+
+    @property
+    def shape(self) -> ImageShape:
+        """Image shape that the counts are for."""
+        return ImageShape(self.trailer.height, self.trailer.width)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The record's row of the records table."""
+        place = self._directory.record
+        row: dict[str, Any] = json.loads(
+            decompress(self._read(place.offset, place.length), self._where)
+        )
+        return row
+
+    @property
+    def files(self) -> pa.Table:
+        """All rows of the record's files in path order, with ``n_images`` and ``text_sha256``."""
+        batches = [rows for _, rows in self.row_batches()]
+        return pa.Table.from_batches(batches) if batches else pa.table({})
+
+    def row_batches(
+        self, first_image: int | None = None, stop_image: int | None = None
+    ) -> Iterator[tuple[RowFrame, pa.RecordBatch]]:
+        """Give rows frame by frame: all, or only frames that hold some of the images asked for."""
+        for frame in self._directory.rows:
+            if first_image is not None and frame.first_image + frame.n_images <= first_image:
+                continue
+            if stop_image is not None and frame.first_image >= stop_image:
+                return
+            stream = decompress(self._read(frame.offset, frame.length), self._where)
+            yield frame, pa.ipc.open_stream(stream).read_next_batch()
+
+    def text(self, file: int) -> bytes:
+        """Return the settled text of the record's `file`-th file in path order; empty for none."""
+        for frame, rows in self.row_batches():
+            if file < frame.first_file + frame.n_files:
+                row = file - frame.first_file
+                number, offset, length = (
+                    rows.column(name)[row].as_py() for name in ("frame", "offset", "length")
+                )
+                return self._text_at(number, offset, length) if number >= 0 else b""
+        raise IndexError(f"the record has {self.trailer.n_files} files, there is no {file}")
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+        """Give each file's row and settled text (None where it has none), in path order."""
+        for _, rows in self.row_batches():
+            for row in rows.to_pylist():
+                number = row["frame"]
+                yield (
+                    row,
+                    self._text_at(number, row["offset"], row["length"]) if number >= 0 else None,
+                )
+
+    def draw_texts(self, first_image: int, stop_image: int) -> Iterator[DrawnText]:
+        """Give the texts that fill the record's images `first_image` to `stop_image`, in order."""
+        for frame, rows in self.row_batches(first_image, stop_image):
+            counts = rows.column("n_images").to_numpy().astype(np.int64)
+            stops = frame.first_image + np.cumsum(counts)
+            starts = stops - counts
+            wanted = np.flatnonzero((counts > 0) & (stops > first_image) & (starts < stop_image))
+            numbers, offsets, lengths = (
+                rows.column(name).to_numpy()[wanted].tolist()
+                for name in ("frame", "offset", "length")
+            )
+            skips = np.maximum(first_image - starts[wanted], 0)
+            takes = np.minimum(stops[wanted], stop_image) - starts[wanted] - skips
+            for number, offset, length, skip, take in zip(
+                numbers, offsets, lengths, skips.tolist(), takes.tolist(), strict=True
+            ):
+                yield DrawnText(self._text_at(number, offset, length), skip, take)
+
+    def _text_at(self, number: int, offset: int, length: int) -> bytes:
+        if self._frame[0] != number:
+            place = self._directory.texts[number]
+            self._frame = number, decompress(self._read(place.offset, place.length), self._where)
+        return self._frame[1][offset : offset + length]
+
+
+def read_staged(storage: Storage, location: StagedLocation) -> StagedReader:
+    """Open one staged record.
+
+    Parameters
+    ----------
+    storage : Storage
+    location : StagedLocation
+        From `StagingIndex.locate`.
+    """
+    return StagedReader(storage, location)

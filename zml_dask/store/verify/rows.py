@@ -1,0 +1,243 @@
+"""Verification of meaning: counts agree, offsets tile the arrays, images give back their text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from zml_dask.raster.images import to_text
+from zml_dask.store.commit.index_columns import index_columns
+from zml_dask.store.commit.shards import ShardDamagedError
+from zml_dask.store.info import DatasetInfo
+from zml_dask.store.layout import FILES_SCHEMA, FILL_VALUE, IMAGES_ZARR, image_arrays
+from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.tables import read_table
+from zml_dask.store.verify.report import Report
+from zml_dask.store.verify.stored_rows import StoredRows
+
+Int64 = NDArray[np.int64]
+
+_COLUMNS = ["file_id", "record_id", "n_lines", "first_image", "n_images", "text_sha256"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileGroup:
+    """A row group of the files table, and between which images its files begin.
+
+    Attributes
+    ----------
+    path : str
+        Of its part.
+    number : int
+        Of the row group.
+    first_image, last_image : int
+        Smallest and largest ``first_image`` in it.
+    """
+
+    path: str
+    number: int
+    first_image: int
+    last_image: int
+
+
+def file_groups(storage: Storage, info: DatasetInfo) -> list[FileGroup]:
+    """List the row groups of the files table, in row order, by the statistics of its parts."""
+    found = []
+    column = FILES_SCHEMA.get_field_index("first_image")
+    for part in info.tables["files"]:
+        with storage.open_reader(part.path) as stream:
+            metadata = pq.ParquetFile(stream).metadata
+        for number in range(metadata.num_row_groups):
+            statistics = metadata.row_group(number).column(column).statistics
+            found.append(FileGroup(part.path, number, statistics.min, statistics.max))
+    return found
+
+
+def read_group(storage: Storage, group: FileGroup) -> pa.RecordBatch:
+    """Read the columns that verification needs of a row group."""
+    with storage.open_reader(group.path) as stream:
+        table = pq.ParquetFile(stream).read_row_group(group.number, columns=_COLUMNS)
+    return table.combine_chunks().to_batches()[0]
+
+
+def file_batches(storage: Storage, info: DatasetInfo) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Give the rows that verification needs of the files table, in row order."""
+    for group in file_groups(storage, info):
+        yield group.path, read_group(storage, group)
+
+
+def check_tables(storage: Storage, info: DatasetInfo) -> Report:
+    """Check counts, that file ids and offsets have no gap, and that the index arrays agree."""
+    report = Report(storage.url)
+    next_file = next_image = 0
+    ids: list[Int64] = []
+    files: list[Int64] = []
+    images: list[Int64] = []
+    indices = {
+        spec.name: StoredRows(storage, spec, info.shape) for spec in image_arrays(info.shape)[1:]
+    }
+    for path, batch in file_batches(storage, info):
+        columns = numbers(batch)
+        counts = columns["n_images"]
+        if (columns["file_id"] != next_file + np.arange(len(batch))).any():
+            report.add("tiling", path, f"file ids from {next_file} on are not consecutive")
+        if (columns["first_image"] != next_image + np.cumsum(counts) - counts).any():
+            report.add("tiling", path, f"images from {next_image} on overlap or leave a gap")
+        filled = ~batch.column("text_sha256").is_null().to_numpy(zero_copy_only=False)
+        expected = np.where(filled, -(-columns["n_lines"] // info.shape.height), 0)
+        if (counts != expected).any():
+            report.add("counts", path, "files' images do not fit their lines")
+        else:
+            _check_indices(report, indices, info, columns, next_image)
+        unique, inverse = np.unique(columns["record_id"], return_inverse=True)
+        ids.append(unique)
+        files.append(np.bincount(inverse, minlength=unique.size))
+        images.append(np.bincount(inverse, counts, unique.size).astype(np.int64))
+        next_file += len(batch)
+        next_image += int(counts.sum())
+    report.count("files", next_file)
+    report.count("images", next_image)
+    for what, found, recorded in (
+        ("files", next_file, info.counts.files),
+        ("images", next_image, info.counts.images),
+    ):
+        if found != recorded:
+            report.add(
+                "counts", "files.parquet", f"{found} {what}, but dataset.json says {recorded}"
+            )
+    _check_records(report, storage, info, _sum_by_id(ids, files, images))
+    return report
+
+
+def numbers(batch: pa.RecordBatch) -> dict[str, Int64]:
+    """All columns of such a batch but the last, as integers."""
+    return {name: batch.column(name).to_numpy().astype(np.int64) for name in _COLUMNS[:-1]}
+
+
+def _sum_by_id(
+    ids: list[Int64], files: list[Int64], images: list[Int64]
+) -> tuple[Int64, Int64, Int64]:
+    """Add up the counts of records whose files lie in several batches."""
+    empty = [np.empty(0, np.int64)]
+    unique, inverse = np.unique(np.concatenate(empty + ids), return_inverse=True)
+    return (
+        unique,
+        np.bincount(inverse, np.concatenate(empty + files), unique.size).astype(np.int64),
+        np.bincount(inverse, np.concatenate(empty + images), unique.size).astype(np.int64),
+    )
+
+
+def _check_indices(
+    report: Report,
+    indices: dict[str, StoredRows],
+    info: DatasetInfo,
+    columns: dict[str, Int64],
+    first_image: int,
+) -> None:
+    expected = index_columns(
+        columns["record_id"],
+        columns["file_id"],
+        columns["n_images"],
+        columns["n_lines"],
+        info.shape.height,
+    )
+    for name, values in expected.items():
+        stop = first_image + len(values)
+        try:
+            stored = indices[name].rows(first_image, stop)
+        except (ShardDamagedError, ObjectMissingError):
+            continue  # noted with its object already
+        if len(stored) != len(values) or (stored != values).any():
+            report.add(
+                "index",
+                f"{IMAGES_ZARR}/{name}",
+                f"rows {first_image} to {stop} are not what the files table says",
+            )
+
+
+def _check_records(
+    report: Report, storage: Storage, info: DatasetInfo, found: tuple[Int64, Int64, Int64]
+) -> None:
+    records = read_table(storage, info, "records", ["record_id", "n_files", "n_images"])
+    ids, files, images = (
+        records[name].to_numpy().astype(np.int64) for name in ("record_id", "n_files", "n_images")
+    )
+    report.count("records", ids.size)
+    if ids.size != info.counts.records:
+        report.add(
+            "counts",
+            "records.parquet",
+            f"{ids.size} records, but dataset.json says {info.counts.records}",
+        )
+    order = np.argsort(ids, kind="stable")
+    ids, files, images = ids[order], files[order], images[order]
+    if (np.diff(ids) == 0).any():
+        report.add("counts", "records.parquet", "a record occurs twice")
+    present = files > 0  # a record without any file has no row among the files
+    if not (
+        np.array_equal(ids[present], found[0])
+        and np.array_equal(files[present], found[1])
+        and np.array_equal(images[present], found[2])
+        and not images[~present].any()
+    ):
+        report.add("counts", "records.parquet", "records' counts are not those of their files")
+    failed = read_table(storage, info, "failures", ["record_id"])["record_id"].to_numpy()
+    if np.isin(failed, ids).any():
+        report.add("counts", "failures.parquet", "a record is listed as failed and is committed")
+    if len(failed) != info.counts.failures:
+        report.add("counts", "failures.parquet", "not as many rows as dataset.json says")
+
+
+def check_texts(
+    storage: Storage,
+    info: DatasetInfo,
+    groups: Sequence[FileGroup],
+    first_image: int,
+    stop_image: int,
+) -> Report:
+    """Check that the files that begin within a range of images give back their recorded text.
+
+    Every pixel counts: lines by their hash, the rest by being spaces.
+    """
+    report = Report(storage.url)
+    spec = image_arrays(info.shape)[0]
+    rows = StoredRows(storage, spec, info.shape)
+    path = f"{IMAGES_ZARR}/{spec.name}"
+    for group in groups:
+        if group.first_image >= stop_image or group.last_image < first_image:
+            continue
+        batch = read_group(storage, group)
+        columns = numbers(batch)
+        firsts, counts = columns["first_image"], columns["n_images"]
+        wanted = np.flatnonzero((counts > 0) & (firsts >= first_image) & (firsts < stop_image))
+        for row in wanted.tolist():
+            first, count = int(firsts[row]), int(counts[row])
+            try:
+                images = rows.rows(first, first + count)
+            except (ShardDamagedError, ObjectMissingError):
+                continue  # noted with its object already
+            report.count("texts")
+            digest = batch.column("text_sha256")[row].as_py()
+            if not _says(images, int(columns["n_lines"][row]), info.shape.height, digest):
+                where = f"file {columns['file_id'][row]} at image {first}"
+                report.add("text", path, f"{where} gives back another text than was recorded")
+    return report
+
+
+def _says(images: NDArray[np.generic], n_lines: int, height: int, digest: str) -> bool:
+    """Whether images hold the text of a hash, and only spaces beside it."""
+    lines = np.full(len(images), height)
+    lines[-1] = n_lines - (len(images) - 1) * height
+    try:
+        text = to_text(images, lines).encode("utf-8", "surrogatepass")
+    except (UnicodeDecodeError, ValueError):
+        return False  # a damaged pixel need not be a code point
+    return hashlib.sha256(text).hexdigest() == digest and bool(
+        (images[-1, lines[-1] :] == FILL_VALUE).all()
+    )
