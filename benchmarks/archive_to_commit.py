@@ -22,7 +22,7 @@ from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.workbench import Source
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
 

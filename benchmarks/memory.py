@@ -21,7 +21,7 @@ from corpus import archives
 
 import zml_dask as zml
 from zml_dask.records.parse import parse_record
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 
 MIB = 2**20

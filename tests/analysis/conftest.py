@@ -11,7 +11,7 @@ import pytest
 
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import settle_text
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
 from zml_dask.store.staging.failures import FailureRow, stage_failure
 from zml_dask.store.staging.stager import RecordStager, StagedFile

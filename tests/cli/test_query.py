@@ -21,7 +21,7 @@ HOSTILE = "a/\x1b[2J[red]=cmd|' /C calc'!.py"
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from zml_dask.store.commit.steps import commit
+    from zml_dask.store.commit import commit
 
     base = tmp_path_factory.mktemp("asked")
     storage = write_dataset(Storage.open(base / "ds"), base)

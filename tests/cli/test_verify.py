@@ -11,7 +11,7 @@ from zml_dask.cli.main import main
 from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import export_record
 from zml_dask.raster.text import settle_text
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import RecordStager, StagedFile
 from zml_dask.store.storage import Storage

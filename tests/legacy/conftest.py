@@ -13,7 +13,7 @@ import pytest
 from zml_dask.legacy.record import Canvas, LegacyFile, LegacyRecord
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import BinaryFileError, settle_text
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
 from zml_dask.store.staging import RecordStager, StagedFile
 from zml_dask.store.storage import Storage

@@ -16,7 +16,7 @@ from zml_dask.pipeline.options import BuildOptions
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.sandbox.server import Sandbox
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
 

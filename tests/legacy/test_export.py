@@ -14,7 +14,7 @@ from zml_dask.legacy.committed import CommittedRecords, NoSuchRecordError
 from zml_dask.legacy.export import export_record, parse_formats
 from zml_dask.legacy.export_dataset import ExportResult, export_dataset
 from zml_dask.legacy.staged import staged_record
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.staging import StagingIndex, read_staged
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw

@@ -26,7 +26,7 @@ from zml_dask.publish.squashfs import write_squashfs
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
-from zml_dask.store.verify.verification import verify
+from zml_dask.store.verify import verify
 
 from .reference import segments_2018
 from .test_safe_pickle import FORBIDDEN

@@ -35,7 +35,7 @@ from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.storage import Storage, StorageFullError
-from zml_dask.store.verify.verification import verify
+from zml_dask.store.verify import verify
 
 from .datasets import archive, array_bytes, harvested, small_records, tables
 

@@ -22,7 +22,7 @@ from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.staging import StagingIndex
 from zml_dask.store.storage import Storage
-from zml_dask.store.verify.verification import verify
+from zml_dask.store.verify import verify
 
 from .datasets import archive, array_bytes, harvested, small_records, tables
 

@@ -19,7 +19,7 @@ from zml_dask.errors import UsageError
 from zml_dask.publish import png_targets
 from zml_dask.publish.png import PngOptions, encode_png, export_png, group_name
 from zml_dask.raster.images import rasterize
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
 from zml_dask.store.staging import RecordStager, StagedFile
 from zml_dask.store.storage import Storage

@@ -9,7 +9,7 @@ from typing import Any
 
 from store_builders import sources, staged_file
 
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import RecordStager
 from zml_dask.store.storage import Storage

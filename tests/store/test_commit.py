@@ -27,7 +27,7 @@ from zml_dask.store.layout import ImageShape, image_arrays, shard_path
 from zml_dask.store.staging import FailureRow, pack_records, stage_failure
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
-from zml_dask.store.verify.verification import verify
+from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
 
 PATHS = st.text("ab/.é\U0001f600￿", min_size=1, max_size=6)

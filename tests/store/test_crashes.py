@@ -15,7 +15,7 @@ from store_builders import content_of, objects, sources, stage
 
 from zml_dask.store import layout
 from zml_dask.store import storage as storage_module
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.info import read_info
 from zml_dask.store.staging import FailureRow, StagingIndex, pack_records, stage_failure
 from zml_dask.store.storage import (
@@ -25,7 +25,7 @@ from zml_dask.store.storage import (
     StorageReadOnlyError,
 )
 from zml_dask.store.tables import read_table
-from zml_dask.store.verify.verification import verify
+from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
 
 FIRST = {record_id: sources(5, record_id) for record_id in (1, 2)}

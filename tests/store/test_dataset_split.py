@@ -9,7 +9,7 @@ import pytest
 from dataset_builders import LICENCE, stage_record
 
 import zml_dask as zml
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.dataset import Dataset
 from zml_dask.store.query.split import SplitError
 from zml_dask.store.storage import Storage

@@ -18,11 +18,11 @@ from store_builders import content_of, objects, sources, stage
 
 from zml_dask.errors import UsageError
 from zml_dask.store import storage as storage_module
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.info import read_info
 from zml_dask.store.staging import pack_records
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageFullError
-from zml_dask.store.verify.verification import verify
+from zml_dask.store.verify import verify
 
 
 @pytest.fixture(scope="session")

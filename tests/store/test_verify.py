@@ -10,15 +10,15 @@ import pytest
 from store_builders import objects, sources, stage
 
 from zml_dask.store import layout
-from zml_dask.store.commit.steps import CommitOptions, commit
+from zml_dask.store.commit import CommitOptions, commit
 from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import FailureRow, stage_failure
 from zml_dask.store.storage import Storage
+from zml_dask.store.verify import objects as verify_objects
+from zml_dask.store.verify import verify
 from zml_dask.store.verify.log_lines import sealed_line
 from zml_dask.store.verify.repair import repair
-from zml_dask.store.verify.verification import objects as verify_objects
-from zml_dask.store.verify.verification import verify
 from zml_dask.store.withdrawal import withdraw
 
 RECORDS = {record_id: sources(9, record_id) for record_id in (4, 8, 15)} | {16: []}

@@ -20,7 +20,7 @@ from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.progress import Counts
 from zml_dask.records.canonical import canonical_json
 from zml_dask.records.parse import RecordParseError, parse_record
-from zml_dask.store.commit.steps import CommitOptions
+from zml_dask.store.commit import CommitOptions
 from zml_dask.store.storage import Storage
 
 

@@ -25,11 +25,11 @@ from zml_dask.records.record import Record
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_rows
+from zml_dask.store.verify import verify
 from zml_dask.store.verify.objects import Mapper
 from zml_dask.store.verify.repair import repair
 from zml_dask.store.verify.report import Report
 from zml_dask.store.verify.restage import Restage
-from zml_dask.store.verify.verification import verify
 
 _SHOWN = 20
 _THREADS = 4

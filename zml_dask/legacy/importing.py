@@ -20,7 +20,7 @@ from zml_dask.errors import UsageError
 from zml_dask.legacy.bags import Compute, dealt, default_compute, map_partitions
 from zml_dask.legacy.import_record import Describe, ImportedRecord, import_record
 from zml_dask.legacy.sources import LegacySource, SourceRecord, open_source
-from zml_dask.store.commit.steps import CommitOptions, commit
+from zml_dask.store.commit import CommitOptions, commit
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import StagingIndex, pack_records
