@@ -134,7 +134,7 @@ def main() -> None:
                 ),
             },
         )
-        copies = 4
+        copies = 12
         catalogue = folder / "catalogue.jsonl"
         catalogue.write_text("\n".join(map(json.dumps, catalogue_lines(paths, copies))) + "\n")
         clusters = [

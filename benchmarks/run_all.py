@@ -20,6 +20,7 @@ MIB = 2**20
 SCRIPTS = (
     "rasterise.py",
     "inflate.py",
+    "density.py",
     "archive_to_commit.py",
     "memory.py",
     "throttle.py",
