@@ -25,6 +25,7 @@ SCRIPTS = (
     "memory.py",
     "throttle.py",
     "reading.py",
+    "batches.py",
     "query.py",
     "scale.py",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -18,6 +19,8 @@ from zml_dask.analysis.partial import long_images
 from zml_dask.analysis.report import render
 from zml_dask.cli.report import command
 from zml_dask.raster.language import identify
+from zml_dask.raster.text import settle_text
+from zml_dask.store.layout import extension_of
 
 from .conftest import HOSTILE, Known
 
@@ -184,6 +187,24 @@ class Page(HTMLParser):
             self.totals[self._total] += data
         if self._cell:
             self.tables[self._table][-1][-1] += data
+
+
+def test_the_slope_is_that_of_the_least_squares(known: Known, numbers: Numbers) -> None:
+    """Recounted from the files that went in, and fitted by the textbook's formula."""
+    images: Counter[str] = Counter()
+    for _, path, data in known.shown():
+        if b"\0" in data or not data:
+            continue
+        lines = settle_text(data).n_lines
+        long_images = lines // 80 + (lines % 80 > 30)
+        images[extension_of(path.rpartition("/")[2])] += long_images
+    counts = sorted((count for count in images.values() if count), reverse=True)
+    x = [math.log10(rank) for rank in range(1, len(counts) + 1)]
+    y = [math.log10(count) for count in counts]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    expected = covariance / sum((a - mean_x) ** 2 for a in x)
+    assert numbers.totals["slope"] == pytest.approx(expected)
 
 
 def test_the_page_shows_these_numbers_and_is_safe(known: Known, numbers: Numbers) -> None:
