@@ -23,8 +23,9 @@ from typing import Final
 
 from zml_dask.sandbox.archives import Source, write_tar_gz, write_zip
 from zml_dask.sandbox.content import Content
-from zml_dask.sandbox.corpus import Corpus, SandboxRecord
+from zml_dask.sandbox.corpus import Corpus
 from zml_dask.sandbox.package_metadata import PackageMetadata, read_metadata
+from zml_dask.sandbox.record import SandboxRecord
 from zml_dask.sandbox.troubles import troubled_records
 
 _MOST_BYTES: Final = 25_000_000

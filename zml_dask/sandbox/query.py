@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from luqum.exceptions import ParseError
 from luqum.thread import parse
@@ -32,11 +32,10 @@ from luqum.tree import (
     Word,
 )
 
-if TYPE_CHECKING:
-    from zml_dask.sandbox.corpus import SandboxRecord
+from zml_dask.sandbox.record import SandboxRecord
 
-Matcher = Callable[["SandboxRecord"], bool]
-Values = Callable[["SandboxRecord"], Iterable[Any]]
+Matcher = Callable[[SandboxRecord], bool]
+Values = Callable[[SandboxRecord], Iterable[Any]]
 
 _TOKEN: Final = re.compile(r"\w+")
 _ESCAPE: Final = re.compile(r"\\(.)")

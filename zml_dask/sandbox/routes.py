@@ -19,8 +19,9 @@ from zml_dask.sandbox.answers import (
 )
 from zml_dask.sandbox.containers import container_answer, files_archive
 from zml_dask.sandbox.content import Content
-from zml_dask.sandbox.corpus import Corpus, SandboxRecord
+from zml_dask.sandbox.corpus import Corpus
 from zml_dask.sandbox.faults import Faults
+from zml_dask.sandbox.record import SandboxRecord
 from zml_dask.sandbox.search import answer_search
 from zml_dask.sandbox.serialise import files_json, legacy_json, native_json, tombstone_json
 

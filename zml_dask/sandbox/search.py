@@ -15,8 +15,9 @@ from zml_dask.sandbox.answers import (
     json_answer,
     validation_error,
 )
-from zml_dask.sandbox.corpus import Corpus, Question, SandboxRecord
+from zml_dask.sandbox.corpus import Corpus, Question
 from zml_dask.sandbox.query import QuerySyntaxError
+from zml_dask.sandbox.record import SandboxRecord
 
 GUEST_PAGE: Final = 25
 TOKEN_PAGE: Final = 100

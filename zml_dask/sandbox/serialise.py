@@ -8,7 +8,7 @@ from typing import Any
 
 from zml_dask.records.parse import quote_key
 from zml_dask.sandbox.content import Content
-from zml_dask.sandbox.corpus import SandboxRecord, Withdrawal
+from zml_dask.sandbox.record import SandboxRecord, Withdrawal
 
 _OTHER_MD5 = "0" * 32
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from zml_dask.sandbox.archives import Source, zip_bytes
 from zml_dask.sandbox.content import Content
-from zml_dask.sandbox.corpus import Corpus, SandboxRecord
+from zml_dask.sandbox.corpus import Corpus
+from zml_dask.sandbox.record import SandboxRecord
 
 _FIRST: Final = datetime(2014, 1, 1, tzinfo=UTC)
 _SPAN: Final = timedelta(days=11 * 365)
