@@ -28,9 +28,6 @@ from zml_dask.store.storage import Storage
 from zml_dask.store.tree import Tree
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     import xarray as xr
 
     from zml_dask.store.query.torch_loader import TorchImages
@@ -187,7 +184,9 @@ class Dataset(View):
         """Yield each file with its images, in bounded memory: ``for file, images in ds``."""
         return iterate_files(self._source.tables, self._source.reader, self.selection)
 
-    def split(self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0) -> Split:
+    def split(
+        self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0
+    ) -> Split[Dataset]:
         """Divide into parts for training and testing, without leakage.
 
         All versions of a concept are in one part. So are files of identical
@@ -208,7 +207,7 @@ class Dataset(View):
 
         Returns
         -------
-        Split
+        Split of Dataset
             A dict of views, by name.
 
         Raises
@@ -224,7 +223,7 @@ class Dataset(View):
                 self._source, selection.with_files(parts == part), (), self._whole or self
             )
 
-        split = Split((name, view(part)) for part, name in enumerate(fractions))
+        split = Split[Dataset]((name, view(part)) for part, name in enumerate(fractions))
         split.left_out = view(LEFT_OUT)
         return split
 

@@ -7,57 +7,55 @@ import html
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.printable import printable
 from zml_dask.raster.images import Images
-
-if TYPE_CHECKING:
-    from zml_dask.store.dataset import Dataset
+from zml_dask.store.query.counting import count_by
+from zml_dask.store.query.view import View
 
 _STRIP = 8
 _TOP = 5
 _BLANK = (32, 0)
 
 
-def describe(dataset: Dataset) -> str:
+def describe(view: View) -> str:
     """Summarise in a few lines; what is in the whole dataset needs nothing to be read."""
-    facts = [f"{name:<10}{value}" for name, value in _facts(dataset)]
-    return "\n".join([f"<Dataset {printable(dataset.url)}>", *facts])
+    facts = [f"{name:<10}{value}" for name, value in _facts(view)]
+    return "\n".join([f"<Dataset {printable(view.url)}>", *facts])
 
 
-def describe_html(dataset: Dataset) -> str:
+def describe_html(view: View) -> str:
     """Summarise with a strip of the first images, each a PNG within the page."""
     rows = "".join(
         f"<tr><th style='text-align:left'>{name}</th>"
         f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-        for name, value in _facts(dataset)
+        for name, value in _facts(view)
     )
-    images = dataset.images[:_STRIP].compute()
+    images = view.images[:_STRIP].compute()
     strip = "".join(
         f'<img src="data:image/png;base64,{base64.b64encode(to_png(shade(image))).decode()}" '
         'style="margin:2px;border:1px solid #ccc">'
         for image in images
     )
-    return f"<b>{html.escape(printable(dataset.url))}</b><table>{rows}</table><div>{strip}</div>"
+    return f"<b>{html.escape(printable(view.url))}</b><table>{rows}</table><div>{strip}</div>"
 
 
-def _facts(dataset: Dataset) -> Iterator[tuple[str, str]]:
-    shape = dataset.info.shape
-    yield "images", f"{len(dataset):,} of {shape.height} x {shape.width}, uint32 code points"
-    if dataset.is_all:
-        counts = dataset.info.counts
+def _facts(view: View) -> Iterator[tuple[str, str]]:
+    shape = view.info.shape
+    yield "images", f"{len(view):,} of {shape.height} x {shape.width}, uint32 code points"
+    if view.is_all:
+        counts = view.info.counts
         yield "files", f"{counts.files:,}"
         yield "records", f"{counts.records:,}"
         yield "failures", f"{counts.failures:,}"
         return
-    selection = dataset.selection
+    selection = view.selection
     yield "files", f"{selection.file_id.size:,}"
     yield "records", f"{np.unique(selection.record_id).size:,}"
-    languages = dataset.counts("language").head(_TOP)
+    languages = count_by(view.tables, selection, ["language"]).head(_TOP)
     top = (f"{name} {count:,}" for name, count in languages["images"].items() if name)
     yield "languages", ", ".join(top)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +28,9 @@ from zml_dask.store.query.gather import gather
 from zml_dask.store.query.rows import Int64
 from zml_dask.store.query.scan import TableReader
 from zml_dask.store.query.selection import Selection
+from zml_dask.store.query.view import View
 
-if TYPE_CHECKING:
-    from zml_dask.store.dataset import Dataset
+ViewT = TypeVar("ViewT", bound=View)
 
 LEFT_OUT = -1
 
@@ -42,16 +42,16 @@ class SplitError(UsageError):
     """The parts of a split are not what parts can be."""
 
 
-class Split(dict[str, "Dataset"]):
+class Split(dict[str, ViewT]):
     """Name of a part -> its view.
 
     Attributes
     ----------
-    left_out : Dataset
+    left_out : View
         Copies of content that another part has; in no part.
     """
 
-    left_out: Dataset
+    left_out: ViewT
 
 
 def assign_parts(
