@@ -34,7 +34,7 @@ def requests_until(url: str, deadline: float) -> Counter[int]:
             if time.time() >= deadline:
                 return statuses
             answer = session.get(url, headers=AGENT, timeout=30)
-            throttle.report(url, answer.status_code, answer.headers)
+            throttle.report(url, answer.status_code, answer.headers, answer.elapsed.total_seconds())
             statuses[answer.status_code] += 1
 
 

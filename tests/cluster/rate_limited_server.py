@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Limited:
     """At most `count` requests in any `seconds`; a refusal asks for `retry_after` seconds."""
 
-    def __init__(self, count: int = 40, seconds: float = 2.0, retry_after: int = 1) -> None:
+    def __init__(self, count: int = 40, seconds: float = 4.0, retry_after: int = 1) -> None:
         self.count, self.seconds, self.retry_after = count, seconds, retry_after
         self.answered: list[tuple[float, int]] = []
         self.refuse_next = 0

@@ -27,12 +27,12 @@ pytestmark = pytest.mark.timeout(400)
 def client() -> Iterator[distributed.Client]:
     with open_cluster("local", 8) as client:
         client.wait_for_workers(8, timeout=60)
-        client.register_plugin(ThrottlePlugin(_forty_in_two_seconds))
+        client.register_plugin(ThrottlePlugin(_forty_in_four_seconds))
         yield client
 
 
-def _forty_in_two_seconds(host: str) -> RatePolicy:
-    return RatePolicy(default=(RateLimit(40, 2.0),))
+def _forty_in_four_seconds(host: str) -> RatePolicy:
+    return RatePolicy(default=(RateLimit(40, 4.0),))
 
 
 def _request(url: str, count: int) -> list[int]:
@@ -42,7 +42,7 @@ def _request(url: str, count: int) -> list[int]:
         for _ in range(count):
             throttle.acquire(url)
             answer = session.get(url, timeout=10)
-            throttle.report(url, answer.status_code, answer.headers)
+            throttle.report(url, answer.status_code, answer.headers, answer.elapsed.total_seconds())
             statuses.append(answer.status_code)
     return statuses
 
@@ -100,11 +100,21 @@ def test_a_dead_worker_leaves_its_share_to_the_others(client: distributed.Client
             time.sleep(0.01)
         os.kill(pids[next(name for name, keys in client.processing().items() if keys)], SIGKILL)
         results = [statuses for future, statuses in as_completed(futures, with_results=True)]
-    assert len(results) == 8
-    statuses = [status for each in results for status in each]
-    # The dead worker's last request may or may not have been sent.
-    assert statuses.count(200) >= 8 * 12 - 2
+    assert results == [[200] * 12] * 8
     assert throttle_waiting(client) == 0.0
+
+
+def test_what_a_dead_worker_waited_for_goes_to_the_next() -> None:
+    async def main() -> tuple[bool, bool]:
+        plugin = ThrottlePlugin(lambda host: RatePolicy(default=(RateLimit(1, 0.2),)))
+        assert await plugin.acquire("tcp://dead", "zenodo.org", "default")
+        dead = asyncio.create_task(plugin.acquire("tcp://dead", "zenodo.org", "default"))
+        waits = asyncio.create_task(plugin.acquire("tcp://alive", "zenodo.org", "default"))
+        await asyncio.sleep(0)
+        plugin.remove_worker(None, "tcp://dead")
+        return await dead, await asyncio.wait_for(waits, timeout=30)
+
+    assert asyncio.run(main()) == (False, True)
 
 
 def test_a_worker_that_hangs_up_while_it_waits_stops_nobody() -> None:

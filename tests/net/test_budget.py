@@ -69,11 +69,17 @@ class Server:
 
 
 def run(
-    budget: Budget, server: Server, seconds: float, workers: int = 8, latency: float = 0.5
+    budget: Budget,
+    server: Server,
+    seconds: float,
+    workers: int = 8,
+    latency: float = 0.5,
+    dawdling: float = 0.0,
 ) -> float:
     """Workers that ask for nothing but turns; returns the share of the permitted that was used."""
     generator = random.Random(1)
     events: list[tuple[float, int, str]] = [(0.0, n, "ask") for n in range(workers)]
+    sent = [0.0] * workers
     while events:
         now, worker, what = heapq.heappop(events)
         if now > seconds:
@@ -83,11 +89,13 @@ def run(
             if wait > 0.0:
                 heapq.heappush(events, (now + min(wait, 1.0), worker, "ask"))
             else:
-                arrives = now + generator.uniform(0.01, latency)
+                sent[worker] = now + generator.uniform(0.0, dawdling)
+                arrives = sent[worker] + generator.uniform(0.01, latency)
                 heapq.heappush(events, (arrives, worker, "arrive"))
         else:
             status, headers = server.answer(now)
-            budget.observe("default", now + 0.01, status, headers)
+            took = now + 0.01 - sent[worker]
+            budget.observe("default", now + 0.01, status, headers, took)
             heapq.heappush(events, (now + 0.02, worker, "ask"))
     used = server.statuses.count(200)
     permitted = min(count * max(1.0, seconds / window) for count, window in server.limits)
@@ -117,6 +125,12 @@ def test_a_slow_server_costs_no_429() -> None:
     server = Server((133, 60.0), (8000, 3600.0))
     assert run(Budget(ZENODO), server, 3 * 3600.0, workers=64, latency=8.0) > 0.95
     assert server.statuses.count(429) / len(server.statuses) < 0.01
+
+
+def test_workers_too_busy_to_send_at_once_cost_no_429() -> None:
+    server = Server((133, 60.0), (8000, 3600.0))
+    run(Budget(ZENODO), server, 3 * 3600.0, workers=64, dawdling=20.0)
+    assert server.statuses.count(429) == 0
 
 
 def test_what_strangers_or_an_earlier_run_used_is_taken_off() -> None:

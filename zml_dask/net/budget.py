@@ -13,6 +13,7 @@ downloads come in bursts. Published limits are only the start values: what
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,9 +23,9 @@ from typing import Final
 SEARCH: Final = "search"
 DEFAULT: Final = "default"
 
-# A request counts for the server from its arrival, which lies between our grant
-# and the answer. We count it from the answer, but at most this share of the
-# window later, so that a slow server costs no more than that of the budget.
+# A request counts for the server from its arrival, which lies between its sending
+# and the answer. We count it from the answer, but at most this share of the window
+# after its sending, so that a slow server costs no more than that of the budget.
 _LATENESS: Final = 0.03
 _PAUSE_WITHOUT_ADVICE: Final = 30.0
 _LONGEST_PAUSE: Final = 3600.0
@@ -92,11 +93,14 @@ class _Window:
         oldest = min(times[0] for times in (self.counted, self.under_way) if times)
         return max(_SHORTEST_WAIT, oldest + self.seconds - now)
 
-    def settle(self, now: float) -> None:
+    def settle(self, now: float, took: float | None) -> None:
         """A request that was under way has been answered."""
         if self.under_way:
-            granted = self.under_way.popleft()
-            self.counted.append(min(now, granted + self.seconds * _LATENESS))
+            sent = self.under_way.popleft()
+            if took is not None:
+                # A busy worker may send long after it was permitted to.
+                sent = max(sent, now - took)
+            insort(self.counted, min(now, sent + self.seconds * _LATENESS))
 
     def correct(self, limit: int, remaining: int | None, reset_in: float, now: float) -> None:
         """Take over what the server says of this window."""
@@ -159,7 +163,14 @@ class Budget:
             window.under_way.append(now)
         return 0.0
 
-    def observe(self, bucket: str, now: float, status: int, headers: Mapping[str, str]) -> None:
+    def observe(
+        self,
+        bucket: str,
+        now: float,
+        status: int,
+        headers: Mapping[str, str],
+        took: float | None = None,
+    ) -> None:
         """Learn from an answer.
 
         Parameters
@@ -173,11 +184,14 @@ class Budget:
             Looked up as ``X-RateLimit-Limit``, ``-Remaining``, ``-Reset``,
             ``Retry-After`` (read on 429 only: Zenodo sends it with every
             answer) and ``Date``; any spelling of case.
+        took : float, optional
+            Seconds from sending the request to its answer; where unknown, it
+            counts as sent when it was granted.
         """
         known = {name.lower(): value for name, value in headers.items()}
         windows = self._windows(bucket)
         for window in windows:
-            window.settle(now)
+            window.settle(now, took)
         limit = _whole_number(known.get("x-ratelimit-limit"))
         remaining = _whole_number(known.get("x-ratelimit-remaining"))
         reset_in = _seconds_to_reset(known)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -290,6 +291,7 @@ class HttpClient:
             self.requests_sent += 1
         status = 0
         seen: Mapping[str, str] = {}
+        sent = time.monotonic()
         try:
             answer = self._session.get(
                 url,
@@ -301,5 +303,5 @@ class HttpClient:
             )
             status, seen = answer.status_code, answer.headers
         finally:
-            self._throttle.report(url, status, seen)
+            self._throttle.report(url, status, seen, time.monotonic() - sent)
         return answer

@@ -38,8 +38,10 @@ class Throttle(Protocol):
         """Block until a request to `url` may be sent; return the seconds waited."""
         ...
 
-    def report(self, url: str, status: int, headers: Mapping[str, str]) -> None:
-        """Pass on an answer's status (0: none came) and headers."""
+    def report(
+        self, url: str, status: int, headers: Mapping[str, str], took: float | None = None
+    ) -> None:
+        """Pass on an answer's status (0: none came), headers, and the seconds that it took."""
         ...
 
 
@@ -119,10 +121,13 @@ class LocalThrottle:
             time.sleep(wait)
             waited += wait
 
-    def report(self, url: str, status: int, headers: Mapping[str, str]) -> None:
-        """Pass on an answer's status (0: none came) and headers."""
+    def report(
+        self, url: str, status: int, headers: Mapping[str, str], took: float | None = None
+    ) -> None:
+        """Pass on an answer's status (0: none came), headers, and the seconds that it took."""
         with self._lock:
-            self._budget(host_of(url)).observe(bucket_of(url), time.monotonic(), status, headers)
+            budget = self._budget(host_of(url))
+            budget.observe(bucket_of(url), time.monotonic(), status, headers, took)
 
     def _budget(self, host: str) -> Budget:
         if host not in self._budgets:

@@ -74,10 +74,12 @@ class ClusterThrottle:
             self.waited += waited
         return waited
 
-    def report(self, url: str, status: int, headers: Mapping[str, str]) -> None:
-        """Pass on an answer's status (0: none came) and headers."""
+    def report(
+        self, url: str, status: int, headers: Mapping[str, str], took: float | None = None
+    ) -> None:
+        """Pass on an answer's status (0: none came), headers, and the seconds that it took."""
         if self._worker is None:
-            _local.report(url, status, headers)
+            _local.report(url, status, headers, took)
             return
         tell(
             self._worker,
@@ -85,6 +87,7 @@ class ClusterThrottle:
             host=host_of(url),
             bucket=bucket_of(url),
             status=status,
+            took=took,
             headers={name: text for name, text in headers.items() if name.lower() in _HEADERS},
         )
 

@@ -91,12 +91,18 @@ class ThrottlePlugin(SchedulerPlugin):
         return await waiter.turn
 
     def report(
-        self, worker: str, host: str, bucket: str, status: int, headers: Mapping[str, str]
+        self,
+        worker: str,
+        host: str,
+        bucket: str,
+        status: int,
+        headers: Mapping[str, str],
+        took: float | None = None,
     ) -> None:
         """Learn from an answer that a worker got; a 429 stops all of them."""
         line = self._line(host, bucket)
         line.under_way[worker] -= 1
-        line.budget.observe(bucket, time.monotonic(), status, headers)
+        line.budget.observe(bucket, time.monotonic(), status, headers, took)
         self._wake(host)
 
     def remove_worker(self, scheduler: distributed.Scheduler, worker: str, **kwargs: Any) -> None:
