@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.pipeline.clusters.opening import ClusterOptions, ClusterUnavailableError, open_cluster
+from zml_dask.pipeline.clusters import ClusterOptions, ClusterUnavailableError, open_cluster
 from zml_dask.pipeline.clusters.walltime import Lifetime, lifetime_within, parse_walltime
 
 pytestmark = pytest.mark.timeout(300)

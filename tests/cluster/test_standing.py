@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.pipeline.clusters.opening import (
+from zml_dask.pipeline.clusters import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,

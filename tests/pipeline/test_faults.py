@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.clusters.opening import ClusterOptions, open_cluster
+from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults

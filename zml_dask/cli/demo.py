@@ -17,7 +17,7 @@ from zml_dask.errors import UsageError
 from zml_dask.net.http import HttpClient
 from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.pipeline.build import build_on
-from zml_dask.pipeline.clusters.opening import ClusterOptions, open_cluster
+from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
 from zml_dask.pipeline.progress import BuildProgress
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.state import load_state, state_path

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from zml_dask.pipeline.clusters.opening import ClusterOptions, open_cluster
+from zml_dask.pipeline.clusters.opening import open_cluster
+from zml_dask.pipeline.clusters.options import (
+    ClusterOptionError,
+    ClusterOptions,
+    ClusterUnavailableError,
+    parse_adapt,
+)
 
-__all__ = ["ClusterOptions", "open_cluster"]
+__all__ = [
+    "ClusterOptionError",
+    "ClusterOptions",
+    "ClusterUnavailableError",
+    "open_cluster",
+    "parse_adapt",
+]

@@ -8,15 +8,11 @@ error that says what the queue says where no worker ever starts.
 
 from __future__ import annotations
 
-import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from socket import gethostname
-from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 
 import dask
@@ -24,12 +20,14 @@ import dask_jobqueue
 import distributed
 from tornado.ioloop import PeriodicCallback
 
-from zml_dask.pipeline.clusters.opening import (
+from zml_dask.pipeline.clusters.certificates import security_of
+from zml_dask.pipeline.clusters.options import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,
 )
-from zml_dask.pipeline.clusters.queue import JobState, job_states, queue_command, refusal_of
+from zml_dask.pipeline.clusters.queue import job_states, refusal_of
+from zml_dask.pipeline.clusters.waiting import await_first_job
 from zml_dask.pipeline.clusters.walltime import lifetime_within, parse_walltime
 
 CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {
@@ -48,12 +46,7 @@ CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {
 _DEFAULT_MEMORY: Final = "4GiB"
 _NODE_LOCAL: Final = "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"
 
-_POLL_SECONDS: Final = 1.0
-_SAY_SECONDS: Final = 60.0
 _KEEPER_SECONDS: Final = 30.0
-# Once its job runs, a worker needs this long at most to import and to connect.
-_RUNNING_PATIENCE: Final = 300.0
-_UNKNOWN_QUEUE_PATIENCE: Final = 3600.0
 
 
 def system_of(section: str) -> str:
@@ -82,7 +75,7 @@ def open_jobqueue(
     adapt: tuple[int, int] | None,
     options: ClusterOptions,
 ) -> Iterator[distributed.Client]:
-    """Submit workers as jobs; see `zml_dask.pipeline.clusters.opening.open_cluster`."""
+    """Submit workers as jobs; see `zml_dask.pipeline.clusters.open_cluster`."""
     system = system_of(section)
     submit = CLASSES[system].job_cls.submit_command.split()[0]
     if shutil.which(submit) is None:
@@ -106,7 +99,7 @@ def open_jobqueue(
         if options.dashboard != "off" and find_spec("bokeh") is not None:
             options.say(f"dashboard: {client.dashboard_link} (on {gethostname()})")
         stack.enter_context(_keeper(cluster, system))
-        _await_first(client, cluster, system, options)
+        await_first_job(client, cluster, system, options)
         yield client
 
 
@@ -124,7 +117,7 @@ def _cluster(
     section: str, system: str, options: ClusterOptions
 ) -> Iterator[dask_jobqueue.JobQueueCluster]:
     with ExitStack() as stack:
-        security = _security(section, options, stack)
+        security = security_of(section, options, stack)
         scheduler = options.scheduler_options
         if options.dashboard is None:
             # What the section says of the dashboard holds, unless the caller spoke.
@@ -175,43 +168,6 @@ def _job_options(section: str, system: str) -> dict[str, Any]:
     }
 
 
-def _security(
-    section: str, options: ClusterOptions, stack: ExitStack
-) -> distributed.Security | None:
-    """Certificates of the configuration, else temporary ones in a folder of the user's own."""
-    configured = distributed.Security()
-    if configured.tls_ca_file is not None or not options.tls:
-        return configured if configured.tls_ca_file is not None else None
-    parent = dask.config.get(f"jobqueue.{section}.shared-temp-directory", None)
-    folder = Path(os.path.expandvars(parent or "~/.cache/zml-dask")).expanduser() / "tls"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Its mode is 0700, which keeps the key from other users of the shared disk.
-        mine = Path(stack.enter_context(TemporaryDirectory(prefix="run-", dir=folder)))
-        return _temporary_security(mine)
-    except OSError as error:
-        raise ClusterOptionError(
-            f"no folder for the cluster's certificates at {folder} ({error.strerror}): set "
-            f"jobqueue.{section}.shared-temp-directory to one that all nodes see"
-        ) from error
-
-
-def _temporary_security(folder: Path) -> distributed.Security:
-    """A key pair for this cluster alone, in files that its jobs can read."""
-    made = distributed.Security.temporary()
-    certificate, key = folder / "cluster.crt", folder / "cluster.key"
-    for path, content in ((certificate, made.tls_worker_cert), (key, made.tls_worker_key)):
-        path.touch(mode=0o600)
-        path.write_text(content, encoding="ascii")
-    roles = ("client", "scheduler", "worker")
-    return distributed.Security(
-        require_encryption=True,
-        tls_ca_file=str(certificate),
-        **{f"tls_{role}_cert": str(certificate) for role in roles},
-        **{f"tls_{role}_key": str(key) for role in roles},
-    )
-
-
 @contextmanager
 def _keeper(cluster: dask_jobqueue.JobQueueCluster, system: str) -> Iterator[None]:
     """Have jobs that ended before their worker ever connected submitted again.
@@ -246,58 +202,3 @@ def _keeper(cluster: dask_jobqueue.JobQueueCluster, system: str) -> Iterator[Non
         yield
     finally:
         cluster.loop.add_callback(callback.stop)
-
-
-def _await_first(
-    client: distributed.Client,
-    cluster: dask_jobqueue.JobQueueCluster,
-    system: str,
-    options: ClusterOptions,
-) -> None:
-    """Wait for a worker while there is hope, and say what is waited for."""
-    began = said = time.monotonic()
-    running_since: float | None = None
-    seen = False
-    while not client.scheduler_info(n_workers=0)["n_workers"]:
-        time.sleep(_POLL_SECONDS)
-        now = time.monotonic()
-        job_ids = [str(job.job_id) for job in cluster.workers.values() if job.job_id]
-        states = job_states(system, job_ids)
-        seen = seen or bool(job_ids)
-        limit = options.start_timeout or (_UNKNOWN_QUEUE_PATIENCE if states is None else None)
-        if limit is not None and now - began > limit:
-            raise ClusterUnavailableError(_hint(system, states, now - began))
-        if seen and states is not None:
-            if any(state.hopeless for state in states) or not states:
-                raise ClusterUnavailableError(_hint(system, states, now - began))
-            running = any(state.state == "RUNNING" for state in states)
-            running_since = (running_since or now) if running else None
-            if running_since is not None and now - running_since > _RUNNING_PATIENCE:
-                raise ClusterUnavailableError(_hint(system, states, now - began))
-        if now - said > _SAY_SECONDS and states:
-            said = now
-            options.say(f"waiting for workers: {_summary(states)}")
-
-
-def _summary(states: list[JobState]) -> str:
-    first = states[0]
-    reason = "" if first.reason in {"None", ""} else f" ({first.reason})"
-    return f"job {first.job_id} of {len(states)} is {first.state}{reason}"
-
-
-def _hint(system: str, states: list[JobState] | None, seconds: float) -> str:
-    start = f"no worker arrived within {seconds:.0f} s"
-    if states is None:
-        return f"{start}; {queue_command(system)} and the job's log say why"
-    if not states:
-        return (
-            f"{start}: the worker's job has ended; its log (log-directory, else slurm-JOBID.out "
-            "here) says why: often a wrong python or interface, or no memory"
-        )
-    if any(state.state == "RUNNING" for state in states):
-        return (
-            f"{start}: {_summary(states)} but does not connect: the compute nodes must reach "
-            "this host; set interface (ip address) and, across subnets, scheduler-options: host"
-        )
-    advice = "will never start as asked" if any(s.hopeless for s in states) else "waits"
-    return f"{start}: {_summary(states)}, so it {advice}; change the section or look with squeue"

@@ -1,0 +1,73 @@
+"""Dask's settings for the clusters of a build: ours, and those of the user's own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from zml_dask.pipeline.clusters.options import ClusterOptionError, ClusterOptions
+
+# What holds on every cluster that this package starts. Three deaths condemn a
+# record, one by chance (preemption) does not, see `zml_dask.pipeline.isolation`.
+# Results are counts, never worth spilling; a worker near its limit should stop
+# taking work and then die with the one record that fills it.
+_CLUSTER_CONFIG: Final[dict[str, Any]] = {
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.deploy.lost-worker-timeout": "5s",
+    # 40 bytes a record: 20 MiB for half a million, and no reason to warn.
+    "distributed.admin.large-graph-warning-threshold": "200MiB",
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+}
+
+
+def settings_of(options: ClusterOptions) -> dict[str, Any]:
+    """Dask's settings, by dotted name: ours, which the file the user names may overrule.
+
+    Raises
+    ------
+    ClusterOptionError
+        Where that file cannot be read or is not a mapping.
+    """
+    settings: dict[str, Any] = dict(_CLUSTER_CONFIG)
+    if options.config is not None:
+        settings.update(_flattened(read_config(options.config)))
+    return settings
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a Dask configuration file.
+
+    Raises
+    ------
+    ClusterOptionError
+        Where it cannot be read or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClusterOptionError(
+            f"--cluster-config {path} cannot be read: {error.__class__.__name__}; "
+            "copy dask-jobqueue.yaml and fill it in"
+        ) from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = "" if where is None else f", line {where.line + 1}"
+        raise ClusterOptionError(f"--cluster-config {path}{line} is not YAML") from None
+    if not isinstance(content, dict):
+        raise ClusterOptionError(f"--cluster-config {path} holds no settings")
+    return content
+
+
+def _flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted ones, so that setting one leaves its neighbours."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flattened(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,96 @@
+"""What may be said of a cluster, and the two ways in which opening one fails."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import distributed
+
+from zml_dask.errors import UsageError, ZmlError
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK_DASHBOARD: Final = "127.0.0.1:8787"
+"""Where the dashboard listens unless asked otherwise: reachable through ssh alone."""
+
+
+class ClusterOptionError(UsageError):
+    """What was asked of the cluster cannot be: an option or a configuration file."""
+
+
+class ClusterUnavailableError(ZmlError):
+    """The cluster could not be reached, or none of its workers arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """How to open a cluster, beyond which one and how large.
+
+    Attributes
+    ----------
+    config : Path or None
+        A Dask configuration file (``dask-jobqueue.yaml``), read over what
+        ``DASK_CONFIG`` and ``~/.config/dask`` say.
+    dashboard : str or None
+        Address of the dashboard; ``"off"`` for none; None for the loopback
+        device, which only this machine reaches.
+    tls : bool
+        Whether a job-queue cluster that names no certificates of its own gets
+        temporary ones. Who reaches an open scheduler can run anything.
+    start_timeout : float or None
+        Seconds until the first worker; None for 120 on this machine and, on a
+        job queue, as long as jobs are waiting there.
+    say : callable
+        Takes a line for the person who waits (a job is pending, and why).
+    """
+
+    config: Path | None = None
+    dashboard: str | None = None
+    tls: bool = True
+    start_timeout: float | None = None
+    say: Callable[[str], None] = logger.info
+
+    @property
+    def scheduler_options(self) -> dict[str, Any]:
+        """The dashboard in the scheduler's words.
+
+        Its HTTP server listens in any case, if only to say that it is well; without
+        a dashboard it is to be on the loopback device too.
+        """
+        if self.dashboard == "off":
+            return {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        return {"dashboard": True, "dashboard_address": self.dashboard or LOOPBACK_DASHBOARD}
+
+
+Opener: TypeAlias = Callable[
+    [str, int | None, tuple[int, int] | None, ClusterOptions],
+    AbstractContextManager[distributed.Client],
+]
+"""Opens the clusters of one kind."""
+
+
+def parse_adapt(text: str) -> tuple[int, int]:
+    """Read ``MIN:MAX``, the bounds of a cluster that grows and shrinks.
+
+    Raises
+    ------
+    ClusterOptionError
+        Where the text is not of this form, or MAX is below MIN or 1.
+
+    Examples
+    --------
+    >>> parse_adapt("0:40")
+    (0, 40)
+    """
+    match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text)
+    if match is None or not int(match[1]) <= int(match[2]) or int(match[2]) < 1:
+        raise ClusterOptionError(
+            f"--adapt {text!r} is not MIN:MAX; give two numbers of workers such as 2:40"
+        )
+    return int(match[1]), int(match[2])
