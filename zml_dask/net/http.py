@@ -27,6 +27,7 @@ from zml_dask.net.answers import (
     read_bounded,
 )
 from zml_dask.net.budget import SEARCH
+from zml_dask.net.connection import checked_by
 from zml_dask.net.download import Download, TransferPlan
 from zml_dask.net.errors import (
     BadAnswerError,
@@ -293,14 +294,15 @@ class HttpClient:
         seen: Mapping[str, str] = {}
         sent = time.monotonic()
         try:
-            answer = self._session.get(
-                url,
-                params=params,
-                headers=headers,
-                stream=True,
-                allow_redirects=False,
-                timeout=(self.options.connect_timeout, self.options.read_timeout),
-            )
+            with checked_by(patience.check):
+                answer = self._session.get(
+                    url,
+                    params=params,
+                    headers=headers,
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=(self.options.connect_timeout, self.options.read_timeout),
+                )
             status, seen = answer.status_code, answer.headers
         finally:
             self._throttle.report(url, status, seen, time.monotonic() - sent)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from http.cookiejar import DefaultCookiePolicy
-from typing import Final
 
 import requests
-from requests.adapters import HTTPAdapter
 
+from zml_dask.net.connection import TimedAdapter
 from zml_dask.net.options import HttpOptions, Token
 from zml_dask.net.throttle import host_of, is_loopback
-
-_CONNECTIONS: Final = 32
 
 
 class _TokenAuth(requests.auth.AuthBase):
@@ -43,7 +40,7 @@ def new_session(options: HttpOptions, token: Token | None) -> requests.Session:
     session.headers["User-Agent"] = options.user_agent
     session.auth = _TokenAuth(token)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = HTTPAdapter(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS)
+    adapter = TimedAdapter()
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
