@@ -86,6 +86,7 @@ class RawMember:
     packed: int | None = None
     offset: int | None = None
     local: bool = True
+    extra: bytes = b""
 
     @classmethod
     def of(cls, name: bytes, data: bytes, **fields: object) -> RawMember:
@@ -104,12 +105,12 @@ def raw_zip(*members: RawMember) -> bytes:
         if one.local:
             content += struct.pack(
                 "<4s5H3L2H", b"PK\x03\x04", 20, one.flags, one.method, 0, 0, *lengths,
-                len(one.name), 0,
-            ) + one.name + one.body  # fmt: skip
+                len(one.name), len(one.extra),
+            ) + one.name + one.extra + one.body  # fmt: skip
         directory += struct.pack(
             "<4s6H3L5H2L", b"PK\x01\x02", one.made_by, 20, one.flags, one.method, 0, 0, *lengths,
-            len(one.name), 0, 0, 0, 0, one.attributes, offset,
-        ) + one.name  # fmt: skip
+            len(one.name), len(one.extra), 0, 0, 0, one.attributes, offset,
+        ) + one.name + one.extra  # fmt: skip
     count = min(len(members), 0xFFFF)
     end = struct.pack(
         "<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(directory), len(content), 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from zml_dask.fetch.limits import FetchLimits
-from zml_dask.fetch.member import Member
+from zml_dask.fetch.member import Member, showable
 from zml_dask.fetch.members import read_members
 from zml_dask.fetch.sniff import Kind
 
@@ -100,15 +100,19 @@ class FetchedRecord:
         ------
         ArchiveTimeError
         """
+
+        def shown(archive: FetchedArchive) -> str:
+            return showable(archive.name)[0]
+
         several = sum(archive.kind in {"zip", "tar"} for archive in self.archives) > 1
         # A README beside the only archive may have the path of one within.
-        beside = {archive.name for archive in self.archives if not _has_members(archive)}
+        beside = {shown(archive) for archive in self.archives if not _has_members(archive)}
         yield from self.listed
         for archive in self.archives:
             members = read_members(archive.path, name=archive.name, limits=self.limits)
             for member in members:
-                if several and _has_members(archive) and member.path != archive.name:
-                    yield replace(member, path=f"{archive.name}/{member.path}")
+                if several and _has_members(archive) and member.path != shown(archive):
+                    yield replace(member, path=f"{shown(archive)}/{member.path}")
                 elif _has_members(archive) and member.path in beside:
                     yield replace(
                         member,

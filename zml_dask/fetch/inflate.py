@@ -1,7 +1,8 @@
-"""Deflate undone by `isal`, bounded by what the caller expects."""
+"""Deflate undone by `isal`, bounded by what the caller expects; what decompressors complain of."""
 
 from __future__ import annotations
 
+import lzma
 from typing import Final, cast
 
 from isal import isal_zlib
@@ -22,6 +23,11 @@ def inflate(body: bytes | memoryview, size: int) -> bytes:
     """
     data: bytes = isal_zlib.decompressobj(wbits=-15).decompress(body, size + 1)
     return data
+
+
+def memory_error(error: lzma.LZMAError) -> Exception:
+    """What an error of LZMA stands for: `MemoryError` where its limit of memory was met."""
+    return MemoryError(str(error)) if "emory" in str(error) else error
 
 
 def crc32(data: bytes, value: int = 0) -> int:

@@ -11,7 +11,7 @@ from typing import IO, Final, Protocol, cast
 import zstandard
 from isal import igzip
 
-from zml_dask.fetch.inflate import InflateError
+from zml_dask.fetch.inflate import InflateError, memory_error
 from zml_dask.fetch.limits import Meter
 from zml_dask.fetch.sniff import HEAD_BYTES, Kind, recognise
 
@@ -56,15 +56,16 @@ class Layer:
         self._meter = meter
         self._counted = counted
         self._head = b""
+        self._amiss: BrokenStreamError | OverLimitError | None = None
         self.position = 0
 
     def peek(self) -> bytes:
-        """The first 512 bytes, or fewer where there are no more or they are damaged."""
-        if not self._head:
+        """The first 512 bytes, or fewer where there are no more or they cannot be had."""
+        if not self._head and self._amiss is None:
             try:
                 self._head = self._pull(HEAD_BYTES)
-            except BrokenStreamError:
-                self._head = b""
+            except (BrokenStreamError, OverLimitError) as error:
+                self._amiss = error  # for the one who reads
         return self._head
 
     def read(self, size: int = -1, /) -> bytes:
@@ -92,9 +93,13 @@ class Layer:
         self.position -= len(data)
 
     def _pull(self, size: int) -> bytes:
+        if self._amiss is not None:
+            raise self._amiss
         pieces: list[bytes] = []
         missing = size
         while missing:
+            # Also of what lies beneath a compression: that may unpack to nothing for hours.
+            self._meter.check_time()
             try:
                 piece = self._stream.read(min(missing, _PIECE))
             except MemoryError:
@@ -104,8 +109,6 @@ class Layer:
             if not piece:
                 break
             missing -= len(piece)
-            if len(pieces) % 16 == 15:
-                self._meter.check_time()
             over = self._meter.add_unpacked(len(piece)) if self._counted else None
             if over is not None:
                 raise OverLimitError(over)
@@ -173,9 +176,7 @@ class _Framed:
         try:
             data = self._decompressor.decompress(packed)
         except lzma.LZMAError as error:
-            if "emory" in str(error):
-                raise MemoryError(str(error)) from error
-            raise
+            raise memory_error(error) from error
         if self._decompressor.eof:
             self._packed = self._decompressor.unused_data
             self._decompressor = None

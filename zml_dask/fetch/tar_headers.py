@@ -17,6 +17,8 @@ from zml_dask.fetch.member import decoded
 BLOCK: Final = 512
 _LARGEST_HEADER: Final = 1024 * 1024
 _PIECE: Final = 1024 * 1024
+# A number of twelve bytes, or of any number of digits, is no size that a table holds.
+_LARGEST_SIZE: Final = 2**62
 _NO_BLOCK: Final = bytes(BLOCK)
 _MAGIC: Final = b"ustar"
 
@@ -67,8 +69,8 @@ def read_entry(layer: Layer, meter: Meter) -> TarEntry | None:
         info = _parse(block)
         if info is None:
             return None
-        if info.size < 0:
-            raise BrokenHeaderError("a header states a negative size")
+        if not 0 <= info.size <= _LARGEST_SIZE:
+            raise BrokenHeaderError("a header states an impossible size")
         if info.type in {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}:
             body = _header_body(layer, info.size, meter)
             if body is None:
@@ -197,7 +199,11 @@ def _pax_records(body: bytes) -> dict[str, str]:
 
 
 def _pax_size(text: str | None, size: int) -> int:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else size
+    if text is None or not (text.isascii() and text.isdigit()):
+        return size
+    if len(text) > len(str(_LARGEST_SIZE)) or int(text) > _LARGEST_SIZE:
+        raise BrokenHeaderError("a header states an impossible size")
+    return int(text)
 
 
 def _rescued(name: str) -> str:

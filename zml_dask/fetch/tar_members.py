@@ -54,7 +54,7 @@ def tar_members(layer: Layer, meter: Meter) -> Iterator[Member]:
             if entry is None:
                 _drain(layer)
                 return
-            over = meter.add_member()
+            over = meter.add_member(len(entry.path))
             if over is not None:
                 yield _row(entry, "refused", f"{over}; neither it nor what follows is read")
                 return

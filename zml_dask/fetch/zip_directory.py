@@ -24,6 +24,8 @@ _CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
 _LONGEST_COMMENT: Final = 65_535
 _UTF8: Final = 0x800
 _UNKNOWN_32: Final = 0xFFFF_FFFF
+# What a table holds; a header that states more lies anyway.
+_LARGEST_SIZE: Final = 2**63 - 1
 _EXTRA_ZIP64: Final = 0x0001
 _EXTRA_UNICODE_PATH: Final = 0x7075
 
@@ -184,16 +186,21 @@ def iter_extra(extra: bytes) -> Iterator[tuple[int, bytes]]:
         position += length
 
 
+def iter_zip64(extra: bytes) -> Iterator[Iterator[int]]:
+    """The 64-bit values of a header's zip64 field, where it has one."""
+    for kind, body in iter_extra(extra):
+        if kind == _EXTRA_ZIP64:
+            values = struct.unpack_from(f"<{len(body) // 8}Q", body)
+            yield (min(value, _LARGEST_SIZE) for value in values)
+            return
+
+
 def _zip64_fields(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
     """Real values of those fields that 32 bits do not hold; in the order of the format."""
-    for kind, body in iter_extra(extra):
-        if kind != _EXTRA_ZIP64:
-            continue
-        values = iter(struct.unpack_from(f"<{len(body) // 8}Q", body))
+    for values in iter_zip64(extra):
         size = next(values, size) if size == _UNKNOWN_32 else size
         packed = next(values, packed) if packed == _UNKNOWN_32 else packed
         offset = next(values, offset) if offset == _UNKNOWN_32 else offset
-        break
     return size, packed, offset
 
 

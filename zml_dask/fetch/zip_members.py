@@ -16,7 +16,7 @@ from typing import Final
 
 import zstandard
 
-from zml_dask.fetch.inflate import InflateError, crc32, inflate
+from zml_dask.fetch.inflate import InflateError, crc32, inflate, memory_error
 from zml_dask.fetch.limits import Meter
 from zml_dask.fetch.member import Member, MemberStatus, is_version_control, showable
 from zml_dask.fetch.zip_directory import (
@@ -32,7 +32,7 @@ from zml_dask.fetch.zip_directory import (
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 _LOCAL: Final = 30
 _LENGTHS: Final = struct.Struct("<2H")
-_ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
+ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
 _LONGEST_LINK: Final = 4096
 # No compression makes more of a file than this; what does hides something.
 _PACKED_MARGIN: Final = 65_536
@@ -87,7 +87,7 @@ def read_member(buffer: Buffer, entry: Entry, meter: Meter) -> Member:
     if refusal is not None:
         return _refused(entry, refusal)
     start = entry.offset
-    header = bytes(buffer[start : start + _LOCAL]) if start >= 0 else b""
+    header = bytes(buffer[start : start + _LOCAL])
     if len(header) < _LOCAL or not header.startswith(_LOCAL_SIGNATURE):
         return _refused(entry, ("damaged", "its content lies outside of the archive"))
     n_path, n_extra = _LENGTHS.unpack_from(header, 26)
@@ -153,7 +153,7 @@ def _index(
 def _refusal(entry: Entry, meter: Meter) -> Refusal | None:
     """Why a file is not read, as far as its header tells."""
     limits = meter.limits
-    if entry.flags & _ENCRYPTED:
+    if entry.flags & ENCRYPTED:
         return "encrypted", "encrypted"
     if entry.size > limits.max_file_bytes:
         return "too_large", f"over the limit of {limits.max_file_bytes:,} bytes"
@@ -181,7 +181,7 @@ def _no_file(buffer: Buffer, entry: Entry) -> Member | None:
     if not stat.S_ISLNK(entry.mode):
         return _refused(entry, ("refused", "a device, pipe or socket"))
     start = entry.offset
-    header = bytes(buffer[start : start + _LOCAL]) if start >= 0 else b""
+    header = bytes(buffer[start : start + _LOCAL])
     if len(header) < _LOCAL or entry.size > _LONGEST_LINK or entry.method not in {0, 8}:
         return _refused(entry, ("refused", "a symbolic link that cannot be read"))
     n_path, n_extra = _LENGTHS.unpack_from(header, 26)
@@ -219,7 +219,10 @@ def _bunzip2(body: Buffer, size: int) -> bytes:
 
 
 def _unxz(body: Buffer, size: int) -> bytes:
-    return lzma.LZMADecompressor(memlimit=128 * 1024 * 1024).decompress(body, size + 1)
+    try:
+        return lzma.LZMADecompressor(memlimit=128 * 1024 * 1024).decompress(body, size + 1)
+    except lzma.LZMAError as error:
+        raise memory_error(error) from error
 
 
 def _unzstd(body: Buffer, size: int) -> bytes:

@@ -11,12 +11,11 @@ from isal import isal_zlib
 from zml_dask.fetch.inflate import InflateError, crc32
 from zml_dask.fetch.limits import Meter
 from zml_dask.fetch.member import Member, MemberStatus, is_version_control, showable
-from zml_dask.fetch.zip_directory import Buffer, Entry, decode_path, iter_extra
-from zml_dask.fetch.zip_members import unpack_member
+from zml_dask.fetch.zip_directory import Buffer, Entry, decode_path, iter_zip64
+from zml_dask.fetch.zip_members import ENCRYPTED, unpack_member
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _DESCRIPTOR_FOLLOWS: Final = 0x8
-_ENCRYPTED: Final = 0x1
 _DEFLATE: Final = 8
 _UNKNOWN_32: Final = 0xFFFF_FFFF
 _PIECE: Final = 1024 * 1024
@@ -45,7 +44,10 @@ def salvaged_members(buffer: Buffer, meter: Meter) -> Iterator[Member]:
             return
         end: int | None = start + entry.packed
         if entry.flags & _DESCRIPTOR_FOLLOWS and not entry.packed:
-            entry, end = _measured(buffer, start, entry, meter)
+            entry, end, over = _measured(buffer, start, entry, meter)
+            if over is not None:
+                yield _row(entry, "refused", f"{over}; neither it nor what follows is read")
+                return
         if not entry.path.endswith("/") and not is_version_control(entry.path):
             key = hash(entry.path)
             yield (
@@ -63,7 +65,7 @@ def salvaged_members(buffer: Buffer, meter: Meter) -> Iterator[Member]:
 
 
 def _member(buffer: Buffer, start: int, entry: Entry, end: int | None, meter: Meter) -> Member:
-    if entry.flags & _ENCRYPTED:
+    if entry.flags & ENCRYPTED:
         return _row(entry, "encrypted", "encrypted")
     if end is None:
         return _row(entry, "damaged", "the archive ends within it")
@@ -87,17 +89,27 @@ def _entry_at(buffer: Buffer, position: int) -> tuple[Entry, int] | None:
     raw = bytes(buffer[position + _LOCAL.size : path_end])
     extra = bytes(buffer[path_end : path_end + n_extra])
     if _UNKNOWN_32 in (packed, size):
-        for kind, body in iter_extra(extra):
-            if kind == 1 and len(body) >= 16:
-                size, packed = struct.unpack_from("<2Q", body)
+        for values in iter_zip64(extra):
+            size, packed = next(values, size), next(values, packed)
     path = decode_path(raw, flags, extra)
     return Entry(path, flags, method, crc, 0, packed, size, position), path_end + n_extra
 
 
-def _measured(buffer: Buffer, start: int, entry: Entry, meter: Meter) -> tuple[Entry, int | None]:
-    """A member whose header leaves its lengths to what follows it: inflated to find its end."""
-    if entry.method != _DEFLATE or entry.flags & _ENCRYPTED:
-        return entry, None
+def _measured(
+    buffer: Buffer, start: int, entry: Entry, meter: Meter
+) -> tuple[Entry, int | None, str | None]:
+    """A member whose header leaves its lengths to what follows it: inflated to find its end.
+
+    Returns
+    -------
+    entry : Entry
+    end : int or None
+        Where its body ends; None where that cannot be told.
+    over : str or None
+        The limit that this has met.
+    """
+    if entry.method != _DEFLATE or entry.flags & ENCRYPTED:
+        return entry, None, None
     decompressor = isal_zlib.decompressobj(wbits=-15)
     position, size, crc = start, 0, 0
     pending: bytes | Buffer = b""
@@ -106,19 +118,20 @@ def _measured(buffer: Buffer, start: int, entry: Entry, meter: Meter) -> tuple[E
             pending = buffer[position : position + _PIECE]
             position += len(pending)
         if not pending:
-            return entry, None
+            return entry, None, None
         try:
             data = decompressor.decompress(pending, _PIECE)
         except InflateError:
-            return entry, None
+            return entry, None, None
         size, crc = size + len(data), crc32(data, crc)
         pending = decompressor.unconsumed_tail
         meter.check_time()
-        if meter.add_unpacked(len(data)) is not None:
-            return entry, None
+        over = meter.add_unpacked(len(data))
+        if over is not None:
+            return entry, None, over
     end = position - len(decompressor.unused_data)
     measured = Entry(entry.path, entry.flags, entry.method, crc, 0, end - start, size, entry.offset)
-    return measured, end
+    return measured, end, None
 
 
 def _after_descriptor(buffer: Buffer, end: int, entry: Entry) -> int:
