@@ -34,7 +34,8 @@ from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
-from zml_dask.store.storage import Storage, StorageFullError
+from zml_dask.store.operations import StorageFullError
+from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 
 from .datasets import archive, array_bytes, harvested, small_records, tables
@@ -267,7 +268,7 @@ def test_the_stages_are_plain_functions(catalogue: Path, tmp_path: Path) -> None
 
 def _run_out(url: str, catalogue: str) -> None:
     """Build, and die when the third task of the commit has been written."""
-    import zml_dask.store.storage as hooks
+    from zml_dask.store import operations
 
     shards = []
 
@@ -277,7 +278,7 @@ def _run_out(url: str, catalogue: str) -> None:
             if len(shards) == 3:
                 os._exit(9)
 
-    hooks.before_operation = die
+    operations.before_operation = die
     with (
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
@@ -315,7 +316,7 @@ def test_a_full_disk_stops_the_build_and_loses_nothing(
 ) -> None:
     import errno
 
-    import zml_dask.store.storage as hooks
+    from zml_dask.store import operations
 
     staged: list[str] = []
 
@@ -327,7 +328,7 @@ def test_a_full_disk_stops_the_build_and_loses_nothing(
 
     dataset = tmp_path / "ds"
     # The worker of this cluster lives in this process, and so does its hook.
-    monkeypatch.setattr(hooks, "before_operation", fill_up)
+    monkeypatch.setattr(operations, "before_operation", fill_up)
     with pytest.raises(StorageFullError, match="no space is left; free some"):
         build(catalogue, dataset, client=client, options=SMALL)
     monkeypatch.undo()

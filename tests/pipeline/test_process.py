@@ -20,8 +20,9 @@ from zml_dask.records.catalogue import Catalogue
 from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.operations import StorageError
 from zml_dask.store.staging import StagingIndex, read_staged
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 
 from .datasets import archive, harvested
 
@@ -186,10 +187,10 @@ def test_exports_are_there_before_the_record_counts_as_staged(
         if operation == "write" and path.startswith("staging/records/") and not seen:
             seen.extend(path for path in paths if storage.exists(path))
 
-    import zml_dask.store.storage as hooks
+    from zml_dask.store import operations
 
     process(7, tmp_path / "other", catalogue=catalogue)
-    monkeypatch.setattr(hooks, "before_operation", note)
+    monkeypatch.setattr(operations, "before_operation", note)
     assert process(7, storage, catalogue=catalogue, options=options).status == "staged"
     assert all(storage.exists(path) for path in paths)
     with_export = storage.read("staging/records/7")

@@ -13,17 +13,12 @@ import pytest
 import zarr
 from store_builders import content_of, objects, sources, stage
 
-from zml_dask.store import layout
-from zml_dask.store import storage as storage_module
+from zml_dask.store import layout, operations
 from zml_dask.store.commit import commit
 from zml_dask.store.info import read_info
+from zml_dask.store.operations import StorageError, StorageFullError, StorageReadOnlyError
 from zml_dask.store.staging import FailureRow, StagingIndex, pack_records, stage_failure
-from zml_dask.store.storage import (
-    Storage,
-    StorageError,
-    StorageFullError,
-    StorageReadOnlyError,
-)
+from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
@@ -39,7 +34,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(layout, "INDICES", small)
     monkeypatch.setattr("zml_dask.store.verify.verification.IMAGES", layout.IMAGES)
     yield
-    storage_module.before_operation = None
+    operations.before_operation = None
 
 
 class Crash(BaseException):
@@ -133,13 +128,13 @@ def test_an_append_may_fail_at_any_operation(
     for number in range(0, 1000, step):
         storage = copy(first_storage, tmp_path / f"{number}")
         hook = FailAt(number, fail)
-        storage_module.before_operation = hook
+        operations.before_operation = hook
         try:
             build(storage, tmp_path, SECOND, "p2")
         except error:
             pass
         finally:
-            storage_module.before_operation = None
+            operations.before_operation = None
         check_first_commit_readable(storage, first)
         if not hook.failed:
             break
@@ -163,7 +158,7 @@ def test_the_first_build_may_be_killed_at_any_operation(
         storage = Storage.open(tmp_path / f"{number}")
         child = os.fork()
         if child == 0:  # pragma: no cover - another process
-            storage_module.before_operation = FailAt(number, lambda: os._exit(9))
+            operations.before_operation = FailAt(number, lambda: os._exit(9))
             build(storage, tmp_path, FIRST, "p1")
             os._exit(0)
         died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -189,13 +184,13 @@ def test_a_withdrawal_may_fail_at_any_operation(
     for number in range(100):
         storage = copy(first_storage, tmp_path / f"{number}")
         hook = FailAt(number, crash)
-        storage_module.before_operation = hook
+        operations.before_operation = hook
         try:
             withdraw(storage, [2], "asked")
         except Crash:
             pass
         finally:
-            storage_module.before_operation = None
+            operations.before_operation = None
         check_first_commit_readable(storage, first)
         if not hook.failed:
             break
@@ -207,10 +202,10 @@ def test_an_append_that_died_may_be_given_up(
 ) -> None:
     """Its staging removed by hand, and other records built: nothing of it is left."""
     storage, first = committed
-    storage_module.before_operation = FailAt(45, crash)
+    operations.before_operation = FailAt(45, crash)
     with pytest.raises(Crash):
         build(storage, tmp_path, {7: sources(30, 7)}, "p9")
-    storage_module.before_operation = None
+    operations.before_operation = None
     storage.remove(storage.list("staging"))
     build(storage, tmp_path, SECOND, "p2")
     good = Storage.open(tmp_path / "good")
@@ -238,7 +233,7 @@ def test_what_is_wrong_with_a_store_is_named(
     def refuse() -> None:
         raise OSError(number, os.strerror(number))
 
-    storage_module.before_operation = FailAt(0, refuse)
+    operations.before_operation = FailAt(0, refuse)
     with pytest.raises(error, match=f"cannot write 'staging/records/1': .*{message}"):
         stage(Storage.open(tmp_path / "ds"), tmp_path, 1, sources(1))
 
@@ -253,9 +248,9 @@ def test_old_readers_keep_their_rows(tmp_path: Path, committed: tuple[Storage, n
             seen.append(path)
             assert np.array_equal(array[:], first), path
 
-    storage_module.before_operation = look
+    operations.before_operation = look
     build(storage, tmp_path, SECOND, "p2")
-    storage_module.before_operation = None
+    operations.before_operation = None
     assert np.array_equal(array[:], first)
     assert "dataset.json" in seen
 

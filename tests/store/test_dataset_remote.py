@@ -14,7 +14,8 @@ from range_server import RangeServer
 
 import zml_dask as zml
 from zml_dask.store.dataset import NoDatasetError
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.operations import StorageError
+from zml_dask.store.storage import Storage
 
 BUCKET = "asked"
 

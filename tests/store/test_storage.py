@@ -17,11 +17,12 @@ import zarr
 from store_builders import content_of, objects, sources, stage
 
 from zml_dask.errors import UsageError
-from zml_dask.store import storage as storage_module
+from zml_dask.store import operations
 from zml_dask.store.commit import commit
 from zml_dask.store.info import read_info
+from zml_dask.store.operations import ObjectMissingError, StorageFullError
 from zml_dask.store.staging import pack_records
-from zml_dask.store.storage import ObjectMissingError, Storage, StorageFullError
+from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 
 
@@ -188,7 +189,7 @@ def test_a_crash_on_an_object_store_leaves_the_last_commit(
             if left <= 0:
                 raise CrashError
 
-        storage_module.before_operation = hook
+        operations.before_operation = hook
         try:
             stage(storage, tmp_path, 2, sources(8, 2))
             pack_records(storage, "p", [2])
@@ -196,7 +197,7 @@ def test_a_crash_on_an_object_store_leaves_the_last_commit(
         except CrashError:
             pass
         finally:
-            storage_module.before_operation = None
+            operations.before_operation = None
         report = verify(storage, deep=True)
         assert report.ok, report.problems
         if left > 0:
@@ -224,14 +225,14 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old[1]))
-        with pytest.raises(storage_module.StorageError, match="cannot write 'a'"):
+        with pytest.raises(operations.StorageError, match="cannot write 'a'"):
             storage.write("a", b"n" * 20_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
     assert storage.read("a") == b"old"
     assert not storage.leftovers()
-    assert issubclass(StorageFullError, storage_module.StorageError)
+    assert issubclass(StorageFullError, operations.StorageError)
 
 
 @pytest.mark.parametrize(

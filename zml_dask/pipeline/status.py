@@ -20,8 +20,9 @@ from zml_dask.pipeline.target import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import LOCK, LOG
+from zml_dask.store.operations import ObjectMissingError
 from zml_dask.store.staging import FailureRow, StagingIndex
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.storage import Storage
 
 _EXAMPLES = 3
 

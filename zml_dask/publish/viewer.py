@@ -21,7 +21,8 @@ from urllib.parse import unquote, urlsplit
 from zml_dask.errors import UsageError
 from zml_dask.store.info import NotADatasetError, read_info
 from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.operations import ObjectMissingError
+from zml_dask.store.storage import Storage
 
 _TYPES: Mapping[str, str] = {
     "index.html": "text/html; charset=utf-8",

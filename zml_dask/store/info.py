@@ -21,7 +21,8 @@ from zml_dask.store.layout import (
     TABLES,
     ImageShape,
 )
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.operations import ObjectMissingError
+from zml_dask.store.storage import Storage
 
 FORMAT = "zml-dask"
 

@@ -1,6 +1,6 @@
 """A dataset in a folder: temporary file, fsync, rename."""
 
-# ruff: noqa: D102 - the methods are documented where Storage declares them
+# ruff: noqa: D102 - the methods are documented where StorageBackend declares them
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
-from zml_dask.store.storage import Storage, note_operation, storage_errors
+from zml_dask.store.operations import note_operation
+from zml_dask.store.storage_backend import StorageBackend
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -27,7 +28,7 @@ _FOLDER_MODE = 0o775
 
 
 @dataclass(frozen=True)
-class LocalStorage(Storage):
+class LocalStorage(StorageBackend):
     """Objects as files under the folder `url`."""
 
     url: str
@@ -40,71 +41,62 @@ class LocalStorage(Storage):
         return Path(self.url, path)
 
     def read(self, path: str) -> bytes:
-        with storage_errors("read", path):
-            return self._locate(path).read_bytes()
+        return self._locate(path).read_bytes()
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
-        with storage_errors("read", path), self._locate(path).open("rb", buffering=0) as file:
+        with self._locate(path).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), stop - start, start)
 
     def read_tail(self, path: str, size: int) -> bytes:
-        with storage_errors("read", path), self._locate(path).open("rb", buffering=0) as file:
+        with self._locate(path).open("rb", buffering=0) as file:
             total = os.fstat(file.fileno()).st_size
             return os.pread(file.fileno(), min(size, total), max(0, total - size))
 
     def open_reader(self, path: str) -> IO[bytes]:
-        with storage_errors("read", path):
-            return self._locate(path).open("rb")
+        return self._locate(path).open("rb")
 
-    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        target = self._locate(path)
-        with storage_errors("write", path):
-            note_operation("write", path)
-            temporary = self._write_aside(path, data, durable=durable)
-            self._replace(temporary, target, path, durable=durable)
+    def write(self, path: str, data: bytes, *, durable: bool) -> None:
+        temporary = self._write_aside(path, data, durable=durable)
+        self._replace(temporary, self._locate(path), path, durable=durable)
 
     def write_new(self, path: str, data: bytes) -> bool:
         target = self._locate(path)
-        with storage_errors("write", path):
-            note_operation("write", path)
-            temporary = self._write_aside(path, data, durable=True)
-            try:
-                # A hard link fails where the name is taken, and brings all bytes at once.
-                os.link(temporary, target)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                return _create_whole(target, data)
-            finally:
-                temporary.unlink(missing_ok=True)
+        temporary = self._write_aside(path, data, durable=True)
+        try:
+            # A hard link fails where the name is taken, and brings all bytes at once.
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _create_whole(target, data)
+        finally:
+            temporary.unlink(missing_ok=True)
         return True
 
-    def publish(self, local: Path, path: str, *, durable: bool = True) -> None:
+    def publish(self, local: Path, path: str, *, durable: bool) -> None:
         target = self._locate(path)
-        with storage_errors("write", path):
-            note_operation("write", path)
-            _make_folder(target.parent)
-            if local.stat().st_dev == target.parent.stat().st_dev:
-                with local.open("rb") as file:
-                    os.fchmod(file.fileno(), _FILE_MODE & ~_umask())
-                    if durable:
-                        os.fsync(file.fileno())
-                self._replace(local, target, path, durable=durable)
-                return
-            temporary = self._temporary(path)
-            try:
-                with local.open("rb") as source, _create(temporary) as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-                    file.flush()
-                    if durable:
-                        os.fsync(file.fileno())
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            self._replace(temporary, target, path, durable=durable)
-            local.unlink()
+        _make_folder(target.parent)
+        if local.stat().st_dev == target.parent.stat().st_dev:
+            with local.open("rb") as file:
+                os.fchmod(file.fileno(), _FILE_MODE & ~_umask())
+                if durable:
+                    os.fsync(file.fileno())
+            self._replace(local, target, path, durable=durable)
+            return
+        temporary = self._temporary(path)
+        try:
+            with local.open("rb") as source, _create(temporary) as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._replace(temporary, target, path, durable=durable)
+        local.unlink()
 
     def _temporary(self, path: str) -> Path:
         # Within DATASET, so that the rename stays within one file system; in the
@@ -146,10 +138,9 @@ class LocalStorage(Storage):
         return self._locate(path).is_file()
 
     def size(self, path: str) -> int:
-        with storage_errors("read", path):
-            return self._locate(path).stat().st_size
+        return self._locate(path).stat().st_size
 
-    def list(self, prefix: str = "") -> Sequence[str]:
+    def list(self, prefix: str) -> Sequence[str]:
         return sorted(
             path for path in self._walk(prefix) if not Path(path).name.startswith(_TEMPORARY)
         )
@@ -176,11 +167,8 @@ class LocalStorage(Storage):
             for name in names:
                 yield relative + name
 
-    def remove(self, paths: str | Sequence[str]) -> None:
-        for path in [paths] if isinstance(paths, str) else paths:
-            with storage_errors("remove", path):
-                note_operation("remove", path)
-                self._locate(path).unlink(missing_ok=True)
+    def remove(self, path: str) -> None:
+        self._locate(path).unlink(missing_ok=True)
 
     def prune(self, prefix: str) -> None:
         for folder, _, _ in os.walk(self._locate(prefix), topdown=False):
@@ -190,7 +178,7 @@ class LocalStorage(Storage):
                 if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                     raise
 
-    def zarr_store(self, path: str, *, read_only: bool = True) -> Store:
+    def zarr_store(self, path: str, *, read_only: bool) -> Store:
         from zarr.storage import LocalStore
 
         return LocalStore(self._locate(path), read_only=read_only)

@@ -1,9 +1,10 @@
 """A dataset in an object store (S3) or anywhere else fsspec reaches."""
 
-# ruff: noqa: D102 - the methods are documented where Storage declares them
+# ruff: noqa: D102 - the methods are documented where StorageBackend declares them
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import fsspec
 
 from zml_dask.errors import UsageError
-from zml_dask.store.storage import Storage, note_operation, storage_errors
+from zml_dask.store.storage_backend import StorageBackend
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -22,7 +23,7 @@ _PRECONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 @dataclass(frozen=True)
-class ObjectStorage(Storage):
+class ObjectStorage(StorageBackend):
     """Objects under an fsspec URL; a put of a whole object is atomic there."""
 
     url: str
@@ -62,94 +63,78 @@ class ObjectStorage(Storage):
         return f"{self.url}/{path}" if path else self.url
 
     def read(self, path: str) -> bytes:
-        with storage_errors("read", path):
-            data: bytes = self._fs().cat_file(self._locate(path))
-            return data
+        data: bytes = self._fs().cat_file(self._locate(path))
+        return data
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
-        with storage_errors("read", path):
-            data: bytes = self._fs().cat_file(self._locate(path), start=start, end=stop)
-            return data
+        data: bytes = self._fs().cat_file(self._locate(path), start=start, end=stop)
+        return data
 
     def read_tail(self, path: str, size: int) -> bytes:
         total = self.size(path)
         return self.read_range(path, max(0, total - size), total) if total else b""
 
     def open_reader(self, path: str) -> IO[bytes]:
-        with storage_errors("read", path):
-            stream: IO[bytes] = self._fs().open(self._locate(path), "rb")
-            return stream
+        stream: IO[bytes] = self._fs().open(self._locate(path), "rb")
+        return stream
 
-    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        with storage_errors("write", path):
-            note_operation("write", path)
-            self._fs().pipe_file(self._locate(path), data)
+    def write(self, path: str, data: bytes, *, durable: bool) -> None:
+        self._fs().pipe_file(self._locate(path), data)
 
     def write_new(self, path: str, data: bytes) -> bool:
-        with storage_errors("write", path):
-            note_operation("write", path)
-            try:
-                self._fs().pipe_file(self._locate(path), data, mode="create")
-            except FileExistsError:
+        try:
+            self._fs().pipe_file(self._locate(path), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # s3fs passes S3's answer to If-None-Match on as a bare OSError.
+            if error.errno == errno.EEXIST or any(
+                word in f"{error} {error.__cause__}" for word in _PRECONDITION_FAILED
+            ):
                 return False
-            except OSError as error:
-                # s3fs passes S3's answer to If-None-Match on as a bare OSError.
-                if error.errno == errno.EEXIST or any(
-                    word in f"{error} {error.__cause__}" for word in _PRECONDITION_FAILED
-                ):
-                    return False
-                raise
+            raise
         return True
 
-    def publish(self, local: Path, path: str, *, durable: bool = True) -> None:
-        with storage_errors("write", path):
-            note_operation("write", path)
-            self._fs().put_file(str(local), self._locate(path))
+    def publish(self, local: Path, path: str, *, durable: bool) -> None:
+        self._fs().put_file(str(local), self._locate(path))
         local.unlink()
 
     def exists(self, path: str) -> bool:
-        with storage_errors("read", path):
-            return bool(self._fs().isfile(self._locate(path)))
+        return bool(self._fs().isfile(self._locate(path)))
 
     def size(self, path: str) -> int:
-        with storage_errors("read", path):
-            return int(self._fs().info(self._locate(path))["size"])
+        return int(self._fs().info(self._locate(path))["size"])
 
-    def list(self, prefix: str = "") -> Sequence[str]:
+    def list(self, prefix: str) -> Sequence[str]:
         fs = self._fs()
         root = str(fs._strip_protocol(self.url)).rstrip("/") + "/"  # noqa: SLF001 - fsspec's own way
-        with storage_errors("list", prefix):
-            try:
-                found = fs.find(self._locate(prefix))
-            except FileNotFoundError:
-                return []
+        try:
+            found = fs.find(self._locate(prefix))
+        except FileNotFoundError:
+            return []
         return sorted(str(name).removeprefix(root) for name in found)
 
     def names(self) -> Sequence[str]:
         fs = self._fs()
-        with storage_errors("list", ""):
-            try:
-                found = fs.ls(self.url, detail=False)
-            except FileNotFoundError:
-                return []
+        try:
+            found = fs.ls(self.url, detail=False)
+        except FileNotFoundError:
+            return []
         return sorted({str(name).rstrip("/").rpartition("/")[2] for name in found})
 
-    def remove(self, paths: str | Sequence[str]) -> None:
-        fs = self._fs()
-        for path in [paths] if isinstance(paths, str) else paths:
-            with storage_errors("remove", path):
-                note_operation("remove", path)
-                try:
-                    fs.rm_file(self._locate(path))
-                except FileNotFoundError:
-                    continue
+    def remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs().rm_file(self._locate(path))
 
     def prune(self, prefix: str) -> None:
         """Do nothing: an object store has no folders."""
 
-    def zarr_store(self, path: str, *, read_only: bool = True) -> Store:
+    def zarr_store(self, path: str, *, read_only: bool) -> Store:
         from zarr.storage import FsspecStore
 
         return FsspecStore.from_url(
             self._locate(path), storage_options=dict(self.options), read_only=read_only
         )
+
+    def leftovers(self) -> Sequence[str]:
+        return ()

@@ -7,86 +7,33 @@ half of either.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import UsageError
+from zml_dask.store.local_storage import LocalStorage
+from zml_dask.store.object_storage import ObjectStorage
+from zml_dask.store.operations import note_operation, storage_errors
+from zml_dask.store.storage_backend import StorageBackend
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-before_operation: Callable[[str, str], None] | None = None
-"""Called with each operation that changes something, and its path, just before it.
 
-For tests: what raises or exits here is a crash, or a full disk, at that moment.
-"""
-
-
-class StorageError(ZmlError):
-    """An operation on the dataset's storage failed."""
-
-
-class StorageFullError(StorageError):
-    """No space or no quota is left."""
-
-
-class StorageReadOnlyError(StorageError):
-    """The storage may be read, but not written."""
-
-
-class ObjectMissingError(StorageError):
-    """An object that was asked for is not there."""
-
-
-_KINDS: dict[int | None, tuple[type[StorageError], str]] = {
-    errno.ENOSPC: (StorageFullError, "no space is left; free some and run the command again"),
-    errno.EDQUOT: (StorageFullError, "the quota is used up; free some and run the command again"),
-    errno.EROFS: (StorageReadOnlyError, "the file system is read-only"),
-    errno.EACCES: (StorageReadOnlyError, "permission denied; check who owns the folder"),
-    errno.EPERM: (StorageReadOnlyError, "not permitted; check who owns the folder"),
-    errno.ENOENT: (ObjectMissingError, "no such object"),
-}
-
-
-# The clients' own roots, which are no OSError; by name, since neither need be installed.
-_NETWORK_ERRORS = {"aiohttp.client_exceptions.ClientError", "botocore.exceptions.BotoCoreError"}
-
-
-def note_operation(operation: str, path: str) -> None:
-    """Tell `before_operation`, if a test has set it."""
-    if before_operation is not None:
-        before_operation(operation, path)
-
-
-@contextlib.contextmanager
-def storage_errors(operation: str, where: str) -> Iterator[None]:
-    """Turn operating-system errors into one type per kind, naming the object."""
-    try:
-        yield
-    except OSError as error:
-        number = errno.ENOENT if isinstance(error, FileNotFoundError) else error.errno
-        if isinstance(error, PermissionError) and number is None:
-            number = errno.EACCES
-        kind, what = _KINDS.get(number, (StorageError, str(error) or type(error).__name__))
-        raise kind(f"cannot {operation} {where!r}: {what}") from error
-    except Exception as error:
-        bases = {f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__}
-        if not bases & _NETWORK_ERRORS:
-            raise
-        raise StorageError(
-            f"cannot {operation} {where!r}: {error}; check the address and the permissions"
-        ) from error
-
-
-class Storage(ABC):
+@dataclass(frozen=True)
+class Storage:
     """The objects under one URL, named by relative paths with forward slashes.
 
     Open one with `Storage.open`. Objects of this class can be pickled, and used
-    from several threads.
+    from several threads. What fails raises a `StorageError`: `ObjectMissingError`,
+    `StorageFullError` or `StorageReadOnlyError` where one of them is meant.
+
+    Attributes
+    ----------
+    backend : StorageBackend
+        Does the work, in the way of the place.
 
     Examples
     --------
@@ -99,7 +46,7 @@ class Storage(ABC):
     False
     """
 
-    url: str
+    backend: StorageBackend
 
     @staticmethod
     def open(url: str | Path | Storage, **storage_options: Any) -> Storage:
@@ -125,35 +72,40 @@ class Storage(ABC):
             raise UsageError("the dataset's path is empty; give a folder or an fsspec URL")
         protocol, separator, rest = text.partition("://")
         if not separator or protocol in ("file", "local"):
-            from zml_dask.store.local_storage import LocalStorage
-
-            return LocalStorage(str(Path(rest if separator else text).expanduser().absolute()))
-        from zml_dask.store.object_storage import ObjectStorage
-
-        return ObjectStorage.connect(text.rstrip("/"), storage_options)
+            folder = Path(rest if separator else text).expanduser().absolute()
+            return Storage(LocalStorage(str(folder)))
+        return Storage(ObjectStorage.connect(text.rstrip("/"), storage_options))
 
     @property
-    @abstractmethod
+    def url(self) -> str:
+        """Absolute path of the folder, or the URL."""
+        return self.backend.url
+
+    @property
     def is_local(self) -> bool:
         """Whether objects are files of this machine (or of a file system it mounts)."""
+        return self.backend.is_local
 
-    @abstractmethod
     def read(self, path: str) -> bytes:
         """Read an object whole; `ObjectMissingError` where there is none."""
+        with storage_errors("read", path):
+            return self.backend.read(path)
 
-    @abstractmethod
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Read bytes `start` to `stop` of an object; fewer where it ends before."""
+        with storage_errors("read", path):
+            return self.backend.read_range(path, start, stop)
 
-    @abstractmethod
     def read_tail(self, path: str, size: int) -> bytes:
         """Read the last `size` bytes of an object, or all of a smaller one."""
+        with storage_errors("read", path):
+            return self.backend.read_tail(path, size)
 
-    @abstractmethod
     def open_reader(self, path: str) -> IO[bytes]:
         """Open an object as a seekable binary stream."""
+        with storage_errors("read", path):
+            return self.backend.open_reader(path)
 
-    @abstractmethod
     def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write an object whole, atomically.
 
@@ -165,12 +117,16 @@ class Storage(ABC):
             Wait until it would survive a power cut (fsync); what can be made
             again and checks itself needs no such wait.
         """
+        with storage_errors("write", path):
+            note_operation("write", path)
+            self.backend.write(path, data, durable=durable)
 
-    @abstractmethod
     def write_new(self, path: str, data: bytes) -> bool:
         """Write an object only where there is none yet; return whether it was written."""
+        with storage_errors("write", path):
+            note_operation("write", path)
+            return self.backend.write_new(path, data)
 
-    @abstractmethod
     def publish(self, local: Path, path: str, *, durable: bool = True) -> None:
         """Move a finished local file to `path`, atomically; the file is gone after.
 
@@ -181,35 +137,46 @@ class Storage(ABC):
         durable : bool
             Wait until it would survive a power cut, as in `write`.
         """
+        with storage_errors("write", path):
+            note_operation("write", path)
+            self.backend.publish(local, path, durable=durable)
 
-    @abstractmethod
     def exists(self, path: str) -> bool:
         """Whether there is an object at `path`."""
+        with storage_errors("read", path):
+            return self.backend.exists(path)
 
-    @abstractmethod
     def size(self, path: str) -> int:
         """Size of an object, in bytes; `ObjectMissingError` where there is none."""
+        with storage_errors("read", path):
+            return self.backend.size(path)
 
-    @abstractmethod
     def list(self, prefix: str = "") -> Sequence[str]:
         """Paths of all objects under a folder, at any depth, sorted; empty where there is none."""
+        with storage_errors("list", prefix):
+            return self.backend.list(prefix)
 
-    @abstractmethod
     def names(self) -> Sequence[str]:
-        """Names of the objects and folders at the top, sorted."""
+        """Names of the objects and folders at the top, sorted; empty where there is nothing."""
+        with storage_errors("list", ""):
+            return self.backend.names()
 
-    @abstractmethod
     def remove(self, paths: str | Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
+        for path in [paths] if isinstance(paths, str) else paths:
+            with storage_errors("remove", path):
+                note_operation("remove", path)
+                self.backend.remove(path)
 
-    @abstractmethod
     def prune(self, prefix: str) -> None:
         """Remove the empty folders under `prefix`, and it too, where there are folders at all."""
+        with storage_errors("remove", prefix):
+            self.backend.prune(prefix)
 
-    @abstractmethod
     def zarr_store(self, path: str, *, read_only: bool = True) -> Store:
         """Open a Zarr store at `path`."""
+        return self.backend.zarr_store(path, read_only=read_only)
 
     def leftovers(self) -> Sequence[str]:
         """Paths of half-written objects that a crash left behind."""
-        return ()
+        return self.backend.leftovers()

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from zml_dask.store.info import DatasetInfo, Part
 from zml_dask.store.layout import TABLES
+from zml_dask.store.operations import StorageError
 from zml_dask.store.query.lazy_texts import LazyTexts
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 
 _PARTS_AT_ONCE = 8
 
