@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -101,12 +100,7 @@ class PickleWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:  # an unended pickle is not mistaken for a whole one

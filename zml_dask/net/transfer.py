@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, Self
 
 import requests
@@ -52,12 +51,7 @@ class Transfer:
             self._file = self._plan.part.open("ab" if self._offset else "wb", buffering=0)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         keep = self._plan.keep_partial and self._plan.md5 is not None
         if not self.finished and not keep:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tarfile
 from collections import OrderedDict
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 _OPEN_FILES = 64
@@ -31,12 +30,7 @@ class FolderTarget:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Do nothing: every file is closed."""
 
 
@@ -81,12 +75,7 @@ class TarTarget:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End all tars; on an error, remove them."""
         try:
             for group in sorted(self._groups):
