@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from zml_dask import parse_record, process
-from zml_dask.cli.import_legacy import describe
 from zml_dask.cli.main import main
 from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.record_row import row_of_hit
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.sandbox.server import Sandbox
@@ -111,10 +111,10 @@ def test_a_hit_of_2018_fills_the_table() -> None:
         "metadata": {"title": "Spam", "publication_date": "2018-01-02", "keywords": ["eggs"]},
         "files": [],
     }
-    row = describe(hit)
+    row = row_of_hit(hit)
     assert (row["title"], row["concept_id"], row["keywords"]) == ("Spam", 6, ["eggs"])
     assert row["publication_date"] == parse_record(hit).publication_date == "2018-01-02"
-    assert set(describe({"odd": 1})) == {"metadata"}
+    assert set(row_of_hit({"odd": 1})) == {"metadata"}
 
 
 def test_a_build_exports_the_same_in_its_own_pass(

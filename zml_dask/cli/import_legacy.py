@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from zml_dask.legacy.sources import open_source
 from zml_dask.pipeline.committing import software_versions
 from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.progress import Counts
-from zml_dask.records.canonical import canonical_json
-from zml_dask.records.parse import RecordParseError, parse_record
+from zml_dask.pipeline.record_row import row_of_hit
 from zml_dask.store.commit import CommitOptions
 from zml_dask.store.storage import Storage
 
@@ -70,7 +69,7 @@ def command(
             result = import_legacy(
                 source,
                 storage,
-                describe=describe,
+                describe=row_of_hit,
                 options=ImportOptions(retry_failed=retry_failed, scratch=scratch),
                 notes=CommitOptions(software=software_versions()),
                 compute=compute,
@@ -86,28 +85,3 @@ def command(
             f"failed: {result.failed:,} records "
             f"(zml-dask status {printable(dataset)} --failures says more)"
         )
-
-
-def describe(hit: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of the records table that a hit of 2018 fills.
-
-    What the archive was when it was read, 2018 did not keep: its size and
-    checksum stay null.
-    """
-    metadata = canonical_json(hit)
-    try:
-        record = parse_record(hit)
-    except RecordParseError:
-        return {"metadata": metadata}  # kept as it is, though nothing can be told from it
-    return {
-        "concept_id": record.concept_id,
-        "doi": record.doi,
-        "title": record.title,
-        "version": record.version,
-        "publication_date": record.publication_date,
-        "license": record.license,
-        "keywords": list(record.keywords),
-        "creators": list(record.creators),
-        "repository": record.repository,
-        "metadata": metadata,
-    }

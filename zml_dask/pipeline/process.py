@@ -6,7 +6,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from zml_dask.errors import RecordError, ZmlError
 from zml_dask.fetch.origins import FetchedRecord, FetchOptions, open_record
@@ -15,8 +14,8 @@ from zml_dask.pipeline.errors import UnknownRecordError
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
 from zml_dask.pipeline.reading import read_into
+from zml_dask.pipeline.record_row import record_row
 from zml_dask.pipeline.workbench import Source, Workbench, workbench
-from zml_dask.records.canonical import canonical_json
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.record import Record
 from zml_dask.records.refs import RecordRef
@@ -214,34 +213,6 @@ def record_failure(
     row = failure_row(record_id, error, attempts)
     stage_failure(bench.storage, row)
     return Outcome(record_id, "failed", timings=timings, failure=row)
-
-
-def record_row(record: Record, fetched: FetchedRecord) -> dict[str, Any]:
-    """Return a record's row of the records table, but for the counts.
-
-    Parameters
-    ----------
-    record : Record
-    fetched : FetchedRecord
-        Where its code came from.
-    """
-    checksums = [archive.checksum for archive in fetched.archives if archive.checksum]
-    return {
-        "record_id": record.record_id,
-        "concept_id": record.concept_id,
-        "doi": record.doi,
-        "title": record.title,
-        "version": record.version,
-        "publication_date": record.publication_date,
-        "license": record.license,
-        "keywords": list(record.keywords),
-        "creators": list(record.creators),
-        "repository": record.repository,
-        "origin": fetched.origin,
-        "archive_bytes": sum(archive.bytes for archive in fetched.archives),
-        "archive_checksum": " ".join(checksums) or None,
-        "metadata": canonical_json(record.metadata),
-    }
 
 
 def _source(
