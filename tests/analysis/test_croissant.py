@@ -10,7 +10,7 @@ import mlcroissant
 import pytest
 
 from zml_dask.publish.croissant import CROISSANT, RO_CRATE, export
-from zml_dask.store.info import NotADatasetError
+from zml_dask.store.info import NoDatasetError
 
 from .conftest import Known
 
@@ -63,5 +63,5 @@ def test_card_counts_and_leaves_others_alone(known: Known, described: Path, tmp_
 
 
 def test_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(NotADatasetError):
+    with pytest.raises(NoDatasetError):
         export(str(tmp_path), tmp_path)

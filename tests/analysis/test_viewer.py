@@ -25,7 +25,7 @@ from werkzeug.serving import make_server
 
 from zml_dask.publish.viewer import DataUrlError, ViewerServer, export_page
 from zml_dask.raster.language import identify
-from zml_dask.store.info import Counts, DatasetInfo, NotADatasetError
+from zml_dask.store.info import Counts, DatasetInfo, NoDatasetError
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import write_part
@@ -158,9 +158,9 @@ def test_a_foreign_name_for_this_machine_is_refused(served: ViewerServer) -> Non
 
 
 def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotADatasetError):
+    with pytest.raises(NoDatasetError):
         ViewerServer(str(tmp_path))
-    with pytest.raises(NotADatasetError):
+    with pytest.raises(NoDatasetError):
         export_page(str(tmp_path), tmp_path / "page")
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.errors import UsageError
 from zml_dask.legacy.bags import default_compute
 from zml_dask.legacy.committed import CommittedRecords, NoSuchRecordError
 from zml_dask.legacy.export import export_record, parse_formats
 from zml_dask.legacy.export_dataset import ExportResult, export_dataset
 from zml_dask.legacy.staged import staged_record
 from zml_dask.store.commit import commit
+from zml_dask.store.info import NoDatasetError
 from zml_dask.store.staging import StagingIndex, read_staged
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
@@ -87,7 +87,7 @@ def test_withdrawn_records_are_not_exported(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no committed dataset; build one first"):
+    with pytest.raises(NoDatasetError, match="no committed dataset; check the path"):
         export_dataset(tmp_path, tmp_path / "out", ["pickle"])
 
 

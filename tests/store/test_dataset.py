@@ -17,8 +17,8 @@ import zml_dask as zml
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.commit.steps import commit, plan_commit
-from zml_dask.store.dataset import Dataset, NoDatasetError, NoSuchFileError, NoSuchRecordError
-from zml_dask.store.info import NotADatasetError, read_info
+from zml_dask.store.dataset import Dataset, NoSuchFileError, NoSuchRecordError
+from zml_dask.store.info import NoDatasetError, NotADatasetError, read_info
 from zml_dask.store.query.view import MaskError
 from zml_dask.store.storage import Storage
 

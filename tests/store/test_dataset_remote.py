@@ -13,7 +13,7 @@ from dataset_builders import write_dataset
 from range_server import RangeServer
 
 import zml_dask as zml
-from zml_dask.store.dataset import NoDatasetError
+from zml_dask.store.info import NoDatasetError
 from zml_dask.store.operations import StorageError
 from zml_dask.store.storage import Storage
 

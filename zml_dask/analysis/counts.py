@@ -15,7 +15,7 @@ from dask.base import compute
 from dask.delayed import delayed
 
 from zml_dask.analysis.partial import COLUMNS, SUMS, UNNAMED, Partial, add, count_files
-from zml_dask.store.info import DatasetInfo, NotADatasetError, Part, read_info
+from zml_dask.store.info import DatasetInfo, Part, committed_info
 from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
@@ -84,13 +84,11 @@ def count(dataset: str) -> Numbers:
 
     Raises
     ------
-    NotADatasetError
+    NoDatasetError
         If there is none.
     """
     storage = Storage.open(dataset)
-    info = read_info(storage)
-    if info is None:
-        raise NotADatasetError(f"{dataset} holds no dataset; build one with 'zml-dask build'")
+    info = committed_info(storage)
     withdrawn = read_table(storage, info, "withdrawn", ["record_id"])["record_id"].to_pylist()
     hidden = frozenset(withdrawn)
     step = delayed(_count_part, pure=False)

@@ -12,7 +12,7 @@ from zml_dask.analysis.charts import Ranked, rank_plot
 from zml_dask.analysis.counts import Numbers
 from zml_dask.analysis.mosaic import tiles
 from zml_dask.analysis.partial import LONG_LINES
-from zml_dask.store.info import NotADatasetError, read_info
+from zml_dask.store.info import committed_info
 from zml_dask.store.storage import Storage
 
 _SECTIONS = [
@@ -51,9 +51,7 @@ def render(dataset: str, numbers: Numbers) -> str:
         A page that loads nothing from elsewhere.
     """
     storage = Storage.open(dataset)
-    info = read_info(storage)
-    if info is None:
-        raise NotADatasetError(f"{dataset} holds no dataset; build one with 'zml-dask build'")
+    info = committed_info(storage)
     extensions = numbers.tables["by_extension"]
     extensions = extensions[extensions["long_images"] > 0]
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from zml_dask.errors import UsageError
 from zml_dask.legacy.record import LegacyFile, LegacyRecord
 from zml_dask.raster.images import Images
-from zml_dask.store.info import DatasetInfo, read_info
+from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.query.reading import ImageReader
 from zml_dask.store.query.selection import image_lines
@@ -64,14 +64,11 @@ class CommittedRecords:
 
         Raises
         ------
-        UsageError
+        NoDatasetError
             If nothing is committed there.
         """
         storage = Storage.open(dataset)
-        info = read_info(storage)
-        if info is None:
-            raise UsageError(f"{storage.url} holds no committed dataset; build one first")
-        return cls(storage, info)
+        return cls(storage, committed_info(storage))
 
     @property
     def shape(self) -> ImageShape:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info
+from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 
@@ -61,12 +61,10 @@ def read_facts(storage: Storage) -> Facts:
 
     Raises
     ------
-    NotADatasetError
+    NoDatasetError
         If there is none.
     """
-    info = read_info(storage)
-    if info is None:
-        raise NotADatasetError(f"{storage.url} holds no dataset; build one with 'zml-dask build'")
+    info = committed_info(storage)
     files = read_table(storage, info, "files", ["language", "n_images"])
     files = files.filter(pc.and_(pc.is_valid(files["language"]), pc.greater(files["n_images"], 0)))
     records = read_table(storage, info, "records", ["license"])

@@ -93,7 +93,7 @@ def export(dataset: str, directory: str | Path) -> Path:
 
     Raises
     ------
-    NotADatasetError
+    NoDatasetError
         If there is no dataset.
     """
     folder = Path(directory)

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from zml_dask.errors import UsageError
-from zml_dask.store.info import NotADatasetError, read_info
+from zml_dask.store.info import committed_info
 from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR
 from zml_dask.store.operations import ObjectMissingError
 from zml_dask.store.storage import Storage
@@ -82,7 +82,7 @@ def export_page(dataset: str, directory: Path, data_url: str | None = None) -> P
 
     Raises
     ------
-    NotADatasetError, DataUrlError
+    NoDatasetError, DataUrlError
     """
     storage = _open(dataset)
     if data_url is None:
@@ -114,7 +114,7 @@ class ViewerServer(ThreadingHTTPServer):
 
     Raises
     ------
-    NotADatasetError
+    NoDatasetError
         If there is no dataset.
     """
 
@@ -133,8 +133,7 @@ class ViewerServer(ThreadingHTTPServer):
 
 def _open(dataset: str) -> Storage:
     storage = Storage.open(dataset)
-    if read_info(storage) is None:
-        raise NotADatasetError(f"{dataset} holds no dataset; build one with 'zml-dask build'")
+    committed_info(storage)  # raises where there is none
     return storage
 
 

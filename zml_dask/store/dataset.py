@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.raster.images import to_text
-from zml_dask.store.info import read_info
+from zml_dask.store.info import committed_info
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.query.batches import Batches, BatchOptions, batches_of
 from zml_dask.store.query.counting import count_by, find_duplicates
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from zml_dask.store.query.torch_loader import TorchImages
-
-
-class NoDatasetError(UsageError):
-    """There is no committed dataset at that place."""
 
 
 class NoSuchFileError(UsageError):
@@ -70,13 +66,7 @@ def open_dataset(
         If the URL's protocol is not known.
     """
     storage = Storage.open(os.fspath(path), **dict(storage_options or {}))
-    info = read_info(storage)
-    if info is None:
-        raise NoDatasetError(
-            f"{storage.url} holds no committed dataset; check the path, or build one with "
-            "zml-dask build"
-        )
-    return Dataset(Source(storage, info))
+    return Dataset(Source(storage, committed_info(storage)))
 
 
 class Dataset(View):

@@ -27,6 +27,10 @@ from zml_dask.store.storage import Storage
 FORMAT = "zml-dask"
 
 
+class NoDatasetError(UsageError):
+    """There is no committed dataset at that place."""
+
+
 class NotADatasetError(UsageError):
     """The folder holds something, but no dataset of this package."""
 
@@ -224,6 +228,25 @@ def read_info(storage: Storage) -> DatasetInfo | None:
             ) from error
         return None
     return DatasetInfo.from_bytes(data, f"{storage.url}/{DATASET_JSON}")
+
+
+def committed_info(storage: Storage) -> DatasetInfo:
+    """Read ``dataset.json`` of a dataset that must be there.
+
+    Raises
+    ------
+    NoDatasetError
+        If nothing is committed there.
+    NotADatasetError, DatasetTooNewError, DatasetDamagedError
+        As `read_info`.
+    """
+    info = read_info(storage)
+    if info is None:
+        raise NoDatasetError(
+            f"{storage.url} holds no committed dataset; check the path, or build one with "
+            "'zml-dask build'"
+        )
+    return info
 
 
 def write_info(storage: Storage, info: DatasetInfo) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from zml_dask.errors import UsageError
-from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info, write_info
+from zml_dask.store.info import DatasetInfo, committed_info, write_info
 from zml_dask.store.layout import WITHDRAWN_SCHEMA
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table, write_part
@@ -36,7 +36,7 @@ def withdraw(storage: Storage, record_ids: Iterable[int], reason: str) -> Datase
 
     Raises
     ------
-    NotADatasetError
+    NoDatasetError
         If there is no dataset.
     UsageError
         If no record or no reason is given.
@@ -44,9 +44,7 @@ def withdraw(storage: Storage, record_ids: Iterable[int], reason: str) -> Datase
     wanted = sorted(set(record_ids))
     if not wanted or not reason.strip():
         raise UsageError("give at least one record to withdraw, and a reason")
-    info = read_info(storage)
-    if info is None:
-        raise NotADatasetError(f"{storage.url} holds no dataset; check the path")
+    info = committed_info(storage)
     known = {row["record_id"]: row for row in read_table(storage, info, "withdrawn").to_pylist()}
     for record_id in wanted:
         known[record_id] = {"record_id": record_id, "reason": reason}
