@@ -123,7 +123,7 @@ def test_a_connection_kept_open_has_the_time_of_each_request(
     with HttpClient(HttpOptions(deadline=60)) as client:
         for _ in range(3):
             assert client.get_json(url).payload == {}
-        (pool,) = client._session.get_adapter(url).poolmanager.pools._container.values()
+        (pool,) = client._requester._session.get_adapter(url).poolmanager.pools._container.values()
         assert pool.num_connections == 1
 
 

@@ -8,39 +8,20 @@ shared throttle before every attempt, and resume a body where it broke off.
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
 import requests
 
-from zml_dask.net.answers import (
-    BROKEN_CONNECTION,
-    JsonAnswer,
-    connect_error,
-    error_of,
-    may_pass,
-    read_bounded,
-)
-from zml_dask.net.budget import SEARCH
-from zml_dask.net.connection import checked_by
+from zml_dask.net.answers import JsonAnswer, read_bounded
 from zml_dask.net.download import Download, TransferPlan
-from zml_dask.net.errors import (
-    BadAnswerError,
-    BadRedirectError,
-    NetworkError,
-    RangeUnsupportedError,
-    shown,
-)
+from zml_dask.net.errors import BadAnswerError, RangeUnsupportedError, shown
 from zml_dask.net.options import HttpOptions, Token
 from zml_dask.net.patience import Patience
-from zml_dask.net.session import new_session
-from zml_dask.net.throttle import LocalThrottle, Throttle, bucket_of
+from zml_dask.net.requester import Requester
+from zml_dask.net.throttle import LocalThrottle, Throttle
 from zml_dask.net.transfer import Transfer, content_range
-from zml_dask.net.urls import MOST_REDIRECTS, REDIRECTS, check_url, redirected
 
 __all__ = ["Download", "HttpClient", "HttpOptions", "JsonAnswer", "Token"]
 
@@ -66,8 +47,6 @@ class HttpClient:
     Attributes
     ----------
     options : HttpOptions
-    requests_sent : int
-        Every attempt and every redirect counts.
     has_token : bool
         Zenodo grants larger pages to clients that have one.
 
@@ -85,11 +64,14 @@ class HttpClient:
         token: Token | None = None,
     ) -> None:
         self.options = HttpOptions() if options is None else options
-        self.requests_sent = 0
         self.has_token = token is not None
-        self._throttle: Throttle = LocalThrottle() if throttle is None else throttle
-        self._count_lock = threading.Lock()
-        self._session = new_session(self.options, token)
+        asked: Throttle = LocalThrottle() if throttle is None else throttle
+        self._requester = Requester(self.options, asked, token)
+
+    @property
+    def requests_sent(self) -> int:
+        """How many requests went out: every attempt and every redirect counts."""
+        return self._requester.requests_sent
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +81,7 @@ class HttpClient:
 
     def close(self) -> None:
         """Close every connection."""
-        self._session.close()
+        self._requester.close()
 
     def get_json(self, url: str, params: Mapping[str, str] | None = None) -> JsonAnswer:
         """GET a JSON document.
@@ -194,7 +176,7 @@ class HttpClient:
         with Transfer(plan) as transfer:
             transfer.settle_if_whole()
             while not transfer.finished:
-                failure = self._attempt(
+                failure = self._requester.attempt(
                     patience,
                     {200, 206, 416},
                     lambda answer: transfer.take(answer, patience.check),
@@ -206,8 +188,7 @@ class HttpClient:
 
     def await_turn(self, url: str) -> None:
         """Ask the throttle for a request that somebody else (git) will send."""
-        self._throttle.acquire(url)
-        self._throttle.report(url, 0, {})
+        self._requester.await_turn(url)
 
     def _persist(
         self,
@@ -221,7 +202,7 @@ class HttpClient:
         """Try until `read` has made something of an answer."""
         results: list[T] = []
         while not results:
-            failure = self._attempt(
+            failure = self._requester.attempt(
                 patience,
                 good,
                 lambda answer: results.append(read(answer)),
@@ -231,73 +212,3 @@ class HttpClient:
             if failure is not None:
                 patience.failed(failure)
         return results[0]
-
-    def _attempt(
-        self,
-        patience: Patience,
-        good: set[int],
-        take: Callable[[requests.Response], NetworkError | None],
-        *,
-        params: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> NetworkError | None:
-        """One request; None, or what went wrong that may pass. Raises what will not."""
-        url = patience.url
-        is_search = bucket_of(url) == SEARCH
-        try:
-            with self._open(patience, params, headers) as answer:
-                if answer.status_code in good:
-                    return take(answer)
-                failure = error_of(answer, url, is_search=is_search)
-                if may_pass(answer.status_code, is_search=is_search):
-                    return failure
-                raise failure
-        except BROKEN_CONNECTION as error:
-            return connect_error(url, error)
-
-    @contextmanager
-    def _open(
-        self,
-        patience: Patience,
-        params: Mapping[str, str] | None,
-        headers: Mapping[str, str] | None,
-    ) -> Iterator[requests.Response]:
-        """Send a request and follow where it leads, one checked step at a time."""
-        url = check_url(patience.url)
-        for _ in range(MOST_REDIRECTS + 1):
-            with self._send(url, patience, params, headers) as answer:
-                if answer.status_code not in REDIRECTS:
-                    yield answer
-                    return
-                url = redirected(url, answer.headers.get("Location"))
-                params = None
-        raise BadRedirectError(f"{shown(patience.url)} redirects more than {MOST_REDIRECTS} times")
-
-    def _send(
-        self,
-        url: str,
-        patience: Patience,
-        params: Mapping[str, str] | None,
-        headers: Mapping[str, str] | None,
-    ) -> requests.Response:
-        patience.grant(self._throttle.acquire(url))
-        patience.requests += 1
-        with self._count_lock:
-            self.requests_sent += 1
-        status = 0
-        seen: Mapping[str, str] = {}
-        sent = time.monotonic()
-        try:
-            with checked_by(patience.check):
-                answer = self._session.get(
-                    url,
-                    params=params,
-                    headers=headers,
-                    stream=True,
-                    allow_redirects=False,
-                    timeout=(self.options.connect_timeout, self.options.read_timeout),
-                )
-            status, seen = answer.status_code, answer.headers
-        finally:
-            self._throttle.report(url, status, seen, time.monotonic() - sent)
-        return answer
