@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import zarr
 from numpy.typing import NDArray
 from PIL import Image
 
 from zml_dask.raster.images import Images
-from zml_dask.store.layout import IMAGES_ZARR
+from zml_dask.store.arrays import open_arrays
 from zml_dask.store.storage import Storage
 
 _SPACE = 32
@@ -77,7 +76,7 @@ def tiles(
     )
     if not len(chosen):
         return []
-    images: Any = zarr.open_group(storage.zarr_store(IMAGES_ZARR), mode="r")["images"]
+    images: Any = open_arrays(storage)["images"]
     return [
         Tile(
             str(row["language"]),

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
-import zarr
 
 from zml_dask.pipeline.errors import TargetError, UnknownRecordError
 from zml_dask.raster.images import Images
+from zml_dask.store.arrays import open_arrays
 from zml_dask.store.info import DatasetInfo, read_info
-from zml_dask.store.layout import IMAGES_ZARR
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 
@@ -97,7 +96,7 @@ class Committed:
 
     def images(self, file: Row) -> Images:
         """Return a file's images, uint32 (n, height, width)."""
-        group = zarr.open_group(self.storage.zarr_store(IMAGES_ZARR), mode="r")
+        group = open_arrays(self.storage)
         array: Any = group["images"]
         first = file["first_image"]
         images: Images = array[first : first + file["n_images"]]

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import zarr
 from zarr.codecs import BloscCodec
 
+from zml_dask.store.arrays import open_arrays
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import IMAGES_ZARR
 from zml_dask.store.storage import Storage
 
 
@@ -58,7 +58,7 @@ def array_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
     """
     if not info.commits:
         return []
-    group = zarr.open_group(storage.zarr_store(IMAGES_ZARR), mode="r")
+    group = open_arrays(storage)
     arrays = [array for _, array in group.arrays()]
     return [_array_cost(array) for array in sorted(arrays, key=lambda array: -array.nbytes)]
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from zml_dask.errors import UsageError
 from zml_dask.publish.png_targets import FolderTarget, TarTarget
+from zml_dask.store.arrays import open_arrays
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import IMAGES, IMAGES_ZARR
 from zml_dask.store.query.reading import ImageReader
@@ -214,7 +215,7 @@ class _Block:
     def __init__(self, storage: Storage, info: DatasetInfo, start: int, stop: int) -> None:
         self.stop = stop
         self._images = ImageReader(storage, info.shape).read(np.arange(start, stop))
-        group = zarr.open_group(storage.zarr_store(IMAGES_ZARR), mode="r")
+        group = open_arrays(storage)
         self._columns: list[list[int]] = []
         for name in ("record_id", "file_id", "segment", "n_lines"):
             array = group[name]

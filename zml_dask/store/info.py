@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -134,7 +135,7 @@ class DatasetInfo:
         """
         try:
             plain = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetDamagedError(
                 f"{where} is not JSON ({error}); run zml-dask verify --repair"
             ) from error
@@ -152,27 +153,55 @@ class DatasetInfo:
             raise DatasetDamagedError(
                 f"{where} does not fit its own checksum; run zml-dask verify --repair"
             )
-        info = _from_plain(plain)
+        try:
+            info = _from_plain(plain)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DatasetDamagedError(
+                f"{where} does not say what it must ({error!r}); run zml-dask verify --repair"
+            ) from error
         if info.to_bytes() != data:
             raise DatasetDamagedError(f"{where} was changed by hand; run zml-dask verify --repair")
         return info
 
 
 def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
+    """Take over what was read; whoever wrote it, it may name and count only what there can be."""
+    if plain["schema_version"].__class__ is not int:
+        raise TypeError("schema_version")
     return DatasetInfo(
-        shape=ImageShape(**plain["shape"]),
-        counts=Counts(**plain["counts"]),
+        shape=ImageShape(**_whole(plain["shape"], least=1)),
+        counts=Counts(**_whole(plain["counts"])),
         tables={
-            name: tuple(Part(**part) for part in parts) for name, parts in plain["tables"].items()
+            name: tuple(_part(name, part) for part in parts)
+            for name, parts in plain["tables"].items()
         },
-        manifest=tuple(Part(**part) for part in plain["manifest"]),
-        commits=tuple(Counts(**counts) for counts in plain["commits"]),
-        options=plain["options"],
-        software=plain["software"],
-        harvest=plain["harvest"],
-        next_part=plain["next_part"],
+        manifest=tuple(_part("manifest", part) for part in plain["manifest"]),
+        commits=tuple(Counts(**_whole(counts)) for counts in plain["commits"]),
+        options={**plain["options"]},
+        software={**plain["software"]},
+        harvest=None if plain["harvest"] is None else {**plain["harvest"]},
+        next_part=_whole(plain["next_part"]),
         schema_version=plain["schema_version"],
     )
+
+
+def _whole(numbers: Mapping[str, Any], least: int = 0) -> dict[str, int]:
+    for name, number in numbers.items():
+        if number.__class__ is not int or not least <= number < 2**63:
+            raise ValueError(f"{name} is {number!r}")
+    return {**numbers}
+
+
+def _part(table: str, plain: Mapping[str, Any]) -> Part:
+    if table not in (*TABLES, "manifest"):
+        raise ValueError(f"there is a table {table!r}")
+    part = Part(**plain)
+    _whole({"rows": part.rows, "size": part.size})
+    if not re.fullmatch(rf"{table}\.parquet/part-\d{{5,}}\.parquet", part.path, re.ASCII):
+        raise ValueError(f"a part of {table} is {part.path!r}")
+    if not re.fullmatch(r"[0-9a-f]{64}", part.sha256):
+        raise ValueError(f"the SHA-256 of {part.path} is {part.sha256!r}")
+    return part
 
 
 def _digest(plain: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
-from zml_dask.store.operations import note_operation
+from zml_dask.store.operations import inside, note_operation
 from zml_dask.store.storage_backend import StorageBackend
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class LocalStorage(StorageBackend):
         return True
 
     def _locate(self, path: str) -> Path:
-        return Path(self.url, path)
+        return Path(self.url, inside(path))
 
     def read(self, path: str) -> bytes:
         return self._locate(path).read_bytes()

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import fsspec
 
 from zml_dask.errors import UsageError
+from zml_dask.store.operations import inside
 from zml_dask.store.storage_backend import StorageBackend
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class ObjectStorage(StorageBackend):
         return fsspec.core.url_to_fs(self.url, **options)[0]
 
     def _locate(self, path: str) -> str:
-        return f"{self.url}/{path}" if path else self.url
+        return f"{self.url}/{inside(path)}" if path else self.url
 
     def read(self, path: str) -> bytes:
         data: bytes = self._fs().cat_file(self._locate(path))

@@ -45,6 +45,25 @@ _KINDS: dict[int | None, tuple[type[StorageError], str]] = {
 _NETWORK_ERRORS = {"aiohttp.client_exceptions.ClientError", "botocore.exceptions.BotoCoreError"}
 
 
+def inside(path: str) -> str:
+    """A path within a dataset, as it is.
+
+    Raises
+    ------
+    StorageError
+        For one that leads out: what a dataset says of its own parts is data,
+        and may come from anybody.
+
+    Examples
+    --------
+    >>> inside("files.parquet/part-00000.parquet")
+    'files.parquet/part-00000.parquet'
+    """
+    if path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise StorageError(f"{path!r} leads out of the dataset; nothing is read or written there")
+    return path
+
+
 def note_operation(operation: str, path: str) -> None:
     """Tell `before_operation`, if a test has set it."""
     if before_operation is not None:

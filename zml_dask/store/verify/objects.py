@@ -140,10 +140,13 @@ def check_objects(
 ) -> Report:
     """Check all objects that the manifest lists, and that it lists all there must be."""
     report = Report(storage.url)
-    for path in expected_paths(info):
-        if path not in manifest:
-            report.add("missing", path, "the manifest does not list it")
-    for found in mapper(partial(check_object, storage, info.shape), manifest.values()):
+    expected = set(expected_paths(info))
+    for path in sorted(expected - manifest.keys()):
+        report.add("missing", path, "the manifest does not list it")
+    for path in sorted(manifest.keys() - expected):
+        report.add("counts", path, "the manifest lists what no dataset of these counts has")
+    listed = [written for path, written in manifest.items() if path in expected]
+    for found in mapper(partial(check_object, storage, info.shape), listed):
         report.merge(found)
     report.notes = sorted(set(report.notes))
     return report
