@@ -71,8 +71,8 @@ def note_operation(operation: str, path: str) -> None:
 
 
 @contextlib.contextmanager
-def storage_errors(operation: str, where: str) -> Iterator[None]:
-    """Turn operating-system errors into one type per kind, naming the object."""
+def storage_errors(operation: str, where: str, url: str) -> Iterator[None]:
+    """Turn operating-system errors into one type per kind, naming the object and its store."""
     try:
         yield
     except OSError as error:
@@ -80,11 +80,14 @@ def storage_errors(operation: str, where: str) -> Iterator[None]:
         if isinstance(error, PermissionError) and number is None:
             number = errno.EACCES
         kind, what = _KINDS.get(number, (StorageError, str(error) or type(error).__name__))
-        raise kind(f"cannot {operation} {where!r}: {what}") from error
+        if operation == "write" and number == errno.ENOENT:
+            kind, what = StorageError, "its folder cannot be made there; check the path"
+        raise kind(f"cannot {operation} {where!r}: {what} (in {url})") from error
     except Exception as error:
         bases = {f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__}
         if not bases & _NETWORK_ERRORS:
             raise
         raise StorageError(
-            f"cannot {operation} {where!r}: {error}; check the address and the permissions"
+            f"cannot {operation} {where!r}: {error}; check the address and the permissions "
+            f"(in {url})"
         ) from error

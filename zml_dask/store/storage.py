@@ -88,22 +88,22 @@ class Storage:
 
     def read(self, path: str) -> bytes:
         """Read an object whole; `ObjectMissingError` where there is none."""
-        with storage_errors("read", path):
+        with storage_errors("read", path, self.url):
             return self.backend.read(path)
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Read bytes `start` to `stop` of an object; fewer where it ends before."""
-        with storage_errors("read", path):
+        with storage_errors("read", path, self.url):
             return self.backend.read_range(path, start, stop)
 
     def read_tail(self, path: str, size: int) -> bytes:
         """Read the last `size` bytes of an object, or all of a smaller one."""
-        with storage_errors("read", path):
+        with storage_errors("read", path, self.url):
             return self.backend.read_tail(path, size)
 
     def open_reader(self, path: str) -> IO[bytes]:
         """Open an object as a seekable binary stream."""
-        with storage_errors("read", path):
+        with storage_errors("read", path, self.url):
             return self.backend.open_reader(path)
 
     def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
@@ -117,13 +117,13 @@ class Storage:
             Wait until it would survive a power cut (fsync); what can be made
             again and checks itself needs no such wait.
         """
-        with storage_errors("write", path):
+        with storage_errors("write", path, self.url):
             note_operation("write", path)
             self.backend.write(path, data, durable=durable)
 
     def write_new(self, path: str, data: bytes) -> bool:
         """Write an object only where there is none yet; return whether it was written."""
-        with storage_errors("write", path):
+        with storage_errors("write", path, self.url):
             note_operation("write", path)
             return self.backend.write_new(path, data)
 
@@ -137,40 +137,40 @@ class Storage:
         durable : bool
             Wait until it would survive a power cut, as in `write`.
         """
-        with storage_errors("write", path):
+        with storage_errors("write", path, self.url):
             note_operation("write", path)
             self.backend.publish(local, path, durable=durable)
 
     def exists(self, path: str) -> bool:
         """Whether there is an object at `path`."""
-        with storage_errors("read", path):
+        with storage_errors("read", path, self.url):
             return self.backend.exists(path)
 
     def size(self, path: str) -> int:
         """Size of an object, in bytes; `ObjectMissingError` where there is none."""
-        with storage_errors("read", path):
+        with storage_errors("read", path, self.url):
             return self.backend.size(path)
 
     def list(self, prefix: str = "") -> Sequence[str]:
         """Paths of all objects under a folder, at any depth, sorted; empty where there is none."""
-        with storage_errors("list", prefix):
+        with storage_errors("list", prefix, self.url):
             return self.backend.list(prefix)
 
     def names(self) -> Sequence[str]:
         """Names of the objects and folders at the top, sorted; empty where there is nothing."""
-        with storage_errors("list", ""):
+        with storage_errors("list", "", self.url):
             return self.backend.names()
 
     def remove(self, paths: str | Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
         for path in [paths] if isinstance(paths, str) else paths:
-            with storage_errors("remove", path):
+            with storage_errors("remove", path, self.url):
                 note_operation("remove", path)
                 self.backend.remove(path)
 
     def prune(self, prefix: str) -> None:
         """Remove the empty folders under `prefix`, and it too, where there are folders at all."""
-        with storage_errors("remove", prefix):
+        with storage_errors("remove", prefix, self.url):
             self.backend.prune(prefix)
 
     def zarr_store(self, path: str, *, read_only: bool = True) -> Store:
