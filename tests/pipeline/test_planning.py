@@ -91,7 +91,8 @@ def test_plain_progress_writes_a_line_now_and_then() -> None:
     progress = PlainProgress(stream, interval=3600)
     for done in range(100):
         progress.update("records", Counts(done, 100, waiting=done))
-    progress.update("records", Counts(100, 100, 2, 30, 4000))
+    for _ in range(3):
+        progress.update("records", Counts(100, 100, 2, 30, 4000))
     assert stream.getvalue().splitlines() == [
         "records: 0/100",
         "records: 100/100, 2 failed, 30 files, 4,000 images",

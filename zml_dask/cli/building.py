@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 from dask.utils import parse_bytes
 
+from zml_dask.errors import ZmlError
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.pipeline.build import OpenClient
 from zml_dask.pipeline.clusters import ClusterOptions, open_cluster, parse_adapt
@@ -23,6 +24,11 @@ from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_o
 from zml_dask.pipeline.progress import BuildProgress, open_progress
 from zml_dask.pipeline.result import BuildResult
 from zml_dask.raster.identifiers import IDENTIFIERS
+
+
+class AllFailedError(ZmlError):
+    """Nothing was built, and nothing had been before."""
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -191,3 +197,6 @@ def print_result(result: BuildResult) -> None:
     if result.failures:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.failures.items())
         click.echo(f"failed: {kinds} (zml-dask status {result.dataset} --failures says more)")
+        if not result.n_records and not result.n_staged:
+            # A cache that is empty, a network that is down: scripts are not to go on from there.
+            raise AllFailedError(f"{result.dataset} holds no record: all that were tried failed")

@@ -25,6 +25,10 @@ class BuildError(ZmlError):
     """The build cannot go on: its storage or its cluster failed. What is staged stays."""
 
 
+class ScratchFolderError(UsageError):
+    """A worker cannot make its scratch folder where the options say."""
+
+
 class UnknownRecordError(UsageError):
     """The catalogue or the dataset holds no record of that number."""
 

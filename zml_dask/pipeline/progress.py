@@ -90,6 +90,7 @@ class PlainProgress:
         self._interval = interval
         self._stage = ""
         self._written = 0.0
+        self._last = ""
 
     def say(self, line: str) -> None:
         """Write a line."""
@@ -99,10 +100,11 @@ class PlainProgress:
     def update(self, stage: str, counts: Counts) -> None:
         """Write the counts, unless others have just been written."""
         now = time.monotonic()
-        is_news = stage != self._stage or counts.done == counts.total
-        if is_news or now - self._written >= self._interval:
-            self._stage, self._written = stage, now
-            self.say(f"{stage}: {counts.line()}")
+        line = f"{stage}: {counts.line()}"
+        is_edge = stage != self._stage or counts.done == counts.total
+        if (is_edge and line != self._last) or now - self._written >= self._interval:
+            self._stage, self._written, self._last = stage, now, line
+            self.say(line)
 
 
 class BarProgress:

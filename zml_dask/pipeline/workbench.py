@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 
 from zml_dask.net.http import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import LocalThrottle, Throttle
+from zml_dask.pipeline.errors import ScratchFolderError
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.records.catalogue import Catalogue, read_record
 from zml_dask.records.parse import ZENODO_API
@@ -99,12 +101,15 @@ def workbench(
     Yields
     ------
     Workbench
+
+    Raises
+    ------
+    ScratchFolderError
+        If no scratch folder can be made on this machine.
     """
     source = source or Source("")
     with ExitStack() as stack:
-        folder = tempfile.TemporaryDirectory(
-            prefix="zml-", dir=options.scratch, ignore_cleanup_errors=True
-        )
+        folder = _scratch_folder(options.scratch)
         scratch = Path(stack.enter_context(folder))
         if client is None:
             token_file = Path(options.token_file) if options.token_file else None
@@ -112,6 +117,16 @@ def workbench(
             throttle = throttle or _default_throttle()
             client = stack.enter_context(HttpClient(throttle=throttle, token=token))
         yield Workbench(storage, client, scratch, options, source.trusted)
+
+
+def _scratch_folder(parent: str | None) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="zml-", dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ScratchFolderError(
+            f"no folder for archives at work can be made in {parent or tempfile.gettempdir()!r} "
+            f"of {gethostname()}: {error.strerror}; name another with --scratch"
+        ) from error
 
 
 def _default_throttle() -> Throttle:

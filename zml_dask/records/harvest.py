@@ -35,6 +35,10 @@ class BadPatternError(UsageError):
     """``--exclude`` is not a regular expression."""
 
 
+class BadApiUrlError(UsageError):
+    """The API's root is none."""
+
+
 def harvest(
     catalogue_path: str | Path,
     options: HarvestOptions | None = None,
@@ -63,6 +67,8 @@ def harvest(
 
     Raises
     ------
+    BadApiUrlError, BadDateError, BadPatternError
+        If an option cannot be.
     HarvestStateError
         If the catalogue was harvested with other options.
     CatalogueWriteError
@@ -73,7 +79,7 @@ def harvest(
         If the server cannot be had; the same call goes on later.
     """
     asked = options or HarvestOptions()
-    asked = replace(asked, api_url=asked.api_url.rstrip("/"))
+    asked = replace(asked, api_url=_root(asked.api_url))
     pattern = _pattern(asked.exclude)
     begin, end = _bounds(asked)
     if client is None:
@@ -82,6 +88,16 @@ def harvest(
     with Journal(Path(catalogue_path)) as journal:
         state = _resumed(journal.state, asked, begin, end, str(catalogue_path))
         return HarvestRound(journal, client, pattern, state, progress).to_the_end()
+
+
+def _root(api_url: str) -> str:
+    root = api_url.rstrip("/")
+    # The path is how the throttle tells a search, which has a limit of its own.
+    if re.fullmatch(r"https?://[^/]+(/.*)?/api", root) is None:
+        raise BadApiUrlError(
+            f"--api-url {api_url!r} is no root of an API: write it like https://zenodo.org/api"
+        )
+    return root
 
 
 def _pattern(exclude: str) -> re.Pattern[str] | None:

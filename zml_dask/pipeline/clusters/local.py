@@ -11,7 +11,7 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from zml_dask.pipeline.clusters.options import ClusterOptions
+from zml_dask.pipeline.clusters.options import ClusterOptions, ClusterUnavailableError
 from zml_dask.pipeline.clusters.waiting import await_worker
 
 # The share of the machine that local workers may fill; the rest is the driver's,
@@ -27,8 +27,8 @@ def open_local(
     # Processes of one thread each: rasterising holds the interpreter's lock, and a
     # record that kills its worker then kills nothing else.
     count = workers or (adapt[1] if adapt else CPU_COUNT)
-    with (
-        distributed.LocalCluster(
+    try:
+        started = distributed.LocalCluster(
             n_workers=0 if adapt else count,
             threads_per_worker=1,
             processes=True,
@@ -37,9 +37,14 @@ def open_local(
             worker_dashboard_address=None,
             silence_logs=logging.CRITICAL,
             preload=["zml_dask.pipeline.worker_signals"],
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        asked = f" with --dashboard {options.dashboard!r}" if options.dashboard else ""
+        why = " ".join(str(error).split())
+        raise ClusterUnavailableError(
+            f"Dask's scheduler cannot start on this machine{asked}: {why}"
+        ) from error
+    with started as cluster, distributed.Client(cluster) as client:
         # Also for a fixed number: a worker that dies while it starts ends its nanny,
         # and adapting is what puts another in its place.
         least = max(1, adapt[0]) if adapt else count
