@@ -106,6 +106,43 @@ def test_build_says_what_it_did_and_the_second_time_that_there_is_nothing_to_do(
     assert capfd.readouterr().err == ""
 
 
+def test_where_nothing_could_be_built_the_run_has_failed(
+    catalogue: Path,
+    cluster: distributed.LocalCluster,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["build", catalogue, tmp_path / "ds", "--cluster", cluster.scheduler_address]
+    assert run(*words, "--offline", "--cache", tmp_path / "empty") == 1
+    said = capfd.readouterr()
+    assert "failed: 3 not_in_cache" in said.out
+    assert said.err.endswith("ds holds no record: all that were tried failed\n")
+    assert run(*words) == 0
+
+
+def test_a_scratch_folder_that_cannot_be_is_named(
+    catalogue: Path,
+    cluster: distributed.LocalCluster,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["build", catalogue, tmp_path / "ds", "--cluster", cluster.scheduler_address]
+    assert run(*words, "--scratch", tmp_path / "none") == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("zml-dask: no folder for archives at work can be made in ")
+    assert "none' of " in last
+
+
+@pytest.mark.parametrize(
+    "name", ["7", "zenodo.7", "10.5281/zenodo.7", "https://doi.org/10.5281/zenodo.7", "records/7"]
+)
+def test_a_record_goes_by_its_number_or_its_doi(
+    dataset: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert run("show", dataset, name) == 0
+    assert capfd.readouterr().out.startswith("7  Seven")
+
+
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
@@ -118,10 +155,14 @@ def test_build_says_what_it_did_and_the_second_time_that_there_is_nothing_to_do(
         (["build", "{catalogue}", "ds", "--config", "none.toml"], 2, "none.toml"),
         (["build", "{catalogue}", "ds", "--adapt", "4"], 2, "MIN:MAX"),
         (["build", "{catalogue}", "ds", "--max-archive-size", "much"], 2, "no size"),
-        (["build", "{catalogue}", "/proc/ds"], 1, "cannot write"),
+        (["build", "{catalogue}", "/proc/ds"], 1, "cannot write .* folder cannot .*/proc/ds"),
+        (["build", "{catalogue}", "ds", "--dashboard", "no.such.invalid"], 1, "no.such.invalid"),
+        (["harvest", "new.jsonl", "--api-url", "zenodo.org/api"], 2, "no root of an API"),
+        (["harvest", "new.jsonl", "--api-url", "https://zenodo.org"], 2, "no root of an API"),
         (["build", "{empty}", "ds"], 2, "names no record"),
         (["status", "ds"], 2, "holds no dataset"),
         (["show", "ds", "7"], 2, "holds no dataset"),
+        (["show", "ds", "seven"], 2, "neither a record's number nor its DOI"),
         (["update", "ds"], 2, "not built from a finished harvest"),
         (["fetch", "missing.jsonl", "cache"], 2, "there is no catalogue"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -35,7 +37,7 @@ class ForeignCatalogueError(UsageError):
     """Beside the dataset lies a catalogue that the demo did not make."""
 
 
-@click.command("demo")
+@click.command("demo", short_help="Build a small dataset from the software installed here.")
 @click.argument("dataset", default="zenodo-ml", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--workers", type=click.IntRange(1), help="Worker processes; one a core by default.")
 @click.option(
@@ -66,8 +68,13 @@ def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) 
     _show(Committed.open(str(dataset)))
     click.echo(
         f"{downloads} archives fetched over HTTP; done in {time.monotonic() - started:.0f} s. "
-        f"Next: zml-dask status {dataset}"
+        f"Next: {_as_typed()} status {dataset}"
     )
+
+
+def _as_typed() -> str:
+    """Return the command as it can be typed again: by its path where the shell finds none."""
+    return "zml-dask" if shutil.which("zml-dask") else sys.argv[0]
 
 
 def _harvest(sandbox: Sandbox, catalogue: Path, progress: BuildProgress) -> None:

@@ -79,20 +79,23 @@ class WorkersDiedError(ZmlError):
 )
 @click.pass_context
 def command(ctx: click.Context, /, dataset: str, target: str, formats: str, **values: Any) -> None:
-    r"""Write DATASET into DIR in another form.
+    """Write DATASET into DIR in another form.
 
     \b
-    pickle, hdf5, tree  <id>/images_<id>.pkl, images_<id>.h5, tree_<id>.json, each
-                        with metadata_<id>.pkl: the files of the 2018 edition
-    squashfs            those files in one image, DIR/<dataset>.sqsh (or DIR, where
-                        it ends in .sqsh), and its md5 beside it
-    png                 grey images, a folder or a tar for each extension or language
+    pickle, hdf5, tree  the files of 2018: <id>/images_<id>.pkl, images_<id>.h5,
+                        tree_<id>.json, each with metadata_<id>.pkl
+    squashfs            those files in one image, DIR/<dataset>.sqsh (or DIR,
+                        where it ends in .sqsh), and its md5 beside it
+    png                 grey images, a folder or a tar for each extension or
+                        language
     croissant           metadata for machine learning, as JSON-LD
 
     Pickles and HDF5 files are written by several processes where --workers or
     --cluster says so, and an export that was cut short goes on where it stopped.
-    """
+    """  # noqa: D301 - click wants the character, to leave the table's lines as they are
     chosen = _chosen(formats)
+    if chosen != ["croissant"] and Storage.open(dataset).url == Storage.open(target).url:
+        raise UsageError(f"{target} is the dataset itself; give another folder to export into")
     legacy = [name for name in chosen if name in _LEGACY]
     with progress_of(ctx) as progress:
         if legacy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
 import sys
 import threading
@@ -47,6 +48,15 @@ class _LazyGroup(click.Group):
         command: click.Command = import_module(COMMANDS[cmd_name]).command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"there is no command {args[0]!r}; {advice}", ctx)
+        return super().resolve_command(ctx, args)
+
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="zml-dask")
@@ -54,7 +64,12 @@ class _LazyGroup(click.Group):
 @click.option("--quiet", is_flag=True, help="Print results and errors only, no progress.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool, quiet: bool) -> None:
-    """Turn published research software into one dataset of images."""
+    """Turn published research software into one dataset of images.
+
+    Start with the demo, which needs no network; then harvest and build records of
+    your own, and query, show, report or view the dataset. COMMAND --help tells
+    more of each; --quiet and --debug may stand before or after it.
+    """
     ctx.obj = {"debug": debug, "quiet": quiet}
 
 
@@ -79,8 +94,11 @@ def main(arguments: list[str] | None = None) -> Any:
             "zml-dask: interrupted; the same command goes on where this one stopped", err=True
         )
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as asked:
+        click.echo(asked.format_message(), err=True)
+        sys.exit(asked.exit_code)
     except click.ClickException as wrong:
-        click.echo(f"zml-dask: {wrong.format_message()}", err=True)
+        click.echo(f"zml-dask: {_wrong_call(wrong)}", err=True)
         sys.exit(wrong.exit_code)
     except ZmlError as error:
         if debug:
@@ -88,3 +106,29 @@ def main(arguments: list[str] | None = None) -> Any:
         # A server's or an archive's own words may be in it.
         click.echo(f"zml-dask: {printable(str(error))}", err=True)
         sys.exit(error.exit_status)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"zml-dask: {_unforeseen(error)}", err=True)
+        sys.exit(1)
+
+
+def _wrong_call(wrong: click.ClickException) -> str:
+    """Say what was wrong with a call, and where it is written how it should be."""
+    message = printable(wrong.format_message())
+    context = wrong.ctx if isinstance(wrong, click.UsageError) else None
+    if context is None:
+        return message
+    return f"{message.removesuffix('.')} (see {context.command_path} --help)"
+
+
+def _unforeseen(error: Exception) -> str:
+    """Describe an exception that is none of ours: the disk's or the system's, or a mistake here."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return printable(f"{where}{error.strerror}; --debug shows where")
+    lines = str(error).splitlines() or [""]
+    return printable(
+        f"unexpected {type(error).__name__}: {lines[0]}; this is a mistake of the program: "
+        "please report what the same command prints with --debug"
+    )

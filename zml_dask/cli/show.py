@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,9 +31,24 @@ class PngWriteError(ZmlError):
     """The PNG could not be written."""
 
 
-@click.command("show")
+class _RecordNumber(click.ParamType[int]):
+    """A record's number, bare or as it ends its DOI or its page's address."""
+
+    name = "record"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Take the number out of it."""
+        found = re.fullmatch(r"(?:.*/(?:zenodo\.)?|zenodo\.)?(\d{1,18})", str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is neither a record's number nor its DOI", param, ctx)
+        return int(found[1])
+
+
+@click.command("show", short_help="Show a record of DATASET: its tree, or one of its files.")
 @click.argument("dataset")
-@click.argument("record", type=int)
+@click.argument("record", type=_RecordNumber())
 @click.argument("path", required=False)
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG instead.")
 @click.option("--image", "number", type=click.IntRange(0), help="Only this image, from 0.")
@@ -41,8 +58,8 @@ def command(
 ) -> None:
     """Show RECORD of DATASET: its tree, or the file PATH as text and as images.
 
-    PATH is as the tree prints it; the end of one will do where only one file has
-    it.
+    RECORD is its number or DOI. PATH is as the tree prints it; the end of one will
+    do where only one file has it.
     """
     committed = Committed.open(dataset)
     row = committed.record(record)
@@ -100,8 +117,12 @@ def _find(files: list[Row], path: str, record_id: int) -> Row:
     exact = [file for file in files if file["path"] == path]
     found = exact or [file for file in files if file["path"].endswith(f"/{path}")]
     if not found:
+        names = [file["name"] for file in files]
+        near = difflib.get_close_matches(path.rpartition("/")[2], names, n=1)
+        advice = f"did you mean {printable(near[0])!r}? L" if near else "l"
         raise UnknownPathError(
-            f"record {record_id} holds no file {printable(path)!r}; leave PATH out to see its tree"
+            f"record {record_id} holds no file {printable(path)!r}; "
+            f"{advice}eave PATH out to see its tree"
         )
     if len(found) > 1 and not exact:
         others = ", ".join(printable(file["path"]) for file in found[:3])
@@ -129,7 +150,7 @@ def _show_file(
         _write_png(images.reshape(-1, images.shape[2]), png)
         click.echo(f"{png}: {images.shape[2]} by {len(images) * images.shape[1]} pixels")
         return
-    click.echo(printable(f"{file['path']}  {_fate(file, file['size'])}\n"))
+    click.echo(f"{printable(file['path'])}  {_fate(file, file['size'])}\n")
     if text:
         click.echo(printable_lines(to_text(images, counts)))
     console = Console()

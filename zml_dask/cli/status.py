@@ -34,7 +34,8 @@ def command(dataset: str, as_json: bool, failures: bool, catalogue: str | None) 
 
 def _print_status(status: Status) -> None:
     click.echo(printable(status.dataset))
-    click.echo(f"committed  {_amount(status.committed)}, in {status.commits:,} commits")
+    commits = "1 commit" if status.commits == 1 else f"{status.commits:,} commits"
+    click.echo(f"committed  {_amount(status.committed)}, in {commits}")
     click.echo(f"staged     {_amount(status.staged)}")
     failed = ", ".join(f"{count:,} {kind}" for kind, count in status.failed.items())
     click.echo(f"failed     {failed or 'none'}")
@@ -47,7 +48,9 @@ def _print_status(status: Status) -> None:
     if status.arrays:
         _print_costs([*status.arrays, *status.tables])
     if status.failed:
-        click.echo("what failed, and what to do: zml-dask status --failures")
+        click.echo(
+            f"what failed, and what to do: zml-dask status {printable(status.dataset)} --failures"
+        )
 
 
 def _amount(amount: Amount) -> str:

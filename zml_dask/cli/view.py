@@ -8,10 +8,15 @@ from pathlib import Path
 import click
 
 from zml_dask.cli.terminal import printable
+from zml_dask.errors import ZmlError
 from zml_dask.publish.viewer import ViewerServer, export_page
 
 
-@click.command("view")
+class PortError(ZmlError):
+    """The page cannot be served at that port."""
+
+
+@click.command("view", short_help="Browse DATASET's images and their code on a local page.")
 @click.argument("dataset")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
 @click.option("--browser/--no-browser", default=True, help="Whether to open a browser.")
@@ -30,7 +35,7 @@ def command(
         page = export_page(dataset, directory, data_url)
         click.echo(f"{printable(str(page))}: the viewer; serve it together with the dataset")
         return
-    with ViewerServer(dataset, port) as server:
+    with _serve(dataset, port) as server:
         click.echo(f"{server.url} shows {printable(dataset)}; stop with Ctrl-C")
         if browser:
             webbrowser.open(server.url)
@@ -38,3 +43,12 @@ def command(
             server.serve_forever()
         except KeyboardInterrupt:
             click.echo("stopped")
+
+
+def _serve(dataset: str, port: int) -> ViewerServer:
+    try:
+        return ViewerServer(dataset, port)
+    except OSError as error:
+        raise PortError(
+            f"port {port} of 127.0.0.1 cannot be used: {error.strerror}; take another with --port"
+        ) from error

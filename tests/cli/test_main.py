@@ -1,0 +1,113 @@
+"""What every command has in common: help, mistakes in the call, and what nobody foresaw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from zml_dask.cli import main as entry
+from zml_dask.cli.main import COMMANDS, main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_without_a_command_the_help_is_shown(run: Run) -> None:
+    status, out, err = run()
+    assert (status, out) == (2, "")
+    assert err.startswith("Usage: zml-dask [OPTIONS] COMMAND")
+
+
+def test_every_command_is_listed_with_a_whole_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run("--help")
+    listed = dict(line.strip().split(None, 1) for line in out.split("Commands:\n")[1].splitlines())
+    assert list(listed) == list(COMMANDS)
+    assert [name for name, said in listed.items() if not said.endswith(".") or "..." in said] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_keeps_to_eighty_columns(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run(name, "--help")
+    assert status == 0
+    assert "\b" not in out
+    assert r"\b" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bild"], "there is no command 'bild'; did you mean 'build'? (see zml-dask --help)"),
+        (["build"], "Missing argument 'CATALOGUE' (see zml-dask build --help)"),
+        (["status", "a\x1b[2Jb", "c"], r"unexpected extra argument (c) (see zml-dask status"),
+    ],
+)
+def test_a_wrong_call_is_told_where_the_right_one_is(
+    run: Run, words: list[str], message: str
+) -> None:
+    status, out, err = run(*words)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("a\n"), r"zml-dask: unexpected KeyError: 'a\n'; "),
+        (OSError(28, "No space left on device", "/full/a"), "zml-dask: /full/a: No space left"),
+        (RuntimeError(), "zml-dask: unexpected RuntimeError: ; "),
+    ],
+)
+def test_what_nobody_foresaw_is_one_line_and_a_traceback_when_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    @click.command("status")
+    def broken() -> None:
+        raise error
+
+    monkeypatch.setattr(entry._LazyGroup, "get_command", lambda *_: broken)
+    status, out, err = run("status")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(message)
+    assert "--debug" in err
+    with pytest.raises(type(error)):
+        main(["status", "--debug"])
+
+
+def test_a_dataset_is_not_exported_into_itself(run: Run, tmp_path: Path) -> None:
+    status, _, err = run("export", tmp_path, f"{tmp_path}/", "--format", "png")
+    assert status == 2
+    assert "is the dataset itself" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_says_which_port_is_taken(run: Run, tmp_path: Path) -> None:
+    import socket
+
+    from zml_dask.store.commit import commit
+    from zml_dask.store.storage import Storage
+
+    commit(Storage.open(tmp_path / "ds"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, err = run("view", tmp_path / "ds", "--no-browser", "--port", str(port))
+    assert status == 1
+    assert f"port {port} of 127.0.0.1 cannot be used" in err
