@@ -159,3 +159,15 @@ def github(tmp_path: Path) -> Iterator[LoopbackGithub]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+def reason_of(read: Read, archive: bytes, path: str, **limits: float) -> str:
+    (reason,) = [one.reason for one in read(archive, **limits) if one.path == path]
+    return str(reason)

@@ -5,27 +5,19 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import tarfile
-import threading
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch.errors import (
-    GitError,
     NoFilesError,
     RestrictedError,
     SourceError,
     UnreadableArchiveError,
 )
-from zml_dask.fetch.git import GitLimits, snapshot
-from zml_dask.fetch.github import GithubSource, github_source, parse_link
 from zml_dask.fetch.origins import FetchOptions, open_record
 from zml_dask.net.errors import (
     BadUrlError,
@@ -38,43 +30,22 @@ from zml_dask.net.errors import (
 )
 from zml_dask.net.http import HttpClient
 from zml_dask.records.parse import parse_record
-from zml_dask.records.record import Record, RecordFile, RelatedIdentifier
+from zml_dask.records.record import Record, RecordFile
 from zml_dask.sandbox.corpus import Corpus, Withdrawal, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 
 from .archives import GOOD, make_tar, make_zip
-from .conftest import LoopbackGithub, fates, good, run
+from .conftest import LoopbackGithub, fates, good
+from .records import FILES, bare_record, links
 
 MakeSandbox = Callable[..., Sandbox]
-FILES = {"src/a.py": "print('a')\n", "README": "a readme\n"}
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Path:
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    return folder
 
 
 def harvested(sandbox: Sandbox, client: HttpClient, record_id: int = 7) -> Record:
     """A record as the sandbox gives it, or as it was before it was withdrawn."""
     answer = client.get_json(f"{sandbox.api_url}/records/{record_id}")
     return parse_record(answer.payload, api_url=sandbox.api_url)
-
-
-def bare_record(**fields: Any) -> Record:
-    empty: dict[str, Any] = dict.fromkeys(
-        ["concept_id", "doi", "title", "version", "publication_date", "created", "license",
-         "repository", "resource_type"]
-    )  # fmt: skip
-    full = empty | {"record_id": 7, "keywords": (), "creators": (), "access": "open"}
-    full |= {"related": (), "files": (), "metadata": {}}
-    return Record(**(full | fields))
-
-
-def links(*identifiers: str) -> tuple[RelatedIdentifier, ...]:
-    return tuple(RelatedIdentifier(one, "isSupplementTo", "url") for one in identifiers)
 
 
 # A record's own files
@@ -302,65 +273,6 @@ def test_what_is_wrong_with_such_a_url(client: HttpClient, scratch: Path, tmp_pa
             pass
 
 
-# GitHub
-
-
-@pytest.mark.parametrize(
-    ("link", "expected"),
-    [
-        ("https://github.com/owner/name/tree/v1.0", ("owner", "name", "v1.0")),
-        ("http://www.github.com/owner/name/tree/v1.0/", ("owner", "name", "v1.0")),
-        ("https://github.com/owner/name/tree/release/2.0", ("owner", "name", "release/2.0")),
-        ("https://github.com/owner/name/tree/v%2B1", ("owner", "name", "v+1")),
-        ("https://github.com/owner/name/releases/tag/v1", ("owner", "name", "v1")),
-        ("https://github.com/owner/name/releases/download/v1/x.zip", ("owner", "name", "v1")),
-        ("https://github.com/owner/name/archive/v1.tar.gz", ("owner", "name", "v1")),
-        ("https://github.com/owner/name/archive/refs/tags/v1.2.zip", ("owner", "name", "v1.2")),
-        ("https://github.com/owner/name/zipball/v1", ("owner", "name", "v1")),
-        ("https://github.com/owner/name/commit/0123abc", ("owner", "name", "0123abc")),
-        ("https://github.com/owner/name", ("owner", "name", None)),
-        ("https://github.com/owner/name/", ("owner", "name", None)),
-        ("https://github.com/owner/name.git", ("owner", "name", None)),
-        ("https://github.com/owner/na.me.git", ("owner", "na.me", None)),
-        ("git+https://github.com/owner/name.git", ("owner", "name", None)),
-        ("git+https://www.github.com/owner/name", ("owner", "name", None)),
-        ("git://github.com/owner/name.git", ("owner", "name", None)),
-        ("git@github.com:owner/name.git", ("owner", "name", None)),
-        ("ssh://git@github.com/owner/name", ("owner", "name", None)),
-        ("github.com/owner/name", ("owner", "name", None)),
-        ("https://github.com/owner/name#readme", ("owner", "name", None)),
-        ("https://github.com/owner/name/issues?q=1", ("owner", "name", None)),
-        ("https://GitHub.com/Owner/Name/tree/V1", ("Owner", "Name", "V1")),
-        ("https://github.com/owner", None),
-        ("https://github.com.evil.org/owner/name", None),
-        ("https://evil.org/github.com/owner/name", None),
-        ("https://github.com/owner/..", None),
-        ("https://github.com/../name", None),
-        ("10.5281/zenodo.1", None),
-        ("https://github.com/owner/name/tree/--upload-pack=x", ("owner", "name", None)),
-        ("https://github.com/owner/name/tree/a..b", ("owner", "name", None)),
-        ("https://github.com/owner/name/tree/a%0Ab", ("owner", "name", None)),
-    ],
-)
-def test_every_form_of_link(link: str, expected: tuple[str, str, str | None] | None) -> None:
-    assert parse_link(link) == expected
-
-
-def test_tags_come_from_the_likeliest_link_or_from_the_version() -> None:
-    related = (
-        RelatedIdentifier("https://github.com/else/where/tree/v9", "references"),
-        *links("https://github.com/owner/name", "https://github.com/owner/name/tree/v1"),
-    )
-    source = github_source(bare_record(related=related, version="2"))
-    assert source == GithubSource("https://github.com", "owner", "name", ("v1",))
-    plain = bare_record(repository="https://github.com/owner/name", version="v1.0")
-    source = github_source(plain)
-    assert source is not None
-    assert source.tags == ("v1.0", "1.0")
-    assert source.archive_url("a b/c").endswith("/owner/name/archive/refs/tags/a%20b/c.zip")
-    assert github_source(bare_record()) is None
-
-
 @pytest.fixture
 def broken(make_sandbox: MakeSandbox, client: HttpClient) -> Callable[..., Record]:
     """A record whose own archive can be had no more, with links."""
@@ -444,68 +356,3 @@ def test_an_unreadable_archive_is_replaced_by_its_repository(
     record = harvested(sandbox, client)
     with open_record(record, client, scratch, FetchOptions(github_url=github.url)) as fetched:
         assert fetched.origin == "github-archive"
-
-
-# git
-
-
-def test_git_runs_nothing_and_reads_no_local_file(
-    github: LoopbackGithub, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proof = tmp_path / "proof"
-    home = tmp_path / "home"
-    (home / "hooks").mkdir(parents=True)
-    for name in ("post-checkout", "reference-transaction"):
-        hook = home / "hooks" / name
-        hook.write_text(f"#!/bin/sh\ntouch {proof}\n")
-        hook.chmod(0o755)
-    (home / ".gitconfig").write_text(f"[core]\n hooksPath = {home}/hooks\n")
-    submodule = '[submodule "x"]\n path = x\n url = file:///etc\n'
-    github.add("owner", "name", {"v1": FILES | {".gitmodules": submodule}})
-    monkeypatch.setenv("HOME", str(home))
-    source = GithubSource(github.url, "owner", "name", ("v1",))
-    snapshot(source, "v1", scratch, GitLimits(60, 10**9))
-    assert not proof.exists()
-    assert [path.name for path in scratch.iterdir()] == ["git.tar"]
-
-
-@pytest.mark.parametrize("base", ["file:///tmp", "ext::sh -c touch% /tmp/x", "ssh://host", "/tmp"])
-def test_git_speaks_http_alone(scratch: Path, base: str) -> None:
-    with pytest.raises(RecordError):
-        snapshot(GithubSource(base, "o", "n", ()), None, scratch, GitLimits(60, 10**9))
-
-
-def test_git_is_bounded(github: LoopbackGithub, scratch: Path) -> None:
-    github.add("owner", "name", {"v1": {"big": os.urandom(400_000).hex()}})
-    source = GithubSource(github.url, "owner", "name", ("v1",))
-    with pytest.raises(GitError):
-        snapshot(source, "v1", scratch, GitLimits(60, 100_000))
-    with pytest.raises(GitError, match=r"0\.001 s"):
-        snapshot(source, "v1", scratch, GitLimits(0.001, 10**9))
-    assert not (scratch / "git").exists()
-
-
-def test_a_plain_file_server_will_do(github: LoopbackGithub, scratch: Path) -> None:
-    github.add("owner", "name", {"v1": FILES, "v2": {"src/a.py": "later\n"}})
-    run(github.root / "owner" / "name.git", "update-server-info")
-    handler = partial(QuietFiles, directory=str(github.root))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        base = f"http://127.0.0.1:{server.server_port}"
-        snapshot(GithubSource(base, "owner", "name", ()), "v1", scratch, GitLimits(60, 10**9))
-        server.shutdown()
-    with tarfile.open(scratch / "git.tar") as tar:
-        assert sum(name.endswith("src/a.py") for name in tar.getnames()) == 1
-
-
-class QuietFiles(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        """Keep the tests' output clean."""
-
-
-def test_git_that_is_not_there_says_so(
-    scratch: Path, monkeypatch: pytest.MonkeyPatch, github: LoopbackGithub
-) -> None:
-    monkeypatch.setenv("PATH", str(scratch))
-    with pytest.raises(GitError, match="not installed"):
-        snapshot(GithubSource(github.url, "o", "n", ()), None, scratch, GitLimits(60, 10**9))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from zml_dask.net.http import HttpClient, HttpOptions
+
+BODY = bytes(range(256)) * 4096
+MD5 = "md5:" + hashlib.md5(BODY).hexdigest()
 
 Script = Callable[["Exchange"], None]
 
@@ -126,3 +131,8 @@ def client() -> Iterator[HttpClient]:
     options = HttpOptions(read_timeout=0.5, backoff=0.001, max_backoff=0.01)
     with HttpClient(options) as client:
         yield client
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "archive"

@@ -9,6 +9,8 @@ import pytest
 
 from zml_dask.net.http import HttpClient, HttpOptions, Token
 from zml_dask.net.throttle import host_of
+from zml_dask.records import harvest_round, zenodo
+from zml_dask.sandbox import search
 from zml_dask.sandbox.server import Sandbox
 
 
@@ -22,3 +24,11 @@ def client_of() -> Iterator[Callable[..., HttpClient]]:
             return stack.enter_context(HttpClient(HttpOptions(backoff=0.0), token=secret))
 
         yield make
+
+
+@pytest.fixture
+def tiny_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that shows twelve results, three a page."""
+    for module in (zenodo, harvest_round, search):
+        monkeypatch.setattr(module, "WINDOW", 12)
+    monkeypatch.setattr(harvest_round, "GUEST_SIZES", (3,))

@@ -1,0 +1,148 @@
+"""Archives that are damaged, cut short or locked: what can be read of them is."""
+
+from __future__ import annotations
+
+import io
+import random
+import zipfile
+
+import pytest
+
+from .archives import (
+    COMPRESSIONS,
+    GOOD,
+    RawMember,
+    make_tar,
+    make_zip,
+    raw_zip,
+)
+from .conftest import Read, fates, good, reason_of
+
+# Members that cannot be read
+
+
+def test_encrypted_members(read: Read) -> None:
+    archive = raw_zip(RawMember.of(b"secret", b"x" * 50, flags=1), RawMember.of(b"open", b"y"))
+    assert fates(read(archive)) == {"secret": "encrypted"}
+    assert good(read(archive)) == {"open": b"y"}
+
+
+@pytest.mark.parametrize("method", [1, 6, 9, 19, 97, 98, 99, 65535])
+def test_unknown_compression(read: Read, method: int) -> None:
+    archive = raw_zip(RawMember.of(b"odd", b"x", method=method), RawMember.of(b"good", b"y"))
+    assert fates(read(archive)) == {"odd": "unsupported"}
+    assert str(method) in reason_of(read, archive, "odd")
+
+
+def test_a_bad_checksum_damages_one_member(read: Read) -> None:
+    archive = raw_zip(RawMember.of(b"bad", b"xyz", crc=1), RawMember.of(b"good", b"y"))
+    assert fates(read(archive)) == {"bad": "damaged"}
+    assert good(read(archive)) == {"good": b"y"}
+
+
+def test_a_body_that_does_not_inflate(read: Read) -> None:
+    archive = raw_zip(RawMember(b"bad", b"\xff" * 20, 100, 0), RawMember.of(b"good", b"y"))
+    assert fates(read(archive)) == {"bad": "damaged"}
+
+
+@pytest.mark.parametrize("method", [8, 12, 14, 93, 95])
+@pytest.mark.parametrize("length", [0, 3, 8])
+def test_a_body_too_short_for_its_method(read: Read, method: int, length: int) -> None:
+    # Found by fuzzing: LZMA's own header may be cut off as well.
+    archive = raw_zip(RawMember(b"bad", b"\x05" * length, 9, 0, method=method))
+    assert fates(read(archive)) == {"bad": "damaged"}
+
+
+def test_a_body_far_larger_than_its_content(read: Read) -> None:
+    padding = b"\x00\x00\x00\xff\xff" * 40_000  # empty deflate blocks
+    archive = raw_zip(RawMember(b"slow", padding, 1, 0))
+    assert fates(read(archive)) == {"slow": "refused"}
+
+
+@pytest.mark.parametrize("offset", [10_000_000, 0xFFFFFFF0, 3])
+def test_offsets_that_lead_nowhere(read: Read, offset: int) -> None:
+    lost = RawMember.of(b"lost", b"x", offset=offset)
+    archive = raw_zip(RawMember.of(b"good", b"y"), lost)
+    assert fates(read(archive)) == {"lost": "damaged"}
+    assert good(read(archive)) == {"good": b"y"}
+
+
+def test_lengths_that_lead_out_of_the_file(read: Read) -> None:
+    archive = raw_zip(RawMember.of(b"long", b"x" * 60_000, packed=60_000))
+    assert fates(read(archive)) == {"long": "damaged"}
+
+
+# Files that break off
+
+
+def test_a_zip_that_breaks_off_is_read_as_far_as_it_goes(read: Read) -> None:
+    files = {f"{number:02}": bytes([number]) * 500 for number in range(50)}
+    whole = make_zip(files, zipfile.ZIP_STORED)
+    members = read(whole[: len(whole) // 2])
+    assert 15 < len(good(members)) < 30
+    assert good(members).items() <= files.items()
+    assert fates(members)["archive"] == "damaged"
+
+
+def test_a_streamed_zip_that_breaks_off(read: Read) -> None:
+    class Pipe(io.RawIOBase):
+        def __init__(self) -> None:
+            self.data = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            self.data += bytes(data)
+            return len(bytes(data))
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in GOOD.items():
+            archive.writestr(name, data)
+    cut = pipe.data[: pipe.data.index(b"PK\x01\x02")]
+    assert good(read(cut)) == GOOD
+    assert fates(read(cut)) == {"archive": "damaged"}
+
+
+def test_a_directory_that_breaks_off_names_what_it_can(read: Read) -> None:
+    whole = bytearray(make_zip())
+    last = whole.rindex(b"PK\x01\x02")
+    whole[last : last + 4] = b"XXXX"
+    members = read(bytes(whole))
+    assert len(good(members)) == len(GOOD) - 1
+    assert fates(members) == {"archive": "damaged"}
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_tar_that_breaks_off_is_read_as_far_as_it_goes(read: Read, compression: str) -> None:
+    generator = random.Random(1)
+    files = {f"{number:02}": generator.randbytes(4000) for number in range(500)}
+    whole = COMPRESSIONS[compression](make_tar(files))
+    members = read(whole[: len(whole) // 2])
+    assert len(good(members)) > 20
+    assert good(members).items() <= files.items()
+    assert "damaged" in fates(members).values()
+
+
+def test_a_tar_with_a_broken_header_goes_on_after_it(read: Read) -> None:
+    whole = bytearray(make_tar())
+    position = whole.index(b"owner-name-1a2b3c4/src/a.py")
+    whole[position + 148] ^= 0xFF
+    members = read(bytes(whole))
+    assert set(GOOD) - set(good(members)) == {"owner-name-1a2b3c4/src/a.py"}
+    assert fates(members) == {"archive": "damaged"}
+
+
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz"])
+def test_a_wrong_checksum_around_a_tar_is_noted(read: Read, compression: str) -> None:
+    whole = bytearray(COMPRESSIONS[compression](make_tar()))
+    flipped = {".gz": -6, ".bz2": -6, ".xz": -10}[compression]
+    whole[flipped] ^= 1
+    assert fates(read(bytes(whole))) == {"archive": "damaged"}
+
+
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
+def test_one_compressed_file_that_breaks_off(read: Read, compression: str) -> None:
+    whole = COMPRESSIONS[compression](b"some text\n" * 50)
+    assert fates(read(whole[:-3], name="t" + compression)) == {"t": "damaged"}
