@@ -264,7 +264,7 @@ def test_show_prints_a_file_as_text_and_images(
 ) -> None:
     assert run("show", dataset, 7, "src/main.py") == 0
     out = capfd.readouterr().out
-    assert "print(0)\n" in out
+    assert "2 images)\n\nprint(0)\n" in out
     assert "print(99)\n" in out
     assert "█" in out
     assert run("show", dataset, 7, "src/main.py", "--image", "1", "--png", tmp_path / "i.png") == 0

@@ -382,3 +382,28 @@ def test_a_compression_that_ends_in_its_own_header(read: Read, length: int) -> N
         members = read(compress(b"text\n" * 9)[:length])
         assert len(members) == 1
         assert members[0].status in {"ok", "damaged"}  # a few bytes alone are a file of their own
+
+
+def test_paths_that_come_out_alike_are_one(tmp_path: Path) -> None:
+    """An escaped name and one that spells the escape; two archives whose paths meet."""
+
+    def members(**contents: dict[str, bytes]) -> list[tuple[str, str, bytes | None]]:
+        archives = []
+        for number, (name, files) in enumerate(contents.items()):
+            path = tmp_path / f"{number}"
+            path.write_bytes(make_zip(files))
+            archives.append(FetchedArchive(name, path, 1, None, "zip"))
+        found = FetchedRecord("zenodo", tuple(archives)).members()
+        return [(one.path, one.status, one.data) for one in found]
+
+    assert members(alone={"e\x1b.py": b"1", "e\\x1b.py": b"2", "e\\x1c.py": b"3"}) == [
+        ("e\\x1b.py", "ok", b"1"),
+        ("e\\x1b.py", "duplicate", None),
+        ("e\\x1c.py", "ok", b"3"),
+    ]
+    assert members(**{"a": {"b/c": b"1", "d": b"2"}, "a/b": {"c": b"3", "e": b"4"}}) == [
+        ("a/b/c", "ok", b"1"),
+        ("a/d", "ok", b"2"),
+        ("a/b/c", "duplicate", None),
+        ("a/b/e", "ok", b"4"),
+    ]

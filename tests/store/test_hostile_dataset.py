@@ -8,10 +8,11 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from store_builders import objects, sources, stage
 
@@ -21,9 +22,12 @@ from zml_dask.pipeline.costs import array_costs
 from zml_dask.store.arrays import open_arrays
 from zml_dask.store.commit import commit
 from zml_dask.store.info import DatasetDamagedError, DatasetInfo, read_info
-from zml_dask.store.manifest import WrittenObject, write_manifest
+from zml_dask.store.layout import FAILURES_SCHEMA
+from zml_dask.store.manifest import WrittenObject, read_manifest, write_manifest
 from zml_dask.store.operations import StorageError
+from zml_dask.store.staging import FailureRow
 from zml_dask.store.storage import Storage
+from zml_dask.store.tables import read_table, write_part
 from zml_dask.store.verify import verify
 from zml_dask.store.verify.repair import repair
 
@@ -129,6 +133,65 @@ def test_a_list_of_objects_that_lists_others(storage: Storage, tmp_path: Path, p
     report = verify(storage)
     assert ("counts", path) in {(problem.kind, problem.path) for problem in report.problems}
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_list_of_objects_that_leaves_one_out(storage: Storage) -> None:
+    info = read_info(storage)
+    assert info is not None
+    listed = list(read_manifest(storage, info).values())
+    for left_out in ("images.zarr/images/c/0/0/0", "images.zarr/zarr.json"):
+        rest = [written for written in listed if written.path != left_out]
+        fewer = replace(info, manifest=(write_manifest(storage, 9, rest),))
+        storage.write("dataset.json", fewer.to_bytes())
+        problems = [(problem.kind, problem.path) for problem in verify(storage).problems]
+        assert problems == [("missing", left_out)]
+
+
+def test_a_record_that_is_listed_twice(storage: Storage) -> None:
+    """As a part whose rows are in another part already."""
+    info = read_info(storage)
+    assert info is not None
+    twice = (*info.tables["records"], info.tables["records"][0])
+    counts = replace(info.counts, records=info.counts.records + 1)
+    changed = replace(info, counts=counts, tables={**info.tables, "records": twice})
+    storage.write("dataset.json", changed.to_bytes())
+    assert "a record occurs twice" in {problem.message for problem in verify(storage).problems}
+
+
+def test_tables_that_fit_their_checksums_and_not_each_other(storage: Storage) -> None:
+    """Each said as if it had been committed so."""
+    good = read_info(storage)
+    assert good is not None
+
+    def told(table: str, **columns: list[object]) -> set[str]:
+        rows = read_table(storage, good, table)
+        for name, values in columns.items():
+            place = rows.schema.get_field_index(name)
+            field = rows.schema.field(place)
+            rows = rows.set_column(place, field, pa.array(values, field.type))
+        tables = {**good.tables, table: (write_part(storage, table, 99, [rows]),)}
+        storage.write("dataset.json", replace(good, tables=tables).to_bytes())
+        return {problem.message for problem in verify(storage).problems}
+
+    records, files = (read_table(storage, good, name) for name in ("records", "files"))
+    more = [count + 1 for count in records["n_images"].to_pylist()]
+    assert told("records", n_images=more) == {"records' counts are not those of their files"}
+    ids = files["file_id"].to_pylist()
+    assert "file ids from 0 on are not consecutive" in told("files", file_id=[*ids[:-1], 99])
+    firsts = files["first_image"].to_pylist()
+    assert "images from 0 on overlap or leave a gap" in told(
+        "files", first_image=[*firsts[:-1], 99]
+    )
+    lines = [count + 80 for count in files["n_lines"].to_pylist()]
+    assert "files' images do not fit their lines" in told("files", n_lines=lines)
+    row = asdict(FailureRow(1, "fetch", "gone", "410", 1, True))
+    failed = write_part(storage, "failures", 99, [pa.Table.from_pylist([row], FAILURES_SCHEMA)])
+    counts = replace(good.counts, failures=1)
+    tables = {**good.tables, "failures": (failed,)}
+    storage.write("dataset.json", replace(good, tables=tables, counts=counts).to_bytes())
+    assert {problem.message for problem in verify(storage).problems} == {
+        "a record is listed as failed and is committed"
+    }
 
 
 @pytest.mark.parametrize("url", ["{}", "memory://hostile"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -94,12 +95,28 @@ class FetchedRecord:
         """Every file of every archive.
 
         Where a record has several archives, ``<archive's name>/`` stands before
-        the paths of each. A file that is no archive has its own name as path.
+        the paths of each. A file that is no archive has its own name as path. Of
+        members whose paths come out alike the first is read.
 
         Raises
         ------
         ArchiveTimeError
         """
+        folders = sorted(f"{showable(archive.name)[0]}/" for archive in self.archives)
+        # An archive "a" with "b/c" beside an archive "a/b" with "c".
+        overlap = any(other.startswith(one) for one, other in pairwise(folders))
+        seen = set[int]()
+        for member in self._members():
+            # Else only what was escaped can come out as something else is spelt.
+            if member.status == "ok" and (overlap or "\\" in member.path):
+                if hash(member.path) in seen:
+                    reason = "an earlier member's path is shown alike"
+                    yield replace(member, data=None, status="duplicate", reason=reason)
+                    continue
+                seen.add(hash(member.path))
+            yield member
+
+    def _members(self) -> Iterator[Member]:
 
         def shown(archive: FetchedArchive) -> str:
             return showable(archive.name)[0]
