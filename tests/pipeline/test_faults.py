@@ -38,11 +38,6 @@ def served() -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module")
-def catalogue(served: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return harvested(served, tmp_path_factory.mktemp("catalogue"))
-
-
-@pytest.fixture(scope="module")
 def reference(
     catalogue: Path, client: distributed.Client, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
