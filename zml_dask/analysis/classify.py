@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from zml_dask.analysis.samples import SampleOptions, Samples, draw
+from zml_dask.analysis.scores import agreement, confuse, embed_files, recall_of, score, worst
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.store.dataset import open_dataset
 
@@ -65,15 +65,11 @@ def run(dataset: str, directory: Path, options: ClassifyOptions | None = None) -
     ------
     ExtraMissingError, TooFewSamplesError
     """
-    for package in ("torch", "sklearn", "matplotlib"):
-        if find_spec(package) is None:
-            raise ExtraMissingError(
-                f"learning needs {package}: pip install 'zml-dask[ml]' (its extra 'ml')"
-            )
+    _check_extra()
+    # Imported here: torch takes seconds, and need not be installed.
     from zml_dask.analysis import network as net
     from zml_dask.analysis.association import associate
-    from zml_dask.analysis.baselines import neighbours, predict
-    from zml_dask.analysis.learning_plots import plot_confusion, plot_models
+    from zml_dask.analysis.baselines import neighbours
 
     options = options or ClassifyOptions()
     languages, train, test = draw(open_dataset(dataset), options.samples)
@@ -89,28 +85,20 @@ def run(dataset: str, directory: Path, options: ClassifyOptions | None = None) -
         lambda epoch, loss: click.echo(f"epoch {epoch + 1}: loss {loss:.3f}", err=True),
     )
     embedded, scores = net.run(model, test.tokens)
-    named: dict[str, NDArray[np.int64]] = {
-        NETWORK: scores.argmax(axis=1),
-        CHARACTERS: predict("characters", train, test),
-        PAIRS: predict("pairs", train, test),
-    }
-    confusions = {
-        name: confuse(test.labels, found, len(languages)) for name, found in named.items()
-    }
+    confusions = _confusions(train, test, scores.argmax(axis=1), len(languages))
     files = embed_files(test, embedded)
     near = neighbours(np.stack(files["embedding"].to_list()), files["record_id"].to_numpy(np.int64))
-    everything, both = net.run(model, train.tokens)[0], pd.concat([train.rows, test.rows])
     association = associate(
-        both.reset_index(drop=True), np.concatenate([everything, embedded]), options.samples.seed
+        pd.concat([train.rows, test.rows], ignore_index=True),
+        np.concatenate([net.run(model, train.tokens)[0], embedded]),
+        options.samples.seed,
     )
+    parts = {"train": train, "test": test}
     results = {
         "options": asdict(options),
         "languages": languages,
-        "images": {"train": len(train.labels), "test": len(test.labels)},
-        "records": {
-            name: int(part.rows["record_id"].nunique())
-            for name, part in (("train", train), ("test", test))
-        },
+        "images": {name: len(part.labels) for name, part in parts.items()},
+        "records": {name: int(part.rows["record_id"].nunique()) for name, part in parts.items()},
         "models": {name: score(confusion) for name, confusion in confusions.items()},
         "confusion": confusions[NETWORK].tolist(),
         "worst": worst(confusions[NETWORK], languages),
@@ -119,93 +107,45 @@ def run(dataset: str, directory: Path, options: ClassifyOptions | None = None) -
     }
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    accuracy = results["models"][NETWORK]["accuracy"]
-    plot_confusion(
-        confusions[NETWORK],
-        languages,
-        directory / "confusion.png",
-        f"language named from one image, %: accuracy {100 * accuracy:.1f} %",
-    )
-    recalls = {name: recall_of(confusion) for name, confusion in confusions.items()}
-    plot_models(recalls, languages, directory / "models.png")
     files.to_parquet(directory / "embeddings.parquet")
+    _plot(confusions, languages, directory)
     return results
 
 
-def confuse(truth: NDArray[np.int64], named: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Count how often each language (row) was named as each (column).
-
-    Examples
-    --------
-    >>> confuse(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
-    [[1, 1], [0, 1]]
-    """
-    counts: NDArray[np.int64] = np.bincount(truth * n + named, minlength=n * n).reshape(n, n)
-    return counts
+def _check_extra() -> None:
+    for package in ("torch", "sklearn", "matplotlib"):
+        if find_spec(package) is None:
+            raise ExtraMissingError(
+                f"learning needs {package}: pip install 'zml-dask[ml]' (its extra 'ml')"
+            )
 
 
-def recall_of(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the share of each language that was named rightly."""
-    recall: NDArray[np.float64] = confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1)
-    return recall
+def _confusions(
+    train: Samples, test: Samples, named: NDArray[np.int64], n_languages: int
+) -> dict[str, NDArray[np.int64]]:
+    """Confusion matrices of the network, which named the test's images so, and of its baselines."""
+    from zml_dask.analysis.baselines import predict
 
-
-def score(confusion: NDArray[np.int64]) -> dict[str, float]:
-    """Sum up a confusion matrix; precision and recall are means over the languages.
-
-    Examples
-    --------
-    >>> score(np.array([[1, 1], [0, 2]]))["accuracy"]
-    0.75
-    """
-    precision = confusion.diagonal() / np.maximum(confusion.sum(axis=0), 1)
-    return {
-        "accuracy": float(confusion.trace() / max(confusion.sum(), 1)),
-        "precision": float(precision.mean()),
-        "recall": float(recall_of(confusion).mean()),
+    found = {
+        NETWORK: named,
+        CHARACTERS: predict("characters", train, test),
+        PAIRS: predict("pairs", train, test),
     }
+    return {name: confuse(test.labels, labels, n_languages) for name, labels in found.items()}
 
 
-def worst(confusion: NDArray[np.int64], languages: list[str], n: int = 8) -> list[dict[str, Any]]:
-    """List the mistakes that are made most often, as shares of the language."""
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    np.fill_diagonal(shares, 0)
-    order = np.argsort(-shares, axis=None, kind="stable")[:n]
-    pairs = [divmod(int(place), len(languages)) for place in order]
-    return [
-        {"is": languages[i], "named": languages[j], "share": float(shares[i, j])}
-        for i, j in pairs
-        if shares[i, j] > 0
-    ]
+def _plot(confusions: dict[str, NDArray[np.int64]], languages: list[str], directory: Path) -> None:
+    from zml_dask.analysis.learning_plots import plot_confusion, plot_models
 
-
-def embed_files(samples: Samples, embedded: NDArray[np.float32]) -> pd.DataFrame:
-    """Average the embeddings of each file's images: a row a file, column ``embedding``."""
-    rows = samples.rows.reset_index(drop=True)
-    found = [
-        {**rows.iloc[places[0]][["file_id", "record_id", "path", "language"]].to_dict(),
-         "embedding": embedded[places].mean(axis=0)}
-        for places in rows.groupby("file_id").indices.values()
-    ]  # fmt: skip
-    return pd.DataFrame(found)
-
-
-def agreement(files: pd.DataFrame, near: NDArray[np.int64]) -> dict[str, Any]:
-    """Tell how often a file's nearest neighbours, of other records, share its language."""
-    languages = files["language"].to_numpy()
-    there = near >= 0
-    same = (languages[near] == languages[:, None]) & there
-    shares = np.array(list(Counter(languages).values())) / len(languages)
-    examples = [
-        {"file": str(files["path"][row]), "nearest": str(files["path"][int(near[row, 0])])}
-        for row in range(0, len(files), max(1, len(files) // 6))
-    ]
-    return {
-        "files": len(files),
-        "same_language": float(same.sum() / max(there.sum(), 1)),
-        "by_chance": float((shares**2).sum()),
-        "examples": examples,
-    }
+    confusion = confusions[NETWORK]
+    plot_confusion(
+        confusion,
+        languages,
+        directory / "confusion.png",
+        f"language named from one image, %: accuracy {100 * score(confusion)['accuracy']:.1f} %",
+    )
+    recalls = {name: recall_of(confusion) for name, confusion in confusions.items()}
+    plot_models(recalls, languages, directory / "models.png")
 
 
 @click.command()
