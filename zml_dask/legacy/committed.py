@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from zml_dask.errors import UsageError
 from zml_dask.legacy.record import LegacyFile, LegacyRecord
@@ -25,6 +24,7 @@ from zml_dask.store.layout import ImageShape
 from zml_dask.store.query.reading import ImageReader
 from zml_dask.store.query.selection import image_lines
 from zml_dask.store.storage import Storage
+from zml_dask.store.tables import read_rows, read_table
 
 _RUN_IMAGES = 1024
 """Images read at once: 26 MB at 80 by 80."""
@@ -77,9 +77,11 @@ class CommittedRecords:
 
     def record_ids(self) -> list[int]:
         """Numbers of all records that are to be seen, ascending."""
-        withdrawn = self._read("withdrawn", ["record_id"])["record_id"].to_pylist()
-        found = self._read("records", ["record_id"])["record_id"].to_pylist()
-        return sorted(set(found) - set(withdrawn))
+        found, withdrawn = (
+            set(read_table(self.storage, self.info, table, ["record_id"])["record_id"].to_pylist())
+            for table in ("records", "withdrawn")
+        )
+        return sorted(found - withdrawn)
 
     def records(self, record_ids: Iterable[int]) -> Iterator[LegacyRecord]:
         """Yield some records in ascending order, their images read as they are asked for.
@@ -89,12 +91,12 @@ class CommittedRecords:
         NoSuchRecordError
         """
         wanted = sorted(set(record_ids))
-        rows = self._read("records", ["record_id", "metadata"], wanted).to_pylist()
+        rows = self._rows("records", ["record_id", "metadata"], wanted).to_pylist()
         metadata = {row["record_id"]: row["metadata"] for row in rows}
         missing = [record_id for record_id in wanted if record_id not in metadata]
         if missing:
             raise NoSuchRecordError(f"{self.storage.url} holds no record {missing[0]}")
-        files = self._read("files", _FILE_COLUMNS, wanted)
+        files = self._rows("files", _FILE_COLUMNS, wanted)
         files = files.sort_by([("record_id", "ascending"), ("file_id", "ascending")])
         by_record: dict[int, list[dict[str, Any]]] = {
             record_id: list(group)
@@ -104,18 +106,8 @@ class CommittedRecords:
             files_of_it = self._files(by_record.get(record_id, []))
             yield LegacyRecord(record_id, metadata[record_id], files_of_it)
 
-    def _read(
-        self, table: str, columns: list[str], record_ids: list[int] | None = None
-    ) -> pa.Table:
-        """Read some columns of a table, of some records where they are given."""
-        filters = None if record_ids is None else [("record_id", "in", record_ids)]
-        parts = []
-        for part in self.info.tables.get(table, ()):
-            with self.storage.open_reader(part.path) as stream:
-                parts.append(pq.read_table(stream, columns=columns, filters=filters))
-        if parts:
-            return pa.concat_tables(parts)
-        return pa.table({name: pa.array([], pa.int64()) for name in columns})
+    def _rows(self, table: str, columns: list[str], record_ids: list[int]) -> pa.Table:
+        return read_rows(self.storage, self.info, table, columns, record_ids)
 
     def _files(self, rows: list[dict[str, Any]]) -> Iterator[LegacyFile]:
         """Yield a record's files; `rows` are in path order, and so are their images."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -82,23 +82,31 @@ def write_part(
             use_dictionary=[n for n in _DICTIONARY if n.partition(".")[0] in schema.names],
             write_page_checksum=True,
         ) as writer:
-            waiting: list[pa.Table] = []
-            for batch in batches:
-                rows += len(batch)
-                waiting.append(
-                    pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
-                )
-                while sum(map(len, waiting)) >= row_group_rows:
-                    gathered = pa.concat_tables(waiting)
-                    writer.write_table(gathered.slice(0, row_group_rows).combine_chunks())
-                    rest = gathered.slice(row_group_rows)
-                    waiting = [rest] if len(rest) else []
-            if waiting:
-                writer.write_table(pa.concat_tables(waiting).combine_chunks())
+            for group in _row_groups(batches, row_group_rows):
+                writer.write_table(group)
+                rows += len(group)
         size, digest = local.stat().st_size, _hash_file(local)
         check()
         storage.publish(local, path)
     return Part(path, rows, size, digest)
+
+
+def _row_groups(
+    batches: Iterable[pa.RecordBatch | pa.Table], row_group_rows: int
+) -> Iterator[pa.Table]:
+    """Cut batches anew, so that the bytes do not depend on how the rows came."""
+    waiting: list[pa.Table] = []
+    for batch in batches:
+        waiting.append(
+            pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+        )
+        while sum(map(len, waiting)) >= row_group_rows:
+            gathered = pa.concat_tables(waiting)
+            yield gathered.slice(0, row_group_rows).combine_chunks()
+            rest = gathered.slice(row_group_rows)
+            waiting = [rest] if len(rest) else []
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def read_part(storage: Storage, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
