@@ -191,7 +191,7 @@ def _build_records(
 
     with live_counts(client) as live, _ticking(run, client, live, tally, len(todo)):
         for done in run_partitions(client, partitions, job, pending):
-            run.lock.check()
+            run.lock.check(max_age=_TICK)
             if isinstance(done, Condemned):
                 _note_condemned(run, done, tally)
                 continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 import uuid
@@ -62,6 +63,7 @@ class DatasetLock:
         self._owner = ProcessIdentity.current().to_json()
         self._beats = 0
         self._lost = False
+        self._checked = -math.inf
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -70,13 +72,23 @@ class DatasetLock:
         content = {"token": self._token, "owner": self._owner, "beats": self._beats}
         return json.dumps(content).encode()
 
-    def check(self) -> None:
+    def check(self, *, max_age: float = 0.0) -> None:
         """Raise where another build has taken the lock over.
+
+        Parameters
+        ----------
+        max_age : float
+            Seconds for which what the last check read is good enough: asking for
+            every small result would cost the driver as much as taking the result.
 
         Raises
         ------
         LockLostError
         """
+        now = time.monotonic()
+        if not self._lost and now - self._checked < max_age:
+            return
+        self._checked = now
         if self._lost or _read(self._storage, self._path).get("token") != self._token:
             raise LockLostError(
                 f"{self._storage.url}: another build took over while this one showed no life "

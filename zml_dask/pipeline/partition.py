@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
+from zml_dask.allocator import keep_freed_buffers
 from zml_dask.errors import RecordError
 from zml_dask.pipeline.clusters.plugin import this_worker
 from zml_dask.pipeline.clusters.scratch import worker_scratch
@@ -102,6 +103,7 @@ def build_partition(partition: Partition, job: Job) -> PartitionResult:
     StorageError
         If the dataset cannot be written; what was staged before stays.
     """
+    keep_freed_buffers()
     options = job.options
     if options.scratch is None:
         options = replace(options, scratch=str(worker_scratch()))

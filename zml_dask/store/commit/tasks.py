@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from zml_dask.allocator import keep_freed_buffers
 from zml_dask.raster.images import Images, draw_settled, n_lines_dtype
 from zml_dask.store.commit.index_columns import index_columns
 from zml_dask.store.commit.plan import CommitPlan, CommitTask, check_current, load_plan
@@ -64,6 +65,7 @@ def run_task(storage: Storage, task: CommitTask) -> TaskResult:
         If the shard that is to be filled up is damaged.
     StorageError
     """
+    keep_freed_buffers()
     plan = load_plan(storage, task.plan)
     # Asked again before anything is written: a worker that was thought lost may
     # come to this point when its shard has more rows by another commit.
