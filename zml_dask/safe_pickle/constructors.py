@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zml_dask import safe_arrays
+from zml_dask.safe_pickle import arrays
 
 
 @dataclass(slots=True)
@@ -91,15 +91,15 @@ ADMITTED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _no_arguments(OrderedDict),
     ("copy_reg", "_reconstructor"): Admitted(_inert_object),
     ("copyreg", "_reconstructor"): Admitted(_inert_object),
-    ("numpy", "dtype"): Admitted(safe_arrays.plain_dtype),
+    ("numpy", "dtype"): Admitted(arrays.plain_dtype),
     ("numpy", "ndarray"): np.ndarray,
     **{
         (f"numpy.{core}.{module}", name): Admitted(function)
         for core in ("core", "_core")
         for module, name, function in (
-            ("multiarray", "_reconstruct", safe_arrays.empty_array),
-            ("multiarray", "scalar", safe_arrays.numpy_scalar),
-            ("numeric", "_frombuffer", safe_arrays.array_from_buffer),
+            ("multiarray", "_reconstruct", arrays.empty_array),
+            ("multiarray", "scalar", arrays.numpy_scalar),
+            ("numeric", "_frombuffer", arrays.array_from_buffer),
         )
     },
 }

@@ -1,0 +1,115 @@
+"""The interpreter of a pickle's opcodes, of which nothing reaches beyond plain data."""
+
+# ruff: noqa: D102 - each method is the opcode, or the hook of the library, that it is named after
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zml_dask.safe_pickle import arrays
+from zml_dask.safe_pickle.constructors import ADMITTED, Admitted, InertClass, InertObject
+from zml_dask.safe_pickle.errors import ForbiddenPickleError
+
+_INERT_PACKAGE = "containertree"
+
+ArrayHook = Callable[[NDArray[Any]], NDArray[Any]]
+"""Given an array that is whole; returns what to keep of it."""
+
+
+class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
+    """The standard library's interpreter in Python, its calls and builds replaced.
+
+    The one in C would be faster, but it takes a ``__setstate__`` or ``__dict__``
+    of whatever is on its stack, and grows its memo to any index it is told.
+    Reading the arrays' bytes dominates here anyway.
+    """
+
+    on_array: ArrayHook | None = None
+    # The interpreter's own, of which the type stubs know nothing.
+    stack: list[Any]
+    memo: dict[int, Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    dispatch: ClassVar[dict[int, Callable[..., Any]]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in ADMITTED:
+            return ADMITTED[module, name]
+        if module.partition(".")[0] == _INERT_PACKAGE:
+            return InertClass(f"{module}.{name}")
+        raise ForbiddenPickleError(
+            f"asks for {_shown(module)}.{_shown(name)}, which is not plain data"
+        )
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise ForbiddenPickleError("refers to objects outside of it")
+
+    def get_extension(self, code: int) -> None:
+        raise ForbiddenPickleError("refers to Python's registry of extensions")
+
+    def _construct(self, what: Any, arguments: Any) -> Any:
+        if isinstance(what, InertClass):
+            return InertObject(what.name, tuple(arguments))
+        if not isinstance(what, Admitted):
+            raise ForbiddenPickleError("calls something that is no constructor")
+        return what.function(*arguments)
+
+    def _instantiate(self, klass: Any, args: Any) -> None:
+        # For the opcodes INST and OBJ.
+        self.append(self._construct(klass, args))
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.stack[-1] = self._construct(self.stack[-1], arguments)
+
+    def load_newobj(self) -> None:
+        arguments = self.stack.pop()
+        self.append(self._construct(self.stack.pop(), arguments))
+
+    def load_newobj_ex(self) -> None:
+        if self.stack.pop():
+            raise ForbiddenPickleError("calls a constructor with named arguments")
+        self.load_newobj()
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        instance = self.stack[-1]
+        if isinstance(instance, np.ndarray):
+            arrays.fill_array(instance, state)
+            if self.on_array is not None:
+                self._keep_less(instance, state, self.on_array)
+        elif isinstance(instance, np.dtype):
+            arrays.settle_dtype(instance, state)
+        elif isinstance(instance, InertObject):
+            instance.state = state
+        else:
+            raise ForbiddenPickleError(f"changes the state of a {type(instance).__name__}")
+
+    def _keep_less(self, array: NDArray[Any], state: Any, hook: ArrayHook) -> None:
+        """Let go of the bytes that an array was made of: the memo holds on to them."""
+        less = hook(array)
+        arrays.fill_array(array, (1, less.shape, less.dtype, False, less.tobytes()))
+        for place in [place for place, _ in zip(reversed(self.memo), range(2), strict=False)]:
+            if self.memo[place] is state or self.memo[place] is state[-1]:
+                self.memo[place] = None
+
+    def load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def _shown(name: str) -> str:
+    """Return a name from a hostile file fit for a terminal and one line."""
+    return name[:80].encode("unicode_escape").decode("ascii")
