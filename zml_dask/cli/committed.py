@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
 
-from zml_dask.pipeline.errors import TargetError, UnknownRecordError
+from zml_dask.pipeline.errors import UnknownRecordError
 from zml_dask.raster.images import Images
 from zml_dask.store.arrays import open_arrays
-from zml_dask.store.info import DatasetInfo, read_info
+from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 
@@ -43,16 +43,11 @@ class Committed:
 
         Raises
         ------
-        TargetError
+        NoDatasetError
             If nothing is committed there.
         """
         storage = Storage.open(dataset)
-        info = read_info(storage)
-        if info is None:
-            raise TargetError(
-                f"{storage.url} holds no dataset; make one with 'zml-dask build' or 'zml-dask demo'"
-            )
-        return cls(storage, info)
+        return cls(storage, committed_info(storage))
 
     def record(self, record_id: int) -> Row:
         """Return a record's row.

@@ -22,7 +22,7 @@ from PIL import Image
 from zml_dask.errors import UsageError
 from zml_dask.publish.png_targets import FolderTarget, TarTarget
 from zml_dask.store.arrays import open_arrays
-from zml_dask.store.info import DatasetInfo, read_info
+from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import IMAGES, IMAGES_ZARR
 from zml_dask.store.query.reading import ImageReader
 from zml_dask.store.storage import Storage
@@ -131,14 +131,12 @@ def export_png(
 
     Raises
     ------
-    UsageError
+    NoDatasetError
         If nothing is committed in `dataset`.
     """
     options = options or PngOptions()
     storage = Storage.open(dataset)
-    info = read_info(storage)
-    if info is None:
-        raise UsageError(f"{storage.url} holds no committed dataset; build one first")
+    info = committed_info(storage)
     groups = _Groups.load(storage, info, options.by)
     result = PngResult()
     largest = np.iinfo(_TYPES[options.depth]).max

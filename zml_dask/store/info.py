@@ -273,7 +273,7 @@ def committed_info(storage: Storage) -> DatasetInfo:
     if info is None:
         raise NoDatasetError(
             f"{storage.url} holds no committed dataset; check the path, or build one with "
-            "'zml-dask build'"
+            "'zml-dask build' or 'zml-dask demo'"
         )
     return info
 
