@@ -23,6 +23,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from werkzeug.serving import make_server
 
+from zml_dask.analysis.counts import count
+from zml_dask.analysis.report import render
 from zml_dask.publish.viewer import DataUrlError, ViewerServer, export_page
 from zml_dask.raster.language import identify
 from zml_dask.store.info import Counts, DatasetInfo, NoDatasetError
@@ -332,3 +334,22 @@ def test_a_million_images(tmp_path: Path, chromium: webdriver.Chrome) -> None:
         show(chromium, f"{server.url}#record=9999&image=999950")
         opened(chromium)
         assert "r/f999950.py" in script(chromium, "document.getElementById('path').textContent")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("page", ["viewer", "report"])
+def test_a_page_fits_a_phone(
+    chromium: webdriver.Chrome, known: Known, served: ViewerServer, tmp_path: Path, page: str
+) -> None:
+    report = tmp_path / "report.html"
+    report.write_text(render(str(known.path), count(str(known.path))), encoding="utf-8")
+    phone = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        if page == "viewer":
+            show(chromium, served.url)
+        else:
+            chromium.get(report.as_uri())
+        assert script(chromium, "document.documentElement.scrollWidth") == 360
+    finally:
+        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
