@@ -24,6 +24,16 @@ __all__ = ["Condition", "ExpressionError", "equality", "parse"]
 _STRINGS = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""", re.DOTALL)
 _MAX_CHARACTERS = 1_000_000
 
+_HABITS = {
+    r"&&": "'and' is written as a word",
+    r"\|\|": "'or' is written as a word",
+    r"(?<![=!<>])=(?![=~])": "'equal' is written ==",
+    r"<>": "'not equal' is written !=",
+    r"\blike\b": "a pattern is written =~ '^regular expression'",
+    r"\bis\s+(not\s+)?null\b": "what is missing is written 'is None'",
+}
+"""What users of C or SQL may write, and how that is written here."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -93,13 +103,22 @@ def parse(text: str) -> tuple[Condition, ...]:
         return tuple(_conditions(tree.body))
     except SyntaxError as error:
         raise ExpressionError(
-            f"cannot read the expression {shorten(text, 200)!r}: {error.msg}; write it like "
-            "\"language == 'Python' and n_lines >= 30\""
+            f"cannot read the expression {shorten(text, 200)!r}: {_mistake(text, error)}; write "
+            "it like \"language == 'Python' and n_lines >= 30\""
         ) from error
     except (RecursionError, MemoryError, ValueError) as error:
         raise ExpressionError(
             f"the expression is nested too deeply, or holds a character it cannot: {error}"
         ) from error
+
+
+def _mistake(text: str, error: SyntaxError) -> str:
+    """Say what is wrong with a text, where that is another language's habit."""
+    code = " ".join(_STRINGS.split(text)[::2])
+    for habit, ours in _HABITS.items():
+        if re.search(habit, code, re.IGNORECASE):
+            return ours
+    return error.msg
 
 
 def equality(name: str, value: object) -> Condition:

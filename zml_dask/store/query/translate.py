@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zml_dask.store.query.columns import Column, find_column
+from zml_dask.store.query.columns import Column, UnknownColumnError, find_column
 from zml_dask.store.query.values import (
     ExpressionError,
     Kind,
@@ -109,6 +109,8 @@ class Translator:
     def _among(self, left: ast.expr, right: ast.expr) -> pc.Expression:
         if isinstance(right, (ast.List, ast.Tuple, ast.Set)):
             return self._is_one_of(left, right)
+        if isinstance(right, ast.Constant):
+            raise refusal(right, "can hold nothing; give a list: in ['a', 'b']")
         container = self._value(right)
         if container.kind == "list" and container.column is not None:
             return self._test(ListTest(container.column, "in", text_of(left)))
@@ -194,7 +196,7 @@ class Translator:
                 number = number_of(node)
                 return Value(pc.scalar(number), "number", constant=number)
             case ast.Name(id=name):
-                return self._column(find_column(name))
+                return self._column(_named(name))
             case ast.Attribute(value=ast.Name(id="files" | "records" | "images" as level)):
                 return self._column(find_column(node.attr, level))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
@@ -250,3 +252,15 @@ def _method(node: ast.Call) -> tuple[ast.expr, str]:
 
 def _plain(node: ast.expr) -> object:
     return node.value if isinstance(node, ast.Constant) else None
+
+
+def _named(name: str) -> Column:
+    """Find the column of a bare name; the shell may have taken a text's quotes away."""
+    if name.lower() in ("null", "nan", "none"):
+        raise ExpressionError(f"{name!r} is written None here: 'license is None'")
+    try:
+        return find_column(name)
+    except UnknownColumnError as error:
+        if str(error).endswith("?"):
+            raise
+        raise UnknownColumnError(f"{error}; text is written in quotes") from None
