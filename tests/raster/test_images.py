@@ -164,3 +164,8 @@ def test_to_text_refuses_what_does_not_go_together() -> None:
         to_text(images, [1, 2])
     with pytest.raises(UsageError, match="between 0 and the height"):
         to_text(images, [81])
+
+
+def test_bytes_are_no_text() -> None:
+    with pytest.raises(UsageError, match=r"takes text, not bytes; .*settle_text"):
+        rasterize(b"pass\n")  # type: ignore[arg-type]

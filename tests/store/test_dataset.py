@@ -19,6 +19,8 @@ from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.commit.steps import commit, plan_commit
 from zml_dask.store.dataset import Dataset, NoSuchFileError, NoSuchRecordError
 from zml_dask.store.info import NoDatasetError, NotADatasetError, read_info
+from zml_dask.store.layout import FAILURES_SCHEMA
+from zml_dask.store.query.split import SplitError
 from zml_dask.store.query.view import MaskError
 from zml_dask.store.storage import Storage
 
@@ -316,3 +318,28 @@ def test_a_damaged_chunk_is_said_and_not_returned(tmp_path: Path) -> None:
     storage.write(path, bytes(data))
     with pytest.raises(ShardDamagedError, match="verify"):
         zml.open_dataset(tmp_path / "ds").images[:3].compute()
+
+
+def test_a_view_says_what_languages_it_has_and_what_has_none(ds: Dataset) -> None:
+    shown = repr(ds.select("n_lines > 0"))
+    assert "nan" not in shown
+    assert ("(not named)" in shown) == bool(len(ds.select("language is None")))
+    assert repr(ds.select("n_lines < 0")).endswith("languages none")
+
+
+def test_failures_are_a_table_too(ds: Dataset) -> None:
+    assert list(ds.failures.columns) == FAILURES_SCHEMA.names
+    assert len(ds.failures) == ds.info.counts.failures
+
+
+def test_what_is_no_file_and_no_share_is_told_in_words(ds: Dataset) -> None:
+    with pytest.raises(NoSuchFileError, match=r"files\.file_id.* not 'a\.py'"):
+        ds.text("a.py")  # type: ignore[arg-type]
+    with pytest.raises(SplitError, match=r"0\.8 names no parts"):
+        ds.split(0.8)  # type: ignore[arg-type]
+
+
+def test_a_file_in_the_place_of_a_dataset_holds_none(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.jsonl").touch()
+    with pytest.raises(NoDatasetError, match=r"catalogue\.jsonl holds no committed dataset"):
+        zml.open_dataset(tmp_path / "catalogue.jsonl")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import zml_dask as zml
 from zml_dask.errors import UsageError
 from zml_dask.store.dataset import Dataset
-from zml_dask.store.query.batches import LabelError
+from zml_dask.store.query.batches import BatchOptions, LabelError
 from zml_dask.store.query.pixels import EncodingError, encode
 from zml_dask.store.storage import Storage
 
@@ -93,8 +93,22 @@ def test_what_cannot_be_is_said(ds: Dataset) -> None:
         ds.batches(encoding="two-hot")
     with pytest.raises(UsageError, match="batch_sise"):
         ds.batches(batch_sise=3)
-    with pytest.raises(UsageError, match="1 or more"):
+    with pytest.raises(UsageError, match="did you mean 'batch_size'"):
+        ds.batches(batch_sise=3)
+    with pytest.raises(UsageError, match="there are batch_size, seed"):
+        ds.batches(shuffle=True)
+    with pytest.raises(UsageError, match=r"batch_size .* 1 or more, not 0"):
         ds.batches(batch_size=0)
+    with pytest.raises(UsageError, match="not 'all'"):
+        ds.batches("all")  # type: ignore[arg-type]
+
+
+def test_the_size_of_a_batch_is_taken_from_the_call_or_else_from_the_options(ds: Dataset) -> None:
+    options = BatchOptions(batch_size=3)
+    assert len(next(iter(ds.batches(2)))) == 2
+    assert len(next(iter(ds.batches(options=options)))) == 3
+    assert len(next(iter(ds.batches(2, options)))) == 2
+    assert repr(ds.batches(2)) == f"<Batches: {len(ds.batches(2))} of 2 images an epoch>"
 
 
 @given(st.text(min_size=1, max_size=20), st.lists(st.characters(), unique=True, max_size=300))
@@ -116,6 +130,7 @@ def test_pytorch_gets_tensors(ds: Dataset) -> None:
     assert images.dtype == torch.uint8
     assert labels.dtype == torch.int64
     assert next(iter(ds.to_torch(4))).dtype == torch.int32
+    assert len(next(iter(ds.to_torch(options=BatchOptions(batch_size=3))))) == 3
     halves = [list(ds.to_torch(8, seed=0, rank=rank, world_size=2)) for rank in (0, 1)]
     assert sum(len(batch) for half in halves for batch in half) == len(ds)
     again = pickle.loads(pickle.dumps(ds.to_torch(8, seed=0)))

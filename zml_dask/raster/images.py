@@ -48,6 +48,11 @@ def rasterize(
         How many rows of each image are lines of the text; uint16 where
         `height` is over 255.
 
+    Raises
+    ------
+    UsageError
+        If a side cannot be, or `text` is no text.
+
     Examples
     --------
     >>> images, n_lines = rasterize("def f():\n\treturn 1\n")
@@ -57,6 +62,11 @@ def rasterize(
     '    return 1'
     """
     _check_sides(width, height)
+    if not isinstance(text, str):
+        raise UsageError(
+            f"rasterize() takes text, not {type(text).__name__}; "
+            "zml_dask.raster.text.settle_text decodes a file's bytes"
+        )
     # A lone surrogate is a code point like any other to NumPy, if not to UTF-8.
     settled, total, _ = settle_utf8(text.encode("utf-8", "surrogatepass"), width=width)
     return rasterize_settled(settled, total, width, height)

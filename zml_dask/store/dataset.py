@@ -135,6 +135,8 @@ class Dataset(View):
         return self.record(record_id).tree
 
     def _file(self, file_id: int) -> dict[str, Any]:
+        if not isinstance(file_id, (int, np.integer)):
+            raise NoSuchFileError(f"a file goes by its number (files.file_id), not {file_id!r}")
         tables = self._source.tables
         names = ["path", "record_id", "status", "first_image", "n_images", "n_lines"]
         if 0 <= file_id < tables.rows("files"):
@@ -228,26 +230,30 @@ class Dataset(View):
 
         return to_xarray(self)
 
-    def batches(self, options: BatchOptions | None = None, **changes: Any) -> Batches:
+    def batches(
+        self, batch_size: int | None = None, options: BatchOptions | None = None, **changes: Any
+    ) -> Batches:
         """Deal out the images as NumPy arrays; for TensorFlow too (``from_generator``).
 
         Parameters
         ----------
+        batch_size : int, optional
+            Default: the options', 256 where they say nothing else.
         options : BatchOptions, optional
         **changes
-            Options by name: ``batch_size=256``, ``seed=0`` to shuffle,
-            ``labels="language"``, ``encoding="uint8"``.
+            Options by name: ``seed=0`` to shuffle, ``labels="language"``,
+            ``encoding="uint8"``.
 
         Returns
         -------
         Batches
             An iterable; each iteration is an epoch.
         """
-        return batches_of(self, options, changes)
+        return batches_of(self, batch_size, options, changes)
 
     def to_torch(
         self,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         options: BatchOptions | None = None,
         *,
         rank: int = 0,
@@ -258,7 +264,7 @@ class Dataset(View):
 
         Parameters
         ----------
-        batch_size : int
+        batch_size : int, optional
         options : BatchOptions, optional
         rank, world_size : int
             Number of this process of a distributed training, and how many there are.
@@ -272,7 +278,7 @@ class Dataset(View):
         """
         from zml_dask.store.query.torch_loader import TorchImages
 
-        batches = batches_of(self, options, {"batch_size": batch_size, **changes})
+        batches = batches_of(self, batch_size, options, changes)
         return TorchImages(batches, rank, world_size)
 
     def __repr__(self) -> str:

@@ -38,6 +38,7 @@ _KINDS: dict[int | None, tuple[type[StorageError], str]] = {
     errno.EACCES: (StorageReadOnlyError, "permission denied; check who owns the folder"),
     errno.EPERM: (StorageReadOnlyError, "not permitted; check who owns the folder"),
     errno.ENOENT: (ObjectMissingError, "no such object"),
+    errno.ENOTDIR: (ObjectMissingError, "no such object: a file stands where a folder would"),
 }
 
 
@@ -80,7 +81,7 @@ def storage_errors(operation: str, where: str, url: str) -> Iterator[None]:
         if isinstance(error, PermissionError) and number is None:
             number = errno.EACCES
         kind, what = _KINDS.get(number, (StorageError, str(error) or type(error).__name__))
-        if operation == "write" and number == errno.ENOENT:
+        if operation == "write" and number in (errno.ENOENT, errno.ENOTDIR):
             kind, what = StorageError, "its folder cannot be made there; check the path"
         raise kind(f"cannot {operation} {where!r}: {what} (in {url})") from error
     except Exception as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,8 +78,10 @@ class Batches:
     """
 
     def __init__(self, view: View, options: BatchOptions) -> None:
-        if options.batch_size < 1 or options.buffer < 1:
-            raise UsageError("batch_size and buffer must be 1 or more")
+        for name in ("batch_size", "buffer"):
+            size = getattr(options, name)
+            if not isinstance(size, (int, np.integer)) or size < 1:
+                raise UsageError(f"{name} has to be a number of images, 1 or more, not {size!r}")
         encode(np.empty((0, 1, 1), np.uint32), options.encoding, options.vocabulary)
         self._view = view
         self.options = options
@@ -87,6 +90,9 @@ class Batches:
         self._labels: NDArray[Any] | None = None
         if options.labels is not None:
             self._labels, self.classes = _labels_of(view, options.labels, options.classes)
+
+    def __repr__(self) -> str:
+        return f"<Batches: {len(self):,} of {self.options.batch_size:,} images an epoch>"
 
     def __len__(self) -> int:
         """Batches an epoch, for one worker that takes all."""
@@ -182,10 +188,22 @@ def _labels_of(
     return codes[encoded.indices.fill_null(len(codes) - 1).to_numpy()], classes
 
 
-def batches_of(view: View, options: BatchOptions | None, changes: dict[str, Any]) -> Batches:
-    """Make batches with options, some of them changed by name."""
-    try:
-        changed = replace(options or BatchOptions(), **changes)
-    except TypeError as error:
-        raise UsageError(f"no such option of batches ({error}); see BatchOptions") from error
-    return Batches(view, changed)
+def batches_of(
+    view: View, batch_size: int | None, options: BatchOptions | None, changes: dict[str, Any]
+) -> Batches:
+    """Make batches with options, some of them changed by name.
+
+    Raises
+    ------
+    UsageError
+        For an option that there is not, with the nearest name; or a size that cannot be.
+    """
+    known = [field.name for field in fields(BatchOptions)]
+    for name in changes:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise UsageError(f"no option {name!r} of batches; {advice}")
+    if batch_size is not None:
+        changes = {"batch_size": batch_size, **changes}
+    return Batches(view, replace(options or BatchOptions(), **changes))

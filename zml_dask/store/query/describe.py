@@ -56,8 +56,11 @@ def _facts(view: View) -> Iterator[tuple[str, str]]:
     yield "files", f"{selection.file_id.size:,}"
     yield "records", f"{np.unique(selection.record_id).size:,}"
     languages = count_by(view.tables, selection, ["language"]).head(_TOP)
-    top = (f"{name} {count:,}" for name, count in languages["images"].items() if name)
-    yield "languages", ", ".join(top)
+    top = (
+        f"{name if isinstance(name, str) else '(not named)'} {count:,}"
+        for name, count in languages["images"].items()
+    )
+    yield "languages", ", ".join(top) or "none"
 
 
 def shade(image: Images) -> NDArray[np.uint8]:

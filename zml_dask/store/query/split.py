@@ -83,8 +83,12 @@ def assign_parts(
     Raises
     ------
     SplitError
-        If the fractions do not add up to 1.
+        If the fractions name no parts, or do not add up to 1.
     """
+    if not isinstance(fractions, Mapping):
+        raise SplitError(
+            f"{fractions!r} names no parts; give their shares, {{'train': 0.8, 'test': 0.2}} say"
+        )
     names = sorted(fractions)
     shares = [fractions[name] for name in names]
     if not names or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):

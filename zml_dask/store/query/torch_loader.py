@@ -38,6 +38,9 @@ class TorchImages(IterableDataset[Any]):
         self._rank = rank
         self._world_size = world_size
 
+    def __repr__(self) -> str:
+        return f"<TorchImages of {self._batches!r}>"
+
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Label of each code."""

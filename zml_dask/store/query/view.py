@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from zml_dask.errors import UsageError
 from zml_dask.store.info import DatasetInfo
+from zml_dask.store.layout import FAILURES_SCHEMA
 from zml_dask.store.query.expression import Condition, equality, parse
 from zml_dask.store.query.gather import gather
 from zml_dask.store.query.reading import ImageReader, SelectedImages
@@ -181,6 +182,11 @@ class View:
             known = tables.scan("records", ["record_id"])["record_id"].to_numpy()
             rows = np.flatnonzero(np.isin(known, np.unique(self.selection.record_id)))
         return lazy_frame(tables, "records", tables.take("records", rows, names), rows)
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        """The records that could not be had, of the whole dataset, and why; a row a record."""
+        return to_pandas(self.tables.scan("failures", FAILURES_SCHEMA.names))
 
     def columns(self, *names: str, start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Read some columns only, of files and records alike; a row a file.
