@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from zml_dask.errors import UsageError
 from zml_dask.raster.images import to_text
 from zml_dask.store.commit.index_columns import index_columns
 from zml_dask.store.commit.shards import ShardDamagedError
@@ -237,8 +238,8 @@ def _says(images: NDArray[np.generic], n_lines: int, height: int, digest: str) -
     lines[-1] = n_lines - (len(images) - 1) * height
     try:
         text = to_text(images, lines).encode("utf-8", "surrogatepass")
-    except (UnicodeDecodeError, ValueError):
-        return False  # a damaged pixel need not be a code point
+    except (UnicodeDecodeError, ValueError, UsageError):
+        return False  # a damaged pixel need not be a code point, nor lines fit their images
     return hashlib.sha256(text).hexdigest() == digest and bool(
         (images[-1, lines[-1] :] == FILL_VALUE).all()
     )
