@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copyreg
 import io
 import os
 import pickle
@@ -165,6 +166,35 @@ def test_a_hostile_pickle_runs_nothing(name: str, tmp_path: Path) -> None:
     assert not mark.exists()
     assert str(error.value).startswith("x.pkl ")
     assert "\n" not in str(error.value)
+
+
+def test_an_extension_that_python_has_looked_up_before_is_refused_too() -> None:
+    """Its registry keeps what was found, and would hand it out without asking anybody."""
+    copyreg.add_extension("os", "system", 1)
+    try:
+        assert pickle.loads(b"\x80\x02\x82\x01.") is os.system
+        with pytest.raises(ForbiddenPickleError, match="registry of extensions"):
+            loads(b"\x80\x02\x82\x01.")
+    finally:
+        copyreg.remove_extension("os", "system", 1)
+
+
+def test_the_state_of_a_constructor_is_not_changed() -> None:
+    data = _global("_codecs", "encode") + b"}X\x01\x00\x00\x00aK\x01sb."
+    with pytest.raises(ForbiddenPickleError, match="changes the state"):
+        loads(data)
+
+
+def test_bytes_that_are_announced_and_not_there_take_no_memory(tmp_path: Path) -> None:
+    """Of a real file, which sets aside what is asked of it before it reads."""
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**32) + b"abc")
+    tracemalloc.start()
+    with path.open("rb") as stream, pytest.raises(DamagedPickleError, match="are announced"):
+        load(stream)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
 
 
 def test_what_is_asked_for_is_said_without_control_characters() -> None:

@@ -158,3 +158,13 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
     assert not trap.exists()
     pickle.loads(source.read_bytes())
     assert trap.exists(), "the pickle was not hostile at all"
+
+
+def test_sizes_beyond_any_disk_end_nothing(tmp_path: Path) -> None:
+    """One record's word must not cost the others."""
+    most = 2**63 - 1
+    files = [{"key": name, "size": most} for name in "ab"]
+    catalogue = write(tmp_path / "c.jsonl", {"id": 1, "files": files}, {"id": most})
+    opened = Catalogue.open(catalogue)
+    assert [ref.archive_bytes for ref in opened.refs] == [most, 0]
+    assert [opened.read(ref).record_id for ref in opened.refs] == [1, most]

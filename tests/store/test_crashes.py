@@ -224,6 +224,7 @@ def test_an_append_that_died_may_be_given_up(
         (errno.EROFS, StorageReadOnlyError, "read-only"),
         (errno.EACCES, StorageReadOnlyError, "check who owns the folder"),
         (errno.EDQUOT, StorageFullError, "the quota is used up"),
+        (errno.ENOSPC, StorageFullError, "no space is left"),
         (errno.EIO, StorageError, "Input/output error"),
     ],
 )

@@ -109,6 +109,34 @@ def test_what_a_dataset_says_of_itself_is_checked(
     assert victim.read_text() == "mine"
 
 
+@pytest.mark.parametrize("change", [(b"\n", b"\r\n"), (b": 1,", b":  1,"), (b"{\n", b"{\n\n")])
+def test_white_space_counts_too(storage: Storage, change: tuple[bytes, bytes]) -> None:
+    data = storage.read("dataset.json")
+    assert change[0] in data
+    storage.write("dataset.json", data.replace(*change, 1))
+    with pytest.raises(DatasetDamagedError, match="changed by hand"):
+        zml.open_dataset(storage.url)
+    assert not verify(storage).ok
+
+
+def test_a_value_changed_by_hand(storage: Storage) -> None:
+    plain = json.loads(storage.read("dataset.json"))
+    plain["counts"]["images"] += 1
+    storage.write("dataset.json", json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
+    with pytest.raises(DatasetDamagedError, match="its own checksum"):
+        zml.open_dataset(storage.url)
+
+
+def test_a_lost_commit_point_is_not_begun_anew(storage: Storage, tmp_path: Path) -> None:
+    """With the copy there, a build would write over what is committed."""
+    storage.remove("dataset.json")
+    stage(storage, tmp_path, 3, sources(4, 3))
+    before = objects(storage)
+    with pytest.raises(DatasetDamagedError, match="its copy is there"):
+        commit(storage)
+    assert objects(storage) == before
+
+
 def test_json_without_end_is_damage(storage: Storage) -> None:
     storage.write("dataset.json", b"[" * 200_000)
     with pytest.raises(ZmlError):
@@ -288,6 +316,8 @@ def test_what_is_foreign_in_staging_is_left_out(storage: Storage, tmp_path: Path
         "staging/records/notes.txt": b"mine",
         "staging/records/999": b"",
         "staging/packs/old.zip": b"PK\x03\x04" + bytes(500),
+        "staging/packs/noise": b"\xff" * 500,
+        "staging/records/noise": b"\xff" * 500,
         "staging/failures/4.json": b"[1, 2]",
         "staging/failures/5.json": b'{"record_id": "x"}',
         "staging/elsewhere/6": b"mine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from zml_dask.store.staging import (
     read_staged,
     stage_failure,
 )
+from zml_dask.store.staging.spool import Spool
 from zml_dask.store.storage import Storage
 
 TEXTS = st.text(st.characters(exclude_characters="\r\t", exclude_categories=["Cs"]))
@@ -139,3 +141,15 @@ def test_no_flipped_byte_changes_what_is_read(tmp_path: Path) -> None:
         except StagingDamagedError:
             seen += 1
     assert seen >= len(good) - 10
+
+
+def test_what_waits_in_scratch_is_nobody_else_s(tmp_path: Path) -> None:
+    """A disk of the node is shared with other users, and a token may be in a text."""
+    old = os.umask(0)
+    try:
+        with Spool(tmp_path, max_memory=10) as spool:
+            spool.append(bytes(100))
+            assert spool.path is not None
+            assert spool.path.stat().st_mode & 0o077 == 0
+    finally:
+        os.umask(old)

@@ -149,7 +149,21 @@ def test_without_its_source_an_image_stays_damaged(storage: Storage) -> None:
     def gone(record_ids, target) -> None:
         stage_failure(target, FailureRow(record_ids[0], "fetch", "gone", "410 Gone", 1, True))
 
-    for hook, message in ((changed, "other files by now"), (gone, "could not be had again")):
+    def altered(record_ids, target) -> None:
+        """As many files and images, and one other letter."""
+        for record_id in record_ids:
+            files = [(name, text.replace("x", "y")) for name, text in RECORDS[record_id]]
+            stage(target, Path(target.url), record_id, files)
+
+    def fewer(record_ids, target) -> None:
+        for record_id in record_ids:
+            stage(target, Path(target.url), record_id, RECORDS[record_id][:-1])
+
+    for hook, message in (
+        (altered, "has other files by now"),
+        (fewer, "has other files by now than were committed"),
+        (gone, "could not be had again"),
+    ):
         problems = repair(storage, verify(storage), hook).problems
         assert [p.path for p in problems] == [path]
         assert message in problems[0].message

@@ -109,7 +109,7 @@ def _fate(file: Row | None, size: int | None) -> str:
         is_ok = file["status"] == "ok"
         count = "1 image" if file["n_images"] == 1 else f"{file['n_images']:,} images"
         words += [count if is_ok else file["status"].replace("_", " ")]
-    return f"({', '.join(words)})" if words else ""
+    return printable(f"({', '.join(words)})") if words else ""
 
 
 def _find(files: list[Row], path: str, record_id: int) -> Row:

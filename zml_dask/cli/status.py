@@ -10,6 +10,7 @@ import click
 from dask.utils import format_bytes
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from zml_dask.cli.terminal import printable
 from zml_dask.pipeline.costs import Cost
@@ -38,7 +39,7 @@ def _print_status(status: Status) -> None:
     click.echo(f"committed  {_amount(status.committed)}, in {commits}")
     click.echo(f"staged     {_amount(status.staged)}")
     failed = ", ".join(f"{count:,} {kind}" for kind, count in status.failed.items())
-    click.echo(f"failed     {failed or 'none'}")
+    click.echo(f"failed     {printable(failed) or 'none'}")
     if status.to_do is None:
         click.echo("to do      unknown: name the catalogue with --catalogue")
     else:
@@ -65,14 +66,14 @@ def _print_costs(costs: Iterable[Cost]) -> None:
     table.add_column("codec")
     for cost in costs:
         table.add_row(
-            cost.name,
+            Text(printable(cost.name)),
             f"{cost.rows:,}",
             format_bytes(cost.stored),
             format_bytes(cost.size),
             f"{cost.ratio:.1f}",
             f"{cost.chunks:,}",
             f"{cost.shards:,}",
-            cost.codec,
+            Text(printable(cost.codec)),
         )
     # Elsewhere than on a terminal a line is as long as it is.
     console = Console() if sys.stdout.isatty() else Console(width=160)
@@ -84,12 +85,10 @@ def _print_failures(groups: Iterable[FailureGroup]) -> None:
     for group in groups:
         printed = True
         kept = f", {group.permanent:,} of them for good" if group.permanent else ""
-        click.echo(f"{group.records:,} {group.kind}{kept}: {group.advice}")
+        click.echo(printable(f"{group.records:,} {group.kind}{kept}: {group.advice}"))
         for row in group.examples:
             tries = "once" if row.attempts == 1 else f"{row.attempts} times"
-            click.echo(
-                f"    record {row.record_id}, at {row.stage}, tried {tries}: "
-                f"{printable(row.message)}"
-            )
+            said = f"record {row.record_id}, at {row.stage}, tried {tries}: {row.message}"
+            click.echo(f"    {printable(said)}")
     if not printed:
         click.echo("nothing has failed")

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-_MAX_INT64: Final = 2**63 - 1
+MOST: Final = 2**63 - 1
+"""The largest number that tables hold."""
+
 _MD5: Final = re.compile(r"(?:md5:)?([0-9a-f]{32})", re.IGNORECASE)
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -27,7 +29,7 @@ def whole_number(value: object) -> int | None:
     """Give a whole number from 0 to 2**63-1, written as a number or in digits."""
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INT64:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST:
         return value
     return None
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from zml_dask.errors import RecordError, Stage
 from zml_dask.records.json_fields import (
+    MOST,
     distinct,
     id_or_text,
     listed,
@@ -128,7 +129,8 @@ def record_id_of(hit: object) -> int:
 
 def archive_bytes_of(hit: Mapping[str, Any]) -> int:
     """Sum of the sizes that a hit tells of its files, in bytes, without parsing the rest."""
-    return sum(_size(entry) or 0 for entry in _file_entries(hit).values())
+    total = sum(_size(entry) or 0 for entry in _file_entries(hit).values())
+    return min(total, MOST)
 
 
 def _is_native(hit: Mapping[str, Any]) -> bool:
