@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +25,15 @@ class Figure:
     low: float
     high: float
     rounds: int
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held, in bytes (Linux).
+
+    Not ``ru_maxrss``, which begins with what the process that started this one held.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
 def compare(

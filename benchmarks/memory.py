@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from archive_to_commit import ON_THIS_DISK
-from comparison import RESULTS
+from comparison import RESULTS, peak_memory
 from corpus import archives
 
 import zml_dask as zml
@@ -73,8 +71,7 @@ def peak(job: Callable[[Path], int], folder: Path) -> tuple[int, int]:
 
 def _measured(job: Callable[[Path], int], folder: Path) -> tuple[int, int]:
     count = job(folder)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, count
+    return peak_memory(), count
 
 
 def main() -> None:

@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-import resource
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
-from comparison import RESULTS
+from comparison import RESULTS, peak_memory
 
 from zml_dask.pipeline import bag
 from zml_dask.pipeline.bag import live_counts, partition_bag, run_partitions
@@ -101,7 +100,7 @@ def measure(count: int, workers: int, partition_records: int, folder: Path) -> d
         "ms_a_record_scheduler_and_driver_cpu": round(1000 * busy / count, 4),
         "graph_mib": round(graph_bytes / 2**20, 1),
         "graph_bytes_a_record": round(graph_bytes / count, 1),
-        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_rss_mib": round(peak_memory() / 2**20),
         "rss_at_start_mib": round(before / 2**20),
     }
 
