@@ -39,7 +39,7 @@ def one_archive(path: Path, copies: int) -> None:
 def load(_: Path) -> int:
     """Import what a worker imports, and compile the loops: the floor."""
     zml.rasterize("x")
-    from zml_dask.store import commit_tasks  # noqa: F401
+    from zml_dask.store.commit import tasks  # noqa: F401
     from zml_dask.store.staging.stager import RecordStager  # noqa: F401
 
     return 0
