@@ -138,7 +138,17 @@ def check_objects(
     manifest: dict[str, WrittenObject],
     mapper: Mapper,
 ) -> Report:
-    """Check all objects that the manifest lists, and that it lists all there must be."""
+    """Check all objects that the manifest lists, and that it lists all there must be.
+
+    Parameters
+    ----------
+    storage : Storage
+    info : DatasetInfo
+    manifest : dict of str to WrittenObject
+        By path.
+    mapper : Mapper
+        Maps in parallel.
+    """
     report = Report(storage.url)
     expected = set(expected_paths(info))
     for path in sorted(expected - manifest.keys()):

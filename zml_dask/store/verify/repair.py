@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from zml_dask.store.verify.report import Problem, Report
 from zml_dask.store.verify.restage import (
     RecordRows,
     Restage,
+    StageAgain,
     plan_of,
     recorded_files,
     restaged,
@@ -73,7 +75,8 @@ def repair(
     damaged = {problem.path: problem for problem in report.problems if _is_object(problem)}
     done: list[WrittenObject] = []
     # Tables first: the rest is made by what they say.
-    info = repair_tables(storage, info, set(damaged), restage, scratch, outcome)
+    stage_again = partial(restaged, restage, scratch=scratch) if restage else None
+    info = repair_tables(storage, info, set(damaged), stage_again, outcome)
     if outcome.problems:
         return _leave(outcome, report)
     for path, data in zarr_objects(info.shape, info.counts.images):
@@ -86,7 +89,7 @@ def repair(
             _rebuild_index(storage, info, spec, shard) for shard in _damaged_shards(spec, damaged)
         ]
     for shard in _damaged_shards(images, damaged):
-        found = _rebuild_images(storage, info, images, shard, restage, scratch, outcome)
+        found = _rebuild_images(storage, info, shard, stage_again, outcome)
         done += [found] if found else []
     outcome.notes += [DONE + written.path for written in done]
     info = _record(storage, info, done)
@@ -139,23 +142,22 @@ def _rebuild_index(
 def _rebuild_images(
     storage: Storage,
     info: DatasetInfo,
-    spec: ArraySpec,
     shard: int,
-    restage: Restage | None,
-    scratch: Path | None,
+    stage_again: StageAgain | None,
     outcome: Report,
 ) -> WrittenObject | None:
     """Make a shard of images again from the records that own them."""
+    spec = image_arrays(info.shape)[0]
     start, stop = shard * spec.shard, min((shard + 1) * spec.shard, info.counts.images)
     path = f"{IMAGES_ZARR}/{spec.name}/c/{shard}/0/0"
-    if restage is None:
+    if stage_again is None:
         outcome.add("unreadable", path, "its records must be fetched again; give their catalogue")
         return None
     rows = RecordRows.read(storage, info)
     owners = np.flatnonzero((rows.first_image < stop) & (rows.first_image + rows.n_images > start))
     low, high = int(owners[0]), int(owners[-1]) + 1
     ids = rows.record_id[low:high].tolist()
-    with restaged(restage, ids, scratch) as (source, index):
+    with stage_again(ids) as (source, index):
         plan = plan_of(source, index, rows, low, high, info)
         if isinstance(plan, str):
             outcome.add("unreadable", path, plan)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -35,7 +34,7 @@ from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_part, write_part
 from zml_dask.store.verify.objects import expected_paths
 from zml_dask.store.verify.report import Report
-from zml_dask.store.verify.restage import RecordRows, Restage, plan_of, restaged
+from zml_dask.store.verify.restage import RecordRows, StageAgain, plan_of
 from zml_dask.store.verify.rows import (
     check_tables,
     check_texts,
@@ -77,20 +76,30 @@ def repair_tables(
     storage: Storage,
     info: DatasetInfo,
     damaged: Collection[str],
-    restage: Restage | None,
-    scratch: Path | None,
+    stage_again: StageAgain | None,
     outcome: Report,
 ) -> DatasetInfo:
-    """Make damaged parts of tables again; return the info that names what is there now."""
+    """Make damaged parts of tables again; return the info that names what is there now.
+
+    Parameters
+    ----------
+    storage : Storage
+    info : DatasetInfo
+    damaged : collection of str
+        Paths of the objects that are not what was written.
+    stage_again : StageAgain or None
+        None where records are not to be fetched again.
+    outcome : Report
+        Gets a note of each repair, and a problem for what cannot be repaired.
+    """
     for kind in ("records", "files"):
         for number, part in enumerate(info.tables[kind]):
             if part.path not in damaged:
                 continue
-            if restage is None:
+            if stage_again is None:
                 outcome.add("unreadable", part.path, "its records must be fetched again")
                 continue
-            rows = _rows_by_files(storage, info, number) if kind == "records" else None
-            made = _remake(storage, info, kind, number, restage, scratch, rows)
+            made = _remake(storage, info, kind, number, stage_again)
             if isinstance(made, str):
                 outcome.add("unreadable", part.path, made)
                 continue
@@ -113,31 +122,34 @@ def _remake(
     info: DatasetInfo,
     kind: TaskKind,
     number: int,
-    restage: Restage,
-    scratch: Path | None,
-    rows: RecordRows | None,
+    stage_again: StageAgain,
 ) -> Part | str:
     """Make one part of a table again; return it, or why that cannot be."""
     part = info.tables[kind][number]
     if kind == "files":
         rows = RecordRows.read(storage, info)
-        before = sum(other.rows for other in info.tables[kind][:number])
-        within = (rows.first_file >= before) & (
-            rows.first_file + rows.n_files <= before + part.rows
-        )
-        owners = np.flatnonzero(within & (rows.n_files > 0))
-        low, high = int(owners[0]), int(owners[-1]) + 1
+        low, high = _owners(rows, info, number)
     else:
-        if rows is None or rows.record_id.size != part.rows:
+        by_files = _rows_by_files(storage, info, number)
+        if by_files is None or by_files.record_id.size != part.rows:
             return "it has records without files, which nothing else names; restore a backup"
-        low, high = 0, part.rows
-    with restaged(restage, rows.record_id[low:high].tolist(), scratch) as (source, index):
+        rows, low, high = by_files, 0, part.rows
+    with stage_again(rows.record_id[low:high].tolist()) as (source, index):
         plan = plan_of(source, index, rows, low, high, info)
         if isinstance(plan, str):
             return plan
         task = CommitTask(kind, _number(part), 0, high - low, "")
         made = perform(source, storage, plan, task).part
     return made if made is not None and made.rows == part.rows else "it came out otherwise"
+
+
+def _owners(rows: RecordRows, info: DatasetInfo, number: int) -> tuple[int, int]:
+    """From which record to which a part of the files table has the files."""
+    before = sum(other.rows for other in info.tables["files"][:number])
+    stop = before + info.tables["files"][number].rows
+    within = (rows.first_file >= before) & (rows.first_file + rows.n_files <= stop)
+    owners = np.flatnonzero(within & (rows.n_files > 0))
+    return int(owners[0]), int(owners[-1]) + 1
 
 
 def _rows_by_files(storage: Storage, info: DatasetInfo, number: int) -> RecordRows | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from zml_dask.store.tables import read_rows, read_table
 Restage = Callable[[Sequence[int], Storage], None]
 """Fetches records again and stages them into a storage of their own (or stages their
 failures); the store itself knows no network."""
+
+StageAgain = Callable[[Sequence[int]], AbstractContextManager[tuple[Storage, StagingIndex]]]
+"""`restaged`, but for the records: gives the storage that they are staged in for the time being."""
 
 Int64 = NDArray[np.int64]
 FileKey = tuple[str, str | None, str | None, str]
@@ -101,6 +104,19 @@ def plan_of(
     info: DatasetInfo,
 ) -> CommitPlan | str:
     """Plan as a commit would that records `start` to `stop` of the dataset get their own rows.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the records are staged again.
+    index : StagingIndex
+        Of what is staged there.
+    rows : RecordRows
+        Of the dataset.
+    start, stop : int
+        Positions in `rows`.
+    info : DatasetInfo
+        Of the dataset.
 
     Returns
     -------

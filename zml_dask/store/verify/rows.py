@@ -206,6 +206,14 @@ def check_texts(
     """Check that the files that begin within a range of images give back their recorded text.
 
     Every pixel counts: lines by their hash, the rest by being spaces.
+
+    Parameters
+    ----------
+    storage : Storage
+    info : DatasetInfo
+    groups : sequence of FileGroup
+    first_image, stop_image : int
+        Rows of ``images``.
     """
     report = Report(storage.url)
     spec = image_arrays(info.shape)[0]
