@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zml_dask.store.layout import FileStatus
+from zml_dask.store.layout import FILES_SCHEMA, FileStatus
 
 ROW_FRAME_FILES = 8_192
 """Files whose rows go into one frame."""
 
 _ROWS_IN_MEMORY = 65_536
-
-STAGED_SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("extension", pa.string(), nullable=False),
-        pa.field("language", pa.string()),
-        pa.field("kind", pa.string()),
-        pa.field("size", pa.int64()),
-        pa.field("sha256", pa.string()),
-        pa.field("encoding", pa.string()),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("n_lines", pa.int32(), nullable=False),
-        pa.field("n_cut", pa.int32()),
-        pa.field("text", pa.int64(), nullable=False),
-    ]
-)
-"""A row of a file as it is added: what `StagedFile` holds, and the number of its text or -1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +51,15 @@ class StagedFile:
     reason: str | None
     n_lines: int
     n_cut: int | None
+
+
+STAGED_SCHEMA = pa.schema(
+    [
+        *(FILES_SCHEMA.field(column.name) for column in fields(StagedFile)),
+        pa.field("text", pa.int64(), nullable=False),
+    ]
+)
+"""A row of a file as it is added: what `StagedFile` holds, and the number of its text or -1."""
 
 
 class FileRows:
