@@ -121,7 +121,7 @@ def build_on(
             named = None if is_made_here(catalogue) else catalogue.path
             catalogue = shared(catalogue, storage)
             run = _Run(storage, catalogue, named, options, lock, log, progress)
-            result = _run(run, info, open_client, limit)
+            result = _build_and_commit(run, info, open_client, limit)
     return replace(result, seconds=time.monotonic() - started)
 
 
@@ -138,7 +138,7 @@ class _Run:
     progress: BuildProgress
 
 
-def _run(
+def _build_and_commit(
     run: _Run, info: DatasetInfo | None, open_client: OpenClient, limit: int | None
 ) -> BuildResult:
     ledger = load_ledger(run.storage, info)
