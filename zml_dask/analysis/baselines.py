@@ -33,7 +33,18 @@ def _log_counts(symbols: NDArray[np.int64], n_symbols: int) -> sparse.csr_matrix
 
 
 def predict(features: str, train: Samples, test: Samples) -> NDArray[np.int64]:
-    """Name the test images by logistic regression on ``"characters"`` or ``"pairs"``."""
+    """Name the test images by logistic regression on ``"characters"`` or ``"pairs"``.
+
+    Parameters
+    ----------
+    features : str
+    train, test : Samples
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (test images,)
+        Positions in the list of languages.
+    """
     extract = {"characters": characters, "pairs": pairs}[features]
     model = make_pipeline(
         MaxAbsScaler(), LogisticRegression(C=10.0, max_iter=300, class_weight="balanced")

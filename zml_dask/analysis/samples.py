@@ -68,7 +68,7 @@ class Samples:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Position of each image's language in the list of languages."""
+        """Position of each image's language in the list of languages; int64, shape (n,)."""
         return self.rows["label"].to_numpy(np.int64)
 
 

@@ -15,6 +15,17 @@ from zml_dask.analysis.samples import Samples
 def confuse(truth: NDArray[np.int64], named: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Count how often each language (row) was named as each (column).
 
+    Parameters
+    ----------
+    truth, named : numpy.ndarray of int64, shape (images,)
+        Positions in the list of languages.
+    n : int
+        How many languages there are.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (n, n)
+
     Examples
     --------
     >>> confuse(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
@@ -25,13 +36,29 @@ def confuse(truth: NDArray[np.int64], named: NDArray[np.int64], n: int) -> NDArr
 
 
 def recall_of(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the share of each language that was named rightly."""
+    """Return the share of each language that was named rightly.
+
+    Parameters
+    ----------
+    confusion : numpy.ndarray of int64, shape (n, n)
+        From `confuse`.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n,)
+        0 to 1.
+    """
     recall: NDArray[np.float64] = confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1)
     return recall
 
 
 def score(confusion: NDArray[np.int64]) -> dict[str, float]:
     """Sum up a confusion matrix; precision and recall are means over the languages.
+
+    Parameters
+    ----------
+    confusion : numpy.ndarray of int64, shape (n, n)
+        From `confuse`.
 
     Examples
     --------
@@ -47,7 +74,16 @@ def score(confusion: NDArray[np.int64]) -> dict[str, float]:
 
 
 def worst(confusion: NDArray[np.int64], languages: list[str], n: int = 8) -> list[dict[str, Any]]:
-    """List the mistakes that are made most often, as shares of the language."""
+    """List the mistakes that are made most often, as shares of the language.
+
+    Parameters
+    ----------
+    confusion : numpy.ndarray of int64, shape (n, n)
+        From `confuse`.
+    languages : list of str
+    n : int
+        At most so many.
+    """
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(shares, 0)
     order = np.argsort(-shares, axis=None, kind="stable")[:n]
@@ -60,7 +96,14 @@ def worst(confusion: NDArray[np.int64], languages: list[str], n: int = 8) -> lis
 
 
 def embed_files(samples: Samples, embedded: NDArray[np.float32]) -> pd.DataFrame:
-    """Average the embeddings of each file's images: a row a file, column ``embedding``."""
+    """Average the embeddings of each file's images: a row a file, column ``embedding``.
+
+    Parameters
+    ----------
+    samples : Samples
+    embedded : numpy.ndarray of float32, shape (images, dimensions)
+        Of the samples, in their order.
+    """
     rows = samples.rows.reset_index(drop=True)
     found = [
         {**rows.iloc[places[0]][["file_id", "record_id", "path", "language"]].to_dict(),
@@ -71,7 +114,15 @@ def embed_files(samples: Samples, embedded: NDArray[np.float32]) -> pd.DataFrame
 
 
 def agreement(files: pd.DataFrame, near: NDArray[np.int64]) -> dict[str, Any]:
-    """Tell how often a file's nearest neighbours, of other records, share its language."""
+    """Tell how often a file's nearest neighbours, of other records, share its language.
+
+    Parameters
+    ----------
+    files : pandas.DataFrame
+        From `embed_files`.
+    near : numpy.ndarray of int64, shape (files, neighbours)
+        Rows of `files`, nearest first, -1 where there are too few.
+    """
     languages = files["language"].to_numpy()
     there = near >= 0
     same = (languages[near] == languages[:, None]) & there

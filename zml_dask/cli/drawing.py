@@ -36,6 +36,13 @@ def draw(image: NDArray[np.uint32], console: Console) -> None:
 def lines_of(image: NDArray[np.uint32], *, coloured: bool) -> list[Text]:
     """Return the lines that :func:`draw` prints.
 
+    Parameters
+    ----------
+    image : numpy.ndarray of uint32, shape (height, width)
+        Two of its rows make a line.
+    coloured : bool
+        By the kind of character, where the terminal can.
+
     Examples
     --------
     >>> image = np.full((4, 3), 32, np.uint32)

@@ -94,7 +94,25 @@ def fetch_into(
     *,
     keep_partial: bool = False,
 ) -> FetchedRecord:
-    """Fetch a record's code into a folder that the caller clears away; see `open_record`."""
+    """Fetch a record's code into a folder that the caller clears away; see `open_record`.
+
+    Parameters
+    ----------
+    record : Record
+    client : HttpClient
+    folder : Path
+        On a local disk.
+    options : FetchOptions, optional
+    keep_partial : bool
+        Leave what there is of a failed download, for the next attempt.
+
+    Raises
+    ------
+    NotInCacheError
+        If it is to come from the cache alone, and is not there.
+    RecordError
+        As `open_record`.
+    """
     options = FetchOptions() if options is None else options
     if options.cache is not None:
         cached = read_cached(options.cache, record.record_id, folder, options.limits)

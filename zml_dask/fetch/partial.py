@@ -42,6 +42,15 @@ def fetch_parts(
 ) -> int | None:
     """Fetch what will be read of a zip file, where that is at most `max_archive_bytes`.
 
+    Parameters
+    ----------
+    client : HttpClient
+    file : RecordFile
+        Of a size that is known.
+    target : Path
+        Becomes a sparse file: as long as the whole, with holes where nothing was fetched.
+    limits : FetchLimits
+
     Returns
     -------
     int or None

@@ -145,7 +145,19 @@ def iter_positions(buffer: Buffer, directory: Directory) -> Iterator[tuple[int, 
 
 
 def read_entry(buffer: Buffer, position: int, shift: int, path: str) -> Entry:
-    """The entry at a position that `iter_positions` gave."""
+    """The entry at a position that `iter_positions` gave.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        The central directory.
+    position : int
+        Where the entry begins in it.
+    shift : int
+        Bytes that stand before the archive, to be added to every offset.
+    path : str
+        Its name, decoded.
+    """
     (
         _, made_by, _, flags, method, _, _, crc, packed, size,
         n_path, n_extra, _, _, _, attributes, offset,

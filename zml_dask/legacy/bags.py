@@ -33,6 +33,16 @@ def map_partitions(
     The size of the partitions is chosen on purpose: Dask's default caps their
     number at about a hundred, however long the sequence.
 
+    Parameters
+    ----------
+    task : callable
+        Given a partition; returns what it came to.
+    items : sequence
+    partition_size : int
+        Items a partition.
+    compute : Compute
+        Computes a bag, and yields its partitions as they come.
+
     Examples
     --------
     >>> list(map_partitions(lambda part: [sum(part)], [1, 2, 3], 2, in_this_process))

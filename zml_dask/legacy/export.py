@@ -75,7 +75,16 @@ def legacy_paths(
 def is_exported(
     storage: Storage, record_id: int, formats: Collection[LegacyFormat], folder: str = "legacy"
 ) -> bool:
-    """Whether all of a record's files are there and whole; a power cut may tear one."""
+    """Whether all of a record's files are there and whole; a power cut may tear one.
+
+    Parameters
+    ----------
+    storage : Storage
+    record_id : int
+    formats : collection of LegacyFormat
+    folder : str
+        Within `storage`.
+    """
     paths = legacy_paths(record_id, formats, folder)
     return all(_is_whole(storage, name, path) for name, path in paths.items())
 

@@ -155,7 +155,13 @@ class SquashfsSource(LegacySource):
         yield from found
 
     def open(self, path: str) -> IO[bytes]:
-        """Open a file; its blocks are decompressed as they are read."""
+        """Open a file; its blocks are decompressed as they are read.
+
+        Raises
+        ------
+        SourceDamagedError
+            If it is not there, or cannot be read.
+        """
         with self._errors():
             file = self._image().select(f"/{path}")
         if file is None:

@@ -209,7 +209,22 @@ def export_staged(record_id: int, target: Storage, bench: Workbench) -> None:
 def record_failure(
     record_id: int, error: Exception, bench: Workbench, attempts: int, timings: Timings
 ) -> Outcome:
-    """Stage the failure of a record and return it as an outcome."""
+    """Stage the failure of a record and return it as an outcome.
+
+    Parameters
+    ----------
+    record_id : int
+    error : Exception
+    bench : Workbench
+    attempts : int
+        How often the record was tried, this time included.
+    timings : Timings
+
+    Raises
+    ------
+    StorageError
+        If the dataset cannot be written.
+    """
     row = failure_row(record_id, error, attempts)
     stage_failure(bench.storage, row)
     return Outcome(record_id, "failed", timings=timings, failure=row)

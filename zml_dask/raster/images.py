@@ -75,7 +75,21 @@ def rasterize(
 def rasterize_settled(
     settled: bytes, total_lines: int, width: int = WIDTH, height: int = HEIGHT
 ) -> tuple[Images, NDArray[np.uint8 | np.uint16]]:
-    """Do as :func:`rasterize` for settled UTF-8 bytes whose lines are already counted."""
+    """Do as :func:`rasterize` for settled UTF-8 bytes whose lines are already counted.
+
+    Parameters
+    ----------
+    settled : bytes
+        From `raster.text`: UTF-8, line ends and tabs settled.
+    total_lines : int
+    width, height : int
+        Of an image, in characters.
+
+    Returns
+    -------
+    images : numpy.ndarray of uint32, shape (n, height, width)
+    n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
+    """
     n = -(-total_lines // height)
     images = np.empty((n, height, width), np.uint32)
     n_lines = np.empty(n, n_lines_dtype(height))

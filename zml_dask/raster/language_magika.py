@@ -92,7 +92,13 @@ def identify_with_magika(path: str, head: bytes) -> Identity:
 
 @cache
 def magika() -> Any:
-    """Load the model, once a process."""
+    """Load the model, once a process.
+
+    Raises
+    ------
+    MagikaMissingError
+        If its package is not installed.
+    """
     try:
         from magika import Magika
     except ImportError as error:

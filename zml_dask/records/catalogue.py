@@ -114,6 +114,16 @@ def read_record(
 ) -> Record:
     """Read the record that `ref` points to, without opening the whole catalogue.
 
+    Parameters
+    ----------
+    path : str
+        Of the catalogue, or any fsspec URL.
+    ref : RecordRef
+    api_url : str
+        Root of the API that the record is from.
+    trusted : bool
+        Whether its files may lie on any file system.
+
     Raises
     ------
     CatalogueError

@@ -72,6 +72,16 @@ def search_page(
     Page numbers are the caller's to count: the server's links lead out of the
     window that it serves.
 
+    Parameters
+    ----------
+    client : HttpClient
+    options : HarvestOptions
+    created : Slice
+    page : int
+        From 1 on.
+    size : int
+        Hits a page.
+
     Raises
     ------
     BadQueryError

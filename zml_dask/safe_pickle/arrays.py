@@ -53,14 +53,30 @@ def settle_dtype(dtype: np.dtype[Any], state: Any) -> None:
 
 
 def empty_array(kind: Any, shape: Any, _typecode: Any) -> NDArray[Any]:
-    """Return the empty array that a pickle begins with; :func:`fill_array` fills it."""
+    """Return the empty array that a pickle begins with; :func:`fill_array` fills it.
+
+    Returns
+    -------
+    numpy.ndarray of int8, shape (0,)
+
+    Raises
+    ------
+    ValueError
+        Where it is to begin as anything else.
+    """
     if kind is not np.ndarray or shape != (0,):
         raise ValueError("an array does not begin as a plain, empty one")
     return np.empty(0, np.int8)
 
 
 def fill_array(array: NDArray[Any], state: Any) -> None:
-    """Give an array the shape, type and elements of its pickled state."""
+    """Give an array the shape, type and elements of its pickled state.
+
+    Raises
+    ------
+    ValueError
+        Where the elements do not fit the shape and the type, or these are not of plain data.
+    """
     version, shape, dtype, fortran, data = state
     if version != 1:
         raise ValueError(f"arrays of pickle version {version!r} are not known")
@@ -71,13 +87,25 @@ def fill_array(array: NDArray[Any], state: Any) -> None:
 
 
 def array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
-    """Return an array as pickle protocol 5 writes it."""
+    """Return an array as pickle protocol 5 writes it.
+
+    Raises
+    ------
+    ValueError
+        As :func:`fill_array`.
+    """
     _check(data, dtype, shape)
     return np.frombuffer(bytes(data), dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
 def numpy_scalar(dtype: Any, data: Any) -> Any:
-    """Return a NumPy scalar."""
+    """Return a NumPy scalar.
+
+    Raises
+    ------
+    ValueError
+        As :func:`fill_array`.
+    """
     raw = data.encode("latin-1") if isinstance(data, str) else data
     _check(raw, dtype, ())
     return np.frombuffer(raw, dtype)[0]

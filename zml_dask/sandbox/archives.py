@@ -31,7 +31,19 @@ class Source:
 def write_zip(
     target: Path | IO[bytes], top: str, sources: Sequence[Source], *, when: datetime, commit: str
 ) -> None:
-    """Write a zip in GitHub's form: one top folder, folders as entries, the commit as comment."""
+    """Write a zip in GitHub's form: one top folder, folders as entries, the commit as comment.
+
+    Parameters
+    ----------
+    target : Path or binary file
+    top : str
+        Name of the top folder.
+    sources : sequence of Source
+    when : datetime
+        Time of every member.
+    commit : str
+        40 hex digits.
+    """
     stamp = max(when.timetuple()[:6], (1980, 1, 1, 0, 0, 0))
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.comment = commit.encode("ascii")
@@ -49,7 +61,19 @@ def write_zip(
 def write_tar_gz(
     target: Path | IO[bytes], top: str, sources: Sequence[Source], *, when: datetime, commit: str
 ) -> None:
-    """Write a gzipped tar in GitHub's form: one top folder, the commit in the global header."""
+    """Write a gzipped tar in GitHub's form: one top folder, the commit in the global header.
+
+    Parameters
+    ----------
+    target : Path or binary file
+    top : str
+        Name of the top folder.
+    sources : sequence of Source
+    when : datetime
+        Time of every member.
+    commit : str
+        40 hex digits.
+    """
     stream = target.open("wb") if isinstance(target, Path) else target
     with (
         # Neither name nor time of the file may get into the gzip header.

@@ -104,6 +104,11 @@ def image_arrays(shape: ImageShape) -> tuple[ArraySpec, ...]:
 
     Very large images get fewer to a chunk, since Blosc compresses at most 2 GiB
     at once; ``n_lines`` is wide enough to count to the height.
+
+    Raises
+    ------
+    UsageError
+        If a single image would be too large for a chunk.
     """
     chunk = IMAGES.chunk
     itemsize = np.dtype(IMAGES.dtype).itemsize

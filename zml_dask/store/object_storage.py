@@ -32,7 +32,13 @@ class ObjectStorage(StorageBackend):
 
     @classmethod
     def connect(cls, url: str, options: Mapping[str, Any]) -> ObjectStorage:
-        """Check that fsspec knows the URL's protocol, and hold on to its options."""
+        """Check that fsspec knows the URL's protocol, and hold on to its options.
+
+        Raises
+        ------
+        UsageError
+            If it does not, or the package for it is missing.
+        """
         protocol = url.partition("://")[0].partition("::")[0]
         try:
             fsspec.get_filesystem_class(protocol)

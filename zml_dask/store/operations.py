@@ -73,7 +73,22 @@ def note_operation(operation: str, path: str) -> None:
 
 @contextlib.contextmanager
 def storage_errors(operation: str, where: str, url: str) -> Iterator[None]:
-    """Turn operating-system errors into one type per kind, naming the object and its store."""
+    """Turn operating-system errors into one type per kind, naming the object and its store.
+
+    Parameters
+    ----------
+    operation : str
+        ``"read"``, ``"write"``, ``"list"`` or ``"remove"``.
+    where : str
+        The object.
+    url : str
+        Of its store.
+
+    Raises
+    ------
+    StorageError
+        Of the kind that fits: `StorageFullError`, `StorageReadOnlyError`, `ObjectMissingError`.
+    """
     try:
         yield
     except OSError as error:

@@ -158,6 +158,16 @@ def read_rows(
 
     Row groups without any of them are passed over by their statistics, and one
     part is in memory at a time.
+
+    Parameters
+    ----------
+    storage : Storage
+    info : DatasetInfo
+    table : str
+        ``"files"``, ``"records"``, ``"failures"`` or ``"withdrawn"``.
+    columns : sequence of str
+        Only these.
+    record_ids : collection of int
     """
     wanted = sorted(record_ids)
     found = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]

@@ -75,7 +75,15 @@ def open_jobqueue(
     adapt: tuple[int, int] | None,
     options: ClusterOptions,
 ) -> Iterator[distributed.Client]:
-    """Submit workers as jobs; see `zml_dask.pipeline.clusters.open_cluster`."""
+    """Submit workers as jobs; see `zml_dask.pipeline.clusters.open_cluster`.
+
+    Raises
+    ------
+    ClusterOptionError
+        If there is no such section, or it cannot be.
+    ClusterUnavailableError
+        If the batch system is not here, refuses the job, or never starts it.
+    """
     system = system_of(section)
     submit = CLASSES[system].job_cls.submit_command.split()[0]
     if shutil.which(submit) is None:

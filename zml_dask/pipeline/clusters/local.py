@@ -23,7 +23,13 @@ _LOCAL_MEMORY_SHARE: Final = 0.8
 def open_local(
     _spec: str, workers: int | None, adapt: tuple[int, int] | None, options: ClusterOptions
 ) -> Iterator[distributed.Client]:
-    """Start a cluster here; see `zml_dask.pipeline.clusters.open_cluster`."""
+    """Start a cluster here; see `zml_dask.pipeline.clusters.open_cluster`.
+
+    Raises
+    ------
+    ClusterUnavailableError
+        If the scheduler cannot start, or no worker does in time.
+    """
     # Processes of one thread each: rasterising holds the interpreter's lock, and a
     # record that kills its worker then kills nothing else.
     count = workers or (adapt[1] if adapt else CPU_COUNT)

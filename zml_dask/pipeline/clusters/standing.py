@@ -28,7 +28,15 @@ def names_scheduler(spec: str) -> bool:
 def open_standing(
     spec: str, workers: int | None, adapt: tuple[int, int] | None, options: ClusterOptions
 ) -> Iterator[distributed.Client]:
-    """Connect to a cluster; see `zml_dask.pipeline.clusters.open_cluster`."""
+    """Connect to a cluster; see `zml_dask.pipeline.clusters.open_cluster`.
+
+    Raises
+    ------
+    ClusterOptionError
+        If a size is asked for, or certificates are missing.
+    ClusterUnavailableError
+        If nothing answers there, or it has no worker.
+    """
     if workers is not None or adapt is not None:
         raise ClusterOptionError(
             f"--cluster {spec} stands already and its size is not ours; "

@@ -53,6 +53,15 @@ def await_first_job(
 ) -> None:
     """Wait for the worker of a queued job while there is hope, and say what is waited for.
 
+    Parameters
+    ----------
+    client : distributed.Client
+    cluster : dask_jobqueue.JobQueueCluster
+    system : str
+        The batch system: ``"slurm"``.
+    options : ClusterOptions
+        `start_timeout` in seconds, and who is told.
+
     Raises
     ------
     ClusterUnavailableError

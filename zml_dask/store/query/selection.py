@@ -50,7 +50,12 @@ class Selection:
         return cls(**columns, rows=rows, by_image=False)
 
     def with_files(self, keep: NDArray[np.bool_]) -> Selection:
-        """Only some of the files, with those of their images that belong to this."""
+        """Only some of the files, with those of their images that belong to this.
+
+        Parameters
+        ----------
+        keep : numpy.ndarray of bool, shape (files,)
+        """
         columns = {name: getattr(self, name)[keep] for name in _PLACES}
         rows = Rows.of_runs(columns["first_image"], columns["n_images"], self.rows.total)
         both = Rows(rows.bits & self.rows.bits, self.rows.total)

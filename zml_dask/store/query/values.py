@@ -109,7 +109,19 @@ def ensure_text(node: ast.expr, value: Value) -> None:
 
 
 def ensure_comparable(left: ast.expr, one: Value, right: ast.expr, other: Value) -> None:
-    """Refuse to compare text with a number, or a list with anything."""
+    """Refuse to compare text with a number, or a list with anything.
+
+    Parameters
+    ----------
+    left, right : ast.expr
+        The sides, as they are named in the message.
+    one, other : Value
+        What they stand for.
+
+    Raises
+    ------
+    ExpressionError
+    """
     if "list" in (one.kind, other.kind):
         raise refusal(
             left if one.kind == "list" else right, "holds lists; write \"'word' in column\""

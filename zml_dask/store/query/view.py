@@ -256,6 +256,11 @@ class View:
         n : int
             All images where there are fewer.
         seed : int
+
+        Raises
+        ------
+        UsageError
+            If `n` is negative.
         """
         if n < 0:
             raise UsageError(f"cannot choose {n} images; give a number from 0 on")
