@@ -130,6 +130,9 @@ def test_a_build_exports_the_same_in_its_own_pass(
             catalogue=catalogue,
             options=BuildOptions(export=("pickle", "hdf5", "tree")),
         )
+    status, out, _ = run("status", tmp_path / "dataset")
+    assert status == 0, "no build has written its log, but records are staged"
+    assert "staged     3 records, " in out
     commit(Storage.open(tmp_path / "dataset"))
     run("export", tmp_path / "dataset", tmp_path / "later", "--format", "pickle,hdf5,tree")
     in_pass = contents(tmp_path / "dataset" / "legacy")

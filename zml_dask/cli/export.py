@@ -97,12 +97,16 @@ def command(ctx: click.Context, /, dataset: str, target: str, formats: str, **va
     if chosen != ["croissant"] and Storage.open(dataset).url == Storage.open(target).url:
         raise UsageError(f"{target} is the dataset itself; give another folder to export into")
     legacy = [name for name in chosen if name in _LEGACY]
+    # Said when the bar has gone: it would share its line.
+    results = []
     with progress_of(ctx) as progress:
         if legacy:
-            _export_legacy(dataset, target, legacy, values, progress)
-        for name in chosen:
-            if name in _OTHERS:
-                _OTHERS[name](dataset, target, values, progress)
+            results.append(_export_legacy(dataset, target, legacy, values, progress))
+        results += [
+            _OTHERS[name](dataset, target, values, progress) for name in chosen if name in _OTHERS
+        ]
+    for line in results:
+        click.echo(line)
 
 
 def _chosen(formats: str) -> list[str]:
@@ -115,7 +119,7 @@ def _chosen(formats: str) -> list[str]:
 
 def _export_legacy(
     dataset: str, target: str, formats: list[str], values: dict[str, Any], progress: BuildProgress
-) -> None:
+) -> str:
     with compute_of(values, progress, alone=True) as compute:
         result = export_dataset(
             dataset,
@@ -126,12 +130,12 @@ def _export_legacy(
             progress=_teller("records", progress),
         )
     passed_over = f", {result.already:,} were there already" if result.already else ""
-    click.echo(f"{target}: {result.records:,} records, {result.images:,} images{passed_over}")
+    return f"{target}: {result.records:,} records, {result.images:,} images{passed_over}"
 
 
 def _export_squashfs(
     dataset: str, target: str, values: dict[str, Any], progress: BuildProgress
-) -> None:
+) -> str:
     path = Path(target)
     if path.suffix != ".sqsh":
         name = dataset.rstrip("/").rpartition("/")[2] or "dataset"
@@ -139,7 +143,7 @@ def _export_squashfs(
     with tempfile.TemporaryDirectory(dir=values["scratch"], prefix="squashfs-") as scratch:
         files = _legacy_files(dataset, Path(scratch), _teller("records", progress))
         image = write_squashfs(files, path, compression=values["compression"])
-    click.echo(f"{image.path}: {image.size:,} bytes, md5 {image.md5}")
+    return f"{image.path}: {image.size:,} bytes, md5 {image.md5}"
 
 
 def _legacy_files(
@@ -159,7 +163,7 @@ def _legacy_files(
         tell(done, len(record_ids))
 
 
-def _export_png(dataset: str, target: str, values: dict[str, Any], progress: BuildProgress) -> None:
+def _export_png(dataset: str, target: str, values: dict[str, Any], progress: BuildProgress) -> str:
     options = PngOptions(
         by=values["by"],
         tar=values["tar"],
@@ -167,21 +171,20 @@ def _export_png(dataset: str, target: str, values: dict[str, Any], progress: Bui
         min_lines=values["min_lines"],
     )
     result = export_png(dataset, Path(target), options, progress=_teller("images", progress))
-    click.echo(
-        f"{target}: {result.images.total():,} images of {len(result.images):,} {options.by}s"
-        + (f", {result.clipped:,} with code points that were clipped" if result.clipped else "")
+    return f"{target}: {result.images.total():,} images of {len(result.images):,} {options.by}s" + (
+        f", {result.clipped:,} with code points that were clipped" if result.clipped else ""
     )
 
 
 def _export_croissant(
     dataset: str, target: str, _values: dict[str, Any], _progress: BuildProgress
-) -> None:
+) -> str:
     # Imported by name: the other formats need nothing of it.
     written = import_module("zml_dask.publish.croissant").export(dataset, target)
-    click.echo(f"{written}: Croissant metadata")
+    return f"{written}: Croissant metadata"
 
 
-_OTHERS: dict[str, Callable[[str, str, dict[str, Any], BuildProgress], None]] = {
+_OTHERS: dict[str, Callable[[str, str, dict[str, Any], BuildProgress], str]] = {
     "squashfs": _export_squashfs,
     "png": _export_png,
     "croissant": _export_croissant,

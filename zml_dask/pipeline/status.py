@@ -19,7 +19,7 @@ from zml_dask.pipeline.lock import holder
 from zml_dask.pipeline.target import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import LOCK, LOG
+from zml_dask.store.layout import LOCK, LOG, STAGING
 from zml_dask.store.operations import ObjectMissingError
 from zml_dask.store.staging import FailureRow, StagingIndex
 from zml_dask.store.storage import Storage
@@ -118,7 +118,8 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
     """
     storage = Storage.open(dataset)
     info = check_target(storage)
-    if info is None and not storage.exists(LOG):
+    # An import has no log, but it may have been interrupted with records staged.
+    if info is None and not storage.exists(LOG) and not storage.list(STAGING):
         raise TargetError(
             f"{storage.url} holds no dataset; make one with 'zml-dask build CATALOGUE "
             f"{storage.url}'"

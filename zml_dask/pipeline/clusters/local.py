@@ -33,6 +33,10 @@ def open_local(
     # Processes of one thread each: rasterising holds the interpreter's lock, and a
     # record that kills its worker then kills nothing else.
     count = workers or (adapt[1] if adapt else CPU_COUNT)
+    options.say(
+        f"starting {'up to ' if adapt else ''}{count} worker{'s' if count > 1 else ''} "
+        "on this machine"
+    )
     try:
         started = distributed.LocalCluster(
             n_workers=0 if adapt else count,
