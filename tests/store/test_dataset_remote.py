@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from range_server import RangeServer
 
 import zml_dask as zml
 from zml_dask.store.info import NoDatasetError
-from zml_dask.store.operations import StorageError
+from zml_dask.store.operations import RangeIgnoredError, StorageError
 from zml_dask.store.storage import Storage
 
 BUCKET = "asked"
@@ -68,6 +71,17 @@ def test_over_http(folder: Path) -> None:
         check_same(remote, zml.open_dataset(folder))
         with pytest.raises(NoDatasetError):
             zml.open_dataset(f"{server.url}/nothing-here")
+
+
+def test_a_server_that_ignores_range_is_named_as_such(folder: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        remote = zml.open_dataset(f"http://127.0.0.1:{server.server_address[1]}/ds")
+        for ask in (lambda: remote.files, lambda: remote.images[:1].compute()):
+            with pytest.raises(RangeIgnoredError, match="Range"):
+                ask()
+        server.shutdown()
 
 
 def test_over_http_only_the_chunks_asked_for_are_sent(folder: Path) -> None:

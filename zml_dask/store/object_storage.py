@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import fsspec
 
 from zml_dask.errors import UsageError
-from zml_dask.store.operations import inside
+from zml_dask.store.operations import RangeIgnoredError, inside
 from zml_dask.store.storage_backend import StorageBackend
 
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ class ObjectStorage(StorageBackend):
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         data: bytes = self._fs().cat_file(self._locate(path), start=start, end=stop)
+        if len(data) > stop - start:
+            raise RangeIgnoredError(
+                f"the server of {self.url} sends whole files where a part is asked for; serve the "
+                "dataset with one that knows HTTP's Range, as nginx, Apache and Caddy do (Python's "
+                "http.server does not)"
+            )
         return data
 
     def read_tail(self, path: str, size: int) -> bytes:

@@ -31,6 +31,10 @@ class ObjectMissingError(StorageError):
     """An object that was asked for is not there."""
 
 
+class RangeIgnoredError(StorageError):
+    """The server answers a request for a part of an object with the whole."""
+
+
 _KINDS: dict[int | None, tuple[type[StorageError], str]] = {
     errno.ENOSPC: (StorageFullError, "no space is left; free some and run the command again"),
     errno.EDQUOT: (StorageFullError, "the quota is used up; free some and run the command again"),
