@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from ipaddress import ip_address
+from socket import inet_aton
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from zml_dask.net.errors import BadRedirectError, BadUrlError, shown
-from zml_dask.net.throttle import is_loopback
 
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 MOST_REDIRECTS: Final = 10
@@ -73,10 +74,17 @@ def redirected(url: str, location: str | None) -> str:
 
 
 def _is_inside(host: str | None) -> bool:
-    """Whether a host is this machine or named by a private address."""
-    if host is None or is_loopback(f"[{host}]" if ":" in host else host):
+    """Whether a host is this machine or named by a private address, however it is spelt."""
+    # As `requests` does before it looks a name up: digits and dots come in many shapes.
+    name = unicodedata.normalize("NFKC", host or "").replace("\u3002", ".").lower().rstrip(".")
+    if not name or name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        return not ip_address(host).is_global
+        address = ip_address(name)
     except ValueError:
-        return False
+        try:
+            # The system's resolver takes 127.1, 0x7f.1 and 2130706433 for addresses.
+            address = ip_address(inet_aton(name))
+        except (OSError, ValueError):
+            return False
+    return not address.is_global
