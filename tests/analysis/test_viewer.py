@@ -155,6 +155,12 @@ def test_nothing_but_the_dataset_is_served(known: Known, served: ViewerServer, p
     assert ask(served, path)[0] == 404
 
 
+def test_it_is_served_to_this_machine_alone_and_guessed_at_by_nobody(served: ViewerServer) -> None:
+    assert served.server_address[0] == "127.0.0.1"
+    for path in ("/", "/data/dataset.json", "/none"):
+        assert ask(served, path)[2]["X-Content-Type-Options"] == "nosniff"
+
+
 def test_a_foreign_name_for_this_machine_is_refused(served: ViewerServer) -> None:
     assert ask(served, "/data/dataset.json", Host="attacker.example:80")[0] == 403
 

@@ -10,6 +10,7 @@ import pytest
 
 from zml_dask.cli import main as entry
 from zml_dask.cli.main import COMMANDS, main
+from zml_dask.errors import ZmlError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -90,6 +91,17 @@ def test_what_nobody_foresaw_is_one_line_and_a_traceback_when_asked_for(
     assert "--debug" in err
     with pytest.raises(type(error)):
         main(["status", "--debug"])
+
+
+def test_what_is_foreseen_is_one_line_and_a_traceback_when_asked_for(
+    run: Run, tmp_path: Path
+) -> None:
+    status, out, err = run("verify", tmp_path / "a\x1b[31mb")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "a\\x1b[31mb" in err
+    for words in (["--debug", "verify", "none"], ["verify", "none", "--debug"]):
+        with pytest.raises(ZmlError):
+            main(words)
 
 
 def test_a_dataset_is_not_exported_into_itself(run: Run, tmp_path: Path) -> None:

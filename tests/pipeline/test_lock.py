@@ -16,6 +16,7 @@ import pytest
 from zml_dask.pipeline.errors import LockedError, LockLostError
 from zml_dask.pipeline.lock import DatasetLock, LockTiming, dataset_lock, holder
 from zml_dask.pipeline.processes import ProcessIdentity
+from zml_dask.store import operations
 from zml_dask.store.layout import LOCK
 from zml_dask.store.storage import Storage
 
@@ -153,3 +154,29 @@ def test_no_wall_clock_is_asked(storage: Storage, monkeypatch: pytest.MonkeyPatc
     lock.beat()
     lock.check()
     lock.release()
+    # Nor to tell whether another's lock is dead.
+    elsewhere(storage)
+    with dataset_lock(storage, timing=QUICK, on_wait=lambda _: None):
+        pass
+
+
+def test_a_lock_that_was_taken_over_meanwhile_is_left_alone(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found stale by two, and claimed by the second when the first is done."""
+    elsewhere(storage)
+    owner = ProcessIdentity("nearer", "boot/pid:[1]", 7, "18").to_json()
+    theirs = json.dumps({"token": "t2", "owner": owner, "beats": 0}).encode()
+
+    def first_is_done(operation: str, path: str) -> None:
+        if "/claims/" in path and json.loads(storage.read(LOCK))["token"] == "t1":
+            monkeypatch.setattr(operations, "before_operation", None)
+            storage.write(LOCK, theirs)
+
+    monkeypatch.setattr(operations, "before_operation", first_is_done)
+    with (
+        pytest.raises(LockedError),
+        dataset_lock(storage, timing=QUICK, on_wait=lambda _: None),
+    ):
+        pass
+    assert storage.read(LOCK) == theirs

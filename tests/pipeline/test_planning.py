@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 from random import Random
@@ -17,15 +18,21 @@ import zml_dask
 from zml_dask.errors import RecordError
 from zml_dask.pipeline.advice import ADVICE, advice_for
 from zml_dask.pipeline.build import build
+from zml_dask.pipeline.clusters.options import ClusterOptions
+from zml_dask.pipeline.log import build_log
 from zml_dask.pipeline.memory import memory_need, memory_warning
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import failure_row
 from zml_dask.pipeline.partitioning import plan_partitions
 from zml_dask.pipeline.progress import Counts, PlainProgress, open_progress
+from zml_dask.pipeline.status import failure_groups
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.server import Sandbox
-from zml_dask.store.layout import ImageShape
+from zml_dask.store.layout import LOG, ImageShape
+from zml_dask.store.staging import FailureRow
+from zml_dask.store.storage import Storage
+from zml_dask.store.verify.log_lines import damaged_lines
 
 from .datasets import archive, harvested
 
@@ -166,3 +173,48 @@ def test_a_dataset_may_lie_in_an_object_store(client: distributed.Client, tmp_pa
             assert dataset.text(0) == "1\n2\n"
         finally:
             fsspec.filesystem("memory").store.clear()
+
+
+def test_the_log_goes_on_after_a_line_that_a_crash_tore(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    storage.write(LOG, b'{"time": "2026-01-01", "ev')
+    with build_log(storage) as log:
+        log.write("start", catalogue="c\x1b[31m\n")
+    lines = storage.read(LOG).splitlines()
+    assert len(lines) == 2
+    assert json.loads(lines[1])["catalogue"] == "c\x1b[31m\n"
+    assert b"\x1b" not in lines[1]
+    assert list(damaged_lines(storage.read(LOG))) == [(1, True)]
+
+
+def test_the_log_is_not_world_writable(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        with build_log(Storage.open(tmp_path)) as log:
+            log.write("start")
+    finally:
+        os.umask(old)
+    assert (tmp_path / LOG).stat().st_mode & 0o002 == 0
+
+
+def test_failures_of_a_kind_are_shown_by_different_examples() -> None:
+    rows = [
+        FailureRow(number, "fetch", kind, message, 1, kind == "gone")
+        for number, (kind, message) in enumerate(
+            [("gone", "a"), ("gone", "a"), ("gone", "b"), ("gone", "c"), ("gone", "d"), ("x", "a")]
+        )
+    ]
+    groups = failure_groups(rows)
+    assert [(group.kind, group.records, group.permanent) for group in groups] == [
+        ("gone", 5, 5),
+        ("x", 1, 0),
+    ]
+    assert [row.message for row in groups[0].examples] == ["a", "b", "c"]
+    assert all(group.advice for group in groups)
+
+
+def test_the_dashboard_is_reached_from_this_machine_alone() -> None:
+    for dashboard in (None, "off"):
+        address = ClusterOptions(dashboard=dashboard).scheduler_options["dashboard_address"]
+        assert address.rpartition(":")[0] == "127.0.0.1"
+    assert ClusterOptions().tls

@@ -145,13 +145,14 @@ def test_a_server_in_trouble_is_a_failure_that_may_pass(
     assert len(StagingIndex.load(Storage.open(tmp_path / "ds")).failures) == 0
 
 
+@pytest.mark.parametrize("where", ["read_into", "open_record"])
 def test_a_mistake_of_ours_is_a_row_with_its_type(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scratch: Path
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scratch: Path, where: str
 ) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr(module, "read_into", broken)
+    monkeypatch.setattr(module, where, broken)
     catalogue = Catalogue.open(harvested(sandbox, tmp_path))
     ref = max(catalogue.refs, key=lambda one: one.archive_bytes)
     options = BuildOptions(scratch=str(scratch))

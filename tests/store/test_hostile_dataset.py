@@ -25,7 +25,8 @@ from zml_dask.store.info import DatasetDamagedError, DatasetInfo, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
 from zml_dask.store.manifest import WrittenObject, read_manifest, write_manifest
 from zml_dask.store.operations import StorageError
-from zml_dask.store.staging import FailureRow
+from zml_dask.store.staging import FailureRow, StagingDamagedError
+from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table, write_part
 from zml_dask.store.verify import verify
@@ -331,3 +332,21 @@ def test_what_is_foreign_in_staging_is_left_out(storage: Storage, tmp_path: Path
     assert verify(storage, deep=True).ok
     for path, data in foreign.items():
         assert storage.read(path) == data
+
+
+def test_counts_that_a_staged_record_does_not_hold_are_not_committed(
+    storage: Storage, tmp_path: Path
+) -> None:
+    """A trailer that fits its own checksum, and not the texts before it."""
+    stage(storage, tmp_path, 3, sources(6, 3))
+    path = "staging/records/3"
+    blob = storage.read(path)
+    body, tail = blob[:-BLOB_TRAILER_BYTES], blob[-BLOB_TRAILER_BYTES:]
+    trailer = BlobTrailer.from_bytes(tail, path)
+    storage.write(path, body + replace(trailer, n_images=trailer.n_images + 1).to_bytes())
+    with pytest.raises(StagingDamagedError):
+        commit(storage)
+    storage.remove(storage.list("staging"))
+    report = verify(storage, deep=True)
+    assert report.ok
+    assert report.checked["records"] == 2
