@@ -79,3 +79,22 @@ def test_a_wrong_expression_is_a_wrong_call(
     assert err == "zml-dask: no column 'langauge'; did you mean 'language'?\n"
     assert run(capsys, dataset, "True", "--columns", "pth")[0] == 2
     assert run(capsys, f"{dataset}/nothing", "True")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("expression", "advice"),
+    [
+        ("license == 'MIT'", "no file has license 'MIT'; did you mean 'mit'?\n"),
+        ("n_lines > 3 and language == 'Phyton'", "no file has language 'Phyton'; did you mean"),
+        ("language == '\\x1b[2J'", "no file has language '\\x1b[2J'\n"),
+        ("language == 'C' and n_lines > 100_000", ""),
+        ("path == 'none'", ""),
+    ],
+)
+def test_a_value_that_no_file_has_is_told(
+    dataset: str, capsys: pytest.CaptureFixture[str], expression: str, advice: str
+) -> None:
+    status, out, err = run(capsys, dataset, expression)
+    assert (status, out) == (0, "0 files with 0 images in 0 records\n")
+    assert err.startswith(advice) if advice else not err
+    assert "\x1b" not in err

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from zml_dask.cli.terminal import printable
 from zml_dask.store.dataset import Dataset, open_dataset
+from zml_dask.store.query.suggestion import suggest
 
 _COLUMNS = "record_id,path,language,license,n_lines,n_images"
 _BATCH = 16_384
@@ -59,6 +60,9 @@ def command(dataset: str, expression: str, limit: int | None, form: str, columns
     if limit is None and form == "table":
         limit = _TABLE_ROWS
     _WRITERS[form](names, counts, islice(_rows(found, names, limit), limit))
+    advice = suggest(opened, expression) if expression.strip() and not counts["files"] else None
+    if advice is not None:
+        click.echo(printable(advice), err=True)
 
 
 def _rows(found: Dataset, names: list[str], limit: int | None) -> Iterator[list[Any]]:
