@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-import distributed
 
-from zml_dask.cli.building import cluster_options, open_client_of, progress_of
-from zml_dask.errors import UsageError, ZmlError
-from zml_dask.legacy.bags import Compute, in_this_process
+from zml_dask.cli.building import cluster_options, progress_of
+from zml_dask.cli.computing import compute_of
+from zml_dask.errors import UsageError
 from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import export_record, parse_formats
 from zml_dask.legacy.export_dataset import export_dataset
@@ -26,10 +24,6 @@ from zml_dask.store.storage import Storage
 
 _LEGACY = get_args(LegacyFormat)
 _FORMATS = (*_LEGACY, "squashfs", "png", "croissant")
-
-
-class WorkersDiedError(ZmlError):
-    """Workers were killed while they exported or imported."""
 
 
 @click.command("export")
@@ -189,44 +183,6 @@ _OTHERS: dict[str, Callable[[str, str, dict[str, Any], BuildProgress], str]] = {
     "png": _export_png,
     "croissant": _export_croissant,
 }
-
-
-@contextmanager
-def compute_of(
-    values: dict[str, Any], progress: BuildProgress, *, alone: bool
-) -> Iterator[Compute]:
-    """Yield what computes a bag: the cluster that the command line names, opened on first use.
-
-    Parameters
-    ----------
-    values : dict
-        Of the cluster's options.
-    progress : BuildProgress
-    alone : bool
-        Whether this process does the work itself where nothing else is asked for.
-    """
-    asked = any(values.get(name) for name in ("workers", "adapt", "cluster_config"))
-    if alone and not asked and values["cluster"] == "local":
-        yield in_this_process
-        return
-    open_client = open_client_of(values, progress)
-    with ExitStack() as stack:
-        clients: list[distributed.Client] = []
-
-        def compute(bag: Any) -> Iterator[list[Any]]:
-            if not clients:  # not before there is work: a cluster takes its time
-                clients.append(stack.enter_context(open_client()))
-            futures = clients[0].compute(bag.to_delayed())
-            try:
-                for _, result in distributed.as_completed(futures, with_results=True):
-                    yield list(result)
-            except distributed.KilledWorker as error:
-                raise WorkersDiedError(
-                    "a worker died again and again, of too little memory perhaps; give workers "
-                    "more of it and run the command again: what is done is kept"
-                ) from error
-
-        yield compute
 
 
 def _teller(stage: str, progress: BuildProgress) -> Callable[[int, int], None]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from zml_dask.cli.building import cluster_options, progress_of
-from zml_dask.cli.export import compute_of
+from zml_dask.cli.computing import compute_of
 from zml_dask.cli.terminal import printable
 from zml_dask.legacy.import_record import ImportedRecord
 from zml_dask.legacy.importing import ImportOptions, import_legacy
