@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from zml_dask.cli.main import main
 from zml_dask.sandbox.corpus import Corpus, SandboxRecord
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.server import Sandbox
@@ -40,3 +42,16 @@ def make_sandbox() -> Iterator[Callable[..., Sandbox]]:
             return stack.enter_context(Sandbox(records, **options))
 
         yield make
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Calls the command line within this process; gives status, standard output and error."""
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call

@@ -15,17 +15,6 @@ from zml_dask.errors import ZmlError
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
-
-
 def test_without_a_command_the_help_is_shown(run: Run) -> None:
     status, out, err = run()
     assert (status, out) == (2, "")

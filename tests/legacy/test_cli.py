@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from zml_dask import parse_record, process
-from zml_dask.cli.main import main
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.record_row import row_of_hit
 from zml_dask.records.catalogue import Catalogue
@@ -23,17 +22,6 @@ from zml_dask.store.storage import Storage
 from .test_import import write_2018
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
 
 
 def contents(folder: Path) -> dict[str, str]:
