@@ -84,3 +84,19 @@ def test_git_that_is_not_there_says_so(
     monkeypatch.setenv("PATH", str(scratch))
     with pytest.raises(GitError, match="not installed"):
         snapshot(GithubSource(github.url, "o", "n", ()), None, scratch, GitLimits(60, 10**9))
+
+
+def test_what_git_says_is_bounded(
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's own words come out of git, and it may go on for ever."""
+    talkative = tmp_path / "git"
+    talkative.write_text("#!/bin/sh\nexec yes 'remote: \x1b[2J' >&2\n")
+    talkative.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    source = GithubSource("http://127.0.0.1:9", "o", "n", ())
+    with pytest.raises(GitError, match="git clone fails with") as error:
+        snapshot(source, None, scratch, GitLimits(300, 100_000))
+    assert len(str(error.value)) < 500
+    assert str(error.value).isprintable()
+    assert not list(scratch.iterdir())

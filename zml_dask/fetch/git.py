@@ -10,9 +10,10 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from zml_dask.fetch.errors import GitError
 from zml_dask.fetch.github import GithubSource
@@ -31,6 +32,7 @@ _CONFIG: Final = {
     "http.lowSpeedTime": "60",
     "gc.auto": "0",
 }
+_SAID: Final = 4096
 _PASSED_ON: Final = frozenset(
     {"PATH", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
      "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "LD_LIBRARY_PATH"}
@@ -98,28 +100,39 @@ def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
     if limiter is not None:
         command = [limiter, f"--fsize={limits.max_bytes}", "--core=0", *command]
     what = next((part for part in arguments if not part.startswith("-")), "")
-    try:
-        process = subprocess.Popen(
-            command,
-            env=_environment(folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except FileNotFoundError:
-        raise GitError("git is not installed; install it to have records by their tag") from None
-    with process:
+    # What git says comes from the server too, and as much as that likes: into a
+    # file, whose size is bounded as that of any other.
+    with tempfile.TemporaryFile(dir=folder) as out, tempfile.TemporaryFile(dir=folder) as err:
         try:
-            out, err = process.communicate(timeout=limits.seconds)
-        except subprocess.TimeoutExpired:
-            raise GitError(f"git {what} takes over {limits.seconds:g} s") from None
-        finally:
-            _end(process)
-    if process.returncode:
-        said = " ".join(err.decode("utf-8", "replace").split())[-200:]
-        raise GitError(f"git {what} fails with {process.returncode}: {said!r}")
-    return out.decode("ascii", "replace")
+            process = subprocess.Popen(
+                command,
+                env=_environment(folder),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise GitError(
+                "git is not installed; install it to have records by their tag"
+            ) from None
+        with process:
+            try:
+                process.wait(timeout=limits.seconds)
+            except subprocess.TimeoutExpired:
+                raise GitError(f"git {what} takes over {limits.seconds:g} s") from None
+            finally:
+                _end(process)
+        if process.returncode:
+            said = " ".join(_tail(err).split())[-200:]
+            raise GitError(f"git {what} fails with {process.returncode}: {said!r}")
+        return _tail(out)
+
+
+def _tail(file: IO[bytes]) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _SAID))
+    return file.read().decode("utf-8", "replace")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
