@@ -52,7 +52,7 @@ def test_a_sandbox_is_served_and_harvested(tmp_path: Path, how: signal.Signals) 
         (["--exclude", "("], 2, "--exclude"),
         (["--limit", "0"], 2, "--limit"),
         (["--token-file", "/no/such/file"], 2, "token"),
-        (["--api-url", "ftp://127.0.0.1/api"], 1, "http"),
+        (["--api-url", "ftp://127.0.0.1/api"], 2, "http"),
     ],
 )
 def test_a_wrong_call_is_one_clear_line(
