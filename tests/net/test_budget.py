@@ -212,6 +212,13 @@ def test_requests_that_are_never_answered_leave_their_place() -> None:
     assert [budget.grant("default", 60.5) for _ in range(2)] == [0.0, 0.0]
 
 
+def test_a_limit_beyond_all_measure_is_none() -> None:
+    budget = Budget(ZENODO)
+    budget.grant("default", 0.0)
+    budget.observe("default", 0.0, 200, _headers(10**17, 0, 60))
+    assert budget.grant("default", 0.0) == 0.0
+
+
 def test_without_limits_everything_goes() -> None:
     budget = Budget(UNLIMITED)
     assert all(budget.grant("default", 0.0) == 0.0 for _ in range(10_000))

@@ -36,6 +36,9 @@ _SLACK: Final = 2 * _CLOCK_GRAIN
 _SHORTEST_WAIT: Final = 0.001
 # Some servers send the seconds to the reset instead of its instant.
 _EARLIEST_EPOCH: Final = 1_000_000_000
+# A budget remembers every request of a window. A limit that no client of ours can
+# reach is none, and keeps no list that a server could make as long as it likes.
+_MOST_REMEMBERED: Final = 100_000
 # A limit of another order than a window's own is another window's.
 _FAR_MORE: Final = 10
 
@@ -104,8 +107,11 @@ class _Window:
 
     def correct(self, limit: int, remaining: int | None, reset_in: float, now: float) -> None:
         """Take over what the server says of this window."""
-        self.limit = max(1, limit)
         self.published = False
+        if limit > _MOST_REMEMBERED:
+            self.limit = None
+            return
+        self.limit = max(1, limit)
         if remaining is None:
             return
         # Somebody else shares our address, or an earlier run of ours used it.
