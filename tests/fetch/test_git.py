@@ -12,16 +12,12 @@ from pathlib import Path
 import pytest
 
 from zml_dask.errors import RecordError
-from zml_dask.fetch.errors import (
-    GitError,
-)
+from zml_dask.fetch.errors import GitError
 from zml_dask.fetch.git import GitLimits, snapshot
 from zml_dask.fetch.github import GithubSource
 
 from .conftest import LoopbackGithub, run
 from .records import FILES
-
-# git
 
 
 def test_git_runs_nothing_and_reads_no_local_file(
@@ -42,6 +38,24 @@ def test_git_runs_nothing_and_reads_no_local_file(
     snapshot(source, "v1", scratch, GitLimits(60, 10**9))
     assert not proof.exists()
     assert [path.name for path in scratch.iterdir()] == ["git.tar"]
+
+
+def test_git_does_not_see_the_settings_of_whoever_runs_the_build(
+    github: LoopbackGithub, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    github.add("owner", "name", {"v1": FILES})
+    elsewhere = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{tmp_path.as_uri()}/.insteadOf",
+        "GIT_CONFIG_VALUE_0": f"{github.url}/",
+        "GIT_DIR": str(tmp_path / "another.git"),
+    }
+    for name, value in elsewhere.items():
+        monkeypatch.setenv(name, value)
+    source = GithubSource(github.url, "owner", "name", ("v1",))
+    snapshot(source, "v1", scratch, GitLimits(60, 10**9))
+    assert [path.name for path in scratch.iterdir()] == ["git.tar"]
+    assert not (tmp_path / "another.git").exists()
 
 
 @pytest.mark.parametrize("base", ["file:///tmp", "ext::sh -c touch% /tmp/x", "ssh://host", "/tmp"])

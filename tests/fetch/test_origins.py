@@ -115,6 +115,18 @@ def test_what_holds_no_source_is_not_downloaded(
     assert good(members) == GOOD
 
 
+def test_the_limit_holds_for_all_files_of_a_record_together(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    files = {f"{name}.zip": make_zip({name: os.urandom(30_000)}) for name in "abc"}
+    sandbox = make_sandbox([make_record(7, files)])
+    options = FetchOptions()
+    options = replace(options, limits=replace(options.limits, max_archive_bytes=70_000))
+    with open_record(harvested(sandbox, client), client, scratch, options) as fetched:
+        assert [one.name for one in fetched.archives] == ["a.zip", "b.zip"]
+        assert fates(list(fetched.members())) == {"c.zip": "too_large"}
+
+
 def test_a_file_over_the_limit_does_not_cost_the_record(
     make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
 ) -> None:
