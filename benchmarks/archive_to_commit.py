@@ -150,6 +150,7 @@ def main() -> None:
                 f"{n} workers": partial(with_dask, client, catalogue, folder / f"workers-{n}")
                 for n, client in enumerate(clients, 1)
             },
+            rounds=3,
         )
         for client, cluster in zip(clients, clusters, strict=True):
             client.close()
