@@ -147,7 +147,9 @@ def main() -> None:
             images * copies,
             "images",
             {
-                f"{n} workers": partial(with_dask, client, catalogue, folder / f"workers-{n}")
+                f"{n} worker{'s' if n > 1 else ''}": partial(
+                    with_dask, client, catalogue, folder / f"workers-{n}"
+                )
                 for n, client in enumerate(clients, 1)
             },
             rounds=3,
