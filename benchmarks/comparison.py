@@ -36,6 +36,15 @@ def peak_memory() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
+def keep_values(title: str, name: str, values: dict[str, object]) -> None:
+    """Print figures that compare nothing, and keep them for the page as ``results/NAME.json``."""
+    for figure, value in values.items():
+        print(f"{figure:<60}{value}")
+    RESULTS.mkdir(exist_ok=True)
+    kept = {"title": title, "values": values}
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1))
+
+
 def compare(
     title: str, work: float, unit: str, variants: dict[str, Callable[[], object]], rounds: int = 5
 ) -> list[Figure]:

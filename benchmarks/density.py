@@ -15,7 +15,7 @@ import numpy as np
 import real_packages
 import zstandard
 from archive_to_commit import without_dask
-from comparison import RESULTS
+from comparison import keep_values
 from corpus import CACHE, MAX_SOURCE_BYTES, archives
 from numcodecs import blosc
 
@@ -91,11 +91,7 @@ def main() -> None:
         "the dataset's codec, Python files only": f"{per_image(python, 1, 64):,.0f} B",
         "the dataset's codec, all other files": f"{per_image(others, 1, 64):,.0f} B",
     }
-    for name, value in values.items():
-        print(f"{name:<60}{value}")
-    RESULTS.mkdir(exist_ok=True)
-    kept = {"title": "Bytes an image", "values": values}
-    (RESULTS / "bytes-an-image.json").write_text(json.dumps(kept, indent=1))
+    keep_values("Bytes an image", "bytes-an-image", values)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ within them. The server counts in moving windows, as Zenodo does.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 
 import requests
-from comparison import RESULTS
+from comparison import keep_values
 from distributed import Client, LocalCluster
 
 from zml_dask.pipeline.throttle import ClusterThrottle
@@ -61,11 +60,7 @@ def main() -> None:
         "share of the permitted rate used": f"{statuses[200] / permitted:.1%}",
         "share of requests refused (429)": f"{statuses[429] / statuses.total():.1%}",
     }
-    for name, value in values.items():
-        print(f"{name:<40}{value}")
-    RESULTS.mkdir(exist_ok=True)
-    kept = {"title": "The shared throttle against Zenodo's limits", "values": values}
-    (RESULTS / "the-shared-throttle.json").write_text(json.dumps(kept, indent=1))
+    keep_values("The shared throttle against Zenodo's limits", "the-shared-throttle", values)
 
 
 if __name__ == "__main__":

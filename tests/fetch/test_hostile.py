@@ -190,9 +190,10 @@ def test_an_extended_header_may_not_shrink_or_grow_the_size_unseen(read: Read) -
     assert members[0].status == "damaged"
 
 
-def test_a_negative_size(read: Read) -> None:
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11], ids=["negative", "huge"])
+def test_a_size_that_no_file_has(read: Read, size: bytes) -> None:
     block = bytearray(tar_header("a", 0))
-    block[124:136] = b"\xff" * 12
+    block[124:136] = size
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     members = read(bytes(block) + make_tar())

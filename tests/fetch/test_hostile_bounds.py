@@ -141,16 +141,6 @@ def test_a_size_of_any_number_of_digits(read: Read, digits: str) -> None:
     assert len(good(members)) == len(GOOD) - 1
 
 
-def test_a_size_of_twelve_bytes(read: Read) -> None:
-    block = bytearray(tar_header("huge", 0))
-    block[124:136] = b"\x80" + b"\xff" * 11
-    block[148:156] = b" " * 8
-    block[148:156] = b"%06o\0 " % sum(block)
-    members = read(bytes(block) + make_tar())
-    assert fates(members) == {"archive": "damaged"}
-    assert good(members) == GOOD
-
-
 def test_sizes_of_64_bits_in_a_zip(read: Read) -> None:
     def member(name: bytes, size: int, packed: int) -> RawMember:
         extra = struct.pack("<HHQQ", 1, 16, size, packed)
