@@ -14,6 +14,7 @@ from zml_dask.raster.text import WIDTH
 
 _NEWLINE = 10
 _SPACE = 32
+_ONE = np.uintp(1)  # see `kernels` for why positions are unsigned
 
 
 @njit(cache=True, nogil=True)
@@ -24,15 +25,15 @@ def _copy_visible(
 
     Returns the bytes written; `target` must hold ``source.size + 1``.
     """
-    n = 0
-    i = 0
-    size = source.size
+    n = np.uintp(0)
+    i = np.uintp(0)
+    size = np.uintp(source.size)
     while i < size:
         start = i
         while i < size and source[i] != _NEWLINE:
-            i += 1
+            i += _ONE
         stop = i
-        i += 1
+        i += _ONE
         if stop - start > width:  # in bytes; only then is it worth counting characters
             column = 0
             j = start
@@ -41,16 +42,16 @@ def _copy_visible(
                     if column == width:
                         break
                     column += 1
-                j += 1
+                j += _ONE
             stop = j
-        while stop > start and source[stop - 1] == _SPACE:
-            stop -= 1
-        for k in range(start, stop):
-            target[n] = source[k]
-            n += 1
+        while stop > start and source[stop - _ONE] == _SPACE:
+            stop -= _ONE
+        for k in range(stop - start):
+            target[n + k] = source[start + k]
+        n += stop - start
         target[n] = _NEWLINE
-        n += 1
-    return n
+        n += _ONE
+    return int(n)
 
 
 def visible_text(settled: bytes, width: int = WIDTH) -> bytes:
