@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +18,7 @@ from zml_dask.pipeline.progress import BuildProgress, Counts
 from zml_dask.records.state import HarvestState
 from zml_dask.store.commit.steps import (
     CommitOptions,
+    CommitTask,
     TaskResult,
     finish_commit,
     plan_commit,
@@ -28,6 +28,12 @@ from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.storage import Storage
 
 _RETRIES = 2
+
+_SHARES = 16
+_MOST_SHARDS = 8
+"""Shards that a Dask task writes at most, and shares that a worker gets at least: a shard
+takes a worker a tenth of a second, of which a task of its own would waste a twentieth."""
+
 _SOFTWARE = ("zml-dask", "numpy", "zarr", "numcodecs", "pyarrow", "dask")
 
 
@@ -72,23 +78,55 @@ def commit_staged(
     )
     if plan is None:
         return read_info(storage) or DatasetInfo()
-    # Small and equal work, except for index shards and tables, which take longer
-    # and so go first.
-    tasks = sorted(plan.tasks, key=lambda task: task.kind == "images")
-    total = len(tasks)
+    total = len(plan.tasks)
     if total:
         progress.update("commit", Counts(0, total))
-    futures = client.map(partial(run_task, storage), tasks, pure=False, retries=_RETRIES)
+    workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    groups = group_tasks(plan.tasks, workers)
+    futures = client.map(run_tasks, groups, storage=storage, pure=False, retries=_RETRIES)
     results: list[TaskResult] = []
     try:
         for future in distributed.as_completed(futures):
-            results.append(_result(future))
+            results += _results(future)
             future.release()
             progress.update("commit", Counts(len(results), total))
     finally:
         client.cancel(futures, reason="the commit has stopped")
     lock.check()
     return finish_commit(storage, plan, results)
+
+
+def group_tasks(tasks: Sequence[CommitTask], workers: int) -> list[tuple[CommitTask, ...]]:
+    """Group the tasks of a commit for a cluster.
+
+    Parameters
+    ----------
+    tasks : sequence of CommitTask
+    workers : int
+
+    Returns
+    -------
+    list of tuple of CommitTask
+        Index shards and tables first, since each takes long; then runs of image shards.
+
+    Examples
+    --------
+    >>> tasks = [CommitTask("images", n, 0, 1, "") for n in range(70)]
+    >>> groups = group_tasks([*tasks, CommitTask("files", 0, 0, 1, "")], workers=2)
+    >>> groups[0][0].kind, [task.number for task in groups[1]], len(groups)
+    ('files', [0, 1], 36)
+    """
+    shards = [task for task in tasks if task.kind == "images"]
+    size = max(1, min(_MOST_SHARDS, len(shards) // (_SHARES * max(1, workers))))
+    return [
+        *((task,) for task in tasks if task.kind != "images"),
+        *(tuple(shards[start : start + size]) for start in range(0, len(shards), size)),
+    ]
+
+
+def run_tasks(tasks: Sequence[CommitTask], *, storage: Storage) -> list[TaskResult]:
+    """Do some tasks of a commit, one after another."""
+    return [run_task(storage, task) for task in tasks]
 
 
 def noted(harvest: HarvestState | None) -> Mapping[str, Any] | None:
@@ -109,9 +147,9 @@ def software_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _SOFTWARE}
 
 
-def _result(future: distributed.Future) -> TaskResult:
+def _results(future: distributed.Future) -> list[TaskResult]:
     try:
-        result: TaskResult = future.result()
+        results: list[TaskResult] = future.result()
     except ZmlError:
         raise
     except Exception as error:
@@ -119,4 +157,4 @@ def _result(future: distributed.Future) -> TaskResult:
             f"the commit stopped: a worker failed with {type(error).__name__}: {error}; the last "
             "commit is untouched and what is staged is kept: run the same command again"
         ) from error
-    return result
+    return results

@@ -21,6 +21,11 @@ _CLUSTER_CONFIG: Final[dict[str, Any]] = {
     "distributed.admin.large-graph-warning-threshold": "200MiB",
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
+    # Dask's own watching takes a twentieth of a small machine: each worker's stack is
+    # sampled a hundred times a second, and every process wakes fifty times a second to
+    # see how late it wakes. A tenth of that shows as much of tasks that last seconds.
+    "distributed.worker.profile.interval": "100ms",
+    "distributed.admin.tick.interval": "200ms",
 }
 
 
