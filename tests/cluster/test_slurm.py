@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dask
 import pytest
 import yaml
 from distributed import Client
@@ -31,6 +32,11 @@ def _job_of_worker() -> str:
     return os.environ["SLURM_JOB_ID"]
 
 
+def _settings_of_worker() -> tuple[bool, str]:
+    memory = "distributed.worker.memory.spill"
+    return dask.config.get(memory), dask.config.get("distributed.worker.profile.interval")
+
+
 def test_workers_are_jobs_that_speak_tls(slurm: SlurmLab, slurm_config: Path) -> None:
     with open_cluster("slurm", 2, options=ClusterOptions(config=slurm_config)) as client:
         client.wait_for_workers(2, timeout=40)
@@ -48,6 +54,8 @@ def test_workers_are_jobs_that_speak_tls(slurm: SlurmLab, slurm_config: Path) ->
         script = client.cluster.job_script()
         assert "--lifetime 984s --lifetime-stagger 96s" in script  # of a walltime of 20 min
         assert "--no-dashboard" in script
+        settings = client.run(_settings_of_worker).values()
+        assert list(settings) == [(False, "100ms")] * 2  # the driver's, not Dask's own
     assert not list((slurm_config.parent / "shared").rglob("*.key"))
     until(lambda: not slurm.jobs(), "the workers' jobs are cancelled")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
+import dask
 import yaml
 
 from zml_dask.pipeline.clusters.options import ClusterOptionError, ClusterOptions
@@ -41,6 +43,23 @@ def settings_of(options: ClusterOptions) -> dict[str, Any]:
     if options.config is not None:
         settings.update(_flattened(read_config(options.config)))
     return settings
+
+
+def exported_settings() -> list[str]:
+    """Lines of a job script that give a worker on another machine the settings in force here.
+
+    Examples
+    --------
+    >>> with dask.config.set({"distributed.worker.memory.spill": False}):
+    ...     "export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False" in exported_settings()
+    True
+    """
+    return [
+        f"export DASK_{name.upper().replace('.', '__').replace('-', '_')}="
+        + shlex.quote(str(dask.config.get(name)))
+        for name in _CLUSTER_CONFIG
+        if not name.startswith("distributed.scheduler")
+    ]
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import distributed
 from tornado.ioloop import PeriodicCallback
 
 from zml_dask.pipeline.clusters.certificates import security_of
+from zml_dask.pipeline.clusters.configuration import exported_settings
 from zml_dask.pipeline.clusters.options import (
     ClusterOptionError,
     ClusterOptions,
@@ -173,6 +174,8 @@ def _job_options(section: str, system: str) -> dict[str, Any]:
         "memory": said("memory") or _DEFAULT_MEMORY,
         "local_directory": said("local-directory") or _NODE_LOCAL,
         "worker_extra_args": extra,
+        # A job begins with a configuration of its own; what it says for itself comes last.
+        "job_script_prologue": [*exported_settings(), *(said("job-script-prologue") or ())],
     }
 
 
