@@ -1,4 +1,8 @@
-"""Archives on disk to a committed dataset: against 2018's job, with exports, and on two cores."""
+"""Archives on disk to a committed dataset: against 2018's job, with exports, and on two cores.
+
+Two workers are held against one, and beside them two processes without Dask against one: they
+share nothing but the machine, so that what they do not reach no scheduler can.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,20 @@ import pickle
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import distributed
 import h5py
 from comparison import compare
 from corpus import MAX_SOURCE_BYTES, archives
-from distributed import Client, LocalCluster
 from edition2018 import rasterise_2018
 
 import zml_dask as zml
+from zml_dask.pipeline.clusters import open_cluster
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.workbench import Source
 from zml_dask.records.parse import parse_record
@@ -85,18 +93,110 @@ def without_dask(records: list[Record], folder: Path, export: tuple[str, ...] = 
     return storage
 
 
-def with_dask(client: Client, catalogue: Path, folder: Path) -> None:
-    """Build the catalogue on a cluster that already stands."""
+def write_catalogue(path: Path, paths: list[Path], copies: int = 1) -> Path:
+    """Write the corpus as a catalogue."""
+    path.write_text("\n".join(map(json.dumps, catalogue_lines(paths, copies))) + "\n")
+    return path
+
+
+def with_dask(catalogue: Path, folder: Path) -> None:
+    """Build a catalogue on the cluster that is open."""
     shutil.rmtree(folder, ignore_errors=True)
-    zml.build(catalogue, folder, client=client, options=BuildOptions(partition_records=1))
+    zml.build(catalogue, folder, client=distributed.get_client())
+
+
+@contextmanager
+def warm_cluster(workers: int, catalogue: Path, folder: Path) -> Iterator[None]:
+    """Open a cluster as the command does, and have its workers load what they need."""
+    with open_cluster("local", workers):
+        with_dask(catalogue, folder)
+        yield
+
+
+def many_times(paths: list[Path], copies: int, folder: Path) -> None:
+    """Build the corpus without Dask as often as the catalogue has it."""
+    for _ in range(copies):
+        without_dask(records_of(paths), folder)
+
+
+def in_processes(
+    pool: ProcessPoolExecutor, processes: int, paths: list[Path], copies: int, folder: Path
+) -> None:
+    """Build as much without Dask, in processes that know nothing of each other."""
+    share = copies // processes
+    running = [
+        pool.submit(many_times, paths, share, folder / str(number)) for number in range(processes)
+    ]
+    for process in running:
+        process.result()
+
+
+def against_2018(paths: list[Path], folder: Path) -> None:
+    """Hold 2018's job against ours, on few archives: it takes its time."""
+    few = paths[:3]
+    compare(
+        "Archive to files, 2018's job against ours (three archives)",
+        edition_2018(few, folder / "count"),
+        "images",
+        {
+            "2018's job (pickle and HDF5)": partial(edition_2018, few, folder / "2018"),
+            "zml_dask, with pickle and HDF5": partial(
+                without_dask, records_of(few), folder / "few", ("pickle", "hdf5")
+            ),
+            "zml_dask, committed Zarr": partial(without_dask, records_of(few), folder / "few-zarr"),
+        },
+        rounds=3,
+    )
+
+
+def with_exports(paths: list[Path], images: int, folder: Path) -> None:
+    """Hold builds on one core with and without 2018's files against each other."""
+    records = records_of(paths)
+    compare(
+        "Archive to commit, one core",
+        images,
+        "images",
+        {
+            "committed Zarr": partial(without_dask, records, folder / "zarr"),
+            "with pickle": partial(without_dask, records, folder / "pickle", ("pickle",)),
+            "with pickle and HDF5": partial(
+                without_dask, records, folder / "both", ("pickle", "hdf5")
+            ),
+        },
+    )
+
+
+def on_two_cores(paths: list[Path], images: int, folder: Path) -> None:
+    """Hold two workers against one, and two processes without Dask against one."""
+    copies = 12
+    catalogue = write_catalogue(folder / "catalogue.jsonl", paths, copies)
+    once = write_catalogue(folder / "once.jsonl", paths)
+    workers = {"1 worker": 1, "2 workers": 2}
+    processes = {"1 process without Dask": 1, "2 processes without Dask": 2}
+    with ProcessPoolExecutor(2) as pool:
+        compare(
+            "The build on one worker and on two",
+            images * copies,
+            "images",
+            {
+                **{name: partial(with_dask, catalogue, folder / "dask") for name in workers},
+                **{
+                    name: partial(in_processes, pool, n, paths, copies, folder / "alone")
+                    for name, n in processes.items()
+                },
+            },
+            rounds=3,
+            around={
+                name: partial(warm_cluster, n, once, folder / "warm") for name, n in workers.items()
+            },
+        )
 
 
 def main() -> None:
     paths = archives()
-    records = records_of(paths)
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = Path(name)
-        storage = without_dask(records, folder / "sizes")
+        storage = without_dask(records_of(paths), folder / "sizes")
         info = read_info(storage)
         if info is None:
             raise RuntimeError("nothing was committed")
@@ -106,57 +206,9 @@ def main() -> None:
         )
         print(f"{len(paths)} archives, {info.counts.files:,} files, {images:,} images")
         print(f"{stored / images:,.0f} bytes an image on disk")
-        few = paths[:3]
-        compare(
-            "Archive to files, 2018's job against ours (three archives)",
-            edition_2018(few, folder / "count"),
-            "images",
-            {
-                "2018's job (pickle and HDF5)": partial(edition_2018, few, folder / "2018"),
-                "zml_dask, with pickle and HDF5": partial(
-                    without_dask, records_of(few), folder / "few", ("pickle", "hdf5")
-                ),
-                "zml_dask, committed Zarr": partial(
-                    without_dask, records_of(few), folder / "few-zarr"
-                ),
-            },
-            rounds=3,
-        )
-        compare(
-            "Archive to commit, one core",
-            images,
-            "images",
-            {
-                "committed Zarr": partial(without_dask, records, folder / "zarr"),
-                "with pickle": partial(without_dask, records, folder / "pickle", ("pickle",)),
-                "with pickle and HDF5": partial(
-                    without_dask, records, folder / "both", ("pickle", "hdf5")
-                ),
-            },
-        )
-        copies = 12
-        catalogue = folder / "catalogue.jsonl"
-        catalogue.write_text("\n".join(map(json.dumps, catalogue_lines(paths, copies))) + "\n")
-        clusters = [
-            LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None, silence_logs=50)
-            for n in (1, 2)
-        ]
-        clients = [Client(cluster) for cluster in clusters]
-        compare(
-            "The build on one worker and on two",
-            images * copies,
-            "images",
-            {
-                f"{n} worker{'s' if n > 1 else ''}": partial(
-                    with_dask, client, catalogue, folder / f"workers-{n}"
-                )
-                for n, client in enumerate(clients, 1)
-            },
-            rounds=3,
-        )
-        for client, cluster in zip(clients, clusters, strict=True):
-            client.close()
-            cluster.close()
+        against_2018(paths, folder)
+        with_exports(paths, images, folder)
+        on_two_cores(paths, images, folder)
 
 
 if __name__ == "__main__":

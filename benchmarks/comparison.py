@@ -8,9 +8,11 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,20 +48,27 @@ def keep_values(title: str, name: str, values: dict[str, object]) -> None:
 
 
 def compare(
-    title: str, work: float, unit: str, variants: dict[str, Callable[[], object]], rounds: int = 5
+    title: str,
+    work: float,
+    unit: str,
+    variants: dict[str, Callable[[], object]],
+    rounds: int = 5,
+    around: Mapping[str, Callable[[], AbstractContextManager[object]]] = MappingProxyType({}),
 ) -> list[Figure]:
     """Time each variant once a round, in turn, after one round that is not counted.
 
     `work` is what one call does, in `unit` (``"MB"``, ``"images"``); a figure is `work` a second.
+    `around` says what is opened before a variant runs and closed after it, off the clock.
     """
     times: dict[str, list[float]] = {name: [] for name in variants}
     for round_ in range(rounds + 1):
         for name, job in variants.items():
-            gc.collect()
-            start = time.perf_counter()
-            job()
-            if round_:
-                times[name].append(time.perf_counter() - start)
+            with around.get(name, nullcontext)():
+                gc.collect()
+                start = time.perf_counter()
+                job()
+                if round_:
+                    times[name].append(time.perf_counter() - start)
     figures = [
         Figure(
             name,
