@@ -1,153 +1,146 @@
-"""Chunk sizes weighed by three real uses: scan everything, select a language, draw random batches.
+"""Chunk and shard sizes weighed by three real uses, on this disk and over HTTP.
 
-The same images in chunks of 16, 64 and 256, in shards of 4,096, with the dataset's
-codec; read by zarr-python and, where it is installed, by zarrs. Bytes read are
-counted at the store; a store far away costs by them and by the number of reads.
+Scan everything, select a language, draw random batches: from datasets that differ in
+nothing but their layout, read by the package on this disk and from a server twenty
+milliseconds away, and for chunk sizes by zarr-python and, where it is installed, zarrs.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
+import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import zarr
 from archive_to_commit import records_of, without_dask
-from comparison import RESULTS, compare
+from comparison import compare, keep_values
 from corpus import archives
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
-from zarr.storage import LocalStore
 
 import zml_dask as zml
+from zml_dask.store import layout
 
-SHARD = 4096
-CHUNKS = (16, 64, 256)
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "store"))
+from range_server import RangeServer
+
 BATCH = 256
+AT_ONCE = 4096
+"""Images that a scan asks for at a time."""
+DELAY = 0.02
+"""Seconds before the server's answers: another city's."""
 
 
-class CountingStore(LocalStore):
-    """A folder that counts what is read from it."""
+@dataclass(frozen=True)
+class Layout:
+    """How many images go into a chunk and a shard."""
 
-    bytes_read = 0
-    reads = 0
+    chunk: int = layout.IMAGES.chunk
+    shard: int = layout.IMAGES.shard
 
-    async def get(self, *arguments: object, **keywords: object) -> object:
-        buffer = await super().get(*arguments, **keywords)  # type: ignore[arg-type]
-        if buffer is not None:
-            type(self).bytes_read += len(buffer)
-            type(self).reads += 1
-        return buffer
+    def __str__(self) -> str:
+        return f"chunks of {self.chunk}, shards of {self.shard:,}"
 
-
-def write(images: NDArray[np.uint32], path: Path, chunk: int) -> None:
-    """Write the images in chunks of `chunk`, each one Blosc block."""
-    block = chunk * 80 * 80 * 4
-    array = zarr.create_array(
-        path,
-        shape=images.shape,
-        dtype="uint32",
-        chunks=(chunk, 80, 80),
-        shards=(SHARD, 80, 80),
-        fill_value=32,
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", blocksize=block),
-    )
-    array[:] = images
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Have the package write and read in this layout."""
+        images = replace(layout.IMAGES, chunk=self.chunk, shard=self.shard)
+        with mock.patch.object(layout, "IMAGES", images):
+            yield
 
 
-def scan(array: zarr.Array) -> None:
-    for start in range(0, array.shape[0], SHARD):
-        array[start : start + SHARD]
+CHUNKS = (Layout(chunk=16), Layout(), Layout(chunk=256))
+LAYOUTS = (*CHUNKS, Layout(shard=1024), Layout(shard=16_384))
+
+Rows = list[NDArray[np.int64]]
 
 
-def take(array: zarr.Array, rows: Iterable[NDArray[np.int64]]) -> None:
-    for some in rows:
-        array.oindex[some]
+def uses(dataset: zml.Dataset) -> dict[str, Rows]:
+    """Return the rows that each use reads, as it asks for them."""
+    n = len(dataset)
+    chosen = dataset.select("language == 'JSON'").rows.positions()
+    generator = np.random.default_rng(7)
+    return {
+        "scan everything": [
+            np.arange(start, min(n, start + AT_ONCE)) for start in range(0, n, AT_ONCE)
+        ],
+        "select a language": [chosen],
+        "random batches": [np.sort(generator.choice(n, BATCH, replace=False)) for _ in range(8)],
+    }
 
 
-def pipelines() -> list[str]:
-    """Return the codec pipelines that are installed."""
-    return ["zarr-python", *(["zarrs"] if importlib.util.find_spec("zarrs") else [])]
+def by_package(url: str, layout: Layout, rows: Rows) -> None:
+    with layout.in_force():
+        reader = zml.open_dataset(url).reader
+        for some in rows:
+            reader.read(some)
 
 
-def use_pipeline(name: str) -> None:
-    path = "zarrs.ZarrsCodecPipeline" if name == "zarrs" else None
-    default = "zarr.core.codec_pipeline.BatchedCodecPipeline"
-    zarr.config.set({"codec_pipeline.path": path or default})
+def by_zarr(path: Path, pipeline: str, rows: Rows) -> None:
+    with zarr.config.set({"codec_pipeline.path": pipeline}):
+        array = zarr.open_array(path / "images.zarr" / "images", mode="r")
+        for some in rows:
+            for part in np.split(some, np.flatnonzero(np.diff(some // AT_ONCE)) + 1):
+                if part[-1] - part[0] + 1 == part.size:
+                    array[part[0] : part[-1] + 1]
+                else:
+                    array.oindex[part]
+
+
+def pipelines() -> dict[str, str]:
+    """Return the codec pipelines of zarr-python that are installed."""
+    found = {"zarr-python": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
+    if importlib.util.find_spec("zarrs"):
+        found["zarrs"] = "zarrs.ZarrsCodecPipeline"
+    return found
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        without_dask(records_of(archives()), folder / "dataset")
-        dataset = zml.open_dataset(folder / "dataset")
-        n = len(dataset.images) // SHARD * SHARD
-        files = dataset.files
-        files = files[files.first_image + files.n_images <= n]
-        chosen = files[files.language == "JSON"]
-        selected = np.concatenate(
-            [
-                np.arange(first, first + count)
-                for first, count in zip(chosen.first_image, chosen.n_images, strict=True)
-            ]
-        )
-        by_shard = [
-            part
-            for part in np.split(selected, np.searchsorted(selected, range(SHARD, n, SHARD)))
-            if part.size
-        ]
-        generator = np.random.default_rng(7)
-        batches = [np.sort(generator.choice(n, BATCH, replace=False)) for _ in range(8)]
-        uses: dict[str, tuple[int, Callable[[zarr.Array], None]]] = {
-            "scan everything": (n, scan),
-            "select a language": (selected.size, partial(take, rows=by_shard)),
-            "random batches": (BATCH * len(batches), partial(take, rows=batches)),
-        }
-        images = np.asarray(dataset.images[:n])
-        sizes: dict[str, str] = {}
-        for chunk in CHUNKS:
-            write(images, folder / f"{chunk}.zarr", chunk)
-            stored = sum(
-                f.stat().st_size for f in (folder / f"{chunk}.zarr").rglob("*") if f.is_file()
+    with tempfile.TemporaryDirectory() as name, RangeServer(Path(name)) as server:
+        folders: dict[Layout, Path] = {}
+        for number, each in enumerate(LAYOUTS):
+            folders[each] = Path(name, str(number))
+            with each.in_force():
+                without_dask(records_of(archives()), folders[each])
+        values: dict[str, object] = {}
+        for each, folder in folders.items():
+            shards = list((folder / "images.zarr/images/c").rglob("*/0/0"))
+            stored = sum(path.stat().st_size for path in shards)
+            n = len(zml.open_dataset(folder))
+            values[f"{each}: bytes an image, files a million images"] = (
+                f"{stored / n:,.0f}, {1e6 / each.shard:,.0f}"
             )
-            sizes[f"chunks of {chunk}: bytes an image on disk"] = f"{stored / n:,.0f}"
-        del images
-        for use, (rows, job) in uses.items():
-            variants: dict[str, Callable[[], object]] = {}
-            for pipeline in pipelines():
-                for chunk in CHUNKS:
-                    path = folder / f"{chunk}.zarr"
-
-                    def run(
-                        path: Path = path,
-                        pipeline: str = pipeline,
-                        job: Callable[[zarr.Array], None] = job,
-                    ) -> None:
-                        use_pipeline(pipeline)
-                        job(zarr.open_array(path, mode="r"))
-
-                    variants[f"chunks of {chunk}, {pipeline}"] = run
-            compare(f"Reading: {use} ({rows:,} images)", rows, "images", variants, rounds=3)
-            use_pipeline("zarr-python")
-            for chunk in CHUNKS:
-                CountingStore.bytes_read = CountingStore.reads = 0
-                job(
-                    zarr.open_array(
-                        CountingStore(folder / f"{chunk}.zarr", read_only=True), mode="r"
+        for use, rows in uses(zml.open_dataset(folders[Layout()])).items():
+            total = sum(map(len, rows))
+            here: dict[str, Callable[[], object]] = {}
+            away: dict[str, Callable[[], object]] = {}
+            for each, folder in folders.items():
+                here[str(each)] = partial(by_package, str(folder), each, rows)
+                url = f"{server.url}/{folder.name}"
+                away[str(each)] = partial(by_package, url, each, rows)
+                server.sent.clear()
+                away[str(each)]()
+                sent = [size for path, size in server.sent if "/images/c/" in path]
+                values[f"{each}: bytes read an image, {use}"] = (
+                    f"{sum(sent) / total:,.0f} in {len(sent):,} requests"
+                )
+            for pipeline, path in pipelines().items():
+                for each in CHUNKS:
+                    here[f"chunks of {each.chunk}, {pipeline}"] = partial(
+                        by_zarr, folders[each], path, rows
                     )
-                )
-                sizes[f"chunks of {chunk}: bytes read an image, {use}"] = (
-                    f"{CountingStore.bytes_read / rows:,.0f} in {CountingStore.reads:,} reads"
-                )
-    for name, value in sizes.items():
-        print(f"{name:<60}{value}")
-    RESULTS.mkdir(exist_ok=True)
-    kept = {"title": "Reading: what chunk sizes cost", "values": sizes}
-    (RESULTS / "reading-what-chunk-sizes-cost.json").write_text(json.dumps(kept, indent=1))
+            compare(f"Reading: {use} ({total:,} images)", total, "images", here, rounds=3)
+            server.delay = DELAY
+            title = f"Reading over HTTP, {DELAY * 1000:.0f} ms away: {use}"
+            compare(title, total, "images", away, rounds=3)
+            server.delay = 0.0
+        keep_values("Reading: what chunk and shard sizes cost", "reading-what-sizes-cost", values)
 
 
 if __name__ == "__main__":

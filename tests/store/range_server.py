@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -18,11 +19,14 @@ class RangeServer:
     sent : list of (path, bytes)
     refuse_with : int or None
         A status to answer everything with.
+    delay : float
+        Seconds before each answer, as of a server far away.
     """
 
     def __init__(self, folder: Path) -> None:
         self.sent: list[tuple[str, int]] = []
         self.refuse_with: int | None = None
+        self.delay = 0.0
         self._lock = threading.Lock()
         server = self
 
@@ -33,6 +37,7 @@ class RangeServer:
                 super().__init__(*args, directory=str(folder), **options)
 
             def do_GET(self) -> None:
+                time.sleep(server.delay)
                 path = Path(self.translate_path(self.path))
                 if server.refuse_with or not path.is_file():
                     self.send_error(server.refuse_with or 404)
