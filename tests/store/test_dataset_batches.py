@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
+from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.dataset import Dataset
 from zml_dask.store.query.batches import BatchOptions, LabelError
 from zml_dask.store.query.pixels import EncodingError, encode
@@ -40,6 +43,30 @@ def test_without_a_seed_the_order_is_the_datasets(ds: Dataset) -> None:
     np.testing.assert_array_equal(np.concatenate(got), ds.images)
     full = ds.batches(batch_size=50, drop_last=True)
     assert [len(batch) for batch in full] == [50] * len(full)
+
+
+@pytest.mark.parametrize(("size", "buffer"), [(7, 64), (64, 64), (128, 64), (300, 100), (64, 1)])
+def test_batches_that_buffers_do_not_end_with_are_whole(
+    ds: Dataset, size: int, buffer: int
+) -> None:
+    got = list(ds.batches(batch_size=size, buffer=buffer))
+    assert [len(batch) for batch in got[:-1]] == [size] * (len(got) - 1)
+    np.testing.assert_array_equal(np.concatenate(got), ds.images)
+
+
+def test_reading_ahead_ends_with_the_loop_and_says_what_is_damaged(
+    ds: Dataset, tmp_path: Path
+) -> None:
+    for _ in ds.batches(batch_size=10, buffer=64):
+        break
+    assert not [each for each in threading.enumerate() if each.name.startswith("zml-batches")]
+    shutil.copytree(ds.url, tmp_path / "ds")
+    shard = tmp_path / "ds/images.zarr/images/c/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ShardDamagedError, match="run zml-dask verify"):
+        list(zml.open_dataset(tmp_path / "ds").batches(batch_size=10, seed=1))
 
 
 @pytest.mark.parametrize("workers", [1, 3, 50])

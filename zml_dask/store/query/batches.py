@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
@@ -18,6 +20,12 @@ from zml_dask.store.query.rows import Int64
 
 if TYPE_CHECKING:
     from zml_dask.store.query.view import View
+
+
+_Made = TypeVar("_Made")
+
+_Buffer: TypeAlias = tuple[NDArray[np.uint32], Int64, Int64]
+"""Images, their rows in the dataset, and the order to deal them out in."""
 
 
 class LabelError(UsageError):
@@ -47,7 +55,8 @@ class BatchOptions:
         Leave out a last batch that is not full.
     buffer : int
         Images that are held and shuffled together: whole chunks in random
-        order, then images among them. 4,096 of 80 by 80 take 105 MB.
+        order, then images among them. 4,096 of 80 by 80 take 105 MB, and as
+        many again, since the next ones are read while these are dealt out.
     """
 
     batch_size: int = 256
@@ -111,22 +120,26 @@ class Batches:
         worker, workers : int
             Number of this one, from 0, and how many there are.
         """
-        left: list[tuple[NDArray[Any], Int64]] = []
-        waiting = 0
         size = self.options.batch_size
-        for images, rows in self._buffers(worker, workers):
-            left.append((images, rows))
-            waiting += rows.size
-            if waiting < size:
-                continue
-            joined, numbers = _join(left)
-            whole = waiting // size * size
-            for start in range(0, whole, size):
-                yield self._batch(joined[start : start + size], numbers[start : start + size])
-            left = [(joined[whole:].copy(), numbers[whole:])]
-            waiting -= whole
-        if waiting and not self.options.drop_last:
-            yield self._batch(*_join(left))
+        left: tuple[NDArray[np.uint32], Int64] | None = None
+        for images, rows, order in self._buffers(worker, workers):
+            begin = 0
+            if left is not None:
+                begin = size - left[1].size
+                left = _join(left, (images[order[:begin]], rows[order[:begin]]))
+                if left[1].size < size:
+                    continue
+                yield self._batch(*left)
+                left = None
+            for start in range(begin, order.size, size):
+                picked = order[start : start + size]
+                # Copies, since the buffer is filled anew.
+                left = images[picked], rows[picked]
+                if picked.size == size:
+                    yield self._batch(*left)
+                    left = None
+        if left is not None and not self.options.drop_last:
+            yield self._batch(*left)
 
     def _batch(self, images: NDArray[np.uint32], rows: Int64) -> Any:
         encoded = encode(images, self.options.encoding, self.options.vocabulary)
@@ -134,8 +147,8 @@ class Batches:
             return encoded
         return encoded, self._labels[self._view.selection.file_of(rows)]
 
-    def _buffers(self, worker: int, workers: int) -> Iterator[tuple[NDArray[np.uint32], Int64]]:
-        """Read a buffer's worth of whole chunks at a time."""
+    def _buffers(self, worker: int, workers: int) -> Iterator[_Buffer]:
+        """Read a buffer's worth of whole chunks at a time; the next while one is dealt out."""
         rows = self._view.rows
         starts = rows.chunk_starts()
         chunks = np.flatnonzero(np.diff(starts))
@@ -148,23 +161,45 @@ class Batches:
         mine = chunks[worker::workers]
         sizes = np.diff(starts)[mine]
         full = np.cumsum(sizes) // self.options.buffer
-        for group in np.split(mine, np.flatnonzero(np.diff(full)) + 1):
-            if not group.size:
-                continue
+        groups = [g for g in np.split(mine, np.flatnonzero(np.diff(full)) + 1) if g.size]
+        reader = self._view.reader
+        decoders = max(1, CPU_COUNT // workers)
+        most = max((int(np.diff(starts)[group].sum()) for group in groups), default=0)
+        # Two, used in turn: memory mapped anew for every buffer costs as much as reading.
+        memory = np.empty((2, most, reader.shape.height, reader.shape.width), np.uint32)
+
+        def read(number: int) -> _Buffer:
             positions = np.concatenate(
-                [rows.positions(int(starts[c]), int(starts[c + 1])) for c in np.sort(group)]
+                [
+                    rows.positions(int(starts[c]), int(starts[c + 1]))
+                    for c in np.sort(groups[number])
+                ]
             )
-            images = self._view.reader.read(positions)
-            if random is not None:
-                order = random.permutation(positions.size)
-                images, positions = images[order], positions[order]
-            yield images, positions
+            target = memory[number % 2, : positions.size]
+            images = reader.read(positions, target=target, decoders=decoders)
+            n = positions.size
+            return images, positions, np.arange(n) if random is None else random.permutation(n)
+
+        yield from _one_ahead(read, len(groups))
 
 
-def _join(parts: list[tuple[NDArray[Any], Int64]]) -> tuple[NDArray[Any], Int64]:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate([images for images, _ in parts]), np.concatenate([r for _, r in parts])
+def _one_ahead(make: Callable[[int], _Made], n: int) -> Iterator[_Made]:
+    """Yield what is made of 0 to `n`, each made by a thread while the one before is in use."""
+    if not n:
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="zml-batches") as pool:
+        waiting = pool.submit(make, 0)
+        for number in range(1, n):
+            made = waiting.result()
+            waiting = pool.submit(make, number)
+            yield made
+        yield waiting.result()
+
+
+def _join(
+    first: tuple[NDArray[Any], Int64], second: tuple[NDArray[Any], Int64]
+) -> tuple[NDArray[Any], Int64]:
+    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
 
 def _labels_of(

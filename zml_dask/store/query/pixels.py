@@ -63,13 +63,16 @@ def encode(
         case "codepoint":
             return images
         case "uint8":
-            return np.minimum(images, _HIGHEST_BYTE).astype(np.uint8)
+            clipped = np.empty(images.shape, np.uint8)
+            # Without a temporary array of four times the size.
+            return np.minimum(images, np.uint32(_HIGHEST_BYTE), out=clipped, casting="unsafe")
         case "index":
             return _indices(images, vocabulary)
         case "onehot":
-            planes = np.arange(1 + len(vocabulary)).reshape(1, -1, 1, 1)
-            hot = _indices(images, vocabulary)[:, np.newaxis] == planes
-            return np.asarray(hot, np.uint8)
+            indices = _indices(images, vocabulary)
+            planes = np.arange(1 + len(vocabulary), dtype=indices.dtype).reshape(1, -1, 1, 1)
+            hot: NDArray[np.bool_] = indices[:, np.newaxis] == planes
+            return hot.view(np.uint8)
     raise EncodingError(f"no encoding {encoding!r}; there are codepoint, uint8, index and onehot")
 
 

@@ -70,13 +70,18 @@ class ImageReader:
     storage: Storage
     shape: ImageShape
 
-    def read(self, rows: Int64) -> Images:
+    def read(self, rows: Int64, *, target: Images | None = None, decoders: int = 1) -> Images:
         """Read some images.
 
         Parameters
         ----------
         rows : numpy.ndarray of int64, shape (n,)
             Ascending, each once.
+        target : numpy.ndarray of uint32, shape (n, height, width), optional
+            Where to put them. Default: new memory.
+        decoders : int
+            Chunks of local storage that are decoded at once, by threads. One is
+            right for a Dask task, whose neighbours have the other processors.
 
         Returns
         -------
@@ -90,43 +95,55 @@ class ImageReader:
             If a shard is not there.
         """
         spec = image_arrays(self.shape)[0]
-        images: Images = np.empty((rows.size, self.shape.height, self.shape.width), np.uint32)
+        shape = (rows.size, self.shape.height, self.shape.width)
+        images: Images = np.empty(shape, np.uint32) if target is None else target
 
         def read(task: tuple[int, int, int]) -> None:
             shard, begin, end = task
-            self._read_shard(spec, shard, rows[begin:end] - shard * spec.shard, images[begin:end])
+            within = rows[begin:end] - shard * spec.shard
+            self._read_shard(spec, shard, within, images[begin:end], decoders)
 
         for _ in _map(self.storage, read, _runs(rows // spec.shard), _SHARDS_AT_ONCE):
             pass
         return images
 
-    def _read_shard(self, spec: ArraySpec, shard: int, rows: Int64, target: Images) -> None:
+    def _read_shard(
+        self, spec: ArraySpec, shard: int, rows: Int64, target: Images, decoders: int
+    ) -> None:
         path = shard_path(spec.name, shard, 3)
         try:
-            self._read_chunks(spec, path, rows, target)
+            self._read_chunks(spec, path, rows, target, decoders)
         except ShardDamagedError:
             # The dataset's last shard is replaced by a commit that fills it up;
             # one that came between the index and a chunk leaves the same rows.
             try:
-                self._read_chunks(spec, path, rows, target)
+                self._read_chunks(spec, path, rows, target, decoders)
             except ShardDamagedError as error:
                 raise ShardDamagedError(
                     f"{self.storage.url}/{path}: {error}; run zml-dask verify on the dataset"
                 ) from error
 
-    def _read_chunks(self, spec: ArraySpec, path: str, rows: Int64, target: Images) -> None:
+    def _read_chunks(
+        self, spec: ArraySpec, path: str, rows: Int64, target: Images, decoders: int
+    ) -> None:
         row = (self.shape.height, self.shape.width)
         ranges = _ShardRanges(self.storage, path, ShardReader.tail_bytes(spec))
         reader = ShardReader(spec, row, ranges)
         runs = _runs(rows // spec.chunk)
         spans = (reader.span(chunk) for chunk, _, _ in runs)
         ranges.fetch(_joined(span for span in spans if span is not None))
-        for chunk, begin, end in runs:
+
+        def decode(run: tuple[int, int, int]) -> None:
+            chunk, begin, end = run
             if end - begin == spec.chunk:
                 reader.chunk(chunk, target[begin:end])
             else:
                 decoded = reader.chunk(chunk)
                 target[begin:end] = decoded[rows[begin:end] - chunk * spec.chunk]
+
+        # Shards of storage far away are decoded by the threads that wait for them.
+        for _ in _in_threads(decode, runs, decoders if self.storage.is_local else 1):
+            pass
 
 
 def _runs(numbers: Int64) -> list[tuple[int, int, int]]:
@@ -154,7 +171,14 @@ def _map(
     threads: int,
 ) -> Iterator[_Result]:
     """Map in order: at once where waiting is most of the work, one by one on a local disk."""
-    if storage.is_local or len(items) < 2:
+    return _in_threads(function, items, 1 if storage.is_local else threads)
+
+
+def _in_threads(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int
+) -> Iterator[_Result]:
+    """Map in order, as many items at once as there are threads."""
+    if threads < 2 or len(items) < 2:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(min(threads, len(items))) as pool:

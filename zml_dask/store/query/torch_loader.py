@@ -63,6 +63,9 @@ class TorchImages(IterableDataset[Any]):
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    unsigned = {np.dtype(np.uint32): np.int32, np.dtype(np.uint16): np.int32}
-    array = array.astype(unsigned.get(array.dtype, array.dtype), copy=False)
-    return torch.from_numpy(np.ascontiguousarray(array))
+    array = np.ascontiguousarray(array)
+    if array.dtype == np.uint32:  # code points need 21 bits of it
+        array = array.view(np.int32)
+    elif array.dtype == np.uint16:
+        array = array.astype(np.int32)
+    return torch.from_numpy(array)
