@@ -1,4 +1,4 @@
-"""Bytes an image on disk: by codec, by chunk, by kind of file; and the text's own floor.
+"""Bytes an image on disk: by codec, by chunk, by kind of file; the text's own floor; the price.
 
 Of two corpora: the Python wheels that the other benchmarks share, and the packages of
 fifteen languages that `real_packages.py` gathers, which are nearer to what Zenodo holds.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
 
@@ -15,11 +16,11 @@ import numpy as np
 import real_packages
 import zstandard
 from archive_to_commit import without_dask
-from comparison import keep_values
+from comparison import compare, keep_values
 from corpus import CACHE, MAX_SOURCE_BYTES, archives
 from numcodecs import blosc
 
-from zml_dask.raster.images import draw_settled
+from zml_dask.raster.images import Images, draw_settled
 from zml_dask.raster.text import settle_text
 from zml_dask.records.parse import parse_record
 from zml_dask.store.info import read_info
@@ -43,16 +44,20 @@ def settled_files() -> list[tuple[str, bytes, int]]:
     return found
 
 
-def per_image(files: list[tuple[str, bytes, int]], level: int, chunk: int) -> float:
-    """Return the mean size of an image, in bytes, in chunks of one Blosc block."""
+def drawn(files: list[tuple[str, bytes, int]]) -> Images:
+    """Return the images of files."""
     n = sum(count for _, _, count in files)
     images = np.empty((n, 80, 80), np.uint32)
     draw_settled([text for _, text, _ in files], images, np.empty(n, np.uint8))
-    parts = (images[start : start + chunk] for start in range(0, n, chunk))
-    packed = (
+    return images
+
+
+def compressed(images: Images, level: int, chunk: int = 64) -> int:
+    """Compress images in chunks of one Blosc block; return the bytes of all."""
+    parts = (images[start : start + chunk] for start in range(0, len(images), chunk))
+    return sum(
         len(blosc.compress(part, b"zstd", level, blosc.SHUFFLE, chunk * PIXELS)) for part in parts
     )
-    return sum(packed) / n
 
 
 def of_packages() -> tuple[int, float]:
@@ -74,24 +79,39 @@ def of_packages() -> tuple[int, float]:
 def main() -> None:
     packages_images, packages_bytes = of_packages()
     files = settled_files()
-    images = sum(count for _, _, count in files)
     text = b"".join(text for _, text, _ in files)
-    python = [file for file in files if file[0] == ".py"]
-    others = [file for file in files if file[0] != ".py"]
-    values = {
-        f"packages of fifteen languages ({packages_images:,} images)": f"{packages_bytes:,.0f} B",
-        "Python wheels: text an image": f"{len(text) / images:,.0f} B",
-        "text under zstd-19, all of it in one stream (a floor)": (
-            f"{len(zstandard.compress(text, 19)) / images:,.0f} B"
-        ),
-        "the dataset's codec: level 1, chunks of 64": f"{per_image(files, 1, 64):,.0f} B",
-        "level 3, chunks of 64": f"{per_image(files, 3, 64):,.0f} B",
-        "level 9, chunks of 64": f"{per_image(files, 9, 64):,.0f} B",
-        "level 1, chunks of 256": f"{per_image(files, 1, 256):,.0f} B",
-        "the dataset's codec, Python files only": f"{per_image(python, 1, 64):,.0f} B",
-        "the dataset's codec, all other files": f"{per_image(others, 1, 64):,.0f} B",
+    images = drawn(files)
+    kinds = {
+        "Python files only": drawn([file for file in files if file[0] == ".py"]),
+        "all other files": drawn([file for file in files if file[0] != ".py"]),
     }
-    keep_values("Bytes an image", "bytes-an-image", values)
+    sizes = {
+        f"packages of fifteen languages ({packages_images:,} images)": packages_bytes,
+        f"Python wheels ({len(images):,} images): their text": len(text) / len(images),
+        "their text under zstd-19, all of it in one stream (a floor)": (
+            len(zstandard.compress(text, 19)) / len(images)
+        ),
+        "the dataset's codec: level 1, chunks of 64": compressed(images, 1) / len(images),
+        **{f"level {n}, chunks of 64": compressed(images, n) / len(images) for n in (2, 3, 9)},
+        "level 1, chunks of 256": compressed(images, 1, 256) / len(images),
+        **{
+            f"the dataset's codec, {kind}": compressed(some, 1) / len(some)
+            for kind, some in kinds.items()
+        },
+    }
+    keep_values(
+        "Bytes an image",
+        "bytes-an-image",
+        {name: f"{size:,.0f} B" for name, size in sizes.items()},
+    )
+    some = images[: 64 * 128]
+    compare(
+        "What a level of Blosc costs: encoding chunks of 64",
+        len(some),
+        "images",
+        {f"level {n}": partial(compressed, some, n) for n in (1, 2, 3, 9)},
+        rounds=3,
+    )
 
 
 if __name__ == "__main__":

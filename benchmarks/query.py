@@ -8,7 +8,6 @@ zarr-python with zarrs' codec pipeline.
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from comparison import RESULTS, compare
+from comparison import compare, keep_values
 from numpy.typing import NDArray
 
 import zml_dask as zml
@@ -80,7 +79,7 @@ def zarr_reader(folder: Path, pipeline: str | None) -> Reader:
     return read
 
 
-def facts(folder: Path) -> dict[str, str]:
+def facts(folder: Path) -> dict[str, object]:
     """Times and bytes of what a user does first."""
 
     def select(where: str) -> zml.Dataset:
@@ -108,12 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "ds")
         write_large_dataset(folder)
-        values = facts(folder)
-        for name, value in values.items():
-            print(f"  {name:<60}{value:>16}")
-        RESULTS.mkdir(exist_ok=True)
-        kept = {"title": "Asking a million images", "values": values}
-        (RESULTS / "asking-a-million-images.json").write_text(json.dumps(kept, indent=1))
+        keep_values("Asking a million images", "asking-a-million-images", facts(folder))
         readers: dict[str, Reader] = {"the package": zml.open_dataset(folder).reader.read}
         readers["zarr-python"] = zarr_reader(folder, None)
         if importlib.util.find_spec("zarrs"):

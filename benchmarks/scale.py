@@ -11,7 +11,6 @@ slurm``; its memory and processor time are what counts.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
-from comparison import RESULTS, peak_memory
+from comparison import keep_values, peak_memory
 
 from zml_dask.pipeline import bag
 from zml_dask.pipeline.bag import live_counts, partition_bag, run_partitions
@@ -113,10 +112,8 @@ def main() -> None:
     chosen = parser.parse_args()
     with TemporaryDirectory() as folder:
         figures = measure(chosen.records, chosen.workers, chosen.partition_records, Path(folder))
-    print(json.dumps(figures, indent=1))
-    RESULTS.mkdir(exist_ok=True)
-    kept = {"title": f"The scheduler with {chosen.records:,} records", "values": figures}
-    (RESULTS / "the-scheduler-with-many-records.json").write_text(json.dumps(kept, indent=1))
+    title = f"The scheduler with {chosen.records:,} records"
+    keep_values(title, "the-scheduler-with-many-records", figures)
 
 
 if __name__ == "__main__":
