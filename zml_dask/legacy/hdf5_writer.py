@@ -23,6 +23,7 @@ from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyFile
 from zml_dask.raster.images import Images
 
 _DEFLATE_LEVEL = 1
+_BYTE_VALUES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Hdf5Writer:
         self._root = h5g.open(self._file, b"/")
         self._groups: list[_Group] = []
         self._recipes: dict[tuple[int, ...], _Recipe] = {}
+        self._planes = np.zeros((SEGMENT_DTYPE.itemsize, 0), np.uint8)
 
     def add(self, file: LegacyFile) -> None:
         """Write the file's segments; a file without any leaves no name in HDF5."""
@@ -69,9 +71,18 @@ class Hdf5Writer:
             return
         folders, stem = split_path(file.path)
         parent = self._enter(folders)
+        is_narrow = int(file.images.max()) < _BYTE_VALUES
         for number, segment in enumerate(file.segments()):
             dataset = self._create(parent, f"{stem}__{number}", segment.shape)
-            dataset.write_direct_chunk((0, 0), _deflated(segment))
+            planes = self._shuffled_bytes(segment) if is_narrow else _shuffled(segment)
+            dataset.write_direct_chunk((0, 0), isal_zlib.compress(planes, _DEFLATE_LEVEL))
+
+    def _shuffled_bytes(self, segment: Images) -> NDArray[np.uint8]:
+        """Do as `_shuffled` for pixels of one byte, in memory that stays zero but for the first."""
+        if self._planes.shape[1] != segment.size:
+            self._planes = np.zeros((SEGMENT_DTYPE.itemsize, segment.size), np.uint8)
+        self._planes[0] = segment.reshape(-1)
+        return self._planes
 
     def _enter(self, folders: list[str]) -> Any:
         """Return the group of `folders`. Files come in path order, so most of it is open."""
@@ -134,18 +145,13 @@ def _encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _deflated(segment: Images) -> bytes:
-    """Shuffle the bytes of a segment as int64 and deflate them.
+def _shuffled(segment: Images) -> NDArray[np.uint8]:
+    """Return the planes that HDF5's shuffle makes of a segment as int64.
 
-    Shuffling puts the lowest bytes of all pixels first, then the next ones:
-    eight planes. The upper four of a code point are always zero, the next three
-    nearly always, so the planes are written straight from the 32-bit pixels.
+    The lowest bytes of all pixels come first, then the next ones: eight planes, of
+    which the upper four are zero for any code point.
     """
-    planes: NDArray[np.uint8] = np.zeros((SEGMENT_DTYPE.itemsize, segment.size), np.uint8)
+    planes = np.zeros((SEGMENT_DTYPE.itemsize, segment.size), np.uint8)
     pixels = np.ascontiguousarray(segment, "<u4").reshape(-1)
-    if pixels.max() < 256:
-        planes[0] = pixels
-    else:
-        planes[: pixels.itemsize] = pixels.view(np.uint8).reshape(-1, pixels.itemsize).T
-    compressed: bytes = isal_zlib.compress(planes, _DEFLATE_LEVEL)
-    return compressed
+    planes[: pixels.itemsize] = pixels.view(np.uint8).reshape(-1, pixels.itemsize).T
+    return planes

@@ -11,9 +11,9 @@ from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.partition import Partition
 from zml_dask.records.refs import RefTable
 
-_SHARES = 4
-"""Partitions a worker gets at least, where there are enough records: the slower of two
-workers then lags behind by a fraction of its share, not by all of it."""
+_SHARES = 16
+"""Partitions a worker gets at least, where there are enough records. An archive's size says
+little of its source: with four, one partition may hold two fifths of all the work."""
 
 
 def plan_partitions(
