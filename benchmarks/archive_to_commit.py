@@ -185,7 +185,6 @@ def on_two_cores(paths: list[Path], images: int, folder: Path) -> None:
                     for name, n in processes.items()
                 },
             },
-            rounds=3,
             around={
                 name: partial(warm_cluster, n, once, folder / "warm") for name, n in workers.items()
             },
