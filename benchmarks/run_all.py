@@ -19,6 +19,7 @@ SCRIPTS = (
     "inflate.py",
     "density.py",
     "archive_to_commit.py",
+    "exports.py",
     "memory.py",
     "throttle.py",
     "reading.py",

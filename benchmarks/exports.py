@@ -1,0 +1,97 @@
+"""What 2018's files cost an image: the package's writers, and what no writer of theirs can spare.
+
+Beside each writer stand the parts of it that are a library's or the system's: creating a
+dataset and writing a chunk that is ready, deflating, and writing 51,200 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from comparison import compare
+from density import settled_files
+from h5py import h5d, h5f, h5p, h5s, h5t
+from isal import isal_zlib
+
+from zml_dask.legacy.hdf5_writer import Hdf5Writer
+from zml_dask.legacy.pickle_writer import PickleWriter
+from zml_dask.legacy.record import Canvas
+
+FILES = 2000
+IMAGE = np.zeros((8, 80 * 80), np.uint8)
+
+Texts = list[tuple[str, bytes, int]]
+
+
+def write(writer: Callable[[Path], Hdf5Writer | PickleWriter], path: Path, texts: Texts) -> None:
+    """Draw and write files as the export does."""
+    canvas = Canvas()
+    with writer(path) as target:
+        for number, (suffix, text, _) in enumerate(texts):
+            target.add(canvas.file(f"a/{number // 20}/f{number}{suffix}", text))
+
+
+def hdf5_alone(path: Path, images: int) -> None:
+    """Create datasets and write a ready chunk into each: no drawing, no deflating."""
+    chunk = isal_zlib.compress(IMAGE, 1)
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    properties.set_chunk((80, 80))
+    properties.set_shuffle()
+    properties.set_deflate(1)
+    space = h5s.create_simple((80, 80))
+    file = h5f.create(bytes(path), h5f.ACC_TRUNC)
+    for number in range(images):
+        dataset = h5d.create(file, b"%d" % number, h5t.STD_I64LE, space, properties)
+        dataset.write_direct_chunk((0, 0), chunk)
+    file.close()
+
+
+def deflate_alone(texts: Texts) -> None:
+    """Deflate every image, shuffled."""
+    canvas = Canvas()
+    planes = IMAGE.copy()
+    for _, text, _ in texts:
+        for image in canvas.file("a", text).images:
+            planes[0] = image.reshape(-1)
+            isal_zlib.compress(planes, 1)
+
+
+def bytes_alone(path: Path, images: int) -> None:
+    """Write what a pickle takes for as many images, 64 at once."""
+    data = bytes(64 * 80 * 80 * 8)
+    with path.open("wb", buffering=0) as file:
+        for _ in range(0, images, 64):
+            os.write(file.fileno(), data)
+
+
+def main() -> None:
+    texts = [found for found in settled_files() if found[2]][:FILES]
+    images = sum(count for _, _, count in texts)
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
+        folder = Path(name)
+        compare(
+            "What 2018's files cost",
+            images,
+            "images",
+            {
+                "HDF5, the package's writer": partial(write, Hdf5Writer, folder / "a.h5", texts),
+                "of it creating datasets, writing ready chunks": partial(
+                    hdf5_alone, folder / "b.h5", images
+                ),
+                "of it drawing and deflating": partial(deflate_alone, texts),
+                "pickle, the package's writer": partial(
+                    write, PickleWriter, folder / "a.pkl", texts
+                ),
+                "of it writing as many bytes": partial(bytes_alone, folder / "b.pkl", images),
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()
