@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,6 +46,12 @@ def keep_values(title: str, name: str, values: dict[str, object]) -> None:
     RESULTS.mkdir(exist_ok=True)
     kept = {"title": title, "values": values}
     (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1))
+
+
+def kept_figures() -> dict[str, dict[str, Any]]:
+    """Return what benchmarks kept, by the title of its table."""
+    found = (json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json")))
+    return {kept["title"]: kept for kept in found}
 
 
 def compare(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from comparison import RESULTS
+from comparison import kept_figures
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 MIB = 2**20
@@ -129,10 +128,7 @@ def aims(kept: Kept) -> str:
 
 def render() -> None:
     """Put the figures of the last runs into the page."""
-    kept: Kept = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        found = json.loads(path.read_text())
-        kept[found["title"]] = found
+    kept = kept_figures()
     text = _between(PAGE.read_text(), "aims", aims(kept))
     PAGE.write_text(_between(text, "figures", "\n\n".join(map(_section, kept.values()))))
 
