@@ -66,9 +66,26 @@ def test_the_hdf5_file_has_the_same_segments(exported: Path) -> None:
         }
 
 
-def test_the_hdf5_file_has_the_form_that_the_oldest_libraries_open(exported: Path) -> None:
-    with h5py.File(exported / "images_7.h5") as file:
-        assert file.id.get_create_plist().get_version()[0] == 0  # of the superblock
+def test_the_hdf5_file_has_the_form_that_the_oldest_libraries_open(tmp_path: Path) -> None:
+    sources = {f"{number % 5}/{number:03}.py": b"x = 1\n" * number for number in range(1, 300)}
+    path = tmp_path / "images.h5"
+    with Hdf5Writer(path) as writer:
+        for file in draw_files(sources):
+            writer.add(file)
+    with h5py.File(path) as file:
+        assert file.id.get_create_plist().get_version()[0] <= 1  # of the superblock
+    # Signatures of what HDF5 1.8 brought: object headers, heaps and trees of groups.
+    assert [mark for mark in (b"OHDR", b"FRHP", b"BTHD") if mark in path.read_bytes()] == []
+
+
+def test_an_hdf5_dataset_takes_little_more_than_its_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "images.h5"
+    with Hdf5Writer(path) as writer:
+        for file in draw_files({f"{number:04}": b"x = 1\n" * 80 for number in range(1000)}):
+            writer.add(file)
+    with h5py.File(path) as file:
+        chunks = sum(dataset.id.get_storage_size() for dataset in file.values())
+    assert (path.stat().st_size - chunks) / 1000 < 600
 
 
 def test_metadata_holds_tree_and_hit(exported: Path) -> None:
@@ -121,6 +138,16 @@ def test_a_torn_file_does_not_count_as_exported(exported: Path, name: str) -> No
             assert not is_exported(storage, 7, FORMATS)
     (exported / name).write_bytes(whole)
     assert is_exported(storage, 7, FORMATS)
+
+
+def test_an_hdf5_file_of_the_library_s_usual_form_counts_as_exported(exported: Path) -> None:
+    storage, path = Storage.open(exported.parent.parent), exported / "images_7.h5"
+    with h5py.File(path, "w") as file:
+        file["a__0"] = np.zeros((80, 80), np.int64)
+        assert file.id.get_create_plist().get_version()[0] == 0
+    assert is_exported(storage, 7, FORMATS)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert not is_exported(storage, 7, FORMATS)
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:

@@ -22,8 +22,11 @@ from zml_dask.legacy.record import LegacyFormat, LegacyRecord
 from zml_dask.store.storage import Storage
 from zml_dask.store.tree import Tree, build_tree
 
-_HDF5_END = (40, 48)
-"""Where the superblock of an HDF5 file says, in 8 bytes, at what byte the file ends."""
+_HDF5_HEAD = 52
+_HDF5_VERSION = 8
+_HDF5_END = {0: slice(40, 48), 1: slice(44, 52)}
+"""Where an HDF5 file says at what byte it ends, by the version of its superblock (HDF5 File
+Format Specification 3.0, II.A): 1 is ours, 0 stood in files exported before it."""
 
 _METADATA_PROTOCOL = 3
 """As in 2018, and read by every Python 3."""
@@ -93,9 +96,16 @@ def _is_whole(storage: Storage, name: str, path: str) -> bool:
     if not storage.exists(path) or not storage.size(path):
         return False
     if name == "hdf5":
-        end = storage.read_range(path, *_HDF5_END)
-        return int.from_bytes(end, "little") == storage.size(path)
+        return _is_whole_hdf5(storage, path)
     return storage.read_tail(path, 1) == (b"\n" if name == "tree" else pickle.STOP)
+
+
+def _is_whole_hdf5(storage: Storage, path: str) -> bool:
+    size = storage.size(path)
+    head = storage.read_range(path, 0, min(size, _HDF5_HEAD))
+    if len(head) < _HDF5_HEAD or head[_HDF5_VERSION] not in _HDF5_END:
+        return False
+    return int.from_bytes(head[_HDF5_END[head[_HDF5_VERSION]]], "little") == size
 
 
 def export_record(

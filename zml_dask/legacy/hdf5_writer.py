@@ -1,29 +1,31 @@
 """``images_<id>.h5``: a dataset a segment, ``<path>__<i>``, int64, as in 2018.
 
 h5py's low-level interface: creating datasets the usual way costs several times
-what all the rest does. Types, spaces and property lists are shared, and the
-pixels are shuffled and deflated here (by isal, the fastest deflate that has a
-maintained package) and stored as ready chunks; the file says so in the standard
-way, and every HDF5 reader undoes it.
+what all the rest does. Types, spaces and property lists are shared, and ready
+chunks are stored (``hdf5_filters.py``); the file says in the standard way how they
+are made, and every HDF5 reader undoes it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from h5py import h5d, h5f, h5g, h5o, h5p, h5s, h5t
-from isal import isal_zlib
-from numpy.typing import NDArray
 
+from zml_dask.legacy.hdf5_filters import DEFLATE_LEVEL, ChunkEncoder
 from zml_dask.legacy.hdf5_names import split_path, told_apart
-from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyFile
-from zml_dask.raster.images import Images
+from zml_dask.legacy.record import LegacyFile
 
-_DEFLATE_LEVEL = 1
-_BYTE_VALUES = 256
+_AT_ONCE = 256
+"""Segments written at once: drawing, deflating and HDF5 in turn for each of them would
+throw one another out of the processor's cache."""
+
+_NO_CHUNK_CACHE = (0, 0, 0, 0.0)
+"""What h5py passes on: unused, slots, bytes, preemption. Chunks come and go whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,12 @@ class _Group:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recipe:
-    """What all datasets of one shape share."""
+class _Encoded:
+    """A file that waits: where its segments go, and their shapes and chunks."""
 
-    space: Any
-    properties: Any
+    folders: list[str]
+    stem: str
+    chunks: list[tuple[tuple[int, ...], bytes]]
 
 
 class Hdf5Writer:
@@ -52,37 +55,34 @@ class Hdf5Writer:
     """
 
     def __init__(self, path: Path) -> None:
-        access = h5p.create(h5p.FILE_ACCESS)
-        # The oldest form that holds what is written: any HDF5 library opens it.
-        access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
-        creation = h5p.create(h5p.FILE_CREATE)
-        creation.set_obj_track_times(False)
-        self._file = h5f.create(str(path).encode(), h5f.ACC_TRUNC, creation, access)
-        self._links = h5p.create(h5p.LINK_CREATE)
-        self._links.set_char_encoding(h5t.CSET_UTF8)
+        self._file = create_file(path)
+        self._utf8 = h5p.create(h5p.LINK_CREATE)
+        self._utf8.set_char_encoding(h5t.CSET_UTF8)
         self._root = h5g.open(self._file, b"/")
         self._groups: list[_Group] = []
-        self._recipes: dict[tuple[int, ...], _Recipe] = {}
-        self._planes = np.zeros((SEGMENT_DTYPE.itemsize, 0), np.uint8)
+        self._recipes: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
+        self._encoder = ChunkEncoder()
+        self._waiting: list[_Encoded] = []
+        self._n_waiting = 0
 
     def add(self, file: LegacyFile) -> None:
         """Write the file's segments; a file without any leaves no name in HDF5."""
-        if file.images is None or not len(file.images):
-            return
-        folders, stem = split_path(file.path)
-        parent = self._enter(folders)
-        is_narrow = int(file.images.max()) < _BYTE_VALUES
-        for number, segment in enumerate(file.segments()):
-            dataset = self._create(parent, f"{stem}__{number}", segment.shape)
-            planes = self._shuffled_bytes(segment) if is_narrow else _shuffled(segment)
-            dataset.write_direct_chunk((0, 0), isal_zlib.compress(planes, _DEFLATE_LEVEL))
+        chunks = [(part.shape, self._encoder.encode(part)) for part in file.segments()]
+        if chunks:
+            self._waiting.append(_Encoded(*split_path(file.path), chunks))
+            self._n_waiting += len(chunks)
+        if self._n_waiting >= _AT_ONCE:
+            self._flush()
 
-    def _shuffled_bytes(self, segment: Images) -> NDArray[np.uint8]:
-        """Do as `_shuffled` for pixels of one byte, in memory that stays zero but for the first."""
-        if self._planes.shape[1] != segment.size:
-            self._planes = np.zeros((SEGMENT_DTYPE.itemsize, segment.size), np.uint8)
-        self._planes[0] = segment.reshape(-1)
-        return self._planes
+    def _flush(self) -> None:
+        """Write what waits."""
+        for file in self._waiting:
+            parent = self._enter(file.folders)
+            for number, (shape, chunk) in enumerate(file.chunks):
+                dataset = self._create(parent, f"{file.stem}__{number}", shape)
+                dataset.write_direct_chunk((0, 0), chunk)
+        self._waiting.clear()
+        self._n_waiting = 0
 
     def _enter(self, folders: list[str]) -> Any:
         """Return the group of `folders`. Files come in path order, so most of it is open."""
@@ -102,7 +102,7 @@ class Hdf5Writer:
         for name in (folder, told_apart(folder)):
             encoded = _encoded(name)
             if encoded not in parent:
-                return h5g.create(parent, encoded, lcpl=self._links)
+                return h5g.create(parent, encoded, lcpl=self._link(encoded))
             known = h5o.open(parent, encoded)
             if isinstance(known, h5g.GroupID):
                 return known
@@ -110,48 +110,73 @@ class Hdf5Writer:
 
     def _create(self, parent: Any, name: str, shape: tuple[int, ...]) -> Any:
         """Create the dataset of one segment."""
-        recipe = self._recipe(shape)
-        arguments = (h5t.STD_I64LE, recipe.space, recipe.properties, self._links)
+        encoded = _encoded(name)
+        recipe, link = self._recipe(shape), self._link(encoded)
         try:
-            return h5d.create(parent, _encoded(name), *arguments)
+            return h5d.create(parent, encoded, *recipe, link)
         except ValueError:
             # Only files out of path order get here: the name is a folder's.
-            return h5d.create(parent, _encoded(told_apart(name)), *arguments)
+            return h5d.create(parent, _encoded(told_apart(name)), *recipe, link)
 
-    def _recipe(self, shape: tuple[int, ...]) -> _Recipe:
+    def _link(self, name: bytes) -> Any:
+        """Return how a name is noted: a folder with names in UTF-8 takes a newer, larger form."""
+        return None if name.isascii() else self._utf8
+
+    def _recipe(self, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
+        """Return type, space and properties, which all datasets of one shape share."""
         if shape not in self._recipes:
             properties = h5p.create(h5p.DATASET_CREATE)
             properties.set_obj_track_times(False)
             properties.set_chunk(shape)
             properties.set_shuffle()
-            properties.set_deflate(_DEFLATE_LEVEL)
-            self._recipes[shape] = _Recipe(h5s.create_simple(shape), properties)
+            properties.set_deflate(DEFLATE_LEVEL)
+            self._recipes[shape] = (h5t.STD_I64LE, h5s.create_simple(shape), properties)
         return self._recipes[shape]
 
     def close(self) -> None:
-        """Close the file."""
-        self._groups.clear()
-        del self._root
-        self._file.close()
+        """Write what waits and close the file."""
+        try:
+            self._flush()
+        finally:
+            self._groups.clear()
+            del self._root
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._waiting.clear()  # nobody wants the file any more
         self.close()
+
+
+def create_file(path: Path) -> Any:
+    """Create a file for many datasets of one chunk, in the oldest form that holds them.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Replaced where it exists.
+
+    Returns
+    -------
+    h5py.h5f.FileID
+    """
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
+    access.set_cache(*_NO_CHUNK_CACHE)
+    creation = h5p.create(h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)
+    # By default the index of a dataset's chunks has places for 64, and would take more
+    # than the one chunk: 2,800 bytes. h5py has no method for this property, so the
+    # library that it has loaded is asked.
+    set_index_rank = ctypes.CDLL(h5p.__file__).H5Pset_istore_k
+    set_index_rank.argtypes = (ctypes.c_int64, ctypes.c_uint)
+    if set_index_rank(creation.id, 1) < 0:
+        raise RuntimeError("HDF5 refuses an index of chunks of rank 1")
+    return h5f.create(os.fsencode(path), h5f.ACC_TRUNC, creation, access)
 
 
 def _encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
-
-
-def _shuffled(segment: Images) -> NDArray[np.uint8]:
-    """Return the planes that HDF5's shuffle makes of a segment as int64.
-
-    The lowest bytes of all pixels come first, then the next ones: eight planes, of
-    which the upper four are zero for any code point.
-    """
-    planes = np.zeros((SEGMENT_DTYPE.itemsize, segment.size), np.uint8)
-    pixels = np.ascontiguousarray(segment, "<u4").reshape(-1)
-    planes[: pixels.itemsize] = pixels.view(np.uint8).reshape(-1, pixels.itemsize).T
-    return planes
