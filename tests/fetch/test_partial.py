@@ -32,9 +32,10 @@ ALWAYS = FetchOptions(partial_threshold=MEGABYTE)
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """70 MB of data, and 200 scripts before, within and behind it."""
+    """70 MB of data, and 200 scripts before, within and behind it; a folder first, as of git."""
     path = tmp_path_factory.mktemp("large") / "large.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        target.mkdir("o-n-1/")
         for part in ("first", "second", "third"):
             for number in range(70):
                 target.writestr(f"o-n-1/{part}/{number}.py", f"print({number})\n" * 100)
@@ -76,6 +77,37 @@ def test_the_same_members_for_a_fraction_of_the_bytes(
     assert parts == whole
     # The end with the directory, and one for each part of the scripts.
     assert client.requests_sent - before <= 4
+
+
+def test_a_zip_that_begins_with_what_is_not_read_is_still_seen_to_be_one(
+    make_sandbox: Callable[..., Sandbox], client: HttpClient, tmp_path: Path
+) -> None:
+    for number, first in enumerate(("o-n-1/", "o-n-1/model.bin")):
+        path = tmp_path / f"{number}.zip"
+        with zipfile.ZipFile(path, "w") as target:
+            target.writestr(first, os.urandom(0 if first.endswith("/") else 30 * MEGABYTE))
+            target.writestr("o-n-1/weights.bin", os.urandom(30 * MEGABYTE))
+            target.writestr("o-n-1/a.py", b"x = 1\n")
+        sandbox = make_sandbox([make_record(7, {"code.zip": path})])
+        record = parse_record(
+            client.get_json(f"{sandbox.api_url}/records/7").payload, api_url=sandbox.api_url
+        )
+        with open_record(record, client, tmp_path, ALWAYS) as fetched:
+            assert fetched.archives[0].bytes < MEGABYTE
+            assert [one.path for one in fetched.members() if one.status == "ok"] == ["o-n-1/a.py"]
+
+
+def test_a_large_zip_without_members_is_one(
+    make_sandbox: Callable[..., Sandbox], client: HttpClient, tmp_path: Path
+) -> None:
+    path = tmp_path / "empty.zip"
+    path.write_bytes(b"PK\x03\x04" + bytes(2 * MEGABYTE) + b"PK\x05\x06" + bytes(18))
+    sandbox = make_sandbox([make_record(7, {"empty.zip": path})])
+    record = parse_record(
+        client.get_json(f"{sandbox.api_url}/records/7").payload, api_url=sandbox.api_url
+    )
+    with open_record(record, client, tmp_path, ALWAYS) as fetched:
+        assert list(fetched.members()) == []
 
 
 def test_a_server_without_parts_gives_the_whole(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
 from pathlib import Path
@@ -254,6 +255,16 @@ def test_what_the_first_bytes_show_as_unwanted_is_not_fetched(
     download = client.download(url, target, wanted=wanted)
     assert (download.complete, heads) == (False, [BODY[:512]])
     assert not list(target.parent.iterdir())
+
+
+def test_a_file_of_no_bytes_is_whole(server: Misbehaving, client: HttpClient, target: Path) -> None:
+    url = server.on("/empty", lambda exchange: exchange.send_file(b""))
+    md5 = f"md5:{hashlib.md5(b'').hexdigest()}"
+    for checksum, size in ((md5, 0), (md5, None), (None, 0), (None, None)):
+        assert client.download(url, target, checksum=checksum, size=size).bytes == 0
+        assert target.read_bytes() == b""
+    with pytest.raises(ChecksumError):
+        client.download(url, target, checksum=MD5, size=0)
 
 
 def test_a_full_disk_says_so(

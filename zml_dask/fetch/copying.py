@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from zml_dask.fetch.layers import Readable
-from zml_dask.net.download import local_disk
+from zml_dask.net.download import local_disk, write_all
 from zml_dask.net.errors import TooLargeError
 
 _PIECE: Final = 1024 * 1024
@@ -40,7 +40,7 @@ def copy_stream(source: Readable, target: Path, most: int) -> tuple[int, str]:
                 raise TooLargeError(f"{target.name!r} is over the limit of {most:,} bytes")
             digest.update(piece)
             with local_disk(target):
-                to.write(piece)
+                write_all(to, piece)
     return count, digest.hexdigest()
 
 

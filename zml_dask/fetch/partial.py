@@ -12,6 +12,7 @@ from typing import Final
 
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.fetch.member import is_version_control
+from zml_dask.fetch.sniff import HEAD_BYTES
 from zml_dask.fetch.zip_directory import (
     BrokenDirectoryError,
     Directory,
@@ -85,7 +86,10 @@ def fetch_parts(
                 return None
             if directory.start < tail[0]:
                 fill((directory.start, tail[0]))
-            spans = list(_spans_to_read(buffer, directory, limits))
+            # The first bytes too, by which an archive is recognised: they may be those of
+            # a folder, which is no member that is read.
+            head = (0, min(HEAD_BYTES, directory.start))
+            spans = [head, *_spans_to_read(buffer, directory, limits)]
         except BrokenDirectoryError:
             return None
         merged = list(merge(spans))
@@ -133,6 +137,8 @@ def _spans_to_read(buffer: memoryview, directory: Directory, limits: FetchLimits
         if is_read and entry.size <= limits.max_file_bytes:
             longest = min(entry.packed, 2 * entry.size + 65_536)
             wanted.append((entry.offset, entry.offset + longest + _LONGEST_LOCAL_HEADER))
+    if not offsets:
+        return
     # The local header's length is only known once it is there; it ends, with
     # the body, before the next member or the directory begins.
     following = dict(zip(sorted(offsets), [*sorted(offsets)[1:], directory.start], strict=True))

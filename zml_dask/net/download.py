@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -70,6 +71,13 @@ class TransferPlan:
     def part(self) -> Path:
         """Where the file grows."""
         return self.target.with_name(self.target.name + ".part")
+
+
+def write_all(file: FileIO, piece: bytes) -> None:
+    """Write to an unbuffered file: the system may take a part of it, as of a disk almost full."""
+    written = file.write(piece)
+    while written < len(piece):
+        written += file.write(piece[written:])
 
 
 @contextmanager

@@ -9,7 +9,14 @@ from typing import Final, Self
 
 import requests
 
-from zml_dask.net.download import HEAD_BYTES, PIECE, Download, TransferPlan, local_disk
+from zml_dask.net.download import (
+    HEAD_BYTES,
+    PIECE,
+    Download,
+    TransferPlan,
+    local_disk,
+    write_all,
+)
 from zml_dask.net.errors import (
     BadRequestError,
     ChecksumError,
@@ -20,6 +27,7 @@ from zml_dask.net.errors import (
 )
 
 _PROGRESS: Final = 1024 * 1024
+_MD5_OF_NOTHING: Final = hashlib.md5(usedforsecurity=False).hexdigest()
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
 
 
@@ -97,6 +105,11 @@ class Transfer:
             self.finished = plan.size is not None and 0 < self._offset == plan.size
         return self.finished
 
+    def _is_empty_as_promised(self) -> bool:
+        """Whether a body without a byte is the file: no answer at all would look the same."""
+        plan = self._plan
+        return not self._offset and plan.size in {None, 0} and plan.md5 in {None, _MD5_OF_NOTHING}
+
     def progressed(self) -> bool:
         """Whether much has come since this was last asked."""
         gained = self._offset - self._highest
@@ -173,9 +186,7 @@ class Transfer:
     def _write(self, piece: bytes) -> None:
         self._refuse_above(self._offset + len(piece))
         with local_disk(self._plan.part):
-            written = self._file.write(piece)
-            while written < len(piece):
-                written += self._file.write(piece[written:])
+            write_all(self._file, piece)
         self._md5.update(piece)
         self._offset += len(piece)
 
@@ -195,7 +206,8 @@ class Transfer:
     def _judge_body(self) -> NetworkError | None:
         """Whether a body that ended as its own headers promise is what the record says."""
         plan, where = self._plan, shown(self._plan.url)
-        if self.settle_if_whole() or (plan.md5 is None and plan.size is None):
+        unknown = plan.md5 is None and plan.size is None
+        if unknown or self.settle_if_whole() or self._is_empty_as_promised():
             self.finished = True
             return None
         if plan.size is not None and self._offset < plan.size:
