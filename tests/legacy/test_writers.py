@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import pickletools
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -210,6 +213,42 @@ def test_a_pickle_is_whole_though_the_system_takes_little_at_a_time(
     export_record(make_record(), Storage.open(tmp_path), ["pickle"], folder="bites")
     whole, bites = (tmp_path / name / "7" / "images_7.pkl" for name in ("whole", "bites"))
     assert whole.read_bytes() == bites.read_bytes()
+
+
+def test_threads_that_write_hdf5_at_once_do_not_meet(tmp_path: Path) -> None:
+    sources = {f"{number}/a.py": b"x = 1\n" * 90 for number in range(20)}
+
+    def write(number: int) -> bytes:
+        path = tmp_path / f"{number}.h5"
+        with Hdf5Writer(path) as writer:
+            for file in draw_files(sources):
+                writer.add(file)
+        return path.read_bytes()
+
+    with ThreadPoolExecutor(6) as threads:
+        assert len(set(threads.map(write, range(600)))) == 1
+
+
+def test_a_full_disk_is_said_to_be_one_and_the_process_ends_well(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from zml_dask.legacy.hdf5_writer import Hdf5Writer
+from zml_dask.legacy.record import Canvas
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    with Hdf5Writer(Path(sys.argv[1])) as writer:
+        for number in range(4000):
+            writer.add(Canvas().file(f"{number % 7}/{number}", b"x\\n"))
+except OSError as error:
+    print(error)
+"""
+    for size in (100_000, 1_000_000):
+        command = [sys.executable, "-c", script, str(tmp_path / "full.h5"), str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout == f"[Errno 27] File too large: '{tmp_path / 'full.h5'}'\n"
+        assert done.stderr == ""
 
 
 @pytest.mark.parametrize("writer", [PickleWriter, Hdf5Writer])

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from h5py import h5d, h5f, h5g, h5o, h5p, h5s, h5t
+from h5py._objects import phil
 
 from zml_dask.legacy.hdf5_filters import DEFLATE_LEVEL, ChunkEncoder
 from zml_dask.legacy.hdf5_names import split_path, told_apart
@@ -23,6 +27,9 @@ from zml_dask.legacy.record import LegacyFile
 _AT_ONCE = 256
 """Segments written at once: drawing, deflating and HDF5 in turn for each of them would
 throw one another out of the processor's cache."""
+
+_ERRNO = re.compile(r"errno = (\d+)")
+"""How HDF5 tells of the system's error within its own message."""
 
 _NO_CHUNK_CACHE = (0, 0, 0, 0.0)
 """What h5py passes on: unused, slots, bytes, preemption. Chunks come and go whole."""
@@ -55,6 +62,7 @@ class Hdf5Writer:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = create_file(path)
         self._utf8 = h5p.create(h5p.LINK_CREATE)
         self._utf8.set_char_encoding(h5t.CSET_UTF8)
@@ -76,11 +84,12 @@ class Hdf5Writer:
 
     def _flush(self) -> None:
         """Write what waits."""
-        for file in self._waiting:
-            parent = self._enter(file.folders)
-            for number, (shape, chunk) in enumerate(file.chunks):
-                dataset = self._create(parent, f"{file.stem}__{number}", shape)
-                dataset.write_direct_chunk((0, 0), chunk)
+        with _system_errors(self._path):
+            for file in self._waiting:
+                parent = self._enter(file.folders)
+                for number, (shape, chunk) in enumerate(file.chunks):
+                    dataset = self._create(parent, f"{file.stem}__{number}", shape)
+                    dataset.write_direct_chunk((0, 0), chunk)
         self._waiting.clear()
         self._n_waiting = 0
 
@@ -140,7 +149,8 @@ class Hdf5Writer:
         finally:
             self._groups.clear()
             del self._root
-            self._file.close()
+            with _system_errors(self._path):
+                self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +176,8 @@ def create_file(path: Path) -> Any:
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
     access.set_cache(*_NO_CHUNK_CACHE)
+    # Else a file that cannot be written out stays half open, and the process may crash at its end.
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
     creation = h5p.create(h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
     # By default the index of a dataset's chunks has places for 64, and would take more
@@ -173,9 +185,28 @@ def create_file(path: Path) -> Any:
     # library that it has loaded is asked.
     set_index_rank = ctypes.CDLL(h5p.__file__).H5Pset_istore_k
     set_index_rank.argtypes = (ctypes.c_int64, ctypes.c_uint)
-    if set_index_rank(creation.id, 1) < 0:
-        raise RuntimeError("HDF5 refuses an index of chunks of rank 1")
+    with phil:  # no two threads may be within HDF5, and h5py knows nothing of this call
+        if set_index_rank(creation.id, 1) < 0:
+            raise RuntimeError("HDF5 refuses an index of chunks of rank 1")
     return h5f.create(os.fsencode(path), h5f.ACC_TRUNC, creation, access)
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Turn what HDF5 raises of any type where the system refused into what it refused with.
+
+    Raises
+    ------
+    OSError
+        With the system's number, such as that of a full disk.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        number = _ERRNO.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _encoded(name: str) -> bytes:
