@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -14,7 +15,7 @@ import pytest
 from zml_dask.fetch.cache import cache_record, is_cached
 from zml_dask.fetch.errors import CacheError, NotInCacheError
 from zml_dask.fetch.origins import FetchOptions, open_record
-from zml_dask.net.errors import ConnectError
+from zml_dask.net.errors import ConnectError, NotFoundError
 from zml_dask.net.http import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
@@ -137,8 +138,28 @@ def test_a_cache_that_was_harmed_is_noticed(
     else:
         system.pipe_file(f"{root}/7/record.json", json.dumps({"origin": "zenodo"}).encode())
     options = FetchOptions(cache=cache, offline=True)
-    with pytest.raises(CacheError), open_record(record, client, tmp_path, options):
+    with pytest.raises(CacheError, match="fetch"), open_record(record, client, tmp_path, options):
         pass
+    if harm == "flipped":  # as the message says
+        system.rm_file(stored)
+    assert not is_cached(cache, 7)
+    assert not cache_record(record, client, cache, tmp_path / "scratch").already
+    with open_record(record, client, tmp_path, options) as fetched:
+        assert good(list(fetched.members()))
+
+
+def test_a_record_that_cannot_be_had_for_good_leaves_nothing_in_scratch(
+    record: Record, client: HttpClient, tmp_path: Path
+) -> None:
+    lost = replace(record.files[1], url=record.files[1].url + "/none")
+    with pytest.raises(NotFoundError):
+        cache_record(
+            replace(record, files=(record.files[0], lost)),
+            client,
+            str(tmp_path / "cache"),
+            tmp_path / "scratch",
+        )
+    assert not any((tmp_path / "scratch").iterdir())
 
 
 def test_a_cache_that_cannot_be_opened_or_written(

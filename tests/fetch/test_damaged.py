@@ -15,6 +15,7 @@ from .archives import (
     make_tar,
     make_zip,
     raw_zip,
+    tar_header,
 )
 from .conftest import Read, fates, good, reason_of
 
@@ -132,6 +133,19 @@ def test_a_tar_with_a_broken_header_goes_on_after_it(read: Read) -> None:
     members = read(bytes(whole))
     assert set(GOOD) - set(good(members)) == {"owner-name-1a2b3c4/src/a.py"}
     assert fates(members) == {"archive": "damaged"}
+
+
+def test_a_tar_of_broken_headers_gives_one_row_and_ends(
+    read: Read,
+) -> None:
+    broken = bytearray(tar_header("a", 0))
+    broken[124:136] = b"\xff" * 12  # a size below zero, under a good checksum
+    broken[148:156] = b" " * 8
+    broken[148:156] = b"%06o\0 " % sum(broken)
+    assert fates(read(bytes(broken) * 5000)) == {"archive": "damaged"}
+    members = read(bytes(broken) * 5000 + make_tar(), max_members=100)
+    assert fates(members) == {"archive": "refused"}
+    assert [one.status for one in members] == ["damaged", "refused"]
 
 
 @pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz"])

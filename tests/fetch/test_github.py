@@ -65,4 +65,6 @@ def test_tags_come_from_the_likeliest_link_or_from_the_version() -> None:
     assert source is not None
     assert source.tags == ("v1.0", "1.0")
     assert source.archive_url("a b/c").endswith("/owner/name/archive/refs/tags/a%20b/c.zip")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert source.archive_url(commit).endswith(f"/owner/name/archive/{commit}.zip")
     assert github_source(bare_record()) is None

@@ -352,6 +352,43 @@ def test_where_nothing_is_anywhere_the_first_failure_counts(
     assert not any(scratch.iterdir())
 
 
+def test_where_github_cannot_be_asked_the_record_is_tried_again_later(
+    client: HttpClient, scratch: Path, broken: Callable[..., Record]
+) -> None:
+    nobody = FetchOptions(github_url="http://127.0.0.1:9")
+    for link in ("https://github.com/owner/name/tree/v1", "https://github.com/owner/name"):
+        with (
+            pytest.raises(RecordError, match="its repository cannot be asked") as caught,
+            open_record(broken(link), client, scratch, nobody),
+        ):
+            pass
+        assert not caught.value.permanent
+    assert not any(scratch.iterdir())
+
+
+def test_a_small_file_whose_size_nobody_says_is_read(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    files = {"a.py": b"x = 1\n", "b.py": b"y = 2\n" * 1000, "c.bin": bytes(200_000)}
+    record = harvested(make_sandbox([make_record(7, files)]), client)
+    record = replace(record, files=tuple(replace(each, size=None) for each in record.files))
+    with open_record(record, client, scratch) as fetched:
+        members = list(fetched.members())
+    assert good(members).keys() == {"a.py", "b.py"}
+    assert fates(members) == {"c.bin": "too_large"}
+
+
+def test_two_files_of_one_path_are_not_both_read(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    files = {"a.py": b"x = 1\n", "a.py.gz": gzip.compress(b"y = 2\n")}
+    record = harvested(make_sandbox([make_record(7, files)]), client)
+    with open_record(record, client, scratch) as fetched:
+        members = list(fetched.members())
+    assert [(one.path, one.status) for one in members] == [("a.py", "ok"), ("a.py", "duplicate")]
+    assert good(members) == {"a.py": b"x = 1\n"}
+
+
 def test_an_unreadable_archive_is_replaced_by_its_repository(
     make_sandbox: MakeSandbox, client: HttpClient, scratch: Path, github: LoopbackGithub
 ) -> None:

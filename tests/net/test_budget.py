@@ -163,6 +163,14 @@ def test_the_start_value_gives_way_to_what_the_server_says() -> None:
     assert granted == 2000
 
 
+def test_a_reset_in_milliseconds_is_not_believed() -> None:
+    budget = Budget(UNLIMITED)
+    budget.grant("default", 0.0)
+    headers = _headers(60, 0, 60) | {"X-RateLimit-Reset": str(1000 * (EPOCH + 60))}
+    budget.observe("default", 0.0, 200, headers)
+    assert 0.0 < budget.grant("default", 1.0) <= 60.0
+
+
 def test_a_lower_limit_is_heeded_at_once() -> None:
     budget = Budget(ZENODO)
     budget.grant("default", 0.0)

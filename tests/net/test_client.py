@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from zml_dask.errors import UsageError
 from zml_dask.net.errors import (
     BadAnswerError,
     BadRedirectError,
@@ -183,6 +184,10 @@ def test_json_is_bounded_however_it_is_packed(server: Misbehaving, target: Path)
 def test_whom_to_ask_is_for_the_user_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZML_CONTACT", "mailto:me@example.org")
     assert HttpOptions().user_agent.endswith("(+mailto:me@example.org)")
+    for unfit in ("Łódź", "me\nX-Header: 1"):
+        monkeypatch.setenv("ZML_CONTACT", unfit)
+        with pytest.raises(UsageError, match="ZML_CONTACT"):
+            HttpOptions()
 
 
 @pytest.mark.parametrize(

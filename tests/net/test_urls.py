@@ -41,6 +41,12 @@ def test_a_server_outside_may_lead_to_another(host: str) -> None:
     assert redirected(PUBLIC, f"https://{host}/f") == f"https://{host}/f"
 
 
+def test_nobody_hides_a_host_behind_a_backslash() -> None:
+    """Of which some readers of URLs think that it ends the host, and others do not."""
+    with pytest.raises(BadRedirectError):
+        redirected(PUBLIC, "https://127.0.0.1\\.example.org/f")
+
+
 def test_nobody_leads_out_of_encryption() -> None:
     with pytest.raises(BadRedirectError, match="unencrypted"):
         redirected(PUBLIC, "http://zenodo.org/api/records/1/files/a.zip/content")

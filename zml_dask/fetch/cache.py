@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from zml_dask.fetch.cache_reader import MANIFEST, open_cache, read_manifest
+from zml_dask.errors import RecordError
+from zml_dask.fetch.cache_reader import MANIFEST, is_whole, open_cache, read_manifest
 from zml_dask.fetch.copying import md5_of
 from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions
@@ -40,7 +42,9 @@ class CachedRecord:
 def is_cached(cache: str, record_id: int) -> bool:
     """Whether a cache holds a record, wholly."""
     system, root = open_cache(cache)
-    return read_manifest(system, f"{root}/{record_id}") is not None
+    place = f"{root}/{record_id}"
+    manifest = read_manifest(system, place)
+    return manifest is not None and is_whole(system, place, manifest)
 
 
 def cache_record(
@@ -77,13 +81,18 @@ def cache_record(
     system, root = open_cache(cache)
     place = f"{root}/{record.record_id}"
     manifest = read_manifest(system, place)
-    if manifest is not None:
+    if manifest is not None and is_whole(system, place, manifest):
         return CachedRecord(record.record_id, _bytes_of(manifest), already=True)
     folder = scratch / f"fetch-{record.record_id}"
     folder.mkdir(parents=True, exist_ok=True)
     # Whole archives only: parts would be of use to a reader with the same limits alone.
     plain = replace(options, cache=None, offline=False, partial_threshold=None)
-    fetched = fetch_into(record, client, folder, plain, keep_partial=True)
+    try:
+        fetched = fetch_into(record, client, folder, plain, keep_partial=True)
+    except RecordError as error:
+        if error.permanent:  # nobody will go on from here
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     try:
         _keep(system, place, fetched)
     except OSError as error:

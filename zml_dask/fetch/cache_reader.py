@@ -99,6 +99,19 @@ def read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
     return manifest if isinstance(manifest, dict) else None
 
 
+def is_whole(system: Any, place: str, manifest: Mapping[str, Any]) -> bool:
+    """Whether the files that a manifest names are there, each of its size."""
+    try:
+        return all(
+            system.size(f"{place}/{entry['stored']}") == entry["bytes"]
+            for entry in manifest["archives"]
+        )
+    except (FileNotFoundError, KeyError, TypeError):
+        return False
+    except OSError as error:
+        raise CacheError(f"the cache at {place!r} cannot be read ({error})") from error
+
+
 def _archive(system: Any, stored: str, entry: Mapping[str, Any], folder: Path) -> FetchedArchive:
     if isinstance(system, LocalFileSystem):
         path = Path(stored)

@@ -55,6 +55,12 @@ class GitError(RecordError):
     kind: ClassVar[str] = "git"
 
 
+class GitUnreachableError(GitError):
+    """The repository's server does not answer git, or answers that it cannot now."""
+
+    kind: ClassVar[str] = "git_unreachable"
+
+
 class SourceError(RecordError):
     """A URL of the user's own catalogue cannot be read."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -102,15 +101,13 @@ class FetchedRecord:
         ------
         ArchiveTimeError
         """
-        folders = sorted(f"{showable(archive.name)[0]}/" for archive in self.archives)
-        # An archive "a" with "b/c" beside an archive "a/b" with "c".
-        overlap = any(other.startswith(one) for one, other in pairwise(folders))
+        # An archive "a" with "b/c" beside an archive "a/b" with "c"; "x.py" beside "x.py.gz";
+        # what was escaped, and came out as something else is spelt.
         seen = set[int]()
         for member in self._members():
-            # Else only what was escaped can come out as something else is spelt.
-            if member.status == "ok" and (overlap or "\\" in member.path):
+            if member.status == "ok":
                 if hash(member.path) in seen:
-                    reason = "an earlier member's path is shown alike"
+                    reason = "an earlier member has the same path, or one that is shown alike"
                     yield replace(member, data=None, status="duplicate", reason=reason)
                     continue
                 seen.add(hash(member.path))

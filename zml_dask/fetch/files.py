@@ -115,9 +115,23 @@ class FileFetcher:
             self._add(haul, file, target, download.bytes, f"md5:{download.md5}")
         elif (name := unsupported_format(heads[0])) is not None:
             self._list(haul, file, "unsupported", f"{name} archives are not read")
+        elif file.size is None:
+            self._fetch_single(file, target, haul)
         else:
             limit = self.options.limits.max_file_bytes
             self._list(haul, file, "too_large", f"over the limit of {limit:,} bytes")
+
+    def _fetch_single(self, file: RecordFile, target: Path, haul: Haul) -> None:
+        """Fetch what is no archive and may be small enough to be read: its size is not known."""
+        limit = self.options.limits.max_file_bytes
+        try:
+            download = self.client.download(
+                file.url, target, max_bytes=limit, checksum=file.checksum
+            )
+        except TooLargeError:
+            self._list(haul, file, "too_large", f"over the limit of {limit:,} bytes")
+        else:
+            self._add(haul, file, target, download.bytes, f"md5:{download.md5}")
 
     def _fetch_in_parts(self, file: RecordFile, target: Path, haul: Haul, most: int) -> bool:
         """Fetch only those parts of a large zip file that are read; False: fetch it whole."""

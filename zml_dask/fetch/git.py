@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from zml_dask.fetch.errors import GitError
+from zml_dask.fetch.errors import GitError, GitUnreachableError
 from zml_dask.fetch.github import GithubSource
 from zml_dask.net.urls import check_url
 
@@ -33,6 +33,8 @@ _CONFIG: Final = {
     "gc.auto": "0",
 }
 _SAID: Final = 4096
+_NO_ANSWER: Final = "unable to access"
+"""What git says of a server that it cannot reach, or that fails."""
 _PASSED_ON: Final = frozenset(
     {"PATH", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
      "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "LD_LIBRARY_PATH"}
@@ -125,7 +127,8 @@ def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
                 _end(process)
         if process.returncode:
             said = " ".join(_tail(err).split())[-200:]
-            raise GitError(f"git {what} fails with {process.returncode}: {said!r}")
+            kind = GitUnreachableError if _NO_ANSWER in said else GitError
+            raise kind(f"git {what} fails with {process.returncode}: {said!r}")
         return _tail(out)
 
 

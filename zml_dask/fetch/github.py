@@ -25,6 +25,7 @@ _TAG_FORMS: Final = (
 )
 # What git itself allows in the name of a tag, less what would read as an option.
 _TAG: Final = re.compile(r"(?!-)(?!.*\.\.)(?!.*@\{)[^\x00-\x20\x7f~^:?*\[\\]{1,250}\Z")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _FIRST_RELATIONS: Final = ("issupplementto", "isderivedfrom", "isidenticalto")
 
 
@@ -52,8 +53,9 @@ class GithubSource:
         return f"{self.base}/{self.owner}/{self.name}.git"
 
     def archive_url(self, tag: str) -> str:
-        """The zip that GitHub makes of a tag."""
-        return f"{self.base}/{self.owner}/{self.name}/archive/refs/tags/{quote(tag)}.zip"
+        """The zip that GitHub makes of a tag, or of a commit that stands for one."""
+        reference = tag if _COMMIT.fullmatch(tag) else f"refs/tags/{quote(tag)}"
+        return f"{self.base}/{self.owner}/{self.name}/archive/{reference}.zip"
 
 
 def github_source(record: Record, base: str = "https://github.com") -> GithubSource | None:

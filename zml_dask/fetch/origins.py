@@ -13,6 +13,7 @@ from zml_dask.errors import RecordError
 from zml_dask.fetch.cache_reader import read_cached
 from zml_dask.fetch.errors import (
     GitError,
+    GitUnreachableError,
     NoFilesError,
     NotInCacheError,
     RestrictedError,
@@ -29,8 +30,10 @@ from zml_dask.net.download import local_disk
 from zml_dask.net.errors import (
     BadRequestError,
     ChecksumError,
+    DiskFullError,
     NetworkError,
     NotFoundError,
+    ScratchError,
     ServerError,
     TruncatedError,
 )
@@ -133,7 +136,9 @@ def fetch_into(
     except _FILE_FAULTS as fault:
         try:
             return _from_github(source, fetcher, fault)
-        except _FILE_FAULTS:
+        except (DiskFullError, ScratchError):
+            raise
+        except RecordError:
             # Better what can be read of a damaged archive than nothing.
             if not any(archive.kind != "unsupported" for archive in haul.archives):
                 raise
@@ -192,21 +197,30 @@ def _from_github(
     Raises
     ------
     RecordError
-        `fault`, with a word on what was tried, where nothing is there either.
+        Where nothing is there either: of `fault`'s type, with a word on what was
+        tried; of another that passes, where GitHub could not be asked.
     """
     if source is None:
         raise fault
     tried: RecordError = fault
+    passing: RecordError | None = None
     for tag in source.tags:
         try:
             return _github_archive(source, tag, fetcher)
+        except (DiskFullError, ScratchError):
+            raise
         except (NetworkError, UnreadableArchiveError) as error:
             tried = error
+            passing = passing if error.permanent else error
     for tag_or_branch in (*source.tags, None):
         try:
             return _clone(source, tag_or_branch, fetcher)
+        except GitUnreachableError as error:
+            tried = passing = error
         except GitError as error:
             tried = error
+    if passing is not None and fault.permanent:
+        raise type(passing)(f"{fault}; and its repository cannot be asked: {passing}") from tried
     raise type(fault)(f"{fault}; nor is it in its repository: {tried}") from tried
 
 

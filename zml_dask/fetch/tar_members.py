@@ -41,13 +41,22 @@ def tar_members(layer: Layer, meter: Meter) -> Iterator[Member]:
     """
     seen: set[int] = set()
     entry: TarEntry | None = None
+    damaged = False
     try:
         while True:
             entry = None
             try:
                 entry = read_entry(layer, meter)
             except BrokenHeaderError as error:
-                yield _archive_row(meter, "damaged", f"{error}; the next good one is looked for")
+                if not damaged:  # one row: a hostile archive has a million of them
+                    reason = f"{error}; the next good one is looked for"
+                    yield _archive_row(meter, "damaged", reason)
+                damaged = True
+                meter.check_time()
+                over = meter.add_member()
+                if over is not None:
+                    yield _archive_row(meter, "refused", f"{over}; what follows is not read")
+                    return
                 if not resume(layer):
                     return
                 continue

@@ -29,6 +29,8 @@ DEFAULT: Final = "default"
 _LATENESS: Final = 0.03
 _PAUSE_WITHOUT_ADVICE: Final = 30.0
 _LONGEST_PAUSE: Final = 3600.0
+_LONGEST_WINDOW: Final = 24 * 3600.0
+"""Of a server that is believed: one that counts in milliseconds would name a century."""
 # Instants in headers have whole seconds.
 _CLOCK_GRAIN: Final = 1.0
 _SLACK: Final = 2 * _CLOCK_GRAIN
@@ -272,8 +274,12 @@ def _seconds_to_reset(headers: Mapping[str, str]) -> float | None:
     if reset is None:
         return None
     if reset < _EARLIEST_EPOCH:
-        return float(reset)
-    return None if date is None else max(0.0, reset - date)
+        seconds = float(reset)
+    elif date is None:
+        return None
+    else:
+        seconds = max(0.0, reset - date)
+    return seconds if seconds <= _LONGEST_WINDOW else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -55,6 +55,13 @@ class HttpOptions:
     max_json_bytes: int = 256 * 1024 * 1024
     contact: str = field(default_factory=lambda: os.environ.get("ZML_CONTACT", CONTACT))
 
+    def __post_init__(self) -> None:
+        if not (self.contact.isascii() and self.contact.isprintable()):
+            raise UsageError(
+                f"the contact {self.contact!r} cannot be sent to a server: give a URL or a "
+                "mailto: address in ASCII, by ZML_CONTACT"
+            )
+
     @property
     def user_agent(self) -> str:
         """What we call ourselves: name, version, and where to complain."""

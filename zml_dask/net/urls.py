@@ -43,8 +43,9 @@ def check_url(url: str) -> str:
         raise BadUrlError(f"{shown(url)} names no host")
     if parts.username is not None or parts.password is not None:
         raise BadUrlError(f"{shown(url)} carries credentials; they do not belong in a catalogue")
-    if any(character <= " " or character == "\x7f" for character in url):
-        raise BadUrlError(f"{shown(url)} holds a space or control character")
+    if any(character <= " " or character in "\x7f\\" for character in url):
+        # A backslash ends the host for some readers of URLs and not for others.
+        raise BadUrlError(f"{shown(url)} holds a space, control character or backslash")
     return url
 
 
