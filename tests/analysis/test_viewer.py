@@ -255,15 +255,39 @@ def test_every_view_has_an_address(served: ViewerServer, chromium: webdriver.Chr
     show(chromium, served.url)
     ActionChains(chromium).send_keys(Keys.ARROW_RIGHT).perform()
     wait(chromium, lambda b: "page 2 of" in status(b))
-    assert chromium.current_url.endswith("#page=1")
+    assert chromium.current_url.endswith("#page=2")
     chromium.back()
     wait(chromium, lambda b: "page 1 of" in status(b))
+    show(chromium, f"{served.url}#page=2")
+    wait(chromium, lambda b: "page 2 of" in status(b))
     show(chromium, f"{served.url}#image=4")
     code = opened(chromium)
     show(chromium, f"{served.url}#language=nonsense&page=-3&image=zzz")
     assert status(chromium) == "no image fits"
     show(chromium, f"{served.url}#image=4")
     assert opened(chromium) == code
+
+
+@pytest.mark.browser
+def test_arrows_move_the_code_where_it_has_the_focus(
+    served: ViewerServer, chromium: webdriver.Chrome
+) -> None:
+    show(chromium, f"{served.url}#image=4")
+    opened(chromium)
+    chromium.execute_script("document.getElementById('code').focus()")
+    ActionChains(chromium).send_keys(Keys.ARROW_RIGHT).perform()
+    assert chromium.current_url.endswith("#image=4")
+    ActionChains(chromium).send_keys("n").perform()
+    wait(chromium, lambda b: b.current_url.endswith("image=5"))
+
+
+@pytest.mark.browser
+def test_a_page_opened_from_the_disk_says_what_it_needs(
+    known: Known, chromium: webdriver.Chrome, tmp_path: Path
+) -> None:
+    page = export_page(str(known.path), tmp_path / "viewer")
+    chromium.get(page.as_uri())
+    assert "zml-dask view DATASET" in status(chromium)
 
 
 @pytest.mark.browser

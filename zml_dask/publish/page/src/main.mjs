@@ -47,7 +47,7 @@ function fillFilters() {
     licences.set(license ?? NONE, (licences.get(license ?? NONE) ?? 0) + 1);
   }
   for (const [name, count] of [...licences].sort((a, b) => b[1] - a[1])) {
-    $("license").append(option(name, `${visible(name)} (${number.format(count)})`));
+    $("license").append(option(name, `${visible(name)} (${number.format(count)} records)`));
   }
   for (const { record_id: id, title } of [...dataset.records.values()].slice(0, 1000)) {
     $("records").append(option(String(id), visible(title)));
@@ -139,16 +139,20 @@ async function openImage(image) {
   dialog.dataset.state = "drawn";
 }
 
+// Pages count from 1 in the address, as in what the page says, and from 0 within.
+const numbered = (name) => Math.max(0, Math.trunc(Number(name)) - 1 || 0);
+const named = (page) => (page ? page + 1 : "");
+
 function step(by) {
   const { image, page } = view();
   if (image !== undefined) {
     const k = position(selection, dataset.files, Number(image)) + by;
     if (k < 0 || k >= selection.images) return;
     const { file, segment } = place(selection, k);
-    go({ image: dataset.files.first[file] + segment, page: Math.floor(k / PAGE) || "" }, { replace: true });
+    go({ image: dataset.files.first[file] + segment, page: named(Math.floor(k / PAGE)) }, { replace: true });
   } else {
-    const next = Number(page ?? 0) + by;
-    if (next >= 0 && next * PAGE < selection.images) go({ page: next || "" });
+    const next = numbered(page) + by;
+    if (next >= 0 && next * PAGE < selection.images) go({ page: named(next) });
   }
 }
 
@@ -164,7 +168,7 @@ async function render() {
     wallShown = "";
   }
   const pages = Math.max(1, Math.ceil(selection.images / PAGE));
-  const page = Math.min(Math.max(0, Math.trunc(Number(now.page)) || 0), pages - 1);
+  const page = Math.min(numbered(now.page), pages - 1);
   say(
     selection.images
       ? `${number.format(selection.images)} images of ${number.format(selection.rows.length)} files; page ${number.format(page + 1)} of ${number.format(pages)}`
@@ -197,6 +201,8 @@ function onKey(event) {
     if (event.key === "Escape") document.activeElement.blur();
     return;
   }
+  // There the arrows move the text.
+  if (document.activeElement?.id === "code" && event.key.startsWith("Arrow")) return;
   if (event.key === "ArrowRight" || event.key === "n") step(1);
   else if (event.key === "ArrowLeft" || event.key === "p") step(-1);
   else if (event.key === "/") $("record").focus();
