@@ -358,3 +358,15 @@ def test_the_demo_leaves_anothers_catalogue_alone(
     assert run("demo") == 2
     assert "is no demo's catalogue" in capfd.readouterr().err
     assert (tmp_path / "catalogue.jsonl").read_text() == '{"id": 1}\n'
+
+
+def test_a_demo_into_a_folder_of_others_leaves_the_former_demo_as_it_is(
+    tmp_path: Path, served: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("harvest", "catalogue.jsonl", "--api-url", served.api_url) == 0
+    before = (tmp_path / "catalogue.jsonl").read_bytes()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "api.md").touch()
+    assert run("demo", "docs") == 2
+    assert (tmp_path / "catalogue.jsonl").read_bytes() == before

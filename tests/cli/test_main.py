@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import click
 import pytest
 
 from zml_dask.cli import main as entry
-from zml_dask.cli.main import COMMANDS, main
+from zml_dask.cli.main import COMMANDS, cli, main
 from zml_dask.errors import ZmlError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -29,6 +31,23 @@ def test_every_command_is_listed_with_a_whole_sentence(
     listed = dict(line.strip().split(None, 1) for line in out.split("Commands:\n")[1].splitlines())
     assert list(listed) == list(COMMANDS)
     assert [name for name, said in listed.items() if not said.endswith(".") or "..." in said] == []
+    with click.Context(cli) as context:
+        for name, said in COMMANDS.items():
+            command = cli.get_command(context, name)
+            assert command is not None
+            assert said == command.get_short_help_str(limit=80)
+
+
+def test_the_help_imports_no_command() -> None:
+    script = (
+        "import sys\nfrom zml_dask.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'dask', 'numba', 'numpy', 'pandas', 'pyarrow'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

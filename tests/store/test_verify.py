@@ -57,6 +57,17 @@ def test_a_sound_dataset_is_sound(storage: Storage) -> None:
     assert json.dumps(report.to_json())
 
 
+def test_what_others_put_beside_it_is_not_called_a_leftover(storage: Storage) -> None:
+    storage.write("viewer/index.html", b"<!doctype html>")
+    storage.write("images.zarr/images/c/9/0/0", b"of a commit that died")
+    report = verify(storage)
+    assert report.ok, report.problems
+    assert [note.partition(":")[0] for note in report.notes] == [
+        "1 objects are not part of the dataset, such as 'images.zarr/images/c/9/0/0'",
+        "1 other files lie in the dataset's folder, such as 'viewer/index.html'",
+    ]
+
+
 def test_any_flipped_byte_anywhere_is_found(storage: Storage) -> None:
     """Every object, and within each every byte, or a spread of them where there are many."""
     for path, good in objects(storage).items():

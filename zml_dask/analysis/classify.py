@@ -155,9 +155,19 @@ def _plot(confusions: dict[str, NDArray[np.int64]], languages: list[str], direct
     "--seed", type=int, default=0, show_default=True, help="Of the split and of all else."
 )
 @click.option(
-    "--images", type=click.IntRange(3), default=250, show_default=True, help="A language."
+    "--images",
+    type=click.IntRange(3),
+    default=250,
+    show_default=True,
+    help="Of each language, at most.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Passes of the network over what it learns from.",
+)
 def main(dataset: str, directory: Path, seed: int, images: int, epochs: int) -> None:
     """Learn the languages of DATASET's images; write results and plots into DIRECTORY."""
     options = ClassifyOptions(SampleOptions(images_a_language=images, seed=seed), epochs)

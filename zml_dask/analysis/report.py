@@ -72,6 +72,7 @@ def render(dataset: str, numbers: Numbers) -> str:
             totals_shown=_TOTALS,
             top=top,
             more=lambda name, n: len(numbers.tables[name]) - n,
+            ranked_extensions=len(extensions),
             table_rows=lambda name: _rows(numbers.tables[name]),
             largest=[_labelled(row) for row in top("by_record", _LARGEST)],
             plot=rank_plot(

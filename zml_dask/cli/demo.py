@@ -21,10 +21,12 @@ from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.pipeline.build import build_on
 from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
 from zml_dask.pipeline.progress import BuildProgress
+from zml_dask.pipeline.target import check_target
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.state import load_state, state_path
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.storage import Storage
 
 CATALOGUE = "catalogue.jsonl"
 """The demo's catalogue, beside the dataset."""
@@ -56,6 +58,7 @@ def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) 
     """
     started = time.monotonic()
     catalogue = dataset.absolute().parent / CATALOGUE
+    check_target(Storage.open(dataset))  # before anything of a former demo is given up
     _forget(catalogue)
     with progress_of(ctx) as progress, Sandbox(installed_corpus(limit, troubles=False)) as sandbox:
         progress.say(f"a Zenodo of {len(sandbox.corpus)} installed packages at {sandbox.api_url}")

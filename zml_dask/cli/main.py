@@ -16,22 +16,23 @@ from zml_dask.errors import ZmlError
 from zml_dask.printable import printable
 
 COMMANDS = {
-    "build": "zml_dask.cli.build",
-    "demo": "zml_dask.cli.demo",
-    "export": "zml_dask.cli.export",
-    "fetch": "zml_dask.cli.fetch",
-    "harvest": "zml_dask.cli.harvest",
-    "import-legacy": "zml_dask.cli.import_legacy",
-    "query": "zml_dask.cli.query",
-    "report": "zml_dask.cli.report",
-    "sandbox": "zml_dask.cli.sandbox",
-    "show": "zml_dask.cli.show",
-    "status": "zml_dask.cli.status",
-    "update": "zml_dask.cli.update",
-    "verify": "zml_dask.cli.verify",
-    "view": "zml_dask.cli.view",
+    "build": "Build the records of CATALOGUE into DATASET.",
+    "demo": "Build a small dataset from the software installed here.",
+    "export": "Write DATASET into DIR in another form.",
+    "fetch": "Fetch the archives of CATALOGUE's records into CACHE.",
+    "harvest": "Harvest Zenodo's software records into CATALOGUE.",
+    "import-legacy": "Import the 2018 dataset SOURCE into DATASET.",
+    "query": "Count and list the files of DATASET that match EXPRESSION.",
+    "report": "Write a page of counts, plots and failures of DATASET.",
+    "sandbox": "Serve the software installed here as a local Zenodo.",
+    "show": "Show a record of DATASET: its tree, or one of its files.",
+    "status": "Show how far DATASET is, without changing it.",
+    "update": "Append to DATASET what is new since its harvest.",
+    "verify": "Check every object and image of DATASET.",
+    "view": "Browse DATASET's images and their code on a local page.",
 }
-"""Command name -> the module whose ``command`` it is."""
+"""Command name -> its line in the help. It is the ``command`` of the module of that name, which
+is not imported to say so: all of them together take a second."""
 
 _GLOBAL_FLAGS = ("--debug", "--quiet")
 
@@ -45,8 +46,13 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        module = import_module(f"zml_dask.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from zml_dask.analysis.counts import count
+from zml_dask.analysis.partial import UNNAMED
 from zml_dask.analysis.report import render
 from zml_dask.cli.terminal import printable
 
@@ -22,6 +23,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 @click.option("--parquet", "parquet_file", type=_FILE, help="Also write every number as Parquet.")
 def command(dataset: str, output: Path, json_file: Path | None, parquet_file: Path | None) -> None:
     """Write a page about DATASET: counts by language and extension, failures, a mosaic."""
+    for wanted in (output, json_file, parquet_file):
+        if wanted is not None and not wanted.absolute().parent.is_dir():
+            raise click.BadParameter(f"there is no folder {printable(str(wanted.parent))!r}")
     numbers = count(dataset)
     output.write_text(render(dataset, numbers), encoding="utf-8")
     if json_file is not None:
@@ -29,7 +33,8 @@ def command(dataset: str, output: Path, json_file: Path | None, parquet_file: Pa
     if parquet_file is not None:
         numbers.write_parquet(parquet_file)
     totals = numbers.totals
+    languages = set(numbers.tables["by_language"]["language"]) - {UNNAMED}
     click.echo(
         f"{printable(str(output))}: {totals['records']:,} records, {totals['files']:,} files, "
-        f"{totals['images']:,} images of {len(numbers.tables['by_language']):,} languages"
+        f"{totals['images']:,} images of {len(languages):,} languages"
     )

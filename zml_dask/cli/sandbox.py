@@ -25,7 +25,10 @@ from zml_dask.sandbox.server import Sandbox
     help="Rate limits to enforce: none, or those Zenodo has for guests.",
 )
 @click.option(
-    "--troubles/--no-troubles", default=True, help="Records with the usual troubles, too."
+    "--troubles/--no-troubles",
+    default=True,
+    show_default=True,
+    help="Eight more records, with the usual troubles.",
 )
 def command(port: int, limit: int | None, rate: str, troubles: bool) -> None:
     """Serve a local Zenodo over the software installed here, until interrupted."""

@@ -126,7 +126,10 @@ def _find(files: list[Row], path: str, record_id: int) -> Row:
         )
     if len(found) > 1 and not exact:
         others = ", ".join(printable(file["path"]) for file in found[:3])
-        raise UnknownPathError(f"several files end in {printable(path)!r} ({others}): give more")
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UnknownPathError(
+            f"several files end in {printable(path)!r} ({others}{more}): give more of the path"
+        )
     return found[0]
 
 

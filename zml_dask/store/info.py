@@ -219,7 +219,8 @@ def ensure_ours(storage: Storage) -> None:
     foreign = [name for name in storage.names() if name not in _NAMES]
     if foreign and not storage.exists(DATASET_JSON):
         raise NotADatasetError(
-            f"{storage.url} holds {foreign[0]!r} and no dataset; choose an empty or a new folder"
+            f"{storage.url} holds {foreign[0]!r} and no dataset; check the path, or "
+            "choose an empty or a new folder"
         )
 
 

@@ -14,6 +14,7 @@ from zml_dask.store.info import DatasetDamagedError, DatasetInfo, NotADatasetErr
 from zml_dask.store.layout import (
     DATASET_COPY,
     DATASET_JSON,
+    IMAGES_ZARR,
     LEGACY,
     LOCK,
     LOG,
@@ -169,7 +170,8 @@ def note_leftovers(
     listed = {DATASET_JSON, DATASET_COPY, LOCK, LOG, *manifest}
     listed |= {part.path for parts in info.tables.values() for part in parts}
     listed |= {part.path for part in info.manifest}
-    unlisted = []
+    unlisted: list[str] = []
+    strangers: list[str] = []
     staged = 0
     for name in storage.names():
         if name == LEGACY or name.startswith(LOG.partition(".")[0]):
@@ -178,7 +180,9 @@ def note_leftovers(
         if name == STAGING:
             staged = len(storage.list(name))
         else:
-            unlisted += [path for path in paths if path not in listed]
+            is_ours = name == IMAGES_ZARR or name.endswith(".parquet")
+            found = unlisted if is_ours else strangers
+            found += [path for path in paths if path not in listed]
     if staged:
         yield f"{staged} objects are staged and not committed: build again to commit them"
     unlisted += storage.leftovers()
@@ -186,4 +190,9 @@ def note_leftovers(
         yield (
             f"{len(unlisted)} objects are not part of the dataset, such as {unlisted[0]!r}: "
             "left by a commit that did not end; the next one removes them"
+        )
+    if strangers:
+        yield (
+            f"{len(strangers)} other files lie in the dataset's folder, such as {strangers[0]!r}: "
+            "nobody reads or touches them"
         )
