@@ -114,6 +114,16 @@ def test_tables_hold_what_is_known_and_null_for_the_rest(tmp_path: Path) -> None
     assert (record["archive_bytes"], record["archive_checksum"]) == (None, None)
 
 
+@pytest.mark.parametrize("protocol", range(5))
+def test_several_files_that_end_in_an_empty_segment(tmp_path: Path, protocol: int) -> None:
+    place = write_2018(tmp_path / "old", 7)
+    images = {f"top/{n}.c": segments_2018(b"int x;\n" * 80) for n in range(3)}
+    (place / "images_7.pkl").write_bytes(pickle.dumps(images, protocol))
+    (place / "images_7.h5").unlink()
+    result = run(tmp_path / "old", tmp_path / "new")
+    assert (result.imported, result.images) == (1, 3)
+
+
 def test_a_damaged_pickle_gives_way_to_the_hdf5_file(tmp_path: Path) -> None:
     write_2018(tmp_path / "old", 7)
     run(tmp_path / "old", tmp_path / "whole")

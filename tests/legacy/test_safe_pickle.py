@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zml_dask.legacy.segments import compact
 from zml_dask.safe_pickle import (
     DamagedPickleError,
     ForbiddenPickleError,
@@ -108,6 +109,18 @@ def test_a_hook_shrinks_arrays_as_they_come() -> None:
     assert all((small[name][0] == arrays[name][0]).all() for name in arrays)
     assert small["3"][0].dtype == np.uint8
     assert peak < len(data) / 4
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_arrays_of_the_same_few_bytes_are_shrunk_each(protocol: int) -> None:
+    """Python has one object for all empty bytes, which a pickle holds once for all of them."""
+    small = [
+        array
+        for _ in range(3)
+        for array in (np.zeros((0, 0), np.int64), np.full((1, 1), 97, np.uint8))
+    ]
+    found = load(io.BytesIO(pickle.dumps(small, protocol)), on_array=compact)
+    assert [array.tolist() for array in found] == [[], [[97]]] * 3
 
 
 class _Runs:

@@ -95,6 +95,8 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
         """Let go of the bytes that an array was made of: the memo holds on to them."""
         less = hook(array)
         arrays.fill_array(array, (1, less.shape, less.dtype, False, less.tobytes()))
+        if len(state[-1]) <= 1:
+            return  # Python has one b"" and one of each single byte: others are written as it
         for place in [place for place, _ in zip(reversed(self.memo), range(2), strict=False)]:
             if self.memo[place] is state or self.memo[place] is state[-1]:
                 self.memo[place] = None
