@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
 import pytest
 import zarr
+from PySquashfsImage import SquashFsImage
 
 from zml_dask.errors import UsageError
 from zml_dask.legacy.bags import in_this_process
@@ -21,7 +24,13 @@ from zml_dask.legacy.export import parse_formats
 from zml_dask.legacy.export_dataset import export_dataset
 from zml_dask.legacy.import_record import ImportedRecord
 from zml_dask.legacy.importing import ImportOptions, import_legacy
-from zml_dask.legacy.sources import SourceDamagedError, open_source
+from zml_dask.legacy.sources import (
+    FolderSource,
+    LegacySource,
+    SourceDamagedError,
+    SquashfsSource,
+    open_source,
+)
 from zml_dask.publish.squashfs import write_squashfs
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
@@ -177,6 +186,98 @@ def test_what_cannot_be_read_is_a_failure_and_the_rest_goes_on(tmp_path: Path) -
     retried = run(old, tmp_path / "new", options=ImportOptions(retry_failed=True))
     assert (retried.imported, retried.failed) == (1, 3)
     assert {row["record_id"] for row in rows(tmp_path / "new", "failures")} == {3, 4, 5}
+
+
+@pytest.mark.parametrize("name", ["metadata_7.pkl", "images_7.pkl", "images_7.h5"])
+@pytest.mark.parametrize("squashed", [False, True])
+def test_a_disk_that_fails_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, squashed: bool
+) -> None:
+    if squashed and shutil.which("mksquashfs") is None:
+        pytest.skip("needs squashfs-tools")
+    source = tmp_path / "old"
+    place = write_2018(source, 7)
+    if name == "images_7.h5":
+        (place / "images_7.pkl").unlink()
+    if squashed:
+        files = [(f"7/{path.name}", path) for path in sorted(place.iterdir())]
+        source = write_squashfs(files, tmp_path / "old.sqsh").path
+
+    with monkeypatch.context() as patch:
+        for kind in (FolderSource, SquashfsSource):
+            patch.setattr(kind, "open", failing_at(name, kind.open))
+        result = run(source, tmp_path / "new")
+    assert (result.imported, result.failed) == (0, 1)
+    (failure,) = rows(tmp_path / "new", "failures")
+    assert (failure["kind"], failure["permanent"]) == ("unreadable_source", False)
+    assert failure["message"].startswith(f"7/{name} could not be read: Input/output error; ")
+    again = run(source, tmp_path / "new")
+    assert (again.imported, again.images) == (1, 6)
+    assert [row["title"] for row in rows(tmp_path / "new", "records")] == ["Record 7"]
+    assert not rows(tmp_path / "new", "failures")
+
+
+def failing_at(name: str, opened: Callable[..., IO[bytes]]) -> Callable[..., IO[bytes]]:
+    """A source's way to open files, where the disk fails in the midst of one of them."""
+
+    def opening(source: LegacySource, path: str) -> IO[bytes]:
+        stream = opened(source, path)
+        return stream if not path.endswith(name) else io.BufferedReader(_Failing(stream), 64)
+
+    return opening
+
+
+class _Failing(io.RawIOBase):
+    """A stream of a disk that gives an error after the first bytes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._reads = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def readinto(self, target: Any) -> int:
+        self._reads += 1
+        if self._reads > 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        data = self._stream.read(len(target))
+        target[: len(data)] = data
+        return len(data)
+
+
+def test_a_squashfs_image_on_a_disk_that_fails_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old.sqsh").write_bytes(b"hsqs")
+
+    def failing(*_: Any) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(SquashFsImage, "from_file", failing)
+    with pytest.raises(OSError, match="Stale file handle"):
+        open_source(tmp_path / "old.sqsh").records()
+
+
+def test_a_lack_of_memory_is_not_the_record_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_2018(tmp_path / "old", 7)
+
+    def lacking(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zml_dask.safe_pickle.arrays.fill_array", lacking)
+        assert run(tmp_path / "old", tmp_path / "new").failed == 1
+    assert [row["permanent"] for row in rows(tmp_path / "new", "failures")] == [False]
+    assert run(tmp_path / "old", tmp_path / "new").images == 6
 
 
 def test_old_pickles_and_the_tree_class(tmp_path: Path, old_pickles: dict[str, bytes]) -> None:

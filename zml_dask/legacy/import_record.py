@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -49,6 +49,13 @@ class DamagedLegacyRecordError(RecordError):
     kind = "damaged_legacy"
     stage = "archive"
     permanent = True
+
+
+class UnreadableSourceError(RecordError):
+    """The disk or the network did not give a file's bytes, which may be sound."""
+
+    kind = "unreadable_source"
+    stage = "archive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +135,32 @@ def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None
     if record.metadata is None:
         return None
     try:
-        with closing(source.open(record.metadata)) as stream:
+        with _opened(source, record.metadata) as stream:
             content = load(stream, name=record.metadata)
     except ForbiddenPickleError as error:
         raise HostilePickleRecordError(str(error)) from error
-    except (DamagedPickleError, SourceDamagedError, OSError):
+    except (DamagedPickleError, SourceDamagedError):
         return None
     hit = content.get("hit") if isinstance(content, dict) else None
     return hit if isinstance(hit, dict) else None
+
+
+@contextmanager
+def _opened(source: LegacySource, path: str) -> Iterator[IO[bytes]]:
+    """Open a file of the source, and tell a disk that fails from a file that is damaged.
+
+    Raises
+    ------
+    UnreadableSourceError
+    """
+    try:
+        with closing(source.open(path)) as stream:
+            yield stream
+    except OSError as error:
+        raise UnreadableSourceError(
+            f"{path} could not be read: {error.strerror or error}; "
+            "see to the source and run the same import again"
+        ) from error
 
 
 def _images(
@@ -145,17 +170,17 @@ def _images(
     complaints: list[str] = []
     if record.pickle is not None:
         try:
-            with closing(source.open(record.pickle)) as stream:
+            with _opened(source, record.pickle) as stream:
                 return read_images_pickle(stream, name=record.pickle, on_array=compact).items()
         except ForbiddenPickleError as error:
             raise HostilePickleRecordError(str(error)) from error
-        except (DamagedPickleError, LegacyFileError, SourceDamagedError, OSError) as error:
+        except (DamagedPickleError, LegacyFileError, SourceDamagedError) as error:
             complaints.append(str(error))
     if record.hdf5 is not None:
         try:
-            with closing(source.open(record.hdf5)) as stream:
+            with _opened(source, record.hdf5) as stream:
                 return list(_compact(stream, record.hdf5, scratch))
-        except (LegacyFileError, SourceDamagedError, OSError) as error:
+        except (LegacyFileError, SourceDamagedError) as error:
             complaints.append(str(error))
     raise DamagedLegacyRecordError(
         "; ".join(complaints) or f"record {record.record_id} has neither pickle nor HDF5 file"

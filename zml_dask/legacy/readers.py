@@ -87,6 +87,8 @@ def read_images_hdf5(
     ------
     LegacyFileError
         If it is no HDF5 file, or damaged.
+    OSError
+        If `stream` cannot be read.
     """
     try:
         # Without a cache of chunks: each is read once.
@@ -94,6 +96,8 @@ def read_images_hdf5(
             root = h5g.open(file.id, b"/")
             yield from _read_group(root, "", {h5o.get_info(root).addr}, name)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the stream's; h5py's own complaints have no number
         what = str(error).replace("\n", " ")[:200]
         raise LegacyFileError(f"{name} cannot be read as HDF5: {what}") from error
 

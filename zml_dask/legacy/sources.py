@@ -6,6 +6,7 @@ compute nodes seldom grant.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -20,6 +21,7 @@ from zml_dask.errors import UsageError, ZmlError
 
 _SQUASHFS_MAGIC = b"hsqs"
 _ID = re.compile(r"[0-9]{1,18}")
+_OF_BAD_OFFSETS = (None, errno.EINVAL, errno.EOVERFLOW)
 
 
 class SourceDamagedError(ZmlError):
@@ -143,6 +145,8 @@ class SquashfsSource(LegacySource):
         except ImportError as error:  # of the decompressor
             raise UsageError(f"{self.path} needs the Python package {error.name!r}") from error
         except Exception as error:  # PySquashfsImage raises whatever a bad image leads to
+            if isinstance(error, OSError) and error.errno not in _OF_BAD_OFFSETS:
+                raise  # the disk's, which may give the bytes another time
             raise SourceDamagedError(
                 f"{self.path} cannot be read as squashfs: {type(error).__name__}: {error}"
             ) from error

@@ -37,6 +37,7 @@ ADVICE = {
     "too_large": "raise --max-archive-size, then build --retry-failed",
     "truncated": _AGAIN,
     "unreadable_archive": f"no archive that can be read: {_NEVER}, unless its owners mend it",
+    "unreadable_source": "see to the disk or mount that holds the source, then import again",
     "worker_killed": "give workers more memory, then build --retry-failed",
 }
 

@@ -31,6 +31,8 @@ def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | N
         Where the pickle asks for anything but plain data. Nothing was run.
     DamagedPickleError
         Where it cannot be read.
+    MemoryError
+        Where a sound pickle holds more than there is room for.
 
     Examples
     --------
@@ -66,7 +68,6 @@ _WHAT_BAD_PICKLES_RAISE = (
     AttributeError,
     EOFError,
     LookupError,
-    MemoryError,
     NameError,
     RecursionError,
     TypeError,
