@@ -301,6 +301,39 @@ def test_metadata_that_is_missing_or_damaged_leaves_nulls(tmp_path: Path) -> Non
         assert (row["title"], row["metadata"], row["n_images"]) == (None, None, 6)
 
 
+def test_metadata_that_has_no_end_leaves_nulls(tmp_path: Path) -> None:
+    place = write_2018(tmp_path / "old", 7)
+    nested: list[Any] = ["x"]
+    for _ in range(60):
+        nested = [nested, nested]
+    hit = {"id": 7, "metadata": {"title": "t", "x": nested}}
+    (place / "metadata_7.pkl").write_bytes(pickle.dumps({"tree": {}, "hit": hit}, 3))
+    assert run(tmp_path / "old", tmp_path / "new").imported == 1
+    assert [row["title"] for row in rows(tmp_path / "new", "records")] == [None]
+
+
+def test_a_pickle_that_lists_an_array_again_and_again_is_not_followed(tmp_path: Path) -> None:
+    place = write_2018(tmp_path / "old", 7)
+    (place / "images_7.h5").unlink()
+    segment = np.full((80, 80), 97)
+    empty = [np.zeros((0, 0), np.int64)] * 10_000
+    for images in (
+        {"a.py": [segment] * 20_000},
+        {f"{n}.py": [segment] * 100 for n in range(200)},
+        {f"{n}.py": empty for n in range(2_000)},
+    ):
+        (place / "images_7.pkl").write_bytes(pickle.dumps(images, 3))
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+        assert run(tmp_path / "old", tmp_path / "new").failed == 1
+        (failure,) = rows(tmp_path / "new", "failures")
+        assert failure["kind"] == "damaged_legacy"
+        assert "lists the same arrays again and again" in failure["message"]
+    few = {"a.py": [segment] * 3, "b.py": [segment]}
+    (place / "images_7.pkl").write_bytes(pickle.dumps(few, 3))
+    shutil.rmtree(tmp_path / "new")
+    assert run(tmp_path / "old", tmp_path / "new").images == 4
+
+
 def test_a_file_that_no_text_draws_is_listed_with_the_reason(tmp_path: Path) -> None:
     place = write_2018(tmp_path / "old", 7)
     images = {"wide": [np.full((2, 100), 97)], "good": [np.full((2, 80), 97)]}

@@ -25,6 +25,7 @@ from zml_dask.safe_pickle import (
     UnsafePickleError,
     load,
     loads,
+    within,
 )
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -164,6 +165,8 @@ FORBIDDEN = {
     "calling the array class": _global("numpy", "ndarray") + b"(K\x09tR.",
     "calling an inert object": _global("containertree", "X") + b")R)R.",
     "named arguments": _global("containertree", "X") + b")}X\x01\x00\x00\x00aK\x01s\x92.",
+    "items of an array": pickle.dumps(np.arange(3))[:-1] + b"K\x00K\x01s.",
+    "elements of a list": b"\x80\x04](K\x01\x90.",
     "an odd reconstruction": _global("copyreg", "_reconstructor") + _global("numpy", "ndarray")
     + _global("builtins", "object") + b"N\x87R.",
 }  # fmt: skip
@@ -213,6 +216,90 @@ def test_bytes_that_are_announced_and_not_there_take_no_memory(tmp_path: Path) -
 def test_what_is_asked_for_is_said_without_control_characters() -> None:
     with pytest.raises(ForbiddenPickleError, match=r"asks for os\.\\x1b\[31msystem, which"):
         loads(_global("os", "\x1b[31msystem") + b".")
+
+
+def _nested(depth: int) -> bytes:
+    """Opcodes of a tuple that holds another twice, and so on."""
+    return b")" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(depth))
+
+
+TUPLES_AS_KEYS = {
+    "SETITEM": b"}" + _nested(20) + b"Ns.",
+    "SETITEMS": b"}(K\x01N" + _nested(20) + b"Nu.",
+    "DICT": b"(" + _nested(20) + b"Nd.",
+    "ADDITEMS": b"\x8f(" + _nested(20) + b"\x90.",
+    "FROZENSET": b"(" + _nested(20) + b"\x91.",
+    "set": _global("builtins", "set") + b"](" + _nested(20) + b"e\x85R.",
+    "frozenset": _global("builtins", "frozenset") + b"](" + _nested(20) + b"e\x85R.",
+}
+
+
+@pytest.mark.parametrize("how", TUPLES_AS_KEYS)
+def test_a_key_whose_hash_would_take_for_ever_is_refused(how: str) -> None:
+    with pytest.raises(ForbiddenPickleError, match="uses a tuple as a key"):
+        loads(b"\x80\x04" + TUPLES_AS_KEYS[how])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (_global("numpy", "dtype") + b"(" + _nested(20) + b"tR.", "dtype 'tuple' is not of plain"),
+        (
+            _global("numpy.core.multiarray", "_reconstruct")
+            + _global("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R("
+            + _nested(20) + b"NNNNtb.",
+            "of another pickle version",
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_no_end_is_not_shown(data: bytes, message: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(DamagedPickleError, match=message):
+        loads(b"\x80\x04" + data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def _named_again(make: bytes, times: int) -> bytes:
+    """A list of what is made of one megabyte that the pickle holds once, at memo place 0."""
+    megabyte = b"B" + struct.pack("<I", 2**20) + bytes(2**20) + b"q\x000"
+    return b"\x80\x04" + megabyte + b"](" + make * times + b"e."
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _global("builtins", "bytearray") + b"h\x00\x85R",
+        _global("numpy.core.numeric", "_frombuffer")
+        + b"(" + _global("builtins", "bytearray") + b"h\x00\x85R"
+        + _global("numpy", "dtype") + b"X\x02\x00\x00\x00u1\x85RJ\x00\x00\x10\x00\x85NtR",
+        _global("numpy.core.multiarray", "_reconstruct")
+        + _global("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R(K\x01J\x00\x00\x10\x00\x85"
+        + _global("numpy", "dtype") + b"X\x02\x00\x00\x00u1\x85R\x89h\x00tb",
+    ],
+    ids=["bytearray", "buffer", "array"],
+)  # fmt: skip
+def test_what_is_named_again_and_again_is_not_copied_each_time(make: bytes) -> None:
+    assert len(loads(_named_again(make, 2))) == 2
+    tracemalloc.start()
+    with pytest.raises(DamagedPickleError, match="far more is made of it"):
+        loads(_named_again(make, 60))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * 2**20
+
+
+def test_the_extent_of_what_was_read_has_a_bound() -> None:
+    nested: list[Any] = ["x"]
+    for _ in range(60):
+        nested = [nested, nested]
+    round_: dict[str, Any] = {}
+    round_["again"] = (round_,)
+    for data in (nested, {"a": (nested,)}, round_, ["x" * 1000] * 1000, {"x" * 1000: "y"}):
+        assert not within(loads(pickle.dumps(data)), 1000)
+    record = {"id": 7, "metadata": {"title": "t", "keywords": ["a", "b"], "notes": None}}
+    assert within(record, 1000)
 
 
 _ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01bt"

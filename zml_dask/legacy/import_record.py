@@ -20,7 +20,7 @@ from zml_dask.legacy.readers import (
 from zml_dask.legacy.segments import NotTextError, RecoveredText, compact, recover_text
 from zml_dask.legacy.sources import LegacySource, SourceDamagedError, SourceRecord
 from zml_dask.raster.language import identify
-from zml_dask.safe_pickle import DamagedPickleError, ForbiddenPickleError, load
+from zml_dask.safe_pickle import DamagedPickleError, ForbiddenPickleError, load, within
 from zml_dask.store.layout import FileStatus, ImageShape, extension_of
 from zml_dask.store.operations import StorageError
 from zml_dask.store.staging import FailureRow, RecordStager, StagedFile, stage_failure
@@ -31,6 +31,7 @@ Describe: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 _HEAD = 4096
 _COPY_BYTES = 1 << 20
+_MAX_HIT_BYTES = 64 << 20
 ORIGIN = "legacy"
 """Where the records table says that an imported record comes from."""
 
@@ -142,7 +143,8 @@ def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None
     except (DamagedPickleError, SourceDamagedError):
         return None
     hit = content.get("hit") if isinstance(content, dict) else None
-    return hit if isinstance(hit, dict) else None
+    # What is longer when it is written out than any record's JSON is no hit either.
+    return hit if isinstance(hit, dict) and within(hit, _MAX_HIT_BYTES) else None
 
 
 @contextmanager

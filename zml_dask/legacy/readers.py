@@ -20,7 +20,8 @@ Segments: TypeAlias = list[NDArray[Any]]
 
 _MAX_PIXELS = 2 * 100_000 * 80
 """More than a file of 2018 has: under 100,000 bytes, a row has at least one of them,
-and the last line may stand there once more, a row a character."""
+and the last line may stand there once more, a row a character. Also what a pickle may
+show of arrays that it has shown before."""
 
 
 class LegacyFileError(ZmlError):
@@ -55,12 +56,19 @@ def read_images_pickle(
     content = load(stream, name=name, on_array=on_array)
     if not isinstance(content, dict):
         raise LegacyFileError(f"{name} holds no dict of images, but a {type(content).__name__}")
+    seen: set[int] = set()
+    n_again = 0
     for path, segments in content.items():
         if not isinstance(path, str) or not isinstance(segments, list | tuple):
             raise LegacyFileError(f"{name} holds no dict of path -> list of images")
         for segment in segments:
             if not isinstance(segment, np.ndarray):
                 raise LegacyFileError(f"{name}: a segment of {path!r} is no array")
+            # A pickle pays for an array once, and each time that it names it we would.
+            n_again += max(segment.size, 1) if id(segment) in seen else 0
+            if n_again > _MAX_PIXELS:
+                raise LegacyFileError(f"{name} lists the same arrays again and again; 2018 did not")
+            seen.add(id(segment))
     return {path: list(segments) for path, segments in content.items()}
 
 

@@ -9,8 +9,11 @@ ones, and refuses everything else. It admits what the 2018 dataset holds:
   the module paths of NumPy 1 and of NumPy 2;
 - objects of the tree class of 2018 (package ``containertree``), as inert data.
 
-Memory: what an opcode announces is not believed; bytes are read in pieces as far
-as there are any, so that a pickle costs in proportion to its own size.
+What an opcode announces is not believed: bytes are read in pieces as far as there
+are any, what is made of them is counted, and nothing is a key whose hash takes
+longer than it is long. So reading costs in proportion to the pickle's own size.
+Going through what was read may not: a pickle names one thing as often as it likes.
+Whoever follows each name sets a bound, by :func:`within` for instance.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from zml_dask.safe_pickle.errors import (
     ForbiddenPickleError,
     UnsafePickleError,
 )
+from zml_dask.safe_pickle.extent import within
 from zml_dask.safe_pickle.interpreter import ArrayHook
 from zml_dask.safe_pickle.reading import load, loads
 
@@ -32,4 +36,5 @@ __all__ = [
     "UnsafePickleError",
     "load",
     "loads",
+    "within",
 ]

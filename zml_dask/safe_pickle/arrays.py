@@ -30,7 +30,9 @@ def plain_dtype(description: Any, *_: Any) -> np.dtype[Any]:
     if isinstance(description, bytes):
         description = description.decode("ascii")
     if not isinstance(description, str) or not _PLAIN_DTYPE.fullmatch(description):
-        raise ValueError(f"dtype {str(description)[:40]!r} is not of plain data")
+        # Only text is shown: that of a foreign object may have no end.
+        shown = description[:40] if isinstance(description, str) else type(description).__name__
+        raise ValueError(f"dtype {shown!r} is not of plain data")
     return np.dtype(description, copy=True)
 
 
@@ -79,7 +81,7 @@ def fill_array(array: NDArray[Any], state: Any) -> None:
     """
     version, shape, dtype, fortran, data = state
     if version != 1:
-        raise ValueError(f"arrays of pickle version {version!r} are not known")
+        raise ValueError("arrays of another pickle version than 1 are not known")
     raw = data.encode("latin-1") if isinstance(data, str) else data
     _check(raw, dtype, shape)
     set_state: Callable[[tuple[Any, ...]], None] = array.__setstate__

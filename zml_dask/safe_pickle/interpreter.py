@@ -6,17 +6,28 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.safe_pickle import arrays
-from zml_dask.safe_pickle.constructors import ADMITTED, Admitted, InertClass, InertObject
+from zml_dask.safe_pickle.constructors import (
+    ADMITTED,
+    Admitted,
+    InertClass,
+    InertObject,
+    hashable,
+)
 from zml_dask.safe_pickle.errors import ForbiddenPickleError
+from zml_dask.safe_pickle.pieces import Pieces
 
 _INERT_PACKAGE = "containertree"
+
+_COPIES, _SPARE = 4, 1 << 20
+"""What may be made of a pickle's bytes. Up to protocol 2 an array's elements are text,
+then bytes, then an array."""
 
 ArrayHook = Callable[[NDArray[Any]], NDArray[Any]]
 """Given an array that is whole; returns what to keep of it."""
@@ -30,13 +41,19 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     Reading the arrays' bytes dominates here anyway.
     """
 
-    on_array: ArrayHook | None = None
     # The interpreter's own, of which the type stubs know nothing.
     stack: list[Any]
     memo: dict[int, Any]
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
+    pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Callable[..., Any]]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
+
+    def __init__(self, pieces: Pieces, on_array: ArrayHook | None) -> None:
+        super().__init__(pieces, encoding="latin-1")
+        self.on_array = on_array
+        self._pieces = pieces
+        self._made = 0
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in ADMITTED:
@@ -58,7 +75,18 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
             return InertObject(what.name, tuple(arguments))
         if not isinstance(what, Admitted):
             raise ForbiddenPickleError("calls something that is no constructor")
-        return what.function(*arguments)
+        made = what.function(*arguments)
+        if isinstance(made, np.ndarray | np.generic):
+            self._count(made.nbytes)
+        elif isinstance(made, bytes | bytearray | set | frozenset):
+            self._count(len(made))
+        return made
+
+    def _count(self, size: int) -> None:
+        """Count what is made of bytes that are read once and named many times."""
+        self._made += size
+        if self._made > _COPIES * self._pieces.n_read + _SPARE:
+            raise pickle.UnpicklingError("far more is made of it than there is of it")
 
     def _instantiate(self, klass: Any, args: Any) -> None:
         # For the opcodes INST and OBJ.
@@ -82,6 +110,7 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
         instance = self.stack[-1]
         if isinstance(instance, np.ndarray):
             arrays.fill_array(instance, state)
+            self._count(instance.nbytes)
             if self.on_array is not None:
                 self._keep_less(instance, state, self.on_array)
         elif isinstance(instance, np.dtype):
@@ -101,6 +130,35 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
             if self.memo[place] is state or self.memo[place] is state[-1]:
                 self.memo[place] = None
 
+    def _set_items(self, items: Sequence[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise ForbiddenPickleError(f"sets items of a {type(target).__name__}")
+        target.update(zip(hashable(items[::2]), items[1::2], strict=True))
+
+    def load_setitem(self) -> None:
+        value = self.stack.pop()
+        self._set_items((self.stack.pop(), value))
+
+    def load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._set_items(items)
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        target = self.stack[-1]
+        if not isinstance(target, set):
+            raise ForbiddenPickleError(f"adds items to a {type(target).__name__}")
+        target.update(hashable(items))
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(frozenset(hashable(items)))
+
     def load_bytearray8(self) -> None:
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(size)))
@@ -110,6 +168,11 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     dispatch[pickle.NEWOBJ[0]] = load_newobj
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
 
 
 def _shown(name: str) -> str:

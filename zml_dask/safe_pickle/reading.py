@@ -9,8 +9,7 @@ from typing import IO, Any
 
 from zml_dask.safe_pickle.errors import DamagedPickleError, ForbiddenPickleError
 from zml_dask.safe_pickle.interpreter import ArrayHook, Unpickler
-
-_PIECE = 1 << 20
+from zml_dask.safe_pickle.pieces import Pieces
 
 
 def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | None = None) -> Any:
@@ -44,8 +43,7 @@ def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | N
     ...     print(error)
     the pickle asks for os.system, which is not plain data; nothing of it was run
     """
-    unpickler = Unpickler(_Pieces(stream), encoding="latin-1")
-    unpickler.on_array = on_array
+    unpickler = Unpickler(Pieces(stream), on_array)
     try:
         return unpickler.load()
     except ForbiddenPickleError as error:
@@ -74,22 +72,3 @@ _WHAT_BAD_PICKLES_RAISE = (
     ValueError,
     struct.error,
 )
-
-
-class _Pieces:
-    """A stream that is read in pieces, so that only bytes that are there take memory."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.readline = stream.readline
-
-    def read(self, size: int) -> bytes:
-        if size <= _PIECE:
-            return self._stream.read(size)
-        pieces = bytearray()
-        while len(pieces) < size:
-            piece = self._stream.read(min(_PIECE, size - len(pieces)))
-            if not piece:
-                raise EOFError(f"{size:,} bytes are announced, {len(pieces):,} are there")
-            pieces += piece
-        return bytes(pieces)
