@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from zml_dask.cli.main import main
 from zml_dask.legacy.committed import CommittedRecords
@@ -97,3 +102,49 @@ def test_exports_are_held_to_the_dataset(
     dataset.remove(paths[-1])
     assert run(dataset.url) == 1
     assert "missing: " in capsys.readouterr().out
+
+
+def test_an_hdf5_file_of_another_version_is_sound(
+    dataset: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = next(CommittedRecords.open(dataset).records([1]))
+    export_record(record, dataset, ("hdf5",), scratch=tmp_path)
+    path = "legacy/1/images_1.h5"
+    newer = dataset.read(path)
+    with h5py.File(io.BytesIO(newer)) as file:
+        content = {name: file[name][()] for name in file}
+    dataset.write(path, rewritten(content))
+    older = dataset.read(path)
+    assert older != newer
+    assert run(dataset.url) == 0
+    assert "1 HDF5 files of another version" in capsys.readouterr().out
+    assert run(dataset.url, "--repair") == 0
+    assert dataset.read(path) == older
+    (name,) = content
+    pixel = content[name].copy()
+    pixel[0, 0] += 1
+    for wrong in (
+        {name: pixel},
+        {name: content[name].astype(np.int32)},
+        {name: content[name][:, :79]},
+        {"b.py__0": content[name]},
+        {name: content[name], "b.py__0": content[name]},
+        {name: content[name], f"{name[:-1]}1": content[name]},
+        {},
+        older[:-1],
+        b"",
+    ):
+        dataset.write(path, rewritten(wrong) if isinstance(wrong, dict) else wrong)
+        assert run(dataset.url) == 1
+        assert f"damaged: {path}: not what the dataset gives" in capsys.readouterr().out
+    assert run(dataset.url, "--repair") == 0
+    assert dataset.read(path) == newer
+
+
+def rewritten(content: dict[str, NDArray[Any]]) -> bytes:
+    """An HDF5 file of the same arrays, as h5py alone writes it."""
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        for name, segment in content.items():
+            file.create_dataset(name, data=segment, compression="gzip", shuffle=True)
+    return stream.getvalue()

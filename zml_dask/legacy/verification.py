@@ -1,7 +1,9 @@
 """The first edition's files beside a dataset, held to the dataset they were made from.
 
 An export has no checksum of its own and needs none: it follows from the dataset,
-byte for byte, so it is simply made again and compared.
+so it is simply made again and compared. HDF5 leaves open how its content is laid
+out and deflated, so that another version of what writes it gives other bytes: of
+such a file the content is compared.
 """
 
 from __future__ import annotations
@@ -9,11 +11,15 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import export_record, legacy_paths
+from zml_dask.legacy.readers import LegacyFileError, Segments, read_images_hdf5
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.store.layout import LEGACY
 from zml_dask.store.storage import Storage
@@ -77,8 +83,13 @@ def _formats_of(record_id: int, paths: list[str]) -> tuple[LegacyFormat, ...]:
 
 def _compare(report: Report, dataset: Storage, made: Storage, path: str, *, mend: bool) -> None:
     report.count("exports")
-    if dataset.exists(path) and _same(dataset, made, path):
-        return
+    if dataset.exists(path):
+        n_other = _n_other(dataset, made, path)
+        if n_other == 0:
+            return
+        if path.endswith(".h5") and n_other > _FLIPPED and _alike(dataset, made, path):
+            report.count("HDF5 files of another version")
+            return
     if mend:
         dataset.publish(Path(made.url, path), path)
         report.notes.append(f"made again: {path}")
@@ -88,15 +99,53 @@ def _compare(report: Report, dataset: Storage, made: Storage, path: str, *, mend
         report.add("missing", path, "an export of this record lacks it")
 
 
-def _same(dataset: Storage, made: Storage, path: str) -> bool:
-    """Compare block by block: a record of 20,000 images is two gigabytes as pickle and HDF5."""
+def _n_other(dataset: Storage, made: Storage, path: str) -> int:
+    """Count the bytes that are others, up to a block of them; all where the sizes differ.
+
+    Block by block: a record of 20,000 images is two gigabytes as pickle and HDF5.
+    """
+    if dataset.size(path) != made.size(path):
+        return _BLOCK
+    n_other = 0
     with dataset.open_reader(path) as ours, made.open_reader(path) as theirs:
-        while True:
-            block = ours.read(_BLOCK)
-            if block != theirs.read(_BLOCK):
-                return False
+        while n_other <= _FLIPPED:
+            block, other = ours.read(_BLOCK), theirs.read(_BLOCK)
+            if len(block) != len(other):
+                return _BLOCK
             if not block:
-                return True
+                break
+            if block != other:
+                differs = np.frombuffer(block, np.uint8) != np.frombuffer(other, np.uint8)
+                n_other += int(np.count_nonzero(differs))
+    return n_other
+
+
+def _alike(dataset: Storage, made: Storage, path: str) -> bool:
+    """Compare what two HDF5 files hold, a record's file at a time."""
+    try:
+        with dataset.open_reader(path) as ours, made.open_reader(path) as theirs:
+            pairs = zip_longest(
+                read_images_hdf5(ours, name=path), read_images_hdf5(theirs, name=path)
+            )
+            return all(
+                one is not None
+                and other is not None
+                and one[0] == other[0]
+                and _equal(one[1], other[1])
+                for one, other in pairs
+            )
+    except LegacyFileError:
+        return False
+
+
+def _equal(ours: Segments, theirs: Segments) -> bool:
+    return len(ours) == len(theirs) and all(
+        one.dtype == other.dtype and np.array_equal(one, other)
+        for one, other in zip(ours, theirs, strict=True)
+    )
 
 
 _BLOCK = 4 * 2**20
+_FLIPPED = 16
+"""So few bytes that are others are damage, though it be where HDF5 keeps nothing: another
+version's file has another size, or differs throughout."""
