@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,32 @@ def test_an_association_that_is_there_is_found_and_one_that_is_not_is_not() -> N
     assert something.from_first > 0.9 > something.shuffled
     assert something.records == 60
     assert something.copyleft == copyleft[::4].sum()
+
+
+@pytest.mark.parametrize("with_later", [[], [0, 1, 2], [0, 2, 4, 6, 8, 10], [0, 1, 2, 4, 6, 8]])
+def test_an_association_needs_records_of_both_families_in_each_fold(with_later: list[int]) -> None:
+    from zml_dask.analysis.association import associate
+
+    first = pd.DataFrame(
+        {
+            "record_id": np.arange(12),
+            "license": ["mit", "gpl-3.0"] * 6,
+            "language": "Python",
+            "segment": 0,
+        }
+    )
+    later = first.iloc[with_later].assign(segment=1)
+    rows = pd.concat([first, later], ignore_index=True)
+    embedded = np.random.default_rng(0).normal(size=(len(rows), 5)).astype(np.float32)
+    found = associate(rows, embedded, shuffles=2)
+    assert found is not None
+    assert found.from_later is None
+    assert isinstance(found.from_first, float)
+    assert isinstance(found.shuffled, float)
+    whole = associate(rows.assign(segment=1), embedded, shuffles=2)
+    assert whole is not None
+    assert (whole.from_first, whole.shuffled) == (None, None)
+    assert json.loads(json.dumps(asdict(whole)))["from_first"] is None
 
 
 def test_too_few_records_are_refused(tmp_path: Path) -> None:

@@ -27,21 +27,22 @@ class Association:
     ----------
     records, copyleft : int
         Records with a known family, and how many of them are copyleft.
-    from_language : float
+    from_language : float or None
         Balanced accuracy of each record's family from its languages alone.
-    from_first, from_later : float
+    from_first, from_later : float or None
         From embeddings of first images (with their licence headers), and of
-        later images of files; 0.5 is chance.
-    shuffled : float
+        later images of files; 0.5 is chance. None where too few records have such
+        images to learn from some and be tested by others.
+    shuffled : float or None
         The 95th percentile of `from_first` where families are dealt out at random.
     """
 
     records: int
     copyleft: int
-    from_language: float
-    from_first: float
-    from_later: float
-    shuffled: float
+    from_language: float | None
+    from_first: float | None
+    from_later: float | None
+    shuffled: float | None
 
 
 def family(license_id: object) -> int | None:
@@ -90,30 +91,40 @@ def associate(
 
     def score(
         features: NDArray[np.float32], chosen: NDArray[np.bool_], y: NDArray[np.int64]
-    ) -> float:
+    ) -> float | None:
         means = pd.DataFrame(features[chosen]).groupby(rows["record_id"][chosen].to_numpy()).mean()
         means = means.reindex(by_record.index)
         has = means.notna().all(axis=1).to_numpy()
         return _told(means[has].to_numpy(np.float32), y[has])
 
-    shuffled = [
+    dealt = [
         score(embedded, known & first, np.asarray(generator.permutation(target), np.int64))
         for _ in range(shuffles)
     ]
+    shuffled = [told for told in dealt if told is not None]
     return Association(
         len(target),
         int(target.sum()),
         score(languages, known, target),
         score(embedded, known & first, target),
         score(embedded, known & ~first, target),
-        float(np.percentile(shuffled, 95)),
+        float(np.percentile(shuffled, 95)) if shuffled else None,
     )
 
 
-def _told(features: NDArray[np.float32], families: NDArray[np.int64]) -> float:
-    """Score the prediction of each record by models that were fitted to others."""
+def _told(features: NDArray[np.float32], families: NDArray[np.int64]) -> float | None:
+    """Score the prediction of each record by models that were fitted to others.
+
+    None where there are too few others: of both families in each fold.
+    """
+    if len(families) < _FOLDS:
+        return None
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced"))
     folds = GroupKFold(_FOLDS)
     groups = np.arange(len(families))
+    if any(
+        np.unique(families[others]).size < 2 for others, _ in folds.split(features, groups=groups)
+    ):
+        return None
     predicted = cross_val_predict(model, features, families, cv=folds, groups=groups)
     return float(balanced_accuracy_score(families, predicted))
