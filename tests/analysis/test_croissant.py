@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
 
 import mlcroissant
 import pytest
@@ -49,6 +51,18 @@ def test_ro_crate_names_what_exists(described: Path) -> None:
         assert (described.parent / part["@id"]).exists(), part
         assert part["@id"] in by_id
     assert {"name", "description", "datePublished", "license"} <= set(by_id["./"])
+
+
+def test_a_name_that_urls_read_otherwise(known: Known, tmp_path: Path) -> None:
+    odd = tmp_path / "my set#1 100%41?"
+    shutil.copytree(known.path, odd)
+    described = export(str(odd), tmp_path / "out")
+    assert len(list(mlcroissant.Dataset(described).records("files"))) > 100
+    crate = json.loads((described.parent / RO_CRATE).read_text())
+    by_id = {entity["@id"]: entity for entity in crate["@graph"]}
+    for part in by_id["./"]["hasPart"]:
+        url = urlsplit(urljoin("file:///out/x.json", part["@id"]))
+        assert (tmp_path / unquote(url.path)[1:]).exists(), part
 
 
 def test_card_counts_and_leaves_others_alone(known: Known, described: Path, tmp_path: Path) -> None:

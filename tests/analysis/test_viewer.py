@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -304,6 +307,15 @@ def test_static_export_on_an_ordinary_web_host(
     with running(host):
         show(chromium, f"http://127.0.0.1:{host.server_port}/viewer/index.html#image=2")
         assert opened(chromium)
+
+
+def test_a_name_that_urls_read_otherwise(known: Known, tmp_path: Path) -> None:
+    shutil.copytree(known.path, tmp_path / "my set#1 100%41?")
+    page = export_page(str(tmp_path / "my set#1 100%41?"), tmp_path / "viewer")
+    found = re.search('name="dataset" content="([^"]*)"', page.read_text())
+    assert found
+    url = urlsplit(urljoin("http://host/viewer/index.html", html.unescape(found[1])))
+    assert unquote(url.path) == "/my set#1 100%41?/"
 
 
 def test_export_of_a_bucket_needs_its_public_address(known: Known, tmp_path: Path) -> None:

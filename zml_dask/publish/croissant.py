@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -107,7 +108,10 @@ def export(dataset: str, directory: str | Path) -> Path:
         base = Path(os.path.relpath(Path(dataset).absolute(), folder.absolute())).as_posix() + "/"
     croissant = folder / CROISSANT
     croissant.write_text(_dump(croissant_of(facts, base)), encoding="utf-8")
-    (folder / RO_CRATE).write_text(_dump(ro_crate_of(facts, base)), encoding="utf-8")
+    # An RO-Crate names files by URL; a Croissant's relative contentUrl is read as a path as it
+    # stands, by mlcroissant too.
+    crate = ro_crate_of(facts, quote(base) if storage.is_local else base)
+    (folder / RO_CRATE).write_text(_dump(crate), encoding="utf-8")
     write_card(facts, folder)
     return croissant
 
@@ -157,7 +161,7 @@ def ro_crate_of(facts: Facts, base: str = "") -> dict[str, Any]:
     ----------
     facts : Facts
     base : str
-        As for `croissant_of`.
+        As for `croissant_of`, but always a URL: absolute, or relative and quoted.
     """
     tables = [part for parts in facts.info.tables.values() for part in parts]
     parts: list[dict[str, Any]] = [

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from zml_dask.errors import UsageError
 from zml_dask.store.info import committed_info
@@ -87,9 +87,8 @@ def export_page(dataset: str, directory: Path, data_url: str | None = None) -> P
     storage = _open(dataset)
     if data_url is None:
         if storage.is_local:
-            data_url = Path(
-                os.path.relpath(Path(dataset).absolute(), directory.absolute())
-            ).as_posix()
+            way = Path(os.path.relpath(Path(dataset).absolute(), directory.absolute()))
+            data_url = quote(way.as_posix())
         elif dataset.startswith(("http://", "https://")):
             data_url = dataset
         else:
