@@ -12,6 +12,7 @@ import mlcroissant
 import pytest
 
 from zml_dask.publish.croissant import CROISSANT, RO_CRATE, export
+from zml_dask.store.dataset import open_dataset
 from zml_dask.store.info import NoDatasetError
 
 from .conftest import Known
@@ -67,9 +68,19 @@ def test_a_name_that_urls_read_otherwise(known: Known, tmp_path: Path) -> None:
 
 def test_card_counts_and_leaves_others_alone(known: Known, described: Path, tmp_path: Path) -> None:
     card = (described.parent / "README.md").read_text()
-    assert f"{len(known.files):,} published software records" in card
-    mit = sum(row["license"] == "mit" for row in known.rows.values())
-    assert f"| mit | {mit} |" in card
+    shown = {record_id: known.rows[record_id] for record_id, _, _ in known.shown()}
+    assert len(shown) < len(known.files)
+    assert f"{len(shown):,} published software records" in card
+    assert f"Parquet tables of {len(known.shown()):,} files" in card
+    ds = open_dataset(known.path)
+    assert f"as {len(ds.images):,} images of 80 lines" in card
+    assert f"note = {{{len(ds.images)} images}}" in described.read_text()
+    for name in ("mit", "gpl-3.0"):
+        count = sum(row["license"] == name for row in shown.values())
+        assert f"| {name} | {count} |" in card
+    languages = ds.files.groupby("language")["n_images"].sum()
+    for name, images in languages[languages > 0].items():
+        assert f"| {name} | {images:,} |" in card
     (tmp_path / "README.md").write_text("mine")
     assert export(str(known.path), tmp_path).name == CROISSANT
     assert (tmp_path / "README.md").read_text() == "mine"

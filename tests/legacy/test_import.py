@@ -36,6 +36,7 @@ from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 from zml_dask.store.verify import verify
+from zml_dask.store.withdrawal import withdraw
 
 from .reference import segments_2018
 from .test_safe_pickle import FORBIDDEN
@@ -278,6 +279,16 @@ def test_a_lack_of_memory_is_not_the_record_s_fault(
         assert run(tmp_path / "old", tmp_path / "new").failed == 1
     assert [row["permanent"] for row in rows(tmp_path / "new", "failures")] == [False]
     assert run(tmp_path / "old", tmp_path / "new").images == 6
+
+
+def test_a_withdrawn_record_is_not_imported(tmp_path: Path) -> None:
+    write_2018(tmp_path / "old", 7)
+    run(tmp_path / "old", tmp_path / "new")
+    withdraw(Storage.open(tmp_path / "new"), [8], "asked for by its author")
+    write_2018(tmp_path / "old", 8)
+    result = run(tmp_path / "old", tmp_path / "new", options=ImportOptions(retry_failed=True))
+    assert (result.already, result.imported) == (2, 0)
+    assert [row["record_id"] for row in rows(tmp_path / "new", "records")] == [7]
 
 
 def test_old_pickles_and_the_tree_class(tmp_path: Path, old_pickles: dict[str, bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from zml_dask.legacy.export_dataset import export_dataset
 from zml_dask.legacy.record import LegacyRecord
 from zml_dask.safe_pickle import ForbiddenPickleError
 from zml_dask.store.dataset import open_dataset
+from zml_dask.store.storage import Storage
+from zml_dask.store.withdrawal import withdraw
 
 from .conftest import SOURCES, package_sources
 from .reference import must_be_equal, segments_2018
@@ -154,6 +157,17 @@ def test_what_is_not_there_is_said(tmp_path: Path, dataset: Path) -> None:
         load_all(dataset / "legacy" / "1" / "images_1.pkl")
     with pytest.raises(UsageError, match="no folder"):
         list(recursive_find(tmp_path / "nothing", "*"))
+
+
+def test_a_withdrawn_record_is_not_loaded(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "ds")
+    path = tmp_path / "ds" / "legacy" / "7" / "images_7.pkl"
+    assert len(load_all(path))
+    withdraw(Storage.open(tmp_path / "ds"), [7], "asked for by its author")
+    for load in (load_all, load_by_extension, load_by_regexp):
+        with pytest.raises(UsageError, match="record 7 was withdrawn from "):
+            load(path)
+    assert str(path) not in list(recursive_find(tmp_path / "ds", "images_*.pkl"))
 
 
 def test_a_hostile_pickle_is_not_run(tmp_path: Path) -> None:

@@ -77,11 +77,7 @@ class CommittedRecords:
 
     def record_ids(self) -> list[int]:
         """Numbers of all records that are to be seen, ascending."""
-        found, withdrawn = (
-            set(read_table(self.storage, self.info, table, ["record_id"])["record_id"].to_pylist())
-            for table in ("records", "withdrawn")
-        )
-        return sorted(found - withdrawn)
+        return sorted(self._numbers("records") - self._numbers("withdrawn"))
 
     def records(self, record_ids: Iterable[int]) -> Iterator[LegacyRecord]:
         """Yield some records in ascending order, their images read as they are asked for.
@@ -89,8 +85,11 @@ class CommittedRecords:
         Raises
         ------
         NoSuchRecordError
+            Also for one that was withdrawn.
         """
         wanted = sorted(set(record_ids))
+        for record_id in sorted(self._numbers("withdrawn").intersection(wanted)):
+            raise NoSuchRecordError(f"record {record_id} was withdrawn from {self.storage.url}")
         rows = self._rows("records", ["record_id", "metadata"], wanted).to_pylist()
         metadata = {row["record_id"]: row["metadata"] for row in rows}
         missing = [record_id for record_id in wanted if record_id not in metadata]
@@ -105,6 +104,10 @@ class CommittedRecords:
         for record_id in wanted:
             files_of_it = self._files(by_record.get(record_id, []))
             yield LegacyRecord(record_id, metadata[record_id], files_of_it)
+
+    def _numbers(self, table: str) -> set[int]:
+        numbers = read_table(self.storage, self.info, table, ["record_id"])["record_id"]
+        return set(numbers.to_pylist())
 
     def _rows(self, table: str, columns: list[str], record_ids: list[int]) -> pa.Table:
         return read_rows(self.storage, self.info, table, columns, record_ids)

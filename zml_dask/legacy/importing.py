@@ -183,7 +183,7 @@ class _Each:
 def _to_do(
     storage: Storage, records: list[SourceRecord], *, retry_failed: bool
 ) -> list[SourceRecord]:
-    """Leave out what is committed, staged, or failed for good; the largest records first."""
+    """Leave out what is committed, withdrawn, staged, or failed for good; the largest first."""
     staged = StagingIndex.load(storage)
     done = set(staged.record_id.tolist())
     failures = staged.failures.to_pylist()
@@ -194,7 +194,8 @@ def _to_do(
                 f"{storage.url} has images of {info.shape.height} by {info.shape.width}, and "
                 "2018's are of 80 by 80; import into another dataset"
             )
-        done |= set(read_table(storage, info, "records", ["record_id"])["record_id"].to_pylist())
+        for table in ("records", "withdrawn"):
+            done |= set(read_table(storage, info, table, ["record_id"])["record_id"].to_pylist())
         failures += read_table(storage, info, "failures").to_pylist()
     if not retry_failed:
         done |= {row["record_id"] for row in failures if row["permanent"]}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zml_dask.store.info import DatasetInfo, committed_info
+from zml_dask.store.info import Counts, DatasetInfo, committed_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 
@@ -27,6 +27,8 @@ class Facts:
     ----------
     name : str
     info : DatasetInfo
+    counts : Counts
+        Of what is to be seen: without withdrawn records.
     languages, licenses : sequence of (str, int)
         Name and images, or records; the most frequent first.
     date : str
@@ -35,6 +37,7 @@ class Facts:
 
     name: str
     info: DatasetInfo
+    counts: Counts
     languages: Sequence[tuple[str, int]]
     licenses: Sequence[tuple[str, int]]
     date: str
@@ -47,7 +50,7 @@ class Facts:
     @property
     def description(self) -> str:
         """One paragraph."""
-        counts, shape = self.info.counts, self.info.shape
+        counts, shape = self.counts, self.info.shape
         return (
             f"The source files of {counts.records:,} published software records as "
             f"{counts.images:,} images of {shape.height} lines by {shape.width} characters, one "
@@ -65,19 +68,34 @@ def read_facts(storage: Storage) -> Facts:
         If there is none.
     """
     info = committed_info(storage)
-    files = read_table(storage, info, "files", ["language", "n_images"])
+    withdrawn = read_table(storage, info, "withdrawn", ["record_id"])["record_id"]
+    hidden = withdrawn.combine_chunks()
+    files = _shown(
+        read_table(storage, info, "files", ["record_id", "language", "n_images"]), hidden
+    )
+    records = _shown(read_table(storage, info, "records", ["record_id", "license"]), hidden)
+    counts = replace(
+        info.counts,
+        images=pc.sum(files["n_images"], min_count=0).as_py(),
+        files=len(files),
+        records=len(records),
+    )
     files = files.filter(pc.and_(pc.is_valid(files["language"]), pc.greater(files["n_images"], 0)))
-    records = read_table(storage, info, "records", ["license"])
     records = records.append_column("one", pa.array([1] * len(records), pa.int64()))
     harvest = info.harvest or {}
     date = str(harvest.get("complete_until") or datetime.now(UTC).date().isoformat())[:10]
     return Facts(
         storage.url.rstrip("/").rpartition("/")[2],
         info,
+        counts,
         _ranked(files, "language", "n_images"),
         _ranked(records, "license", "one"),
         date,
     )
+
+
+def _shown(table: pa.Table, hidden: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table["record_id"], hidden)))
 
 
 def _ranked(table: pa.Table, key: str, weight: str) -> list[tuple[str, int]]:
@@ -108,7 +126,7 @@ def _card(facts: Facts) -> str:
 pretty_name: {_plain(facts.name)}
 tags: [source code, research software, images]
 license: other
-size_categories: [{_size_category(facts.info.counts.images)}]
+size_categories: [{_size_category(facts.counts.images)}]
 ---
 {_MARK}
 

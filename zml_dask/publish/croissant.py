@@ -147,7 +147,7 @@ def croissant_of(facts: Facts, base: str = "") -> dict[str, Any]:
         **_about(facts),
         "citeAs": (
             f"@misc{{zml, title = {{Images of research software: {facts.name}}}, "
-            f"year = {{{facts.date[:4]}}}, note = {{{facts.info.counts.images} images}}}}"
+            f"year = {{{facts.date[:4]}}}, note = {{{facts.counts.images} images}}}}"
         ),
         "distribution": distribution,
         "recordSet": record_sets,
