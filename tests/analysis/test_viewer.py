@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import http.client
 import os
@@ -150,12 +151,32 @@ def test_ranges_are_the_file_s_own_bytes(known: Known, served: ViewerServer) -> 
         "/data/build.lock",
         "/data/files.parquet/..%2f..%2fsecret",
         "/data/images.zarr/none",
+        "/data/images.zarr/images",
+        "/data/images.zarr/images/",
+        "/data/images.zarr/" + "a" * 300,
+        "/data/images.zarr/zarr.json/c",
         "/nothing",
     ],
 )
 def test_nothing_but_the_dataset_is_served(known: Known, served: ViewerServer, path: str) -> None:
     (known.path.parent / "secret").write_text("secret")
     assert ask(served, path)[0] == 404
+
+
+def test_a_part_of_a_folder_is_none(served: ViewerServer) -> None:
+    assert ask(served, "/data/images.zarr/images", Range="bytes=0-3")[0] == 404
+
+
+def test_a_storage_that_fails_is_told_from_an_object_that_is_missing(
+    known: Known, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: Any) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with running(ViewerServer(str(known.path))) as server:
+        monkeypatch.setattr(type(server.storage.backend), "read", failing)
+        assert ask(server, "/data/dataset.json")[0] == 502
+    assert capfd.readouterr() == ("", "")
 
 
 def test_it_is_served_to_this_machine_alone_and_guessed_at_by_nobody(served: ViewerServer) -> None:

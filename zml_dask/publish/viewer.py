@@ -8,6 +8,7 @@ hyparquet, the JavaScript readers of Zarr v3 and Parquet that are kept best.
 
 from __future__ import annotations
 
+import errno
 import html
 import os
 import re
@@ -21,7 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 from zml_dask.errors import UsageError
 from zml_dask.store.info import committed_info
 from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR
-from zml_dask.store.operations import ObjectMissingError
+from zml_dask.store.operations import ObjectMissingError, StorageError
 from zml_dask.store.storage import Storage
 
 _TYPES: Mapping[str, str] = {
@@ -36,6 +37,7 @@ _READABLE = re.compile(
     rf"{re.escape(DATASET_JSON)}|(files|records|withdrawn)\.parquet/[\w.-]+"
     rf"|{re.escape(IMAGES_ZARR)}/[\w./-]+"
 )
+_NO_OBJECT = (errno.EISDIR, errno.ENAMETOOLONG)
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -156,8 +158,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             self._answer_data(wanted)
-        except ObjectMissingError:
-            self._refuse(HTTPStatus.NOT_FOUND)
+        except StorageError as error:
+            # What fails is not missing: a missing chunk would be drawn as blank.
+            number = getattr(error.__cause__, "errno", None)
+            missing = isinstance(error, ObjectMissingError) or number in _NO_OBJECT
+            self._refuse(HTTPStatus.NOT_FOUND if missing else HTTPStatus.BAD_GATEWAY)
 
     do_HEAD = do_GET  # noqa: N815 - the name is the standard library's
 
