@@ -165,6 +165,7 @@ FORBIDDEN = {
     "calling the array class": _global("numpy", "ndarray") + b"(K\x09tR.",
     "calling an inert object": _global("containertree", "X") + b")R)R.",
     "named arguments": _global("containertree", "X") + b")}X\x01\x00\x00\x00aK\x01s\x92.",
+    "arguments in a list": _global("containertree", "X") + b"](K\x01eR.",
     "items of an array": pickle.dumps(np.arange(3))[:-1] + b"K\x00K\x01s.",
     "elements of a list": b"\x80\x04](K\x01\x90.",
     "an odd reconstruction": _global("copyreg", "_reconstructor") + _global("numpy", "ndarray")
@@ -271,6 +272,7 @@ def _named_again(make: bytes, times: int) -> bytes:
     "make",
     [
         _global("builtins", "bytearray") + b"h\x00\x85R",
+        _global("builtins", "set") + b"h\x00\x85R",
         _global("numpy.core.numeric", "_frombuffer")
         + b"(" + _global("builtins", "bytearray") + b"h\x00\x85R"
         + _global("numpy", "dtype") + b"X\x02\x00\x00\x00u1\x85RJ\x00\x00\x10\x00\x85NtR",
@@ -278,7 +280,7 @@ def _named_again(make: bytes, times: int) -> bytes:
         + _global("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R(K\x01J\x00\x00\x10\x00\x85"
         + _global("numpy", "dtype") + b"X\x02\x00\x00\x00u1\x85R\x89h\x00tb",
     ],
-    ids=["bytearray", "buffer", "array"],
+    ids=["bytearray", "set", "buffer", "array"],
 )  # fmt: skip
 def test_what_is_named_again_and_again_is_not_copied_each_time(make: bytes) -> None:
     assert len(loads(_named_again(make, 2))) == 2

@@ -25,6 +25,7 @@ from zml_dask.safe_pickle.pieces import Pieces
 
 _INERT_PACKAGE = "containertree"
 
+_SIZED = (str, bytes, bytearray, list, tuple, set, frozenset, dict)
 _COPIES, _SPARE = 4, 1 << 20
 """What may be made of a pickle's bytes. Up to protocol 2 an array's elements are text,
 then bytes, then an array."""
@@ -71,16 +72,14 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
         raise ForbiddenPickleError("refers to Python's registry of extensions")
 
     def _construct(self, what: Any, arguments: Any) -> Any:
+        if not isinstance(arguments, tuple):
+            raise ForbiddenPickleError("calls a constructor with arguments that are no tuple")
         if isinstance(what, InertClass):
-            return InertObject(what.name, tuple(arguments))
+            return InertObject(what.name, arguments)
         if not isinstance(what, Admitted):
             raise ForbiddenPickleError("calls something that is no constructor")
-        made = what.function(*arguments)
-        if isinstance(made, np.ndarray | np.generic):
-            self._count(made.nbytes)
-        elif isinstance(made, bytes | bytearray | set | frozenset):
-            self._count(len(made))
-        return made
+        self._count(sum(len(part) for part in arguments if isinstance(part, _SIZED)))
+        return what.function(*arguments)
 
     def _count(self, size: int) -> None:
         """Count what is made of bytes that are read once and named many times."""
@@ -90,7 +89,7 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
 
     def _instantiate(self, klass: Any, args: Any) -> None:
         # For the opcodes INST and OBJ.
-        self.append(self._construct(klass, args))
+        self.append(self._construct(klass, tuple(args)))
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
