@@ -233,6 +233,10 @@ def test_a_record(ds: Dataset) -> None:
     assert 'href="https://doi.org' in record._repr_html_()
     with pytest.raises(NoSuchRecordError, match="21"):
         ds.record(21)
+    with pytest.raises(NoSuchRecordError, match="holds no record"):
+        ds.record(2**70)
+    with pytest.raises(NoSuchRecordError, match=r"records\.record_id.* not '20'"):
+        ds.record("20")  # type: ignore[arg-type]
 
 
 def test_what_is_not_there_is_said(ds: Dataset, tmp_path: Path) -> None:

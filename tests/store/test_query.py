@@ -63,6 +63,10 @@ def matching(text: str) -> list[int]:
         ("(language == 'C') | ~(n_lines > 3) & language.notna()", [0, 1, 3]),
         ("'C' == language", [1]),
         ("True", [0, 1, 2, 3, 4]),
+        ("size >= 1e2 or n_lines == 3.0", [1, 3]),
+        ("n_lines in [10.0, 3.5, None]", [1]),
+        ("n_lines * 0.5 in [1.5, 5]", [1, 3]),
+        ("n_lines < 1e300 and n_lines > -1e300", [0, 1, 2, 3, 4]),
     ],
 )
 def test_meaning(text: str, rows: list[int]) -> None:
@@ -98,6 +102,9 @@ def test_meaning(text: str, rows: list[int]) -> None:
         ("n_lines == 99999999999999999999", "larger number"),
         ("n_lines =~ '3'", "is not text"),
         ("language is 'C'", "only None can"),
+        ("n_lines == True", "is no value of any column"),
+        ("n_lines in [False]", "is no value of any column"),
+        ("n_lines > -True", "is not a number"),
         ("language in [path]", "cannot stand in a list"),
         ("path.contains()", "no condition that is known"),
         ("language + 'x' == 'y'", "not a number to calculate"),
@@ -144,6 +151,35 @@ def test_comparisons_are_pythons_but_for_what_is_missing(
     assert matching(f"not {text}" if negated else text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("size > 1e6", [1, 2]),
+        ("1e6 < size", [1, 2]),
+        ("size == 2e7", [1]),
+        ("size != 2e7", [0, 2]),
+        ("size in [2e7, 1e18]", [1, 2]),
+        ("size > 1000000.5", [1, 2]),
+        ("size <= 80.5 or not size < 2.5e7 + 0.5", [0, 2]),
+        ("size in [80.5, 2.5]", []),
+        ("size * 1 == 1e18", [2]),
+        ("size > n_lines * 0.5", [0, 1, 2]),
+        ("size < n_lines * 1e18", [0, 1]),
+    ],
+)
+def test_large_whole_numbers_are_compared_with_fractions(text: str, rows: list[int]) -> None:
+    table = pa.table(
+        {
+            "size": pa.array([80, 20_000_000, 10**18], pa.int64()),
+            "n_lines": pa.array([1, 1, 1], pa.int32()),
+            "row": [0, 1, 2],
+        }
+    )
+    for condition in parse(text):
+        table = table.filter(condition.expression(lambda column: column.name))
+    assert table["row"].to_pylist() == rows
+
+
 @given(st.text(), st.text())
 def test_any_text_can_be_asked_for(text: str, other: str) -> None:
     table = pa.table({"path": [text, other]}) if _encodes(text + other) else None
@@ -167,5 +203,7 @@ def test_equality_takes_what_a_user_has_at_hand() -> None:
     equality("records.n_images", 3)
     with pytest.raises(ExpressionError, match="can equal text"):
         equality("n_lines", object())
+    with pytest.raises(ExpressionError, match="'True' is no value of any column"):
+        equality("n_lines", True)
     with pytest.raises(UnknownColumnError):
         equality("n_linse", 3)

@@ -123,11 +123,19 @@ class Dataset(View):
         ------
         NoSuchRecordError
         """
+        if not isinstance(record_id, (int, np.integer)):
+            raise NoSuchRecordError(
+                f"a record goes by its number (records.record_id), not {record_id!r}"
+            )
+        missing = NoSuchRecordError(f"{self.url} holds no record {record_id}")
+        if record_id in self._withdrawn or abs(record_id) >= 2**63:
+            raise missing
         tables = self._source.tables
-        found = tables.scan("records", RECORDS_SCHEMA.names, pc.field("record_id") == record_id)
-        if not len(found) or record_id in self._withdrawn:
-            raise NoSuchRecordError(f"{self.url} holds no record {record_id}")
-        files = tables.scan("files", FILES_SCHEMA.names, pc.field("record_id") == record_id)
+        its_own = pc.field("record_id") == int(record_id)
+        found = tables.scan("records", RECORDS_SCHEMA.names, its_own)
+        if not len(found):
+            raise missing
+        files = tables.scan("files", FILES_SCHEMA.names, its_own)
         return RecordView(found.to_pylist()[0], to_pandas(files))
 
     def tree(self, record_id: int) -> Tree:

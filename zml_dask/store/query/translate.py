@@ -17,6 +17,7 @@ from zml_dask.store.query.values import (
     Kind,
     ListTest,
     Value,
+    as_float,
     ensure_comparable,
     ensure_text,
     number_of,
@@ -101,6 +102,8 @@ class Translator:
         if isinstance(op, (ast.Is, ast.IsNot)):
             raise refusal(right, "cannot stand after 'is'; only None can")
         ensure_comparable(left, one, right, other)
+        if one.fractional or other.fractional:
+            one, other = as_float(one), as_float(other)
         compare = _COMPARISONS[type(op)]
         if isinstance(op, ast.NotEq):  # a missing value differs from every other
             return ~where_valid(one.expression == other.expression, one, other)
@@ -126,11 +129,14 @@ class Translator:
                 raise refusal(node, "cannot stand in a list; only text and numbers can")
             if item.kind != "none":
                 ensure_comparable(left, value, node, item)
+        missing_too = any(item.kind == "none" for item in items)
+        if not value.fractional:  # then it is none of the fractions
+            items = [item for item in items if not item.fractional]
         constants = [item.constant for item in items if item.kind != "none"]
         found = pc.scalar(False)
         if constants:
             found = value.expression.isin(constants) & valid(value)
-        return found | ~valid(value) if len(constants) < len(items) else found
+        return found | ~valid(value) if missing_too else found
 
     def _search(self, node: ast.expr, pattern: str, *, case: bool = True) -> pc.Expression:
         try:
@@ -192,9 +198,12 @@ class Translator:
                 return Value(pc.scalar(None), "none")
             case ast.Constant(value=str(text)):
                 return Value(pc.scalar(text), "text", constant=text)
+            case ast.Constant(value=bool()):
+                raise refusal(node, "is no value of any column; use text, a number or None")
             case ast.Constant(value=int() | float()) | ast.UnaryOp(op=ast.USub() | ast.UAdd()):
                 number = number_of(node)
-                return Value(pc.scalar(number), "number", constant=number)
+                fractional = isinstance(number, float)
+                return Value(pc.scalar(number), "number", constant=number, fractional=fractional)
             case ast.Name(id=name):
                 return self._column(_named(name))
             case ast.Attribute(value=ast.Name(id="files" | "records" | "images" as level)):
@@ -229,8 +238,8 @@ class Translator:
             if side.kind != "number":
                 raise refusal(node, "is not a number to calculate with")
         # As floating point: whole numbers would overflow, or divide to whole ones.
-        result = calculate(one.expression.cast("float64"), other.expression.cast("float64"))
-        return Value(result, "number", valid(one) & valid(other))
+        result = calculate(as_float(one).expression, as_float(other).expression)
+        return Value(result, "number", valid(one) & valid(other), fractional=True)
 
     def _length(self, node: ast.expr) -> Value:
         value = self._value(node)

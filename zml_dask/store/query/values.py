@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Literal
 
@@ -53,7 +53,8 @@ class Value:
     """What stands on a side of a comparison.
 
     `valid` says where it is not missing, None for everywhere; `constant` is the
-    value itself where it was written out.
+    value itself where it was written out; `fractional` says whether it is a
+    number that need not be whole.
     """
 
     expression: pc.Expression
@@ -61,6 +62,7 @@ class Value:
     valid: pc.Expression | None = None
     constant: Any = None
     column: Column | None = None
+    fractional: bool = False
 
 
 def where_valid(condition: pc.Expression, *values: Value) -> pc.Expression:
@@ -78,6 +80,17 @@ def valid(value: Value) -> pc.Expression:
     return pc.scalar(value.kind != "none")
 
 
+def as_float(value: Value) -> Value:
+    """Make a number one of 64-bit floating point.
+
+    Left to itself, Arrow casts a column of whole numbers to 32 bits where it meets
+    a fraction, and fails at the first value over 16,777,216. Unchecked, since the
+    check refuses whole numbers over 2**53 that may well be rounded: no fraction is
+    as large as these.
+    """
+    return replace(value, expression=value.expression.cast("float64", safe=False), fractional=True)
+
+
 def text_of(node: ast.expr) -> str:
     """Text that was written out; anything else is refused."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -86,12 +99,23 @@ def text_of(node: ast.expr) -> str:
 
 
 def number_of(node: ast.expr) -> int | float:
-    """Number that was written out, with its sign; anything else is refused."""
+    """Number that was written out, with its sign; anything else is refused.
+
+    Examples
+    --------
+    >>> number_of(ast.Constant(2e6)), number_of(ast.Constant(2.5))
+    (2000000, 2.5)
+    """
     if isinstance(node, ast.UnaryOp):
         number = number_of(node.operand)
         return -number if isinstance(node.op, ast.USub) else number
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-        if isinstance(node.value, int) and abs(node.value) >= 2**63:
+    if isinstance(node, ast.Constant) and isinstance(node.value, float):
+        # Whole ones as such: statistics of row groups are asked in the column's own type.
+        whole = node.value.is_integer() and abs(node.value) < 2**63
+        return int(node.value) if whole else node.value
+    # True and False are integers of Python's.
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        if abs(node.value) >= 2**63:
             raise refusal(node, "is a larger number than any column holds")
         return node.value
     raise refusal(node, "is not a number")
