@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import zarr
 from dataset_builders import LICENCE, RECORDS, files_of, stage_record, write_dataset
@@ -20,6 +21,7 @@ from zml_dask.store.commit.steps import commit, plan_commit
 from zml_dask.store.dataset import Dataset, NoSuchFileError, NoSuchRecordError
 from zml_dask.store.info import NoDatasetError, NotADatasetError, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
+from zml_dask.store.query.gather import gather
 from zml_dask.store.query.split import SplitError
 from zml_dask.store.query.view import MaskError
 from zml_dask.store.storage import Storage
@@ -273,6 +275,16 @@ def test_tables_have_plain_types(ds: Dataset) -> None:
     frame = ds.columns("path", "license", "records.n_images", start=2, stop=4)
     assert frame.columns.tolist() == ["path", "license", "records.n_images"]
     assert frame.license.tolist() == ["mit", "mit"]
+
+
+def test_text_may_be_more_than_32_bits_count(ds: Dataset) -> None:
+    # 33 million SHA-256 are 2 GiB; what is taken or joined then must have 64-bit offsets.
+    large, lists = pa.large_string(), pa.list_(pa.large_string())
+    some = ds.select("record_id != 20 and n_lines > 3").selection
+    taken = gather(ds.tables, some, ["path", "sha256", "license", "keywords", "concept_id"])
+    assert taken.schema.types == [large, large, large, lists, pa.int64()]
+    everything = ds.tables.scan("records", ["title", "creators", "record_id"])
+    assert everything.schema.types == [large, lists, pa.int64()]
 
 
 def test_withdrawn_records_are_hidden(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.store.query.gather import gather
+from zml_dask.store.query.gather import as_codes, gather
 from zml_dask.store.query.pixels import VOCABULARY, Encoding, encode
 from zml_dask.store.query.rows import Int64
 
@@ -209,7 +209,7 @@ def _labels_of(
     values = gather(view.tables, view.selection, [name])[name]
     if pa.types.is_list(values.type):
         raise LabelError(f"{name!r} holds lists; a label is one value an image")
-    if not pa.types.is_string(values.type):
+    if not pa.types.is_large_string(values.type):
         if values.null_count:
             raise LabelError(f"{name!r} is missing for some files; select those that have it")
         return values.to_numpy(), None
@@ -218,9 +218,9 @@ def _labels_of(
         known = gather(whole.tables, whole.selection, [name])[name] if whole else values
         classes = tuple(sorted(value for value in known.unique().to_pylist() if value is not None))
     places = {value: code for code, value in enumerate(classes)}
-    encoded = values.combine_chunks().dictionary_encode()
-    codes = np.array([places.get(v, -1) for v in encoded.dictionary.to_pylist()] + [-1], np.int64)
-    return codes[encoded.indices.fill_null(len(codes) - 1).to_numpy()], classes
+    codes, different = as_codes(values)
+    of_class = np.array([*(places.get(value, -1) for value in different), -1], np.int64)
+    return of_class[codes], classes  # what is missing is the last
 
 
 def batches_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +65,28 @@ def gather(
         (of_files if column.level == "files" else of_records)[column.name] for column in columns
     ]
     return pa.table(dict(zip(names, arrays, strict=True)))
+
+
+def as_codes(values: pa.ChunkedArray) -> tuple[Int64, list[Any]]:
+    """Write a column as codes; its chunks are never joined, only their codes.
+
+    Returns
+    -------
+    codes : numpy.ndarray of int64, shape (n,)
+        Places in `different`; -1 for what is missing.
+    different : list
+        The different values, in the order in which they come.
+
+    Examples
+    --------
+    >>> codes, different = as_codes(pa.chunked_array([["a", "b"], ["c", None, "a"]]))
+    >>> codes.tolist(), different
+    ([0, 1, 2, -1, 0], ['a', 'b', 'c'])
+    """
+    encoded = values.dictionary_encode().unify_dictionaries()
+    chunks = [chunk.indices.fill_null(-1).to_numpy() for chunk in encoded.chunks]
+    different = encoded.chunk(0).dictionary.to_pylist() if chunks else []
+    return np.concatenate([np.empty(0, np.int64), *chunks]), different
 
 
 def _records_of(tables: TableReader, record_id: Int64, names: list[str]) -> pa.Table:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.store.query.gather import find_file_columns, gather
+from zml_dask.store.query.gather import as_codes, find_file_columns, gather
 from zml_dask.store.query.rows import Int64
 from zml_dask.store.query.selection import image_lines
 
@@ -44,9 +44,8 @@ class _FileColumn:
         values = gather(self._view.tables, self._view.selection, [self._name])[self._name]
         if self.dtype != np.dtype(object):
             return values.to_numpy(), None
-        encoded = values.combine_chunks().dictionary_encode()
-        texts = np.array([*encoded.dictionary.to_pylist(), None], object)
-        return encoded.indices.fill_null(len(texts) - 1).to_numpy(), texts
+        codes, different = as_codes(values)
+        return codes, np.array([*different, None], object)  # -1 is the last
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         (rows,) = key if isinstance(key, tuple) else (key,)

@@ -92,6 +92,11 @@ class TableReader:
         table : str
         columns : sequence of str
         where : pyarrow.compute.Expression, optional
+
+        Returns
+        -------
+        pyarrow.Table
+            Of the table's own types, but text as ``large_string``.
         """
 
         def read(part: Part) -> pa.Table:
@@ -112,6 +117,11 @@ class TableReader:
         rows : numpy.ndarray of int64, shape (n,)
             Ascending.
         columns : sequence of str
+
+        Returns
+        -------
+        pyarrow.Table
+            Of the table's own types, but text as ``large_string``.
         """
         parts = self.info.tables.get(table, ())
         edges = np.cumsum([0, *(part.rows for part in parts)])
@@ -122,13 +132,14 @@ class TableReader:
                 tasks.append((part, rows[low:high] - first))
 
         def read(task: tuple[Part, NDArray[np.int64]]) -> pa.Table:
-            return pa.concat_tables(_take(_RangeFile(self.storage, task[0]), task[1], columns))
+            source = _RangeFile(self.storage, task[0])
+            return pa.concat_tables(_take(source, task[1], _wide(table, columns)))
 
         return self._gather(table, columns, map_parts(read, tasks))
 
     @staticmethod
     def _gather(table: str, columns: Sequence[str], found: Iterator[pa.Table]) -> pa.Table:
-        schema = pa.schema([TABLES[table].field(name) for name in columns])
+        schema = _wide(table, columns)
         try:
             return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in found)])
         except (pa.ArrowException, EOFError) as error:
@@ -149,7 +160,18 @@ def map_parts(function: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> I
         yield from pool.map(function, tasks)
 
 
-def _take(source: io.RawIOBase, rows: NDArray[np.int64], columns: Sequence[str]) -> list[pa.Table]:
+def _wide(table: str, columns: Sequence[str]) -> pa.Schema:
+    """Columns of a table with 64-bit offsets where they hold text.
+
+    Those of `pyarrow.string` end at 2 GiB, which 33 million SHA-256 fill: taking rows of
+    such a column, or combining its chunks, overflows.
+    """
+    wide = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.list_(pa.large_string())}
+    fields = (TABLES[table].field(name) for name in columns)
+    return pa.schema([field.with_type(wide.get(field.type, field.type)) for field in fields])
+
+
+def _take(source: io.RawIOBase, rows: NDArray[np.int64], schema: pa.Schema) -> list[pa.Table]:
     """Take rows of one part, row group by row group."""
     file = pq.ParquetFile(source, pre_buffer=True)
     taken = []
@@ -158,7 +180,8 @@ def _take(source: io.RawIOBase, rows: NDArray[np.int64], columns: Sequence[str])
         count = file.metadata.row_group(number).num_rows
         low, high = np.searchsorted(rows, [first, first + count])
         if low < high:
-            group = file.read_row_group(number, columns=list(columns))
+            group = file.read_row_group(number, columns=schema.names).select(schema.names)
+            group = group.cast(schema)
             wanted = rows[low:high] - first
             taken.append(group if wanted.size == count else group.take(pa.array(wanted)))
         first += count

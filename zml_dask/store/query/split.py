@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.store.query.gather import gather
+from zml_dask.store.query.gather import as_codes, gather
 from zml_dask.store.query.rows import Int64
 from zml_dask.store.query.scan import TableReader
 from zml_dask.store.query.selection import Selection
@@ -113,12 +113,11 @@ def _groups(tables: TableReader, selection: Selection, by: str) -> tuple[list[st
         numbers, places = np.unique(selection.record_id, return_inverse=True)
         return [str(number) for number in numbers.tolist()], places
     column = {"concept": "concept_id", "file": "sha256"}.get(by, by)
-    values = gather(tables, selection, [column])[column].combine_chunks()
+    values = gather(tables, selection, [column])[column]
     if pa.types.is_list(values.type):
         raise SplitError(f"{by!r} holds lists; a split needs one value a file")
-    encoded = values.dictionary_encode()
-    places = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
-    names = [str(value) for value in encoded.dictionary.to_pylist()]
+    places, different = as_codes(values)
+    names = [str(value) for value in different]
     # What has no value stands for itself: a record without a concept is one, and
     # a file whose bytes were not read has nobody's content.
     alone = selection.file_id if by == "file" else selection.record_id
@@ -136,7 +135,7 @@ def _fraction(seed: int, group: str) -> float:
 
 def _leave_out_copies(parts: Int64, content: pa.ChunkedArray, selection: Selection) -> None:
     """Of content in several parts, keep the copies in the part of the lowest record."""
-    codes = content.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    codes, _ = as_codes(content)
     known = np.flatnonzero((codes >= 0) & (parts != LEFT_OUT))
     order = known[np.lexsort((selection.file_id[known], selection.record_id[known], codes[known]))]
     _, first, inverse = np.unique(codes[order], return_index=True, return_inverse=True)
