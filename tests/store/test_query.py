@@ -73,6 +73,32 @@ def test_meaning(text: str, rows: list[int]) -> None:
     assert matching(text) == rows
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (r"path =~ '\bb\b'", [0]),
+        (r"path =~ r'\bb\b'", [0]),
+        (r"path =~ R'\bb\b' or path =~ u'\bC\b'", [0, 1]),
+        (r'path =~ "\bb\b"', [0]),
+        (r"path =~ '''[^'\"]\bb\.p'''", [0]),
+        (r'path =~ """b\b[^\'"]p"""', [0]),
+        (r"path !~ '\.' and len(path) > 0", [3]),
+        (r"path =~ ('\bb' '\.' 'py')", [0]),
+        (r"path =~ 'b' '\.py'", [0]),
+        (r"path =~ '\x{2603}'", [3]),
+        (r"path =~ '\.' and path != 'a\x2fb.py'", [1, 2]),
+        (r"path.contains('\bb\b')", [0]),
+        (r"path.str.contains ( '\bB\b', case=False)", [0]),
+        (r"path.upper().match('\w\.C')", [1]),
+        (r"path.fullmatch('\w/\w\.py')", [0]),
+        (r"path.startswith('\x61') or '\u2603' in path", [0, 3]),
+    ],
+)
+def test_backslashes_are_the_regular_expressions(text: str, rows: list[int]) -> None:
+    assert matching(text) == rows
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

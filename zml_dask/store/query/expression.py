@@ -21,7 +21,17 @@ from zml_dask.store.query.values import ExpressionError, ListTest
 
 __all__ = ["Condition", "ExpressionError", "equality", "parse"]
 
-_STRINGS = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""", re.DOTALL)
+_STRINGS = re.compile(
+    r"""
+    ((?<!\w)[rbuf]{0,2})
+    ('''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\"|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")
+    """,
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
+"""Prefix and quotes of a text, as Python has them."""
+
+_BEFORE_PATTERNS = re.compile(r"([=!]~|\.\s*(contains|match|fullmatch)\s*\()[\s\\(]*\Z")
+_BETWEEN_TEXTS = re.compile(r"[\s\\]*")
 _MAX_CHARACTERS = 1_000_000
 
 _HABITS = {
@@ -76,7 +86,9 @@ def parse(text: str) -> tuple[Condition, ...]:
         ``path =~ 'regex'`` and ``path !~ 'regex'``, and the methods
         ``contains``, ``startswith``, ``endswith``, ``match``, ``fullmatch``,
         ``lower``, ``upper``, ``len``, ``isin``, ``isna``, ``notna``, with
-        pandas' ``.str`` before them or without. A missing value equals
+        pandas' ``.str`` before them or without. What ``=~``, ``!~``, ``contains``,
+        ``match`` and ``fullmatch`` are given is as if written ``r'...'``: its
+        backslashes are the regular expression's. A missing value equals
         nothing: ``==``, ``<`` and the like are false, ``!=`` is true.
 
     Returns
@@ -99,7 +111,7 @@ def parse(text: str) -> tuple[Condition, ...]:
     if len(text) > _MAX_CHARACTERS:
         raise ExpressionError("the expression is over a million characters long; select in steps")
     try:
-        tree = ast.parse(_with_operators(text).strip(), mode="eval")
+        tree = ast.parse(_as_python(text).strip(), mode="eval")
         return tuple(_conditions(tree.body))
     except SyntaxError as error:
         raise ExpressionError(
@@ -114,7 +126,7 @@ def parse(text: str) -> tuple[Condition, ...]:
 
 def _mistake(text: str, error: SyntaxError) -> str:
     """Say what is wrong with a text, where that is another language's habit."""
-    code = " ".join(_STRINGS.split(text)[::2])
+    code = _STRINGS.sub(" ", text)
     for habit, ours in _HABITS.items():
         if re.search(habit, code, re.IGNORECASE):
             return ours
@@ -159,8 +171,25 @@ def _conditions(node: ast.expr) -> Iterator[Condition]:
     yield Condition(node, frozenset(translator.columns), frozenset(translator.list_tests))
 
 
-def _with_operators(text: str) -> str:
-    """Write ``=~`` and ``!~`` with an operator of Python's that means nothing else here."""
-    pieces = _STRINGS.split(text)
-    pieces[::2] = [piece.replace("=~", " @ ").replace("!~", " @ ~") for piece in pieces[::2]]
-    return "".join(pieces)
+def _as_python(text: str) -> str:
+    r"""Write an expression so that Python's parser can read it.
+
+    ``=~`` and ``!~`` become an operator that means nothing else here, and regular
+    expressions raw text: to Python ``'\b'`` is a backspace, which nobody looks for.
+    """
+    pieces = []
+    end, is_pattern = 0, False
+    for found in _STRINGS.finditer(text):
+        code, prefix = text[end : found.start()], found[1]
+        # Texts side by side are one text.
+        if not (end and _BETWEEN_TEXTS.fullmatch(code)):
+            is_pattern = _BEFORE_PATTERNS.search(code) is not None
+        if is_pattern and prefix in ("", "u", "U"):
+            prefix = "r"
+        pieces += [_with_operators(code), prefix, found[2]]
+        end = found.end()
+    return "".join((*pieces, _with_operators(text[end:])))
+
+
+def _with_operators(code: str) -> str:
+    return code.replace("=~", " @ ").replace("!~", " @ ~")
