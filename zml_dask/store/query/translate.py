@@ -43,6 +43,12 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: pc.divide,  # a file without lines has an infinite ratio; that is no error
 }
 _CASES = {"lower": pc.utf8_lower, "upper": pc.utf8_upper}
+_OPTIONS = {
+    "contains": ("case", "regex"),
+    **dict.fromkeys(("startswith", "endswith", "match", "fullmatch"), ()),
+    **dict.fromkeys(("isin", "isna", "isnull", "notna", "notnull", "len", *_CASES), ()),
+}
+"""Method -> what it may be given by name: true or false, and true where it is not given."""
 
 
 class Translator:
@@ -161,13 +167,12 @@ class Translator:
 
     def _call(self, node: ast.Call) -> pc.Expression:
         owner, method = _method(node)
-        options = {word.arg: _plain(word.value) for word in node.keywords}
+        options = _options(node, method)
         match method, node.args:
             case "contains", [pattern]:
                 text = text_of(pattern)
-                literal = options.get("regex", True) is False
-                case = options.get("case", True) is not False
-                return self._search(owner, quoted(text) if literal else text, case=case)
+                searched = text if options.get("regex", True) else quoted(text)
+                return self._search(owner, searched, case=options.get("case", True))
             case "match", [pattern]:
                 return self._search(owner, rf"\A(?:{text_of(pattern)})")
             case "fullmatch", [pattern]:
@@ -214,7 +219,8 @@ class Translator:
                 return self._length(argument)
             case ast.Call():
                 owner, method = _method(node)
-                if method == "len":
+                _options(node, method)
+                if method == "len" and not node.args:
                     return self._length(owner)
                 if method in _CASES and not node.args:
                     value = self._value(owner)
@@ -259,8 +265,20 @@ def _method(node: ast.Call) -> tuple[ast.expr, str]:
     return owner, node.func.attr
 
 
-def _plain(node: ast.expr) -> object:
-    return node.value if isinstance(node, ast.Constant) else None
+def _options(node: ast.Call, method: str) -> dict[str, bool]:
+    """Read what a method is given by name; what would not be heeded is refused."""
+    options: dict[str, bool] = {}
+    known = _OPTIONS.get(method, ())
+    for word in node.keywords if method in _OPTIONS else ():
+        if word.arg is None or word.arg not in known:
+            has = f"has {' and '.join(known)}" if known else "has none"
+            raise refusal(node, f"gives {method} an option {word.arg or '**'!r}; it {has}")
+        match word.value:
+            case ast.Constant(value=bool(value)):
+                options[word.arg] = value
+            case _:
+                raise refusal(word.value, f"is no value of {word.arg}; write True or False")
+    return options
 
 
 def _named(name: str) -> Column:
