@@ -21,10 +21,14 @@ from zml_dask.store.commit.steps import commit, plan_commit
 from zml_dask.store.dataset import Dataset, NoSuchFileError, NoSuchRecordError
 from zml_dask.store.info import NoDatasetError, NotADatasetError, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
+from zml_dask.store.operations import ObjectMissingError
+from zml_dask.store.query import source
 from zml_dask.store.query.gather import gather
 from zml_dask.store.query.split import SplitError
 from zml_dask.store.query.view import MaskError
+from zml_dask.store.staging.failures import FailureRow, stage_failure
 from zml_dask.store.storage import Storage
+from zml_dask.store.withdrawal import withdraw
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +328,49 @@ def test_a_commit_under_way_is_not_seen(tmp_path: Path) -> None:
     # The last shard was replaced; what was opened before still reads its rows.
     np.testing.assert_array_equal(before.images.compute(), pixels)
     assert len(zml.open_dataset(tmp_path / "ds")) > len(before)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_later_commits_and_withdrawals_are_not_seen(tmp_path: Path, pickled: bool) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    stage_failure(storage, FailureRow(91, "fetch", "gone", "410", 1, True))
+    write_dataset(storage, tmp_path)
+    withdraw(storage, [20], "asked for")
+    opened = zml.open_dataset(tmp_path / "ds")
+    before = pickle.loads(pickle.dumps(opened)) if pickled else opened
+    for number in (92, 93):
+        stage_failure(storage, FailureRow(number, "fetch", "gone", "410", 1, True))
+        commit(storage)
+        withdraw(storage, [number - 62], "asked for")
+    assert before.failures.record_id.tolist() == [91]
+    assert before.records.record_id.tolist() == [10, 30, 40]
+    assert set(before.select("n_lines > 3").files.record_id) == {10, 30, 40}
+    after = zml.open_dataset(tmp_path / "ds")
+    assert after.failures.record_id.tolist() == [91, 92, 93]
+    assert set(after.files.record_id) == {10, 40}
+
+
+def test_opening_while_a_commit_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    stage_failure(storage, FailureRow(91, "fetch", "gone", "410", 1, True))
+    read = [read_info(write_dataset(storage, tmp_path))]
+    stage_failure(storage, FailureRow(92, "fetch", "gone", "410", 1, True))
+    read.append(commit(storage))
+    monkeypatch.setattr(source, "committed_info", lambda _storage: read.pop(0))
+    ds = zml.open_dataset(tmp_path / "ds")
+    assert ds.failures.record_id.tolist() == [91, 92]
+    assert not read
+
+
+def test_a_lost_list_of_failures_hides_nothing_else(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    stage_failure(storage, FailureRow(91, "fetch", "gone", "410", 1, True))
+    write_dataset(storage, tmp_path)
+    storage.remove(storage.list("failures.parquet"))
+    ds = zml.open_dataset(tmp_path / "ds")
+    assert set(ds.files.record_id) == {10, 20, 30, 40}
+    with pytest.raises(ObjectMissingError, match=r"failures\.parquet"):
+        _ = ds.failures
 
 
 def test_a_damaged_chunk_is_said_and_not_returned(tmp_path: Path) -> None:

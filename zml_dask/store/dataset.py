@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.raster.images import to_text
-from zml_dask.store.info import committed_info
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.query.batches import Batches, BatchOptions, batches_of
 from zml_dask.store.query.counting import count_by, find_duplicates
@@ -22,8 +21,9 @@ from zml_dask.store.query.file_images import FileImages, iterate_files
 from zml_dask.store.query.record_view import RecordView
 from zml_dask.store.query.scan import to_pandas
 from zml_dask.store.query.selection import image_lines
+from zml_dask.store.query.source import open_source
 from zml_dask.store.query.split import LEFT_OUT, Split, assign_parts
-from zml_dask.store.query.view import Source, View
+from zml_dask.store.query.view import View
 from zml_dask.store.storage import Storage
 from zml_dask.store.tree import Tree
 
@@ -46,6 +46,9 @@ def open_dataset(
 ) -> Dataset:
     """Open a dataset, lazily: one small object is read, whatever the dataset's size.
 
+    So are the lists of what failed and of what was withdrawn, where there are any:
+    later commits replace them.
+
     Parameters
     ----------
     path : str or path
@@ -66,7 +69,7 @@ def open_dataset(
         If the URL's protocol is not known.
     """
     storage = Storage.open(os.fspath(path), **dict(storage_options or {}))
-    return Dataset(Source(storage, committed_info(storage)))
+    return Dataset(open_source(storage))
 
 
 class Dataset(View):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -71,10 +71,13 @@ class TableReader:
     ----------
     storage : Storage
     info : DatasetInfo
+    held : mapping of str to bytes
+        Parts that are in memory, by path.
     """
 
     storage: Storage
     info: DatasetInfo
+    held: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     def rows(self, table: str) -> int:
         """Rows a table has."""
@@ -100,7 +103,7 @@ class TableReader:
         """
 
         def read(part: Part) -> pa.Table:
-            fragment = pads.ParquetFileFormat().make_fragment(_RangeFile(self.storage, part))
+            fragment = pads.ParquetFileFormat().make_fragment(self._open(part))
             found: pa.Table = fragment.to_table(
                 schema=TABLES[table], columns=list(columns), filter=where
             )
@@ -132,10 +135,15 @@ class TableReader:
                 tasks.append((part, rows[low:high] - first))
 
         def read(task: tuple[Part, NDArray[np.int64]]) -> pa.Table:
-            source = _RangeFile(self.storage, task[0])
+            source = self._open(task[0])
             return pa.concat_tables(_take(source, task[1], _wide(table, columns)))
 
         return self._gather(table, columns, map_parts(read, tasks))
+
+    def _open(self, part: Part) -> io.RawIOBase | io.BytesIO:
+        if part.path in self.held:
+            return io.BytesIO(self.held[part.path])
+        return _RangeFile(self.storage, part)
 
     @staticmethod
     def _gather(table: str, columns: Sequence[str], found: Iterator[pa.Table]) -> pa.Table:
@@ -168,10 +176,12 @@ def _wide(table: str, columns: Sequence[str]) -> pa.Schema:
     """
     wide = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.list_(pa.large_string())}
     fields = (TABLES[table].field(name) for name in columns)
-    return pa.schema([field.with_type(wide.get(field.type, field.type)) for field in fields])
+    return pa.schema([column.with_type(wide.get(column.type, column.type)) for column in fields])
 
 
-def _take(source: io.RawIOBase, rows: NDArray[np.int64], schema: pa.Schema) -> list[pa.Table]:
+def _take(
+    source: io.RawIOBase | io.BytesIO, rows: NDArray[np.int64], schema: pa.Schema
+) -> list[pa.Table]:
     """Take rows of one part, row group by row group."""
     file = pq.ParquetFile(source, pre_buffer=True)
     taken = []
@@ -207,24 +217,24 @@ def lazy_frame(
         return tables.take(table, numbers, [name])[name]
 
     frame = to_pandas(eager)
-    for position, field in enumerate(TABLES[table]):
-        if field.name not in frame:
-            texts: Any = LazyTexts(partial(read, field.name), rows)
-            frame.insert(position, field.name, texts)
+    for position, column in enumerate(TABLES[table]):
+        if column.name not in frame:
+            texts: Any = LazyTexts(partial(read, column.name), rows)
+            frame.insert(position, column.name, texts)
     return frame
 
 
 def eager_columns(table: str) -> list[str]:
     """Names of the columns that are not text."""
-    return [field.name for field in TABLES[table] if not pa.types.is_string(field.type)]
+    return [column.name for column in TABLES[table] if not pa.types.is_string(column.type)]
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
     """Turn into a DataFrame; whole numbers that may be missing stay whole numbers."""
     nullable = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype()}
-    optional = pa.schema([field for field in table.schema if field.nullable])
+    optional = pa.schema([column for column in table.schema if column.nullable])
     frame: pd.DataFrame = table.select(optional.names).to_pandas(types_mapper=nullable.get)
-    for position, field in enumerate(table.schema):
-        if not field.nullable:
-            frame.insert(position, field.name, table.column(field.name).to_pandas())
+    for position, column in enumerate(table.schema):
+        if not column.nullable:
+            frame.insert(position, column.name, table.column(column.name).to_pandas())
     return frame

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +18,7 @@ from zml_dask.store.query.reading import ImageReader, SelectedImages
 from zml_dask.store.query.rows import Rows
 from zml_dask.store.query.scan import TableReader, eager_columns, lazy_frame, to_pandas
 from zml_dask.store.query.selection import Selection, resolve
-from zml_dask.store.storage import Storage
+from zml_dask.store.query.source import Source
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -27,24 +26,6 @@ if TYPE_CHECKING:
 
 class MaskError(UsageError):
     """A mask does not fit the files or images it should choose from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What every view of a dataset reads from; small, and can be pickled."""
-
-    storage: Storage
-    info: DatasetInfo
-
-    @property
-    def tables(self) -> TableReader:
-        """The committed tables."""
-        return TableReader(self.storage, self.info)
-
-    @property
-    def reader(self) -> ImageReader:
-        """The committed images."""
-        return ImageReader(self.storage, self.info.shape)
 
 
 class View:
