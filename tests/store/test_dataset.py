@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +372,44 @@ def test_a_lost_list_of_failures_hides_nothing_else(tmp_path: Path) -> None:
     assert set(ds.files.record_id) == {10, 20, 30, 40}
     with pytest.raises(ObjectMissingError, match=r"failures\.parquet"):
         _ = ds.failures
+
+
+def test_one_url_may_lead_to_different_datasets(tmp_path: Path) -> None:
+    import dask
+
+    opened = []
+    for number, text in enumerate(("one\n", "other\n")):
+        storage = Storage.open(tmp_path / str(number) / "ds")
+        stage_record(storage, tmp_path, 1, [("a.py", text)], {})
+        commit(storage)
+        options = {"path": str(tmp_path / str(number)), "target_protocol": "file"}
+        opened.append(zml.open_dataset("dir://ds", options))
+    together = dask.compute(*(ds.images for ds in opened))
+    assert [to_text(images, np.array([1])) for images in together] == ["one\n", "other\n"]
+    again = zml.open_dataset("dir://ds", options)
+    assert again.images.name == opened[1].images.name
+    assert again.select("n_lines == 1").images.name == again.images.name
+
+
+def test_keys_change_with_the_dataset_and_tell_no_secret(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    stage_record(storage, tmp_path, 1, [("a.py", "one\n")], {})
+    info = commit(storage)
+    before = zml.open_dataset(tmp_path / "ds").images.name
+    shutil.rmtree(tmp_path / "ds")
+    stage_record(storage, tmp_path, 1, [("a.py", "other\n")], {})
+    commit(storage)
+    assert zml.open_dataset(tmp_path / "ds").images.name != before
+
+    names = set()
+    for secret in ("hunter2", "hunter3"):
+        place = Storage.open("s3://bucket/ds", key="me", secret=secret)
+        view = Dataset(source.Source(place, info))
+        names.add(view.images.name)
+        assert not [key for key in view.images.__dask_graph__() if "hunter" in repr(key)]
+        selected = source.Source(place, info)
+        assert "hunter" not in selected.token + repr(selected)
+    assert len(names) == 2
 
 
 def test_a_damaged_chunk_is_said_and_not_returned(tmp_path: Path) -> None:

@@ -192,24 +192,21 @@ class SelectedImages:
     ----------
     reader : ImageReader
     rows : Rows
+    dataset : str
+        Tells the dataset, as it is, from every other, since Dask computes equal
+        keys once: of two arrays in one graph, or of one that a cluster holds.
     """
 
-    def __init__(self, reader: ImageReader, rows: Rows) -> None:
+    def __init__(self, reader: ImageReader, rows: Rows, dataset: str) -> None:
         self._reader = reader
         self._rows = rows
+        self._dataset = dataset
         self.shape = (len(rows), reader.shape.height, reader.shape.width)
         self.dtype = np.dtype(np.uint32)
         self.ndim = 3
 
     def __dask_tokenize__(self) -> Any:
-        return (
-            type(self).__name__,
-            self._reader.storage.url,
-            self._reader.shape.height,
-            self._reader.shape.width,
-            self._rows.bits,
-            self._rows.total,
-        )
+        return type(self).__name__, self._dataset, self._rows.bits, self._rows.total
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         first, *rest = key if isinstance(key, tuple) else (key,)

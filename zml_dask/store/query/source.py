@@ -41,6 +41,18 @@ class Source:
         """The committed images."""
         return ImageReader(self.storage, self.info.shape)
 
+    @property
+    def token(self) -> str:
+        """Tells it from every other: a hash of where it lies, how it is reached, and its state.
+
+        How, since one URL may lead to different places (another endpoint, another
+        account), and by a hash, since that may hold a secret.
+        """
+        from dask.base import tokenize  # here, for the time it takes to import
+
+        token: str = tokenize(self.storage, self.info.to_bytes())
+        return token
+
 
 def open_source(storage: Storage) -> Source:
     """Read what the last commit says, and what the next one would take away.

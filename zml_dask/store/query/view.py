@@ -129,7 +129,7 @@ class View:
         import dask.array as da  # here, since it takes as long to import as all else together
 
         shape = self.info.shape
-        source = SelectedImages(self._source.reader, self.rows)
+        source = SelectedImages(self._source.reader, self.rows, self._source.token)
         array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
             source,
             chunks=(self.rows.block_sizes(), (shape.height,), (shape.width,)),
