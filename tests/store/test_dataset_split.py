@@ -35,12 +35,19 @@ def grow(storage: Storage, scratch: Path, record_ids: range) -> Dataset:
     return zml.open_dataset(storage.url)
 
 
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Dataset]:
+ROUNDS = {"newer": [range(60), range(60, 100)], "older": [range(40, 100), range(40)]}
+"""What is committed first and then: records of higher numbers, or of lower ones."""
+
+
+@pytest.fixture(scope="module", params=ROUNDS)
+def grown(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Dataset, Dataset]:
     """A dataset, and the same one after 40 more records."""
     base = tmp_path_factory.mktemp("split")
     storage = Storage.open(base / "ds")
-    return grow(storage, base, range(60)), grow(storage, base, range(60, 100))
+    before, after = (grow(storage, base, records) for records in ROUNDS[request.param])
+    return before, after
 
 
 def test_neither_concepts_nor_contents_straddle(grown: tuple[Dataset, Dataset]) -> None:

@@ -193,10 +193,10 @@ class Dataset(View):
         """Divide into parts for training and testing, without leakage.
 
         All versions of a concept are in one part. So are files of identical
-        content: of copies in several parts, those in the part of the lowest
-        record are kept and the others left out (``split.left_out``). Parts are
-        drawn by hash: the same every time, and what is in a part today is in it
-        when later records are added.
+        content: of copies in several parts, those in the part of the file that
+        was committed first are kept, the others left out (``split.left_out``).
+        Parts are drawn by hash: the same every time, and what is in a part today
+        is in it when records are added, older ones too.
 
         Parameters
         ----------

@@ -7,9 +7,11 @@ file) chains records together: of the 50 concepts of the demo one group holds
 37. Such groups only grow, and a record that is added tomorrow may join two that
 lie in different parts. So the parts are drawn by a hash of the concept alone, which no other record
 has a say in; and of content that comes in several parts, only the copies in
-one of them are kept: in that of the record with the lowest number. The others
-are *left out* of the split. A later record has a higher number, so that it
-leaves out copies of its own and none of those that were there.
+one of them are kept: in that of the file that was committed first. The others
+are *left out* of the split. What a later commit adds stands further down the
+files table, whatever its record's number (an older record may well come later:
+its download failed, or another query found it), so that it leaves out copies of
+its own and none of those that were there.
 """
 
 from __future__ import annotations
@@ -134,10 +136,10 @@ def _fraction(seed: int, group: str) -> float:
 
 
 def _leave_out_copies(parts: Int64, content: pa.ChunkedArray, selection: Selection) -> None:
-    """Of content in several parts, keep the copies in the part of the lowest record."""
+    """Of content in several parts, keep the copies in the part of the first file."""
     codes, _ = as_codes(content)
     known = np.flatnonzero((codes >= 0) & (parts != LEFT_OUT))
-    order = known[np.lexsort((selection.file_id[known], selection.record_id[known], codes[known]))]
+    order = known[np.lexsort((selection.file_id[known], codes[known]))]
     _, first, inverse = np.unique(codes[order], return_index=True, return_inverse=True)
     home = parts[order][first][inverse]
     parts[order[parts[order] != home]] = LEFT_OUT
