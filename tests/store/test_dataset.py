@@ -318,6 +318,19 @@ def test_withdrawn_records_are_hidden(tmp_path: Path) -> None:
         ds.record(20)
 
 
+def test_a_withdrawal_hides_no_record_without_files(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    for number, files in {1: [("a.py", "a\n")], 2: [], 3: [("b.py", "b\n")]}.items():
+        stage_record(storage, tmp_path, number, files, {})
+    commit(storage)
+    withdraw(storage, [3, 4], "asked for")
+    ds = zml.open_dataset(tmp_path / "ds")
+    assert ds.records.record_id.tolist() == [1, 2]
+    assert ds.select().records.record_id.tolist() == [1, 2]
+    assert re.search(r"records +2$", repr(ds), re.MULTILINE)
+    assert ds.select("n_lines > 0").records.record_id.tolist() == [1]
+
+
 def test_a_commit_under_way_is_not_seen(tmp_path: Path) -> None:
     storage = write_dataset(Storage.open(tmp_path / "ds"), tmp_path)
     before = zml.open_dataset(tmp_path / "ds")

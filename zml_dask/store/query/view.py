@@ -15,7 +15,7 @@ from zml_dask.store.layout import FAILURES_SCHEMA
 from zml_dask.store.query.expression import Condition, equality, parse
 from zml_dask.store.query.gather import gather
 from zml_dask.store.query.reading import ImageReader, SelectedImages
-from zml_dask.store.query.rows import Rows
+from zml_dask.store.query.rows import Int64, Rows
 from zml_dask.store.query.scan import TableReader, eager_columns, lazy_frame, to_pandas
 from zml_dask.store.query.selection import Selection, resolve
 from zml_dask.store.query.source import Source
@@ -79,11 +79,11 @@ class View:
     @property
     def is_all(self) -> bool:
         """Whether this is every file and image there is."""
-        return (
-            self._base is None
-            and not self._conditions
-            and not self._source.tables.rows("withdrawn")
-        )
+        return self._is_unselected and not self._source.tables.rows("withdrawn")
+
+    @property
+    def _is_unselected(self) -> bool:
+        return self._base is None and not self._conditions
 
     @cached_property
     def selection(self) -> Selection:
@@ -157,12 +157,20 @@ class View:
 
         Columns of text, of which ``metadata`` is most, are read when they are first looked at.
         """
-        tables, names = self.tables, eager_columns("records")
-        rows = np.arange(self.info.counts.records, dtype=np.int64)
-        if not self.is_all:
-            known = tables.scan("records", ["record_id"])["record_id"].to_numpy()
-            rows = np.flatnonzero(np.isin(known, np.unique(self.selection.record_id)))
+        tables, names, rows = self.tables, eager_columns("records"), self.record_rows
         return lazy_frame(tables, "records", tables.take("records", rows, names), rows)
+
+    @cached_property
+    def record_rows(self) -> Int64:
+        """Which rows of the records table belong to it."""
+        if self.is_all:
+            return np.arange(self.info.counts.records, dtype=np.int64)
+        known = self.tables.scan("records", ["record_id"])["record_id"].to_numpy()
+        if self._is_unselected:  # also those without files, which no file leads to
+            shown = ~np.isin(known, np.array([*self._withdrawn], np.int64))
+        else:
+            shown = np.isin(known, np.unique(self.selection.record_id))
+        return np.flatnonzero(shown)
 
     @cached_property
     def failures(self) -> pd.DataFrame:
