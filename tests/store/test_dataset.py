@@ -16,6 +16,7 @@ import zarr
 from dataset_builders import LICENCE, RECORDS, files_of, stage_record, write_dataset
 
 import zml_dask as zml
+from zml_dask.errors import UsageError
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.commit.steps import commit, plan_commit
@@ -203,6 +204,15 @@ def test_files_come_with_their_images(ds: Dataset, monkeypatch: pytest.MonkeyPat
     assert seen == len(ds.files)
     odd = ds.select("segment == 1")
     assert [len(images) for _, images in odd] == [1] * len(odd)
+
+
+def test_what_cannot_be_counted_or_chosen_is_said(ds: Dataset) -> None:
+    for by in ([], ["language", "language"]):
+        with pytest.raises(UsageError, match="count by one column or several"):
+            ds.counts(by)
+    for n in (2.5, "3", -1):
+        with pytest.raises(UsageError, match="give a whole number from 0 on"):
+            ds.sample(n)  # type: ignore[arg-type]
 
 
 def test_counts(ds: Dataset) -> None:

@@ -112,6 +112,8 @@ def test_parts_of_a_split_share_their_codes(ds: Dataset) -> None:
 
 
 def test_what_cannot_be_is_said(ds: Dataset) -> None:
+    with pytest.raises(LabelError, match="the name of one column"):
+        ds.batches(2, labels=["language", "license"])  # type: ignore[arg-type]
     with pytest.raises(LabelError, match="lists"):
         ds.batches(labels="keywords")
     with pytest.raises(LabelError, match="missing"):

@@ -77,7 +77,8 @@ class Dataset(View):
 
     Get one from :func:`open_dataset`, and views from :meth:`select`,
     :meth:`sample` and :meth:`split`. A view has the same interface as the whole;
-    nothing is read before it is asked for.
+    nothing is read before it is asked for. ``len`` counts images; iterating gives
+    each file with its images (``len(ds.files)`` of them).
     """
 
     def text(self, file_id: int) -> str:
@@ -201,7 +202,9 @@ class Dataset(View):
         Parameters
         ----------
         fractions : mapping of str to float
-            ``{"train": 0.8, "test": 0.2}``; they add up to 1.
+            ``{"train": 0.8, "test": 0.2}``; they add up to 1. Shares of what is not
+            divided (concepts), on average: where records differ in size, the shares of
+            images are others.
         by : str
             What must not be divided: ``"concept"``, ``"record"``, ``"file"``, or
             any column of files or records, such as ``"repository"``.

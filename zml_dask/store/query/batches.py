@@ -206,6 +206,8 @@ def _labels_of(
     view: View, name: str, classes: tuple[str, ...] | None
 ) -> tuple[NDArray[Any], tuple[str, ...] | None]:
     """Find the label of each file of a view: a code where it is text, -1 where it is missing."""
+    if not isinstance(name, str):
+        raise LabelError(f"labels are the name of one column, not {name!r}")
     values = gather(view.tables, view.selection, [name])[name]
     if pa.types.is_list(values.type):
         raise LabelError(f"{name!r} holds lists; a label is one value an image")

@@ -80,7 +80,7 @@ def find_column(name: str, level: str | None = None) -> Column:
     wanted = name if level is None else f"{level}.{name}"
     if wanted in known:
         return known[wanted]
-    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.7)
     choices = " or ".join(map(repr, near)) if near else None
     raise UnknownColumnError(
         f"no column {wanted!r}; "

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zml_dask.errors import UsageError
 from zml_dask.store.query.gather import find_file_columns, gather
 from zml_dask.store.query.scan import TableReader, to_pandas
 from zml_dask.store.query.selection import Selection
@@ -29,6 +30,8 @@ def count_by(tables: TableReader, selection: Selection, by: Sequence[str]) -> pd
     pandas.DataFrame
         Indexed by `by`, with columns ``images``, ``files``, ``records``; most images first.
     """
+    if not by or len(set(by)) < len(by):
+        raise UsageError(f"count by one column or several, each named once, not by {list(by)!r}")
     table = gather(tables, selection, by)
     begins, ends = selection.images_of(slice(None))
     table = table.append_column("@images", pa.array(ends - begins))

@@ -39,10 +39,11 @@ _HABITS = {
     r"\|\|": "'or' is written as a word",
     r"(?<![=!<>])=(?![=~])": "'equal' is written ==",
     r"<>": "'not equal' is written !=",
+    r"\b\d{4}-\d\d?\b": "a date is text, and written in quotes: '2015-01-31'",
     r"\blike\b": "a pattern is written =~ '^regular expression'",
     r"\bis\s+(not\s+)?null\b": "what is missing is written 'is None'",
 }
-"""What users of C or SQL may write, and how that is written here."""
+"""What users may write, those of C or SQL for instance, and how that is written here."""
 
 
 @dataclass(frozen=True)

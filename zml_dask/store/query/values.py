@@ -154,10 +154,11 @@ def ensure_comparable(left: ast.expr, one: Value, right: ast.expr, other: Value)
         return
     column, literal = (left, right) if one.column is not None else (right, left)
     kind = one.kind if one.column is not None else other.kind
-    raise refusal(
-        literal,
-        f"does not go with {spell(column)}, which is {'text' if kind == 'text' else 'a number'}",
-    )
+    if kind == "text":
+        what = f'text; text is written in quotes: "{ast.unparse(literal)}"'
+    else:
+        what = "a number"
+    raise refusal(literal, f"does not go with {spell(column)}, which is {what}")
 
 
 def spell(node: ast.expr) -> str:

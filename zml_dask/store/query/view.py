@@ -249,10 +249,10 @@ class View:
         Raises
         ------
         UsageError
-            If `n` is negative.
+            If `n` is negative, or no whole number.
         """
-        if n < 0:
-            raise UsageError(f"cannot choose {n} images; give a number from 0 on")
+        if not isinstance(n, (int, np.integer)) or n < 0:
+            raise UsageError(f"cannot choose {n!r} images; give a whole number from 0 on")
         total = len(self)
         picked = np.random.default_rng(seed).choice(total, min(n, total), replace=False)
         rows = self.rows.positions()[np.sort(picked)]
