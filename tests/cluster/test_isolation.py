@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from zml_dask.pipeline.clusters import open_cluster
 from zml_dask.pipeline.isolation import (
     DEATHS_TO_CONDEMN,
+    DeathWatch,
     in_hand,
     judge,
     verdict,
@@ -124,3 +125,31 @@ def test_judgement_ends_with_exactly_the_poison_condemned(
         queue += ruling.retry
     assert sorted(condemned) == sorted(poison)
     assert built == set(range(count)) - poison
+
+
+def _die(watch: DeathWatch, *record_ids: int) -> None:
+    """A worker dies with these records in hand."""
+    for number in record_ids:
+        watch._take("tcp://worker", number)
+    watch.log_event("all", {"action": "remove-worker", "worker": "tcp://worker", "expected": False})
+
+
+def test_who_was_in_hand_together_is_judged_alone() -> None:
+    watch = DeathWatch()
+    for _ in range(DEATHS_TO_CONDEMN):
+        _die(watch, 39, POISON)
+    together = verdict([38, 39, POISON], watch.deaths([38, 39, POISON]))
+    assert (together.condemned, set(together.retry)) == ((), {(39,), (POISON,), (38,)})
+    for _ in range(DEATHS_TO_CONDEMN):
+        _die(watch, POISON)
+    # Its task waited on the worker that the other one killed.
+    assert verdict([39], watch.deaths([39])).retry == ((39,),)
+    assert [n for n, _ in verdict([POISON], watch.deaths([POISON])).condemned] == [POISON]
+
+
+def test_a_lone_record_that_is_never_seen_is_not_retried_for_ever() -> None:
+    watch = DeathWatch()
+    rounds = 0
+    while verdict([7], watch.deaths([7])).retry:
+        rounds += 1
+        assert rounds < DEATHS_TO_CONDEMN

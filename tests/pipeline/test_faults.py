@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dask
 import distributed
 import psutil
 import pytest
 
+from zml_dask.pipeline import partitioning
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
 from zml_dask.pipeline.options import BuildOptions
@@ -25,6 +27,7 @@ from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 
 from .datasets import archive, array_bytes, harvested, small_records, tables
+from .fetch_poison import POISON, READ_MEANWHILE
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -124,6 +127,36 @@ def test_killed_workers_lose_nothing(
     assert (result.n_failed, result.n_records) == (0, 30)
     assert array_bytes(dataset) == array_bytes(reference)
     assert tables(dataset) == tables(reference)
+
+
+def test_a_record_that_kills_while_it_is_fetched_is_condemned_and_nobody_else(
+    make_sandbox: Callable[..., Sandbox], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One partition, in this order: the largest archives are built first.
+    numbers = [1001, READ_MEANWHILE, POISON, 1004]
+    served = make_sandbox(
+        [
+            make_record(number, {"o/r.zip": archive({"a.py": os.urandom(size).hex().encode()})})
+            for number, size in zip(numbers, (4000, 3000, 2000, 1000), strict=True)
+        ]
+    )
+    monkeypatch.setattr(partitioning, "_SHARES", 1)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 2}),
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            dashboard_address=":0",
+            silence_logs=50,
+            preload=[str(Path(__file__).with_name("fetch_poison.py"))],
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        result = build(harvested(served, tmp_path), tmp_path / "ds", client=client)
+    assert dict(result.failures) == {"worker_killed": 1}
+    there = tables(tmp_path / "ds")
+    assert [row["record_id"] for row in there["failures"]] == [POISON]
+    assert [row["record_id"] for row in there["records"]] == [1001, READ_MEANWHILE, 1004]
 
 
 def _peak_memory() -> int:

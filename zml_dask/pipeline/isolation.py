@@ -2,9 +2,11 @@
 
 Dask retries the task of a worker that died, and gives up with `KilledWorker` after a
 few deaths; it cannot know which of the task's records was the cause, nor whether any
-was (a node may simply have been taken away). So each worker says which record it has
-in hand, a plugin on the scheduler notes what was in hand when a worker died, and three
-deaths with the same record in hand condemn it. Everything else is built again.
+was (a node may simply have been taken away). So each worker says which records it has
+in hand, from the beginning of the fetch to the end of the reading, and a plugin on the
+scheduler notes what was in hand when a worker died. As one record is fetched while
+another is read, that makes suspects only: each is retried alone, and three deaths
+with nothing else in hand condemn it. Everything else is built again.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ class DeathWatch(SchedulerPlugin):
 
     def __init__(self) -> None:
         self._in_hand: dict[str, set[int]] = {}
+        self._suspected: Counter[int] = Counter()
         self._deaths: Counter[int] = Counter()
+        self._told: dict[int, int] = {}
 
     async def start(self, scheduler: distributed.Scheduler) -> None:
         """Begin to listen to the workers and to answer the driver."""
@@ -75,17 +79,25 @@ class DeathWatch(SchedulerPlugin):
             return
         records = self._in_hand.pop(msg["worker"], set())
         if not msg["expected"]:
-            self._deaths.update(records)
+            self._suspected.update(records)
+            if len(records) == 1:
+                self._deaths.update(records)
 
     def deaths(self, record_ids: Sequence[int]) -> dict[int, int]:
         """Deaths with each of these records in hand, of those that had any.
 
-        A lone record whose task was given up although it was never seen in hand
-        (it killed faster than its message travelled) is charged with that.
+        Of a lone record those count at which a worker had nothing else in hand. Where
+        they are no more than when it was last asked about, it is charged with one: its
+        task was given up although it was never seen (it killed faster than its message
+        travelled), and must not be retried for ever.
         """
-        if len(record_ids) == 1 and not self._deaths[record_ids[0]]:
-            self._deaths[record_ids[0]] += 1
-        return {number: self._deaths[number] for number in record_ids if self._deaths[number]}
+        if len(record_ids) == 1:
+            (number,) = record_ids
+            if self._deaths[number] <= self._told.get(number, 0):
+                self._deaths[number] += 1
+            self._told[number] = self._deaths[number]
+            return {number: self._deaths[number]}
+        return {n: self._suspected[n] for n in record_ids if self._suspected[n]}
 
     def _take(self, worker: str, record_id: int) -> None:
         self._in_hand.setdefault(worker, set()).add(record_id)
@@ -155,8 +167,9 @@ def verdict(
     Returns
     -------
     Verdict
-        Suspects that are not condemned are retried each alone; the unsuspected
-        together; and where nobody is suspected, in halves.
+        A record is condemned only where it was alone: among others, another may have
+        killed what it was in hand at. Suspects are retried each alone; the
+        unsuspected together; and where nobody is suspected, in halves.
 
     Examples
     --------
@@ -165,20 +178,18 @@ def verdict(
     >>> verdict([1, 2, 3, 4], {}).retry
     ((1, 2), (3, 4))
     """
-    condemned = tuple(
-        (number, _condemnation(number, deaths[number], memory_limit))
-        for number in record_ids
-        if deaths.get(number, 0) >= DEATHS_TO_CONDEMN
-    )
-    suspects = [n for n in record_ids if 0 < deaths.get(n, 0) < DEATHS_TO_CONDEMN]
+    if len(record_ids) == 1 and deaths.get(record_ids[0], 0) >= DEATHS_TO_CONDEMN:
+        number = record_ids[0]
+        return Verdict(((number, _condemnation(number, deaths[number], memory_limit)),), ())
+    suspects = [n for n in record_ids if deaths.get(n, 0)]
     others = tuple(n for n in record_ids if not deaths.get(n, 0))
     retry: list[tuple[int, ...]] = [(number,) for number in suspects]
-    if condemned or suspects or len(others) < 2:
+    if suspects or len(others) < 2:
         retry += [others] if others else []
     else:
         middle = len(others) // 2
         retry += [others[:middle], others[middle:]]
-    return Verdict(condemned, tuple(retry))
+    return Verdict((), tuple(retry))
 
 
 def _condemnation(record_id: int, deaths: int, memory_limit: int | None) -> WorkerKilledError:

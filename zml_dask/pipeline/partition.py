@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from zml_dask.allocator import keep_freed_buffers
 from zml_dask.errors import RecordError
@@ -132,11 +133,19 @@ def _packed(partition: Partition, storage: Storage) -> set[int]:
     return packed
 
 
+class _Underway(NamedTuple):
+    """A record that is being fetched, or was and waits to be read."""
+
+    ref: RecordRef
+    future: Future[FetchAttempt | RecordError | None]
+    held: ExitStack
+
+
 def _build_records(
     refs: Iterable[RecordRef], attempts: Mapping[int, int], source: Source, bench: Workbench
 ) -> Iterator[Outcome]:
     """Yield the outcome of each record in turn, fetching ahead."""
-    ahead: deque[tuple[RecordRef, Future[FetchAttempt | RecordError | None]]] = deque()
+    ahead: deque[_Underway] = deque()
     waiting = deque(refs)
     with ExitStack() as stack:
         # Left in this order: no fetch may outlive the scratch folder it writes to.
@@ -145,11 +154,14 @@ def _build_records(
         while waiting or ahead:
             while waiting and len(ahead) <= bench.options.prefetch:
                 ref = waiting.popleft()
-                ahead.append((ref, pool.submit(_fetch, ref, source, bench)))
-            ref, future = ahead.popleft()
-            attempt = future.result()
-            tried = attempts.get(ref.record_id, 0) + 1
-            with in_hand(ref.record_id):
+                # From here on, for a record may as well kill while it is fetched.
+                held = ExitStack()
+                held.enter_context(in_hand(ref.record_id))
+                ahead.append(_Underway(ref, pool.submit(_fetch, ref, source, bench), held))
+            ref, future, held = ahead.popleft()
+            with held:
+                attempt = future.result()
+                tried = attempts.get(ref.record_id, 0) + 1
                 if attempt is None:
                     yield Outcome(ref.record_id, "already")
                 elif isinstance(attempt, RecordError):
@@ -169,14 +181,12 @@ def _fetch(ref: RecordRef, source: Source, bench: Workbench) -> FetchAttempt | R
     return FetchAttempt(record, bench)
 
 
-def _discard(
-    ahead: deque[tuple[RecordRef, Future[FetchAttempt | RecordError | None]]],
-) -> None:
+def _discard(ahead: deque[_Underway]) -> None:
     """Throw away what was fetched ahead and will not be read."""
-    for _, future in ahead:
+    for _, future, _ in ahead:
         future.cancel()
-    for _, future in ahead:
-        with suppress(Exception):  # the partition fails for a reason of its own
+    for _, future, held in ahead:
+        with suppress(Exception), held:  # the partition fails for a reason of its own
             attempt = None if future.cancelled() else future.result()
             if isinstance(attempt, FetchAttempt):
                 attempt.close()

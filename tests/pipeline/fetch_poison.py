@@ -1,0 +1,36 @@
+"""Loaded into workers (``--preload``): one record kills them while another is being read."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import distributed
+
+from zml_dask.pipeline import partition
+
+READ_MEANWHILE = 1002
+POISON = 1003
+
+
+def dask_setup(worker: distributed.Worker) -> None:
+    attempt_of, read = partition.FetchAttempt, partition.process_fetched
+    reading = threading.Event()
+
+    def fetch(record: Any, bench: Any) -> Any:
+        if record.record_id == POISON:
+            reading.wait(0.5)  # alone, it waits in vain
+            time.sleep(0.2)
+            os._exit(1)
+        return attempt_of(record, bench)
+
+    def process_fetched(attempt: Any, *arguments: Any, **options: Any) -> Any:
+        if attempt.record.record_id == READ_MEANWHILE:
+            reading.set()
+            time.sleep(2)
+        return read(attempt, *arguments, **options)
+
+    partition.FetchAttempt = fetch  # type: ignore[assignment,misc]
+    partition.process_fetched = process_fetched
