@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from zml_dask.pipeline import partitioning
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
 from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.progress import Counts
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
@@ -55,6 +57,20 @@ def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.02)
+
+
+class Lines:
+    """Keeps what a build tells of its records."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[int, int, int, int]] = []
+
+    def say(self, line: str) -> None:
+        pass
+
+    def update(self, stage: str, counts: Counts) -> None:
+        if stage == "records":
+            self.records.append((counts.done, counts.failed, counts.n_files, counts.n_images))
 
 
 def staged_ids(dataset: Path) -> set[int]:
@@ -152,11 +168,18 @@ def test_a_record_that_kills_while_it_is_fetched_is_condemned_and_nobody_else(
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        result = build(harvested(served, tmp_path), tmp_path / "ds", client=client)
+        lines = Lines()
+        result = build(harvested(served, tmp_path), tmp_path / "ds", client=client, progress=lines)
     assert dict(result.failures) == {"worker_killed": 1}
     there = tables(tmp_path / "ds")
     assert [row["record_id"] for row in there["failures"]] == [POISON]
     assert [row["record_id"] for row in there["records"]] == [1001, READ_MEANWHILE, 1004]
+    # The dead workers' own share is told and logged like the rest.
+    assert (result.n_staged, result.n_failed) == (3, 1)
+    assert lines.records[-1] == (4, 1, 3, 3)
+    events = [json.loads(line) for line in (tmp_path / "ds/build.log.jsonl").open()]
+    logged = [event["record"] for event in events if event["event"] == "record"]
+    assert sorted(logged) == numbers
 
 
 def _peak_memory() -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import dask.bag as db
 import distributed
@@ -19,6 +18,7 @@ from distributed.client import FutureCancelledError
 from zml_dask.errors import ZmlError
 from zml_dask.pipeline.errors import BuildError
 from zml_dask.pipeline.isolation import WorkerKilledError, judge
+from zml_dask.pipeline.outcome import Outcome
 from zml_dask.pipeline.partition import (
     RECORD_TOPIC,
     Job,
@@ -28,6 +28,9 @@ from zml_dask.pipeline.partition import (
 )
 from zml_dask.pipeline.partitioning import make_partition
 from zml_dask.records.refs import RefTable
+
+Settled: TypeAlias = Callable[[Sequence[int]], Sequence[Outcome]]
+"""Finds what became of records whose workers can no longer say."""
 
 _RETRIES = 2
 """Times a task is tried again after an error of the storage, which may pass."""
@@ -73,7 +76,7 @@ def run_partitions(
     client: distributed.Client,
     partitions: Sequence[Partition],
     job: Job,
-    pending: Callable[[Sequence[int]], Sequence[int]],
+    settled: Settled,
 ) -> Iterator[PartitionResult | Condemned]:
     """Build partitions on a cluster; yield what becomes of them as they complete.
 
@@ -83,9 +86,9 @@ def run_partitions(
     partitions : sequence of Partition
         In the order in which they are to be started.
     job : Job
-    pending : callable
-        Of some record ids, returns those that are neither staged nor failed:
-        what is left of a partition whose workers died.
+    settled : callable
+        Of some record ids, returns the outcomes of those that are staged or failed:
+        what workers had done of a partition when they died.
 
     Yields
     ------
@@ -107,8 +110,8 @@ def run_partitions(
             try:
                 yield from _result(future)
             except distributed.KilledWorker:
-                condemned, again = _isolate(client, partition, pending)
-                yield from condemned
+                known, again = _isolate(client, partition, settled)
+                yield from known
                 more = _submit(client, again, job)
                 submitted.update(more)
                 completed.update(more)
@@ -151,21 +154,29 @@ def _result(future: distributed.Future) -> list[PartitionResult]:
 
 
 def _isolate(
-    client: distributed.Client,
-    partition: Partition,
-    pending: Callable[[Sequence[int]], Sequence[int]],
-) -> tuple[list[Condemned], list[Partition]]:
-    """Judge what is left of a partition whose workers died."""
-    left = pending([ref.record_id for ref in partition.refs])
+    client: distributed.Client, partition: Partition, settled: Settled
+) -> tuple[list[PartitionResult | Condemned], list[Partition]]:
+    """Say what became of a partition whose workers died, and judge what is left of it."""
+    numbers = [ref.record_id for ref in partition.refs]
+    done = [outcome for outcome in settled(numbers) if not _is_old(outcome, partition)]
+    known: list[PartitionResult | Condemned] = [PartitionResult(partition, tuple(done), None)]
+    gone = {outcome.record_id for outcome in done}
+    left = [number for number in numbers if number not in gone]
     if not left:
-        return [], []
+        return known, []
     verdict = judge(client, left)
-    condemned = [
+    known += [
         Condemned(record_id, partition.attempts.get(record_id, 0) + 1, error)
         for record_id, error in verdict.condemned
     ]
     again = [_part_of(partition, set(record_ids)) for record_ids in verdict.retry]
-    return condemned, again
+    return known, again
+
+
+def _is_old(outcome: Outcome, partition: Partition) -> bool:
+    """Whether this is a failure of a build before, which this partition was to try again."""
+    row = outcome.failure
+    return row is not None and row.attempts <= partition.attempts.get(row.record_id, 0)
 
 
 def _part_of(partition: Partition, record_ids: set[int]) -> Partition:
@@ -178,7 +189,7 @@ class LiveCounts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._done: Counter[str] = Counter()
+        self._done: dict[str, set[int]] = {}
         self._finished: set[str] = set()
 
     def take(self, event: tuple[float, Mapping[str, Any]]) -> None:
@@ -186,7 +197,8 @@ class LiveCounts:
         _, told = event
         with self._lock:
             if told["partition"] not in self._finished:
-                self._done[told["partition"]] += 1
+                # Told again where a partition begins anew after a death.
+                self._done.setdefault(told["partition"], set()).add(told["record"])
 
     def finish(self, partition: str) -> None:
         """Forget a partition whose result has arrived."""
@@ -197,7 +209,7 @@ class LiveCounts:
     def total(self) -> int:
         """Records done in partitions without a result."""
         with self._lock:
-            return self._done.total()
+            return sum(map(len, self._done.values()))
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from zml_dask.pipeline.bag import Condemned, LiveCounts, live_counts, run_partit
 from zml_dask.pipeline.clusters import open_cluster
 from zml_dask.pipeline.committing import commit_staged, software_versions
 from zml_dask.pipeline.isolation import watch_deaths
-from zml_dask.pipeline.ledger import Ledger, load_ledger
+from zml_dask.pipeline.ledger import Ledger, load_ledger, staged_outcomes
 from zml_dask.pipeline.lock import DatasetLock, dataset_lock
 from zml_dask.pipeline.log import BuildLog, build_log
 from zml_dask.pipeline.memory import memory_need, memory_warning
@@ -183,14 +184,9 @@ def _build_records(
         todo, run.options, workers=len(workers), attempts=ledger.attempts()
     )
     job = Job(run.storage, Source.of(run.catalogue), run.options)
-
-    def pending(record_ids: Sequence[int]) -> list[int]:
-        now = load_ledger(run.storage, None)
-        known = np.concatenate([now.staged, now.failed])
-        return [number for number in record_ids if number not in known]
-
+    settled = partial(staged_outcomes, run.storage)
     with live_counts(client) as live, _ticking(run, client, live, tally, len(todo)):
-        for done in run_partitions(client, partitions, job, pending):
+        for done in run_partitions(client, partitions, job, settled):
             run.lock.check(max_age=_TICK)
             if isinstance(done, Condemned):
                 _note_condemned(run, done, tally)

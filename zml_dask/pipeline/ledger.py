@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from zml_dask.pipeline.outcome import Outcome
 from zml_dask.records.refs import RefTable
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.staging import StagingIndex
+from zml_dask.store.staging.failures import failure_rows
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 
@@ -95,6 +98,31 @@ def load_ledger(storage: Storage, info: DatasetInfo | None) -> Ledger:
     failures = _last_failures([known, index.failures], [committed, index.record_id])
     new = ~np.isin(index.failures["record_id"].to_numpy(), committed)
     return Ledger(np.unique(committed), index.record_id, failures, int(new.sum()))
+
+
+def staged_outcomes(storage: Storage, record_ids: Sequence[int]) -> list[Outcome]:
+    """Return what staging knows of some records: those that are staged, and those that failed.
+
+    Parameters
+    ----------
+    storage : Storage
+    record_ids : sequence of int
+    """
+    index = StagingIndex.load(storage)
+    wanted = np.flatnonzero(np.isin(index.record_id, record_ids))
+    columns = (index.record_id, index.n_files, index.n_images)
+    outcomes = [
+        Outcome(record_id, "already", n_files, n_images)
+        for record_id, n_files, n_images in zip(
+            *(column[wanted].tolist() for column in columns), strict=True
+        )
+    ]
+    outcomes += [
+        Outcome(row.record_id, "failed", failure=row)
+        for row in failure_rows(index.failures)
+        if row.record_id in record_ids
+    ]
+    return outcomes
 
 
 def _last_failures(tables: list[pa.Table], done: list[Ids]) -> pa.Table:

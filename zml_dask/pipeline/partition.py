@@ -72,11 +72,19 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class PartitionResult:
-    """What became of a partition's records; counts, no content."""
+    """What became of a partition's records; counts, no content.
+
+    Attributes
+    ----------
+    partition : Partition
+    outcomes : tuple of Outcome
+    worker : str or None
+        None where several had it, and died.
+    """
 
     partition: Partition
     outcomes: tuple[Outcome, ...]
-    worker: str
+    worker: str | None
 
 
 def build_partitions(partitions: Iterable[Partition], job: Job) -> list[PartitionResult]:

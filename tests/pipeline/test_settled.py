@@ -1,0 +1,45 @@
+"""What workers had done of a partition when they died."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import distributed
+import pytest
+
+from zml_dask.pipeline import bag
+from zml_dask.pipeline.bag import LiveCounts
+from zml_dask.pipeline.isolation import verdict
+from zml_dask.pipeline.ledger import staged_outcomes
+from zml_dask.pipeline.partitioning import make_partition
+from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.store.staging import FailureRow, stage_failure
+from zml_dask.store.storage import Storage
+
+
+def test_failures_that_dead_workers_noted_are_told_and_older_ones_tried_again(
+    client: distributed.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    new = FailureRow(11, "fetch", "server", "in trouble", 2, False)
+    old = FailureRow(12, "fetch", "server", "in trouble", 1, False)
+    other = FailureRow(99, "fetch", "server", "in trouble", 1, False)
+    for row in (new, old, other):
+        stage_failure(storage, row)
+    refs = RefTable.of(RecordRef(number, 0, 0, 0) for number in (11, 12, 13))
+    partition = make_partition(refs, {11: 1, 12: 1})
+    monkeypatch.setattr(bag, "judge", lambda _, left: verdict(left, {}))
+    (result,), again = bag._isolate(client, partition, partial(staged_outcomes, storage))
+    assert isinstance(result, bag.PartitionResult)
+    assert [outcome.failure for outcome in result.outcomes] == [new]
+    assert [[ref.record_id for ref in part.refs] for part in again] == [[12], [13]]
+
+
+def test_a_record_that_is_told_of_twice_counts_once() -> None:
+    counts = LiveCounts()
+    for record in (11, 12, 11):
+        counts.take((0.0, {"partition": "a", "record": record}))
+    assert counts.total() == 2
+    counts.finish("a")
+    assert counts.total() == 0
