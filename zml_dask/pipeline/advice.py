@@ -21,6 +21,7 @@ ADVICE = {
     "disk_full": "free space in the workers' scratch folder, or name another with --scratch",
     "forbidden": f"not public: {_NEVER} without its owner's token",
     "git": "the repository cannot be cloned; if it is there, build --retry-failed",
+    "git_unreachable": _AGAIN,
     "gone": f"withdrawn by its owners: {_NEVER}",
     "hostile_pickle": f"its pickle would run code, and is not read: {_NEVER}",
     "internal": "a mistake of this software: report it with the message",
