@@ -83,6 +83,46 @@ def test_the_driver_requeues_itself_and_goes_on(
     assert content(dataset) == content(tmp_path / "local")
 
 
+def test_a_cancelled_driver_stays_cancelled(
+    slurm: SlurmLab,
+    slurm_config: Path,
+    zenodo: Sandbox,
+    catalogue: Path,
+    activate: str,
+    tmp_path: Path,
+) -> None:
+    zenodo.faults = Faults(delay=1)
+    dataset = tmp_path / "dataset"
+    words = ["--workers", "1", "--cluster-config", str(slurm_config)]
+    job, log = _submit(slurm, activate, tmp_path, str(catalogue), str(dataset), *words)
+    until(lambda: len(staged(dataset)) >= 1, "a record is staged")
+    slurm.run("scancel", job)
+    until(lambda: not slurm.jobs("RUNNING,PENDING,COMPLETING"), "job and workers have ended")
+    assert "JobState=CANCELLED" in slurm.run("scontrol", "show", "job", job)
+    assert "is cancelled" in log.read_text()
+    assert "puts itself back" not in log.read_text()
+    assert not (dataset / "build.lock").exists()
+
+
+def test_a_driver_that_is_told_of_its_preemption_requeues_itself(
+    slurm: SlurmLab,
+    slurm_config: Path,
+    zenodo: Sandbox,
+    catalogue: Path,
+    activate: str,
+    tmp_path: Path,
+) -> None:
+    zenodo.faults = Faults(delay=1)
+    dataset = tmp_path / "dataset"
+    words = ["--workers", "1", "--cluster-config", str(slurm_config)]
+    job, log = _submit(slurm, activate, tmp_path, str(catalogue), str(dataset), *words)
+    until(lambda: len(staged(dataset)) >= 1, "a record is staged")
+    # What SLURM sends where a partition has a GraceTime; the job still runs.
+    slurm.run("scancel", "--signal=TERM", "--batch", job)
+    until(lambda: "puts itself back" in log.read_text(), "it asks to be requeued")
+    until(lambda: job in slurm.jobs("PENDING"), "it is back in the queue")
+
+
 def _begun_at_once(slurm: SlurmLab, job: str) -> bool:
     """SLURM lets a requeued job wait for two minutes, set anew until its end is cleaned up."""
     reason = slurm.run("squeue", "--noheader", "--format=%r", f"--jobs={job}", check=False)
