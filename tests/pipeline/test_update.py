@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import distributed
 import pytest
 
+from zml_dask.fetch.origins import FetchedRecord
 from zml_dask.net.http import HttpClient
+from zml_dask.pipeline import process
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.errors import NotHarvestedError
 from zml_dask.pipeline.options import BuildOptions, options_from
 from zml_dask.pipeline.target import check_target
 from zml_dask.pipeline.update import recorded_options, update
+from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import make_record
+from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.info import read_info, write_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.storage import Storage
 
@@ -82,3 +89,52 @@ def test_a_dataset_without_a_harvest_cannot_be_updated(
     build(tmp_path / "mine.jsonl", tmp_path / "ds", client=client)
     with HttpClient() as http, pytest.raises(NotHarvestedError, match="not built from"):
         update(str(tmp_path / "ds"), lambda: nullcontext(client), http)
+
+
+def test_what_failed_is_asked_for_again_by_its_number(
+    make_sandbox: Callable[..., Sandbox],
+    client: distributed.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served = make_sandbox(small_records(3))
+    build(harvested(served, tmp_path), tmp_path / "ds", client=client)
+    storage = Storage.open(tmp_path / "ds")
+    info = read_info(storage)
+    assert info is not None
+    assert info.harvest is not None
+    # As if that had been long ago: what comes next is older than an update looks back.
+    long_ago = {**info.harvest, "complete_until": "2020-01-05T00:00:00.000Z"}
+    write_info(storage, replace(info, harvest=long_ago))
+    when = datetime(2020, 1, 10, tzinfo=UTC)
+    for number in (5000, 5001, 5002):
+        code = archive({"a.py": b"%d\n" % number})
+        served.corpus.add(make_record(number, {"a.zip": code}, created=when))
+    served.faults = Faults(wrong_checksums=frozenset({5002}))
+    row_of = process.record_row
+
+    def fails_once(record: Record, fetched: FetchedRecord) -> dict[str, Any]:
+        row = row_of(record, fetched)
+        return row | {"keywords": object()} if record.record_id == 5001 else row
+
+    def updated(**options: bool) -> tuple[int, list[int], list[int]]:
+        with HttpClient() as http:
+            done = update(
+                storage, lambda: nullcontext(client), http, options=BuildOptions(**options)
+            )
+        there = tables(tmp_path / "ds")
+        return done.new, *(
+            [row["record_id"] for row in there[name] if row["record_id"] >= 5000]
+            for name in ("records", "failures")
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "record_row", fails_once)
+        assert updated() == (3, [5000], [5001, 5002])
+    served.faults = Faults()
+    served.requests.clear()
+    assert updated() == (1, [5000, 5001], [5002])
+    assert updated(retry_failed=True) == (1, [5000, 5001, 5002], [])
+    assert updated(retry_failed=True) == (0, [5000, 5001, 5002], [])
+    fetched = [seen.path.split("/")[3] for seen in served.requests.downloads]
+    assert fetched == ["5001", "5002"]

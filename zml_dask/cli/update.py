@@ -45,7 +45,7 @@ def command(
     """Harvest what is new or newly versioned since DATASET was built, and append it.
 
     Asks for the same records as the harvest it was built from, and builds them
-    with the same options.
+    with the same options. What failed before and may pass now is tried again.
     """
     storage = Storage.open(dataset)
     info = check_target(storage)

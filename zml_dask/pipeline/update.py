@@ -12,6 +12,7 @@ from typing import Any
 from zml_dask.net.http import HttpClient
 from zml_dask.pipeline.build import OpenClient, build_on
 from zml_dask.pipeline.errors import NotHarvestedError
+from zml_dask.pipeline.ledger import load_ledger
 from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.options import options_from as build_options_from
@@ -19,8 +20,10 @@ from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.pipeline.result import BuildResult
 from zml_dask.pipeline.sources import MADE_HERE
 from zml_dask.pipeline.target import check_target
+from zml_dask.records.canonical import canonical_json
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestProgress, harvest
+from zml_dask.records.lookup import listed_hits
 from zml_dask.records.state import HarvestOptions, HarvestState, options_from, save_state
 from zml_dask.records.withdrawn import find_withdrawn
 from zml_dask.store.info import DatasetInfo
@@ -38,7 +41,7 @@ class UpdateResult:
     build : BuildResult or None
         None where the harvest found nothing at all.
     new : int
-        Records that the harvest found and the dataset did not know.
+        Records that were tried: new ones, and those that had failed before.
     withdrawn : mapping of int to str
         Records of the dataset that their owners have withdrawn, and the server's
         words; those that were dropped before are not among them.
@@ -64,6 +67,9 @@ def update(
 ) -> UpdateResult:
     """Harvest what is new since the dataset's last harvest and build it in.
 
+    What failed before and may succeed now is asked for by number and tried again:
+    the catalogue that named it may be gone, as an update's own is.
+
     Parameters
     ----------
     dataset : str or Storage
@@ -72,7 +78,8 @@ def update(
     http : HttpClient
         For the harvest.
     options : BuildOptions, optional
-        By default those that the dataset was built with.
+        By default those that the dataset was built with. With `retry_failed`, also
+        what failed for good is asked for.
     check_withdrawn : bool
         Also ask for every record of the dataset whether it is still there: a
         request for each 25.
@@ -96,8 +103,12 @@ def update(
     options = options or build_options_from(recorded_options(info))
     if options.api_url is not None:
         asked = replace(asked, options=replace(asked.options, api_url=options.api_url))
+    ledger = load_ledger(storage, info)
+    failed = set(ledger.failed.tolist())
+    if not options.retry_failed:
+        failed -= set(ledger.failed_for_good.tolist())
     result = None
-    with _new_records(asked, http, progress) as catalogue:
+    with _new_records(asked, failed, http, progress) as catalogue:
         new = len(catalogue.refs)
         if new:
             result = build_on(catalogue, storage, open_client, options=options, progress=progress)
@@ -153,16 +164,31 @@ def recorded_options(info: DatasetInfo | None) -> dict[str, Any]:
 
 @contextmanager
 def _new_records(
-    asked: HarvestState, http: HttpClient, progress: BuildProgress
+    asked: HarvestState, failed: set[int], http: HttpClient, progress: BuildProgress
 ) -> Iterator[Catalogue]:
-    """Harvest into a catalogue of its own what was created since."""
+    """Harvest into a catalogue of its own what was created since, and add what failed before."""
     with tempfile.TemporaryDirectory(prefix=MADE_HERE) as folder:
         path = Path(folder) / "catalogue.jsonl"
         path.touch()
         save_state(path, asked)
         found = harvest(path, asked.options, http, progress=_telling(progress))
         progress.say(f"{found.written:,} records since {asked.complete_until}")
-        yield Catalogue.open(path)
+        catalogue = Catalogue.open(path)
+        missing = sorted(failed - set(catalogue.refs.record_ids.tolist()))
+        if missing and (again := _append_failed(path, missing, asked.options.api_url, http)):
+            progress.say(f"{again:,} records that failed before are tried again")
+            catalogue = Catalogue.open(path)
+        yield catalogue
+
+
+def _append_failed(path: Path, record_ids: list[int], api_url: str, http: HttpClient) -> int:
+    """Add records by their numbers to a catalogue; how many of them are still there."""
+    count = 0
+    with path.open("a", encoding="ascii") as stream:
+        for _, hits in listed_hits(record_ids, http, api_url):
+            count += len(hits)
+            stream.writelines(f"{canonical_json(hits[number])}\n" for number in sorted(hits))
+    return count
 
 
 def _telling(progress: BuildProgress) -> Callable[[HarvestProgress], None]:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
-from zml_dask.net.errors import (
-    BadQueryError,
-    BadRequestError,
-    ForbiddenError,
-    GoneError,
-    NotFoundError,
-    ServerError,
-)
+from zml_dask.net.errors import ForbiddenError, GoneError, NotFoundError, ServerError
 from zml_dask.net.http import HttpClient
-from zml_dask.records.parse import RecordParseError, record_id_of
-from zml_dask.records.zenodo import GUEST_SIZES, TOKEN_SIZES, hits_of
+from zml_dask.records.lookup import listed_hits
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,52 +56,14 @@ def find_withdrawn(
         If the server cannot be had.
     """
     root = f"{api_url.rstrip('/')}/records"
-    sizes: Sequence[int] = TOKEN_SIZES if client.has_token else GUEST_SIZES
-    ids, done = iter(record_ids), 0
-    while batch := list(islice(ids, sizes[0])):
-        listed, granted = _listed(root, batch, client, sizes)
-        sizes = [size for size in sizes if size <= granted]
+    done = 0
+    for batch, hits in listed_hits(record_ids, client, api_url):
         for record_id in batch:
-            if record_id not in listed:
+            if record_id not in hits:
                 yield from _looked_up(root, record_id, client)
         done += len(batch)
         if progress is not None:
             progress(done)
-
-
-def _listed(
-    root: str, batch: Sequence[int], client: HttpClient, sizes: Sequence[int]
-) -> tuple[set[int], int]:
-    """Ids that the search lists, in pages as large as the server grants; also their size."""
-    for size in sizes:
-        parts = [batch[at : at + size] for at in range(0, len(batch), size)]
-        try:
-            return set().union(*(_page(root, part, client, size) for part in parts)), size
-        except BadQueryError:
-            raise
-        except BadRequestError:
-            if size == sizes[-1]:
-                raise
-    raise AssertionError("the last size returns or raises")
-
-
-def _page(root: str, record_ids: Sequence[int], client: HttpClient, size: int) -> set[int]:
-    parameters = {
-        "q": " OR ".join(f"recid:{record_id}" for record_id in record_ids),
-        # Superseded versions are there, too.
-        "all_versions": "true",
-        "page": "1",
-        "size": str(size),
-    }
-    hits, _ = hits_of(client.get_json(root, parameters).payload, root)
-    found = set()
-    for hit in hits:
-        try:
-            found.add(record_id_of(hit))
-        except RecordParseError:
-            # What has no id was not asked for.
-            continue
-    return found
 
 
 def _looked_up(root: str, record_id: int, client: HttpClient) -> Iterator[Withdrawn]:
