@@ -18,7 +18,7 @@ import distributed
 import pytest
 
 import zml_dask
-from zml_dask.errors import ZmlError
+from zml_dask.errors import UsageError, ZmlError
 from zml_dask.pipeline.build import build, build_on
 from zml_dask.pipeline.errors import (
     EmptyCatalogueError,
@@ -34,6 +34,8 @@ from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.commit.planning import StagedShapeError
+from zml_dask.store.layout import ImageShape
 from zml_dask.store.operations import StorageFullError
 from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
@@ -220,6 +222,30 @@ def test_a_foreign_folder_is_left_alone(
     assert {path.name for path in mine.iterdir()} == {"chapter1.tex", "dataset.json"}
     with pytest.raises(TargetError, match="is a file"):
         build(catalogue, mine / "chapter1.tex", client=client)
+
+
+def test_another_image_size_is_refused_before_anything_is_fetched(
+    catalogue: Path,
+    reference: Path,
+    served: Sandbox,
+    client: distributed.Client,
+    tmp_path: Path,
+) -> None:
+    other = BuildOptions(shape=ImageShape(40, 60))
+    served.requests.clear()
+    with pytest.raises(UsageError, match=r"80 lines by 80 .* into another folder"):
+        build(catalogue, reference, client=client, options=other)
+    assert len(served.requests) == 0
+    opened = Catalogue.open(catalogue)
+    zml_dask.process(1000, tmp_path / "ds", catalogue=opened, options=other)
+    served.requests.clear()
+    with pytest.raises(StagedShapeError, match="staged for images of 40 lines by 60"):
+        build(catalogue, tmp_path / "ds", client=client)
+    assert len(served.requests) == 0
+    assert not (tmp_path / "ds" / "build.lock").exists()
+    assert build(catalogue, tmp_path / "ds", client=client, options=other).n_records == 24
+    # Where none is named, a dataset goes on with its own.
+    assert not build(catalogue, tmp_path / "ds", client=client).committed
 
 
 def test_an_empty_or_missing_catalogue_makes_nothing(

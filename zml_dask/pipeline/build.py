@@ -35,7 +35,9 @@ from zml_dask.pipeline.workbench import Source
 from zml_dask.printable import printable
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RefTable
+from zml_dask.store.commit.planning import check_shape
 from zml_dask.store.info import DatasetInfo
+from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import stage_failure
 from zml_dask.store.storage import Storage
 
@@ -78,7 +80,8 @@ def build(
     Raises
     ------
     UsageError
-        If the catalogue or the dataset is not what it should be.
+        If the catalogue or the dataset is not what it should be, or images of
+        another size are in it.
     LockedError
         If another build of the dataset is at work.
     BuildError, StorageError
@@ -142,7 +145,8 @@ class _Run:
 def _build_and_commit(
     run: _Run, info: DatasetInfo | None, open_client: OpenClient, limit: int | None
 ) -> BuildResult:
-    ledger = load_ledger(run.storage, info)
+    # What could not be committed is found before anything is downloaded.
+    ledger = load_ledger(run.storage, info, shape=run.options.shape)
     refs = run.catalogue.refs if limit is None else run.catalogue.refs[:limit]
     todo = ledger.todo(refs, retry_failed=run.options.retry_failed)
     run.progress.say(_plan_line(refs, ledger, todo))
@@ -250,7 +254,11 @@ def _counts(tally: Tally, total: int) -> Counts:
 
 def _with_shape_of(info: DatasetInfo | None, options: BuildOptions) -> BuildOptions:
     """Return the options with the image size that the dataset has, where it has one."""
-    return options if info is None else replace(options, shape=info.shape)
+    if info is None:
+        return options
+    if options.shape != ImageShape():  # the user named a size
+        check_shape(info, options.shape)
+    return replace(options, shape=info.shape)
 
 
 def _plan_line(refs: RefTable, ledger: Ledger, todo: RefTable) -> str:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from zml_dask.pipeline.outcome import Outcome
 from zml_dask.records.refs import RefTable
+from zml_dask.store.commit.planning import check_staged_shape
 from zml_dask.store.info import DatasetInfo
+from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import StagingIndex
 from zml_dask.store.staging.failures import failure_rows
 from zml_dask.store.storage import Storage
@@ -77,7 +79,9 @@ class Ledger:
         return RefTable.of(refs[position] for position in np.flatnonzero(missing).tolist())
 
 
-def load_ledger(storage: Storage, info: DatasetInfo | None) -> Ledger:
+def load_ledger(
+    storage: Storage, info: DatasetInfo | None, *, shape: ImageShape | None = None
+) -> Ledger:
     """Read what the dataset and its staging say.
 
     Parameters
@@ -85,6 +89,13 @@ def load_ledger(storage: Storage, info: DatasetInfo | None) -> Ledger:
     storage : Storage
     info : DatasetInfo or None
         None where nothing is committed yet.
+    shape : ImageShape, optional
+        The image size that what is staged is to be committed with.
+
+    Raises
+    ------
+    StagedShapeError
+        If it was staged for another.
     """
     index = StagingIndex.load(storage)
     info = info or DatasetInfo()
@@ -94,6 +105,8 @@ def load_ledger(storage: Storage, info: DatasetInfo | None) -> Ledger:
             for name in ("records", "withdrawn")
         ]
     )
+    if shape is not None:
+        check_staged_shape(index, ~np.isin(index.record_id, committed), shape)
     known = read_table(storage, info, "failures")
     failures = _last_failures([known, index.failures], [committed, index.record_id])
     new = ~np.isin(index.failures["record_id"].to_numpy(), committed)

@@ -52,12 +52,7 @@ def make_plan(storage: Storage, options: CommitOptions) -> CommitPlan | None:
         If the dataset has another image size.
     """
     base = read_info(storage) or DatasetInfo(shape=options.shape)
-    if base.shape != options.shape:
-        raise UsageError(
-            f"the dataset's images have {base.shape.height} lines by {base.shape.width} "
-            f"characters, not {options.shape.height} by {options.shape.width}; "
-            "build another size into another folder"
-        )
+    check_shape(base, options.shape)
     index = StagingIndex.load(storage)
     done = np.concatenate(
         [
@@ -66,7 +61,7 @@ def make_plan(storage: Storage, options: CommitOptions) -> CommitPlan | None:
         ]
     )
     wanted = ~np.isin(index.record_id, done)
-    _check_shape(index, wanted, options.shape)
+    check_staged_shape(index, wanted, options.shape)
     staged = set(index.record_id[wanted].tolist())
     old = read_table(storage, base, "failures")
     gone = staged | set(done.tolist())
@@ -93,12 +88,35 @@ def make_plan(storage: Storage, options: CommitOptions) -> CommitPlan | None:
     )
 
 
-def _check_shape(index: StagingIndex, wanted: NDArray[np.bool_], shape: ImageShape) -> None:
+def check_shape(info: DatasetInfo, shape: ImageShape) -> None:
+    """Check that a dataset's images are of a size.
+
+    Raises
+    ------
+    UsageError
+        If they are not.
+    """
+    if info.shape != shape:
+        raise UsageError(
+            f"the dataset's images have {info.shape.height} lines by {info.shape.width} "
+            f"characters, not {shape.height} by {shape.width}; "
+            "build another size into another folder"
+        )
+
+
+def check_staged_shape(index: StagingIndex, wanted: NDArray[np.bool_], shape: ImageShape) -> None:
+    """Check that the wanted ones of the staged records were counted for an image size.
+
+    Raises
+    ------
+    StagedShapeError
+        If they were not.
+    """
     wrong = wanted & ((index.height != shape.height) | (index.width != shape.width))
     if wrong.any():
         position = int(np.flatnonzero(wrong)[0])
         raise StagedShapeError(
             f"record {index.record_id[position]} and {int(wrong.sum()) - 1} others are staged for "
             f"images of {index.height[position]} lines by {index.width[position]} characters; "
-            "build with that size, or remove staging/"
+            "build with that size ([image] in --config), or remove staging/"
         )
