@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -29,7 +30,7 @@ from zml_dask.pipeline.errors import (
 from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.status import read_status
-from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.catalogue import Catalogue, CatalogueChangedError
 from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults
@@ -222,6 +223,20 @@ def test_a_foreign_folder_is_left_alone(
     assert {path.name for path in mine.iterdir()} == {"chapter1.tex", "dataset.json"}
     with pytest.raises(TargetError, match="is a file"):
         build(catalogue, mine / "chapter1.tex", client=client)
+
+
+def test_a_catalogue_replaced_meanwhile_stops_the_build_and_costs_no_record(
+    catalogue: Path, client: distributed.Client, tmp_path: Path
+) -> None:
+    mine = tmp_path / "catalogue.jsonl"
+    for suffix in ("", ".state.json"):
+        shutil.copy(f"{catalogue}{suffix}", f"{mine}{suffix}")
+    opened = Catalogue.open(mine)
+    mine.write_text("".join(sorted(mine.read_text().splitlines(True), reverse=True)))
+    with pytest.raises(CatalogueChangedError, match="start the command again"):
+        build(opened, tmp_path / "ds", client=client)
+    assert build(mine, tmp_path / "ds", client=client).n_records == 24
+    assert {row["record_id"] for row in tables(tmp_path / "ds")["failures"]} == {2000, 2001}
 
 
 def test_another_image_size_is_refused_before_anything_is_fetched(

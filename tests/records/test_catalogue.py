@@ -12,8 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.records.catalogue import Catalogue, CatalogueError, canonical_json, read_record
-from zml_dask.records.parse import RecordParseError
+from zml_dask.errors import RecordError
+from zml_dask.records.catalogue import (
+    Catalogue,
+    CatalogueChangedError,
+    CatalogueError,
+    canonical_json,
+    read_record,
+)
 from zml_dask.records.records_pickle import NotARecordsPickleError
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.records.state import HarvestOptions, HarvestState, HarvestStateError, save_state
@@ -71,7 +77,12 @@ def test_a_catalogue_that_changes_under_a_reference_is_noticed(tmp_path: Path) -
     path = write(tmp_path / "c.jsonl", hit(7), hit(8))
     ref = Catalogue.open(path).refs[1]
     write(path, hit(8), hit(7))
-    with pytest.raises(RecordParseError, match="changed"):
+    with pytest.raises(CatalogueChangedError, match="changed") as caught:
+        read_record(str(path), ref)
+    # It is no fault of the record's, which would be written off.
+    assert not isinstance(caught.value, RecordError)
+    path.write_text("7\n" * 500)
+    with pytest.raises(CatalogueChangedError, match="changed"):
         read_record(str(path), ref)
 
 

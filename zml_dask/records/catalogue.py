@@ -17,7 +17,7 @@ from typing import Any, Self
 import fsspec
 import numpy as np
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import UsageError, ZmlError
 from zml_dask.records.canonical import canonical_json
 from zml_dask.records.parse import (
     ZENODO_API,
@@ -31,11 +31,22 @@ from zml_dask.records.records_pickle import convert_records_pickle
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.records.state import HarvestState, state_path
 
-__all__ = ["Catalogue", "CatalogueError", "RecordRef", "canonical_json", "read_record"]
+__all__ = [
+    "Catalogue",
+    "CatalogueChangedError",
+    "CatalogueError",
+    "RecordRef",
+    "canonical_json",
+    "read_record",
+]
 
 
 class CatalogueError(UsageError):
     """A catalogue that is not there or cannot be read."""
+
+
+class CatalogueChangedError(ZmlError):
+    """A catalogue was replaced under the references to it, by which no record can be had."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ class Catalogue:
 
         Raises
         ------
-        RecordParseError
+        CatalogueChangedError
             If the line is no longer that record.
         """
         return read_record(self.path, ref, api_url=self.api_url, trusted=self.trusted)
@@ -128,8 +139,10 @@ def read_record(
     ------
     CatalogueError
         If the catalogue is not there.
-    RecordParseError
+    CatalogueChangedError
         If the catalogue has changed under the reference.
+    RecordParseError
+        If the record is nested too deeply to be read here.
     """
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
@@ -137,15 +150,18 @@ def read_record(
     except (OSError, ValueError, ImportError) as error:
         raise CatalogueError(f"the catalogue {path} cannot be read: {error}") from error
     try:
-        record = parse_record(json.loads(line), api_url=api_url, trusted=trusted)
-    except (ValueError, RecursionError):
-        record = None
-    if record is None or record.record_id != ref.record_id:
-        raise RecordParseError(
-            f"record {ref.record_id} is not where it was in {path}: "
-            "the catalogue changed; start the command again"
-        )
-    return record
+        hit = json.loads(line)
+        if record_id_of(hit) == ref.record_id:
+            return parse_record(hit, api_url=api_url, trusted=trusted)
+    except RecursionError as error:
+        # No sign of a change: the stack is deeper here than where it was indexed.
+        raise RecordParseError(f"record {ref.record_id} is nested too deeply: {error}") from error
+    except (ValueError, RecordParseError):
+        pass  # cut out of the middle of another line
+    raise CatalogueChangedError(
+        f"record {ref.record_id} is not where it was in {path}: "
+        "the catalogue changed; start the command again"
+    )
 
 
 def _is_pickle(name: str) -> bool:
