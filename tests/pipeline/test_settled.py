@@ -1,4 +1,4 @@
-"""What workers had done of a partition when they died."""
+"""What becomes of a partition whose task did not end well."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import pytest
 
 from zml_dask.pipeline import bag
 from zml_dask.pipeline.bag import LiveCounts
+from zml_dask.pipeline.errors import BuildError
 from zml_dask.pipeline.isolation import verdict
 from zml_dask.pipeline.ledger import staged_outcomes
+from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.partition import Job
 from zml_dask.pipeline.partitioning import make_partition
+from zml_dask.pipeline.workbench import Source
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.store.staging import FailureRow, stage_failure
 from zml_dask.store.storage import Storage
@@ -43,3 +47,28 @@ def test_a_record_that_is_told_of_twice_counts_once() -> None:
     assert counts.total() == 2
     counts.finish("a")
     assert counts.total() == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied"), "a worker failed with PermissionError"),
+        (FileNotFoundError(2, "No such file"), "a worker failed with FileNotFoundError"),
+        (ConnectionResetError(104, "reset"), "the Dask cluster was lost"),
+    ],
+)
+def test_what_a_worker_raises_is_not_taken_for_a_lost_cluster(
+    client: distributed.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    said: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(bag, "build_partitions", fail)
+    partition = make_partition(RefTable.of([RecordRef(7, 0, 0, 0)]), {})
+    job = Job(Storage.open(tmp_path / "ds"), Source(""), BuildOptions())
+    with pytest.raises(BuildError, match=said):
+        list(bag.run_partitions(client, [partition], job, lambda _: []))

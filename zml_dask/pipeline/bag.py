@@ -14,6 +14,7 @@ import distributed
 from dask.base import annotate
 from dask.task_spec import Task
 from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
 
 from zml_dask.errors import ZmlError
 from zml_dask.pipeline.errors import BuildError
@@ -28,6 +29,9 @@ from zml_dask.pipeline.partition import (
 )
 from zml_dask.pipeline.partitioning import make_partition
 from zml_dask.records.refs import RefTable
+
+_LOST = (FutureCancelledError, CommClosedError, TimeoutError, ConnectionError)
+"""What a lost cluster looks like; another OSError is some worker's own."""
 
 Settled: TypeAlias = Callable[[Sequence[int]], Sequence[Outcome]]
 """Finds what became of records whose workers can no longer say."""
@@ -140,7 +144,7 @@ def _result(future: distributed.Future) -> list[PartitionResult]:
         results: list[PartitionResult] = future.result()
     except (distributed.KilledWorker, ZmlError):
         raise
-    except (FutureCancelledError, TimeoutError, OSError) as error:
+    except _LOST as error:
         raise BuildError(
             f"the Dask cluster was lost ({type(error).__name__}); what is staged is kept: "
             "run the same command again"
