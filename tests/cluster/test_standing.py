@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import dask
 import pytest
 
 from zml_dask.pipeline.clusters import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,
+    jobqueue,
     open_cluster,
     parse_adapt,
 )
+from zml_dask.pipeline.clusters.configuration import settings_of
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
@@ -155,6 +158,29 @@ def test_configurations_that_are_none(tmp_path: Path, content_: str | None, mess
     options = ClusterOptions(config=path)
     with pytest.raises(ClusterOptionError, match=message), open_cluster("local", 1, None, options):
         pass
+
+
+@pytest.mark.parametrize("content_", ["jobqueue:", "jobqueue:\n  slurm:", "distributed:"])
+def test_an_empty_section_says_nothing(tmp_path: Path, content_: str) -> None:
+    import dask_jobqueue  # noqa: F401 - whose defaults are to stay
+
+    path = tmp_path / "dask.yaml"
+    path.write_text(content_)
+    before = {name: dask.config.get(name) for name in ("jobqueue", "distributed")}
+    with dask.config.set(settings_of(ClusterOptions(config=path))):
+        assert dask.config.get("jobqueue") == before["jobqueue"]
+        assert set(dask.config.get("distributed")) == set(before["distributed"])
+        assert dask.config.get("jobqueue.slurm.name")
+
+
+def test_an_empty_section_of_ones_own_is_its_systems(tmp_path: Path) -> None:
+    path = tmp_path / "dask.yaml"
+    path.write_text("jobqueue:\n  slurm:\n    queue: long\n  slurm-highmem:\n")
+    with (
+        dask.config.set(settings_of(ClusterOptions(config=path))),
+        jobqueue._inheriting("slurm-highmem", jobqueue.system_of("slurm-highmem")),
+    ):
+        assert dask.config.get("jobqueue.slurm-highmem.queue") == "long"
 
 
 def test_an_adaptive_cluster_grows_with_the_work() -> None:

@@ -90,8 +90,11 @@ def _flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as dotted ones, so that setting one leaves its neighbours."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
+        path = f"{prefix}{name}"
         if isinstance(value, dict) and value:
-            flat.update(_flattened(value, f"{prefix}{name}."))
+            flat.update(_flattened(value, f"{path}."))
+        elif value is None and isinstance(dask.config.get(path, None), dict):
+            continue  # a section whose lines are all comments says nothing
         else:
-            flat[f"{prefix}{name}"] = value
+            flat[path] = value
     return flat

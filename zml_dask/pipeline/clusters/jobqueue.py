@@ -116,7 +116,7 @@ def _inheriting(section: str, system: str) -> AbstractContextManager[object]:
     """A section of the user's own takes what it leaves out from its system's section."""
     settings = dask.config.get("jobqueue")
     whole: object = dask.config.set(
-        {f"jobqueue.{section}": {**settings[system], **settings[section]}}
+        {f"jobqueue.{section}": {**settings[system], **(settings[section] or {})}}
     )
     return cast("AbstractContextManager[object]", whole)
 
