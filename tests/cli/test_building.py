@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.sandbox.archives import Source, zip_bytes
 from zml_dask.sandbox.corpus import Corpus, make_record
+from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.storage import Storage
 
@@ -52,7 +55,10 @@ def served() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def catalogue(served: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("catalogue") / "catalogue.jsonl"
+    return _harvested(served, tmp_path_factory.mktemp("catalogue") / "catalogue.jsonl")
+
+
+def _harvested(served: Sandbox, path: Path) -> Path:
     with HttpClient() as client:
         harvest(path, HarvestOptions(api_url=served.api_url), client)
     return path
@@ -317,6 +323,44 @@ def test_a_cache_stands_in_for_the_network(
     assert "failed: 1 not_in_cache" in capfd.readouterr().out
     shard = "images.zarr/images/c/0/0/0"
     assert (tmp_path / "ds" / shard).read_bytes() == (dataset / shard).read_bytes()
+
+
+def test_where_nothing_could_be_fetched_the_run_has_failed(
+    make_sandbox: Callable[..., Sandbox], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    served = make_sandbox([make_record(9), make_record(10)])
+    catalogue = _harvested(served, tmp_path / "catalogue.jsonl")
+    assert run("fetch", catalogue, tmp_path / "cache") == 1
+    said = capfd.readouterr()
+    assert "failed: 2 no_files" in said.out
+    assert said.err.endswith("cache holds no record: all that were tried failed\n")
+    served.corpus.add(make_record(11, {"o/r.zip": archive({"a.py": b"1\n"})}))
+    # One is there, which is something to build from.
+    for _ in range(2):
+        assert run("fetch", _harvested(served, tmp_path / "other.jsonl"), tmp_path / "cache") == 0
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_fetch_waits_for_no_download(
+    make_sandbox: Callable[..., Sandbox], tmp_path: Path, asked: signal.Signals
+) -> None:
+    code = {"o/r.zip": archive({"a.py": b"1\n"})}
+    served = make_sandbox([make_record(number, code) for number in range(11, 17)])
+    catalogue = _harvested(served, tmp_path / "catalogue.jsonl")
+    served.faults = Faults(stall_every=1, stall_seconds=100)
+    words = [COMMAND, "fetch", str(catalogue), str(tmp_path / "cache")]
+    fetch = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while len(served.requests.downloads) < 4:
+            assert fetch.poll() is None
+            time.sleep(0.02)
+        fetch.send_signal(asked)
+        _, said = fetch.communicate(timeout=50)
+    finally:
+        fetch.kill()
+    assert fetch.returncode == 130
+    assert "interrupted; the same command goes on" in said
+    assert "Traceback" not in said
 
 
 def test_update_appends(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from dask.utils import format_bytes
 
-from zml_dask.cli.building import limits_of, progress_of
+from zml_dask.cli.building import AllFailedError, limits_of, progress_of
 from zml_dask.fetch.origins import FetchOptions
 from zml_dask.net.http import HttpClient
 from zml_dask.net.options import Token
@@ -53,7 +53,8 @@ def command(
     """
     with (
         progress_of(ctx) as progress,
-        tempfile.TemporaryDirectory(prefix="zml-fetch-") as temporary,
+        # Interrupted, downloads may still write to it.
+        tempfile.TemporaryDirectory(prefix="zml-fetch-", ignore_cleanup_errors=True) as temporary,
     ):
         opened = Catalogue.open(
             catalogue, api_url=api_url, into=Path(temporary) / "catalogue.jsonl"
@@ -81,3 +82,5 @@ def command(
     if result.failures:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.failures.items())
         click.echo(f"failed: {kinds}; what may pass is tried again by the same command")
+        if not result.fetched and not result.already:
+            raise AllFailedError(f"{cache} holds no record: all that were tried failed")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch.cache import CachedRecord, cache_record
@@ -80,6 +81,8 @@ def cache_catalogue(
     ------
     CacheError
         If the cache cannot be written: no fault of a record.
+    CatalogueChangedError
+        If the catalogue is replaced meanwhile.
     """
     progress = progress or SilentProgress()
     options = options or FetchOptions(trusted=catalogue.trusted)
@@ -91,30 +94,48 @@ def cache_catalogue(
     def cache_one(ref: RecordRef) -> CachedRecord:
         return cache_record(source.read(ref), client, cache, scratch, options)
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="zml-cache") as pool:
-        waiting = iter(refs)
-        running = {pool.submit(cache_one, ref): ref for ref in islice(waiting, THREADS)}
-        try:
-            for future, ref in _completed(running):
-                try:
-                    done = future.result()
-                    already += done.already
-                    fetched += not done.already
-                    size += 0 if done.already else done.bytes
-                except CacheError:
-                    raise
-                except RecordError as error:
-                    kinds[error.kind] += 1
-                    progress.say(
-                        f"record {ref.record_id} failed: {error.kind}: {printable(str(error))}"
-                    )
-                for following in islice(waiting, 1):
-                    running[pool.submit(cache_one, following)] = following
-                counts = Counts(already + fetched + kinds.total(), len(refs), kinds.total())
-                progress.update("fetch", counts)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    waiting = iter(refs)
+    running = {_begin(cache_one, ref): ref for ref in islice(waiting, THREADS)}
+    try:
+        for future, ref in _completed(running):
+            try:
+                done = future.result()
+                already += done.already
+                fetched += not done.already
+                size += 0 if done.already else done.bytes
+            except CacheError:
+                raise
+            except RecordError as error:
+                kinds[error.kind] += 1
+                progress.say(
+                    f"record {ref.record_id} failed: {error.kind}: {printable(str(error))}"
+                )
+            for following in islice(waiting, 1):
+                running[_begin(cache_one, following)] = following
+            counts = Counts(already + fetched + kinds.total(), len(refs), kinds.total())
+            progress.update("fetch", counts)
+    except Exception:
+        wait(running)
+        raise
     return CachingResult(fetched, already, size, dict(sorted(kinds.items())))
+
+
+def _begin(function: Callable[[RecordRef], CachedRecord], ref: RecordRef) -> Future[CachedRecord]:
+    """Begin a download in a thread of its own, which nobody waits for who is interrupted.
+
+    An executor's would be: at the end of the process at the latest, and a download may
+    take hours. What one leaves behind is what a killed process leaves.
+    """
+    future: Future[CachedRecord] = Future()
+
+    def download() -> None:
+        try:
+            future.set_result(function(ref))
+        except BaseException as error:  # noqa: BLE001 - for who asks for the result
+            future.set_exception(error)
+
+    Thread(target=download, name=f"zml-cache-{ref.record_id}", daemon=True).start()
+    return future
 
 
 def _completed(
