@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import distributed
 import pytest
+from distributed.core import Status
 
 from zml_dask.pipeline import bag
 from zml_dask.pipeline.bag import LiveCounts
@@ -14,12 +16,17 @@ from zml_dask.pipeline.errors import BuildError
 from zml_dask.pipeline.isolation import verdict
 from zml_dask.pipeline.ledger import staged_outcomes
 from zml_dask.pipeline.options import BuildOptions
-from zml_dask.pipeline.partition import Job
+from zml_dask.pipeline.partition import Job, build_partition
 from zml_dask.pipeline.partitioning import make_partition
 from zml_dask.pipeline.workbench import Source
+from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.sandbox.corpus import make_record
+from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.staging import FailureRow, stage_failure
 from zml_dask.store.storage import Storage
+
+from .datasets import archive, harvested
 
 
 def test_failures_that_dead_workers_noted_are_told_and_older_ones_tried_again(
@@ -72,3 +79,27 @@ def test_what_a_worker_raises_is_not_taken_for_a_lost_cluster(
     job = Job(Storage.open(tmp_path / "ds"), Source(""), BuildOptions())
     with pytest.raises(BuildError, match=said):
         list(bag.run_partitions(client, [partition], job, lambda _: []))
+
+
+def test_a_worker_that_leaves_stages_nothing_more(
+    client: distributed.Client, make_sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    served = make_sandbox([make_record(7, {"a.zip": archive({"a.py": b"x = 1\n"})})])
+    catalogue = Catalogue.open(harvested(served, tmp_path))
+    storage = Storage.open(tmp_path / "ds")
+    job = Job(storage, Source.of(catalogue), BuildOptions(scratch=str(tmp_path)))
+    partition = make_partition(catalogue.refs, {})
+
+    def leave() -> str:
+        worker = distributed.get_worker()
+        before, worker._status = worker._status, Status.closing
+        try:
+            build_partition(partition, job)
+        except distributed.Reschedule:
+            return "to be built by another"
+        finally:
+            worker._status = before
+        return "built"
+
+    assert client.submit(leave, pure=False).result() == "to be built by another"
+    assert storage.list() == []

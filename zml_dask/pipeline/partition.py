@@ -9,9 +9,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import distributed
+
 from zml_dask.allocator import keep_freed_buffers
 from zml_dask.errors import RecordError
-from zml_dask.pipeline.clusters.plugin import this_worker
+from zml_dask.pipeline.clusters.plugin import is_leaving, this_worker
 from zml_dask.pipeline.clusters.scratch import worker_scratch
 from zml_dask.pipeline.isolation import in_hand
 from zml_dask.pipeline.options import BuildOptions
@@ -169,6 +171,11 @@ def _build_records(
             ref, future, held = ahead.popleft()
             with held:
                 attempt = future.result()
+                if is_leaving():
+                    # It would stage what another builds as well, after the commit perhaps.
+                    if isinstance(attempt, FetchAttempt):
+                        attempt.close()
+                    raise distributed.Reschedule
                 tried = attempts.get(ref.record_id, 0) + 1
                 if attempt is None:
                     yield Outcome(ref.record_id, "already")

@@ -6,6 +6,7 @@ import threading
 from typing import Any, Protocol
 
 import distributed
+from distributed.core import Status
 from distributed.protocol.pickle import dumps
 from distributed.utils import sync
 
@@ -52,6 +53,12 @@ def call(worker: distributed.Worker, operation: str, /, **arguments: Any) -> Any
 def tell(worker: distributed.Worker, operation: str, /, **arguments: Any) -> None:
     """Tell the scheduler something, from any thread, and go on at once."""
     worker.loop.add_callback(worker.batched_send, {"op": operation, **arguments})
+
+
+def is_leaving() -> bool:
+    """Whether the Dask worker whose task this is closes: its tasks are given to others."""
+    worker = this_worker()
+    return worker is not None and worker.status in (Status.closing, Status.closed)
 
 
 def this_worker() -> distributed.Worker | None:
