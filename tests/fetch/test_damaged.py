@@ -135,9 +135,7 @@ def test_a_tar_with_a_broken_header_goes_on_after_it(read: Read) -> None:
     assert fates(members) == {"archive": "damaged"}
 
 
-def test_a_tar_of_broken_headers_gives_one_row_and_ends(
-    read: Read,
-) -> None:
+def test_a_tar_of_broken_headers_gives_one_row_and_ends(read: Read) -> None:
     broken = bytearray(tar_header("a", 0))
     broken[124:136] = b"\xff" * 12  # a size below zero, under a good checksum
     broken[148:156] = b" " * 8

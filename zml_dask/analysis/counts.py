@@ -18,7 +18,7 @@ from zml_dask.analysis.partial import COLUMNS, SUMS, UNNAMED, Partial, add, coun
 from zml_dask.store.info import DatasetInfo, Part, committed_info
 from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
+from zml_dask.store.tables import read_record_ids, read_table
 
 _ROWS_AT_ONCE = 262_144
 _MERGED_AT_ONCE = 16
@@ -89,8 +89,7 @@ def count(dataset: str) -> Numbers:
     """
     storage = Storage.open(dataset)
     info = committed_info(storage)
-    withdrawn = read_table(storage, info, "withdrawn", ["record_id"])["record_id"].to_pylist()
-    hidden = frozenset(withdrawn)
+    hidden = frozenset(read_record_ids(storage, info, "withdrawn"))
     step = delayed(_count_part, pure=False)
     merge = delayed(add, pure=False)
     empty = count_files(FILES_SCHEMA.empty_table().to_pandas(), info.shape.height)

@@ -39,7 +39,7 @@ class ForeignCatalogueError(UsageError):
     """Beside the dataset lies a catalogue that the demo did not make."""
 
 
-@click.command("demo", short_help="Build a small dataset from the software installed here.")
+@click.command("demo")
 @click.argument("dataset", default="zenodo-ml", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--workers", type=click.IntRange(1), help="Worker processes; one a core by default.")
 @click.option(

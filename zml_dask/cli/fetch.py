@@ -16,7 +16,7 @@ from zml_dask.pipeline.caching import cache_catalogue
 from zml_dask.records.catalogue import Catalogue
 
 
-@click.command("fetch", short_help="Fetch the archives of CATALOGUE's records into CACHE.")
+@click.command("fetch")
 @click.argument("catalogue")
 @click.argument("cache")
 @click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")

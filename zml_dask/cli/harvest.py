@@ -17,7 +17,7 @@ from zml_dask.records.parse import ZENODO_API
 from zml_dask.records.state import DEFAULT_EXCLUDE
 
 
-@click.command("harvest", short_help="Harvest Zenodo's software records into CATALOGUE.")
+@click.command("harvest")
 @click.argument("catalogue", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--query", default="", help="In Zenodo's query syntax. Default: all software.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many records.")

@@ -14,7 +14,7 @@ from zml_dask.cli.terminal import printable
 _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
-@click.command("report", short_help="Write a page of counts, plots and failures of DATASET.")
+@click.command("report")
 @click.argument("dataset")
 @click.option(
     "--output", type=_FILE, default=Path("report.html"), show_default=True, help="The page."

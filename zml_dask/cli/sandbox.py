@@ -12,7 +12,7 @@ from zml_dask.sandbox.limits import GUEST, SandboxLimits
 from zml_dask.sandbox.server import Sandbox
 
 
-@click.command("sandbox", short_help="Serve the software installed here as a local Zenodo.")
+@click.command("sandbox")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=5055, show_default=True, help="0: a free one."
 )

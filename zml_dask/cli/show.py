@@ -46,7 +46,7 @@ class _RecordNumber(click.ParamType[int]):
         return int(found[1])
 
 
-@click.command("show", short_help="Show a record of DATASET: its tree, or one of its files.")
+@click.command("show")
 @click.argument("dataset")
 @click.argument("record", type=_RecordNumber())
 @click.argument("path", required=False)

@@ -23,7 +23,7 @@ from zml_dask.pipeline.update import UpdateResult, harvest_of, recorded_options,
 from zml_dask.store.storage import Storage
 
 
-@click.command("update", short_help="Append to DATASET what is new since its harvest.")
+@click.command("update")
 @click.argument("dataset")
 @cluster_options
 @build_options

@@ -36,7 +36,7 @@ _THREADS = 4
 _LINE_EVERY = 2_000
 
 
-@click.command("verify", short_help="Check every object and image of DATASET.")
+@click.command("verify")
 @click.argument("dataset")
 @click.option("--deep", is_flag=True, help="Hold every image to its file's text, not a sample.")
 @click.option(

@@ -16,7 +16,7 @@ class PortError(ZmlError):
     """The page cannot be served at that port."""
 
 
-@click.command("view", short_help="Browse DATASET's images and their code on a local page.")
+@click.command("view")
 @click.argument("dataset")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
 @click.option("--browser/--no-browser", default=True, help="Whether to open a browser.")

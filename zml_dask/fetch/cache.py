@@ -12,7 +12,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from zml_dask.errors import RecordError
-from zml_dask.fetch.cache_reader import MANIFEST, is_whole, open_cache, read_manifest
+from zml_dask.fetch.cache_reader import MANIFEST, open_cache, read_whole
 from zml_dask.fetch.copying import md5_of
 from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions
@@ -42,9 +42,7 @@ class CachedRecord:
 def is_cached(cache: str, record_id: int) -> bool:
     """Whether a cache holds a record, wholly."""
     system, root = open_cache(cache)
-    place = f"{root}/{record_id}"
-    manifest = read_manifest(system, place)
-    return manifest is not None and is_whole(system, place, manifest)
+    return read_whole(system, f"{root}/{record_id}") is not None
 
 
 def cache_record(
@@ -80,8 +78,8 @@ def cache_record(
     options = FetchOptions() if options is None else options
     system, root = open_cache(cache)
     place = f"{root}/{record.record_id}"
-    manifest = read_manifest(system, place)
-    if manifest is not None and is_whole(system, place, manifest):
+    manifest = read_whole(system, place)
+    if manifest is not None:
         return CachedRecord(record.record_id, _bytes_of(manifest), already=True)
     folder = scratch / f"fetch-{record.record_id}"
     folder.mkdir(parents=True, exist_ok=True)

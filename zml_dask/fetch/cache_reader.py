@@ -99,17 +99,21 @@ def read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
     return manifest if isinstance(manifest, dict) else None
 
 
-def is_whole(system: Any, place: str, manifest: Mapping[str, Any]) -> bool:
-    """Whether the files that a manifest names are there, each of its size."""
+def read_whole(system: Any, place: str) -> Mapping[str, Any] | None:
+    """As `read_manifest`; also None where a file that it names is lost, or of another size."""
+    manifest = read_manifest(system, place)
+    if manifest is None:
+        return None
     try:
-        return all(
+        is_whole = all(
             system.size(f"{place}/{entry['stored']}") == entry["bytes"]
             for entry in manifest["archives"]
         )
     except (FileNotFoundError, KeyError, TypeError):
-        return False
+        return None
     except OSError as error:
         raise CacheError(f"the cache at {place!r} cannot be read ({error})") from error
+    return manifest if is_whole else None
 
 
 def _archive(system: Any, stored: str, entry: Mapping[str, Any], folder: Path) -> FetchedArchive:

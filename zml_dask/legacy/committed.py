@@ -24,7 +24,7 @@ from zml_dask.store.layout import ImageShape
 from zml_dask.store.query.reading import ImageReader
 from zml_dask.store.query.selection import image_lines
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_rows, read_table
+from zml_dask.store.tables import read_record_ids, read_rows
 
 _RUN_IMAGES = 1024
 """Images read at once: 26 MB at 80 by 80."""
@@ -106,8 +106,7 @@ class CommittedRecords:
             yield LegacyRecord(record_id, metadata[record_id], files_of_it)
 
     def _numbers(self, table: str) -> set[int]:
-        numbers = read_table(self.storage, self.info, table, ["record_id"])["record_id"]
-        return set(numbers.to_pylist())
+        return read_record_ids(self.storage, self.info, table)
 
     def _rows(self, table: str, columns: list[str], record_ids: list[int]) -> pa.Table:
         return read_rows(self.storage, self.info, table, columns, record_ids)

@@ -25,7 +25,7 @@ from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import StagingIndex, pack_records
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
+from zml_dask.store.tables import read_record_ids, read_table
 
 Progress: TypeAlias = Callable[[int, int, Sequence[ImportedRecord]], None]
 
@@ -195,7 +195,7 @@ def _to_do(
                 "2018's are of 80 by 80; import into another dataset"
             )
         for table in ("records", "withdrawn"):
-            done |= set(read_table(storage, info, table, ["record_id"])["record_id"].to_pylist())
+            done |= read_record_ids(storage, info, table)
         failures += read_table(storage, info, "failures").to_pylist()
     if not retry_failed:
         done |= {row["record_id"] for row in failures if row["permanent"]}

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from zml_dask.store.info import Counts, DatasetInfo, committed_info
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
+from zml_dask.store.tables import read_record_ids, read_table
 
 CARD = "README.md"
 _MARK = "<!-- made by zml-dask: written anew by every export -->"
@@ -68,8 +68,7 @@ def read_facts(storage: Storage) -> Facts:
         If there is none.
     """
     info = committed_info(storage)
-    withdrawn = read_table(storage, info, "withdrawn", ["record_id"])["record_id"]
-    hidden = withdrawn.combine_chunks()
+    hidden = pa.array(sorted(read_record_ids(storage, info, "withdrawn")), pa.int64())
     files = _shown(
         read_table(storage, info, "files", ["record_id", "language", "n_images"]), hidden
     )

@@ -26,7 +26,7 @@ from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import IMAGES, IMAGES_ZARR
 from zml_dask.store.query.reading import ImageReader
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
+from zml_dask.store.tables import read_record_ids, read_table
 
 Grouping = Literal["language", "extension"]
 Depth = Literal[8, 16]
@@ -180,9 +180,9 @@ class _Groups:
         column = table[by].fill_null(NO_LANGUAGE).combine_chunks().dictionary_encode()
         codes = np.zeros(len(table), np.int32)
         codes[table["file_id"].to_numpy()] = column.indices.to_numpy(zero_copy_only=False)
-        withdrawn = read_table(storage, info, "withdrawn", ["record_id"])["record_id"]
+        withdrawn = frozenset(read_record_ids(storage, info, "withdrawn"))
         names = [group_name(name) for name in column.dictionary.to_pylist()]
-        return cls(names, codes, frozenset(withdrawn.to_pylist()))
+        return cls(names, codes, withdrawn)
 
     def name_of(self, file_id: int, record_id: int) -> str | None:
         """Name of a file's group; None where it is not to be shown."""
