@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,33 @@ def activate(tmp_path: Path) -> str:
     path = tmp_path / "activate"
     path.write_text(f'export PATH="{Path(sys.executable).parent}:$PATH"\n')
     return f"--export=ALL,ZML_ACTIVATE={path}"
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A driver's job, its log, and the dataset that it builds."""
+
+    job: str
+    log: Path
+    dataset: Path
+
+
+@pytest.fixture
+def underway(
+    slurm: SlurmLab,
+    slurm_config: Path,
+    zenodo: Sandbox,
+    catalogue: Path,
+    activate: str,
+    tmp_path: Path,
+) -> Underway:
+    """A driver that has staged a record, and has more to do."""
+    zenodo.faults = Faults(delay=1)
+    dataset = tmp_path / "dataset"
+    words = ["--workers", "1", "--cluster-config", str(slurm_config)]
+    job, log = _submit(slurm, activate, tmp_path, str(catalogue), str(dataset), *words)
+    until(lambda: len(staged(dataset)) >= 1, "a record is staged")
+    return Underway(job, log, dataset)
 
 
 def test_slurm_accepts_the_script(slurm: SlurmLab) -> None:
@@ -83,44 +111,22 @@ def test_the_driver_requeues_itself_and_goes_on(
     assert content(dataset) == content(tmp_path / "local")
 
 
-def test_a_cancelled_driver_stays_cancelled(
-    slurm: SlurmLab,
-    slurm_config: Path,
-    zenodo: Sandbox,
-    catalogue: Path,
-    activate: str,
-    tmp_path: Path,
-) -> None:
-    zenodo.faults = Faults(delay=1)
-    dataset = tmp_path / "dataset"
-    words = ["--workers", "1", "--cluster-config", str(slurm_config)]
-    job, log = _submit(slurm, activate, tmp_path, str(catalogue), str(dataset), *words)
-    until(lambda: len(staged(dataset)) >= 1, "a record is staged")
-    slurm.run("scancel", job)
+def test_a_cancelled_driver_stays_cancelled(slurm: SlurmLab, underway: Underway) -> None:
+    slurm.run("scancel", underway.job)
     until(lambda: not slurm.jobs("RUNNING,PENDING,COMPLETING"), "job and workers have ended")
-    assert "JobState=CANCELLED" in slurm.run("scontrol", "show", "job", job)
-    assert "is cancelled" in log.read_text()
-    assert "puts itself back" not in log.read_text()
-    assert not (dataset / "build.lock").exists()
+    assert "JobState=CANCELLED" in slurm.run("scontrol", "show", "job", underway.job)
+    assert "is cancelled" in underway.log.read_text()
+    assert "puts itself back" not in underway.log.read_text()
+    assert not (underway.dataset / "build.lock").exists()
 
 
 def test_a_driver_that_is_told_of_its_preemption_requeues_itself(
-    slurm: SlurmLab,
-    slurm_config: Path,
-    zenodo: Sandbox,
-    catalogue: Path,
-    activate: str,
-    tmp_path: Path,
+    slurm: SlurmLab, underway: Underway
 ) -> None:
-    zenodo.faults = Faults(delay=1)
-    dataset = tmp_path / "dataset"
-    words = ["--workers", "1", "--cluster-config", str(slurm_config)]
-    job, log = _submit(slurm, activate, tmp_path, str(catalogue), str(dataset), *words)
-    until(lambda: len(staged(dataset)) >= 1, "a record is staged")
     # What SLURM sends where a partition has a GraceTime; the job still runs.
-    slurm.run("scancel", "--signal=TERM", "--batch", job)
-    until(lambda: "puts itself back" in log.read_text(), "it asks to be requeued")
-    until(lambda: job in slurm.jobs("PENDING"), "it is back in the queue")
+    slurm.run("scancel", "--signal=TERM", "--batch", underway.job)
+    until(lambda: "puts itself back" in underway.log.read_text(), "it asks to be requeued")
+    until(lambda: underway.job in slurm.jobs("PENDING"), "it is back in the queue")
 
 
 def _begun_at_once(slurm: SlurmLab, job: str) -> bool:
