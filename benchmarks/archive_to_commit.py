@@ -25,7 +25,7 @@ from corpus import MAX_SOURCE_BYTES, archives
 from edition2018 import rasterise_2018
 
 import zml_dask as zml
-from zml_dask.pipeline.clusters import open_cluster
+from zml_dask.engine.clusters import open_cluster
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.workbench import Source
 from zml_dask.records.parse import parse_record

@@ -20,9 +20,9 @@ import numpy as np
 import psutil
 from comparison import keep_values, peak_memory
 
+from zml_dask.engine.clusters.opening import ClusterOptions, open_cluster
 from zml_dask.pipeline import bag
 from zml_dask.pipeline.bag import live_counts, partition_bag, run_partitions
-from zml_dask.pipeline.clusters.opening import ClusterOptions, open_cluster
 from zml_dask.pipeline.isolation import in_hand, watch_deaths
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome

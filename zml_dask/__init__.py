@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zml_dask.pipeline.build import build as build
     from zml_dask.pipeline.process import process as process
+    from zml_dask.query.dataset import Dataset as Dataset
+    from zml_dask.query.dataset import open_dataset as open_dataset
     from zml_dask.raster.images import rasterize as rasterize
     from zml_dask.raster.images import to_text as to_text
     from zml_dask.records.parse import parse_record as parse_record
     from zml_dask.records.record import Record as Record
-    from zml_dask.store.dataset import Dataset as Dataset
-    from zml_dask.store.dataset import open_dataset as open_dataset
 
 __version__ = version("zml-dask")
 
 _HOMES = {
-    "Dataset": "zml_dask.store.dataset",
+    "Dataset": "zml_dask.query.dataset",
     "Record": "zml_dask.records.record",
     "build": "zml_dask.pipeline.build",
-    "open_dataset": "zml_dask.store.dataset",
+    "open_dataset": "zml_dask.query.dataset",
     "parse_record": "zml_dask.records.parse",
     "process": "zml_dask.pipeline.process",
     "rasterize": "zml_dask.raster.images",

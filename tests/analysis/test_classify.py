@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from zml_dask.analysis import classify
 from zml_dask.analysis.samples import SampleOptions, TooFewSamplesError, draw, to_tokens
-from zml_dask.store.dataset import open_dataset
+from zml_dask.query.dataset import open_dataset
 
 from .conftest import Known, build_known
 

@@ -12,7 +12,7 @@ import mlcroissant
 import pytest
 
 from zml_dask.publish.croissant import CROISSANT, RO_CRATE, export
-from zml_dask.store.dataset import open_dataset
+from zml_dask.query.dataset import open_dataset
 from zml_dask.store.info import NoDatasetError
 
 from .conftest import Known

@@ -12,7 +12,7 @@ from distributed import KilledWorker, as_completed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.pipeline.clusters import open_cluster
+from zml_dask.engine.clusters import open_cluster
 from zml_dask.pipeline.isolation import (
     DEATHS_TO_CONDEMN,
     DeathWatch,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.pipeline.clusters import ClusterOptions, ClusterUnavailableError, open_cluster
-from zml_dask.pipeline.clusters.walltime import Lifetime, lifetime_within, parse_walltime
+from zml_dask.engine.clusters import ClusterOptions, ClusterUnavailableError, open_cluster
+from zml_dask.engine.clusters.walltime import Lifetime, lifetime_within, parse_walltime
 
 pytestmark = pytest.mark.timeout(300)
 

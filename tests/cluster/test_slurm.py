@@ -13,13 +13,13 @@ import pytest
 import yaml
 from distributed import Client
 
-from zml_dask.pipeline.clusters import (
+from zml_dask.engine.clusters import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,
     open_cluster,
 )
-from zml_dask.pipeline.clusters.scratch import worker_scratch
+from zml_dask.engine.clusters.scratch import worker_scratch
 
 from .conftest import write_config
 from .runs import until
@@ -130,7 +130,7 @@ def test_what_goes_wrong_is_said_in_one_line(
 def test_a_full_cluster_is_waited_for_and_said_why(
     slurm: SlurmLab, slurm_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zml_dask.pipeline.clusters.waiting._SAY_SECONDS", 1.0)
+    monkeypatch.setattr("zml_dask.engine.clusters.waiting._SAY_SECONDS", 1.0)
     said: list[str] = []
     script = slurm_config.parent / "busy.sh"
     script.write_text("#!/bin/sh\nsleep 300\n")
@@ -160,7 +160,7 @@ def test_a_cluster_whose_driver_was_killed_ends_by_itself(
 
 _DRIVER = """
 import pathlib, sys, time
-from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
+from zml_dask.engine.clusters import ClusterOptions, open_cluster
 config = pathlib.Path(sys.argv[1])
 with open_cluster("slurm", 1, None, ClusterOptions(config=config)):
     (config.parent / "ready").touch()

@@ -13,7 +13,7 @@ from pathlib import Path
 import dask
 import pytest
 
-from zml_dask.pipeline.clusters import (
+from zml_dask.engine.clusters import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,
@@ -21,7 +21,7 @@ from zml_dask.pipeline.clusters import (
     open_cluster,
     parse_adapt,
 )
-from zml_dask.pipeline.clusters.configuration import settings_of
+from zml_dask.engine.clusters.configuration import settings_of
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox

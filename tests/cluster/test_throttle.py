@@ -13,8 +13,8 @@ import pytest
 import requests
 from distributed import as_completed
 
+from zml_dask.engine.clusters.opening import open_cluster
 from zml_dask.net.budget import RateLimit, RatePolicy
-from zml_dask.pipeline.clusters.opening import open_cluster
 from zml_dask.pipeline.throttle import ClusterThrottle, throttle_waiting
 from zml_dask.pipeline.throttle_scheduler import ThrottlePlugin
 

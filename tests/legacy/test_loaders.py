@@ -16,8 +16,8 @@ from zml_dask.errors import UsageError
 from zml_dask.legacy import load_all, load_by_extension, load_by_regexp, recursive_find
 from zml_dask.legacy.export_dataset import export_dataset
 from zml_dask.legacy.record import LegacyRecord
+from zml_dask.query.dataset import open_dataset
 from zml_dask.safe_pickle import ForbiddenPickleError
-from zml_dask.store.dataset import open_dataset
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
 

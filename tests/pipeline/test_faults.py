@@ -16,9 +16,9 @@ import distributed
 import psutil
 import pytest
 
+from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.pipeline import partitioning
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.clusters import ClusterOptions, open_cluster
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.progress import Counts
 from zml_dask.sandbox.corpus import Corpus, make_record

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zml_dask
+from zml_dask.engine.clusters.options import ClusterOptions
 from zml_dask.errors import RecordError
 from zml_dask.pipeline.advice import ADVICE, advice_for
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.clusters.options import ClusterOptions
 from zml_dask.pipeline.log import build_log
 from zml_dask.pipeline.memory import memory_need, memory_warning
 from zml_dask.pipeline.options import BuildOptions

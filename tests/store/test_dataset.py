@@ -17,17 +17,17 @@ from dataset_builders import LICENCE, RECORDS, files_of, stage_record, write_dat
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
+from zml_dask.query import source
+from zml_dask.query.dataset import Dataset, NoSuchFileError, NoSuchRecordError
+from zml_dask.query.gather import gather
+from zml_dask.query.split import SplitError
+from zml_dask.query.view import MaskError
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.commit.steps import commit, plan_commit
-from zml_dask.store.dataset import Dataset, NoSuchFileError, NoSuchRecordError
 from zml_dask.store.info import NoDatasetError, NotADatasetError, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
 from zml_dask.store.operations import ObjectMissingError
-from zml_dask.store.query import source
-from zml_dask.store.query.gather import gather
-from zml_dask.store.query.split import SplitError
-from zml_dask.store.query.view import MaskError
 from zml_dask.store.staging.failures import FailureRow, stage_failure
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
@@ -192,8 +192,8 @@ def test_sampling_is_a_matter_of_the_seed(ds: Dataset) -> None:
 
 
 def test_files_come_with_their_images(ds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zml_dask.store.query.file_images._IMAGES_AT_ONCE", 64)
-    monkeypatch.setattr("zml_dask.store.query.file_images._FILES_AT_ONCE", 10)
+    monkeypatch.setattr("zml_dask.query.file_images._IMAGES_AT_ONCE", 64)
+    monkeypatch.setattr("zml_dask.query.file_images._FILES_AT_ONCE", 10)
     seen = 0
     for found in ds:
         file, images = found

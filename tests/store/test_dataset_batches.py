@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
+from zml_dask.query.batches import BatchOptions, LabelError
+from zml_dask.query.dataset import Dataset
+from zml_dask.query.pixels import EncodingError, encode
 from zml_dask.store.commit.shards import ShardDamagedError
-from zml_dask.store.dataset import Dataset
-from zml_dask.store.query.batches import BatchOptions, LabelError
-from zml_dask.store.query.pixels import EncodingError, encode
 from zml_dask.store.storage import Storage
 
 

@@ -11,10 +11,10 @@ import pytest
 from dataset_builders import LICENCE, stage_record
 
 import zml_dask as zml
+from zml_dask.query import split as split_module
+from zml_dask.query.dataset import Dataset
+from zml_dask.query.split import LEFT_OUT, SplitError, assign_parts
 from zml_dask.store.commit import commit
-from zml_dask.store.dataset import Dataset
-from zml_dask.store.query import split as split_module
-from zml_dask.store.query.split import LEFT_OUT, SplitError, assign_parts
 from zml_dask.store.storage import Storage
 
 FRACTIONS = {"train": 0.6, "validation": 0.1, "test": 0.3}

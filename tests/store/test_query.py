@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zml_dask.errors import UsageError
-from zml_dask.store.query.columns import UnknownColumnError, find_column
-from zml_dask.store.query.expression import ExpressionError, equality, parse
+from zml_dask.query.columns import UnknownColumnError, find_column
+from zml_dask.query.expression import ExpressionError, equality, parse
 
 TABLE = pa.table(
     {

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zml_dask as zml
+from zml_dask.query.rows import Rows
 from zml_dask.store.local_storage import LocalStorage
-from zml_dask.store.query.rows import Rows
 from zml_dask.store.storage import Storage
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import zml_dask as zml
-from zml_dask.store.query.file_images import FileImages
+from zml_dask.query.file_images import FileImages
 
 ds: zml.Dataset = zml.open_dataset("zenodo-ml", {"anon": True})
 view: zml.Dataset = ds.select("n_lines >= 30", language="Python").sample(10, seed=1)

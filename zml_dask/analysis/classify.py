@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from zml_dask.analysis.samples import SampleOptions, Samples, draw
 from zml_dask.analysis.scores import agreement, confuse, embed_files, recall_of, score, worst
 from zml_dask.errors import UsageError, ZmlError
-from zml_dask.store.dataset import open_dataset
+from zml_dask.query.dataset import open_dataset
 
 NETWORK, CHARACTERS, PAIRS = "network", "bag of characters", "bag of pairs"
 

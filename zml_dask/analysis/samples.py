@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
+from zml_dask.query.dataset import Dataset
+from zml_dask.query.reading import ImageReader
 from zml_dask.raster.images import Images
-from zml_dask.store.dataset import Dataset
-from zml_dask.store.query.reading import ImageReader
 from zml_dask.store.storage import Storage
 
 N_TOKENS = 97

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import click
 from dask.utils import parse_bytes
 
+from zml_dask.engine.clusters import ClusterOptions, open_cluster, parse_adapt
 from zml_dask.errors import ZmlError
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.pipeline.build import OpenClient
-from zml_dask.pipeline.clusters import ClusterOptions, open_cluster, parse_adapt
 from zml_dask.pipeline.errors import OptionsError
 from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_options
 from zml_dask.pipeline.progress import BuildProgress, open_progress

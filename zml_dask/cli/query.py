@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from zml_dask.cli.terminal import printable
-from zml_dask.store.dataset import Dataset, open_dataset
-from zml_dask.store.query.suggestion import suggest
+from zml_dask.query.dataset import Dataset, open_dataset
+from zml_dask.query.suggestion import suggest
 
 _COLUMNS = "record_id,path,language,license,n_lines,n_images"
 _BATCH = 16_384

@@ -15,8 +15,8 @@ from zml_dask.cli.committed import Committed, Row
 from zml_dask.cli.drawing import draw
 from zml_dask.cli.terminal import printable, printable_lines
 from zml_dask.errors import UsageError, ZmlError
+from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images, to_text
-from zml_dask.store.tree import Tree, build_tree
 
 
 class UnknownPathError(UsageError):

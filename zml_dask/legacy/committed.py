@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from zml_dask.errors import UsageError
 from zml_dask.legacy.record import LegacyFile, LegacyRecord
+from zml_dask.query.reading import ImageReader
+from zml_dask.query.selection import image_lines
 from zml_dask.raster.images import Images
 from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import ImageShape
-from zml_dask.store.query.reading import ImageReader
-from zml_dask.store.query.selection import image_lines
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_record_ids, read_rows
 

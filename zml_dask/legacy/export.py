@@ -19,8 +19,8 @@ from zml_dask.errors import UsageError
 from zml_dask.legacy.hdf5_writer import Hdf5Writer
 from zml_dask.legacy.pickle_writer import PickleWriter
 from zml_dask.legacy.record import LegacyFormat, LegacyRecord
+from zml_dask.query.tree import Tree, build_tree
 from zml_dask.store.storage import Storage
-from zml_dask.store.tree import Tree, build_tree
 
 _HDF5_HEAD = 52
 _HDF5_VERSION = 8

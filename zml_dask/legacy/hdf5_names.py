@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 
-from zml_dask.store.tree import MAX_DEPTH
+from zml_dask.query.tree import MAX_DEPTH
 
 _ESCAPES = {"%00": "\0", "%25": "%", "%2E": ".", "%2F": "/", "%5F": "_"}
 _ESCAPE = re.compile("|".join(_ESCAPES))

@@ -24,9 +24,9 @@ from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import legacy_paths
 from zml_dask.legacy.readers import Segments, read_images_pickle
 from zml_dask.legacy.record import SEGMENT_DTYPE
-from zml_dask.store.dataset import Dataset, open_dataset
+from zml_dask.query.dataset import Dataset, open_dataset
+from zml_dask.query.selection import image_lines
 from zml_dask.store.layout import DATASET_JSON, LEGACY, extension_of
-from zml_dask.store.query.selection import image_lines
 from zml_dask.store.storage import Storage
 
 ImagePickle: TypeAlias = str | os.PathLike[str] | Dataset

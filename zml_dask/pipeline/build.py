@@ -14,8 +14,8 @@ from typing import TypeAlias
 import distributed
 import numpy as np
 
+from zml_dask.engine.clusters import open_cluster
 from zml_dask.pipeline.bag import Condemned, LiveCounts, live_counts, run_partitions
-from zml_dask.pipeline.clusters import open_cluster
 from zml_dask.pipeline.committing import commit_staged, software_versions
 from zml_dask.pipeline.isolation import watch_deaths
 from zml_dask.pipeline.ledger import Ledger, load_ledger, staged_outcomes

@@ -21,8 +21,8 @@ import distributed
 from dask.utils import format_bytes
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from zml_dask.engine.clusters.plugin import install, install_from_worker, tell, this_worker
 from zml_dask.errors import RecordError, Stage
-from zml_dask.pipeline.clusters.plugin import install, install_from_worker, tell, this_worker
 
 DEATHS_TO_CONDEMN: Final = 3
 """Workers that a record must kill. Fewer may be chance: preemption, a broken node."""

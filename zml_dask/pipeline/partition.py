@@ -12,9 +12,9 @@ from typing import NamedTuple
 import distributed
 
 from zml_dask.allocator import keep_freed_buffers
+from zml_dask.engine.clusters.plugin import is_leaving, this_worker
+from zml_dask.engine.clusters.scratch import worker_scratch
 from zml_dask.errors import RecordError
-from zml_dask.pipeline.clusters.plugin import is_leaving, this_worker
-from zml_dask.pipeline.clusters.scratch import worker_scratch
 from zml_dask.pipeline.isolation import in_hand
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings

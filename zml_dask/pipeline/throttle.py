@@ -14,9 +14,9 @@ from typing import Final
 
 import distributed
 
+from zml_dask.engine.clusters.plugin import call, install, install_from_worker, tell, this_worker
 from zml_dask.errors import ZmlError
 from zml_dask.net.throttle import LocalThrottle, bucket_of, host_of
-from zml_dask.pipeline.clusters.plugin import call, install, install_from_worker, tell, this_worker
 from zml_dask.pipeline.throttle_scheduler import ThrottlePlugin
 
 # All that a budget reads; the rest of an answer's headers need not travel.

@@ -21,10 +21,10 @@ from PIL import Image
 
 from zml_dask.errors import UsageError
 from zml_dask.publish.png_targets import FolderTarget, TarTarget
+from zml_dask.query.reading import ImageReader
 from zml_dask.store.arrays import open_arrays
 from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import IMAGES, IMAGES_ZARR
-from zml_dask.store.query.reading import ImageReader
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_record_ids, read_table
 

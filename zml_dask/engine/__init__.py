@@ -1,0 +1,1 @@
+"""Runs long jobs on this machine or on a cluster."""

@@ -1,0 +1,19 @@
+"""Where a build runs: this machine, a job queue, or a Dask cluster that stands already."""
+
+from __future__ import annotations
+
+from zml_dask.engine.clusters.opening import open_cluster
+from zml_dask.engine.clusters.options import (
+    ClusterOptionError,
+    ClusterOptions,
+    ClusterUnavailableError,
+    parse_adapt,
+)
+
+__all__ = [
+    "ClusterOptionError",
+    "ClusterOptions",
+    "ClusterUnavailableError",
+    "open_cluster",
+    "parse_adapt",
+]

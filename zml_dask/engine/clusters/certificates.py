@@ -1,0 +1,69 @@
+"""TLS between the parts of a job-queue cluster: who reaches an open scheduler can run anything."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import dask
+import distributed
+
+from zml_dask.engine.clusters.options import ClusterOptionError, ClusterOptions
+
+
+def security_of(
+    section: str, options: ClusterOptions, stack: ExitStack
+) -> distributed.Security | None:
+    """Certificates of the configuration, else temporary ones in a folder of the user's own.
+
+    Parameters
+    ----------
+    section : str
+        Of dask-jobqueue's configuration.
+    options : ClusterOptions
+    stack : ExitStack
+        Removes the temporary ones in the end.
+
+    Returns
+    -------
+    distributed.Security or None
+        None where the user wants none.
+
+    Raises
+    ------
+    ClusterOptionError
+        Where there is no folder for temporary ones.
+    """
+    configured = distributed.Security()
+    if configured.tls_ca_file is not None or not options.tls:
+        return configured if configured.tls_ca_file is not None else None
+    parent = dask.config.get(f"jobqueue.{section}.shared-temp-directory", None)
+    folder = Path(os.path.expandvars(parent or "~/.cache/zml-dask")).expanduser() / "tls"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Its mode is 0700, which keeps the key from other users of the shared disk.
+        mine = Path(stack.enter_context(TemporaryDirectory(prefix="run-", dir=folder)))
+        return _temporary_security(mine)
+    except OSError as error:
+        raise ClusterOptionError(
+            f"no folder for the cluster's certificates at {folder} ({error.strerror}): set "
+            f"jobqueue.{section}.shared-temp-directory to one that all nodes see"
+        ) from error
+
+
+def _temporary_security(folder: Path) -> distributed.Security:
+    """A key pair for this cluster alone, in files that its jobs can read."""
+    made = distributed.Security.temporary()
+    certificate, key = folder / "cluster.crt", folder / "cluster.key"
+    for path, content in ((certificate, made.tls_worker_cert), (key, made.tls_worker_key)):
+        path.touch(mode=0o600)
+        path.write_text(content, encoding="ascii")
+    roles = ("client", "scheduler", "worker")
+    return distributed.Security(
+        require_encryption=True,
+        tls_ca_file=str(certificate),
+        **{f"tls_{role}_cert": str(certificate) for role in roles},
+        **{f"tls_{role}_key": str(key) for role in roles},
+    )

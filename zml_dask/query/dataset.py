@@ -1,0 +1,302 @@
+"""The dataset as its users see it: lazy images, tables beside them, and selections of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from zml_dask.errors import UsageError
+from zml_dask.query.batches import Batches, BatchOptions, batches_of
+from zml_dask.query.counting import count_by, find_duplicates
+from zml_dask.query.describe import describe, describe_html
+from zml_dask.query.file_images import FileImages, iterate_files
+from zml_dask.query.record_view import RecordView
+from zml_dask.query.scan import to_pandas
+from zml_dask.query.selection import image_lines
+from zml_dask.query.source import open_source
+from zml_dask.query.split import LEFT_OUT, Split, assign_parts
+from zml_dask.query.tree import Tree
+from zml_dask.query.view import View
+from zml_dask.raster.images import to_text
+from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
+from zml_dask.store.storage import Storage
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from zml_dask.query.torch_loader import TorchImages
+
+
+class NoSuchFileError(UsageError):
+    """There is no file of that number, or it has no image of that number."""
+
+
+class NoSuchRecordError(UsageError):
+    """There is no record of that number."""
+
+
+def open_dataset(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Open a dataset, lazily: one small object is read, whatever the dataset's size.
+
+    So are the lists of what failed and of what was withdrawn, where there are any:
+    later commits replace them.
+
+    Parameters
+    ----------
+    path : str or path
+        A folder, or any fsspec URL (``s3://bucket/zenodo-ml``, ``https://...``).
+    storage_options : mapping, optional
+        Given to fsspec, say ``{"anon": True}``.
+
+    Returns
+    -------
+    Dataset
+        As of the last commit; a commit that comes later is not seen.
+
+    Raises
+    ------
+    NoDatasetError
+        If nothing is committed there.
+    UsageError
+        If the URL's protocol is not known.
+    """
+    storage = Storage.open(os.fspath(path), **dict(storage_options or {}))
+    return Dataset(open_source(storage))
+
+
+class Dataset(View):
+    """A dataset, or a view of some of its files and images.
+
+    Get one from :func:`open_dataset`, and views from :meth:`select`,
+    :meth:`sample` and :meth:`split`. A view has the same interface as the whole;
+    nothing is read before it is asked for. ``len`` counts images; iterating gives
+    each file with its images (``len(ds.files)`` of them).
+    """
+
+    def text(self, file_id: int) -> str:
+        """Read a file back as text, from its images.
+
+        Every line ends in a newline; what was cut from long lines, and spaces at
+        the end of lines, are gone.
+
+        Raises
+        ------
+        NoSuchFileError
+            If there is no such file, or it has no images because it is not text.
+        """
+        row = self._file(file_id)
+        if row["status"] not in ("ok", "empty"):
+            raise NoSuchFileError(
+                f"file {file_id} ({row['path']!r}) has no text: it is {row['status']}"
+            )
+        segment = np.arange(row["n_images"])
+        images = self._source.reader.read(row["first_image"] + segment)
+        n_lines = np.full(segment.shape, row["n_lines"], np.int64)
+        return to_text(images, image_lines(n_lines, segment, self.info.shape.height))
+
+    def image(self, file_id: int, segment: int = 0) -> NDArray[np.uint32]:
+        """Read one image of a file: uint32, shape (height, width).
+
+        Raises
+        ------
+        NoSuchFileError
+            If there is no such file, or it has no such image.
+        """
+        row = self._file(file_id)
+        if not 0 <= segment < row["n_images"]:
+            raise NoSuchFileError(
+                f"file {file_id} has no image {segment}; it has {row['n_images']}, counted from 0"
+            )
+        image: NDArray[np.uint32] = self._source.reader.read(
+            np.array([row["first_image"] + segment])
+        )[0]
+        return image
+
+    def record(self, record_id: int) -> RecordView:
+        """Read one record: its row, its files, its metadata, its tree, its DOI's link.
+
+        Raises
+        ------
+        NoSuchRecordError
+        """
+        if not isinstance(record_id, (int, np.integer)):
+            raise NoSuchRecordError(
+                f"a record goes by its number (records.record_id), not {record_id!r}"
+            )
+        missing = NoSuchRecordError(f"{self.url} holds no record {record_id}")
+        if record_id in self._withdrawn or abs(record_id) >= 2**63:
+            raise missing
+        tables = self._source.tables
+        its_own = pc.field("record_id") == int(record_id)
+        found = tables.scan("records", RECORDS_SCHEMA.names, its_own)
+        if not len(found):
+            raise missing
+        files = tables.scan("files", FILES_SCHEMA.names, its_own)
+        return RecordView(found.to_pylist()[0], to_pandas(files))
+
+    def tree(self, record_id: int) -> Tree:
+        """Arrange the files of a record as nested dicts, with their sizes in bytes."""
+        return self.record(record_id).tree
+
+    def _file(self, file_id: int) -> dict[str, Any]:
+        if not isinstance(file_id, (int, np.integer)):
+            raise NoSuchFileError(f"a file goes by its number (files.file_id), not {file_id!r}")
+        tables = self._source.tables
+        names = ["path", "record_id", "status", "first_image", "n_images", "n_lines"]
+        if 0 <= file_id < tables.rows("files"):
+            table = tables.take("files", np.array([file_id], np.int64), names)
+            row: dict[str, Any] = table.to_pylist()[0]
+            if row["record_id"] not in self._withdrawn:
+                return row
+        raise NoSuchFileError(f"{self.url} holds no file {file_id}")
+
+    def counts(self, by: str | list[str]) -> pd.DataFrame:
+        """Count images, files and records by the values of a column, or of several.
+
+        Parameters
+        ----------
+        by : str or list of str
+            Columns of files or records. Of lists (``keywords``) each item counts.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by `by`, columns ``images``, ``files``, ``records``, most images first.
+        """
+        return count_by(self._source.tables, self.selection, [by] if isinstance(by, str) else by)
+
+    def duplicates(self) -> pd.DataFrame:
+        """Find files of identical content in different records, by sha256.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a content: ``sha256``, ``files``, ``records``, ``size`` in bytes,
+            ``file_id`` of the first; those that take most space first.
+        """
+        return find_duplicates(self._source.tables, self.selection)
+
+    def __iter__(self) -> Iterator[FileImages]:
+        """Yield each file with its images, in bounded memory: ``for file, images in ds``."""
+        return iterate_files(self._source.tables, self._source.reader, self.selection)
+
+    def split(
+        self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0
+    ) -> Split[Dataset]:
+        """Divide into parts for training and testing, without leakage.
+
+        All versions of a concept are in one part. So are files of identical
+        content: of copies in several parts, those in the part of the file that
+        was committed first are kept, the others left out (``split.left_out``).
+        Parts are drawn by hash: the same every time, and what is in a part today
+        is in it when records are added, older ones too.
+
+        Parameters
+        ----------
+        fractions : mapping of str to float
+            ``{"train": 0.8, "test": 0.2}``; they add up to 1. Shares of what is not
+            divided (concepts), on average: where records differ in size, the shares of
+            images are others.
+        by : str
+            What must not be divided: ``"concept"``, ``"record"``, ``"file"``, or
+            any column of files or records, such as ``"repository"``.
+        seed : int
+            Another one gives another split.
+
+        Returns
+        -------
+        Split of Dataset
+            A dict of views, by name.
+
+        Raises
+        ------
+        SplitError
+            If the fractions do not add up to 1.
+        """
+        selection = self.selection
+        parts = assign_parts(self._source.tables, selection, fractions, by, seed)
+
+        def view(part: int) -> Dataset:
+            return Dataset(
+                self._source, selection.with_files(parts == part), (), self._whole or self
+            )
+
+        split = Split[Dataset]((name, view(part)) for part, name in enumerate(fractions))
+        split.left_out = view(LEFT_OUT)
+        return split
+
+    def to_xarray(self) -> xr.Dataset:
+        """Label the images: an xarray Dataset, still lazy.
+
+        Its coordinates along ``image`` are ``record_id``, ``file_id``, ``path``,
+        ``language``, ``extension``, ``segment`` and ``n_lines`` (of the image), read
+        when they are asked for.
+        """
+        from zml_dask.query.labelled import to_xarray
+
+        return to_xarray(self)
+
+    def batches(
+        self, batch_size: int | None = None, options: BatchOptions | None = None, **changes: Any
+    ) -> Batches:
+        """Deal out the images as NumPy arrays; for TensorFlow too (``from_generator``).
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            Default: the options', 256 where they say nothing else.
+        options : BatchOptions, optional
+        **changes
+            Options by name: ``seed=0`` to shuffle, ``labels="language"``,
+            ``encoding="uint8"``.
+
+        Returns
+        -------
+        Batches
+            An iterable; each iteration is an epoch.
+        """
+        return batches_of(self, batch_size, options, changes)
+
+    def to_torch(
+        self,
+        batch_size: int | None = None,
+        options: BatchOptions | None = None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        **changes: Any,
+    ) -> TorchImages:
+        """Deal out the images to PyTorch: for a ``DataLoader`` with ``batch_size=None``.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+        options : BatchOptions, optional
+        rank, world_size : int
+            Number of this process of a distributed training, and how many there are.
+        **changes
+            Options by name, as in :meth:`batches`.
+
+        Returns
+        -------
+        TorchImages
+            An ``IterableDataset``; workers divide the chunks among themselves.
+        """
+        from zml_dask.query.torch_loader import TorchImages
+
+        batches = batches_of(self, batch_size, options, changes)
+        return TorchImages(batches, rank, world_size)
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    def _repr_html_(self) -> str:
+        return describe_html(self)

@@ -1,0 +1,107 @@
+"""Columns of files and records side by side, a row a selected file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zml_dask.errors import UsageError
+from zml_dask.query.columns import Column, find_column
+from zml_dask.query.rows import Int64
+from zml_dask.query.scan import TableReader
+from zml_dask.query.selection import Selection
+
+_ALL = slice(None)
+
+
+def find_file_columns(names: Iterable[str]) -> list[Column]:
+    """Find columns that have one value a file; ``records.n_images`` says which table.
+
+    Raises
+    ------
+    UsageError
+        If a column is unknown, or a property of single images.
+    """
+    found = []
+    for name in names:
+        level, _, bare = name.rpartition(".")
+        column = find_column(bare, level or None)
+        if column.level == "images":
+            raise UsageError(f"{name!r} differs between a file's images; name a column of files")
+        found.append(column)
+    return found
+
+
+def gather(
+    tables: TableReader, selection: Selection, names: Sequence[str], files: slice = _ALL
+) -> pa.Table:
+    """Read columns of the selected files, and of their records.
+
+    Parameters
+    ----------
+    tables : TableReader
+    selection : Selection
+    names : sequence of str
+        Columns of either table; what both have is the files'.
+    files : slice
+        Some of the files only, by their positions in the selection.
+
+    Returns
+    -------
+    pyarrow.Table
+        A row a file, the columns called as they were asked for.
+    """
+    columns = find_file_columns(names)
+    own = [column.name for column in columns if column.level == "files"]
+    of_files = tables.take("files", selection.file_id[files], own)
+    of_records = _records_of(
+        tables, selection.record_id[files], [c.name for c in columns if c.level == "records"]
+    )
+    arrays = [
+        (of_files if column.level == "files" else of_records)[column.name] for column in columns
+    ]
+    return pa.table(dict(zip(names, arrays, strict=True)))
+
+
+def as_codes(values: pa.ChunkedArray) -> tuple[Int64, list[Any]]:
+    """Write a column as codes; its chunks are never joined, only their codes.
+
+    Returns
+    -------
+    codes : numpy.ndarray of int64, shape (n,)
+        Places in `different`; -1 for what is missing.
+    different : list
+        The different values, in the order in which they come.
+
+    Examples
+    --------
+    >>> codes, different = as_codes(pa.chunked_array([["a", "b"], ["c", None, "a"]]))
+    >>> codes.tolist(), different
+    ([0, 1, 2, -1, 0], ['a', 'b', 'c'])
+    """
+    encoded = values.dictionary_encode().unify_dictionaries()
+    chunks = [chunk.indices.fill_null(-1).to_numpy() for chunk in encoded.chunks]
+    different = encoded.chunk(0).dictionary.to_pylist() if chunks else []
+    return np.concatenate([np.empty(0, np.int64), *chunks]), different
+
+
+def _records_of(tables: TableReader, record_id: Int64, names: list[str]) -> pa.Table:
+    """Read columns of the records of these numbers, which may repeat."""
+    if not names:
+        return pa.table({})
+    wanted, places = np.unique(record_id, return_inverse=True)
+    records = records_table(tables, wanted, [*{"record_id": None, **dict.fromkeys(names)}])
+    order = np.argsort(records["record_id"].to_numpy())
+    return records.take(pa.array(order[places]))
+
+
+def records_table(tables: TableReader, record_id: Int64, names: Sequence[str]) -> pa.Table:
+    """Read columns of the records of these different numbers, in the table's order."""
+    if record_id.size == tables.rows("records"):
+        return tables.scan("records", names)
+    where = pc.field("record_id").isin(pa.array(record_id))
+    return tables.scan("records", names, where)

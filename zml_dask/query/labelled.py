@@ -1,0 +1,117 @@
+"""A view as an xarray Dataset: the images with coordinates that are read when asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from zml_dask.errors import UsageError
+from zml_dask.query.gather import as_codes, find_file_columns, gather
+from zml_dask.query.rows import Int64
+from zml_dask.query.selection import image_lines
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from zml_dask.query.view import View
+
+COORDINATES = ("record_id", "file_id", "path", "language", "extension")
+"""Columns that become coordinates along ``image``."""
+
+
+class _FileColumn:
+    """A column of files or records, repeated for each image; reads when it is indexed.
+
+    Held as one value a file, texts as codes, and spread to images block by block.
+    """
+
+    def __init__(self, view: View, name: str) -> None:
+        self._view = view
+        self._name = name
+        column = find_file_columns([name])[0]
+        text = pa.types.is_string(column.type)
+        self.dtype = np.dtype(object) if text else column.type.to_pandas_dtype()
+        self.shape = (len(view),)
+        self.ndim = 1
+
+    @cached_property
+    def _values(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        values = gather(self._view.tables, self._view.selection, [self._name])[self._name]
+        if self.dtype != np.dtype(object):
+            return values.to_numpy(), None
+        codes, different = as_codes(values)
+        return codes, np.array([*different, None], object)  # -1 is the last
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        (rows,) = key if isinstance(key, tuple) else (key,)
+        values, texts = self._values
+        spread = values[self._view.selection.file_of(_positions(self._view, rows))]
+        return spread if texts is None else texts[spread]
+
+
+class _ImageColumn:
+    """``segment`` or the lines of each image, worked out when it is indexed."""
+
+    def __init__(self, view: View, name: str) -> None:
+        self._view = view
+        self._lines = name == "n_lines"
+        self.dtype = np.dtype(np.int32)
+        self.shape = (len(view),)
+        self.ndim = 1
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        (rows,) = key if isinstance(key, tuple) else (key,)
+        positions = _positions(self._view, rows)
+        selection = self._view.selection
+        of_file = selection.file_of(positions)
+        segment = positions - selection.first_image[of_file]
+        if self._lines:
+            height = self._view.info.shape.height
+            return image_lines(selection.n_lines[of_file], segment, height).astype(np.int32)
+        return segment.astype(np.int32)
+
+
+def _positions(view: View, key: Any) -> Int64:
+    if isinstance(key, slice) and key.step in (None, 1):
+        start, stop, _ = key.indices(len(view))
+        return view.rows.positions(start, stop)
+    chosen: Int64 = view.rows.positions()[key]
+    return chosen
+
+
+def to_xarray(view: View) -> xr.Dataset:
+    """Make an xarray Dataset of a view; nothing is read yet.
+
+    Raises
+    ------
+    UsageError
+        If xarray is not installed.
+    """
+    try:
+        import xarray as xr
+    except ImportError as error:
+        raise UsageError("to_xarray() needs xarray; pip install xarray") from error
+    images = view.images
+
+    def lazy(column: _FileColumn | _ImageColumn, name: str) -> tuple[str, da.Array]:
+        array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
+            column,
+            chunks=(images.chunks[0],),
+            asarray=False,
+            name=f"{name}-{images.name}",
+            meta=np.empty(0, column.dtype),
+        )
+        return "image", array
+
+    coordinates = {name: lazy(_FileColumn(view, name), name) for name in COORDINATES}
+    coordinates |= {name: lazy(_ImageColumn(view, name), name) for name in ("segment", "n_lines")}
+    return xr.Dataset(
+        {"images": (("image", "row", "column"), images)},
+        coords=coordinates,
+        attrs={"source": view.url, "pixels": "Unicode code points"},
+    )
