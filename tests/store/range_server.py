@@ -42,24 +42,26 @@ class RangeServer:
                 if server.refuse_with or not path.is_file():
                     self.send_error(server.refuse_with or 404)
                     return
-                data = path.read_bytes()
+                size = path.stat().st_size
                 wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-                status, start, stop = 200, 0, len(data)
+                status, start, stop = 200, 0, size
                 if wanted:
                     status = 206
                     if wanted[1]:
                         start = int(wanted[1])
                         stop = min(stop, int(wanted[2] or stop - 1) + 1)
                     else:
-                        start = max(0, stop - int(wanted[2]))
+                        start = max(0, size - int(wanted[2]))
                 self.send_response(status)
                 self.send_header("Accept-Ranges", "bytes")
-                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
                 self.send_header("Content-Length", str(stop - start))
                 self.end_headers()
                 with server._lock:
                     server.sent.append((self.path, stop - start))
-                self.wfile.write(data[start:stop])
+                with path.open("rb") as file:
+                    file.seek(start)
+                    self.wfile.write(file.read(stop - start))
 
             def log_message(self, *args: Any) -> None:
                 """Say nothing."""
