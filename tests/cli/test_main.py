@@ -131,3 +131,10 @@ def test_a_page_says_which_port_is_taken(run: Run, tmp_path: Path) -> None:
         status, _, err = run("view", tmp_path / "ds", "--no-browser", "--port", str(port))
     assert status == 1
     assert f"port {port} of 127.0.0.1 cannot be used" in err
+
+
+def test_the_package_runs_as_a_module() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "zml_dask", "--version"], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.startswith("zml-dask, version ")
