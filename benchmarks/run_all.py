@@ -25,6 +25,7 @@ SCRIPTS = (
     "reading.py",
     "batches.py",
     "query.py",
+    "use.py",
     "scale.py",
 )
 

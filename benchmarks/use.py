@@ -1,7 +1,7 @@
 """Ask a dataset of the size of Zenodo, on disk and over HTTP from 30 ms away.
 
-``use.py FOLDER`` measures a dataset that ``make_large.py`` has written (100,000 records are
-13 million files and 68.7 million images). Every question is asked in a process of its own, so
+``use.py FOLDER`` measures a dataset that ``make_large.py`` has written; without FOLDER one of
+100,000 records, 13 million files and 68.7 million images, is written first. Every question is asked in a process of its own, so
 that its peak memory is its own; DuckDB answers the same questions from the same Parquet files
 in the same run, and zarr-python reads the same images.
 """
@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -202,18 +203,29 @@ def size_of(folder: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset")
+    parser.add_argument("dataset", nargs="?")
     parser.add_argument("--question", help="answer this one alone, in this process")
     parser.add_argument("--engine", default="zml", choices=["zml", "duckdb", "zarr"])
     chosen = parser.parse_args(arguments)
     if chosen.question:
         child(chosen.dataset, chosen.question, chosen.engine)
         return
-    size = size_of(chosen.dataset)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = chosen.dataset
+        if folder is None:
+            folder = f"{scratch}/large"
+            script = Path(__file__).with_name("make_large.py")
+            subprocess.run([sys.executable, script, folder, "100000"], check=True)
+        measure(folder)
+
+
+def measure(folder: str) -> None:
+    """Answer all questions and keep the figures for the page."""
+    size = size_of(folder)
     print(f"{size}\n\nfrom the disk")
-    kept: dict[str, Any] = {"title": f"Using {size}", "local": measured_locally(chosen.dataset)}
+    kept: dict[str, Any] = {"title": f"Using {size}", "local": measured_locally(folder)}
     print(f"\nover HTTP, {DELAY * 1000:.0f} ms away")
-    kept["remote"] = measured_over_http(chosen.dataset)
+    kept["remote"] = measured_over_http(folder)
     RESULTS.mkdir(exist_ok=True)
     name = "use-" + re.sub(r"\D", "", size.split()[0]) + ".json"
     (RESULTS / name).write_text(json.dumps(kept, indent=1))
