@@ -72,6 +72,38 @@ def memory(kept: dict[str, Any]) -> str:
     return f"### {kept['title']}\n\n" + table(head, rows)
 
 
+def use(kept: dict[str, Any]) -> str:
+    """Return the tables of what questions to a large dataset cost."""
+    local = [
+        [
+            row["question"].replace("|", "\\|"),
+            f"{row['seconds']:.2f} s",
+            f"{row['memory'] / MIB:,.0f} MiB" if "memory" in row else "",
+            f"{row['peer']['name']}: {row['peer']['seconds']:.2f} s, "
+            f"{row['peer']['memory'] / MIB:,.0f} MiB"
+            if "peer" in row
+            else "",
+        ]
+        for row in kept["local"]
+    ]
+    remote = [
+        [
+            row["question"],
+            f"{row['seconds']:.2f} s",
+            f"{row['requests']:,}",
+            f"{row['bytes'] / 1e6:.1f} MB",
+        ]
+        for row in kept["remote"]
+    ]
+    return "\n\n".join(
+        [
+            f"### {kept['title']}",
+            table(["from the disk", "time", "peak memory", "a peer, in the same run"], local),
+            table(["over HTTP, 30 ms away", "time", "requests", "bytes"], remote),
+        ]
+    )
+
+
 def plain(kept: dict[str, Any]) -> str:
     """Return the table of figures that compare nothing."""
     rows = [[name, str(value)] for name, value in kept["values"].items()]
@@ -136,6 +168,8 @@ def render() -> None:
 def _section(kept: dict[str, Any]) -> str:
     if "figures" in kept:
         return comparison(kept)
+    if "remote" in kept:
+        return use(kept)
     return memory(kept) if "rows" in kept else plain(kept)
 
 

@@ -1,9 +1,9 @@
 """Ask a dataset of the size of Zenodo, on disk and over HTTP from 30 ms away.
 
 ``use.py FOLDER`` measures a dataset that ``make_large.py`` has written; without FOLDER one of
-100,000 records, 13 million files and 68.7 million images, is written first. Every question is asked in a process of its own, so
-that its peak memory is its own; DuckDB answers the same questions from the same Parquet files
-in the same run, and zarr-python reads the same images.
+100,000 records, 13 million files and 68.7 million images, is written first. Every question is
+asked in a process of its own, so that its peak memory is its own; DuckDB answers the same
+questions from the same Parquet files in the same run, and zarr-python reads the same images.
 """
 
 from __future__ import annotations
