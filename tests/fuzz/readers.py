@@ -26,9 +26,13 @@ import atheris
 with atheris.instrument_imports(include=["zml_dask.fetch", "zml_dask.records", "zipfile"]):
     from zml_dask.fetch.limits import FetchLimits
     from zml_dask.fetch.members import is_sound, kind_of, read_members
-    from zml_dask.records.canonical import canonical_json
-    from zml_dask.records.parse import RecordParseError, archive_bytes_of, parse_record
-    from zml_dask.records.zenodo import NotASearchError, hits_of
+    from zml_dask.records.parse import (
+        RecordParseError,
+        archive_bytes_of,
+        canonical_json,
+        parse_record,
+    )
+    from zml_dask.records.search import NotASearchError, hits_of
 
 from tests.fetch.archives import COMPRESSIONS, make_zip
 from tests.fetch.test_fuzz import ARCHIVES

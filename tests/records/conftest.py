@@ -9,7 +9,8 @@ import pytest
 
 from zml_dask.net.http import HttpClient, HttpOptions, Token
 from zml_dask.net.throttle import host_of
-from zml_dask.records import harvest_round, zenodo
+from zml_dask.records import harvest as harvest_module
+from zml_dask.records import search as search_module
 from zml_dask.sandbox import search
 from zml_dask.sandbox.server import Sandbox
 
@@ -29,6 +30,6 @@ def client_of() -> Iterator[Callable[..., HttpClient]]:
 @pytest.fixture
 def tiny_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that shows twelve results, three a page."""
-    for module in (zenodo, harvest_round, search):
+    for module in (search_module, harvest_module, search):
         monkeypatch.setattr(module, "WINDOW", 12)
-    monkeypatch.setattr(harvest_round, "GUEST_SIZES", (3,))
+    monkeypatch.setattr(harvest_module, "GUEST_SIZES", (3,))

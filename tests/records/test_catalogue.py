@@ -20,9 +20,9 @@ from zml_dask.records.catalogue import (
     canonical_json,
     read_record,
 )
+from zml_dask.records.journal import HarvestOptions, HarvestState, HarvestStateError, save_state
 from zml_dask.records.records_pickle import NotARecordsPickleError
 from zml_dask.records.refs import RecordRef, RefTable
-from zml_dask.records.state import HarvestOptions, HarvestState, HarvestStateError, save_state
 from zml_dask.safe_pickle import UnsafePickleError
 
 

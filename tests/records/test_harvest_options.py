@@ -12,9 +12,13 @@ import pytest
 
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import BadPatternError, HarvestOptions, HarvestProgress, harvest
-from zml_dask.records.journal import CatalogueWriteError, HarvestDiskError
-from zml_dask.records.slices import BadDateError
-from zml_dask.records.state import HarvestStateError, load_state
+from zml_dask.records.journal import (
+    CatalogueWriteError,
+    HarvestDiskError,
+    HarvestStateError,
+    load_state,
+)
+from zml_dask.records.search import BadDateError
 from zml_dask.sandbox.corpus import SandboxRecord, make_record
 from zml_dask.sandbox.synthetic import synthetic_corpus
 

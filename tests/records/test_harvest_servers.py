@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from zml_dask.net.errors import BadQueryError
 from zml_dask.net.http import HttpOptions, JsonAnswer
-from zml_dask.records import harvest_round, zenodo
+from zml_dask.records import harvest as harvest_module
+from zml_dask.records import search as search_module
 from zml_dask.records.catalogue import Catalogue
-from zml_dask.records.harvest import HarvestOptions, HarvestProgress, harvest
-from zml_dask.records.harvest_round import SlicesIgnoredError
+from zml_dask.records.harvest import HarvestOptions, HarvestProgress, SlicesIgnoredError, harvest
 from zml_dask.sandbox import search
 from zml_dask.sandbox.corpus import Corpus, Question, SandboxRecord, make_record
 from zml_dask.sandbox.faults import Faults
@@ -136,7 +136,7 @@ def test_whatever_a_server_says_is_a_search_result_or_none(
     tmp_path_factory: pytest.TempPathFactory, payload: Any
 ) -> None:
     client: Any = Answering(payload, "")
-    with pytest.raises(zenodo.NotASearchError):
+    with pytest.raises(search_module.NotASearchError):
         harvest(tmp_path_factory.mktemp("odd") / "c.jsonl", HarvestOptions(), client)
 
 
@@ -170,7 +170,7 @@ def test_a_500_to_a_query_that_was_good_before_passes(
 def test_more_records_in_one_instant_than_the_window_shows_are_told_of(
     make_sandbox: Make, client_of: ClientOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (zenodo, harvest_round, search):
+    for module in (search_module, harvest_module, search):
         monkeypatch.setattr(module, "WINDOW", 50)
     moment = datetime(2020, 1, 1, tzinfo=UTC)
     records = [make_record(2 * n + 1, created=moment) for n in range(60)]
@@ -187,5 +187,5 @@ def test_a_server_that_is_no_zenodo_is_told(
 ) -> None:
     served = make_sandbox([make_record(7, {"api/records": b'{"hits": {"hits": 3}}'})])
     elsewhere = f"{served.api_url.removesuffix('/api')}/records/7/files/api"
-    with pytest.raises(zenodo.NotASearchError, match="root"):
+    with pytest.raises(search_module.NotASearchError, match="root"):
         harvest(tmp_path / "c.jsonl", HarvestOptions(api_url=elsewhere), client_of(served))

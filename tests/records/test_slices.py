@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.records.slices import EARLIEST, BadDateError, halves, instant, read, written
+from zml_dask.records.search import EARLIEST, BadDateError, halves, instant, read, written
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 instants = st.datetimes(datetime(2013, 1, 1), datetime(2025, 12, 31), timezones=st.just(UTC))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from zml_dask.net.http import HttpClient
-from zml_dask.records.withdrawn import find_withdrawn
+from zml_dask.records.search import find_withdrawn
 from zml_dask.sandbox.corpus import Withdrawal, make_record
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.sandbox.synthetic import synthetic_corpus

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.records.slices import written
+from zml_dask.records.search import written
 from zml_dask.sandbox.corpus import Corpus, Question, make_record
 from zml_dask.sandbox.query import QuerySyntaxError, matcher
 

@@ -23,7 +23,7 @@ from zml_dask.pipeline.build import build_on
 from zml_dask.pipeline.progress import BuildProgress
 from zml_dask.pipeline.target import check_target
 from zml_dask.records.harvest import HarvestOptions, harvest
-from zml_dask.records.state import load_state, state_path
+from zml_dask.records.journal import load_state, state_path
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.storage import Storage

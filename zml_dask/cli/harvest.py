@@ -13,8 +13,8 @@ from zml_dask.net.http import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import LocalThrottle
 from zml_dask.records.harvest import HarvestOptions, HarvestProgress, HarvestResult, harvest
+from zml_dask.records.journal import DEFAULT_EXCLUDE
 from zml_dask.records.parse import ZENODO_API
-from zml_dask.records.state import DEFAULT_EXCLUDE
 
 
 @click.command("harvest")

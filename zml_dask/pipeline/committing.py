@@ -15,7 +15,7 @@ from zml_dask.pipeline.errors import BuildError
 from zml_dask.pipeline.lock import DatasetLock
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.progress import BuildProgress, Counts
-from zml_dask.records.state import HarvestState
+from zml_dask.records.journal import HarvestState
 from zml_dask.store.commit.steps import (
     CommitOptions,
     CommitTask,

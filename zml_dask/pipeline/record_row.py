@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zml_dask.fetch.origins import FetchedRecord
-from zml_dask.records.canonical import canonical_json
-from zml_dask.records.parse import RecordParseError, parse_record
+from zml_dask.records.parse import RecordParseError, canonical_json, parse_record
 from zml_dask.records.record import Record
 
 

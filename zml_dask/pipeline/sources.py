@@ -12,10 +12,10 @@ from typing import TypeAlias
 
 from zml_dask.pipeline.errors import EmptyCatalogueError, UnsupportedRecordsError
 from zml_dask.pipeline.options import BuildOptions
-from zml_dask.records.canonical import canonical_json
 from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.journal import HarvestState
+from zml_dask.records.parse import canonical_json
 from zml_dask.records.record import Record, RecordFile
-from zml_dask.records.state import HarvestState
 from zml_dask.store.layout import STAGING
 from zml_dask.store.storage import Storage
 

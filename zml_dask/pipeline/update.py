@@ -20,12 +20,11 @@ from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.pipeline.result import BuildResult
 from zml_dask.pipeline.sources import MADE_HERE
 from zml_dask.pipeline.target import check_target
-from zml_dask.records.canonical import canonical_json
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestProgress, harvest
-from zml_dask.records.lookup import listed_hits
-from zml_dask.records.state import HarvestOptions, HarvestState, options_from, save_state
-from zml_dask.records.withdrawn import find_withdrawn
+from zml_dask.records.journal import HarvestOptions, HarvestState, options_from, save_state
+from zml_dask.records.parse import canonical_json
+from zml_dask.records.search import find_withdrawn, listed_hits
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table

@@ -18,18 +18,18 @@ import fsspec
 import numpy as np
 
 from zml_dask.errors import UsageError, ZmlError
-from zml_dask.records.canonical import canonical_json
+from zml_dask.records.journal import HarvestState, state_path
 from zml_dask.records.parse import (
     ZENODO_API,
     RecordParseError,
     archive_bytes_of,
+    canonical_json,
     parse_record,
     record_id_of,
 )
 from zml_dask.records.record import Record
 from zml_dask.records.records_pickle import convert_records_pickle
 from zml_dask.records.refs import RecordRef, RefTable
-from zml_dask.records.state import HarvestState, state_path
 
 __all__ = [
     "Catalogue",

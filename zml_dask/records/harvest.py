@@ -11,21 +11,88 @@ records moved up, and sends the harvest back as many pages.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from time import sleep
 from typing import Final
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import UsageError, ZmlError
+from zml_dask.net.errors import BadQueryError, BadRequestError
 from zml_dask.net.http import HttpClient
-from zml_dask.records.harvest_result import HarvestProgress, HarvestResult
-from zml_dask.records.harvest_round import HarvestRound
-from zml_dask.records.journal import Journal
-from zml_dask.records.slices import instant, read, written
-from zml_dask.records.state import HarvestOptions, HarvestState, HarvestStateError
+from zml_dask.records.journal import HarvestOptions, HarvestState, HarvestStateError, Journal
+from zml_dask.records.parse import RecordParseError, canonical_json, parse_record
+from zml_dask.records.record import Record
+from zml_dask.records.search import (
+    EARLIEST,
+    GUEST_SIZES,
+    TOKEN_SIZES,
+    WINDOW,
+    SearchPage,
+    Slice,
+    halves,
+    instant,
+    read,
+    search_page,
+    written,
+)
 
 __all__ = ["HarvestOptions", "HarvestProgress", "HarvestResult", "HarvestState", "harvest"]
+
+
+@dataclass(frozen=True, slots=True)
+class HarvestProgress:
+    """How far a harvest is.
+
+    Attributes
+    ----------
+    found : int
+        Records of type software seen in this round.
+    total : int
+        Hits that the server told at its beginning.
+    written, excluded : int
+    slices : int
+        Known to be still to do.
+    """
+
+    found: int
+    total: int
+    written: int
+    excluded: int
+    slices: int
+
+
+@dataclass(frozen=True, slots=True)
+class HarvestResult:
+    """What a harvest did.
+
+    Attributes
+    ----------
+    found : int
+        Records of type software seen in this round.
+    written : int
+        Lines that this call added to the catalogue.
+    excluded : int
+        Records left out by the pattern.
+    total : int
+        Hits that the server told at the round's beginning.
+    missing : int
+        Hits that the server told of and did not give.
+    records : int
+        Records in the catalogue now.
+    finished : bool
+        False where the limit ended it.
+    """
+
+    found: int
+    written: int
+    excluded: int
+    total: int
+    missing: int
+    records: int
+    finished: bool
+
 
 OVERLAP: Final = timedelta(days=1)
 """How far a further round looks back: a record may enter the search after its creation."""
@@ -147,3 +214,260 @@ def _difference(old: HarvestOptions, new: HarvestOptions) -> str:
     names = ("api_url", "query", "since", "until", "exclude", "all_versions")
     changed = [name for name in names if getattr(old, name) != getattr(new, name)]
     return ", ".join(f"--{name.replace('_', '-')} {getattr(old, name)!r}" for name in changed)
+
+
+# How long after its creation a record may enter the search: what the slice of
+# the latest records looks back.
+_INDEX_DELAY: Final = timedelta(minutes=10)
+_TRIES: Final = 4
+
+
+class SlicesIgnoredError(ZmlError):
+    """The server answers each slice of time with everything: halving them would never end."""
+
+
+class HarvestRound:
+    """The state a harvest is in, and what it has seen.
+
+    Parameters
+    ----------
+    journal : Journal
+    client : HttpClient
+    pattern : re.Pattern or None
+        Records to leave out.
+    state : HarvestState
+        Where to begin.
+    progress : callable or None
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        client: HttpClient,
+        pattern: re.Pattern[str] | None,
+        state: HarvestState,
+        progress: Callable[[HarvestProgress], None] | None,
+    ) -> None:
+        self._journal = journal
+        self._client = client
+        self._pattern = pattern
+        self._progress = progress
+        self._state = state
+        self._written = 0
+        self._sizes = TOKEN_SIZES if client.has_token else GUEST_SIZES
+        self._size = 0
+        # Whatever is in the catalogue was seen, also before this round.
+        self._seen = set(journal.ids)
+
+    def to_the_end(self) -> HarvestResult:
+        """Read all pending slices, or as many as the limit lets."""
+        # The sidecar comes before the first line, as the mark that a harvest wrote it.
+        self._journal.save(self._state)
+        while self._state.pending and not self._is_full():
+            self._check_slices()
+            self._read_slice()
+        state = self._state
+        if not state.pending and not state.finished:
+            state = replace(state, finished=True, complete_until=_complete_until(state))
+            self._journal.save(state)
+        return HarvestResult(
+            found=state.found,
+            written=self._written,
+            excluded=state.excluded,
+            total=state.total,
+            missing=state.missing,
+            records=len(self._journal.ids),
+            finished=state.finished,
+        )
+
+    def _is_full(self) -> bool:
+        limit = self._state.options.limit
+        return limit is not None and len(self._journal.ids) >= limit
+
+    def _read_slice(self) -> None:
+        """Read the first pending slice, or put smaller ones in its place."""
+        # What an earlier call read of it, and the ids seen in this one.
+        earlier, ids = self._state.offset, set[str]()
+        is_second_reading = False
+        while not self._is_full():
+            page, start = self._ask()
+            earlier = min(earlier, start)
+            state = self._begun(page)
+            smaller = self._smaller_slices(page) if page.total > WINDOW else ()
+            if smaller:
+                pending = (*smaller, *state.pending[1:])
+                self._take(page, replace(state, pending=pending, offset=0, slice_total=0))
+                return
+            ids.update(map(_id_of, page.hits))
+            stop = start + self._size
+            if start and page.total < state.slice_total:
+                # Records before this page are gone, and those after it moved up.
+                stop = max(start - (state.slice_total - page.total), 0)
+                earlier = min(earlier, stop)
+            # The least total counts: two replicas of the index that differ would
+            # otherwise send the harvest back and forth without end.
+            least = min(state.slice_total or page.total, page.total)
+            state = replace(state, offset=stop, slice_total=least)
+            # An empty page where there should be one ends the slice, unless it is
+            # the last one, whose records moved up.
+            if (page.hits or stop < start) and stop < min(page.total, WINDOW):
+                self._take(page, _closed(state, page))
+                continue
+            missing = max(page.total - earlier - len(ids), 0)
+            if missing and not is_second_reading:
+                is_second_reading, earlier = True, 0
+                self._take(page, replace(state, offset=0, slice_total=0))
+                continue
+            self._take(
+                page,
+                replace(
+                    state,
+                    pending=state.pending[1:],
+                    offset=0,
+                    slice_total=0,
+                    told=state.told + page.total,
+                    missing=state.missing + missing,
+                ),
+            )
+            return
+
+    def _check_slices(self) -> None:
+        # Each record is in one slice, but for those on a bound or new meanwhile.
+        state = self._state
+        if state.told > 2 * state.total + WINDOW:
+            raise SlicesIgnoredError(
+                f"{state.options.api_url} told of {state.told:,} records in slices of "
+                f"{state.total:,}: it does not heed 'created:[...]', so that only its first "
+                f"{WINDOW:,} can be had; ask for fewer with --query"
+            )
+
+    def _begun(self, page: SearchPage) -> HarvestState:
+        if self._state.started is not None:
+            return self._state
+        return replace(self._state, started=written(page.now), total=page.total)
+
+    def _ask(self) -> tuple[SearchPage, int]:
+        """Ask for the next page of the first pending slice; also where in the slice it begins."""
+        for size in (self._size,) if self._size else self._sizes:
+            number = self._state.offset // size
+            try:
+                page = self._patiently(number + 1, size)
+            except BadQueryError:
+                raise
+            except BadRequestError:
+                # Larger than the server grants, unless it refuses the smallest, too.
+                if size in {self._size, self._sizes[-1]}:
+                    raise
+                continue
+            start = number * size
+            # A server that silently gives less than was asked for has a limit, too.
+            is_short = start == 0 and 0 < len(page.hits) < min(size, page.total)
+            self._size = len(page.hits) if is_short else size
+            return page, start
+        raise AssertionError("the last size returns or raises")
+
+    def _patiently(self, page: int, size: int) -> SearchPage:
+        """Ask; once the query is proven good, a 500 to it is a stumble that passes."""
+        state = self._state
+        is_proven = state.started is not None or not state.options.query.strip()
+        for tried in range(1, _TRIES + 1):
+            try:
+                return search_page(
+                    self._client, state.options, state.pending[0], page=page, size=size
+                )
+            except BadQueryError:
+                if not is_proven or tried == _TRIES:
+                    raise
+                sleep(self._client.options.pause(tried))
+        raise AssertionError("the last try returns or raises")
+
+    def _smaller_slices(self, page: SearchPage) -> Sequence[Slice]:
+        """Cut the first pending slice; nothing where it is too short for that."""
+        first = _created(page.hits[0]) if page.hits and not self._state.offset else None
+        begin = max(read(first), EARLIEST) if first else EARLIEST
+        return halves(self._state.pending[0], first=begin, now=page.now) or ()
+
+    def _take(self, page: SearchPage, state: HarvestState) -> None:
+        """Add what is new on a page to the catalogue, and only then say so in the state."""
+        lines, excluded, found = [], 0, 0
+        for hit in page.hits:
+            try:
+                record, line = parse_record(hit), canonical_json(hit)
+            except (RecordParseError, RecursionError):
+                # Without an id there is nothing to fetch, nor to name; and what is
+                # nested a thousand deep is nobody's metadata.
+                continue
+            if record.resource_type != "software" or record.record_id in self._seen:
+                continue
+            if self._is_full():
+                # A larger limit will have to read this page again.
+                state = replace(self._begun(page), found=state.found, excluded=state.excluded)
+                break
+            self._seen.add(record.record_id)
+            found += 1
+            if self._is_excluded(record):
+                excluded += 1
+                continue
+            self._journal.ids.add(record.record_id)
+            lines.append(line)
+        self._written += len(lines)
+        self._state = replace(
+            state,
+            found=state.found + found,
+            excluded=state.excluded + excluded,
+            catalogue_bytes=self._journal.append(lines),
+        )
+        self._journal.save(self._state)
+        self._report()
+
+    def _is_excluded(self, record: Record) -> bool:
+        names = (record.title or "", *(file.key for file in record.files))
+        return self._pattern is not None and any(map(self._pattern.search, names))
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            state = self._state
+            self._progress(
+                HarvestProgress(
+                    found=state.found,
+                    total=state.total,
+                    written=self._written,
+                    excluded=state.excluded,
+                    slices=len(state.pending),
+                )
+            )
+
+
+def _complete_until(state: HarvestState) -> str | None:
+    until = state.options.until
+    if until is None or state.started is None:
+        return state.started
+    return min(instant(until, option="--until", is_end=True), state.started)
+
+
+def _closed(state: HarvestState, page: SearchPage) -> HarvestState:
+    """End a slice of several pages in the server's past; the rest is a slice of its own."""
+    begin, end = state.pending[0]
+    now = written(page.now)
+    if end is not None and end <= now:
+        return state
+    started = read(state.started) if state.started else page.now
+    if begin is not None and read(begin) >= started - _INDEX_DELAY:
+        # This is that slice already. There has to be a last one.
+        return state
+    rest = written(page.now - _INDEX_DELAY)
+    pending = ((begin, now), *state.pending[1:], (max(rest, begin or rest), end))
+    return replace(state, pending=pending)
+
+
+def _id_of(hit: object) -> str:
+    # As text: there is no telling what a server puts there.
+    return repr(hit.get("id")) if isinstance(hit, Mapping) else ""
+
+
+def _created(hit: object) -> str | None:
+    value = hit.get("created") if isinstance(hit, Mapping) else None
+    try:
+        return written(read(value)) if isinstance(value, str) else None
+    except ValueError:
+        return None

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zml_dask.errors import UsageError
-from zml_dask.records.canonical import canonical_json
-from zml_dask.records.parse import RecordParseError, record_id_of
-from zml_dask.records.state import HarvestOptions, HarvestState, save_state
+from zml_dask.records.journal import HarvestOptions, HarvestState, save_state
+from zml_dask.records.parse import RecordParseError, canonical_json, record_id_of
 from zml_dask.safe_pickle import load
 
 

@@ -8,7 +8,7 @@ from email.utils import getaddresses
 from importlib.metadata import Distribution
 from typing import Final
 
-from zml_dask.records.repository import plain_repository
+from zml_dask.records.record import plain_repository
 
 _UNKNOWN_LICENCE: Final = "other-open"
 _SPDX: Final = re.compile(r"[A-Za-z0-9][\w.+-]*( (OR|AND|WITH) [\w.+-]+)*")

@@ -1,0 +1,378 @@
+"""Zenodo's search: a page at a time, slices of time, records by number, withdrawn records.
+
+The search shows 10,000 results of a query, so a harvest asks for slices of
+creation time that are small enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import Any, Final, Literal
+
+from zml_dask.errors import UsageError, ZmlError
+from zml_dask.net.errors import (
+    BadQueryError,
+    BadRequestError,
+    ForbiddenError,
+    GoneError,
+    NotFoundError,
+    ServerError,
+)
+from zml_dask.net.http import HttpClient
+from zml_dask.records.journal import HarvestOptions
+from zml_dask.records.parse import RecordParseError, record_id_of
+
+Slice = tuple[str | None, str | None]
+"""First and last instant, both inclusive, as ISO 8601 in UTC; None is an open end."""
+
+# Zenodo opened in May 2013.
+EARLIEST: Final = datetime(2013, 1, 1, tzinfo=UTC)
+# Zenodo's index keeps milliseconds, so no slice can be finer.
+_FINEST: Final = timedelta(milliseconds=2)
+# Longer ones are cut at whole seconds, which read better.
+_COARSE: Final = timedelta(seconds=4)
+
+
+class BadDateError(UsageError):
+    """A bound that is neither a date nor an instant."""
+
+
+def instant(text: str, *, option: str, is_end: bool = False) -> str:
+    """Read a date or an instant; a date that ends something includes its whole day.
+
+    Raises
+    ------
+    BadDateError
+        If `text` is neither.
+
+    Examples
+    --------
+    >>> instant("2024-02-01", option="--since")
+    '2024-02-01T00:00:00.000Z'
+    >>> instant("2024-02-01", option="--until", is_end=True)
+    '2024-02-01T23:59:59.999Z'
+    """
+    try:
+        if len(text) <= len("2024-02-01"):
+            day = date.fromisoformat(text)
+            moment = datetime.combine(day, time.max if is_end else time.min, UTC)
+        else:
+            moment = datetime.fromisoformat(text)
+            # A time without a zone is UTC, as Zenodo's are.
+            moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except ValueError:
+        raise BadDateError(f"{option} takes a date such as 2024-02-01, not {text!r}") from None
+    return written(moment)
+
+
+def written(moment: datetime) -> str:
+    """Write an aware instant to the millisecond.
+
+    Examples
+    --------
+    >>> written(datetime(2024, 2, 1, tzinfo=UTC))
+    '2024-02-01T00:00:00.000Z'
+    """
+    utc = moment.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+
+def read(text: str) -> datetime:
+    """Read what `written` wrote, or another ISO 8601 instant, as aware UTC."""
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def halves(whole: Slice, *, first: datetime, now: datetime) -> tuple[Slice, Slice] | None:
+    """Cut a slice in the middle; None for one too short to cut.
+
+    The halves share the instant in the middle: a record created in that very
+    millisecond is found twice rather than, by some rounding, never.
+
+    Parameters
+    ----------
+    whole : Slice
+    first, now : datetime
+        What stands for an open beginning and an open end.
+
+    Examples
+    --------
+    >>> day = ("2024-02-01T00:00:00.000Z", "2024-02-02T00:00:00.000Z")
+    >>> halves(day, first=EARLIEST, now=EARLIEST)[0]
+    ('2024-02-01T00:00:00.000Z', '2024-02-01T12:00:00.000Z')
+    """
+    begin = first if whole[0] is None else read(whole[0])
+    end = now if whole[1] is None else read(whole[1])
+    if end - begin < _FINEST:
+        return None
+    middle = begin + (end - begin) / 2
+    if end - begin > _COARSE:
+        middle = middle.replace(microsecond=0)
+    return (whole[0], written(middle)), (written(middle), whole[1])
+
+
+WINDOW: Final = 10_000
+"""Results of one search that can be paged through."""
+
+_OPEN: Final = ("1970-01-01T00:00:00Z", "9999-12-31T00:00:00Z")
+
+TOKEN_SIZES: Final = (100, 25, 10)
+"""Hits a page to ask for with a token; the next where the server grants no more."""
+
+GUEST_SIZES: Final = (25, 10)
+
+
+class NotASearchError(ZmlError):
+    """The server answers a search with something that is no search result."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """One page of a search.
+
+    Attributes
+    ----------
+    hits : tuple
+        Whatever the server lists; each is checked when it is used.
+    total : int
+        Hits of the whole search.
+    now : datetime
+        The server's clock.
+    """
+
+    hits: tuple[Any, ...]
+    total: int
+    now: datetime
+
+
+def search_query(query: str, created: Slice) -> str:
+    """Write a query for the records that one slice of time holds.
+
+    Examples
+    --------
+    >>> search_query("title:tides", ("2024-01-01T00:00:00.000Z", None))
+    '(title:tides) AND created:["2024-01-01T00:00:00Z" TO "9999-12-31T00:00:00Z"]'
+    """
+    parts = [f"({query})"] if query.strip() else []
+    if created != (None, None):
+        # Full dates on both sides: a partial one means its first instant.
+        begin, end = (bound or open_end for bound, open_end in zip(created, _OPEN, strict=True))
+        begin, end = (bound.replace(".000Z", "Z") for bound in (begin, end))
+        parts.append(f'created:["{begin}" TO "{end}"]')
+    return " AND ".join(parts)
+
+
+def search_page(
+    client: HttpClient, options: HarvestOptions, created: Slice, *, page: int, size: int
+) -> SearchPage:
+    """Ask for one page of the software records created in a slice, oldest first.
+
+    Page numbers are the caller's to count: the server's links lead out of the
+    window that it serves.
+
+    Parameters
+    ----------
+    client : HttpClient
+    options : HarvestOptions
+    created : Slice
+    page : int
+        From 1 on.
+    size : int
+        Hits a page.
+
+    Raises
+    ------
+    BadQueryError
+        If the server cannot parse the query.
+    BadRequestError
+        If it does not grant the page.
+    NotASearchError
+        If the answer is not a search result.
+    """
+    url = f"{options.api_url.rstrip('/')}/records"
+    parameters = {
+        "type": "software",
+        "sort": "oldest",
+        "page": str(page),
+        "size": str(size),
+    }
+    query = search_query(options.query, created)
+    if query:
+        parameters["q"] = query
+    if options.all_versions:
+        parameters["all_versions"] = "true"
+    answer = client.get_json(url, parameters)
+    hits, total = hits_of(answer.payload, url)
+    return SearchPage(tuple(hits), total, _clock(answer.headers))
+
+
+def hits_of(payload: Any, url: str) -> tuple[list[Any], int]:
+    """Give the hits of a search's answer and their total.
+
+    Raises
+    ------
+    NotASearchError
+        If it is something else.
+    """
+    listed = payload.get("hits") if isinstance(payload, Mapping) else None
+    hits = listed.get("hits") if isinstance(listed, Mapping) else None
+    total = listed.get("total") if isinstance(listed, Mapping) else None
+    if isinstance(total, Mapping):
+        total = total.get("value")
+    if not isinstance(hits, list) or not isinstance(total, int) or total < 0:
+        raise NotASearchError(f"{url} gives no search result: is it the root of a Zenodo API?")
+    return hits, total
+
+
+def _clock(headers: Mapping[str, str]) -> datetime:
+    told = {name.lower(): value for name, value in headers.items()}.get("date", "")
+    try:
+        return parsedate_to_datetime(told).astimezone(UTC)
+    except ValueError:
+        return datetime.now(UTC)
+
+
+def listed_hits(
+    record_ids: Iterable[int], client: HttpClient, api_url: str
+) -> Iterator[tuple[list[int], dict[int, Mapping[str, Any]]]]:
+    """Ask the search for records by number, as many at once as it lists on a page.
+
+    Parameters
+    ----------
+    record_ids : iterable of int
+    client : HttpClient
+    api_url : str
+        Root of the API.
+
+    Yields
+    ------
+    list of int, dict of int to mapping
+        Numbers that were asked for together, and the hits of those that the search
+        lists: neither withdrawn, nor hidden, nor unknown.
+
+    Raises
+    ------
+    NetworkError
+        If the server cannot be had.
+    """
+    root = f"{api_url.rstrip('/')}/records"
+    sizes: Sequence[int] = TOKEN_SIZES if client.has_token else GUEST_SIZES
+    ids = iter(record_ids)
+    while batch := list(islice(ids, sizes[0])):
+        hits, granted = _listed(root, batch, client, sizes)
+        sizes = [size for size in sizes if size <= granted]
+        yield batch, hits
+
+
+def _listed(
+    root: str, batch: Sequence[int], client: HttpClient, sizes: Sequence[int]
+) -> tuple[dict[int, Mapping[str, Any]], int]:
+    """Hits that the search lists, in pages as large as the server grants; also their size."""
+    for size in sizes:
+        parts = [batch[at : at + size] for at in range(0, len(batch), size)]
+        found: dict[int, Mapping[str, Any]] = {}
+        try:
+            for part in parts:
+                found |= _page(root, part, client, size)
+        except BadQueryError:
+            raise
+        except BadRequestError:
+            if size == sizes[-1]:
+                raise
+        else:
+            return found, size
+    raise AssertionError("the last size returns or raises")
+
+
+def _page(
+    root: str, record_ids: Sequence[int], client: HttpClient, size: int
+) -> dict[int, Mapping[str, Any]]:
+    parameters = {
+        "q": " OR ".join(f"recid:{record_id}" for record_id in record_ids),
+        # Superseded versions are there, too.
+        "all_versions": "true",
+        "page": "1",
+        "size": str(size),
+    }
+    hits, _ = hits_of(client.get_json(root, parameters).payload, root)
+    found = {}
+    for hit in hits:
+        try:
+            number = record_id_of(hit)
+        except RecordParseError:
+            # What has no id was not asked for.
+            continue
+        if number in record_ids:
+            found[number] = hit
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A record that is no longer there.
+
+    Attributes
+    ----------
+    record_id : int
+    kind : str
+        ``"gone"``: it has a tombstone; ``"not_found"``: nobody knows of it.
+    message : str
+        What the server says.
+    """
+
+    record_id: int
+    kind: Literal["gone", "not_found"]
+    message: str
+
+
+def find_withdrawn(
+    record_ids: Iterable[int],
+    client: HttpClient,
+    api_url: str,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Withdrawn]:
+    """Find the records that are no longer there.
+
+    The search is asked for as many ids at once as it lists on a page; only
+    those that it does not list are asked for one by one.
+
+    Parameters
+    ----------
+    record_ids : iterable of int
+    client : HttpClient
+    api_url : str
+        Root of the API.
+    progress : callable, optional
+        Called with the number of ids that have been looked up.
+
+    Raises
+    ------
+    NetworkError
+        If the server cannot be had.
+    """
+    root = f"{api_url.rstrip('/')}/records"
+    done = 0
+    for batch, hits in listed_hits(record_ids, client, api_url):
+        for record_id in batch:
+            if record_id not in hits:
+                yield from _looked_up(root, record_id, client)
+        done += len(batch)
+        if progress is not None:
+            progress(done)
+
+
+def _looked_up(root: str, record_id: int, client: HttpClient) -> Iterator[Withdrawn]:
+    try:
+        client.get_json(f"{root}/{record_id}")
+    except GoneError as error:
+        yield Withdrawn(record_id, "gone", str(error))
+    except NotFoundError as error:
+        yield Withdrawn(record_id, "not_found", str(error))
+    except (ForbiddenError, ServerError):
+        # Hidden, or not to be told now: no reason to call it gone.
+        return
