@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import zml_dask as zml
 from zml_dask.cli.main import main
 from zml_dask.store.commit import commit
+from zml_dask.store.info import committed_info, write_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import FailureRow, RecordStager, StagedFile, stage_failure
 from zml_dask.store.storage import Storage
@@ -26,19 +28,22 @@ Run = Callable[..., str]
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     storage = Storage.open(folder / "ds")
-    text = f"{EVIL}\nsecond\n".encode()
+    lines = [EVIL, *["second"] * 99]
+    text = "".join(f"{line}\n" for line in lines).encode()
     fields = dict.fromkeys(
         ("doi", "title", "version", "publication_date", "license", "repository", "origin"), EVIL
     )
     lists = {"keywords": [EVIL, ""], "creators": [EVIL], "metadata": json.dumps({EVIL: EVIL})}
     row = (EVIL, EVIL, EVIL, EVIL, len(text), "00" * 32, EVIL)
     with RecordStager(folder, 7, ImageShape()) as stager:
-        stager.add(StagedFile(f"a/{EVIL}", *row, "ok", EVIL, 2, 0), text)
+        stager.add(StagedFile(f"a/{EVIL}", *row, "ok", EVIL, len(lines), 1), text)
         stager.add(StagedFile(f"b/{EVIL}/c", *row, "refused", EVIL, 0, None), None)
         stager.finish(storage, fields | lists)
     stage_failure(storage, FailureRow(8, EVIL, EVIL, EVIL, 1, True))
     stage_failure(storage, FailureRow(9, EVIL, f"{EVIL}2", EVIL, 3, False))
     commit(storage)
+    info = committed_info(storage)
+    write_info(storage, replace(info, software={"zml-dask": EVIL}))
     return Path(folder / "ds")
 
 

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from zml_dask.cli.drawing import draw
-from zml_dask.cli.terminal import printable, printable_lines
+from zml_dask.text_safety import escape_lines, escape_text
 
 
 @given(st.text())
 def test_nothing_that_is_printed_can_move_the_cursor(text: str) -> None:
-    assert printable(text).isprintable()
-    shown = printable_lines(text)
+    assert escape_text(text).isprintable()
+    shown = escape_lines(text)
     assert all(char == "\n" or char.isprintable() for char in shown)
     assert shown.count("\n") == text.count("\n")
 
 
 @given(st.text(st.characters(categories=["L", "N", "P"])))
 def test_what_is_visible_is_printed_as_it_is(text: str) -> None:
-    assert printable(text) == text
+    assert escape_text(text) == text
 
 
 def test_an_image_is_drawn_with_and_without_colour() -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zml_dask.fetch.limits import FetchLimits
-from zml_dask.fetch.member import is_version_control, showable
+from zml_dask.fetch.member import is_version_control
 from zml_dask.fetch.members import Member, is_sound, kind_of, read_members
 from zml_dask.fetch.sniff import recognise
+from zml_dask.text_safety import escape_path
 
 from .archives import COMPRESSIONS, GOOD, make_tar, make_zip
 
@@ -102,5 +103,5 @@ def test_whatever_goes_in_comes_out(make: object, files: dict[str, bytes]) -> No
     members = read(make(files))
     kept = {name: data for name, data in files.items() if not is_version_control(name)}
     assert {one.path: one.data for one in members} == {
-        showable(name)[0]: data for name, data in kept.items()
+        escape_path(name)[0]: data for name, data in kept.items()
     }

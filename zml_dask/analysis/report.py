@@ -14,6 +14,7 @@ from zml_dask.analysis.mosaic import tiles
 from zml_dask.analysis.partial import LONG_LINES
 from zml_dask.store.info import committed_info
 from zml_dask.store.storage import Storage
+from zml_dask.text_safety import escape_text
 
 _SECTIONS = [
     ("languages", "Languages"),
@@ -101,7 +102,7 @@ def visible(text: object) -> str:
     ('a\\u202egpj.exe', '(empty)')
     """
     name = "" if text is None else str(text)
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    shown = escape_text(name)
     return (shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…") or "(empty)"
 
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from zml_dask.cli.building import print_result, progress_of
 from zml_dask.cli.committed import Committed
 from zml_dask.cli.drawing import draw
-from zml_dask.cli.terminal import printable
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.errors import UsageError
 from zml_dask.net.http import HttpClient
@@ -27,6 +26,7 @@ from zml_dask.records.journal import load_state, state_path
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.storage import Storage
+from zml_dask.text_safety import escape_text
 
 CATALOGUE = "catalogue.jsonl"
 """The demo's catalogue, beside the dataset."""
@@ -109,6 +109,6 @@ def _show(committed: Committed) -> None:
     file = committed.first_file(_GOOD_EXAMPLE)
     if file is not None:
         height = committed.info.shape.height
-        click.echo(f"\n{printable(file['path'])}, lines 1 to {height} as one image:\n")
+        click.echo(f"\n{escape_text(file['path'])}, lines 1 to {height} as one image:\n")
         draw(committed.images(file)[0], Console())
         click.echo()

@@ -11,7 +11,6 @@ import click
 
 from zml_dask.cli.building import cluster_options, progress_of
 from zml_dask.cli.computing import compute_of
-from zml_dask.cli.terminal import printable
 from zml_dask.legacy.import_record import ImportedRecord
 from zml_dask.legacy.importing import ImportOptions, import_legacy
 from zml_dask.legacy.sources import open_source
@@ -21,6 +20,7 @@ from zml_dask.pipeline.progress import Counts
 from zml_dask.pipeline.record_row import row_of_hit
 from zml_dask.store.commit import CommitOptions
 from zml_dask.store.storage import Storage
+from zml_dask.text_safety import escape_text
 
 
 @click.command("import-legacy")
@@ -77,11 +77,11 @@ def command(
             )
     passed_over = f", {result.already:,} were done before" if result.already else ""
     click.echo(
-        f"{printable(dataset)}: {result.imported:,} of {result.found:,} records, "
+        f"{escape_text(dataset)}: {result.imported:,} of {result.found:,} records, "
         f"{result.images:,} images{passed_over}"
     )
     if result.failed:
         click.echo(
             f"failed: {result.failed:,} records "
-            f"(zml-dask status {printable(dataset)} --failures says more)"
+            f"(zml-dask status {escape_text(dataset)} --failures says more)"
         )

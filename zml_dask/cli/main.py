@@ -13,7 +13,7 @@ import click
 
 from zml_dask import __version__
 from zml_dask.errors import ZmlError
-from zml_dask.printable import printable
+from zml_dask.text_safety import escape_text
 
 COMMANDS = {
     "build": "Build the records of CATALOGUE into DATASET.",
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> Any:
         if debug:
             raise
         # A server's or an archive's own words may be in it.
-        click.echo(f"zml-dask: {printable(str(error))}", err=True)
+        click.echo(f"zml-dask: {escape_text(str(error))}", err=True)
         sys.exit(error.exit_status)
     except Exception as error:
         if debug:
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _wrong_call(wrong: click.ClickException) -> str:
     """Say what was wrong with a call, and where it is written how it should be."""
-    message = printable(wrong.format_message())
+    message = escape_text(wrong.format_message())
     context = wrong.ctx if isinstance(wrong, click.UsageError) else None
     if context is None:
         return message
@@ -132,9 +132,9 @@ def _unforeseen(error: Exception) -> str:
     """Describe an exception that is none of ours: the disk's or the system's, or a mistake here."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
-        return printable(f"{where}{error.strerror}; --debug shows where")
+        return escape_text(f"{where}{error.strerror}; --debug shows where")
     lines = str(error).splitlines() or [""]
-    return printable(
+    return escape_text(
         f"unexpected {type(error).__name__}: {lines[0]}; this is a mistake of the program: "
         "please report what the same command prints with --debug"
     )

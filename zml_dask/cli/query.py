@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zml_dask.cli.terminal import printable
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.suggestion import suggest
+from zml_dask.text_safety import escape_text
 
 _COLUMNS = "record_id,path,language,license,n_lines,n_images"
 _BATCH = 16_384
@@ -62,7 +62,7 @@ def command(dataset: str, expression: str, limit: int | None, form: str, columns
     _WRITERS[form](names, counts, islice(_rows(found, names, limit), limit))
     advice = suggest(opened, expression) if expression.strip() and not counts["files"] else None
     if advice is not None:
-        click.echo(printable(advice), err=True)
+        click.echo(escape_text(advice), err=True)
 
 
 def _rows(found: Dataset, names: list[str], limit: int | None) -> Iterator[list[Any]]:
@@ -120,8 +120,8 @@ def _summary(counts: dict[str, int], shown: int) -> str:
 
 def _spell(value: Any) -> str:
     if isinstance(value, list):
-        return printable("; ".join(map(str, value)))
-    return "" if value is None else printable(str(value))
+        return escape_text("; ".join(map(str, value)))
+    return "" if value is None else escape_text(str(value))
 
 
 _WRITERS: dict[str, Callable[[list[str], dict[str, int], Iterator[list[Any]]], None]] = {

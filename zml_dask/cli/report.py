@@ -9,7 +9,7 @@ import click
 from zml_dask.analysis.counts import count
 from zml_dask.analysis.partial import UNNAMED
 from zml_dask.analysis.report import render
-from zml_dask.cli.terminal import printable
+from zml_dask.text_safety import escape_text
 
 _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
@@ -25,7 +25,7 @@ def command(dataset: str, output: Path, json_file: Path | None, parquet_file: Pa
     """Write a page about DATASET: counts by language and extension, failures, a mosaic."""
     for wanted in (output, json_file, parquet_file):
         if wanted is not None and not wanted.absolute().parent.is_dir():
-            raise click.BadParameter(f"there is no folder {printable(str(wanted.parent))!r}")
+            raise click.BadParameter(f"there is no folder {escape_text(str(wanted.parent))!r}")
     numbers = count(dataset)
     output.write_text(render(dataset, numbers), encoding="utf-8")
     if json_file is not None:
@@ -35,6 +35,6 @@ def command(dataset: str, output: Path, json_file: Path | None, parquet_file: Pa
     totals = numbers.totals
     languages = set(numbers.tables["by_language"]["language"]) - {UNNAMED}
     click.echo(
-        f"{printable(str(output))}: {totals['records']:,} records, {totals['files']:,} files, "
+        f"{escape_text(str(output))}: {totals['records']:,} records, {totals['files']:,} files, "
         f"{totals['images']:,} images of {len(languages):,} languages"
     )

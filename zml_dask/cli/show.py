@@ -13,10 +13,10 @@ from rich.console import Console
 
 from zml_dask.cli.committed import Committed, Row
 from zml_dask.cli.drawing import draw
-from zml_dask.cli.terminal import printable, printable_lines
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images, to_text
+from zml_dask.text_safety import escape_lines, escape_text
 
 
 class UnknownPathError(UsageError):
@@ -75,10 +75,10 @@ def command(
 def _print_record(row: Row, files: list[Row]) -> None:
     """Print what the record is, and its files as a tree."""
     title = row["title"] or "(no title)"
-    click.echo(printable(f"{row['record_id']}  {title}"))
+    click.echo(escape_text(f"{row['record_id']}  {title}"))
     for name in ("doi", "version", "publication_date", "license", "repository", "origin"):
         if row[name]:
-            click.echo(printable(f"{name.replace('_', ' ')}: {row[name]}"))
+            click.echo(escape_text(f"{name.replace('_', ' ')}: {row[name]}"))
     click.echo(f"{row['n_files']:,} files, {row['n_images']:,} images\n")
     by_path = {file["path"]: file for file in files}
     tree = build_tree((file["path"], file["size"]) for file in files)
@@ -92,7 +92,7 @@ def _tree_lines(tree: Tree, files: dict[str, Row]) -> Iterator[str]:
     waiting = [(name, "", 0, child) for name, child in reversed(tree.items())]
     while waiting:
         name, above, depth, child = waiting.pop()
-        shown = f"{'  ' * depth}{printable(name)}"
+        shown = f"{'  ' * depth}{escape_text(name)}"
         if isinstance(child, dict):
             yield f"{shown.removesuffix('/')}/"
             inside = f"{above}{name.removesuffix('/')}/"
@@ -109,7 +109,7 @@ def _fate(file: Row | None, size: int | None) -> str:
         is_ok = file["status"] == "ok"
         count = "1 image" if file["n_images"] == 1 else f"{file['n_images']:,} images"
         words += [count if is_ok else file["status"].replace("_", " ")]
-    return printable(f"({', '.join(words)})") if words else ""
+    return escape_text(f"({', '.join(words)})") if words else ""
 
 
 def _find(files: list[Row], path: str, record_id: int) -> Row:
@@ -119,16 +119,16 @@ def _find(files: list[Row], path: str, record_id: int) -> Row:
     if not found:
         names = [file["name"] for file in files]
         near = difflib.get_close_matches(path.rpartition("/")[2], names, n=1)
-        advice = f"did you mean {printable(near[0])!r}? L" if near else "l"
+        advice = f"did you mean {escape_text(near[0])!r}? L" if near else "l"
         raise UnknownPathError(
-            f"record {record_id} holds no file {printable(path)!r}; "
+            f"record {record_id} holds no file {escape_text(path)!r}; "
             f"{advice}eave PATH out to see its tree"
         )
     if len(found) > 1 and not exact:
-        others = ", ".join(printable(file["path"]) for file in found[:3])
+        others = ", ".join(escape_text(file["path"]) for file in found[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UnknownPathError(
-            f"several files end in {printable(path)!r} ({others}{more}): give more of the path"
+            f"several files end in {escape_text(path)!r} ({others}{more}): give more of the path"
         )
     return found[0]
 
@@ -140,22 +140,24 @@ def _show_file(
     if not file["n_images"]:
         why = f": {file['reason']}" if file["reason"] else ""
         raise NoImageError(
-            printable(f"{file['path']} has no image, it is {file['status'].replace('_', ' ')}{why}")
+            escape_text(
+                f"{file['path']} has no image, it is {file['status'].replace('_', ' ')}{why}"
+            )
         )
     images, counts = committed.images(file), committed.n_lines(file)
     if number is not None:
         if number >= len(images):
             raise NoImageError(
-                f"{printable(file['path'])} has {len(images):,} images, 0 to {len(images) - 1:,}"
+                f"{escape_text(file['path'])} has {len(images):,} images, 0 to {len(images) - 1:,}"
             )
         images, counts = images[number : number + 1], counts[number : number + 1]
     if png is not None:
         _write_png(images.reshape(-1, images.shape[2]), png)
         click.echo(f"{png}: {images.shape[2]} by {len(images) * images.shape[1]} pixels")
         return
-    click.echo(f"{printable(file['path'])}  {_fate(file, file['size'])}\n")
+    click.echo(f"{escape_text(file['path'])}  {_fate(file, file['size'])}\n")
     if text:
-        click.echo(printable_lines(to_text(images, counts)))
+        click.echo(escape_lines(to_text(images, counts)))
     console = Console()
     for image in images:
         draw(image, console)

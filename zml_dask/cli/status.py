@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zml_dask.cli.terminal import printable
 from zml_dask.pipeline.costs import Cost
 from zml_dask.pipeline.status import Amount, FailureGroup, Status, read_status
+from zml_dask.text_safety import escape_text
 
 
 @click.command("status")
@@ -34,23 +34,23 @@ def command(dataset: str, as_json: bool, failures: bool, catalogue: str | None) 
 
 
 def _print_status(status: Status) -> None:
-    click.echo(printable(status.dataset))
+    click.echo(escape_text(status.dataset))
     commits = "1 commit" if status.commits == 1 else f"{status.commits:,} commits"
     click.echo(f"committed  {_amount(status.committed)}, in {commits}")
     click.echo(f"staged     {_amount(status.staged)}")
     failed = ", ".join(f"{count:,} {kind}" for kind, count in status.failed.items())
-    click.echo(f"failed     {printable(failed) or 'none'}")
+    click.echo(f"failed     {escape_text(failed) or 'none'}")
     if status.to_do is None:
         click.echo("to do      unknown: name the catalogue with --catalogue")
     else:
-        click.echo(f"to do      {status.to_do:,} of {printable(status.catalogue or '')}")
+        click.echo(f"to do      {status.to_do:,} of {escape_text(status.catalogue or '')}")
     if status.running is not None:
-        click.echo(f"running    {printable(status.running)} is building")
+        click.echo(f"running    {escape_text(status.running)} is building")
     if status.arrays:
         _print_costs([*status.arrays, *status.tables])
     if status.failed:
         click.echo(
-            f"what failed, and what to do: zml-dask status {printable(status.dataset)} --failures"
+            f"what failed, and what to do: zml-dask status {escape_text(status.dataset)} --failures"
         )
 
 
@@ -66,14 +66,14 @@ def _print_costs(costs: Iterable[Cost]) -> None:
     table.add_column("codec")
     for cost in costs:
         table.add_row(
-            Text(printable(cost.name)),
+            Text(escape_text(cost.name)),
             f"{cost.rows:,}",
             format_bytes(cost.stored),
             format_bytes(cost.size),
             f"{cost.ratio:.1f}",
             f"{cost.chunks:,}",
             f"{cost.shards:,}",
-            Text(printable(cost.codec)),
+            Text(escape_text(cost.codec)),
         )
     # Elsewhere than on a terminal a line is as long as it is.
     console = Console() if sys.stdout.isatty() else Console(width=160)
@@ -85,10 +85,10 @@ def _print_failures(groups: Iterable[FailureGroup]) -> None:
     for group in groups:
         printed = True
         kept = f", {group.permanent:,} of them for good" if group.permanent else ""
-        click.echo(printable(f"{group.records:,} {group.kind}{kept}: {group.advice}"))
+        click.echo(escape_text(f"{group.records:,} {group.kind}{kept}: {group.advice}"))
         for row in group.examples:
             tries = "once" if row.attempts == 1 else f"{row.attempts} times"
             said = f"record {row.record_id}, at {row.stage}, tried {tries}: {row.message}"
-            click.echo(f"    {printable(said)}")
+            click.echo(f"    {escape_text(said)}")
     if not printed:
         click.echo("nothing has failed")

@@ -15,12 +15,12 @@ from zml_dask.cli.building import (
     print_result,
     progress_of,
 )
-from zml_dask.cli.terminal import printable
 from zml_dask.net.http import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.pipeline.target import check_target
 from zml_dask.pipeline.update import UpdateResult, harvest_of, recorded_options, update
 from zml_dask.store.storage import Storage
+from zml_dask.text_safety import escape_text
 
 
 @click.command("update")
@@ -73,6 +73,6 @@ def _print(result: UpdateResult, url: str) -> None:
         print_result(result.build)
     for record_id, reason in result.withdrawn.items():
         word = "dropped" if result.dropped else "withdrawn"
-        click.echo(f"{word}: record {record_id}: {printable(reason)}")
+        click.echo(f"{word}: record {record_id}: {escape_text(reason)}")
     if result.withdrawn and not result.dropped:
         click.echo(f"to drop them: zml-dask update {url} --drop-withdrawn")

@@ -13,7 +13,6 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from zml_dask.cli.terminal import printable
 from zml_dask.legacy.verification import verify_exports
 from zml_dask.net.http import HttpClient
 from zml_dask.pipeline.lock import dataset_lock
@@ -30,6 +29,7 @@ from zml_dask.store.verify.objects import Mapper
 from zml_dask.store.verify.repair import repair
 from zml_dask.store.verify.report import Report
 from zml_dask.store.verify.restage import Restage
+from zml_dask.text_safety import escape_text
 
 _SHOWN = 20
 _THREADS = 4
@@ -125,14 +125,14 @@ def _with_progress(pool: ThreadPoolExecutor, *, quiet: bool) -> Mapper:
 def _show(report: Report) -> None:
     """Print a report as lines of text; names in it come from archives, and are escaped."""
     for problem in report.problems[:_SHOWN]:
-        click.echo(printable(f"{problem.kind}: {problem.path}: {problem.message}"))
+        click.echo(escape_text(f"{problem.kind}: {problem.path}: {problem.message}"))
     if len(report.problems) > _SHOWN:
         click.echo(f"... and {len(report.problems) - _SHOWN} more (--json prints all)")
     for note in report.notes:
-        click.echo(printable(f"note: {note}"))
+        click.echo(escape_text(f"note: {note}"))
     counts = ", ".join(f"{number:,} {what}" for what, number in report.checked.items())
     verdict = "ok" if report.ok else f"{len(report.problems)} problems"
-    click.echo(f"{verdict}: {printable(report.url)} (checked {counts or 'nothing'})")
+    click.echo(f"{verdict}: {escape_text(report.url)} (checked {counts or 'nothing'})")
 
 
 def _restage_from(dataset: Storage, catalogue: str | None) -> Restage:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from zml_dask.cli.terminal import printable
 from zml_dask.errors import ZmlError
 from zml_dask.publish.viewer import ViewerServer, export_page
+from zml_dask.text_safety import escape_text
 
 
 class PortError(ZmlError):
@@ -33,10 +33,10 @@ def command(
     """Show DATASET on a page of this machine: choose images, and read their code."""
     if directory is not None:
         page = export_page(dataset, directory, data_url)
-        click.echo(f"{printable(str(page))}: the viewer; serve it together with the dataset")
+        click.echo(f"{escape_text(str(page))}: the viewer; serve it together with the dataset")
         return
     with _serve(dataset, port) as server:
-        click.echo(f"{server.url} shows {printable(dataset)}; stop with Ctrl-C")
+        click.echo(f"{server.url} shows {escape_text(dataset)}; stop with Ctrl-C")
         if browser:
             webbrowser.open(server.url)
         try:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from zml_dask.fetch.limits import FetchLimits
-from zml_dask.fetch.member import Member, showable
+from zml_dask.fetch.member import Member
 from zml_dask.fetch.members import read_members
 from zml_dask.fetch.sniff import Kind
+from zml_dask.text_safety import escape_path
 
 Origin = Literal["zenodo", "github-archive", "git-tag", "git-branch", "url"]
 """Where a record's code came from; a cache keeps what it was told."""
@@ -115,18 +116,18 @@ class FetchedRecord:
 
     def _members(self) -> Iterator[Member]:
 
-        def shown(archive: FetchedArchive) -> str:
-            return showable(archive.name)[0]
+        def name_of(archive: FetchedArchive) -> str:
+            return escape_path(archive.name)[0]
 
         several = sum(archive.kind in {"zip", "tar"} for archive in self.archives) > 1
         # A README beside the only archive may have the path of one within.
-        beside = {shown(archive) for archive in self.archives if not _has_members(archive)}
+        beside = {name_of(archive) for archive in self.archives if not _has_members(archive)}
         yield from self.listed
         for archive in self.archives:
             members = read_members(archive.path, name=archive.name, limits=self.limits)
             for member in members:
-                if several and _has_members(archive) and member.path != shown(archive):
-                    yield replace(member, path=f"{shown(archive)}/{member.path}")
+                if several and _has_members(archive) and member.path != name_of(archive):
+                    yield replace(member, path=f"{name_of(archive)}/{member.path}")
                 elif _has_members(archive) and member.path in beside:
                     yield replace(
                         member,

@@ -11,7 +11,7 @@ import fsspec
 from zml_dask.fetch.copying import copy_stream
 from zml_dask.fetch.errors import SourceError
 from zml_dask.fetch.fetched import FetchedArchive, FetchOptions
-from zml_dask.fetch.member import Member, MemberStatus, showable
+from zml_dask.fetch.member import Member, MemberStatus
 from zml_dask.fetch.members import kind_of
 from zml_dask.fetch.partial import fetch_parts
 from zml_dask.fetch.sniff import recognise, unsupported_format
@@ -21,10 +21,10 @@ from zml_dask.net.errors import (
     ChecksumError,
     RangeUnsupportedError,
     TooLargeError,
-    shown,
 )
 from zml_dask.net.http import HttpClient
 from zml_dask.records.record import RecordFile
+from zml_dask.text_safety import escape_path, redact_url
 
 
 @dataclass(slots=True)
@@ -92,8 +92,8 @@ class FileFetcher:
             return
         if file.size is not None and file.size > most:
             raise TooLargeError(
-                f"{shown(file.url)} has {file.size:,} bytes, over the {most:,} that are left of "
-                "the limit; raise --max-archive-size to have it"
+                f"{redact_url(file.url)} has {file.size:,} bytes, over the {most:,} that are left "
+                "of the limit; raise --max-archive-size to have it"
             )
         heads: list[bytes] = []
 
@@ -156,7 +156,7 @@ class FileFetcher:
         """Read a URL of the user's own catalogue through fsspec."""
         if not self.options.trusted:
             raise BadUrlError(
-                f"{shown(file.url)!r} is not fetched: only http and https are, "
+                f"{redact_url(file.url)!r} is not fetched: only http and https are, "
                 "unless the user's own catalogue names the URL"
             )
         plan = TransferPlan(file.url, target, most, file.checksum)
@@ -165,10 +165,11 @@ class FileFetcher:
                 count, md5 = copy_stream(source, target, most)
         except (OSError, ValueError, ImportError) as error:
             raise SourceError(
-                f"{shown(file.url)} cannot be read ({type(error).__name__}); check the catalogue"
+                f"{redact_url(file.url)} cannot be read ({type(error).__name__}); "
+                "check the catalogue"
             ) from error
         if plan.md5 not in {None, md5}:
-            raise ChecksumError(f"{shown(file.url)} has not the md5 that its record says")
+            raise ChecksumError(f"{redact_url(file.url)} has not the md5 that its record says")
         self._add(haul, file, target, count, f"md5:{md5}")
 
     def _add(
@@ -179,5 +180,5 @@ class FileFetcher:
         haul.bytes += count
 
     def _list(self, haul: Haul, file: RecordFile, status: MemberStatus, reason: str) -> None:
-        path = showable(file.key)[0]
+        path = escape_path(file.key)[0]
         haul.listed.append(Member(path, file.size, None, status, reason))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 MemberStatus = Literal[
     "ok", "too_large", "damaged", "encrypted", "unsupported", "duplicate", "refused"
 ]
-
-_UNSHOWABLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,37 +48,6 @@ def is_version_control(path: str) -> bool:
         or "/.svn/" in path
         or path.startswith((".git/", ".hg/", ".svn/"))
     )
-
-
-def showable(path: str) -> tuple[str, str | None]:
-    r"""A path with what cannot be shown escaped, and a note where there is something to note.
-
-    Nothing is ever written under such a path, so one that is absolute or climbs
-    up (``../``) is harmless here: it is kept, noted, and its content read.
-
-    Examples
-    --------
-    >>> showable("a/b.py")
-    ('a/b.py', None)
-    >>> showable("a\x1b[31m.py")
-    ('a\\x1b[31m.py', 'its path holds characters that cannot be shown')
-    >>> showable("../../etc/passwd")[1]
-    'its path leads out of the archive'
-    """
-    note = None
-    if path.startswith("/") or (".." in path and ".." in path.split("/")):
-        note = "its path leads out of the archive"
-    if path.isascii() and path.isprintable():
-        return path, note
-    if any(unicodedata.category(character) in _UNSHOWABLE for character in path):
-        note = "its path holds characters that cannot be shown"
-        path = "".join(
-            character.encode("unicode_escape", "backslashreplace").decode("ascii")
-            if unicodedata.category(character) in _UNSHOWABLE
-            else character
-            for character in path
-        )
-    return path, note
 
 
 def decoded(raw: bytes, fallback: str) -> str:

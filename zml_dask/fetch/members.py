@@ -13,12 +13,13 @@ from typing import Final
 
 from zml_dask.fetch.layers import BrokenStreamError, Layer, OverLimitError, peel
 from zml_dask.fetch.limits import FetchLimits, Meter
-from zml_dask.fetch.member import Member, MemberStatus, showable
+from zml_dask.fetch.member import Member, MemberStatus
 from zml_dask.fetch.sniff import Kind, recognise, unsupported_format
 from zml_dask.fetch.tar_members import tar_members
 from zml_dask.fetch.zip_directory import BrokenDirectoryError, find_directory, forget_pages, mapped
 from zml_dask.fetch.zip_members import zip_members
 from zml_dask.fetch.zip_salvage import salvaged_members
+from zml_dask.text_safety import escape_path
 
 __all__ = ["Member", "is_sound", "kind_of", "read_members"]
 
@@ -64,7 +65,7 @@ def read_members(
     """
     limits = FetchLimits() if limits is None else limits
     size = archive.stat().st_size
-    meter = Meter(limits, size, showable(name)[0])
+    meter = Meter(limits, size, escape_path(name)[0])
     with archive.open("rb") as file:
         layer = Layer(file, meter, counted=False)
         if recognise(layer.peek()) == "zip":

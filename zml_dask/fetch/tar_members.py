@@ -8,7 +8,7 @@ from typing import Final
 
 from zml_dask.fetch.layers import BrokenStreamError, Layer, OverLimitError
 from zml_dask.fetch.limits import Meter
-from zml_dask.fetch.member import Member, MemberStatus, is_version_control, showable
+from zml_dask.fetch.member import Member, MemberStatus, is_version_control
 from zml_dask.fetch.tar_headers import (
     BrokenHeaderError,
     CutOffError,
@@ -19,6 +19,7 @@ from zml_dask.fetch.tar_headers import (
     skip,
 )
 from zml_dask.fetch.zip_members import link_member
+from zml_dask.text_safety import escape_path
 
 _FILES: Final = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE)
 _DEVICES: Final = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
@@ -102,7 +103,7 @@ def _member(entry: TarEntry, layer: Layer, meter: Meter, seen: set[int]) -> Memb
     data = layer.read(entry.size)
     if len(data) < entry.size:
         raise CutOffError
-    path, note = showable(entry.path)
+    path, note = escape_path(entry.path)
     return Member(path, entry.size, data, "ok", note)
 
 
@@ -126,7 +127,7 @@ def _no_file(entry: TarEntry) -> Member | None:
     if entry.kind in _DEVICES:
         return _row(entry, "refused", "a device or pipe")
     if entry.kind == tarfile.LNKTYPE:
-        target = showable(entry.link[:200])[0]
+        target = escape_path(entry.link[:200])[0]
         return _row(entry, "refused", f"a hard link to {target!r}, where its content is listed")
     if entry.kind == tarfile.SYMTYPE:
         return link_member(entry.path, entry.link)
@@ -141,7 +142,7 @@ def _drain(layer: Layer) -> None:
 
 
 def _row(entry: TarEntry, status: MemberStatus, reason: str) -> Member:
-    return Member(showable(entry.path[:4096])[0], entry.size, None, status, reason)
+    return Member(escape_path(entry.path[:4096])[0], entry.size, None, status, reason)
 
 
 def _archive_row(meter: Meter, status: MemberStatus, reason: str) -> Member:

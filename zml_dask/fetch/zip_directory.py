@@ -57,7 +57,7 @@ class Entry:
     Attributes
     ----------
     path : str
-        Not yet made showable.
+        Not yet made escape_path.
     flags, method, crc, mode : int
         `mode` is that of a Unix file, 0 where the archive tells none.
     packed, size, offset : int

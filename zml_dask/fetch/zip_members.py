@@ -18,7 +18,7 @@ import zstandard
 
 from zml_dask.fetch.inflate import InflateError, crc32, inflate, memory_error
 from zml_dask.fetch.limits import Meter
-from zml_dask.fetch.member import Member, MemberStatus, is_version_control, showable
+from zml_dask.fetch.member import Member, MemberStatus, is_version_control
 from zml_dask.fetch.zip_directory import (
     BrokenDirectoryError,
     Buffer,
@@ -28,6 +28,7 @@ from zml_dask.fetch.zip_directory import (
     iter_positions,
     read_entry,
 )
+from zml_dask.text_safety import escape_path
 
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 _LOCAL: Final = 30
@@ -116,7 +117,7 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
     over = meter.add_unpacked(len(data))
     if over is not None:
         return _refused(entry, ("refused", over))
-    path, note = showable(entry.path)
+    path, note = escape_path(entry.path)
     return Member(path, entry.size, data, "ok", note)
 
 
@@ -135,7 +136,7 @@ def _index(
             path = decode_path(raw, flags, extra)
             if over is not None:
                 stopped = Member(
-                    showable(path[: meter.limits.max_path_bytes])[0],
+                    escape_path(path[: meter.limits.max_path_bytes])[0],
                     None,
                     None,
                     "refused",
@@ -167,7 +168,7 @@ def _refusal(entry: Entry, meter: Meter) -> Refusal | None:
 
 def _refused(entry: Entry, refusal: Refusal) -> Member:
     status, reason = refusal
-    return Member(showable(entry.path[:4096])[0], entry.size, None, status, reason)
+    return Member(escape_path(entry.path[:4096])[0], entry.size, None, status, reason)
 
 
 def _is_regular(mode: int) -> bool:
@@ -206,8 +207,10 @@ def link_member(path: str, target: str) -> Member | None:
             break
     if depth >= 0 and not target.startswith("/"):
         return None
-    reason = f"a symbolic link out of the archive, to {showable(target[:200])[0]!r}: not followed"
-    return Member(showable(path)[0], None, None, "refused", reason)
+    reason = (
+        f"a symbolic link out of the archive, to {escape_path(target[:200])[0]!r}: not followed"
+    )
+    return Member(escape_path(path)[0], None, None, "refused", reason)
 
 
 def _stored(body: Buffer, size: int) -> bytes:

@@ -10,9 +10,10 @@ from isal import isal_zlib
 
 from zml_dask.fetch.inflate import InflateError, crc32
 from zml_dask.fetch.limits import Meter
-from zml_dask.fetch.member import Member, MemberStatus, is_version_control, showable
+from zml_dask.fetch.member import Member, MemberStatus, is_version_control
 from zml_dask.fetch.zip_directory import Buffer, Entry, decode_path, iter_zip64
 from zml_dask.fetch.zip_members import ENCRYPTED, unpack_member
+from zml_dask.text_safety import escape_path
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _DESCRIPTOR_FOLLOWS: Final = 0x8
@@ -146,5 +147,5 @@ def _after_descriptor(buffer: Buffer, end: int, entry: Entry) -> int:
 
 
 def _row(entry: Entry, status: MemberStatus, reason: str) -> Member:
-    path = showable(entry.path[:4096])[0]
+    path = escape_path(entry.path[:4096])[0]
     return Member(path, entry.size, None, status, reason)

@@ -32,7 +32,6 @@ from zml_dask.pipeline.sources import Records, is_made_here, open_records, remov
 from zml_dask.pipeline.target import check_target
 from zml_dask.pipeline.throttle import throttle_waiting
 from zml_dask.pipeline.workbench import Source
-from zml_dask.printable import printable
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RefTable
 from zml_dask.store.commit.planning import check_shape
@@ -40,6 +39,7 @@ from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import stage_failure
 from zml_dask.store.storage import Storage
+from zml_dask.text_safety import escape_text
 
 OpenClient: TypeAlias = Callable[[], AbstractContextManager[distributed.Client]]
 """Opens a cluster when there is something for it to do."""
@@ -218,7 +218,7 @@ def _note_outcome(run: _Run, outcome: Outcome, worker: str | None) -> None:
     run.log.write("record", worker=worker, **outcome.to_json())
     if outcome.failure is not None:
         # A server's or an archive's own words may be in it.
-        message = printable(outcome.failure.message)
+        message = escape_text(outcome.failure.message)
         run.progress.say(f"record {outcome.record_id} failed: {outcome.failure.kind}: {message}")
 
 

@@ -17,9 +17,9 @@ from zml_dask.fetch.origins import FetchOptions
 from zml_dask.net.http import HttpClient
 from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.pipeline.workbench import Source
-from zml_dask.printable import printable
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef
+from zml_dask.text_safety import escape_text
 
 THREADS = 4
 """Downloads at once: the server's limits, not the connections, set the pace."""
@@ -108,7 +108,7 @@ def cache_catalogue(
             except RecordError as error:
                 kinds[error.kind] += 1
                 progress.say(
-                    f"record {ref.record_id} failed: {error.kind}: {printable(str(error))}"
+                    f"record {ref.record_id} failed: {error.kind}: {escape_text(str(error))}"
                 )
             for following in islice(waiting, 1):
                 running[_begin(cache_one, following)] = following

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from zml_dask.store.info import Counts, DatasetInfo, committed_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_record_ids, read_table
+from zml_dask.text_safety import plain_words
 
 CARD = "README.md"
 _MARK = "<!-- made by zml-dask: written anew by every export -->"
@@ -121,15 +122,16 @@ def write_card(facts: Facts, folder: Path) -> Path | None:
 
 def _card(facts: Facts) -> str:
     height, width = facts.info.shape.height, facts.info.shape.width
+    name = plain_words(facts.name).strip() or "dataset"
     return f"""---
-pretty_name: {_plain(facts.name)}
+pretty_name: {name}
 tags: [source code, research software, images]
 license: other
 size_categories: [{_size_category(facts.counts.images)}]
 ---
 {_MARK}
 
-# {_plain(facts.name)}
+# {name}
 
 {facts.description}
 
@@ -138,7 +140,7 @@ size_categories: [{_size_category(facts.counts.images)}]
 ```python
 import zml_dask as zml
 
-ds = zml.open_dataset("{_plain(facts.name)}")
+ds = zml.open_dataset("{name}")
 python = ds.select("language == 'Python'")
 python.images[:10].compute()  # (10, {height}, {width}) uint32
 ```
@@ -172,13 +174,7 @@ than others, and identical files occur in many records: split by record and by c
 
 
 def _rows(pairs: Sequence[tuple[str, int]]) -> str:
-    return "\n".join(f"| {_plain(name)} | {count:,} |" for name, count in pairs[:_TOP])
-
-
-def _plain(text: str) -> str:
-    """Keep a stranger's text from being read as Markdown, HTML or YAML."""
-    kept = "".join(c if c.isalnum() or c in " .+#-_()/" else "?" for c in text)
-    return kept.strip() or "dataset"
+    return "\n".join(f"| {plain_words(name)} | {count:,} |" for name, count in pairs[:_TOP])
 
 
 def _size_category(images: int) -> str:

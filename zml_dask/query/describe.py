@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from zml_dask.printable import printable
 from zml_dask.query.counting import count_by
 from zml_dask.query.view import View
 from zml_dask.raster.images import Images
+from zml_dask.text_safety import escape_text
 
 _STRIP = 8
 _TOP = 5
@@ -24,7 +24,7 @@ _BLANK = (32, 0)
 def describe(view: View) -> str:
     """Summarise in a few lines; what is in the whole dataset needs nothing to be read."""
     facts = [f"{name:<10}{value}" for name, value in _facts(view)]
-    return "\n".join([f"<Dataset {printable(view.url)}>", *facts])
+    return "\n".join([f"<Dataset {escape_text(view.url)}>", *facts])
 
 
 def describe_html(view: View) -> str:
@@ -40,7 +40,7 @@ def describe_html(view: View) -> str:
         'style="margin:2px;border:1px solid #ccc">'
         for image in images
     )
-    return f"<b>{html.escape(printable(view.url))}</b><table>{rows}</table><div>{strip}</div>"
+    return f"<b>{html.escape(escape_text(view.url))}</b><table>{rows}</table><div>{strip}</div>"
 
 
 def _facts(view: View) -> Iterator[tuple[str, str]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from zml_dask.printable import printable
 from zml_dask.query.tree import Tree, build_tree
+from zml_dask.text_safety import escape_text
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class RecordView:
 
     def __repr__(self) -> str:
         return "\n".join(
-            f"{name}: {printable(value)}"
+            f"{name}: {escape_text(value)}"
             for name, value in [("record", self.title), *self._facts()]
         )
 
@@ -67,7 +67,7 @@ class RecordView:
         rows = "".join(
             f"<tr><th>{name}</th><td>{_linked(value)}</td></tr>" for name, value in self._facts()
         )
-        return f"<b>{html.escape(printable(self.title))}</b><table>{rows}</table>"
+        return f"<b>{html.escape(escape_text(self.title))}</b><table>{rows}</table>"
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         yield "number", str(self.record_id)
@@ -84,7 +84,7 @@ class RecordView:
 
 def _linked(value: str) -> str:
     """Escape a value; make a link of an address, which no one but http(s) may be."""
-    escaped = html.escape(printable(value))
+    escaped = html.escape(escape_text(value))
     if value.startswith(("https://", "http://")):
         return f'<a href="{escaped}" rel="noreferrer">{escaped}</a>'
     return escaped

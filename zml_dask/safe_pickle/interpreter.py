@@ -22,6 +22,7 @@ from zml_dask.safe_pickle.constructors import (
 )
 from zml_dask.safe_pickle.errors import ForbiddenPickleError
 from zml_dask.safe_pickle.pieces import Pieces
+from zml_dask.text_safety import escape_text
 
 _INERT_PACKAGE = "containertree"
 
@@ -62,7 +63,7 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
         if module.partition(".")[0] == _INERT_PACKAGE:
             return InertClass(f"{module}.{name}")
         raise ForbiddenPickleError(
-            f"asks for {_shown(module)}.{_shown(name)}, which is not plain data"
+            f"asks for {escape_text(module[:80])}.{escape_text(name[:80])}, which is not plain data"
         )
 
     def persistent_load(self, pid: Any) -> Any:
@@ -172,8 +173,3 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     dispatch[pickle.DICT[0]] = load_dict
     dispatch[pickle.ADDITEMS[0]] = load_additems
     dispatch[pickle.FROZENSET[0]] = load_frozenset
-
-
-def _shown(name: str) -> str:
-    """Return a name from a hostile file fit for a terminal and one line."""
-    return name[:80].encode("unicode_escape").decode("ascii")

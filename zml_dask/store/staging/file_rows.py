@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zml_dask.store.layout import FILES_SCHEMA, FileStatus
+from zml_dask.text_safety import encodable
 
 ROW_FRAME_FILES = 8_192
 """Files whose rows go into one frame."""
@@ -134,14 +135,5 @@ def _to_batch(rows: list[tuple[StagedFile, int]]) -> pa.RecordBatch:
         return pa.RecordBatch.from_pydict(columns, STAGED_SCHEMA)
     except UnicodeEncodeError:
         # A lone surrogate in a path, say: no table can hold it, so it is spelt out.
-        cleaned = {name: [clean(value) for value in column] for name, column in columns.items()}
+        cleaned = {name: [encodable(value) for value in column] for name, column in columns.items()}
         return pa.RecordBatch.from_pydict(cleaned, STAGED_SCHEMA)
-
-
-def clean(value: Any) -> Any:
-    """Spell out what UTF-8 cannot hold, in a string or a list of them."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    return value

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from zml_dask.raster.visible import visible_text
 from zml_dask.store.layout import RECORDS_SCHEMA, STAGING, ImageShape
-from zml_dask.store.staging.file_rows import FileRows, StagedFile, clean
+from zml_dask.store.staging.file_rows import FileRows, StagedFile
 from zml_dask.store.staging.frame_writer import FrameWriter
 from zml_dask.store.staging.frames import (
     BlobTrailer,
@@ -25,6 +25,7 @@ from zml_dask.store.staging.frames import (
 )
 from zml_dask.store.staging.spool import SPOOL_BYTES, Spool
 from zml_dask.store.storage import Storage
+from zml_dask.text_safety import encodable
 
 STAGED_RECORDS = f"{STAGING}/records"
 
@@ -202,7 +203,7 @@ class RecordStager:
 
 
 def _clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: clean(row.get(name)) for name in RECORDS_SCHEMA.names}
+    return {name: encodable(row.get(name)) for name in RECORDS_SCHEMA.names}
 
 
 def _to_stream(batch: pa.RecordBatch) -> bytes:
