@@ -17,12 +17,12 @@ from dataset_builders import LICENCE, RECORDS, files_of, stage_record, write_dat
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
-from zml_dask.query import source
 from zml_dask.query.dataset import Dataset, NoSuchFileError, NoSuchRecordError
 from zml_dask.query.gather import gather
 from zml_dask.query.split import SplitError
 from zml_dask.query.view import MaskError
 from zml_dask.raster.images import rasterize, to_text
+from zml_dask.store import snapshot
 from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.commit.steps import commit, plan_commit
 from zml_dask.store.info import NoDatasetError, NotADatasetError, read_info
@@ -296,9 +296,9 @@ def test_text_may_be_more_than_32_bits_count(ds: Dataset) -> None:
     # 33 million SHA-256 are 2 GiB; what is taken or joined then must have 64-bit offsets.
     large, lists = pa.large_string(), pa.list_(pa.large_string())
     some = ds.select("record_id != 20 and n_lines > 3").selection
-    taken = gather(ds.tables, some, ["path", "sha256", "license", "keywords", "concept_id"])
+    taken = gather(ds.snapshot, some, ["path", "sha256", "license", "keywords", "concept_id"])
     assert taken.schema.types == [large, large, large, lists, pa.int64()]
-    everything = ds.tables.scan("records", ["title", "creators", "record_id"])
+    everything = ds.snapshot.scan("records", ["title", "creators", "record_id"])
     assert everything.schema.types == [large, lists, pa.int64()]
 
 
@@ -380,7 +380,7 @@ def test_opening_while_a_commit_ends(tmp_path: Path, monkeypatch: pytest.MonkeyP
     read = [read_info(write_dataset(storage, tmp_path))]
     stage_failure(storage, FailureRow(92, "fetch", "gone", "410", 1, True))
     read.append(commit(storage))
-    monkeypatch.setattr(source, "committed_info", lambda _storage: read.pop(0))
+    monkeypatch.setattr(snapshot, "committed_info", lambda _storage: read.pop(0))
     ds = zml.open_dataset(tmp_path / "ds")
     assert ds.failures.record_id.tolist() == [91, 92]
     assert not read
@@ -427,10 +427,10 @@ def test_keys_change_with_the_dataset_and_tell_no_secret(tmp_path: Path) -> None
     names = set()
     for secret in ("hunter2", "hunter3"):
         place = Storage.open("s3://bucket/ds", key="me", secret=secret)
-        view = Dataset(source.Source(place, info))
+        view = Dataset(snapshot.Snapshot(place, info))
         names.add(view.images.name)
         assert not [key for key in view.images.__dask_graph__() if "hunter" in repr(key)]
-        selected = source.Source(place, info)
+        selected = snapshot.Snapshot(place, info)
         assert "hunter" not in selected.token + repr(selected)
     assert len(names) == 2
 

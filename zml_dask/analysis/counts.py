@@ -15,10 +15,9 @@ from dask.base import compute
 from dask.delayed import delayed
 
 from zml_dask.analysis.partial import COLUMNS, SUMS, UNNAMED, Partial, add, count_files
-from zml_dask.store.info import DatasetInfo, Part, committed_info
+from zml_dask.store.info import Part
 from zml_dask.store.layout import FILES_SCHEMA
-from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_record_ids, read_table
+from zml_dask.store.snapshot import Snapshot
 
 _ROWS_AT_ONCE = 262_144
 _MERGED_AT_ONCE = 16
@@ -87,41 +86,36 @@ def count(dataset: str) -> Numbers:
     NoDatasetError
         If there is none.
     """
-    storage = Storage.open(dataset)
-    info = committed_info(storage)
-    hidden = frozenset(read_record_ids(storage, info, "withdrawn"))
+    snapshot = Snapshot.open(dataset)
+    info = snapshot.info
     step = delayed(_count_part, pure=False)
     merge = delayed(add, pure=False)
     empty = count_files(FILES_SCHEMA.empty_table().to_pandas(), info.shape.height)
-    level = [empty, *(step(storage, part, hidden, info.shape.height) for part in _parts(info))]
+    level = [empty, *(step(snapshot, part) for part in info.tables.get("files", ()))]
     while len(level) > 1:
         level = [
             merge(level[i : i + _MERGED_AT_ONCE]) for i in range(0, len(level), _MERGED_AT_ONCE)
         ]
     counted: Partial
     (counted,) = compute(level[0])  # type: ignore[no-untyped-call]
-    records = read_table(storage, info, "records", _RECORD_COLUMNS).to_pandas()
-    records = records[~records["record_id"].isin(hidden)]
-    failures = read_table(storage, info, "failures").to_pandas()
+    records = snapshot.scan("records", _RECORD_COLUMNS).to_pandas()
+    failures = snapshot.scan("failures").to_pandas()
     return _numbers(counted, records, failures)
 
 
 _RECORD_COLUMNS = ["record_id", "title", "license", "publication_date", "origin", "n_images"]
 
 
-def _parts(info: DatasetInfo) -> tuple[Part, ...]:
-    return tuple(info.tables.get("files", ()))
-
-
-def _count_part(storage: Storage, part: Part, hidden: frozenset[int], height: int) -> Partial:
-    """Count one part of the files table, some row groups at a time."""
-    partials = []
-    with storage.open_reader(part.path) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE, columns=list(COLUMNS)):
-            files = batch.to_pandas()
-            partials.append(count_files(files[~files["record_id"].isin(hidden)], height))
-    return (
-        add(partials) if partials else count_files(FILES_SCHEMA.empty_table().to_pandas(), height)
+def _count_part(snapshot: Snapshot, part: Part) -> Partial:
+    """Count one part of the files table, some rows at a time."""
+    height = snapshot.info.shape.height
+    files = snapshot.scan_part("files", part, COLUMNS)
+    batches = files.to_batches(max_chunksize=_ROWS_AT_ONCE)
+    return add(
+        [
+            count_files(FILES_SCHEMA.empty_table().to_pandas(), height),
+            *(count_files(batch.to_pandas(), height) for batch in batches),
+        ]
     )
 
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.reading import ImageReader
 from zml_dask.raster.images import Images
-from zml_dask.store.storage import Storage
+from zml_dask.store.image_reader import ImageReader
 
 N_TOKENS = 97
 """Space, the 94 visible characters and the two of the tail: `to_tokens`."""
@@ -116,7 +115,7 @@ def draw(dataset: Dataset, options: SampleOptions) -> tuple[list[str], Samples, 
             f"{dataset.url} has {len(languages)} languages of at least {options.min_records} "
             "records in either part of the split; learning needs two: give more records"
         )
-    reader = ImageReader(Storage.open(dataset.url), dataset.info.shape)
+    reader = dataset.snapshot.images
     limits = {"train": options.images_a_language, "test": options.images_a_language // 3}
     licenses = dataset.records.set_index("record_id")["license"]
     train, test = (

@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 
 from zml_dask.cli.building import print_result, progress_of
-from zml_dask.cli.committed import Committed
 from zml_dask.cli.drawing import draw
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.errors import UsageError
@@ -21,6 +20,7 @@ from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.pipeline.build import build_on
 from zml_dask.pipeline.progress import BuildProgress
 from zml_dask.pipeline.target import check_target
+from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.journal import load_state, state_path
 from zml_dask.sandbox.distributions import installed_corpus
@@ -31,7 +31,7 @@ from zml_dask.text_safety import escape_text
 CATALOGUE = "catalogue.jsonl"
 """The demo's catalogue, beside the dataset."""
 
-_GOOD_EXAMPLE = [("language", "==", "Python"), ("n_lines", ">=", 160), ("n_cut", "==", 0)]
+_GOOD_EXAMPLE = "language == 'Python' and n_lines >= 160 and n_cut == 0"
 """A file whose first image is full, and whole."""
 
 
@@ -68,7 +68,7 @@ def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) 
         result = build_on(catalogue, dataset, open_client, progress=progress)
         downloads = len(sandbox.requests.downloads)
     print_result(result)
-    _show(Committed.open(str(dataset)))
+    _show(open_dataset(dataset))
     click.echo(
         f"{downloads} archives fetched over HTTP; done in {time.monotonic() - started:.0f} s. "
         f"Next: {_as_typed()} status {dataset}"
@@ -100,15 +100,17 @@ def _forget(catalogue: Path) -> None:
     catalogue.unlink()
 
 
-def _show(committed: Committed) -> None:
+def _show(dataset: Dataset) -> None:
     """Print what is in the dataset by language, and one of its images."""
+    languages = dataset.select("n_images > 0 and language is not None").counts("language")
     click.echo(
         "images by language: "
-        + ", ".join(f"{name} {count:,}" for name, count in committed.languages()[:6])
+        + ", ".join(f"{name} {count:,}" for name, count in languages["images"].head(6).items())
     )
-    file = committed.first_file(_GOOD_EXAMPLE)
-    if file is not None:
-        height = committed.info.shape.height
-        click.echo(f"\n{escape_text(file['path'])}, lines 1 to {height} as one image:\n")
-        draw(committed.images(file)[0], Console())
+    example = dataset.select(_GOOD_EXAMPLE)
+    if len(example):
+        height = dataset.info.shape.height
+        path = example.columns("path", stop=1)["path"].iloc[0]
+        click.echo(f"\n{escape_text(path)}, lines 1 to {height} as one image:\n")
+        draw(example.images[0].compute(), Console())
         click.echo()

@@ -6,17 +6,23 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import click
+import numpy as np
+import pyarrow.compute as pc
 from dask.utils import format_bytes
 from rich.console import Console
 
-from zml_dask.cli.committed import Committed, Row
 from zml_dask.cli.drawing import draw
 from zml_dask.errors import UsageError, ZmlError
+from zml_dask.query.selection import image_lines
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images, to_text
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.text_safety import escape_lines, escape_text
+
+Row: TypeAlias = dict[str, Any]
 
 
 class UnknownPathError(UsageError):
@@ -61,15 +67,15 @@ def command(
     RECORD is its number or DOI. PATH is as the tree prints it; the end of one will
     do where only one file has it.
     """
-    committed = Committed.open(dataset)
-    row = committed.record(record)
-    files = committed.files(record)
+    snapshot = Snapshot.open(dataset)
+    row = snapshot.record(record)
+    files = snapshot.scan("files", where=pc.field("record_id") == record).to_pylist()
     if path is None:
         if png is not None or number is not None:
             raise click.UsageError("--png and --image need the PATH of a file")
         _print_record(row, files)
     else:
-        _show_file(committed, _find(files, path, record), png, number, text=text)
+        _show_file(snapshot, _find(files, path, record), png, number, text=text)
 
 
 def _print_record(row: Row, files: list[Row]) -> None:
@@ -134,7 +140,7 @@ def _find(files: list[Row], path: str, record_id: int) -> Row:
 
 
 def _show_file(
-    committed: Committed, file: Row, png: Path | None, number: int | None, *, text: bool
+    snapshot: Snapshot, file: Row, png: Path | None, number: int | None, *, text: bool
 ) -> None:
     """Print a file as text and as images, or write its images as one PNG."""
     if not file["n_images"]:
@@ -144,7 +150,9 @@ def _show_file(
                 f"{file['path']} has no image, it is {file['status'].replace('_', ' ')}{why}"
             )
         )
-    images, counts = committed.images(file), committed.n_lines(file)
+    segment = np.arange(file["n_images"])
+    images = snapshot.images.read(file["first_image"] + segment)
+    counts = image_lines(file["n_lines"], segment, snapshot.info.shape.height)
     if number is not None:
         if number >= len(images):
             raise NoImageError(

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from zml_dask.errors import UsageError
 from zml_dask.legacy.record import LegacyFile, LegacyRecord
-from zml_dask.query.reading import ImageReader
 from zml_dask.query.selection import image_lines
 from zml_dask.raster.images import Images
+from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.storage import Storage

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zml_dask.store.info import Counts, DatasetInfo, committed_info
+from zml_dask.store.info import Counts, DatasetInfo
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_record_ids, read_table
 from zml_dask.text_safety import plain_words
 
 CARD = "README.md"
@@ -68,12 +68,10 @@ def read_facts(storage: Storage) -> Facts:
     NoDatasetError
         If there is none.
     """
-    info = committed_info(storage)
-    hidden = pa.array(sorted(read_record_ids(storage, info, "withdrawn")), pa.int64())
-    files = _shown(
-        read_table(storage, info, "files", ["record_id", "language", "n_images"]), hidden
-    )
-    records = _shown(read_table(storage, info, "records", ["record_id", "license"]), hidden)
+    snapshot = Snapshot.open(storage)
+    info = snapshot.info
+    files = snapshot.scan("files", ["record_id", "language", "n_images"])
+    records = snapshot.scan("records", ["record_id", "license"])
     counts = replace(
         info.counts,
         images=pc.sum(files["n_images"], min_count=0).as_py(),
@@ -92,10 +90,6 @@ def read_facts(storage: Storage) -> Facts:
         _ranked(records, "license", "one"),
         date,
     )
-
-
-def _shown(table: pa.Table, hidden: pa.Array) -> pa.Table:
-    return table.filter(pc.invert(pc.is_in(table["record_id"], hidden)))
 
 
 def _ranked(table: pa.Table, key: str, weight: str) -> list[tuple[str, int]]:

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from PIL import Image
 
-from zml_dask.errors import UsageError
 from zml_dask.publish.png_targets import FolderTarget, TarTarget
-from zml_dask.query.reading import ImageReader
-from zml_dask.store.arrays import open_arrays
-from zml_dask.store.info import DatasetInfo, committed_info
-from zml_dask.store.layout import IMAGES, IMAGES_ZARR
+from zml_dask.query.dataset import Dataset
+from zml_dask.query.selection import image_lines
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_record_ids, read_table
 
 Grouping = Literal["language", "extension"]
 Depth = Literal[8, 16]
@@ -35,8 +31,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 NO_LANGUAGE = "unknown"
 """The group of files whose language is not known."""
 
-_BLOCK = 16 * IMAGES.chunk
-"""Images read at once: 26 MB at 80 by 80."""
+_STEP = 1024
+"""Images from one progress report to the next."""
 
 _TYPES: Mapping[int, type[np.uint8 | np.uint16]] = {8: np.uint8, 16: np.uint16}
 _LONGEST_NAME = 100
@@ -135,60 +131,30 @@ def export_png(
         If nothing is committed in `dataset`.
     """
     options = options or PngOptions()
-    storage = Storage.open(dataset)
-    info = committed_info(storage)
-    groups = _Groups.load(storage, info, options.by)
+    opened = Dataset(Snapshot.open(dataset))
+    total, done = len(opened), 0
     result = PngResult()
     largest = np.iinfo(_TYPES[options.depth]).max
     with TarTarget(folder) if options.tar else FolderTarget(folder) as target:
-        for block in _blocks(storage, info):
-            for image, record_id, file_id, segment, n_lines in block:
-                name = groups.name_of(file_id, record_id)
-                if name is None or n_lines < options.min_lines:
+        for found in opened:
+            file = found.file
+            group = file.language if options.by == "language" else file.extension
+            name = group_name(NO_LANGUAGE if group is None else group)
+            lines = image_lines(file.n_lines, found.segment, opened.info.shape.height)
+            for image, segment, n_lines in zip(found.images, found.segment, lines, strict=True):
+                if n_lines < options.min_lines:
                     continue
                 target.write(
-                    name, f"{record_id}_{file_id}_{segment}.png", encode_png(image, options.depth)
+                    name,
+                    f"{file.record_id}_{file.file_id}_{segment}.png",
+                    encode_png(image, options.depth),
                 )
                 result.images[name] += 1
                 result.clipped += bool(image.max() > largest)
-            if progress is not None:
-                progress(block.stop, info.counts.images)
+            before, done = done, done + len(found.images)
+            if progress is not None and (done // _STEP > before // _STEP or done == total):
+                progress(done, total)
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Groups:
-    """Which group each file belongs to.
-
-    Attributes
-    ----------
-    names : list of str
-        Fit for a file system.
-    codes : numpy.ndarray of int32, shape (files,)
-        Number of the file's group; `file_id` counts from zero.
-    withdrawn : frozenset of int
-        Records that are not to be shown.
-    """
-
-    names: list[str]
-    codes: NDArray[np.int32]
-    withdrawn: frozenset[int]
-
-    @classmethod
-    def load(cls, storage: Storage, info: DatasetInfo, by: Grouping) -> _Groups:
-        table = read_table(storage, info, "files", ["file_id", by])
-        column = table[by].fill_null(NO_LANGUAGE).combine_chunks().dictionary_encode()
-        codes = np.zeros(len(table), np.int32)
-        codes[table["file_id"].to_numpy()] = column.indices.to_numpy(zero_copy_only=False)
-        withdrawn = frozenset(read_record_ids(storage, info, "withdrawn"))
-        names = [group_name(name) for name in column.dictionary.to_pylist()]
-        return cls(names, codes, withdrawn)
-
-    def name_of(self, file_id: int, record_id: int) -> str | None:
-        """Name of a file's group; None where it is not to be shown."""
-        if record_id in self.withdrawn:
-            return None
-        return self.names[int(self.codes[file_id])]
 
 
 def group_name(group: str) -> str:
@@ -205,26 +171,3 @@ def group_name(group: str) -> str:
     if quoted.startswith("."):
         quoted = quoted.replace(".", "%2E")
     return quoted[: 2 * _LONGEST_NAME] or "%"
-
-
-class _Block:
-    """Some images with what the names need."""
-
-    def __init__(self, storage: Storage, info: DatasetInfo, start: int, stop: int) -> None:
-        self.stop = stop
-        self._images = ImageReader(storage, info.shape).read(np.arange(start, stop))
-        group = open_arrays(storage)
-        self._columns: list[list[int]] = []
-        for name in ("record_id", "file_id", "segment", "n_lines"):
-            array = group[name]
-            if not isinstance(array, zarr.Array):
-                raise UsageError(f"{IMAGES_ZARR}/{name} is no array; run zml-dask verify")
-            self._columns.append(np.asarray(array[start:stop]).tolist())
-
-    def __iter__(self) -> Iterator[tuple[NDArray[np.uint32], int, int, int, int]]:
-        yield from zip(self._images, *self._columns, strict=True)
-
-
-def _blocks(storage: Storage, info: DatasetInfo) -> Iterator[_Block]:
-    for start in range(0, info.counts.images, _BLOCK):
-        yield _Block(storage, info, start, min(start + _BLOCK, info.counts.images))

@@ -162,7 +162,7 @@ class Batches:
         sizes = np.diff(starts)[mine]
         full = np.cumsum(sizes) // self.options.buffer
         groups = [g for g in np.split(mine, np.flatnonzero(np.diff(full)) + 1) if g.size]
-        reader = self._view.reader
+        reader = self._view.snapshot.images
         decoders = max(1, CPU_COUNT // workers)
         most = max((int(np.diff(starts)[group].sum()) for group in groups), default=0)
         # Two, used in turn: memory mapped anew for every buffer costs as much as reading.
@@ -208,7 +208,7 @@ def _labels_of(
     """Find the label of each file of a view: a code where it is text, -1 where it is missing."""
     if not isinstance(name, str):
         raise LabelError(f"labels are the name of one column, not {name!r}")
-    values = gather(view.tables, view.selection, [name])[name]
+    values = gather(view.snapshot, view.selection, [name])[name]
     if pa.types.is_list(values.type):
         raise LabelError(f"{name!r} holds lists; a label is one value an image")
     if not pa.types.is_large_string(values.type):
@@ -217,7 +217,7 @@ def _labels_of(
         return values.to_numpy(), None
     if classes is None:
         whole = view.whole
-        known = gather(whole.tables, whole.selection, [name])[name] if whole else values
+        known = gather(whole.snapshot, whole.selection, [name])[name] if whole else values
         classes = tuple(sorted(value for value in known.unique().to_pylist() if value is not None))
     places = {value: code for code, value in enumerate(classes)}
     codes, different = as_codes(values)

@@ -9,17 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zml_dask.errors import UsageError
+from zml_dask.query.frames import to_pandas
 from zml_dask.query.gather import find_file_columns, gather
-from zml_dask.query.scan import TableReader, to_pandas
 from zml_dask.query.selection import Selection
+from zml_dask.store.snapshot import Snapshot
 
 
-def count_by(tables: TableReader, selection: Selection, by: Sequence[str]) -> pd.DataFrame:
+def count_by(snapshot: Snapshot, selection: Selection, by: Sequence[str]) -> pd.DataFrame:
     """Count images, files and records by the values of columns.
 
     Parameters
     ----------
-    tables : TableReader
+    snapshot : Snapshot
     selection : Selection
     by : sequence of str
         Columns of files or records. Of a column of lists (keywords), each item
@@ -32,7 +33,7 @@ def count_by(tables: TableReader, selection: Selection, by: Sequence[str]) -> pd
     """
     if not by or len(set(by)) < len(by):
         raise UsageError(f"count by one column or several, each named once, not by {list(by)!r}")
-    table = gather(tables, selection, by)
+    table = gather(snapshot, selection, by)
     begins, ends = selection.images_of(slice(None))
     table = table.append_column("@images", pa.array(ends - begins))
     table = table.append_column("@record", pa.array(selection.record_id))
@@ -56,7 +57,7 @@ def _exploded(table: pa.Table, name: str) -> pa.Table:
     return rows.append_column(name, pc.list_flatten(lists))
 
 
-def find_duplicates(tables: TableReader, selection: Selection) -> pd.DataFrame:
+def find_duplicates(snapshot: Snapshot, selection: Selection) -> pd.DataFrame:
     """Find files of identical content in different records, by sha256.
 
     Returns
@@ -66,7 +67,7 @@ def find_duplicates(tables: TableReader, selection: Selection) -> pd.DataFrame:
         ``file_id`` of the first; those that take most space first.
     """
     names = ["sha256", "record_id", "file_id", "size"]
-    table = gather(tables, selection, names)
+    table = gather(snapshot, selection, names)
     table = table.filter(pc.field("sha256").is_valid())
     found = table.group_by("sha256").aggregate(
         [

@@ -16,16 +16,15 @@ from zml_dask.query.batches import Batches, BatchOptions, batches_of
 from zml_dask.query.counting import count_by, find_duplicates
 from zml_dask.query.describe import describe, describe_html
 from zml_dask.query.file_images import FileImages, iterate_files
+from zml_dask.query.frames import to_pandas
 from zml_dask.query.record_view import RecordView
-from zml_dask.query.scan import to_pandas
 from zml_dask.query.selection import image_lines
-from zml_dask.query.source import open_source
 from zml_dask.query.split import LEFT_OUT, Split, assign_parts
 from zml_dask.query.tree import Tree
 from zml_dask.query.view import View
 from zml_dask.raster.images import to_text
-from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
-from zml_dask.store.storage import Storage
+from zml_dask.store.snapshot import NoSuchRecordError as NoSuchRecordError
+from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
 
 class NoSuchFileError(UsageError):
     """There is no file of that number, or it has no image of that number."""
-
-
-class NoSuchRecordError(UsageError):
-    """There is no record of that number."""
 
 
 def open_dataset(
@@ -68,8 +63,7 @@ def open_dataset(
     UsageError
         If the URL's protocol is not known.
     """
-    storage = Storage.open(os.fspath(path), **dict(storage_options or {}))
-    return Dataset(open_source(storage))
+    return Dataset(Snapshot.open(path, storage_options))
 
 
 class Dataset(View):
@@ -98,7 +92,7 @@ class Dataset(View):
                 f"file {file_id} ({row['path']!r}) has no text: it is {row['status']}"
             )
         segment = np.arange(row["n_images"])
-        images = self._source.reader.read(row["first_image"] + segment)
+        images = self.snapshot.images.read(row["first_image"] + segment)
         n_lines = np.full(segment.shape, row["n_lines"], np.int64)
         return to_text(images, image_lines(n_lines, segment, self.info.shape.height))
 
@@ -115,7 +109,7 @@ class Dataset(View):
             raise NoSuchFileError(
                 f"file {file_id} has no image {segment}; it has {row['n_images']}, counted from 0"
             )
-        image: NDArray[np.uint32] = self._source.reader.read(
+        image: NDArray[np.uint32] = self.snapshot.images.read(
             np.array([row["first_image"] + segment])
         )[0]
         return image
@@ -127,20 +121,9 @@ class Dataset(View):
         ------
         NoSuchRecordError
         """
-        if not isinstance(record_id, (int, np.integer)):
-            raise NoSuchRecordError(
-                f"a record goes by its number (records.record_id), not {record_id!r}"
-            )
-        missing = NoSuchRecordError(f"{self.url} holds no record {record_id}")
-        if record_id in self._withdrawn or abs(record_id) >= 2**63:
-            raise missing
-        tables = self._source.tables
-        its_own = pc.field("record_id") == int(record_id)
-        found = tables.scan("records", RECORDS_SCHEMA.names, its_own)
-        if not len(found):
-            raise missing
-        files = tables.scan("files", FILES_SCHEMA.names, its_own)
-        return RecordView(found.to_pylist()[0], to_pandas(files))
+        row = self.snapshot.record(record_id)
+        files = self.snapshot.scan("files", where=pc.field("record_id") == int(record_id))
+        return RecordView(row, to_pandas(files))
 
     def tree(self, record_id: int) -> Tree:
         """Arrange the files of a record as nested dicts, with their sizes in bytes."""
@@ -149,12 +132,12 @@ class Dataset(View):
     def _file(self, file_id: int) -> dict[str, Any]:
         if not isinstance(file_id, (int, np.integer)):
             raise NoSuchFileError(f"a file goes by its number (files.file_id), not {file_id!r}")
-        tables = self._source.tables
+        snapshot = self.snapshot
         names = ["path", "record_id", "status", "first_image", "n_images", "n_lines"]
-        if 0 <= file_id < tables.rows("files"):
-            table = tables.take("files", np.array([file_id], np.int64), names)
+        if 0 <= file_id < snapshot.rows("files"):
+            table = snapshot.take("files", np.array([file_id], np.int64), names)
             row: dict[str, Any] = table.to_pylist()[0]
-            if row["record_id"] not in self._withdrawn:
+            if row["record_id"] not in self.snapshot.withdrawn:
                 return row
         raise NoSuchFileError(f"{self.url} holds no file {file_id}")
 
@@ -171,7 +154,7 @@ class Dataset(View):
         pandas.DataFrame
             Indexed by `by`, columns ``images``, ``files``, ``records``, most images first.
         """
-        return count_by(self._source.tables, self.selection, [by] if isinstance(by, str) else by)
+        return count_by(self.snapshot, self.selection, [by] if isinstance(by, str) else by)
 
     def duplicates(self) -> pd.DataFrame:
         """Find files of identical content in different records, by sha256.
@@ -182,11 +165,11 @@ class Dataset(View):
             A row a content: ``sha256``, ``files``, ``records``, ``size`` in bytes,
             ``file_id`` of the first; those that take most space first.
         """
-        return find_duplicates(self._source.tables, self.selection)
+        return find_duplicates(self.snapshot, self.selection)
 
     def __iter__(self) -> Iterator[FileImages]:
         """Yield each file with its images, in bounded memory: ``for file, images in ds``."""
-        return iterate_files(self._source.tables, self._source.reader, self.selection)
+        return iterate_files(self.snapshot, self.selection)
 
     def split(
         self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0
@@ -222,11 +205,11 @@ class Dataset(View):
             If the fractions do not add up to 1.
         """
         selection = self.selection
-        parts = assign_parts(self._source.tables, selection, fractions, by, seed)
+        parts = assign_parts(self.snapshot, selection, fractions, by, seed)
 
         def view(part: int) -> Dataset:
             return Dataset(
-                self._source, selection.with_files(parts == part), (), self._whole or self
+                self.snapshot, selection.with_files(parts == part), (), self._whole or self
             )
 
         split = Split[Dataset]((name, view(part)) for part, name in enumerate(fractions))

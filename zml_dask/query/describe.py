@@ -55,7 +55,7 @@ def _facts(view: View) -> Iterator[tuple[str, str]]:
     selection = view.selection
     yield "files", f"{selection.file_id.size:,}"
     yield "records", f"{view.record_rows.size:,}"
-    languages = count_by(view.tables, selection, ["language"]).head(_TOP)
+    languages = count_by(view.snapshot, selection, ["language"]).head(_TOP)
     top = (
         f"{name if isinstance(name, str) else '(not named)'} {count:,}"
         for name, count in languages["images"].items()

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from zml_dask.query.reading import ImageReader
-from zml_dask.query.rows import Int64
-from zml_dask.query.scan import TableReader
 from zml_dask.query.selection import Selection, image_lines
 from zml_dask.raster.images import Images, to_text
+from zml_dask.store.image_reader import ImageReader, Int64
 from zml_dask.store.layout import FILES_SCHEMA
+from zml_dask.store.snapshot import Snapshot
 
 _FILES_AT_ONCE = 16_384
 _IMAGES_AT_ONCE = 1_024
@@ -71,19 +70,17 @@ class FileImages:
         return to_text(self.images, image_lines(n_lines, self.segment, height))
 
 
-def iterate_files(
-    tables: TableReader, reader: ImageReader, selection: Selection
-) -> Iterator[FileImages]:
+def iterate_files(snapshot: Snapshot, selection: Selection) -> Iterator[FileImages]:
     """Yield the files of a selection with their images; no chunk is read twice.
 
     Memory holds 1,024 images, or those of the largest file, and 16,384 rows of
     the table.
     """
-    pieces = _Pieces(reader, selection)
+    pieces = _Pieces(snapshot.images, selection)
     for start in range(0, selection.file_id.size, _FILES_AT_ONCE):
         several = slice(start, start + _FILES_AT_ONCE)
         begins, ends = selection.images_of(several)
-        table = tables.take("files", selection.file_id[several], FILES_SCHEMA.names)
+        table = snapshot.take("files", selection.file_id[several], FILES_SCHEMA.names)
         for row, begin, end in zip(_rows(table), begins.tolist(), ends.tolist(), strict=True):
             segment = selection.rows.positions(begin, end) - row.first_image
             yield FileImages(row, pieces.take(begin, end), segment)

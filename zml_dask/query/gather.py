@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from zml_dask.errors import UsageError
 from zml_dask.query.columns import Column, find_column
 from zml_dask.query.rows import Int64
-from zml_dask.query.scan import TableReader
 from zml_dask.query.selection import Selection
+from zml_dask.store.snapshot import Snapshot
 
 _ALL = slice(None)
 
@@ -37,13 +37,13 @@ def find_file_columns(names: Iterable[str]) -> list[Column]:
 
 
 def gather(
-    tables: TableReader, selection: Selection, names: Sequence[str], files: slice = _ALL
+    snapshot: Snapshot, selection: Selection, names: Sequence[str], files: slice = _ALL
 ) -> pa.Table:
     """Read columns of the selected files, and of their records.
 
     Parameters
     ----------
-    tables : TableReader
+    snapshot : Snapshot
     selection : Selection
     names : sequence of str
         Columns of either table; what both have is the files'.
@@ -57,9 +57,9 @@ def gather(
     """
     columns = find_file_columns(names)
     own = [column.name for column in columns if column.level == "files"]
-    of_files = tables.take("files", selection.file_id[files], own)
+    of_files = snapshot.take("files", selection.file_id[files], own)
     of_records = _records_of(
-        tables, selection.record_id[files], [c.name for c in columns if c.level == "records"]
+        snapshot, selection.record_id[files], [c.name for c in columns if c.level == "records"]
     )
     arrays = [
         (of_files if column.level == "files" else of_records)[column.name] for column in columns
@@ -89,19 +89,19 @@ def as_codes(values: pa.ChunkedArray) -> tuple[Int64, list[Any]]:
     return np.concatenate([np.empty(0, np.int64), *chunks]), different
 
 
-def _records_of(tables: TableReader, record_id: Int64, names: list[str]) -> pa.Table:
+def _records_of(snapshot: Snapshot, record_id: Int64, names: list[str]) -> pa.Table:
     """Read columns of the records of these numbers, which may repeat."""
     if not names:
         return pa.table({})
     wanted, places = np.unique(record_id, return_inverse=True)
-    records = records_table(tables, wanted, [*{"record_id": None, **dict.fromkeys(names)}])
+    records = records_table(snapshot, wanted, [*{"record_id": None, **dict.fromkeys(names)}])
     order = np.argsort(records["record_id"].to_numpy())
     return records.take(pa.array(order[places]))
 
 
-def records_table(tables: TableReader, record_id: Int64, names: Sequence[str]) -> pa.Table:
+def records_table(snapshot: Snapshot, record_id: Int64, names: Sequence[str]) -> pa.Table:
     """Read columns of the records of these different numbers, in the table's order."""
-    if record_id.size == tables.rows("records"):
-        return tables.scan("records", names)
+    if record_id.size == snapshot.rows("records"):
+        return snapshot.scan("records", names)
     where = pc.field("record_id").isin(pa.array(record_id))
-    return tables.scan("records", names, where)
+    return snapshot.scan("records", names, where)

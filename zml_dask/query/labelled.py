@@ -41,7 +41,7 @@ class _FileColumn:
 
     @cached_property
     def _values(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        values = gather(self._view.tables, self._view.selection, [self._name])[self._name]
+        values = gather(self._view.snapshot, self._view.selection, [self._name])[self._name]
         if self.dtype != np.dtype(object):
             return values.to_numpy(), None
         codes, different = as_codes(values)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zml_dask.store.image_reader import ImageReader
+from zml_dask.store.image_reader import Int64 as Int64
 from zml_dask.store.layout import IMAGES
-
-Int64 = NDArray[np.int64]
 
 _BLOCK = IMAGES.shard  # a multiple of eight, so that a block begins with a byte
 
@@ -143,3 +144,52 @@ class Rows:
                 open_rows = 0
             open_rows += rows
         return (*sizes, open_rows) if open_rows else tuple(sizes)
+
+
+class SelectedImages:
+    """The selected images as an array that reads when it is indexed: what Dask arrays are made of.
+
+    Parameters
+    ----------
+    reader : ImageReader
+    rows : Rows
+    dataset : str
+        Tells the dataset, as it is, from every other, since Dask computes equal
+        keys once: of two arrays in one graph, or of one that a cluster holds.
+    """
+
+    def __init__(self, reader: ImageReader, rows: Rows, dataset: str) -> None:
+        self._reader = reader
+        self._rows = rows
+        self._dataset = dataset
+        self.shape = (len(rows), reader.shape.height, reader.shape.width)
+        self.dtype = np.dtype(np.uint32)
+        self.ndim = 3
+
+    def __dask_tokenize__(self) -> Any:
+        return type(self).__name__, self._dataset, self._rows.bits, self._rows.total
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        images = self._take(first)
+        return images[(slice(None) if images.ndim == 3 else ..., *rest)]
+
+    def _take(self, key: Any) -> NDArray[Any]:
+        n = self.shape[0]
+        if key is Ellipsis:
+            key = slice(None)
+        if isinstance(key, slice):
+            start, stop, step = key.indices(n)
+            if step == 1:
+                return self._reader.read(self._rows.positions(start, stop))
+            wanted = np.arange(start, stop, step)
+        else:
+            wanted = np.asarray(key)
+            if wanted.dtype == np.bool_:
+                wanted = np.flatnonzero(wanted)
+        unique, inverse = np.unique(wanted, return_inverse=True)
+        if not unique.size:
+            return self._reader.read(np.empty(0, np.int64))
+        low = int(unique[0])
+        among = self._rows.positions(low, int(unique[-1]) + 1)
+        return self._reader.read(among[unique - low])[inverse]

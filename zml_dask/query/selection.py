@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zml_dask.query.columns import Column
 from zml_dask.query.expression import Condition
 from zml_dask.query.rows import Int64, Rows
-from zml_dask.query.scan import TableReader
+from zml_dask.store.snapshot import Snapshot
 
 _PLACES = ("file_id", "record_id", "n_lines", "first_image", "n_images")
 
@@ -97,15 +97,7 @@ def image_lines(n_lines: Int64 | int, segment: Int64, height: int) -> Int64:
     return lines
 
 
-def visible_files(tables: TableReader) -> pc.Expression | None:
-    """Which files readers are shown: all but those of withdrawn records; None for all."""
-    if not tables.rows("withdrawn"):
-        return None
-    withdrawn = tables.scan("withdrawn", ["record_id"])["record_id"]
-    return ~pc.field("record_id").isin(withdrawn.combine_chunks())
-
-
-def resolve(tables: TableReader, conditions: Sequence[Condition]) -> Selection:
+def resolve(snapshot: Snapshot, conditions: Sequence[Condition]) -> Selection:
     """Find what fulfils all conditions.
 
     Conditions on files alone, and what those on records alone come to, are
@@ -114,7 +106,7 @@ def resolve(tables: TableReader, conditions: Sequence[Condition]) -> Selection:
 
     Parameters
     ----------
-    tables : TableReader
+    snapshot : Snapshot
     conditions : sequence of Condition
 
     Returns
@@ -124,25 +116,22 @@ def resolve(tables: TableReader, conditions: Sequence[Condition]) -> Selection:
     where = [c.expression(_bare) for c in conditions if c.levels <= {"files"}]
     of_records = [c for c in conditions if c.levels == {"records"}]
     left = [c for c in conditions if not (c.levels <= {"files"} or c.levels == {"records"})]
-    visible = visible_files(tables)
-    if visible is not None:
-        where.append(visible)
     if of_records:
-        where.append(pc.field("record_id").isin(_matching_records(tables, of_records)))
+        where.append(pc.field("record_id").isin(_matching_records(snapshot, of_records)))
     needed = {c for condition in left for c in condition.columns}
     names = [*_PLACES, *sorted({c.name for c in needed if c.level == "files"} - set(_PLACES))]
     expression = reduce(lambda one, other: one & other, where) if where else None
-    files = tables.scan("files", names, expression)
+    files = snapshot.scan("files", names, expression)
     if left:
-        files = _with_records(tables, files, left)
+        files = _with_records(snapshot, files, left)
     for condition in left:
         if "images" not in condition.levels:
             files = files.filter(condition.expression(_key))
     return _with_single_images(
-        Selection.of_table(files, tables.info.counts.images),
+        Selection.of_table(files, snapshot.info.counts.images),
         files,
         [c for c in left if "images" in c.levels],
-        tables.info.shape.height,
+        snapshot.info.shape.height,
     )
 
 
@@ -155,13 +144,13 @@ def _key(column: Column) -> str:
     return column.name if column.level == "files" else column.key
 
 
-def _matching_records(tables: TableReader, conditions: Sequence[Condition]) -> pa.Array:
+def _matching_records(snapshot: Snapshot, conditions: Sequence[Condition]) -> pa.Array:
     """Return the numbers of the records that fulfil all conditions."""
     tests = [c for c in conditions if c.list_tests]
     plain = [c.expression(_bare) for c in conditions if not c.list_tests]
     where = reduce(lambda one, other: one & other, plain) if plain else None
     names = sorted({"record_id"} | {column.name for c in tests for column in c.columns})
-    records = tables.scan("records", names, where)
+    records = snapshot.scan("records", names, where)
     for condition in tests:
         for test in condition.list_tests:
             if test.key not in records.column_names:
@@ -172,15 +161,13 @@ def _matching_records(tables: TableReader, conditions: Sequence[Condition]) -> p
     return records["record_id"].combine_chunks()
 
 
-def _with_records(
-    tables: TableReader, files: pa.Table, conditions: Sequence[Condition]
-) -> pa.Table:
+def _with_records(snapshot: Snapshot, files: pa.Table, conditions: Sequence[Condition]) -> pa.Table:
     """Add what the conditions need of the records to the files."""
     columns = {c for condition in conditions for c in condition.columns if c.level == "records"}
     if not columns:
         return files
     names = sorted({"record_id"} | {column.name for column in columns})
-    records = tables.scan("records", names)
+    records = snapshot.scan("records", names)
     order = pc.sort_indices(records["record_id"])
     ids = records["record_id"].take(order).to_numpy()
     places = order.take(pa.array(np.searchsorted(ids, files["record_id"].to_numpy())))

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from zml_dask.errors import UsageError
 from zml_dask.query.gather import as_codes, gather
 from zml_dask.query.rows import Int64
-from zml_dask.query.scan import TableReader
 from zml_dask.query.selection import Selection
 from zml_dask.query.view import View
+from zml_dask.store.snapshot import Snapshot
 
 ViewT = TypeVar("ViewT", bound=View)
 
@@ -57,7 +57,7 @@ class Split(dict[str, ViewT]):
 
 
 def assign_parts(
-    tables: TableReader,
+    snapshot: Snapshot,
     selection: Selection,
     fractions: Mapping[str, float],
     by: str = "concept",
@@ -67,7 +67,7 @@ def assign_parts(
 
     Parameters
     ----------
-    tables : TableReader
+    snapshot : Snapshot
     selection : Selection
     fractions : mapping of str to float
         Part -> its share; they add up to 1. Their order does not matter.
@@ -99,23 +99,23 @@ def assign_parts(
             "give for example {'train': 0.8, 'test': 0.2}"
         )
     edges = np.cumsum(shares)[:-1]
-    groups, group_of_file = _groups(tables, selection, by)
+    groups, group_of_file = _groups(snapshot, selection, by)
     drawn = np.searchsorted(edges, [_fraction(seed, group) for group in groups], "right")
     order = np.array([list(fractions).index(name) for name in names], np.int64)
     parts: NDArray[np.int64] = order[drawn][group_of_file]
-    contents = gather(tables, selection, _CONTENTS)
+    contents = gather(snapshot, selection, _CONTENTS)
     for name in _CONTENTS:
         _leave_out_copies(parts, contents[name], selection)
     return parts
 
 
-def _groups(tables: TableReader, selection: Selection, by: str) -> tuple[list[str], Int64]:
+def _groups(snapshot: Snapshot, selection: Selection, by: str) -> tuple[list[str], Int64]:
     """Find the groups that stay together: their names, and the group of each file."""
     if by == "record":
         numbers, places = np.unique(selection.record_id, return_inverse=True)
         return [str(number) for number in numbers.tolist()], places
     column = {"concept": "concept_id", "file": "sha256"}.get(by, by)
-    values = gather(tables, selection, [column])[column]
+    values = gather(snapshot, selection, [column])[column]
     if pa.types.is_list(values.type):
         raise SplitError(f"{by!r} holds lists; a split needs one value a file")
     places, different = as_codes(values)

@@ -35,7 +35,7 @@ def suggest(view: View, expression: str) -> str | None:
             case ast.Compare(
                 left=ast.Name(id=name), ops=[ast.Eq()], comparators=[ast.Constant(value=str(text))]
             ) if name in _NAMED:
-                counts = count_by(view.tables, view.selection, [name])
+                counts = count_by(view.snapshot, view.selection, [name])
                 known = [value for value in counts.index if isinstance(value, str)]
                 if text not in known:
                     return f"no file has {name} {text!r}{_nearest(text, known)}"

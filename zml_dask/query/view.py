@@ -11,14 +11,12 @@ from numpy.typing import ArrayLike
 
 from zml_dask.errors import UsageError
 from zml_dask.query.expression import Condition, equality, parse
+from zml_dask.query.frames import eager_columns, lazy_frame, to_pandas
 from zml_dask.query.gather import gather
-from zml_dask.query.reading import ImageReader, SelectedImages
-from zml_dask.query.rows import Int64, Rows
-from zml_dask.query.scan import TableReader, eager_columns, lazy_frame, to_pandas
+from zml_dask.query.rows import Int64, Rows, SelectedImages
 from zml_dask.query.selection import Selection, resolve
-from zml_dask.query.source import Source
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import FAILURES_SCHEMA
+from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -33,7 +31,7 @@ class View:
 
     Parameters
     ----------
-    source : Source
+    snapshot : Snapshot
     base : Selection, optional
         What was chosen already; everything where it is None.
     conditions : tuple of Condition
@@ -44,42 +42,34 @@ class View:
 
     def __init__(
         self,
-        source: Source,
+        snapshot: Snapshot,
         base: Selection | None = None,
         conditions: tuple[Condition, ...] = (),
         whole: View | None = None,
     ) -> None:
-        self._source = source
+        self.snapshot = snapshot
         self._base = base
         self._conditions = conditions
         self._whole = whole
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What was read is read again where it is needed.
-        return type(self), (self._source, self._base, self._conditions, self._whole)
+        return type(self), (self.snapshot, self._base, self._conditions, self._whole)
 
     @property
     def url(self) -> str:
         """Where the dataset is."""
-        return self._source.storage.url
+        return self.snapshot.storage.url
 
     @property
     def info(self) -> DatasetInfo:
         """What ``dataset.json`` says: counts, options, versions; of the whole dataset."""
-        return self._source.info
-
-    @cached_property
-    def _withdrawn(self) -> frozenset[int]:
-        """Numbers of the records that are hidden."""
-        tables = self._source.tables
-        if not tables.rows("withdrawn"):
-            return frozenset()
-        return frozenset(tables.scan("withdrawn", ["record_id"])["record_id"].to_pylist())
+        return self.snapshot.info
 
     @property
     def is_all(self) -> bool:
         """Whether this is every file and image there is."""
-        return self._is_unselected and not self._source.tables.rows("withdrawn")
+        return self._is_unselected and not self.snapshot.withdrawn
 
     @property
     def _is_unselected(self) -> bool:
@@ -90,21 +80,11 @@ class View:
         """Numbers of the files and images of this view; found on first use."""
         if self._base is not None and not self._conditions:
             return self._base
-        found = resolve(self._source.tables, self._conditions)
+        found = resolve(self.snapshot, self._conditions)
         if self._base is None:
             return found
         kept = self._base.with_files(np.isin(self._base.file_id, found.file_id))
         return kept.with_images(found.rows) if found.by_image else kept
-
-    @property
-    def tables(self) -> TableReader:
-        """The committed tables."""
-        return self._source.tables
-
-    @property
-    def reader(self) -> ImageReader:
-        """The committed images."""
-        return self._source.reader
 
     @property
     def whole(self) -> View | None:
@@ -129,7 +109,7 @@ class View:
         import dask.array as da  # here, since it takes as long to import as all else together
 
         shape = self.info.shape
-        source = SelectedImages(self._source.reader, self.rows, self._source.token)
+        source = SelectedImages(self.snapshot.images, self.rows, self.snapshot.token)
         array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
             source,
             chunks=(self.rows.block_sizes(), (shape.height,), (shape.width,)),
@@ -144,12 +124,12 @@ class View:
 
         Columns of text are read when they are first looked at.
         """
-        tables, names = self.tables, eager_columns("files")
+        snapshot, names = self.snapshot, eager_columns("files")
         if self.is_all:
             rows = np.arange(self.info.counts.files, dtype=np.int64)
-            return lazy_frame(tables, "files", tables.scan("files", names), rows)
+            return lazy_frame(snapshot, "files", snapshot.scan("files", names), rows)
         rows = self.selection.file_id
-        return lazy_frame(tables, "files", tables.take("files", rows, names), rows)
+        return lazy_frame(snapshot, "files", snapshot.take("files", rows, names), rows)
 
     @cached_property
     def records(self) -> pd.DataFrame:
@@ -157,17 +137,18 @@ class View:
 
         Columns of text, of which ``metadata`` is most, are read when they are first looked at.
         """
-        tables, names, rows = self.tables, eager_columns("records"), self.record_rows
-        return lazy_frame(tables, "records", tables.take("records", rows, names), rows)
+        snapshot, names, rows = self.snapshot, eager_columns("records"), self.record_rows
+        return lazy_frame(snapshot, "records", snapshot.take("records", rows, names), rows)
 
     @cached_property
     def record_rows(self) -> Int64:
         """Which rows of the records table belong to it."""
         if self.is_all:
             return np.arange(self.info.counts.records, dtype=np.int64)
-        known = self.tables.scan("records", ["record_id"])["record_id"].to_numpy()
+        known = self.snapshot.scan("records", ["record_id"], with_withdrawn=True)
+        known = known["record_id"].to_numpy()
         if self._is_unselected:  # also those without files, which no file leads to
-            shown = ~np.isin(known, np.array([*self._withdrawn], np.int64))
+            shown = ~np.isin(known, np.array([*self.snapshot.withdrawn], np.int64))
         else:
             shown = np.isin(known, np.unique(self.selection.record_id))
         return np.flatnonzero(shown)
@@ -175,7 +156,7 @@ class View:
     @cached_property
     def failures(self) -> pd.DataFrame:
         """The records that could not be had, of the whole dataset, and why; a row a record."""
-        return to_pandas(self.tables.scan("failures", FAILURES_SCHEMA.names))
+        return to_pandas(self.snapshot.scan("failures"))
 
     def columns(self, *names: str, start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Read some columns only, of files and records alike; a row a file.
@@ -193,7 +174,7 @@ class View:
         UnknownColumnError
         """
         files = slice(start, stop)
-        return to_pandas(gather(self._source.tables, self.selection, names, files))
+        return to_pandas(gather(self.snapshot, self.selection, names, files))
 
     def select(
         self, where: str | ArrayLike | pd.Series[bool] | None = None, /, **equals: Any
@@ -233,9 +214,9 @@ class View:
         if where is None or isinstance(where, str):
             if isinstance(where, str):
                 conditions = (*conditions, *parse(where))
-            return type(self)(self._source, self._base, conditions, self._whole)
+            return type(self)(self.snapshot, self._base, conditions, self._whole)
         chosen = _masked(self.selection, where)
-        return type(self)(self._source, chosen, (), self._whole).select(**equals)
+        return type(self)(self.snapshot, chosen, (), self._whole).select(**equals)
 
     def sample(self, n: int, seed: int = 0) -> Self:
         """Choose `n` images at random, none twice; the same seed gives the same ones.
@@ -257,7 +238,7 @@ class View:
         picked = np.random.default_rng(seed).choice(total, min(n, total), replace=False)
         rows = self.rows.positions()[np.sort(picked)]
         chosen = self.selection.with_images(Rows.of_positions(rows, self.rows.total))
-        return type(self)(self._source, chosen, (), self._whole)
+        return type(self)(self.snapshot, chosen, (), self._whole)
 
 
 def _masked(selection: Selection, where: ArrayLike | pd.Series[bool]) -> Selection:

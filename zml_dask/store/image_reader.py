@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zml_dask.query.rows import Int64, Rows
 from zml_dask.raster.images import Images
 from zml_dask.store.commit.shards import ShardDamagedError, ShardReader
 from zml_dask.store.layout import ArraySpec, ImageShape, image_arrays, shard_path
@@ -25,6 +24,8 @@ _CONNECTIONS = 16
 """Ranges asked for at once of storage that is not local."""
 
 _SHARDS_AT_ONCE = 4
+
+Int64 = NDArray[np.int64]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -183,52 +184,3 @@ def _in_threads(
         return
     with ThreadPoolExecutor(min(threads, len(items))) as pool:
         yield from pool.map(function, items)
-
-
-class SelectedImages:
-    """The selected images as an array that reads when it is indexed: what Dask arrays are made of.
-
-    Parameters
-    ----------
-    reader : ImageReader
-    rows : Rows
-    dataset : str
-        Tells the dataset, as it is, from every other, since Dask computes equal
-        keys once: of two arrays in one graph, or of one that a cluster holds.
-    """
-
-    def __init__(self, reader: ImageReader, rows: Rows, dataset: str) -> None:
-        self._reader = reader
-        self._rows = rows
-        self._dataset = dataset
-        self.shape = (len(rows), reader.shape.height, reader.shape.width)
-        self.dtype = np.dtype(np.uint32)
-        self.ndim = 3
-
-    def __dask_tokenize__(self) -> Any:
-        return type(self).__name__, self._dataset, self._rows.bits, self._rows.total
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        first, *rest = key if isinstance(key, tuple) else (key,)
-        images = self._take(first)
-        return images[(slice(None) if images.ndim == 3 else ..., *rest)]
-
-    def _take(self, key: Any) -> NDArray[Any]:
-        n = self.shape[0]
-        if key is Ellipsis:
-            key = slice(None)
-        if isinstance(key, slice):
-            start, stop, step = key.indices(n)
-            if step == 1:
-                return self._reader.read(self._rows.positions(start, stop))
-            wanted = np.arange(start, stop, step)
-        else:
-            wanted = np.asarray(key)
-            if wanted.dtype == np.bool_:
-                wanted = np.flatnonzero(wanted)
-        unique, inverse = np.unique(wanted, return_inverse=True)
-        if not unique.size:
-            return self._reader.read(np.empty(0, np.int64))
-        low = int(unique[0])
-        among = self._rows.positions(low, int(unique[-1]) + 1)
-        return self._reader.read(among[unique - low])[inverse]

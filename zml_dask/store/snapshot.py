@@ -1,0 +1,363 @@
+"""What one commit shows: the one reader of committed tables and images.
+
+Everything that reads a dataset reads it through a `Snapshot`: it stays as it was
+opened when a later commit comes, and it leaves out withdrawn records in one place.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from zml_dask.errors import UsageError
+from zml_dask.store.image_reader import ImageReader
+from zml_dask.store.info import DatasetInfo, Part, committed_info
+from zml_dask.store.layout import TABLES
+from zml_dask.store.operations import StorageError
+from zml_dask.store.storage import Storage
+
+_REPLACED = ("failures", "withdrawn")
+"""Tables that a commit writes anew and whose former parts it removes; others only grow."""
+
+_PARTS_AT_ONCE = 8
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+class NoSuchRecordError(UsageError):
+    """The dataset holds no record of that number, or shows it no longer."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The tables and images of a dataset as of one commit; small, and can be pickled.
+
+    Attributes
+    ----------
+    storage : Storage
+    info : DatasetInfo
+        What ``dataset.json`` said.
+    held : mapping of str to bytes
+        Parts of tables that a later commit removes, by path.
+
+    Examples
+    --------
+    >>> snapshot = Snapshot.open("zenodo-ml")                             # doctest: +SKIP
+    >>> snapshot.scan("records", ["record_id", "title"]).to_pylist()      # doctest: +SKIP
+    """
+
+    storage: Storage
+    info: DatasetInfo
+    held: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        dataset: str | os.PathLike[str] | Storage,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Snapshot:
+        """Read what the last commit says, and what the next one would take away.
+
+        Parameters
+        ----------
+        dataset : str, path or Storage
+        storage_options : mapping, optional
+            Given to fsspec.
+
+        Raises
+        ------
+        NoDatasetError
+            If nothing is committed there.
+        UsageError
+            If the URL's protocol is not known.
+        """
+        if not isinstance(dataset, Storage):
+            dataset = Storage.open(os.fspath(dataset), **dict(storage_options or {}))
+        storage = dataset
+
+        def read(part: Part) -> bytes | None:
+            try:
+                return storage.read_range(part.path, 0, part.size)
+            except StorageError:
+                return None
+
+        info = committed_info(storage)
+        while True:
+            parts = [part for table in _REPLACED for part in info.tables.get(table, ())]
+            found = zip(parts, _map(read, parts), strict=True)
+            held = {part.path: data for part, data in found if data is not None}
+            if len(held) == len(parts):
+                return cls(storage, info, held)
+            # Either a commit came in between, or the part is lost; then its reader fails.
+            now = committed_info(storage)
+            if now == info:
+                return cls(storage, info, held)
+            info = now
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What was read is read again where it is needed.
+        return type(self), (self.storage, self.info, self.held)
+
+    @property
+    def token(self) -> str:
+        """Hash of where it lies, how it is reached, and its state: tells it from every other.
+
+        How it is reached counts, since one URL may lead to different places (another
+        endpoint, another account); it is hashed, since it may hold a secret.
+        """
+        from dask.base import tokenize  # here, for the time it takes to import
+
+        token: str = tokenize(self.storage, self.info.to_bytes())
+        return token
+
+    @property
+    def images(self) -> ImageReader:
+        """Reads the committed images."""
+        return ImageReader(self.storage, self.info.shape)
+
+    @cached_property
+    def withdrawn(self) -> frozenset[int]:
+        """Numbers of the records that must not be shown."""
+        if not self.rows("withdrawn"):
+            return frozenset()
+        return frozenset(self.scan("withdrawn", ["record_id"])["record_id"].to_pylist())
+
+    def rows(self, table: str) -> int:
+        """Rows a table has, those of withdrawn records included."""
+        return sum(part.rows for part in self.info.tables.get(table, ()))
+
+    def scan(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+        *,
+        with_withdrawn: bool = False,
+    ) -> pa.Table:
+        """Read some columns of the rows that match, in order.
+
+        Row groups whose statistics say that nothing matches are not read.
+
+        Parameters
+        ----------
+        table : str
+            ``"files"``, ``"records"``, ``"failures"`` or ``"withdrawn"``.
+        columns : sequence of str, optional
+            Default: all.
+        where : pyarrow.compute.Expression, optional
+        with_withdrawn : bool
+            Also the rows of withdrawn records, for checks of what is stored.
+
+        Returns
+        -------
+        pyarrow.Table
+            Of the table's own types, but text as ``large_string``.
+
+        Raises
+        ------
+        StorageError
+            If a part is missing, or not a Parquet file.
+        """
+        parts = self.info.tables.get(table, ())
+        names = TABLES[table].names if columns is None else list(columns)
+        where = where if with_withdrawn else self._visible(table, where)
+
+        def read(part: Part) -> pa.Table:
+            return self._scan_part(table, part, names, where)
+
+        return _gather(table, names, _map(read, parts))
+
+    def scan_part(
+        self,
+        table: str,
+        part: Part,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Read what `scan` reads, of one part only: for tasks that share the work."""
+        names = TABLES[table].names if columns is None else list(columns)
+        found = self._scan_part(table, part, names, self._visible(table, where))
+        return _gather(table, names, iter([found]))
+
+    def take(self, table: str, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Read some columns of rows by their numbers; row groups without any are not read.
+
+        Parameters
+        ----------
+        table : str
+        rows : numpy.ndarray of int64, shape (n,)
+            Ascending. In the files table a file's row is its ``file_id``. Rows of
+            withdrawn records are read too: take numbers from `scan`.
+        columns : sequence of str
+
+        Returns
+        -------
+        pyarrow.Table
+            Of the table's own types, but text as ``large_string``.
+        """
+        parts = self.info.tables.get(table, ())
+        edges = np.cumsum([0, *(part.rows for part in parts)])
+        tasks = []
+        for part, first, stop in zip(parts, edges, edges[1:], strict=False):
+            low, high = np.searchsorted(rows, [first, stop])
+            if low < high:
+                tasks.append((part, rows[low:high] - first))
+
+        def read(task: tuple[Part, NDArray[np.int64]]) -> pa.Table:
+            source = self._open(task[0])
+            return pa.concat_tables(_take(source, task[1], _wide(table, columns)))
+
+        return _gather(table, columns, _map(read, tasks))
+
+    def record(self, record_id: int) -> dict[str, Any]:
+        """Return a record's row.
+
+        Raises
+        ------
+        NoSuchRecordError
+            If it is not shown, with the reason where one is known.
+        """
+        if not isinstance(record_id, (int, np.integer)):
+            raise NoSuchRecordError(
+                f"a record goes by its number (records.record_id), not {record_id!r}"
+            )
+        missing = f"{self.storage.url} holds no record {record_id}"
+        if abs(record_id) >= 2**63:
+            raise NoSuchRecordError(missing)
+        its_own = pc.field("record_id") == int(record_id)
+        if record_id in self.withdrawn:
+            reason = self.scan("withdrawn", ["reason"], its_own)["reason"][0]
+            raise NoSuchRecordError(f"record {record_id} was withdrawn: {reason}")
+        found = self.scan("records", where=its_own).to_pylist()
+        if found:
+            row: dict[str, Any] = found[0]
+            return row
+        for failure in self.scan("failures", where=its_own).to_pylist():
+            raise NoSuchRecordError(
+                f"record {record_id} is not in the dataset: {failure['kind']}: {failure['message']}"
+            )
+        raise NoSuchRecordError(f"{missing}; 'zml-dask query' finds what it holds")
+
+    def _visible(self, table: str, where: pc.Expression | None) -> pc.Expression | None:
+        """Leave out what belongs to withdrawn records: the one place where that is done."""
+        if table == "withdrawn" or not self.withdrawn:
+            return where
+        hidden = pa.array(sorted(self.withdrawn), pa.int64())
+        shown = ~pc.field("record_id").isin(hidden)
+        return shown if where is None else where & shown
+
+    def _scan_part(
+        self, table: str, part: Part, columns: Sequence[str], where: pc.Expression | None
+    ) -> pa.Table:
+        try:
+            fragment = pads.ParquetFileFormat().make_fragment(self._open(part))
+            found: pa.Table = fragment.to_table(
+                schema=TABLES[table], columns=list(columns), filter=where
+            )
+        except (pa.ArrowException, EOFError) as error:
+            raise _unreadable(part.path, error) from error
+        return found
+
+    def _open(self, part: Part) -> io.RawIOBase | io.BytesIO:
+        if part.path in self.held:
+            return io.BytesIO(self.held[part.path])
+        return _RangeFile(self.storage, part)
+
+
+class _RangeFile(io.RawIOBase):
+    """A part as a seekable file that reads what it is asked for, and not a byte ahead.
+
+    fsspec's own files read five megabytes ahead, more than a column of a part has.
+    """
+
+    def __init__(self, storage: Storage, part: Part) -> None:
+        self._storage = storage
+        self._part = part
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._part.size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, target: memoryview, /) -> int:  # type: ignore[override]
+        stop = min(self._at + len(target), self._part.size)
+        if stop <= self._at:
+            return 0
+        data = self._storage.read_range(self._part.path, self._at, stop)
+        target[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _map(function: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> Iterator[_Result]:
+    """Map in order, some at once: parts are in one place and the next one anywhere."""
+    if len(tasks) < 2:
+        yield from map(function, tasks)
+        return
+    with ThreadPoolExecutor(min(len(tasks), _PARTS_AT_ONCE)) as pool:
+        yield from pool.map(function, tasks)
+
+
+def _gather(table: str, columns: Sequence[str], found: Iterator[pa.Table]) -> pa.Table:
+    schema = _wide(table, columns)
+    try:
+        return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in found)])
+    except (pa.ArrowException, EOFError) as error:
+        raise _unreadable(f"the {table} table", error) from error
+
+
+def _unreadable(what: str, error: Exception) -> StorageError:
+    return StorageError(f"{what} cannot be read ({error}); run zml-dask verify on the dataset")
+
+
+def _wide(table: str, columns: Sequence[str]) -> pa.Schema:
+    """Columns of a table with 64-bit offsets where they hold text.
+
+    Those of `pyarrow.string` end at 2 GiB, which 33 million SHA-256 fill: taking rows of
+    such a column, or combining its chunks, overflows.
+    """
+    wide = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.list_(pa.large_string())}
+    fields = (TABLES[table].field(name) for name in columns)
+    return pa.schema([column.with_type(wide.get(column.type, column.type)) for column in fields])
+
+
+def _take(
+    source: io.RawIOBase | io.BytesIO, rows: NDArray[np.int64], schema: pa.Schema
+) -> list[pa.Table]:
+    """Take rows of one part, row group by row group."""
+    file = pq.ParquetFile(source, pre_buffer=True)
+    taken = []
+    first = 0
+    for number in range(file.num_row_groups):
+        count = file.metadata.row_group(number).num_rows
+        low, high = np.searchsorted(rows, [first, first + count])
+        if low < high:
+            group = file.read_row_group(number, columns=schema.names).select(schema.names)
+            group = group.cast(schema)
+            wanted = rows[low:high] - first
+            taken.append(group if wanted.size == count else group.take(pa.array(wanted)))
+        first += count
+    return taken
