@@ -42,6 +42,7 @@ def test_the_page_leads_to_a_dataset(
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}", prepend=":")
     commands = _commands()
     assert [each.split()[1 if each.startswith("zml") else 0] for each in commands] == [
+        "cluster-config",
         "harvest",
         "build",
         "sbatch",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from zml_dask.engine.clusters import ClusterOptions, ClusterUnavailableError, open_cluster
-from zml_dask.engine.clusters.walltime import Lifetime, lifetime_within, parse_walltime
+from zml_dask.engine.clusters.jobqueue import Lifetime, lifetime_within, parse_walltime
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from zml_dask.engine.clusters import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,
+    job_name_of,
     open_cluster,
 )
 from zml_dask.engine.clusters.scratch import worker_scratch
@@ -89,6 +91,21 @@ def test_a_section_of_ones_own_inherits_from_its_system(slurm: SlurmLab, tmp_pat
         (worker,) = client.scheduler_info()["workers"].values()
         assert worker["memory_limit"] == 2 * 2**30
         assert client.scheduler.address.startswith("tls://")
+
+
+def _setting_of_worker() -> float:
+    return dask.config.get("distributed.worker.memory.terminate")
+
+
+def test_a_job_is_what_the_file_says(slurm: SlurmLab, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    text = path.read_text().replace('"00:20:00"', "2:00:00")
+    path.write_text(text.replace("  deploy:", "  worker: {memory: {terminate: 0.99}}\n  deploy:"))
+    options = ClusterOptions(config=path, job_name=job_name_of("/data/zenodo-ml"))
+    with open_cluster("slurm", 1, options=options) as client:
+        (job,) = slurm.jobs(name=f"zml-zenodo-ml-{getpass.getuser()}")
+        assert "TimeLimit=02:00:00" in slurm.run("scontrol", "show", "job", job)
+        assert list(client.run(_setting_of_worker).values()) == [0.99]
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,10 @@ from zml_dask.engine.clusters import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,
-    jobqueue,
     open_cluster,
     parse_adapt,
 )
-from zml_dask.engine.clusters.configuration import settings_of
+from zml_dask.engine.clusters.settings import resolve, settings_of
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
@@ -176,11 +175,8 @@ def test_an_empty_section_says_nothing(tmp_path: Path, content_: str) -> None:
 def test_an_empty_section_of_ones_own_is_its_systems(tmp_path: Path) -> None:
     path = tmp_path / "dask.yaml"
     path.write_text("jobqueue:\n  slurm:\n    queue: long\n  slurm-highmem:\n")
-    with (
-        dask.config.set(settings_of(ClusterOptions(config=path))),
-        jobqueue._inheriting("slurm-highmem", jobqueue.system_of("slurm-highmem")),
-    ):
-        assert dask.config.get("jobqueue.slurm-highmem.queue") == "long"
+    resolved = resolve("slurm-highmem", ClusterOptions(config=path))
+    assert resolved["queue"] == "long"
 
 
 def test_an_adaptive_cluster_grows_with_the_work() -> None:

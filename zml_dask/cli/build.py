@@ -38,7 +38,7 @@ def command(
         result = build_on(
             catalogue,
             dataset,
-            open_client_of(values, progress),
+            open_client_of(values, progress, dataset),
             options=options,
             limit=limit,
             progress=progress,

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 from dask.utils import parse_bytes
 
-from zml_dask.engine.clusters import ClusterOptions, open_cluster, parse_adapt
+from zml_dask.engine.clusters import ClusterOptions, job_name_of, open_cluster, parse_adapt
 from zml_dask.errors import ZmlError
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.pipeline.build import OpenClient
@@ -155,11 +155,14 @@ def _bytes(text: str) -> int:
         raise OptionsError(f"--max-archive-size {text!r} is no size; write say 2GiB") from error
 
 
-def open_client_of(values: dict[str, Any], progress: BuildProgress) -> OpenClient:
-    """Return what opens the cluster that the command line names."""
+def open_client_of(values: dict[str, Any], progress: BuildProgress, dataset: str) -> OpenClient:
+    """Return what opens the cluster that the command line names, for work on a dataset."""
     adapt = parse_adapt(values["adapt"]) if values.get("adapt") else None
     options = ClusterOptions(
-        config=values.get("cluster_config"), dashboard=values.get("dashboard"), say=progress.say
+        config=values.get("cluster_config"),
+        dashboard=values.get("dashboard"),
+        job_name=job_name_of(dataset),
+        say=progress.say,
     )
     return partial(open_cluster, values["cluster"], values.get("workers"), adapt, options)
 

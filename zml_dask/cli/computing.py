@@ -20,7 +20,7 @@ class WorkersDiedError(ZmlError):
 
 @contextmanager
 def compute_of(
-    values: dict[str, Any], progress: BuildProgress, *, alone: bool
+    values: dict[str, Any], progress: BuildProgress, dataset: str, *, alone: bool
 ) -> Iterator[Compute]:
     """Yield what computes a bag: the cluster that the command line names, opened on first use.
 
@@ -29,6 +29,8 @@ def compute_of(
     values : dict
         Of the cluster's options.
     progress : BuildProgress
+    dataset : str
+        What is worked on; it names the jobs.
     alone : bool
         Whether this process does the work itself where nothing else is asked for.
     """
@@ -36,7 +38,7 @@ def compute_of(
     if alone and not asked and values["cluster"] == "local":
         yield in_this_process
         return
-    open_client = open_client_of(values, progress)
+    open_client = open_client_of(values, progress, dataset)
     with ExitStack() as stack:
         clients: list[distributed.Client] = []
 

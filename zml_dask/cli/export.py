@@ -114,7 +114,7 @@ def _chosen(formats: str) -> list[str]:
 def _export_legacy(
     dataset: str, target: str, formats: list[str], values: dict[str, Any], progress: BuildProgress
 ) -> str:
-    with compute_of(values, progress, alone=True) as compute:
+    with compute_of(values, progress, dataset, alone=True) as compute:
         result = export_dataset(
             dataset,
             target,

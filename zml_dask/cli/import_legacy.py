@@ -64,7 +64,7 @@ def command(
 
         with (
             dataset_lock(storage, on_wait=progress.say),
-            compute_of(values, progress, alone=False) as compute,
+            compute_of(values, progress, dataset, alone=False) as compute,
         ):
             result = import_legacy(
                 source,

@@ -56,7 +56,7 @@ def command(
     with progress_of(ctx) as progress, HttpClient(token=token) as http:
         result = update(
             storage,
-            open_client_of(values, progress),
+            open_client_of(values, progress, dataset),
             http,
             options=options,
             check_withdrawn=check_withdrawn or drop_withdrawn,

@@ -7,6 +7,7 @@ from zml_dask.engine.clusters.options import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,
+    job_name_of,
     parse_adapt,
 )
 
@@ -14,6 +15,7 @@ __all__ = [
     "ClusterOptionError",
     "ClusterOptions",
     "ClusterUnavailableError",
+    "job_name_of",
     "open_cluster",
     "parse_adapt",
 ]

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import dask
 import distributed
 
 from zml_dask.engine.clusters.options import ClusterOptionError, ClusterOptions
+from zml_dask.engine.clusters.settings import ResolvedSection
 
 
 def security_of(
-    section: str, options: ClusterOptions, stack: ExitStack
+    section: ResolvedSection, options: ClusterOptions, stack: ExitStack
 ) -> distributed.Security | None:
     """Certificates of the configuration, else temporary ones in a folder of the user's own.
 
     Parameters
     ----------
-    section : str
-        Of dask-jobqueue's configuration.
+    section : ResolvedSection
     options : ClusterOptions
     stack : ExitStack
         Removes the temporary ones in the end.
@@ -39,8 +37,8 @@ def security_of(
     configured = distributed.Security()
     if configured.tls_ca_file is not None or not options.tls:
         return configured if configured.tls_ca_file is not None else None
-    parent = dask.config.get(f"jobqueue.{section}.shared-temp-directory", None)
-    folder = Path(os.path.expandvars(parent or "~/.cache/zml-dask")).expanduser() / "tls"
+    parent = section["shared-temp-directory"] or Path("~/.cache/zml-dask").expanduser()
+    folder = Path(parent) / "tls"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Its mode is 0700, which keeps the key from other users of the shared disk.
@@ -49,7 +47,7 @@ def security_of(
     except OSError as error:
         raise ClusterOptionError(
             f"no folder for the cluster's certificates at {folder} ({error.strerror}): set "
-            f"jobqueue.{section}.shared-temp-directory to one that all nodes see"
+            f"jobqueue.{section.name}.shared-temp-directory to one that all nodes see"
         ) from error
 
 

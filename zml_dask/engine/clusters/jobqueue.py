@@ -8,28 +8,32 @@ error that says what the queue says where no worker ever starts.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from socket import gethostname
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import dask
 import dask_jobqueue
 import distributed
+from dask.utils import format_bytes, parse_bytes
 from tornado.ioloop import PeriodicCallback
 
 from zml_dask.engine.clusters.certificates import security_of
-from zml_dask.engine.clusters.configuration import exported_settings
 from zml_dask.engine.clusters.options import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,
 )
 from zml_dask.engine.clusters.queue import job_states, refusal_of
+from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
+from zml_dask.engine.clusters.settings import ResolvedSection, exported_settings, resolve
 from zml_dask.engine.clusters.waiting import await_first_job
-from zml_dask.engine.clusters.walltime import lifetime_within, parse_walltime
 
 CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {
     "slurm": dask_jobqueue.SLURMCluster,
@@ -47,26 +51,19 @@ CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {
 _DEFAULT_MEMORY: Final = "4GiB"
 _NODE_LOCAL: Final = "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"
 
+# Python and its libraries take 260 MiB; in less, a worker is killed while it starts.
+_LEAST_MEMORY: Final = 200 * 2**20
+_DEFAULT_NAME: Final = "dask-worker"
+
 _KEEPER_SECONDS: Final = 30.0
 
+# A tenth of the walltime, within bounds: enough for a slow start (modules on a
+# shared disk) and for handing work back, and little lost on long jobs.
+_MARGIN_SHARE = 0.1
+_SHORTEST_MARGIN = 10.0
+_LONGEST_MARGIN = 600.0
 
-def system_of(section: str) -> str:
-    """Batch system of a section: ``slurm``, and also ``slurm-highmem``.
-
-    Raises
-    ------
-    ClusterOptionError
-        Where there is no such section or its name begins with no known system.
-    """
-    system = section.partition("-")[0]
-    sections = dask.config.get("jobqueue", {})
-    if system not in CLASSES or section not in sections:
-        known = ", ".join(sorted(name for name in sections if name.partition("-")[0] in CLASSES))
-        raise ClusterOptionError(
-            f"--cluster {section!r} is not known: give local, {known}, "
-            "tcp://HOST:PORT, tls://HOST:PORT, or the path of a scheduler file"
-        )
-    return system
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
 @contextmanager
@@ -85,7 +82,8 @@ def open_jobqueue(
     ClusterUnavailableError
         If the batch system is not here, refuses the job, or never starts it.
     """
-    system = system_of(section)
+    resolved = resolve(section, options)
+    section, system = resolved.name, resolved.system
     submit = CLASSES[system].job_cls.submit_command.split()[0]
     if shutil.which(submit) is None:
         raise ClusterUnavailableError(
@@ -93,8 +91,7 @@ def open_jobqueue(
             "commands are (a login node or a job), or use --cluster local"
         )
     with ExitStack() as stack:
-        stack.enter_context(_inheriting(section, system))
-        cluster = stack.enter_context(_cluster(section, system, options))
+        cluster = stack.enter_context(_cluster(resolved, options))
         refusal = refusal_of(submit, cluster.job_script())
         if refusal:
             raise ClusterUnavailableError(
@@ -112,37 +109,53 @@ def open_jobqueue(
         yield client
 
 
-def _inheriting(section: str, system: str) -> AbstractContextManager[object]:
-    """A section of the user's own takes what it leaves out from its system's section."""
-    settings = dask.config.get("jobqueue")
-    whole: object = dask.config.set(
-        {f"jobqueue.{section}": {**settings[system], **(settings[section] or {})}}
-    )
-    return cast("AbstractContextManager[object]", whole)
-
-
 @contextmanager
 def _cluster(
-    section: str, system: str, options: ClusterOptions
+    section: ResolvedSection, options: ClusterOptions
 ) -> Iterator[dask_jobqueue.JobQueueCluster]:
     with ExitStack() as stack:
         security = security_of(section, options, stack)
-        scheduler = options.scheduler_options
-        if options.dashboard is None:
-            # What the section says of the dashboard holds, unless the caller spoke.
-            scheduler.update(dask.config.get(f"jobqueue.{section}.scheduler-options", None) or {})
+        # What the section says of the dashboard holds, unless the caller spoke.
+        said, spoken = section["scheduler-options"] or {}, options.scheduler_options
+        scheduler = {**said, **spoken} if options.dashboard else {**spoken, **said}
+        config = job_settings(section, options)
+        stack.enter_context(dask.config.set({f"jobqueue.{section.name}": config}))
         try:
             cluster = stack.enter_context(
-                CLASSES[system](
-                    config_name=section,
+                CLASSES[section.system](
+                    config_name=section.name,
                     security=security,
                     scheduler_options=scheduler,
-                    **_job_options(section, system),
+                    **{name: config[name] for name in ("cores", "processes", "memory")},
                 )
             )
         except (ValueError, RuntimeError, OSError, TypeError) as error:
-            raise ClusterOptionError(_one_line(section, error)) from error
+            raise ClusterOptionError(_one_line(section.name, error)) from error
         yield cluster
+
+
+def job_script(section: ResolvedSection, options: ClusterOptions) -> str:
+    """The script that a worker's job would run, without a scheduler; nothing is submitted."""
+    config = job_settings(section, options)
+    # dask-jobqueue makes the folder of the logs; to look is not to change.
+    missing = _missing_folders(config["log-directory"])
+    with dask.config.set({f"jobqueue.{section.name}": config}):
+        job = CLASSES[section.system].job_cls(
+            scheduler="tls://DRIVER:PORT",
+            name="WORKER",
+            config_name=section.name,
+            protocol="tls://" if options.tls else None,
+            **{name: config[name] for name in ("cores", "processes", "memory")},
+        )
+    for folder in missing:
+        folder.rmdir()
+    return str(job.job_script())
+
+
+def _missing_folders(path: str | None) -> list[Path]:
+    """The folders that making `path` would make, the innermost first."""
+    folder = Path(path or ".")
+    return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
 def _one_line(section: str, error: Exception) -> str:
@@ -152,31 +165,62 @@ def _one_line(section: str, error: Exception) -> str:
     return f"--cluster {section}: {text}"
 
 
-def _job_options(section: str, system: str) -> dict[str, Any]:
-    """What the section leaves open, filled with what suits a build."""
-
-    def said(name: str) -> Any:
-        return dask.config.get(f"jobqueue.{section}.{name}", None)
-
-    extra = [str(word) for word in said("worker-extra-args") or ()]
+def job_settings(section: ResolvedSection, options: ClusterOptions) -> dict[str, Any]:
+    """The section in dask-jobqueue's words, what it leaves open filled with what suits a build."""
+    extra = list(section["worker-extra-args"] or ())
     # Workers' own dashboards would listen on every interface of their nodes.
     if not any(word.startswith(("--dashboard", "--no-dashboard")) for word in extra):
         extra += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-    walltime = parse_walltime(str(said("walltime")), system) if said("walltime") else None
+    walltime = parse_walltime(section["walltime"], section.system) if section["walltime"] else None
     lifetime = lifetime_within(walltime) if walltime else None
     if lifetime and not any(word.startswith("--lifetime") for word in extra):
         extra += ["--lifetime", f"{lifetime.duration}s"]
         extra += ["--lifetime-stagger", f"{lifetime.stagger}s"]
-    cores = said("cores") or 1
-    return {
+    cores = section["cores"] or 1
+    name = section["name"]
+    if name in (None, _DEFAULT_NAME):
+        name = options.job_name or _DEFAULT_NAME
+    settings = {
+        "name": name,
         "cores": cores,
-        "processes": said("processes") or cores,
-        "memory": said("memory") or _DEFAULT_MEMORY,
-        "local_directory": said("local-directory") or _NODE_LOCAL,
-        "worker_extra_args": extra,
+        "processes": section["processes"] or cores,
+        "memory": section["memory"] or _DEFAULT_MEMORY,
+        "local-directory": _for_the_shell(section["local-directory"] or _NODE_LOCAL),
+        "worker-extra-args": extra,
         # A job begins with a configuration of its own; what it says for itself comes last.
-        "job_script_prologue": [*exported_settings(), *(said("job-script-prologue") or ())],
+        "job-script-prologue": [
+            *exported_settings(options),
+            *(section["job-script-prologue"] or ()),
+        ],
+        "job-directives-skip": section["job-directives-skip"] or [],
+        "job-extra-directives": section["job-extra-directives"] or [],
     }
+    if section.system == "htcondor":
+        settings["job-extra-directives"] = section["job-extra-directives"] or {}
+        settings |= {n: section[n] or [] for n in ("submit-command-extra", "cancel-command-extra")}
+    if section["mem"]:
+        settings["mem"] = parse_bytes(section["mem"])
+    each = parse_bytes(settings["memory"]) / settings["processes"]
+    if each < _LEAST_MEMORY:
+        raise ClusterOptionError(
+            f"jobqueue.{section.name}.memory: {settings['memory']} for {settings['processes']} "
+            f"processes is {format_bytes(int(each))} each, and Python with its libraries takes "
+            "260 MiB: give each process 512MiB or more"
+        )
+    unset = dict.fromkeys((*setting_names(section.system), *OLD_NAMES))
+    given = {name: setting.value for name, setting in section.given.items()}
+    return {**unset, **given, **settings}
+
+
+def _for_the_shell(path: str) -> str:
+    """A path whose variables the node's own shell fills in, as one word.
+
+    One that is not set there ends the job, with its name in the job's log.
+    """
+    if path.startswith("~/"):
+        path = "$HOME" + path[1:]
+    path = re.sub(r"\$(\w+)", r"${\1:?}", path)
+    return f'"{path}"' if re.search(r"\s", path) else path
 
 
 @contextmanager
@@ -213,3 +257,74 @@ def _keeper(cluster: dask_jobqueue.JobQueueCluster, system: str) -> Iterator[Non
         yield
     finally:
         cluster.loop.add_callback(callback.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long workers stay, in seconds.
+
+    Attributes
+    ----------
+    duration : int
+        Mean time.
+    stagger : int
+        Each worker's time is drawn from ``duration - stagger`` to
+        ``duration + stagger``, so that they do not all leave at once.
+    """
+
+    duration: int
+    stagger: int
+
+
+def parse_walltime(text: str, system: str = "slurm") -> float | None:
+    """Seconds of a queue's walltime.
+
+    Parameters
+    ----------
+    text : str
+        As in the queue's own words: ``"2-12:00:00"``, ``"23:59:00"``, ``"90"``.
+    system : str
+        Whose words: two parts are minutes and seconds for SLURM, but hours and
+        minutes for LSF; a plain number is minutes for both, seconds elsewhere.
+
+    Returns
+    -------
+    float or None
+        None where there is no limit or the text is unknown to us.
+
+    Examples
+    --------
+    >>> parse_walltime("1-06:00:00"), parse_walltime("00:30:00", "pbs")
+    (108000.0, 1800.0)
+    >>> parse_walltime("02:00", "slurm"), parse_walltime("02:00", "lsf")
+    (120.0, 7200.0)
+    """
+    match = _CLOCK.fullmatch(text.strip())
+    if match is None:
+        return None
+    days = int(match[1] or 0)
+    parts = [int(part) for part in match.groups()[1:] if part is not None]
+    units: tuple[int, ...]
+    if match[1] is not None or (system == "lsf" and len(parts) > 1):
+        units = (3600, 60, 1)
+    elif len(parts) == 1:
+        units = (60,) if system in {"slurm", "lsf"} else (1,)
+    else:
+        units = (3600, 60, 1)[-len(parts) :]
+    return float(days * 86400 + sum(n * unit for n, unit in zip(parts, units, strict=False)))
+
+
+def lifetime_within(walltime: float) -> Lifetime | None:
+    """When workers of jobs of this walltime leave; None where it is too short for that.
+
+    Examples
+    --------
+    >>> lifetime_within(86_400.0)
+    Lifetime(duration=85320, stagger=480)
+    """
+    margin = min(max(_SHORTEST_MARGIN, walltime * _MARGIN_SHARE), _LONGEST_MARGIN)
+    stagger = margin * 0.8
+    duration = walltime - margin - stagger
+    if duration < margin:
+        return None
+    return Lifetime(int(duration), int(stagger))

@@ -15,9 +15,9 @@ import dask
 import distributed
 from distributed.utils import silence_logging_cmgr
 
-from zml_dask.engine.clusters.configuration import settings_of
 from zml_dask.engine.clusters.local import open_local
 from zml_dask.engine.clusters.options import ClusterOptionError, ClusterOptions, Opener
+from zml_dask.engine.clusters.settings import settings_of
 from zml_dask.engine.clusters.standing import names_scheduler, open_standing
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -46,6 +48,9 @@ class ClusterOptions:
     start_timeout : float or None
         Seconds until the first worker; None for 120 on this machine and, on a
         job queue, as long as jobs are waiting there.
+    job_name : str or None
+        Name of the jobs on a job queue where the section sets none: of the dataset's
+        own, so that ``scancel --name`` ends nobody else's. See :func:`job_name_of`.
     say : callable
         Takes a line for the person who waits (a job is pending, and why).
     """
@@ -54,6 +59,7 @@ class ClusterOptions:
     dashboard: str | None = None
     tls: bool = True
     start_timeout: float | None = None
+    job_name: str | None = None
     say: Callable[[str], None] = logger.info
 
     @property
@@ -73,6 +79,25 @@ Opener: TypeAlias = Callable[
     AbstractContextManager[distributed.Client],
 ]
 """Opens the clusters of one kind."""
+
+
+def job_name_of(dataset: str) -> str:
+    """Name of the jobs that work on a dataset: ``zml-<dataset>-<user>``.
+
+    Examples
+    --------
+    >>> import getpass
+    >>> name = job_name_of("s3://bucket/all of zenodo/")
+    >>> name == f"zml-all_of_zenodo-{getpass.getuser()}"
+    True
+    """
+    *_, folder = dataset.rstrip("/").replace("\\", "/").split("/")
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user is known, as in some containers
+        user = str(os.getuid())
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder).strip("._-") or "dataset"
+    return f"zml-{plain[:60]}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', user)}"
 
 
 def parse_adapt(text: str) -> tuple[int, int]:
