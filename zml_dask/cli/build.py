@@ -23,13 +23,21 @@ from zml_dask.pipeline.build import build_on
 @cluster_options
 @build_options
 @click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
+@click.option("--where", metavar="SQL", help="Only records that this is true for; see catalogue.")
 @click.pass_context
 def command(
-    ctx: click.Context, /, catalogue: str, dataset: str, limit: int | None, **values: Any
+    ctx: click.Context,
+    /,
+    catalogue: str,
+    dataset: str,
+    limit: int | None,
+    where: str | None,
+    **values: Any,
 ) -> None:
     """Build the records of CATALOGUE into DATASET.
 
-    CATALOGUE is what 'zml-dask harvest' wrote, or a records.pkl of 2018. DATASET
+    CATALOGUE is what 'zml-dask harvest' wrote, a part or a copy of that, other JSON
+    of records, or a records.pkl of 2018. DATASET
     is a folder or a URL such as s3://bucket/name. Interrupted, the same command
     goes on where it stopped; nothing is downloaded twice.
     """
@@ -41,6 +49,7 @@ def command(
             open_client_of(values, progress, dataset),
             options=options,
             limit=limit,
+            where=where,
             progress=progress,
         )
     print_result(result)

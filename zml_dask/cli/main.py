@@ -17,6 +17,7 @@ from zml_dask.text_safety import escape_text
 
 COMMANDS = {
     "build": "Build the records of CATALOGUE into DATASET.",
+    "catalogue": "List the records of CATALOGUE that a condition chooses.",
     "cluster-config": "Print what will be used of the cluster configuration FILE.",
     "demo": "Build a small dataset from the software installed here.",
     "export": "Write DATASET into DIR in another form.",

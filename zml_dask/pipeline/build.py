@@ -98,6 +98,7 @@ def build_on(
     *,
     options: BuildOptions | None = None,
     limit: int | None = None,
+    where: str | None = None,
     progress: BuildProgress | None = None,
 ) -> BuildResult:
     """Do as :func:`build` on a cluster that is opened only if there is work for it.
@@ -111,12 +112,14 @@ def build_on(
     limit : int, optional
         Look at the first so many records of the catalogue, by id, only: the same
         call with the same limit finds nothing left to do.
+    where : str, optional
+        Look only at records that this SQL condition over the catalogue is true for.
     """
     started = time.monotonic()
     options = options or BuildOptions()
     progress = progress or SilentProgress()
     storage = Storage.open(dataset)
-    with open_records(records, options) as catalogue:
+    with open_records(records, options, where=where) as catalogue:
         check_target(storage)
         with dataset_lock(storage, on_wait=progress.say) as lock, build_log(storage) as log:
             # Read again now that nobody else can change it.

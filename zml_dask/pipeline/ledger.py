@@ -76,7 +76,7 @@ class Ledger:
         if not retry_failed:
             done.append(self.failed_for_good)
         missing = ~np.isin(refs.record_ids, np.concatenate(done))
-        return RefTable.of(refs[position] for position in np.flatnonzero(missing).tolist())
+        return refs.take(missing)
 
 
 def load_ledger(

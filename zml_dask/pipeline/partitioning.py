@@ -48,7 +48,7 @@ def plan_partitions(
     """
     most = min(options.partition_records, max(1, -(-len(refs) // (_SHARES * max(1, workers)))))
     return [
-        make_partition(RefTable.of(refs[i] for i in group), attempts)
+        make_partition(refs.take(group), attempts)
         for group in _groups(refs, most, options.partition_bytes)
     ]
 

@@ -13,7 +13,6 @@ from typing import TypeAlias
 from zml_dask.pipeline.errors import EmptyCatalogueError, UnsupportedRecordsError
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.records.catalogue import Catalogue
-from zml_dask.records.journal import HarvestState
 from zml_dask.records.parse import canonical_json
 from zml_dask.records.record import Record, RecordFile
 from zml_dask.store.layout import STAGING
@@ -29,13 +28,17 @@ _SHARED = f"{STAGING}/catalogue"
 
 
 @contextmanager
-def open_records(records: Records, options: BuildOptions) -> Iterator[Catalogue]:
+def open_records(
+    records: Records, options: BuildOptions, *, where: str | None = None
+) -> Iterator[Catalogue]:
     """Open what is to be built as a catalogue.
 
     Parameters
     ----------
     records : path, Catalogue or iterable of Record
     options : BuildOptions
+    where : str, optional
+        A SQL condition over the catalogue's columns; see `Catalogue.where`.
 
     Yields
     ------
@@ -58,10 +61,12 @@ def open_records(records: Records, options: BuildOptions) -> Iterator[Catalogue]
             catalogue = Catalogue.open(path, api_url=options.api_url, into=converted)
         else:
             catalogue = _written(records, converted, options.api_url)
+        if where is not None:
+            catalogue = catalogue.where(where)
         if not len(catalogue.refs):
             raise EmptyCatalogueError(
                 f"{records if isinstance(records, str | Path) else 'the catalogue'} names no "
-                "record: harvest some first, or check the harvest's query"
+                "record: harvest some first, or check the harvest's query and the condition"
             )
         yield catalogue
 
@@ -105,7 +110,7 @@ def _written(records: Iterable[Record], path: Path, api_url: str | None) -> Cata
         )
     catalogue = Catalogue.open(path, api_url=api_url or (roots.pop() if roots else None))
     # Their URLs follow from the API's address, so nothing else need be trusted.
-    return replace(catalogue, harvest=HarvestState())
+    return replace(catalogue, trusted=False)
 
 
 def _root_of(record: Record, file: RecordFile) -> str:

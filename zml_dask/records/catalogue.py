@@ -1,27 +1,35 @@
-"""The catalogue: harvested records as JSON Lines, read by offset.
+"""The catalogue: one file of harvested records, read by offset.
 
-A line is one hit as harvested, in canonical JSON. A catalogue beside which a
-harvest's state lies came from a server, and its records may name no file system
-of their own; one without was written by its user, and may.
+It is JSON Lines, one hit per line as harvested, or any other JSON that holds
+records: an array, whole search answers, pretty-printed objects. Parquet is the
+form for large ones (`zml_dask.records.table`). A catalogue needs nothing beside
+it: a copy or a subset builds from the server that its records name. The state
+that a harvest leaves beside JSON Lines says where to go on, and proves that no
+byte of the file has changed since.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Final, Self
 
 import fsspec
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError, ZmlError
-from zml_dask.records.journal import HarvestState, state_path
+from zml_dask.records.journal import HarvestState, add_line, save_state, state_path
 from zml_dask.records.parse import (
     ZENODO_API,
     RecordParseError,
+    api_root_of,
     archive_bytes_of,
     canonical_json,
     parse_record,
@@ -30,6 +38,15 @@ from zml_dask.records.parse import (
 from zml_dask.records.record import Record
 from zml_dask.records.records_pickle import convert_records_pickle
 from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.records.table import (
+    PARQUET_MAGIC,
+    ParquetHits,
+    ParquetIndex,
+    read_parquet_index,
+    select_ids,
+    table_of,
+    write_parquet,
+)
 
 __all__ = [
     "Catalogue",
@@ -39,6 +56,9 @@ __all__ = [
     "canonical_json",
     "read_record",
 ]
+
+_BOM: Final = b"\xef\xbb\xbf"
+_SPACE: Final = re.compile(r"[ \t\r\n\ufeff]*")
 
 
 class CatalogueError(UsageError):
@@ -56,58 +76,83 @@ class Catalogue:
     Attributes
     ----------
     path : str
-        Of the JSON Lines file; a path or any fsspec URL.
+        Of the file; a path or any fsspec URL.
     refs : RefTable
-        A reference a record, in record-id order; the last line of an id counts.
+        One reference per record, in record-id order; the last entry of an id counts.
     harvest : HarvestState or None
-        The state of the harvest that wrote it; None for a user's own catalogue.
+        The state of the harvest that wrote it; None for a copy, a subset, or the
+        user's own.
     api_url : str
         Root of the API that the files' URLs are built on.
+    trusted : bool
+        Whether its records may name file systems. Those that name a server as
+        their origin (``links.self``) never may.
     """
 
     path: str
     refs: RefTable
     harvest: HarvestState | None
     api_url: str
+    trusted: bool = False
 
     @classmethod
     def open(
         cls, path: str | Path, *, api_url: str | None = None, into: str | Path | None = None
     ) -> Self:
-        """Open a catalogue and index its lines.
+        """Open a catalogue and index its records.
 
         Parameters
         ----------
         path : str or Path
-            JSON Lines, or a ``records.pkl`` of 2018.
+            JSON Lines, other JSON of records, Parquet, or a ``records.pkl`` of 2018.
         api_url : str, optional
-            Default: the harvest's own, else Zenodo's.
+            Default: the harvest's own, else that of the server which the records
+            name, else Zenodo's.
         into : path, optional
             Where a ``records.pkl`` is converted to; only one needs it.
 
         Raises
         ------
         CatalogueError
-            If it is not there, or a line of it is not a record; a last line
+            If it is not there, a part of it is not a record, it is not what its
+            harvest wrote, or its records come from several servers. A last line
             without an end, such as an interrupted harvest leaves, is passed over.
         UnsafePickleError
             If a pickle holds more than plain containers.
         """
         name = str(path)
-        if _is_pickle(name):
+        head = _head(name, len(PARQUET_MAGIC))
+        if head == PARQUET_MAGIC:
+            index = _parquet_index(name)
+            return cls._made(name, index.rows, set(index.roots), index.harvest, api_url)
+        if head[:1] == b"\x80" or name.endswith((".pkl", ".pickle")):
             if into is None:
                 raise CatalogueError(f"{name} is a pickle: say where to convert it to")
             with fsspec.open(name, "rb") as stream:
                 convert_records_pickle(stream, Path(into), origin=name)
             name = str(into)
         harvest = _harvest_of(name)
-        own = harvest.options.api_url if harvest else ZENODO_API
-        return cls(name, RefTable(_index(name)), harvest, (api_url or own).rstrip("/"))
+        rows, roots = _index(name, harvest)
+        return cls._made(name, rows, roots, harvest, api_url)
 
-    @property
-    def trusted(self) -> bool:
-        """Whether its records may name file systems: only the user's own catalogue."""
-        return self.harvest is None
+    @classmethod
+    def _made(
+        cls,
+        name: str,
+        rows: NDArray[np.int64],
+        roots: set[str],
+        harvest: HarvestState | None,
+        api_url: str | None,
+    ) -> Self:
+        if api_url is None and harvest is not None:
+            api_url = harvest.options.api_url
+        if api_url is None and len(roots) > 1:
+            raise CatalogueError(
+                f"the records of {name} are from several servers ({', '.join(sorted(roots)[:3])}): "
+                "make one catalogue for each, or name one with --api-url"
+            )
+        root = api_url or next(iter(roots), ZENODO_API)
+        return cls(name, RefTable(rows), harvest, root.rstrip("/"), trusted=harvest is None)
 
     def read(self, ref: RecordRef) -> Record:
         """Read one record.
@@ -115,9 +160,75 @@ class Catalogue:
         Raises
         ------
         CatalogueChangedError
-            If the line is no longer that record.
+            If that record is no longer where it was.
         """
         return read_record(self.path, ref, api_url=self.api_url, trusted=self.trusted)
+
+    def hits(self) -> Iterator[bytes]:
+        """Yield the JSON of every record, in the order of the file; in bounded memory."""
+        read = _reader(self.path)
+        order = np.argsort(self.refs.offsets, kind="stable")
+        for position in order.tolist():
+            yield read(self.refs[position])
+
+    def write(self, path: Path) -> int:
+        """Write its records into another catalogue; give their number.
+
+        Parameters
+        ----------
+        path : Path
+            Parquet where it ends in ``.parquet``, else JSON Lines.
+
+        Raises
+        ------
+        CatalogueError
+            If it is there already, or cannot be written.
+        """
+        if path.exists():
+            raise CatalogueError(f"{path} is there already: write to a new file")
+        try:
+            if path.suffix == ".parquet":
+                return write_parquet(path, self.hits(), self.harvest)
+            scratch = path.with_name(path.name + ".new")
+            state, checksum = self.harvest, 0
+            with scratch.open("wb") as stream:
+                for hit in self.hits():
+                    line = _one_line(hit)
+                    checksum = add_line(checksum, line)
+                    stream.write(line)
+                size = stream.tell()
+            if state is not None:
+                save_state(path, replace(state, catalogue_bytes=size, checksum=checksum))
+            scratch.replace(path)
+        except OSError as error:
+            raise CatalogueError(f"{path} cannot be written: {error.strerror}") from error
+        return len(self.refs)
+
+    def where(self, condition: str) -> Catalogue:
+        """Give the catalogue with only the records that a SQL condition is true for.
+
+        Parameters
+        ----------
+        condition : str
+            Over the columns of a Parquet catalogue (``zml_dask.records.table.COLUMNS``),
+            in DuckDB's SQL: ``"license = 'mit' and archive_bytes < 1e6"``.
+
+        Returns
+        -------
+        Catalogue
+            Of the same file. It is no harvest's: an update would not keep to the condition.
+
+        Raises
+        ------
+        CatalogueError
+            If it is no condition over those columns.
+        """
+        try:
+            ids = select_ids(table_of(self.path, self.hits), condition)
+        except ValueError as error:
+            raise CatalogueError(str(error)) from None
+        mask = np.isin(self.refs.record_ids, ids)
+        return replace(self, refs=self.refs.take(mask), harvest=None)
 
 
 def read_record(
@@ -145,8 +256,7 @@ def read_record(
         If the record is nested too deeply to be read here.
     """
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path)
-        line = filesystem.cat_file(inner, start=ref.offset, end=ref.offset + ref.length)
+        line = _reader(path)(ref)
     except (OSError, ValueError, ImportError) as error:
         raise CatalogueError(f"the catalogue {path} cannot be read: {error}") from error
     try:
@@ -164,8 +274,34 @@ def read_record(
     )
 
 
-def _is_pickle(name: str) -> bool:
-    return _head(name, 1) == b"\x80" or name.endswith((".pkl", ".pickle"))
+def _reader(path: str) -> Callable[[RecordRef], bytes]:
+    """Give a function that reads the JSON at a reference."""
+    filesystem, inner = fsspec.core.url_to_fs(path)
+    if filesystem.cat_file(inner, start=0, end=len(PARQUET_MAGIC)) == PARQUET_MAGIC:
+        rows = _parquet_hits(path, str(filesystem.ukey(inner)))
+        return lambda ref: rows.read(ref.offset)
+    return lambda ref: bytes(
+        filesystem.cat_file(inner, start=ref.offset, end=ref.offset + ref.length)
+    )
+
+
+def _one_line(hit: bytes) -> bytes:
+    """Write a hit on one line, as it is where it is on one already."""
+    hit = hit.strip()
+    return (hit if b"\n" not in hit else canonical_json(json.loads(hit)).encode()) + b"\n"
+
+
+@lru_cache(maxsize=4)
+def _parquet_hits(path: str, _version: str) -> ParquetHits:
+    """Keep a Parquet catalogue open; `_version` changes when the file does."""
+    return ParquetHits(path)
+
+
+def _parquet_index(name: str) -> ParquetIndex:
+    try:
+        return read_parquet_index(name)
+    except (OSError, ValueError) as error:
+        raise CatalogueError(f"the catalogue {name} cannot be read: {error}") from error
 
 
 def _head(name: str, count: int) -> bytes:
@@ -190,25 +326,171 @@ def _harvest_of(name: str) -> HarvestState | None:
         return None
 
 
-def _index(name: str) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Index every line: int64 (n, 4), columns as in `RecordRef`."""
-    rows = array("q")
+class _Brief(msgspec.Struct):
+    """What the index needs of a hit; decoding the rest of it would take five times as long."""
+
+    id: Any = None
+    recid: Any = None
+    files: Any = None
+    links: Any = None
+
+    def as_hit(self) -> dict[str, Any]:
+        return {"id": self.id, "recid": self.recid, "files": self.files, "links": self.links}
+
+
+_DECODE_BRIEF: Final = msgspec.json.Decoder(_Brief).decode
+
+
+class _Rows:
+    """Collects the index: a row per record, and the servers that the records name."""
+
+    def __init__(self) -> None:
+        self._rows = array("q")
+        self.roots: set[str] = set()
+
+    def add(self, hit: Any, offset: int, length: int) -> None:
+        self._rows.extend((record_id_of(hit), offset, length, archive_bytes_of(hit)))
+        root = api_root_of(hit)
+        if root is not None:
+            self.roots.add(root)
+
+    def __len__(self) -> int:
+        return len(self._rows) // 4
+
+    def table(self) -> NDArray[np.int64]:
+        """Give int64 (n, 4), columns as in `RecordRef`."""
+        return np.frombuffer(self._rows, dtype=np.int64).reshape(-1, 4)
+
+
+def _index(name: str, harvest: HarvestState | None) -> tuple[NDArray[np.int64], set[str]]:
+    """Index JSON Lines, or else whatever JSON it is; also the servers that its records name."""
     with fsspec.open(name, "rb") as stream:
-        for number, (offset, line) in enumerate(_lines(stream), start=1):
-            if not line.strip():
-                continue
+        rows = _index_lines(stream, name, harvest)
+        if rows is None:
+            stream.seek(0)
+            rows = _index_values(stream.read(), name)
+    return rows.table(), rows.roots
+
+
+def _index_lines(stream: BinaryIO, name: str, harvest: HarvestState | None) -> _Rows | None:
+    """Index one record per line; None where not even the first line is one."""
+    rows, check = _Rows(), _Check(harvest)
+    offset, is_torn = 0, False
+    for number, line in enumerate(stream, start=1):
+        check.add(line)
+        content = line if offset else line.removeprefix(_BOM)
+        if content.strip():
             try:
-                hit = json.loads(line)
-                rows.extend((record_id_of(hit), offset, len(line), archive_bytes_of(hit)))
+                rows.add(_brief(content), offset + len(line) - len(content), len(content))
             except (ValueError, RecursionError, RecordParseError) as error:
-                if not line.endswith(b"\n"):
-                    break
-                raise CatalogueError(f"line {number} of {name} is not a record: {error}") from None
-    return np.frombuffer(rows, dtype=np.int64).reshape(-1, 4)
-
-
-def _lines(stream: Any) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    for line in stream:
-        yield offset, line
+                if not len(rows) and harvest is None:
+                    return None
+                is_torn = not line.endswith(b"\n")
+                if not is_torn:
+                    raise CatalogueError(
+                        f"line {number} of {name} is not a record: {error}"
+                    ) from None
         offset += len(line)
+    check.finish(name, is_torn=is_torn)
+    return rows
+
+
+def _index_values(content: bytes, name: str) -> _Rows:
+    """Index an array of records, search answers, or records over several lines."""
+    rows = _Rows()
+    text = content.decode("latin-1")
+    try:
+        for hit, start, stop in _json_hits(text):
+            rows.add(hit, start, stop - start)
+    except (ValueError, IndexError, RecursionError, RecordParseError) as error:
+        raise CatalogueError(
+            f"{name} is no catalogue, or is damaged, after {len(rows):,} records: {error}; it must "
+            "hold one JSON record per line, an array of records, or a search's answer"
+        ) from None
+    return rows
+
+
+def _brief(content: bytes) -> Any:
+    try:
+        return _DECODE_BRIEF(content).as_hit()
+    except (msgspec.MsgspecError, RecursionError):
+        # What the strict decoder refuses, such as a lone surrogate, may still be a record.
+        return json.loads(content)
+
+
+def _json_hits(text: str) -> Iterator[tuple[Any, int, int]]:
+    """Yield each record of any JSON, with its span.
+
+    The text holds one character per byte (Latin-1), so that spans are in bytes;
+    all that JSON is made of is ASCII.
+    """
+    decode = json.JSONDecoder().raw_decode
+    at = _skip(text, 3 if text.startswith(_BOM.decode("latin-1")) else 0)
+    while at < len(text):
+        value, end = decode(text, at)
+        listed = value.get("hits") if isinstance(value, dict) else None
+        if isinstance(value, list):
+            yield from _elements(text, at)
+        elif isinstance(listed, dict) and isinstance(listed.get("hits"), list):
+            inner = _value_of(text, at, "hits")
+            yield from _elements(text, _value_of(text, inner, "hits"))
+        else:
+            yield value, at, end
+        # Answers that were saved one after another may be separated by commas.
+        at = _skip(text, end)
+
+
+def _elements(text: str, at: int) -> Iterator[tuple[Any, int, int]]:
+    decode = json.JSONDecoder().raw_decode
+    at = _skip(text, at + 1)
+    while text[at] != "]":
+        value, end = decode(text, at)
+        yield value, at, end
+        at = _skip(text, end)
+        at = _skip(text, at + 1) if text[at] == "," else at
+
+
+def _value_of(text: str, at: int, wanted: str) -> int:
+    """Find where the value of a key begins, in the object at `at`, which has that key."""
+    decode = json.JSONDecoder().raw_decode
+    at = _skip(text, at + 1)
+    found = 0
+    while text[at] != "}":
+        key, end = decode(text, at)
+        value = _skip(text, _skip(text, end) + 1)
+        # Of several equal keys the last counts, as for the decoder.
+        found = value if key == wanted else found
+        _, end = decode(text, value)
+        at = _skip(text, end)
+        at = _skip(text, at + 1) if text[at] == "," else at
+    return found
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+class _Check:
+    """Compares the file with the checksum in its harvest's state, while it is read."""
+
+    def __init__(self, harvest: HarvestState | None) -> None:
+        self._harvest = harvest if harvest is not None and harvest.checksum is not None else None
+        self._checksum = 0
+        self._size = 0
+
+    def add(self, line: bytes) -> None:
+        if self._harvest is not None and self._size < self._harvest.catalogue_bytes:
+            self._checksum = add_line(self._checksum, line)
+            self._size += len(line)
+
+    def finish(self, name: str, *, is_torn: bool) -> None:
+        """Raise where bytes differ. A file that was shortened by whole lines is a subset."""
+        state = self._harvest
+        if state is None or (self._size < state.catalogue_bytes and not is_torn):
+            return
+        if self._size != state.catalogue_bytes or self._checksum != state.checksum:
+            raise CatalogueError(
+                f"{name} is not what its harvest wrote: it was damaged on the disk, or edited; "
+                f"harvest again into a new file, or, if you edited it, remove {state_path(name)}"
+            )

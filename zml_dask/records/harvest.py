@@ -22,7 +22,7 @@ from zml_dask.errors import UsageError, ZmlError
 from zml_dask.net.errors import BadQueryError, BadRequestError
 from zml_dask.net.http import HttpClient
 from zml_dask.records.journal import HarvestOptions, HarvestState, HarvestStateError, Journal
-from zml_dask.records.parse import RecordParseError, canonical_json, parse_record
+from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
 from zml_dask.records.record import Record
 from zml_dask.records.search import (
     EARLIEST,
@@ -50,7 +50,7 @@ class HarvestProgress:
     found : int
         Records of type software seen in this round.
     total : int
-        Hits that the server told at its beginning.
+        Hits that the server stated at its beginning.
     written, excluded : int
     slices : int
         Known to be still to do.
@@ -76,9 +76,9 @@ class HarvestResult:
     excluded : int
         Records left out by the pattern.
     total : int
-        Hits that the server told at the round's beginning.
+        Hits that the server stated at the round's beginning.
     missing : int
-        Hits that the server told of and did not give.
+        Hits that the server stated and did not give.
     records : int
         Records in the catalogue now.
     finished : bool
@@ -325,7 +325,7 @@ class HarvestRound:
                     pending=state.pending[1:],
                     offset=0,
                     slice_total=0,
-                    told=state.told + page.total,
+                    slices_total=state.slices_total + page.total,
                     missing=state.missing + missing,
                 ),
             )
@@ -334,9 +334,9 @@ class HarvestRound:
     def _check_slices(self) -> None:
         # Each record is in one slice, but for those on a bound or new meanwhile.
         state = self._state
-        if state.told > 2 * state.total + WINDOW:
+        if state.slices_total > 2 * state.total + WINDOW:
             raise SlicesIgnoredError(
-                f"{state.options.api_url} told of {state.told:,} records in slices of "
+                f"{state.options.api_url} told of {state.slices_total:,} records in slices of "
                 f"{state.total:,}: it does not heed 'created:[...]', so that only its first "
                 f"{WINDOW:,} can be had; ask for fewer with --query"
             )
@@ -392,7 +392,7 @@ class HarvestRound:
         lines, excluded, found = [], 0, 0
         for hit in page.hits:
             try:
-                record, line = parse_record(hit), canonical_json(hit)
+                record, line = parse_record(hit), harvested_json(hit)
             except (RecordParseError, RecursionError):
                 # Without an id there is nothing to fetch, nor to name; and what is
                 # nested a thousand deep is nobody's metadata.
@@ -411,13 +411,10 @@ class HarvestRound:
             self._journal.ids.add(record.record_id)
             lines.append(line)
         self._written += len(lines)
-        self._state = replace(
-            state,
-            found=state.found + found,
-            excluded=state.excluded + excluded,
-            catalogue_bytes=self._journal.append(lines),
+        self._journal.append(lines)
+        self._state = self._journal.save(
+            replace(state, found=state.found + found, excluded=state.excluded + excluded)
         )
-        self._journal.save(self._state)
         self._report()
 
     def _is_excluded(self, record: Record) -> bool:

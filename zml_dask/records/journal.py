@@ -8,9 +8,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
+
+import google_crc32c
+import msgspec
 
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.records.parse import ZENODO_API, RecordParseError, record_id_of
@@ -68,21 +71,24 @@ class HarvestState:
     offset : int
         Hits of the current slice that are in the catalogue.
     slice_total : int
-        Least number of hits that the server told for the current slice.
+        Least number of hits that the server stated for the current slice.
     total : int
-        Hits that the server told when the round began.
+        Hits that the server stated when the round began.
     found, excluded : int
         Records of type software seen in this round, and those of them left out.
-    told : int
+    slices_total : int
         Sum of the totals of this round's finished slices.
     missing : int
-        Hits that the server told of in this round and did not give.
+        Hits that the server stated in this round and did not give.
     started : str or None
         The server's clock when the round began.
     complete_until : str or None
         Everything created before this instant was seen by the last finished round.
     catalogue_bytes : int
         Length of the catalogue when this was written.
+    checksum : int or None
+        `line_checksum` of its lines, added up: a changed byte is noticed, another order
+        of the lines is not.
     finished : bool
     """
 
@@ -93,11 +99,12 @@ class HarvestState:
     total: int = 0
     found: int = 0
     excluded: int = 0
-    told: int = 0
+    slices_total: int = 0
     missing: int = 0
     started: str | None = None
     complete_until: str | None = None
     catalogue_bytes: int = 0
+    checksum: int | None = None
     finished: bool = False
 
     def to_json(self) -> str:
@@ -116,17 +123,25 @@ class HarvestState:
         """
         try:
             content = json.loads(text)
-            if content.pop("format") != _FORMAT:
-                raise HarvestStateError(
-                    f"{name} was written by another version of zml-dask: harvest into a new file"
-                )
-            options = HarvestOptions(**content.pop("options"))
-            pending = tuple((begin, end) for begin, end in content.pop("pending"))
-            return cls(options=options, pending=pending, **content)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            version = content.pop("format")
+            # The name of `slices_total` in earlier versions.
+            if "told" in content:
+                content["slices_total"] = content.pop("told")
+            unknown = set(content) - {one.name for one in dataclasses.fields(cls)}
+            if version == _FORMAT and not unknown:
+                return msgspec.convert(content, cls)
+        except (ValueError, TypeError, KeyError, AttributeError, msgspec.MsgspecError):
             raise HarvestStateError(
                 f"{name} is damaged: remove it together with its catalogue and harvest again"
             ) from None
+        raise HarvestStateError(
+            f"{name} was written by another version of zml-dask: harvest into a new file"
+        )
+
+
+def add_line(checksum: int, line: bytes) -> int:
+    """Add a line, with its end, to the checksum of a catalogue."""
+    return (checksum + int(google_crc32c.value(line))) % 2**63
 
 
 def state_path(catalogue: str) -> str:
@@ -202,6 +217,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ids: set[int] = set()
+        self._length = 0
+        self._checksum = 0
         self._stream = _open_locked(path)
         try:
             self.state = load_state(path)
@@ -219,8 +236,8 @@ class Journal:
         with suppress(OSError):
             self._stream.close()
 
-    def append(self, lines: Iterable[str]) -> int:
-        """Add lines durably and give the catalogue's new length in bytes.
+    def append(self, lines: Iterable[str]) -> None:
+        """Add lines durably.
 
         Raises
         ------
@@ -233,18 +250,25 @@ class Journal:
                 self._stream.write(data)
                 self._stream.flush()
                 os.fsync(self._stream.fileno())
-            return self._stream.tell()
+                for line in data.splitlines(keepends=True):
+                    self._extend(line)
 
-    def save(self, state: HarvestState) -> None:
-        """Write the state.
+    def save(self, state: HarvestState) -> HarvestState:
+        """Write the state, with the length and checksum that the catalogue has; give it.
 
         Raises
         ------
         HarvestDiskError
             If the disk does not take it.
         """
+        state = replace(state, catalogue_bytes=self._length, checksum=self._checksum)
         with self._disk():
             save_state(self.path, state)
+        return state
+
+    def _extend(self, line: bytes) -> None:
+        self._checksum = add_line(self._checksum, line)
+        self._length += len(line)
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -267,10 +291,17 @@ class Journal:
                 f"{state_path(str(self.path))}, and harvest again"
             )
 
+    def _check_bytes(self) -> None:
+        if self.state is not None and self.state.checksum not in {None, self._checksum}:
+            raise CatalogueWriteError(
+                f"{self.path} is not what its harvest wrote: it was damaged on the disk, or "
+                "edited; harvest into a new file"
+            )
+
     def _read_ids(self) -> None:
         """Collect the ids of all whole lines and cut off what is torn at the end."""
         self._stream.seek(0)
-        whole = 0
+        state = self.state
         for line in self._stream:
             if not line.endswith(b"\n"):
                 break
@@ -278,10 +309,12 @@ class Journal:
                 self.ids.add(record_id_of(json.loads(line)))
             except (ValueError, RecursionError, RecordParseError) as error:
                 raise CatalogueWriteError(
-                    f"{self.path} holds a line that is no record, at byte {whole}: {error}"
+                    f"{self.path} holds a line that is no record, at byte {self._length}: {error}"
                 ) from None
-            whole += len(line)
-        self._stream.seek(whole)
+            self._extend(line)
+            if self._length == (state.catalogue_bytes if state is not None else 0):
+                self._check_bytes()
+        self._stream.seek(self._length)
         self._stream.truncate()
 
 

@@ -27,6 +27,8 @@ from zml_dask.records.record import (
 
 ZENODO_API: Final = "https://zenodo.org/api"
 
+_API_LINK: Final = re.compile(r"(https?://[^/?#\s]+(?:/[^/?#\s]+)*?/api)/(?:records|files)/")
+
 # InvenioRDM writes relation types in lower case; the legacy API in DataCite's.
 _RELATION_CASE = {
     name.lower(): name
@@ -79,7 +81,8 @@ def parse_record(
         Root of the API that the files' URLs are built on.
     trusted : bool, optional
         Whether a file entry's own ``"url"`` (any fsspec URL) is honoured: only
-        for a catalogue that the user wrote, never for a harvested one.
+        for a catalogue that the user wrote, and never for a record that names a
+        server as its origin (``links.self``).
 
     Returns
     -------
@@ -98,6 +101,8 @@ def parse_record(
     ('Seven', 'open', 'https://zenodo.org/api/records/7/files/me/seven-v1.zip/content')
     """
     record_id = record_id_of(hit)
+    # A record that names a server as its origin was harvested, whoever copied it since.
+    trusted = trusted and api_root_of(hit) is None
     files = tuple(_files(hit, f"{api_url.rstrip('/')}/records/{record_id}/files", trusted))
     reader = _native if _is_native(hit) else _legacy
     return reader(hit, record_id, files)
@@ -122,8 +127,24 @@ def record_id_of(hit: object) -> int:
     return record_id
 
 
+def api_root_of(hit: Mapping[str, Any]) -> str | None:
+    """Give the root of the API that a hit came from, by its links; None without any.
+
+    Examples
+    --------
+    >>> api_root_of({"id": 7, "links": {"self": "https://sandbox.zenodo.org/api/records/7"}})
+    'https://sandbox.zenodo.org/api'
+    """
+    # A hit that was cut down to what somebody needed may have kept its files' links alone.
+    entries = _file_entries(hit).values()
+    links = (mapping(one.get("links")) for one in (hit, *entries))
+    found = (text(link.get("self")) or text(link.get("content")) for link in links)
+    matches = (_API_LINK.match(link) for link in found if link)
+    return next((match[1] for match in matches if match), None)
+
+
 def archive_bytes_of(hit: Mapping[str, Any]) -> int:
-    """Sum of the sizes that a hit tells of its files, in bytes, without parsing the rest."""
+    """Sum of the sizes that a hit states for its files, in bytes, without parsing the rest."""
     total = sum(_size(entry) or 0 for entry in _file_entries(hit).values())
     return min(total, MOST)
 
@@ -283,6 +304,34 @@ def canonical_json(hit: Mapping[str, Any]) -> str:
     '{"id":1,"title":"Z\\u00fcrich"}'
     """
     return json.dumps(hit, sort_keys=True, separators=(",", ":"))
+
+
+def harvested_json(hit: Mapping[str, Any]) -> str:
+    """Write a hit as a harvest keeps it: what a server says never names a file's own URL.
+
+    Examples
+    --------
+    >>> harvested_json({"id": 1, "files": [{"key": "a.zip", "url": "file:///etc/passwd"}]})
+    '{"files":[{"key":"a.zip"}],"id":1}'
+    """
+    if any("url" in entry for entry in _file_entries(hit).values()):
+        listed_files = hit["files"]
+        if isinstance(listed_files, Mapping):
+            entries = listed_files["entries"].items()
+            kept: Any = {
+                **listed_files,
+                "entries": {key: _without_url(one) for key, one in entries},
+            }
+        else:
+            kept = [_without_url(one) for one in listed(listed_files)]
+        hit = {**hit, "files": kept}
+    return canonical_json(hit)
+
+
+def _without_url(entry: Any) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    return {name: value for name, value in entry.items() if name != "url"}
 
 
 MOST: Final = 2**63 - 1

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class RecordRef:
-    """Where one record's line is in its catalogue.
+    """Where one record is in its catalogue.
 
     Attributes
     ----------
     record_id : int
     offset, length : int
-        Of its line, in bytes, without the line's end.
+        Of its JSON in the catalogue, in bytes. In a Parquet catalogue `offset` is the
+        number of its row.
     archive_bytes : int
-        Sum of the sizes that the record tells of its files.
+        Sum of the sizes that the record states for its files.
     """
 
     record_id: int
@@ -36,15 +37,19 @@ class RefTable(Sequence[RecordRef]):
     ----------
     rows : int64 array (n, 4)
         Columns as in `RecordRef`; of several rows with one id the last counts.
+    is_sorted : bool
+        Whether the ids are unique and ascending already.
     """
 
     __slots__ = ("_rows",)
 
-    def __init__(self, rows: NDArray[np.int64]) -> None:
-        # Of equal ids np.unique keeps the first, hence the reversal.
-        backwards = rows.reshape(-1, 4)[::-1]
-        _, first = np.unique(backwards[:, 0], return_index=True)
-        self._rows = backwards[first]
+    def __init__(self, rows: NDArray[np.int64], *, is_sorted: bool = False) -> None:
+        if not is_sorted:
+            # Of equal ids np.unique keeps the first, hence the reversal.
+            backwards = rows.reshape(-1, 4)[::-1]
+            _, first = np.unique(backwards[:, 0], return_index=True)
+            rows = backwards[first]
+        self._rows = rows
         self._rows.setflags(write=False)
 
     @classmethod
@@ -53,10 +58,34 @@ class RefTable(Sequence[RecordRef]):
         rows = [(ref.record_id, ref.offset, ref.length, ref.archive_bytes) for ref in refs]
         return cls(np.array(rows, dtype=np.int64).reshape(-1, 4))
 
+    def take(self, positions: Sequence[int] | NDArray[np.int64 | np.bool_]) -> RefTable:
+        """Give the references at some positions, or those where a mask is true.
+
+        Parameters
+        ----------
+        positions : sequence or array of int64, or array of bool (n,)
+            In any order; the table that is returned is in record-id order.
+
+        Examples
+        --------
+        >>> table = RefTable.of(RecordRef(i, 0, 0, 0) for i in (7, 8, 9))
+        >>> table.take([2, 0]).record_ids.tolist()
+        [7, 9]
+        """
+        chosen = np.asarray(positions)
+        if chosen.dtype != np.bool_:
+            chosen = np.unique(chosen.astype(np.int64))
+        return RefTable(self._rows[chosen], is_sorted=True)
+
     @property
     def record_ids(self) -> NDArray[np.int64]:
         """Ids, ascending: int64 (n,)."""
         return self._rows[:, 0]
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each record begins in its catalogue: int64 (n,)."""
+        return self._rows[:, 1]
 
     @property
     def archive_bytes(self) -> NDArray[np.int64]:
@@ -79,5 +108,5 @@ class RefTable(Sequence[RecordRef]):
     def __getitem__(self, index: slice) -> RefTable: ...
     def __getitem__(self, index: int | slice) -> RecordRef | RefTable:
         if isinstance(index, slice):
-            return RefTable(self._rows[index])
+            return self.take(np.arange(len(self))[index])
         return RecordRef(*self._rows[index].tolist())

@@ -1,0 +1,268 @@
+"""A catalogue is one file: copies, subsets, other JSON and Parquet build from where they came."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from zml_dask.net.http import HttpClient
+from zml_dask.records.catalogue import Catalogue, CatalogueChangedError, CatalogueError
+from zml_dask.records.harvest import HarvestOptions, harvest
+from zml_dask.records.journal import CatalogueWriteError, load_state, state_path
+from zml_dask.sandbox.server import Sandbox
+from zml_dask.sandbox.synthetic import synthetic_corpus
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def hit(record_id: int, server: str | None = "https://rdm.example.org/api", **more: Any) -> Any:
+    links = {"links": {"self": f"{server}/records/{record_id}"}} if server else {}
+    files = [{"key": "ä b.zip", "size": record_id * 10}]
+    metadata = {
+        "title": f"Zürich {record_id}",
+        "license": {"id": "mit" if record_id % 2 else "isc"},
+    }
+    return {"id": record_id, "metadata": metadata, "files": files, **links, **more}
+
+
+@pytest.fixture
+def harvested(make_sandbox: Callable[..., Sandbox], tmp_path: Path) -> Path:
+    served = make_sandbox(synthetic_corpus(40))
+    with HttpClient() as client:
+        harvest(tmp_path / "c.jsonl", HarvestOptions(api_url=served.api_url), client)
+    return tmp_path / "c.jsonl"
+
+
+HITS = [hit(n) for n in (30, 7, 12)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(json.dumps(one) for one in HITS),
+        "\r\n".join(json.dumps(one, ensure_ascii=False) for one in HITS) + "\r\n",
+        "\ufeff" + "\n".join(json.dumps(one) for one in HITS),
+        json.dumps(HITS),
+        json.dumps(HITS, indent=2, ensure_ascii=False),
+        "\n".join(json.dumps(one, indent=2) for one in HITS),
+        json.dumps({"hits": {"hits": HITS, "total": 3}, "links": {}}),
+        json.dumps({"took": 3, "hits": {"total": 3, "hits": HITS}, "hits_": []}, indent=1),
+        "\n".join(json.dumps({"hits": {"hits": [one], "total": 3}}) for one in HITS),
+        json.dumps([{"hits": 3, **one} for one in HITS]),
+        json.dumps([HITS[0]]) + json.dumps(HITS[1:]),
+    ],
+)
+def test_any_json_of_records_is_a_catalogue(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.json"
+    path.write_bytes(text.encode())
+    catalogue = Catalogue.open(path)
+    assert catalogue.refs.record_ids.tolist() == [7, 12, 30]
+    assert catalogue.refs.archive_bytes.tolist() == [70, 120, 300]
+    for ref in catalogue.refs:
+        record = catalogue.read(ref)
+        assert record.title == f"Zürich {ref.record_id}"
+        assert record.files[0].url == (
+            f"https://rdm.example.org/api/records/{ref.record_id}/files/%C3%A4%20b.zip/content"
+        )
+    assert [json.loads(one)["id"] for one in catalogue.hits()] == [30, 7, 12]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[", "[3]", '{"hits": {"hits": [', json.dumps(HITS)[:-3], "hello", '{"hits": {"hits": [{}]}}'],
+)
+def test_what_is_no_catalogue_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    with pytest.raises(CatalogueError, match="one JSON record per line") as caught:
+        Catalogue.open(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_records_of_several_servers_need_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    both = [hit(1), hit(2, "https://other.example.org/api"), hit(3, None)]
+    path.write_text("\n".join(map(json.dumps, both)))
+    with pytest.raises(CatalogueError, match="several servers"):
+        Catalogue.open(path)
+    named = Catalogue.open(path, api_url="https://other.example.org/api/")
+    assert named.api_url == "https://other.example.org/api"
+    path.write_text("\n".join(map(json.dumps, both[1:])))
+    assert Catalogue.open(path).api_url == "https://other.example.org/api"
+
+
+@pytest.mark.parametrize("pick", [lambda lines: lines[:2], lambda lines: lines[::-1], lambda x: x])
+def test_a_part_of_a_harvest_builds_from_the_same_server(
+    harvested: Path, tmp_path: Path, pick: Callable[[list[str]], list[str]]
+) -> None:
+    whole = Catalogue.open(harvested)
+    part = tmp_path / "part.jsonl"
+    part.write_text("".join(pick(harvested.read_text().splitlines(keepends=True))))
+    catalogue = Catalogue.open(part)
+    assert catalogue.api_url == whole.api_url != "https://zenodo.org/api"
+    assert catalogue.harvest is None
+    for ref in catalogue.refs:
+        expected = whole.refs.find(ref.record_id)
+        assert expected is not None
+        assert catalogue.read(ref) == whole.read(expected)
+
+
+def test_a_record_cut_down_to_its_files_still_names_its_server(harvested: Path) -> None:
+    part = harvested.with_name("part.jsonl")
+    hits = map(json.loads, harvested.read_text().splitlines())
+    part.write_text("".join(json.dumps({"id": h["id"], "files": h["files"]}) + "\n" for h in hits))
+    assert Catalogue.open(part).api_url == Catalogue.open(harvested).api_url
+
+
+def test_a_harvested_record_names_no_file_of_this_machine_in_a_copy_either(tmp_path: Path) -> None:
+    evil = [{"key": "a.zip", "url": "file:///etc/passwd"}]
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps(hit(7, files=evil)) + "\n" + json.dumps(hit(8, None, files=evil)))
+    catalogue = Catalogue.open(path)
+    copied, mine = (catalogue.read(ref).files[0].url for ref in catalogue.refs)
+    assert copied == "https://rdm.example.org/api/records/7/files/a.zip/content"
+    assert mine == "file:///etc/passwd"
+
+
+def test_a_changed_byte_of_a_harvest_is_noticed_wherever_it_is(harvested: Path) -> None:
+    content = harvested.read_bytes()
+    for seed in range(30):
+        place = random.Random(seed).randrange(len(content))
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        harvested.write_bytes(flipped)
+        with pytest.raises(CatalogueError):
+            Catalogue.open(harvested)
+        state = load_state(harvested)
+        assert state is not None
+        with pytest.raises(CatalogueWriteError), HttpClient() as client:
+            harvest(harvested, state.options, client)
+    # Another order is no damage.
+    harvested.write_bytes(b"".join(content.splitlines(keepends=True)[::-1]))
+    assert len(Catalogue.open(harvested).refs) == 40
+
+
+def test_a_cut_harvest_is_noticed_and_a_filtered_one_is_a_subset(harvested: Path) -> None:
+    lines = harvested.read_bytes().splitlines(keepends=True)
+    harvested.write_bytes(b"".join(lines[:9])[:-20])
+    with pytest.raises(CatalogueError, match="not what its harvest wrote"):
+        Catalogue.open(harvested)
+    harvested.write_bytes(b"".join(lines[3:9]))
+    assert len(Catalogue.open(harvested).refs) == 6
+
+
+def test_parquet_holds_the_same_records_and_the_harvest(harvested: Path, tmp_path: Path) -> None:
+    whole = Catalogue.open(harvested)
+    target = tmp_path / "c.parquet"
+    assert whole.write(target) == 40
+    table = Catalogue.open(target)
+    assert table.harvest == whole.harvest
+    assert not table.trusted
+    assert table.api_url == whole.api_url
+    assert table.refs.record_ids.tolist() == whole.refs.record_ids.tolist()
+    assert table.refs.archive_bytes.tolist() == whole.refs.archive_bytes.tolist()
+    assert list(map(table.read, table.refs)) == list(map(whole.read, whole.refs))
+    Path(state_path(str(harvested))).unlink()
+    again = tmp_path / "again.jsonl"
+    table.write(again)
+    assert again.read_bytes() == harvested.read_bytes()
+    assert Catalogue.open(again).harvest == whole.harvest
+    with pytest.raises(CatalogueError, match="there already"):
+        whole.write(target)
+
+
+def test_parquet_of_another_kind_or_damaged_is_refused(harvested: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(CatalogueError, match="no column hit"):
+        Catalogue.open(tmp_path / "other.parquet")
+    target = tmp_path / "c.parquet"
+    whole = Catalogue.open(harvested)
+    whole.write(target)
+    opened = Catalogue.open(target)
+    content = bytearray(target.read_bytes())
+    for seed in range(20):
+        flipped = content.copy()
+        flipped[random.Random(seed).randrange(len(content))] ^= 1
+        target.write_bytes(flipped)
+        try:
+            again = Catalogue.open(target)
+            found = list(map(again.read, again.refs))
+        except (CatalogueError, CatalogueChangedError):
+            continue
+        # Only what no page holds, such as a name in the footer, may have changed.
+        assert found == list(map(whole.read, whole.refs))
+    assert len(opened.refs) == 40
+
+
+@pytest.mark.parametrize("form", ["c.jsonl", "c.parquet"])
+def test_a_condition_chooses_records(harvested: Path, tmp_path: Path, form: str) -> None:
+    whole = Catalogue.open(harvested)
+    if form.endswith("parquet"):
+        whole.write(tmp_path / form)
+    catalogue = Catalogue.open(tmp_path / form)
+    chosen = catalogue.where("license = 'mit' and n_files = 1 -- and so on")
+    records = list(map(chosen.read, chosen.refs))
+    assert [record.record_id for record in records] == [
+        record.record_id for record in map(whole.read, whole.refs) if record.license == "mit"
+    ]
+    assert 0 < len(records) < 40
+    assert chosen.harvest is None
+    assert not chosen.trusted
+    deep = catalogue.where(
+        "hit ->> '$.metadata.keywords[0]' = 'synthetic' and created >= '2018-01-01'"
+    )
+    assert 0 < len(deep.refs) < 40
+    for wrong in ("nosuch = 1", "true); drop table x; select (1", "", "record_id in (select 1"):
+        with pytest.raises(CatalogueError, match=r"no condition|more than one") as caught:
+            catalogue.where(wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_command_counts_lists_and_writes(harvested: Path, tmp_path: Path, run: Run) -> None:
+    status, out, _ = run("catalogue", harvested)
+    assert status == 0
+    assert "40 records from http://127.0.0.1" in out
+    status, out, err = run("catalogue", harvested, "license = 'mit'", "--format", "json")
+    assert status == 0
+    ids = [json.loads(line)["id"] for line in out.splitlines()]
+    assert "14 of 40 records" in err
+    status, out, _ = run(
+        "catalogue", harvested, "license = 'mit'", "--output", tmp_path / "m.parquet"
+    )
+    assert status == 0
+    assert Catalogue.open(tmp_path / "m.parquet").refs.record_ids.tolist() == sorted(ids)
+    status, _, err = run("catalogue", harvested, "licence = 'mit'")
+    assert status == 2
+    assert "license" in err
+
+
+def test_a_condition_chooses_what_is_built(harvested: Path, tmp_path: Path, run: Run) -> None:
+    run("catalogue", harvested, "--output", tmp_path / "c.parquet")
+    status, out, err = run(
+        "build",
+        tmp_path / "c.parquet",
+        tmp_path / "ds",
+        "--workers",
+        1,
+        "--where",
+        "license = 'isc'",
+    )
+    assert (status, "names no record" in err) == (2, True)
+    status, out, err = run(
+        "build",
+        tmp_path / "c.parquet",
+        tmp_path / "ds",
+        "--workers",
+        1,
+        "--where",
+        "license = 'mit'",
+    )
+    assert status == 0, err
+    assert "14 records" in out
