@@ -170,11 +170,11 @@ def test_a_part_of_a_folder_is_none(served: ViewerServer) -> None:
 def test_a_storage_that_fails_is_told_from_an_object_that_is_missing(
     known: Known, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def failing(*_: Any) -> bytes:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    def failing(*_: Any) -> list[OSError]:
+        return [OSError(errno.EIO, os.strerror(errno.EIO))]
 
     with running(ViewerServer(str(known.path))) as server:
-        monkeypatch.setattr(type(server.storage.backend), "read", failing)
+        monkeypatch.setattr(type(server.storage), "_read_ranges", failing)
         assert ask(server, "/data/dataset.json")[0] == 502
     assert capfd.readouterr() == ("", "")
 

@@ -37,8 +37,7 @@ from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.commit.planning import StagedShapeError
 from zml_dask.store.layout import ImageShape
-from zml_dask.store.operations import StorageFullError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.verify import verify
 
 from .datasets import archive, array_bytes, harvested, small_records, tables
@@ -304,7 +303,7 @@ def test_the_stages_are_plain_functions(catalogue: Path, tmp_path: Path) -> None
 
 def _run_out(url: str, catalogue: str) -> None:
     """Build, and die when the third task of the commit has been written."""
-    from zml_dask.store import operations
+    from zml_dask.store import storage as operations
 
     shards = []
 
@@ -352,7 +351,7 @@ def test_a_full_disk_stops_the_build_and_loses_nothing(
 ) -> None:
     import errno
 
-    from zml_dask.store import operations
+    from zml_dask.store import storage as operations
 
     staged: list[str] = []
 
@@ -365,7 +364,7 @@ def test_a_full_disk_stops_the_build_and_loses_nothing(
     dataset = tmp_path / "ds"
     # The worker of this cluster lives in this process, and so does its hook.
     monkeypatch.setattr(operations, "before_operation", fill_up)
-    with pytest.raises(StorageFullError, match="no space is left; free some"):
+    with pytest.raises(StorageError, match="no space is left; free some"):
         build(catalogue, dataset, client=client, options=SMALL)
     monkeypatch.undo()
     assert not (dataset / "build.lock").exists()

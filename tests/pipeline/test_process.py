@@ -20,9 +20,8 @@ from zml_dask.records.catalogue import Catalogue
 from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
-from zml_dask.store.operations import StorageError
 from zml_dask.store.staging import StagingIndex, read_staged
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 
 from .datasets import archive, harvested
 
@@ -188,7 +187,7 @@ def test_exports_are_there_before_the_record_counts_as_staged(
         if operation == "write" and path.startswith("staging/records/") and not seen:
             seen.extend(path for path in paths if storage.exists(path))
 
-    from zml_dask.store import operations
+    from zml_dask.store import storage as operations
 
     process(7, tmp_path / "other", catalogue=catalogue)
     monkeypatch.setattr(operations, "before_operation", note)

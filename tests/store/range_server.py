@@ -21,12 +21,21 @@ class RangeServer:
         A status to answer everything with.
     delay : float
         Seconds before each answer, as of a server far away.
+    most_at_once : int
+        Requests that were under way at the same time, at most.
+    failures : list of int
+        Statuses of the next answers, taken from its end.
+    queries : list of str
+        What came after a question mark.
     """
 
     def __init__(self, folder: Path) -> None:
         self.sent: list[tuple[str, int]] = []
         self.refuse_with: int | None = None
         self.delay = 0.0
+        self.most_at_once = self._at_once = 0
+        self.failures: list[int] = []
+        self.queries: list[str] = []
         self._lock = threading.Lock()
         server = self
 
@@ -37,10 +46,22 @@ class RangeServer:
                 super().__init__(*args, directory=str(folder), **options)
 
             def do_GET(self) -> None:
-                time.sleep(server.delay)
+                with server._lock:
+                    server._at_once += 1
+                    server.most_at_once = max(server.most_at_once, server._at_once)
+                    failure = server.failures.pop() if server.failures else None
+                    server.queries += self.path.split("?")[1:]
+                try:
+                    time.sleep(server.delay)
+                    self._answer(failure or server.refuse_with)
+                finally:
+                    with server._lock:
+                        server._at_once -= 1
+
+            def _answer(self, failure: int | None) -> None:
                 path = Path(self.translate_path(self.path))
-                if server.refuse_with or not path.is_file():
-                    self.send_error(server.refuse_with or 404)
+                if failure or not path.is_file():
+                    self.send_error(failure or 404)
                     return
                 size = path.stat().st_size
                 wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
@@ -51,7 +72,13 @@ class RangeServer:
                         start = int(wanted[1])
                         stop = min(stop, int(wanted[2] or stop - 1) + 1)
                     else:
-                        start = max(0, size - int(wanted[2]))
+                        start = max(0, stop - int(wanted[2]))
+                    if start >= stop:
+                        self.send_error(416)
+                        return
+                with path.open("rb") as file:
+                    file.seek(start)
+                    data = file.read(stop - start)
                 self.send_response(status)
                 self.send_header("Accept-Ranges", "bytes")
                 self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
@@ -59,14 +86,15 @@ class RangeServer:
                 self.end_headers()
                 with server._lock:
                     server.sent.append((self.path, stop - start))
-                with path.open("rb") as file:
-                    file.seek(start)
-                    self.wfile.write(file.read(stop - start))
+                self.wfile.write(data)
 
             def log_message(self, *args: Any) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:

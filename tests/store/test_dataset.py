@@ -27,9 +27,8 @@ from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.commit.steps import commit, plan_commit
 from zml_dask.store.info import NoDatasetError, NotADatasetError, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
-from zml_dask.store.operations import ObjectMissingError
 from zml_dask.store.staging.failures import FailureRow, stage_failure
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.withdrawal import withdraw
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from zml_dask.query.dataset import Dataset
 from zml_dask.store.commit.shards import ShardReader
 from zml_dask.store.layout import image_arrays, shard_path
 from zml_dask.store.local_storage import LocalStorage
+from zml_dask.store.storage import Range
 
 
 @dataclass
@@ -40,20 +41,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
     seen = Reads()
-    read_range, read_tail = LocalStorage.read_range, LocalStorage.read_tail
+    read_ranges = LocalStorage._read_ranges
 
-    def counted_range(storage: LocalStorage, path: str, start: int, stop: int) -> bytes:
-        data = read_range(storage, path, start, stop)
-        seen.ranges.append((path, start, start + len(data)))
-        return data
+    def counted(storage: LocalStorage, ranges: Sequence[Range]) -> Sequence[bytes | BaseException]:
+        found = read_ranges(storage, ranges)
+        for (path, start, stop), data in zip(ranges, found, strict=True):
+            if start < 0:
+                seen.ranges.append((path, -len(data), 0))
+            elif stop is not None:
+                seen.ranges.append((path, start, start + len(data)))
+        return found
 
-    def counted_tail(storage: LocalStorage, path: str, size: int) -> bytes:
-        data = read_tail(storage, path, size)
-        seen.ranges.append((path, -len(data), 0))
-        return data
-
-    monkeypatch.setattr(LocalStorage, "read_range", counted_range)
-    monkeypatch.setattr(LocalStorage, "read_tail", counted_tail)
+    monkeypatch.setattr(LocalStorage, "_read_ranges", counted)
     return seen
 
 

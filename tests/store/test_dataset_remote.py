@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import uuid
 from collections.abc import Iterator
@@ -12,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from dataset_builders import write_dataset
 from range_server import RangeServer
 
 import zml_dask as zml
+from zml_dask.errors import UsageError, ZmlError
+from zml_dask.store import object_storage
 from zml_dask.store.info import NoDatasetError
-from zml_dask.store.operations import RangeIgnoredError, StorageError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 
 BUCKET = "asked"
 
@@ -79,7 +82,7 @@ def test_a_server_that_ignores_range_is_named_as_such(folder: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         remote = zml.open_dataset(f"http://127.0.0.1:{server.server_address[1]}/ds")
         for ask in (lambda: remote.files, lambda: remote.images[:1].compute()):
-            with pytest.raises(RangeIgnoredError, match="Range"):
+            with pytest.raises(StorageError, match="Range"):
                 ask()
         server.shutdown()
 
@@ -121,3 +124,82 @@ def test_workers_read_from_s3_on_their_own(
     ds = zml.open_dataset(url, s3)
     loader = data.DataLoader(ds.to_torch(32, seed=1), batch_size=None, num_workers=workers)
     assert sum(len(batch) for batch in loader) == len(ds)
+
+
+def test_many_requests_are_under_way_at_once(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(15_000_000)
+    (tmp_path / "x").write_bytes(data)
+    with RangeServer(tmp_path) as server:
+        server.delay = 0.05  # so that they meet
+        storage = Storage.open(server.url)
+        ranges = [("x", start, start + 50) for start in range(0, 15_000_000, 150_000)]
+        assert storage.read_ranges(ranges) == [data[start:stop] for _, start, stop in ranges]
+        assert server.most_at_once >= 32
+        server.sent.clear()
+        near = [("x", start, start + 100) for start in range(0, 1_000_000, 1_000)]
+        assert len(storage.read_ranges(near)) == 1000
+        assert len(server.sent) == 1
+
+
+def test_what_fails_in_passing_is_asked_for_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_storage, "_PAUSES", (0, 0, 0))
+    with RangeServer(folder.parent) as server:
+        server.failures = [503, 429, 500]
+        remote = zml.open_dataset(f"{server.url}/ds")
+        server.failures = [503] * 3
+        assert (remote.images[:2].compute() == zml.open_dataset(folder).images[:2].compute()).all()
+        server.failures = [404]
+        with pytest.raises(StorageError, match="no such object"):
+            remote.images[:2].compute()
+
+
+def test_a_url_with_a_query_keeps_it_for_every_object(folder: Path) -> None:
+    with RangeServer(folder.parent) as server:
+        remote = zml.open_dataset(f"{server.url}/ds?signature=abc")
+        check_same(remote, zml.open_dataset(folder))
+        assert set(server.queries) == {"signature=abc"}
+        assert len(server.queries) == len(server.sent)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "zip://inner/ds::{zip}",
+        "simplecache::{http}/ds",
+        "zip://inner/ds::{http}/ds.zip",
+        "filecache::{http}/ds",
+    ],
+)
+def test_chained_urls(folder: Path, tmp_path: Path, url: str) -> None:
+    shutil.copytree(folder, tmp_path / "inner/ds")
+    shutil.make_archive(str(tmp_path / "ds"), "zip", tmp_path, "inner")
+    with RangeServer(tmp_path) as server:
+        (tmp_path / "ds").symlink_to(folder)
+        remote = zml.open_dataset(url.format(zip=tmp_path / "ds.zip", http=server.url))
+        check_same(remote, zml.open_dataset(folder))
+        group = zarr.open_group(Storage.open(remote.url).zarr_store("images.zarr"), mode="r")
+        assert group["images"].shape == remote.images.shape
+        with pytest.raises(StorageError, match="cannot write"):
+            Storage.open(remote.url).write("x", b"1")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("zip://ds::{0}/none.zip", "no committed dataset"),
+        ("zip://ds::{0}/text", "not a zip file"),
+        ("nosuch::zip://ds::{0}/text", "no file system is known by the name 'nosuch'"),
+    ],
+)
+def test_a_chained_url_that_cannot_be_is_one_line(tmp_path: Path, url: str, words: str) -> None:
+    (tmp_path / "text").write_text("no archive")
+    with pytest.raises(ZmlError, match=words):
+        zml.open_dataset(url.format(tmp_path))
+
+
+def test_a_mistyped_option_of_a_web_server_is_named(folder: Path) -> None:
+    said = pytest.raises(UsageError, match="'heders' for it; did you mean 'headers'")
+    with RangeServer(folder.parent) as server, said:
+        zml.open_dataset(f"{server.url}/ds", {"heders": {}})

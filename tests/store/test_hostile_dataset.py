@@ -24,10 +24,9 @@ from zml_dask.store.commit import commit
 from zml_dask.store.info import DatasetDamagedError, DatasetInfo, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
 from zml_dask.store.manifest import WrittenObject, read_manifest, write_manifest
-from zml_dask.store.operations import StorageError
 from zml_dask.store.staging import FailureRow, StagingDamagedError
 from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import read_table, write_part
 from zml_dask.store.verify import verify
 from zml_dask.store.verify.repair import repair

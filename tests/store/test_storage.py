@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from range_server import RangeServer
 from store_builders import content_of, objects, sources, stage
 
 from zml_dask.errors import UsageError
-from zml_dask.store import operations
+from zml_dask.store import storage as operations
 from zml_dask.store.commit import commit
 from zml_dask.store.info import read_info
-from zml_dask.store.operations import ObjectMissingError, StorageFullError
 from zml_dask.store.staging import pack_records
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.verify import verify
 
 
@@ -94,6 +94,26 @@ def test_objects_are_written_read_listed_and_removed(storage: Storage, tmp_path:
 def test_what_is_missing_is_named(storage: Storage, method: str) -> None:
     with pytest.raises(ObjectMissingError, match="cannot read 'a/none': no such object"):
         getattr(storage, method)("a/none")
+
+
+def test_many_ranges_come_in_their_order(storage: Storage) -> None:
+    rng = np.random.default_rng(0)
+    contents = {f"a/{number}": rng.bytes(200_000) for number in range(12)}
+    for path, data in contents.items():
+        storage.write(path, data)
+    storage.write("a/empty", b"")
+    ranges: list[tuple[str, int, int | None]] = [("a/empty", -9, None), ("a/3", 0, None)]
+    for path in [*contents, "a/3"]:
+        for start in rng.integers(0, 200_000, 9).tolist():
+            ranges.append((path, start, start + int(rng.integers(1, 9_000))))
+        ranges.append((path, -int(rng.integers(1, 9_000)), None))
+    everything = contents | {"a/empty": b""}
+    assert storage.read_ranges(ranges) == [
+        everything[path][start:stop] for path, start, stop in ranges
+    ]
+    with pytest.raises(ObjectMissingError, match="cannot read 'a/none'"):
+        storage.read_ranges([("a/1", 0, 5), ("a/none", 0, 5)])
+    assert storage.read_ranges([]) == []
 
 
 def test_only_one_of_many_makes_a_new_object(storage: Storage) -> None:
@@ -232,7 +252,6 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     assert storage.read("a") == b"old"
     assert not storage.leftovers()
-    assert issubclass(StorageFullError, operations.StorageError)
 
 
 @pytest.mark.parametrize(
@@ -242,3 +261,54 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 def test_a_url_that_cannot_be(url: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Storage.open(url)
+
+
+def test_a_folder_takes_no_storage_options(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="takes no storage options; leave out 'anon'"):
+        Storage.open(tmp_path, anon=True)
+
+
+def test_links_that_lead_out_are_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_bytes(b"mine")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "ds").symlink_to(tmp_path / "real")  # where the dataset itself is, is its owner's
+    storage = Storage.open(tmp_path / "ds")
+    storage.write("a/one", b"1")
+    (tmp_path / "ds/file").symlink_to(secret / "key")
+    (tmp_path / "ds/folder").symlink_to(secret)
+    (tmp_path / "ds/within").symlink_to(tmp_path / "ds/a/one")
+    for path in ("file", "folder/key"):
+        for use in (
+            lambda path=path: storage.read(path),
+            lambda path=path: storage.read_ranges([("a/one", 0, 1), (path, 0, 1)]),
+            lambda path=path: storage.open_reader(path),
+            lambda path=path: storage.size(path),
+            lambda path=path: storage.write(path, b"x"),
+        ):
+            with pytest.raises(operations.StorageError, match="leads out of the dataset"):
+                use()
+    assert (secret / "key").read_bytes() == b"mine"
+    assert storage.read("within") == b"1"
+
+
+def test_what_s3_refuses_is_said(s3_endpoint: str) -> None:
+    options = {"endpoint_url": s3_endpoint}
+    with pytest.raises(UsageError, match="no storage option 'annon' for it; did you mean 'anon'"):
+        Storage.open("s3://zml/x", annon=True, **options).read("a")
+    for error, words in (
+        (PermissionError("Forbidden"), r"access is denied \(Forbidden\); .* anon=True"),
+        (NotImplementedError(), "storage of this kind cannot write"),
+    ):
+        storage = Storage.open("s3://zml/x", **options)
+        with pytest.raises(operations.StorageError, match=words), storage._operation("write", "a"):
+            raise error
+
+
+def test_s3_says_of_a_bucket_that_is_closed_what_helps(tmp_path: Path) -> None:
+    with RangeServer(tmp_path) as server:
+        server.refuse_with = 403
+        storage = Storage.open("s3://zml/x", endpoint_url=server.url, key="nobody", secret="wrong")
+        with pytest.raises(operations.StorageError, match=r"access is denied .* anon=True"):
+            storage.read("a")

@@ -22,9 +22,8 @@ from zml_dask.legacy.sources import LegacySource, SourceDamagedError, SourceReco
 from zml_dask.raster.language import identify
 from zml_dask.safe_pickle import DamagedPickleError, ForbiddenPickleError, load, within
 from zml_dask.store.layout import FileStatus, ImageShape, extension_of
-from zml_dask.store.operations import StorageError
 from zml_dask.store.staging import FailureRow, RecordStager, StagedFile, stage_failure
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 
 Describe: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Turns a hit into the columns of the records table."""

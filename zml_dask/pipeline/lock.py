@@ -23,8 +23,7 @@ from typing import Any
 from zml_dask.pipeline.errors import LockedError, LockLostError
 from zml_dask.pipeline.processes import ProcessIdentity
 from zml_dask.store.layout import LOCK, STAGING
-from zml_dask.store.operations import ObjectMissingError, StorageError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 
 logger = logging.getLogger(__name__)
 

@@ -19,12 +19,11 @@ from zml_dask.pipeline.workbench import Source, Workbench, workbench
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.record import Record
 from zml_dask.records.refs import RecordRef
-from zml_dask.store.operations import ObjectMissingError, StorageError
 from zml_dask.store.staging import stage_failure
 from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer, StagingDamagedError
 from zml_dask.store.staging.staged import StagedLocation, read_staged
 from zml_dask.store.staging.stager import STAGED_RECORDS, RecordStager
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 
 
 class FetchAttempt:

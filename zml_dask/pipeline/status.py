@@ -20,9 +20,8 @@ from zml_dask.pipeline.target import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import LOCK, LOG, STAGING
-from zml_dask.store.operations import ObjectMissingError
 from zml_dask.store.staging import FailureRow, StagingIndex
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage
 
 _EXAMPLES = 3
 

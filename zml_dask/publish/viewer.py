@@ -22,8 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 from zml_dask.errors import UsageError
 from zml_dask.store.info import committed_info
 from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR
-from zml_dask.store.operations import ObjectMissingError, StorageError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 
 _TYPES: Mapping[str, str] = {
     "index.html": "text/html; charset=utf-8",

@@ -22,8 +22,7 @@ from zml_dask.store.layout import (
     TABLES,
     ImageShape,
 )
-from zml_dask.store.operations import ObjectMissingError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage
 
 FORMAT = "zml-dask"
 

@@ -1,20 +1,19 @@
 """A dataset in a folder: temporary file, fsync, rename."""
 
-# ruff: noqa: D102 - the methods are documented where StorageBackend declares them
-
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
-from zml_dask.store.operations import inside, note_operation
-from zml_dask.store.storage_backend import StorageBackend
+from zml_dask.errors import UsageError
+from zml_dask.store.storage import Range, Storage, StorageError, is_url, note_operation
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -25,41 +24,73 @@ _TEMPORARY = ".tmp-"
 _FILE_MODE = 0o664
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 _FOLDER_MODE = 0o775
+_MANY_FILES = 8
 
 
 @dataclass(frozen=True)
-class LocalStorage(StorageBackend):
+class LocalStorage(Storage):
     """Objects as files under the folder `url`."""
 
-    url: str
+    is_local: ClassVar[bool] = True
+    _gap: ClassVar[int] = 0
 
-    @property
-    def is_local(self) -> bool:
-        return True
+    @classmethod
+    def _at(cls, url: str, options: Mapping[str, Any]) -> Storage | None:
+        protocol, separator, rest = url.partition("://")
+        if is_url(url) and protocol not in ("file", "local"):
+            return None
+        if options:
+            raise UsageError(
+                f"{url!r} is a folder, which takes no storage options; "
+                f"leave out {', '.join(map(repr, options))}"
+            )
+        return cls(str(Path(rest if separator else url).expanduser().absolute()))
 
     def _locate(self, path: str) -> Path:
-        return Path(self.url, inside(path))
+        target = Path(self.url, path)
+        root, real = os.path.realpath(self.url), os.path.realpath(target)
+        if os.path.commonpath([root, real]) != root:
+            # A dataset is data, and may come from anybody.
+            raise StorageError(
+                f"{str(target)!r} is a symbolic link that leads out of the dataset (to {real!r}), "
+                "which is not followed; replace it by what it leads to"
+            )
+        return target
 
-    def read(self, path: str) -> bytes:
-        return self._locate(path).read_bytes()
+    def _read_ranges(self, ranges: Sequence[Range]) -> Sequence[bytes | BaseException]:
+        of_path: dict[str, list[int]] = {}
+        for place, (path, _, _) in enumerate(ranges):
+            of_path.setdefault(path, []).append(place)
+        found: list[bytes | BaseException] = [b""] * len(ranges)
 
-    def read_range(self, path: str, start: int, stop: int) -> bytes:
-        with self._locate(path).open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), stop - start, start)
+        def read(path: str) -> None:
+            places = of_path[path]
+            try:
+                with self._locate(path).open("rb", buffering=0) as file:
+                    for place in places:
+                        _, start, stop = ranges[place]
+                        found[place] = _read_at(file, start, stop)
+            except (OSError, StorageError) as error:
+                for place in places:
+                    found[place] = error
 
-    def read_tail(self, path: str, size: int) -> bytes:
-        with self._locate(path).open("rb", buffering=0) as file:
-            total = os.fstat(file.fileno()).st_size
-            return os.pread(file.fileno(), min(size, total), max(0, total - size))
+        # A folder may lie on a network's file system, where each file costs a round trip.
+        if len(of_path) < _MANY_FILES:
+            for path in of_path:
+                read(path)
+        else:
+            with ThreadPoolExecutor(_MANY_FILES) as pool:
+                list(pool.map(read, of_path))
+        return found
 
-    def open_reader(self, path: str) -> IO[bytes]:
+    def _open_reader(self, path: str) -> IO[bytes]:
         return self._locate(path).open("rb")
 
-    def write(self, path: str, data: bytes, *, durable: bool) -> None:
+    def _write(self, path: str, data: bytes, *, durable: bool) -> None:
         temporary = self._write_aside(path, data, durable=durable)
         self._replace(temporary, self._locate(path), path, durable=durable)
 
-    def write_new(self, path: str, data: bytes) -> bool:
+    def _write_new(self, path: str, data: bytes) -> bool:
         target = self._locate(path)
         temporary = self._write_aside(path, data, durable=True)
         try:
@@ -75,7 +106,7 @@ class LocalStorage(StorageBackend):
             temporary.unlink(missing_ok=True)
         return True
 
-    def publish(self, local: Path, path: str, *, durable: bool) -> None:
+    def _publish(self, local: Path, path: str, *, durable: bool) -> None:
         target = self._locate(path)
         _make_folder(target.parent)
         if local.stat().st_dev == target.parent.stat().st_dev:
@@ -134,25 +165,24 @@ class LocalStorage(StorageBackend):
             finally:
                 os.close(folder)
 
-    def exists(self, path: str) -> bool:
+    def _exists(self, path: str) -> bool:
         return self._locate(path).is_file()
 
-    def size(self, path: str) -> int:
+    def _size(self, path: str) -> int:
         return self._locate(path).stat().st_size
 
-    def list(self, prefix: str) -> Sequence[str]:
-        return sorted(
-            path for path in self._walk(prefix) if not Path(path).name.startswith(_TEMPORARY)
-        )
+    def _list(self, prefix: str) -> Sequence[str]:
+        return [path for path in self._walk(prefix) if not Path(path).name.startswith(_TEMPORARY)]
 
-    def names(self) -> Sequence[str]:
+    def _names(self) -> Sequence[str]:
         try:
             found = [entry.name for entry in os.scandir(self.url)]
         except FileNotFoundError:
             return []
-        return sorted(name for name in found if not name.startswith(_TEMPORARY))
+        return [name for name in found if not name.startswith(_TEMPORARY)]
 
     def leftovers(self) -> Sequence[str]:
+        """Paths of half-written objects that a crash left behind."""
         root = Path(self.url)
         return sorted(
             str(path.relative_to(root))
@@ -167,10 +197,10 @@ class LocalStorage(StorageBackend):
             for name in names:
                 yield relative + name
 
-    def remove(self, path: str) -> None:
+    def _remove(self, path: str) -> None:
         self._locate(path).unlink(missing_ok=True)
 
-    def prune(self, prefix: str) -> None:
+    def _prune(self, prefix: str) -> None:
         for folder, _, _ in os.walk(self._locate(prefix), topdown=False):
             try:
                 Path(folder).rmdir()
@@ -178,10 +208,25 @@ class LocalStorage(StorageBackend):
                 if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                     raise
 
-    def zarr_store(self, path: str, *, read_only: bool) -> Store:
+    def _zarr_store(self, path: str, *, read_only: bool) -> Store:
         from zarr.storage import LocalStore
 
         return LocalStore(self._locate(path), read_only=read_only)
+
+
+def _read_at(file: IO[bytes], start: int, stop: int | None) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    if start < 0:
+        start = max(0, size + start)
+    stop = size if stop is None else min(stop, size)
+    pieces = []
+    while start < stop:  # one call reads 2 GiB at most
+        piece = os.pread(file.fileno(), stop - start, start)
+        if not piece:
+            break
+        pieces.append(piece)
+        start += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _make_folder(folder: Path) -> None:

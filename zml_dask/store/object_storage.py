@@ -1,102 +1,194 @@
-"""A dataset in an object store (S3) or anywhere else fsspec reaches."""
-
-# ruff: noqa: D102 - the methods are documented where StorageBackend declares them
+"""A dataset in an object store (S3), on a web server, or anywhere else fsspec reaches."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
+import inspect
+import os
+import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import fsspec
 
-from zml_dask.errors import UsageError
-from zml_dask.store.operations import RangeIgnoredError, inside
-from zml_dask.store.storage_backend import StorageBackend
+from zml_dask.errors import UsageError, ZmlError
+from zml_dask.store.storage import Range, Storage, StorageError, is_url
 
 if TYPE_CHECKING:
+    import aiohttp
     from zarr.abc.store import Store
 
+_CONNECTIONS = 64
+"""Requests under way. 416 ranges of 26 objects, 19 MB, from a server 30 ms away: 0.35 s (fsspec)
+and 0.40 s (obstore) with 64, 0.67 s and 0.62 s with 32; fsspec's one at a time takes 14 s."""
+
+_PAUSES = (0.2, 1.0, 3.0)
+"""Seconds before what failed in passing is asked for again."""
+
+_PASSING_STATUS = (429, 500, 502, 503, 504)
+_PASSING_ERRORS = ("ServerDisconnectedError", "ClientPayloadError", "FSTimeoutError")
 _PRECONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict")
+
+_NO_ACCESS = (
+    "access is denied ({error}); give credentials (for S3 the storage options key and secret, or "
+    "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or anon=True if the bucket is "
+    "public; S3 also says so of an object that is not there, to who may not list the bucket"
+)
 
 
 @dataclass(frozen=True)
-class ObjectStorage(StorageBackend):
-    """Objects under an fsspec URL; a put of a whole object is atomic there."""
+class ObjectStorage(Storage):
+    """Objects under an fsspec URL; a put of a whole object is atomic there.
 
-    url: str
-    options: Mapping[str, Any] = field(repr=False)  # may hold a secret
+    Attributes
+    ----------
+    options : mapping
+        Given to fsspec; may hold a secret, so that it is not shown.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    is_local: ClassVar[bool] = False
+    # The bytes between two ranges take less time than another request.
+    _gap: ClassVar[int] = 1 << 16
 
     @classmethod
-    def connect(cls, url: str, options: Mapping[str, Any]) -> ObjectStorage:
-        """Check that fsspec knows the URL's protocol, and hold on to its options.
+    def _at(cls, url: str, options: Mapping[str, Any]) -> Storage | None:
+        if not is_url(url) or url.startswith(("file://", "local://")):
+            return None
+        *wrappers, last = url.split("::")
+        for link in [*wrappers, *([last] if "://" in last else [])]:
+            protocol = link.partition("://")[0]
+            try:
+                fsspec.get_filesystem_class(protocol)
+            except ImportError as error:
+                raise UsageError(
+                    f"{url!r} needs a package that is not installed: {error}; "
+                    "for S3, install zml-dask[s3]"
+                ) from error
+            except ValueError as error:
+                raise UsageError(
+                    f"{url!r}: no file system is known by the name {protocol!r}; give a path, "
+                    "file://, s3://, http(s):// or another protocol that fsspec knows"
+                ) from error
+        return cls(url.rstrip("/"), dict(options))
 
-        Raises
-        ------
-        UsageError
-            If it does not, or the package for it is missing.
-        """
-        protocol = url.partition("://")[0].partition("::")[0]
-        try:
-            fsspec.get_filesystem_class(protocol)
-        except ImportError as error:
-            raise UsageError(
-                f"{url!r} needs a package that is not installed: {error}; "
-                "for S3, install zml-dask[s3]"
-            ) from error
-        except ValueError as error:
-            raise UsageError(
-                f"{url!r}: no file system is known by the name {protocol!r}; give a path, "
-                "file://, s3://, http(s):// or another protocol that fsspec knows"
-            ) from error
-        return cls(url, dict(options))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url, self.options)
 
     @property
-    def is_local(self) -> bool:
+    def _is_chained(self) -> bool:
+        return "::" in self.url
+
+    def _connect(self, **more: Any) -> tuple[Any, str]:
+        """Return the file system and the dataset's place there."""
+        options = {**self.options, **more}
+        if self._is_chained:
+            # fsspec opens an archive anew each time; a forked process must do so, and no other.
+            held = self.__dict__.setdefault("_held", {})
+            if os.getpid() not in held:
+                held[os.getpid()] = fsspec.core.url_to_fs(self.url, **options)
+            fs, root = held[os.getpid()]
+            return fs, str(root)
+        if self.url.startswith(("http://", "https://")):
+            # Bytes as they are stored, since ranges are of those.
+            options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
+            client = {"raise_for_status": _refuse_whole, **options.get("client_kwargs", {})}
+            options["client_kwargs"] = client
+        else:
+            # Listings would be remembered, but other workers write here too.
+            options.setdefault("use_listings_cache", False)
+            if self.url.startswith("s3://"):
+                connections = {"max_pool_connections": _CONNECTIONS}
+                options["config_kwargs"] = {**connections, **options.get("config_kwargs", {})}
+        fs, root = fsspec.core.url_to_fs(self.url, **options)  # one per URL and options
+        return fs, str(root)
+
+    def _locate(self, path: str, *, write: bool = False) -> tuple[Any, str]:
+        if write and self._is_chained:
+            raise NotImplementedError  # caches and archives are for reading
+        fs, root = self._connect()
+        return fs, self._join(root, path)
+
+    def _join(self, root: str, path: str) -> str:
+        if not path:
+            return root
+        # A query (a signature, say) belongs to each object's address, after its path.
+        mark = "?" if self.url.startswith("http") else "\0"
+        base, mark, query = root.partition(mark)
+        base = base.rstrip("/")
+        return (f"{base}/{path}" if base or root.startswith("/") else path) + mark + query
+
+    def _read_ranges(self, ranges: Sequence[Range]) -> Sequence[bytes | BaseException]:
+        answers: list[bytes | BaseException] = [b""] * len(ranges)
+        waiting = list(range(len(ranges)))
+        for pause in (*_PAUSES, None):
+            asked = [ranges[number] for number in waiting]
+            for number, answer in zip(waiting, self._ask(asked), strict=True):
+                answers[number] = answer
+            waiting = [number for number in waiting if _passes(answers[number])]
+            if not waiting or pause is None:
+                break
+            time.sleep(pause)
+        return answers
+
+    def _ask(self, ranges: Sequence[Range]) -> Sequence[bytes | BaseException]:
+        try:
+            fs, root = self._connect()
+            if self._is_chained or not fs.async_impl:
+                return [self._read_one(*wanted) for wanted in ranges]
+            answers = fs.cat_ranges(
+                [self._join(root, path) for path, _, _ in ranges],
+                # Without limits where all is wanted, so that S3 may divide it.
+                [None if stop is None and not start else start for _, start, stop in ranges],
+                [stop for _, _, stop in ranges],
+                on_error="return",
+                batch_size=_CONNECTIONS,
+            )
+        except Exception as error:  # noqa: BLE001 - what it means is said where it is raised again
+            return [error] * len(ranges)
+        return [
+            b"" if start < 0 and self._is_empty(path, answer) else answer
+            for (path, start, _), answer in zip(ranges, answers, strict=True)
+        ]
+
+    def _read_one(self, path: str, start: int, stop: int | None) -> bytes | BaseException:
+        # Caches and archives know little more than how to open a file.
+        try:
+            with self._open_reader(path) as stream:
+                size = stream.seek(0, 2)
+                start = max(0, size + start) if start < 0 else start
+                stream.seek(start)
+                return stream.read(max(0, (size if stop is None else min(stop, size)) - start))
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
+
+    def _is_empty(self, path: str, answer: bytes | BaseException) -> bool:
+        """Whether the end of an object could not be had since it has no bytes at all."""
+        if isinstance(answer, (bytes, FileNotFoundError, StorageError)) or _passes(answer):
+            return False
+        with contextlib.suppress(Exception):
+            return self._size(path) == 0
         return False
 
-    def _fs(self) -> Any:
-        # fsspec keeps one instance per URL and options. Its listings would be
-        # remembered, but other workers write here too.
-        options = {"use_listings_cache": False, **self.options}
-        if self.url.startswith("http"):
-            options.pop("use_listings_cache")
-        return fsspec.core.url_to_fs(self.url, **options)[0]
-
-    def _locate(self, path: str) -> str:
-        return f"{self.url}/{inside(path)}" if path else self.url
-
-    def read(self, path: str) -> bytes:
-        data: bytes = self._fs().cat_file(self._locate(path))
-        return data
-
-    def read_range(self, path: str, start: int, stop: int) -> bytes:
-        data: bytes = self._fs().cat_file(self._locate(path), start=start, end=stop)
-        if len(data) > stop - start:
-            raise RangeIgnoredError(
-                f"the server of {self.url} sends whole files where a part is asked for; serve the "
-                "dataset with one that knows HTTP's Range, as nginx, Apache and Caddy do (Python's "
-                "http.server does not)"
-            )
-        return data
-
-    def read_tail(self, path: str, size: int) -> bytes:
-        total = self.size(path)
-        return self.read_range(path, max(0, total - size), total) if total else b""
-
-    def open_reader(self, path: str) -> IO[bytes]:
-        stream: IO[bytes] = self._fs().open(self._locate(path), "rb")
+    def _open_reader(self, path: str) -> IO[bytes]:
+        fs, place = self._locate(path)
+        stream: IO[bytes] = fs.open(place, "rb")
         return stream
 
-    def write(self, path: str, data: bytes, *, durable: bool) -> None:
-        self._fs().pipe_file(self._locate(path), data)
+    def _write(self, path: str, data: bytes, *, durable: bool) -> None:
+        fs, place = self._locate(path, write=True)
+        fs.pipe_file(place, data)
 
-    def write_new(self, path: str, data: bytes) -> bool:
+    def _write_new(self, path: str, data: bytes) -> bool:
+        fs, place = self._locate(path, write=True)
         try:
-            self._fs().pipe_file(self._locate(path), data, mode="create")
+            fs.pipe_file(place, data, mode="create")
         except FileExistsError:
             return False
         except OSError as error:
@@ -108,46 +200,121 @@ class ObjectStorage(StorageBackend):
             raise
         return True
 
-    def publish(self, local: Path, path: str, *, durable: bool) -> None:
-        self._fs().put_file(str(local), self._locate(path))
+    def _publish(self, local: Path, path: str, *, durable: bool) -> None:
+        fs, place = self._locate(path, write=True)
+        fs.put_file(str(local), place)
         local.unlink()
 
-    def exists(self, path: str) -> bool:
-        return bool(self._fs().isfile(self._locate(path)))
+    def _exists(self, path: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):  # of the archive that it would be in
+            fs, place = self._locate(path)
+            return bool(fs.isfile(place))
+        return False
 
-    def size(self, path: str) -> int:
-        return int(self._fs().info(self._locate(path))["size"])
+    def _size(self, path: str) -> int:
+        fs, place = self._locate(path)
+        return int(fs.info(place)["size"])
 
-    def list(self, prefix: str) -> Sequence[str]:
-        fs = self._fs()
-        root = str(fs._strip_protocol(self.url)).rstrip("/") + "/"  # noqa: SLF001 - fsspec's own way
+    def _list(self, prefix: str) -> Sequence[str]:
+        fs, root = self._connect()
         try:
-            found = fs.find(self._locate(prefix))
+            found = fs.find(self._join(root, prefix))
         except FileNotFoundError:
             return []
-        return sorted(str(name).removeprefix(root) for name in found)
+        return [str(name).removeprefix(root).lstrip("/") for name in found]
 
-    def names(self) -> Sequence[str]:
-        fs = self._fs()
+    def _names(self) -> Sequence[str]:
+        fs, root = self._connect()
         try:
-            found = fs.ls(self.url, detail=False)
+            found = fs.ls(root, detail=False)
         except FileNotFoundError:
             return []
-        return sorted({str(name).rstrip("/").rpartition("/")[2] for name in found})
+        return list({str(name).rstrip("/").rpartition("/")[2] for name in found})
 
-    def remove(self, path: str) -> None:
+    def _remove(self, path: str) -> None:
+        fs, place = self._locate(path, write=True)
         with contextlib.suppress(FileNotFoundError):
-            self._fs().rm_file(self._locate(path))
+            fs.rm_file(place)
 
-    def prune(self, prefix: str) -> None:
+    def _prune(self, prefix: str) -> None:
         """Do nothing: an object store has no folders."""
 
-    def zarr_store(self, path: str, *, read_only: bool) -> Store:
+    def _zarr_store(self, path: str, *, read_only: bool) -> Store:
+        from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
         from zarr.storage import FsspecStore
 
-        return FsspecStore.from_url(
-            self._locate(path), storage_options=dict(self.options), read_only=read_only
-        )
+        fs, root = self._connect()
+        if fs.async_impl and not self._is_chained:
+            fs, root = self._connect(asynchronous=True)
+        else:
+            fs = AsyncFileSystemWrapper(fs, asynchronous=True)
+        return FsspecStore(fs, path=self._join(root, path), read_only=read_only)
 
-    def leftovers(self) -> Sequence[str]:
-        return ()
+    def _explain(self, error: Exception, operation: str) -> tuple[type[ZmlError] | None, str]:
+        status = getattr(error, "status", None)
+        if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
+            return StorageError, _NO_ACCESS.format(error=str(error).rstrip("."))
+        if status in (401, 403):
+            return StorageError, (
+                f"the server refuses it ({status}); check the address, or give what it asks for, "
+                "say storage_options={'headers': {'Authorization': ...}}"
+            )
+        if unknown := self._unknown_option(error):
+            return UsageError, unknown
+        if isinstance(error, NotImplementedError):
+            return StorageError, f"storage of this kind cannot {operation}; copy it to a folder"
+        if isinstance(error, OSError):
+            return super()._explain(error, operation)
+        # Each client has its own root of errors; what Python itself raises is a mistake of ours.
+        if type(error).__module__ == "builtins":
+            return None, ""
+        return StorageError, f"{error or type(error).__name__}; check the address and the options"
+
+    def _unknown_option(self, error: Exception) -> str | None:
+        """Name an option that a file system does not take, if that is what went wrong."""
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        given = {*self.options}
+        for options in self.options.values():
+            given.update(options if isinstance(options, Mapping) else ())
+        if not isinstance(error, TypeError) or found is None or found[1] not in given:
+            return None
+        known: set[str] = set()
+        for link in self.url.split("::"):
+            protocol = link.partition("://")[0]
+            if protocol in fsspec.available_protocols():
+                for each in fsspec.get_filesystem_class(protocol).__mro__:
+                    known.update(inspect.signature(each.__init__).parameters)
+        known.update(("headers", "auth", "proxy", "ssl", "timeout"))
+        near = difflib.get_close_matches(found[1], sorted(known - {"self"}), n=1)
+        advice = f"did you mean {near[0]!r}?" if near else "see fsspec's documentation"
+        return f"there is no storage option {found[1]!r} for it; {advice}"
+
+
+def _passes(answer: bytes | BaseException) -> bool:
+    """Whether a failure may be gone when it is tried again."""
+    if isinstance(answer, bytes):
+        return False
+    names = {base.__name__ for base in type(answer).__mro__}
+    return (
+        getattr(answer, "status", None) in _PASSING_STATUS
+        or isinstance(answer, (ConnectionResetError, TimeoutError))
+        or bool(names & set(_PASSING_ERRORS))
+    )
+
+
+async def _refuse_whole(response: aiohttp.ClientResponse) -> None:
+    """Refuse an object that a server sends whole where a part was asked for, before it comes."""
+    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", response.request_info.headers.get("Range", ""))
+    if response.status != 200 or asked is None:
+        return
+    start, end = asked.groups()
+    most = int(end) + 1 if start == "0" and end else int(end) if not start else 0
+    if start == "0" and not end:
+        return
+    if response.content_length is None or response.content_length > most:
+        response.close()
+        raise StorageError(
+            f"the server of {response.host} sends whole files where a part is asked for; serve the "
+            "dataset with one that knows HTTP's Range, as nginx, Apache and Caddy do (Python's "
+            "http.server does not)"
+        )

@@ -25,8 +25,7 @@ from zml_dask.errors import UsageError
 from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.info import DatasetInfo, Part, committed_info
 from zml_dask.store.layout import TABLES
-from zml_dask.store.operations import StorageError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 
 _REPLACED = ("failures", "withdrawn")
 """Tables that a commit writes anew and whose former parts it removes; others only grow."""

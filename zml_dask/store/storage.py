@@ -7,33 +7,107 @@ half of either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from zml_dask.errors import UsageError
-from zml_dask.store.local_storage import LocalStorage
-from zml_dask.store.object_storage import ObjectStorage
-from zml_dask.store.operations import note_operation, storage_errors
-from zml_dask.store.storage_backend import StorageBackend
+import fsspec
+
+from zml_dask.errors import UsageError, ZmlError
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+Range: TypeAlias = tuple[str, int, int | None]
+"""Path, first byte, and the byte after the last; ``(path, 0, None)`` is a whole object and
+``(path, -n, None)`` its last `n` bytes."""
+
+_LARGEST_JOINED = 1 << 22
+"""More bytes come faster in several requests at once."""
+
+before_operation: Callable[[str, str], None] | None = None
+"""Called with each operation that changes something, and its path, just before it.
+
+For tests: what raises or exits here is a crash, or a full disk, at that moment.
+"""
+
+
+class StorageError(ZmlError):
+    """An operation on the dataset's storage failed."""
+
+
+class ObjectMissingError(StorageError):
+    """An object that was asked for is not there."""
+
+
+_REASONS: dict[int | None, str] = {
+    errno.ENOSPC: "no space is left; free some and run the command again",
+    errno.EDQUOT: "the quota is used up; free some and run the command again",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied; check who owns the folder",
+    errno.EPERM: "not permitted; check who owns the folder",
+    errno.ENOENT: "no such object",
+    errno.ENOTDIR: "no such object: a file stands where a folder would",
+}
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
+
+
+def inside(path: str) -> str:
+    """A path within a dataset, as it is.
+
+    Raises
+    ------
+    StorageError
+        For one that leads out: what a dataset says of its own parts is data,
+        and may come from anybody.
+
+    Examples
+    --------
+    >>> inside("files.parquet/part-00000.parquet")
+    'files.parquet/part-00000.parquet'
+    """
+    if path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise StorageError(f"{path!r} leads out of the dataset; nothing is read or written there")
+    return path
+
+
+def is_url(text: str) -> bool:
+    """Whether `text` is a URL for fsspec, and not a path.
+
+    Examples
+    --------
+    >>> [is_url(text) for text in ("s3://a/b", "simplecache::s3://a", "zip::x.zip", "a::b", "/a")]
+    [True, True, True, False, False]
+    """
+    first, chained, _ = text.partition("::")
+    return "://" in text or bool(chained and first in fsspec.available_protocols())
+
+
+def note_operation(operation: str, path: str) -> None:
+    """Call `before_operation`, if a test has set it."""
+    if before_operation is not None:
+        before_operation(operation, path)
+
 
 @dataclass(frozen=True)
-class Storage:
+class Storage(ABC):
     """The objects under one URL, named by relative paths with forward slashes.
 
     Open one with `Storage.open`. Objects of this class can be pickled, and used
-    from several threads. What fails raises a `StorageError`: `ObjectMissingError`,
-    `StorageFullError` or `StorageReadOnlyError` where one of them is meant.
+    from several threads. What fails raises a `StorageError`, an
+    `ObjectMissingError` where there is no such object.
+
+    A subclass is one kind of place. It does the plain work, in the methods that
+    begin with an underscore, and raises the system's own errors.
 
     Attributes
     ----------
-    backend : StorageBackend
-        Does the work, in the way of the place.
+    url : str
+        Absolute path of the folder, or the URL.
 
     Examples
     --------
@@ -42,11 +116,21 @@ class Storage:
     >>> storage.write("tables/a.txt", b"hello")
     >>> storage.read("tables/a.txt"), storage.size("tables/a.txt"), storage.list("tables")
     (b'hello', 5, ['tables/a.txt'])
+    >>> storage.read_ranges([("tables/a.txt", -2, None), ("tables/a.txt", 0, 2)])
+    [b'lo', b'he']
     >>> storage.write_new("tables/a.txt", b"again")
     False
     """
 
-    backend: StorageBackend
+    url: str
+
+    _kinds: ClassVar[list[type[Storage]]] = []
+
+    is_local: ClassVar[bool]
+    """Whether objects are files of this machine (or of a file system it mounts)."""
+
+    _gap: ClassVar[int]
+    """Ranges of one object no further apart than this, in bytes, are read as one."""
 
     @staticmethod
     def open(url: str | Path | Storage, **storage_options: Any) -> Storage:
@@ -55,56 +139,79 @@ class Storage:
         Parameters
         ----------
         url : str, path or Storage
-            A path, ``file://...`` or any fsspec URL (``s3://bucket/name``). A
-            `Storage` is given back as it is.
+            A path, ``file://...`` or any fsspec URL (``s3://bucket/name``), chained
+            ones too (``simplecache::s3://bucket/name``, ``zip://name::file.zip``).
+            A `Storage` is returned as it is.
         **storage_options
             Given to fsspec, say ``endpoint_url`` or ``anon`` for S3.
 
         Raises
         ------
         UsageError
-            If the URL's protocol is not known, or the package for it is missing.
+            If the URL's protocol is not known, or the package for it is missing;
+            or a folder is given options.
         """
         if isinstance(url, Storage):
             return url
         text = str(url)
         if not text:
             raise UsageError("the dataset's path is empty; give a folder or an fsspec URL")
-        protocol, separator, rest = text.partition("://")
-        if not separator or protocol in ("file", "local"):
-            folder = Path(rest if separator else text).expanduser().absolute()
-            return Storage(LocalStorage(str(folder)))
-        return Storage(ObjectStorage.connect(text.rstrip("/"), storage_options))
+        places = (kind._at(text, storage_options) for kind in Storage._kinds)  # noqa: SLF001
+        return next(place for place in places if place is not None)
 
-    @property
-    def url(self) -> str:
-        """Absolute path of the folder, or the URL."""
-        return self.backend.url
-
-    @property
-    def is_local(self) -> bool:
-        """Whether objects are files of this machine (or of a file system it mounts)."""
-        return self.backend.is_local
+    def __init_subclass__(cls) -> None:
+        Storage._kinds.append(cls)
 
     def read(self, path: str) -> bytes:
         """Read an object whole; `ObjectMissingError` where there is none."""
-        with storage_errors("read", path, self.url):
-            return self.backend.read(path)
+        return self.read_ranges([(path, 0, None)])[0]
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Read bytes `start` to `stop` of an object; fewer where it ends before."""
-        with storage_errors("read", path, self.url):
-            return self.backend.read_range(path, start, stop)
+        return self.read_ranges([(path, start, stop)])[0]
 
     def read_tail(self, path: str, size: int) -> bytes:
         """Read the last `size` bytes of an object, or all of a smaller one."""
-        with storage_errors("read", path, self.url):
-            return self.backend.read_tail(path, size)
+        return self.read_ranges([(path, -size, None)])[0]
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Read many ranges of many objects at once.
+
+        Elsewhere than on this machine up to 64 requests are under way, and
+        neighbouring ranges of an object come in one.
+
+        Parameters
+        ----------
+        ranges : sequence of (str, int, int or None)
+            Path, first byte, and the byte after the last. ``(path, 0, None)`` is a
+            whole object, ``(path, -n, None)`` its last `n` bytes.
+
+        Returns
+        -------
+        list of bytes
+            In the order of `ranges`; shorter than asked for where an object ends before.
+        """
+        for path in dict.fromkeys(path for path, _, _ in ranges):
+            inside(path)
+        joined = list(_join_ranges(ranges, self._gap))
+        answers = self._read_ranges([wanted for wanted, _ in joined])
+        found = [b""] * len(ranges)
+        for ((path, first, end), places), data in zip(joined, answers, strict=True):
+            if isinstance(data, BaseException):
+                with self._operation("read", path):
+                    raise data
+            for place in places:
+                _, start, stop = ranges[place]
+                if stop is None or (start, stop) == (first, end):
+                    found[place] = data
+                else:
+                    found[place] = data[start - first : stop - first]
+        return found
 
     def open_reader(self, path: str) -> IO[bytes]:
         """Open an object as a seekable binary stream."""
-        with storage_errors("read", path, self.url):
-            return self.backend.open_reader(path)
+        with self._operation("read", path):
+            return self._open_reader(path)
 
     def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write an object whole, atomically.
@@ -117,15 +224,15 @@ class Storage:
             Wait until it would survive a power cut (fsync); what can be made
             again and checks itself needs no such wait.
         """
-        with storage_errors("write", path, self.url):
+        with self._operation("write", path):
             note_operation("write", path)
-            self.backend.write(path, data, durable=durable)
+            self._write(path, data, durable=durable)
 
     def write_new(self, path: str, data: bytes) -> bool:
         """Write an object only where there is none yet; return whether it was written."""
-        with storage_errors("write", path, self.url):
+        with self._operation("write", path):
             note_operation("write", path)
-            return self.backend.write_new(path, data)
+            return self._write_new(path, data)
 
     def publish(self, local: Path, path: str, *, durable: bool = True) -> None:
         """Move a finished local file to `path`, atomically; the file is gone after.
@@ -137,46 +244,137 @@ class Storage:
         durable : bool
             Wait until it would survive a power cut, as in `write`.
         """
-        with storage_errors("write", path, self.url):
+        with self._operation("write", path):
             note_operation("write", path)
-            self.backend.publish(local, path, durable=durable)
+            self._publish(local, path, durable=durable)
 
     def exists(self, path: str) -> bool:
         """Whether there is an object at `path`."""
-        with storage_errors("read", path, self.url):
-            return self.backend.exists(path)
+        with self._operation("read", path):
+            return self._exists(path)
 
     def size(self, path: str) -> int:
         """Size of an object, in bytes; `ObjectMissingError` where there is none."""
-        with storage_errors("read", path, self.url):
-            return self.backend.size(path)
+        with self._operation("read", path):
+            return self._size(path)
 
     def list(self, prefix: str = "") -> Sequence[str]:
         """Paths of all objects under a folder, at any depth, sorted; empty where there is none."""
-        with storage_errors("list", prefix, self.url):
-            return self.backend.list(prefix)
+        with self._operation("list", prefix):
+            return sorted(self._list(prefix))
 
     def names(self) -> Sequence[str]:
         """Names of the objects and folders at the top, sorted; empty where there is nothing."""
-        with storage_errors("list", "", self.url):
-            return self.backend.names()
+        with self._operation("list", ""):
+            return sorted(self._names())
 
     def remove(self, paths: str | Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
         for path in [paths] if isinstance(paths, str) else paths:
-            with storage_errors("remove", path, self.url):
+            with self._operation("remove", path):
                 note_operation("remove", path)
-                self.backend.remove(path)
+                self._remove(path)
 
     def prune(self, prefix: str) -> None:
         """Remove the empty folders under `prefix`, and it too, where there are folders at all."""
-        with storage_errors("remove", prefix, self.url):
-            self.backend.prune(prefix)
+        with self._operation("remove", prefix):
+            self._prune(prefix)
 
     def zarr_store(self, path: str, *, read_only: bool = True) -> Store:
         """Open a Zarr store at `path`."""
-        return self.backend.zarr_store(path, read_only=read_only)
+        with self._operation("read", path):
+            return self._zarr_store(path, read_only=read_only)
 
     def leftovers(self) -> Sequence[str]:
         """Paths of half-written objects that a crash left behind."""
-        return self.backend.leftovers()
+        return ()
+
+    @contextlib.contextmanager
+    def _operation(self, operation: str, path: str) -> Iterator[None]:
+        """Check the path, and turn the system's errors into ours, naming object and storage."""
+        inside(path)
+        where = f"cannot {operation} {path!r}"
+        try:
+            yield
+        except ZmlError:
+            raise
+        except Exception as error:
+            kind, reason = self._explain(error, operation)
+            if kind is None:
+                raise
+            raise kind(f"{where}: {reason} (in {self.url})") from error
+
+    def _explain(self, error: Exception, operation: str) -> tuple[type[ZmlError] | None, str]:
+        """Say what an error means, and of which type of ours it is; None for a mistake of ours."""
+        if not isinstance(error, OSError):
+            return None, ""
+        number = error.errno
+        if number is None:
+            number = errno.ENOENT if isinstance(error, FileNotFoundError) else None
+        if operation == "write" and number in _MISSING:
+            return StorageError, "its folder cannot be made there; check the path"
+        kind = ObjectMissingError if number in _MISSING else StorageError
+        return kind, _REASONS.get(number, str(error) or type(error).__name__)
+
+    @classmethod
+    @abstractmethod
+    def _at(cls, url: str, options: Mapping[str, Any]) -> Storage | None:
+        """Open the place that a path or URL names; None where it is of another kind."""
+
+    @abstractmethod
+    def _read_ranges(self, ranges: Sequence[Range]) -> Sequence[bytes | BaseException]: ...
+
+    @abstractmethod
+    def _open_reader(self, path: str) -> IO[bytes]: ...
+
+    @abstractmethod
+    def _write(self, path: str, data: bytes, *, durable: bool) -> None: ...
+
+    @abstractmethod
+    def _write_new(self, path: str, data: bytes) -> bool: ...
+
+    @abstractmethod
+    def _publish(self, local: Path, path: str, *, durable: bool) -> None: ...
+
+    @abstractmethod
+    def _exists(self, path: str) -> bool: ...
+
+    @abstractmethod
+    def _size(self, path: str) -> int: ...
+
+    @abstractmethod
+    def _list(self, prefix: str) -> Sequence[str]: ...
+
+    @abstractmethod
+    def _names(self) -> Sequence[str]: ...
+
+    @abstractmethod
+    def _remove(self, path: str) -> None: ...
+
+    @abstractmethod
+    def _prune(self, prefix: str) -> None: ...
+
+    @abstractmethod
+    def _zarr_store(self, path: str, *, read_only: bool) -> Store: ...
+
+
+def _join_ranges(ranges: Sequence[Range], gap: int) -> Iterator[tuple[Range, list[int]]]:
+    """Join ranges of one object that are near each other; with the places of those it answers."""
+    last: tuple[str, int, int] | None = None
+    places: list[int] = []
+    for place in sorted(range(len(ranges)), key=lambda place: ranges[place][:2]):
+        path, start, stop = ranges[place]
+        if start < 0 or stop is None:
+            yield (path, start, stop), [place]
+            continue
+        if last is not None:
+            end = max(stop, last[2])
+            near = path == last[0] and start <= last[2] + gap
+            if near and end - last[1] <= max(_LARGEST_JOINED, last[2] - last[1]):
+                last = path, last[1], end
+                places.append(place)
+                continue
+            yield last, places
+        last, places = (path, start, stop), [place]
+    if last is not None:
+        yield last, places

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from zml_dask.store.info import DatasetInfo, Part
 from zml_dask.store.layout import TABLES, part_path
-from zml_dask.store.operations import StorageError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 
 ROW_GROUP_ROWS = 65_536
 """Rows a row group: what a reader that filters by statistics can pass over at once."""

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zml_dask.store.operations import ObjectMissingError
 from zml_dask.store.staging.failures import (
     STAGED_FAILURES,
     FailureRow,
@@ -23,7 +22,7 @@ from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer, Stagi
 from zml_dask.store.staging.packs import ENTRY_SCHEMA, STAGED_PACKS, entry_of, read_pack_index
 from zml_dask.store.staging.staged import StagedLocation
 from zml_dask.store.staging.stager import STAGED_RECORDS
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage
 
 Int64 = NDArray[np.int64]
 

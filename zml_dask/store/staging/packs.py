@@ -16,7 +16,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from zml_dask.store.layout import FAILURES_SCHEMA, STAGING
-from zml_dask.store.operations import ObjectMissingError
 from zml_dask.store.staging.failures import STAGED_FAILURES, FailureRow, read_staged_failure
 from zml_dask.store.staging.frames import (
     BLOB_TRAILER_BYTES,
@@ -30,7 +29,7 @@ from zml_dask.store.staging.frames import (
 )
 from zml_dask.store.staging.spool import Spool
 from zml_dask.store.staging.stager import STAGED_RECORDS
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage
 
 STAGED_PACKS = f"{STAGING}/packs"
 

@@ -25,8 +25,7 @@ from zml_dask.store.layout import (
     shard_path,
 )
 from zml_dask.store.manifest import WrittenObject, digest_of
-from zml_dask.store.operations import ObjectMissingError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.verify.log_lines import damaged_lines
 from zml_dask.store.verify.report import Report
 

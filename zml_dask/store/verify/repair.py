@@ -27,9 +27,8 @@ from zml_dask.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from zml_dask.store.operations import StorageError
 from zml_dask.store.staging.staged import read_staged
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.verify.repair_tables import DONE, rebuild_manifest, repair_tables, restore_info
 from zml_dask.store.verify.report import Problem, Report
 from zml_dask.store.verify.restage import (

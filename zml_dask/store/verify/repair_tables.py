@@ -29,8 +29,7 @@ from zml_dask.store.layout import (
     row_shape,
 )
 from zml_dask.store.manifest import MANIFEST, WrittenObject, write_manifest
-from zml_dask.store.operations import ObjectMissingError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.tables import read_part, write_part
 from zml_dask.store.verify.objects import expected_paths
 from zml_dask.store.verify.report import Report

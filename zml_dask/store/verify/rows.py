@@ -17,8 +17,7 @@ from zml_dask.store.commit.index_columns import index_columns
 from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import FILES_SCHEMA, FILL_VALUE, IMAGES_ZARR, image_arrays
-from zml_dask.store.operations import ObjectMissingError
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.tables import read_table
 from zml_dask.store.verify.report import Report
 from zml_dask.store.verify.stored_rows import StoredRows

@@ -20,9 +20,8 @@ from zml_dask.store.info import (
 )
 from zml_dask.store.layout import DATASET_COPY, DATASET_JSON, IMAGES, STAGING
 from zml_dask.store.manifest import read_manifest
-from zml_dask.store.operations import StorageError
 from zml_dask.store.staging.staged import read_staged
-from zml_dask.store.storage import Storage
+from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import read_table
 from zml_dask.store.verify.objects import (
     Mapper,
