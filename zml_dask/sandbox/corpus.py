@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
-from zml_dask.sandbox.query import matcher
+from zml_dask.records.query import Searchable, matcher
 from zml_dask.sandbox.record import SandboxRecord, Withdrawal, make_record
 
 # A corpus is made of records: whoever makes one finds both here.
@@ -115,10 +115,33 @@ class Corpus:
             if record.withdrawal is None
             and (record.is_latest or question.all_versions)
             and question.resource_type in {"", record.resource_type}
-            and matches(record)
+            and matches(_searchable(record))
         ]
         return sorted(found, key=_age, reverse=question.newest_first)
 
 
 def _age(record: SandboxRecord) -> tuple[datetime, int]:
     return record.created, record.record_id
+
+
+def _searchable(record: SandboxRecord) -> Searchable:
+    # The search index keeps milliseconds.
+    created = record.created.replace(microsecond=record.created.microsecond // 1000 * 1000)
+    return Searchable(
+        record_id=record.record_id,
+        concept_id=record.concept,
+        created=created,
+        updated=created,
+        publication_date=created.replace(hour=0, minute=0, second=0, microsecond=0),
+        title=record.title,
+        description=record.description,
+        version=record.version or "",
+        doi=record.doi,
+        license=record.license or "",
+        resource_type=record.resource_type,
+        access=record.access,
+        keywords=record.keywords,
+        creators=record.creators,
+        filenames=tuple(record.files),
+        related=tuple(link[0] for link in record.related),
+    )

@@ -20,6 +20,7 @@ from zml_dask.sandbox.answers import (
 from zml_dask.sandbox.containers import container_answer, files_archive
 from zml_dask.sandbox.content import Content
 from zml_dask.sandbox.corpus import Corpus
+from zml_dask.sandbox.exporter import Exporter
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.record import SandboxRecord
 from zml_dask.sandbox.search import answer_search
@@ -28,6 +29,7 @@ from zml_dask.sandbox.serialise import files_json, legacy_json, native_json, tom
 NATIVE: Final = "application/vnd.inveniordm.v1+json"
 
 _RECORD: Final = re.compile(r"/api/records/(\d+)(/.*)?")
+_EXPORTER: Final = re.compile(r"/api/exporter(?:/([\w.-]+)(?:/([\w-]+))?)?/?")
 _PAGE: Final = re.compile(r"/records?/(\d+)(/.*)?")
 _BLOCKED_AGENTS: Final = ("python-requests/", "aria2/")
 
@@ -42,7 +44,19 @@ def is_content(path: str) -> bool:
     return path.endswith("/content") or path.startswith("/records/")
 
 
-def answer(request: Request, corpus: Corpus, faults: Faults) -> Answer:
+def _exporter_route(
+    key: str, version_id: str, request: Request, exporter: Exporter, faults: Faults
+) -> Answer:
+    if not key:
+        return json_answer(200, exporter.listing(request.api_url))
+    version = exporter.find(request.api_url, version_id)
+    if version is None or key not in version.contents:
+        return error_answer(404, "The requested URL was not found on the server.")
+    wanted = None if faults.no_range else request.headers.get("range")
+    return content_answer(version.contents[key].settle(), wanted)
+
+
+def answer(request: Request, corpus: Corpus, exporter: Exporter, faults: Faults) -> Answer:
     """Answer one request."""
     agent = request.headers.get("user-agent", "")
     if faults.blocked or agent.startswith(_BLOCKED_AGENTS):
@@ -54,6 +68,8 @@ def answer(request: Request, corpus: Corpus, faults: Faults) -> Answer:
         return answer_search(
             request, corpus, lambda record: _shaped(record, request, faults, native=native)
         )
+    if match := _EXPORTER.fullmatch(request.path):
+        return _exporter_route(match[1] or "", match[2] or "", request, exporter, faults)
     if match := _RECORD.fullmatch(request.path):
         return _record_route(int(match[1]), match[2] or "", request, corpus, faults)
     if match := _PAGE.fullmatch(request.path):

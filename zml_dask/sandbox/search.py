@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from zml_dask.records.query import QuerySyntaxError
 from zml_dask.sandbox.answers import (
     Answer,
     Request,
@@ -16,7 +17,6 @@ from zml_dask.sandbox.answers import (
     validation_error,
 )
 from zml_dask.sandbox.corpus import Corpus, Question
-from zml_dask.sandbox.query import QuerySyntaxError
 from zml_dask.sandbox.record import SandboxRecord
 
 GUEST_PAGE: Final = 25

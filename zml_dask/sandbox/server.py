@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from zml_dask.errors import ZmlError
 from zml_dask.sandbox.answers import Answer, Body, Request, error_answer, internal_error
 from zml_dask.sandbox.corpus import Corpus
+from zml_dask.sandbox.exporter import Exporter
 from zml_dask.sandbox.faults import FaultCounter, Faults
 from zml_dask.sandbox.limits import RateLimiter, SandboxLimits
 from zml_dask.sandbox.request_log import RequestLog, Seen
@@ -44,6 +45,8 @@ class Sandbox:
     Attributes
     ----------
     requests : RequestLog
+    exporter : Exporter
+        Its metadata dumps.
 
     Examples
     --------
@@ -64,6 +67,7 @@ class Sandbox:
         limits: SandboxLimits | None = None,
     ) -> None:
         self.corpus = corpus
+        self.exporter = Exporter(corpus)
         self.requests = RequestLog()
         self._port = port
         self._counter = FaultCounter(faults or Faults())
@@ -123,7 +127,7 @@ class Sandbox:
         elif failing:
             reply = internal_error()
         else:
-            reply = answer(request, self.corpus, faults)
+            reply = answer(request, self.corpus, self.exporter, faults)
         fault = ""
         if isinstance(reply.body, Body):
             with self._lock:

@@ -9,21 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zml_dask.records.query import QuerySyntaxError, matcher
 from zml_dask.records.search import written
-from zml_dask.sandbox.corpus import Corpus, Question, make_record
-from zml_dask.sandbox.query import QuerySyntaxError, matcher
+from zml_dask.sandbox.corpus import Corpus, Question, _searchable, make_record
 
-TIDES = make_record(
-    7,
-    {"harbour/tides-v1.zip": b""},
-    title="harbour/tides: Harmonic prediction",
-    description="Predicts water levels.",
-    keywords=("ocean", "Sea Level"),
-    creators=("Doodson, Arthur T.",),
-    license="mit",
-    version="v1.0",
-    concept_id=6,
-    created=datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC),
+TIDES = _searchable(
+    make_record(
+        7,
+        {"harbour/tides-v1.zip": b""},
+        title="harbour/tides: Harmonic prediction",
+        description="Predicts water levels.",
+        keywords=("ocean", "Sea Level"),
+        creators=("Doodson, Arthur T.",),
+        license="mit",
+        version="v1.0",
+        concept_id=6,
+        created=datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC),
+    )
 )
 
 
@@ -89,13 +91,37 @@ def test_it_does_not_find(query: str) -> None:
     assert not matcher(query)(TIDES)
 
 
-@pytest.mark.parametrize("query", ["created:[yesterday TO *]", "a:b:c", "x/y", ">5", "(", '"'])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "created:[yesterday TO *]",
+        "a:b:c",
+        "x/y",
+        ">5",
+        "(",
+        '"',
+        "a AND",
+        "OR",
+        "()",
+        ")",
+        "a^2",
+        "a:[1 TO",
+        "title:",
+        "(" * 200 + "a" + ")" * 200,
+    ],
+)
 def test_it_refuses(query: str) -> None:
     with pytest.raises(QuerySyntaxError):
         matcher(query)(TIDES)
 
 
-@given(st.text(max_size=30))
+def test_unknown_fields_are_refused_where_only_known_ones_make_sense() -> None:
+    with pytest.raises(QuerySyntaxError, match="keywords"):
+        matcher("no.such.field:7", only_known=True)
+    assert matcher("metadata.title:tides", only_known=True)(TIDES)
+
+
+@given(st.text(max_size=30) | st.text('ab:"*?[]{}()+-! TONAD/\\', max_size=20))
 def test_any_query_finds_or_is_refused(query: str) -> None:
     with contextlib.suppress(QuerySyntaxError):
         assert matcher(query)(TIDES) in {True, False}
