@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.fetch.origins import FetchOptions, open_record
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import Corpus, make_record

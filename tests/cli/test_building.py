@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from zml_dask.cli.main import main
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.records.harvest import HarvestOptions, harvest

@@ -14,7 +14,7 @@ import requests
 from distributed import as_completed
 
 from zml_dask.engine.clusters.opening import open_cluster
-from zml_dask.net.budget import RateLimit, RatePolicy
+from zml_dask.net.throttle import RateLimit, RatePolicy
 from zml_dask.pipeline.throttle import ClusterThrottle, throttle_waiting
 from zml_dask.pipeline.throttle_scheduler import ThrottlePlugin
 

@@ -15,7 +15,7 @@ import pytest
 
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.fetch.members import Member, read_members
-from zml_dask.net.http import HttpClient, HttpOptions
+from zml_dask.net.client import HttpClient, HttpOptions
 
 Read = Callable[..., list[Member]]
 

@@ -15,8 +15,8 @@ import pytest
 from zml_dask.fetch.cache import cache_record, is_cached
 from zml_dask.fetch.errors import CacheError, NotInCacheError
 from zml_dask.fetch.origins import FetchOptions, open_record
+from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import ConnectError, NotFoundError
-from zml_dask.net.http import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import make_record

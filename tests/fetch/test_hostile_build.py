@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import zml_dask as zml
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.server import Sandbox

@@ -19,6 +19,7 @@ from zml_dask.fetch.errors import (
     UnreadableArchiveError,
 )
 from zml_dask.fetch.origins import FetchOptions, open_record
+from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import (
     BadUrlError,
     BlockedError,
@@ -28,7 +29,6 @@ from zml_dask.net.errors import (
     NotFoundError,
     TooLargeError,
 )
-from zml_dask.net.http import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record, RecordFile
 from zml_dask.sandbox.corpus import Corpus, Withdrawal, make_record

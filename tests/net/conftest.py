@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.net.http import HttpClient, HttpOptions
+from zml_dask.net.client import HttpClient, HttpOptions
 
 BODY = bytes(range(256)) * 4096
 MD5 = "md5:" + hashlib.md5(BODY).hexdigest()

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.net.budget import Budget, RateLimit, RatePolicy
 from zml_dask.net.throttle import (
     STRANGER,
     UNLIMITED,
     ZENODO,
+    Budget,
     LocalThrottle,
+    RateLimit,
+    RatePolicy,
     bucket_of,
     is_loopback,
     policy_for,

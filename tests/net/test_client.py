@@ -9,6 +9,8 @@ import pytest
 import requests
 
 from zml_dask.errors import UsageError
+from zml_dask.net.client import HttpClient, HttpOptions, Token
+from zml_dask.net.connection import new_session
 from zml_dask.net.errors import (
     BadAnswerError,
     BadRedirectError,
@@ -23,9 +25,7 @@ from zml_dask.net.errors import (
     ServerError,
     TooLargeError,
 )
-from zml_dask.net.http import HttpClient, HttpOptions, Token
 from zml_dask.net.options import TokenFileError
-from zml_dask.net.session import new_session
 
 from .conftest import BODY, MD5, Misbehaving
 

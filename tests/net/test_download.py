@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.net import download as download_module
+from zml_dask.net import transfer as download_module
+from zml_dask.net.client import HttpClient, HttpOptions
 from zml_dask.net.errors import (
     ChecksumError,
     ConnectError,
@@ -21,7 +22,6 @@ from zml_dask.net.errors import (
     TooLargeError,
     TruncatedError,
 )
-from zml_dask.net.http import HttpClient, HttpOptions
 
 from .conftest import BODY, MD5, Misbehaving
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from zml_dask.net.client import HttpClient, HttpOptions
 from zml_dask.net.errors import ConnectError, DeadlineError, NetworkError, TooLargeError
-from zml_dask.net.http import HttpClient, HttpOptions
 
 Talk = Callable[[socket.socket], None]
 
@@ -123,7 +123,7 @@ def test_a_connection_kept_open_has_the_time_of_each_request(
     with HttpClient(HttpOptions(deadline=60)) as client:
         for _ in range(3):
             assert client.get_json(url).payload == {}
-        (pool,) = client._requester._session.get_adapter(url).poolmanager.pools._container.values()
+        (pool,) = client._session.get_adapter(url).poolmanager.pools._container.values()
         assert pool.num_connections == 1
 
 
@@ -139,7 +139,7 @@ def test_a_bomb_in_many_wrappings_takes_no_memory(
     script = textwrap.dedent(
         """
         import sys
-        from zml_dask.net.http import HttpClient, HttpOptions
+        from zml_dask.net.client import HttpClient, HttpOptions
         from zml_dask.net.errors import NotFoundError, TooLargeError
 
         with HttpClient(HttpOptions(max_json_bytes=1_000_000, attempts=1)) as client:

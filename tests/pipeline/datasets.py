@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.sandbox.archives import Source, zip_bytes
 from zml_dask.sandbox.corpus import SandboxRecord, make_record

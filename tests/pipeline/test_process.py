@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zml_dask.legacy.export import legacy_paths
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.net.options import HttpOptions
 from zml_dask.pipeline import process as module
 from zml_dask.pipeline.errors import UnknownRecordError

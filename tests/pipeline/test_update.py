@@ -13,7 +13,7 @@ import distributed
 import pytest
 
 from zml_dask.fetch.origins import FetchedRecord
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.pipeline import process
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.errors import NotHarvestedError

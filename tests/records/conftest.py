@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from zml_dask.net.http import HttpClient, HttpOptions, Token
+from zml_dask.net.client import HttpClient, HttpOptions, Token
 from zml_dask.net.throttle import host_of
 from zml_dask.records import harvest as harvest_module
 from zml_dask.records import search as search_module

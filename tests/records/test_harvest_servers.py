@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from zml_dask.net.client import HttpOptions, JsonAnswer
 from zml_dask.net.errors import BadQueryError
-from zml_dask.net.http import HttpOptions, JsonAnswer
 from zml_dask.records import harvest as harvest_module
 from zml_dask.records import search as search_module
 from zml_dask.records.catalogue import Catalogue

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.records.search import find_withdrawn
 from zml_dask.sandbox.corpus import Withdrawal, make_record
 from zml_dask.sandbox.server import Sandbox

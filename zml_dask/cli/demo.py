@@ -15,7 +15,7 @@ from zml_dask.cli.building import print_result, progress_of
 from zml_dask.cli.drawing import draw
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.errors import UsageError
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.pipeline.build import build_on
 from zml_dask.pipeline.progress import BuildProgress

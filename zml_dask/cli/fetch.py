@@ -10,7 +10,7 @@ from dask.utils import format_bytes
 
 from zml_dask.cli.building import AllFailedError, limits_of, progress_of
 from zml_dask.fetch.origins import FetchOptions
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.pipeline.caching import cache_catalogue
 from zml_dask.records.catalogue import Catalogue

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import LocalThrottle
 from zml_dask.records.harvest import HarvestOptions, HarvestProgress, HarvestResult, harvest

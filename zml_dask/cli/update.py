@@ -15,7 +15,7 @@ from zml_dask.cli.building import (
     print_result,
     progress_of,
 )
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.pipeline.target import check_target
 from zml_dask.pipeline.update import UpdateResult, harvest_of, recorded_options, update

@@ -17,7 +17,7 @@ from zml_dask.fetch.copying import md5_of
 from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions
 from zml_dask.fetch.origins import fetch_into
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.records.record import Record
 
 

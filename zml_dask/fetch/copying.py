@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from zml_dask.fetch.layers import Readable
-from zml_dask.net.download import local_disk, write_all
 from zml_dask.net.errors import TooLargeError
+from zml_dask.net.transfer import local_disk, write_all
 
 _PIECE: Final = 1024 * 1024
 

@@ -15,14 +15,14 @@ from zml_dask.fetch.member import Member, MemberStatus
 from zml_dask.fetch.members import kind_of
 from zml_dask.fetch.partial import fetch_parts
 from zml_dask.fetch.sniff import recognise, unsupported_format
-from zml_dask.net.download import TransferPlan
+from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import (
     BadUrlError,
     ChecksumError,
     RangeUnsupportedError,
     TooLargeError,
 )
-from zml_dask.net.http import HttpClient
+from zml_dask.net.transfer import TransferPlan
 from zml_dask.records.record import RecordFile
 from zml_dask.text_safety import escape_path, redact_url
 

@@ -26,7 +26,7 @@ from zml_dask.fetch.git import GitLimits, snapshot
 from zml_dask.fetch.github import GithubSource, github_source
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.fetch.members import is_sound, kind_of
-from zml_dask.net.download import local_disk
+from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import (
     BadRequestError,
     ChecksumError,
@@ -37,7 +37,7 @@ from zml_dask.net.errors import (
     ServerError,
     TruncatedError,
 )
-from zml_dask.net.http import HttpClient
+from zml_dask.net.transfer import local_disk
 from zml_dask.records.record import Record
 
 __all__ = ["FetchOptions", "FetchedArchive", "FetchedRecord", "fetch_into", "open_record"]

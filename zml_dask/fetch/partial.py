@@ -22,8 +22,8 @@ from zml_dask.fetch.zip_directory import (
     mapped,
     read_entry,
 )
-from zml_dask.net.download import local_disk
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
+from zml_dask.net.transfer import local_disk
 from zml_dask.records.record import RecordFile
 
 # A guest of Zenodo has one or two requests a second, in which a line brings

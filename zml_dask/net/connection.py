@@ -1,52 +1,141 @@
-"""Connections whose every read is within the time of its request, from the first byte of the head.
+"""The `requests` session of a client: timed connections to checked addresses.
 
-A read timeout bounds the silence between two pieces, not their number: a server
-that drips its headers, or announces "100 Continue" again and again, would hold a
-worker for as long as it likes, and `http.client` hands out nothing meanwhile that
-a caller could look at the clock between.
+*Time.* A read timeout bounds the silence between two pieces, not their number: a
+server that drips its headers, or announces "100 Continue" again and again, would hold
+a worker for as long as it likes, and `http.client` returns nothing meanwhile. So each
+read asks first whether there is time left.
+
+*Addresses.* A name is resolved once, and the connection goes to the address that was
+checked: a name whose address changes in between (DNS rebinding) leads nowhere else.
 """
 
 from __future__ import annotations
 
+import http.client
 import io
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from http.client import HTTPException, HTTPResponse
+from dataclasses import dataclass
+from functools import cache
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
 
+import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util import connection as urllib3_connection
+
+from zml_dask.net.options import HttpOptions, Token
+from zml_dask.net.throttle import host_of, is_loopback
+from zml_dask.net.urls import is_public, private_redirect
 
 _LONGEST_HEAD: Final = 1024 * 1024
 _CONNECTIONS: Final = 32
+_SHORTEST_CONNECT: Final = 1.0
+_LONGEST_CONNECT: Final = 60.0
+
+# The standard library stops at 100 headers and takes more for an error; a few servers
+# send more. Here the size of the whole head is bounded instead.
+http.client._MAXHEADERS = max(http.client._MAXHEADERS, 10_000)  # type: ignore[attr-defined] # noqa: SLF001
 
 
 def _no_limit() -> None:
     """Do not look at any clock."""
 
 
-_check: ContextVar[Callable[[], None]] = ContextVar("_check", default=_no_limit)
+@dataclass(slots=True)
+class Hop:
+    """One request on its way: the time that it has, and whom it may reach.
+
+    Attributes
+    ----------
+    check_time : callable
+        Called before each read of the answer, its body included; raises when time is up.
+    public_only : bool
+        Refuse servers that are not on the public internet.
+    peer : str or None
+        Address of the server reached; None before, and by way of a proxy.
+    """
+
+    check_time: Callable[[], None] = _no_limit
+    public_only: bool = False
+    peer: str | None = None
+
+
+_hop: ContextVar[Hop | None] = ContextVar("_hop", default=None)
 
 
 @contextmanager
-def checked_by(check: Callable[[], None]) -> Iterator[None]:
-    """Call `check` before each read of the answers that are opened within, their bodies included.
-
-    Parameters
-    ----------
-    check : callable
-        Raises where time is up.
-    """
-    token = _check.set(check)
+def travelling(hop: Hop) -> Iterator[None]:
+    """Apply a hop's limits to the requests that are sent within."""
+    token = _hop.set(hop)
     try:
         yield
     finally:
-        _check.reset(token)
+        _hop.reset(token)
 
 
-class TimedAdapter(HTTPAdapter):
+def resolve(host: str, port: int, *, public_only: bool = False) -> list[str]:
+    """Return the addresses of a host, in the order in which to try them.
+
+    Raises
+    ------
+    OSError
+        If the name has no address (`socket.gaierror`).
+    BadRedirectError
+        If `public_only` and none of them is public.
+    """
+    family = urllib3_connection.allowed_gai_family()
+    found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if public_only:
+        addresses = [address for address in addresses if is_public(address)]
+        if not addresses:
+            raise private_redirect(f"//{host}")
+    return addresses
+
+
+def new_session(options: HttpOptions, token: Token | None) -> requests.Session:
+    """Connections are kept; cookies and ``.netrc`` are ignored, redirects not followed."""
+    session = _Session()
+    session.headers["User-Agent"] = options.user_agent
+    session.auth = _TokenAuth(token)
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    adapter = _Adapter()
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+class _TokenAuth(requests.auth.AuthBase):
+    """Adds the token to requests to its host, and nothing (no ``.netrc`` either) elsewhere."""
+
+    def __init__(self, token: Token | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        token, url = self._token, request.url or ""
+        if token is None or host_of(url) != token.host.lower():
+            return request
+        # In clear text only to this machine.
+        if url.startswith("https://") or is_loopback(token.host):
+            request.headers["Authorization"] = f"Bearer {token.value}"
+        return request
+
+
+class _Session(requests.Session):
+    """Leaves redirects alone: even unfollowed, `requests` parses them and may fail."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+class _Adapter(HTTPAdapter):
     """`requests`' adapter over connections of this module, with or without a proxy."""
 
     def __init__(self) -> None:
@@ -57,19 +146,20 @@ class TimedAdapter(HTTPAdapter):
         super().init_poolmanager(*args, **options)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
-    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
-        """Give the pools of connections by way of a proxy."""
-        manager = super().proxy_manager_for(*args, **options)
-        manager.pool_classes_by_scheme = _POOLS
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """Return the pools of connections by way of a proxy."""
+        manager = super().proxy_manager_for(proxy, **options)
+        is_socks = proxy.lower().startswith("socks")
+        manager.pool_classes_by_scheme = _socks_pools() if is_socks else _POOLS
         return manager
 
 
 class _CheckedReader(io.RawIOBase):
     """A socket's reader that asks before each read whether there is time left."""
 
-    def __init__(self, raw: io.RawIOBase, check: Callable[[], None]) -> None:
+    def __init__(self, raw: io.RawIOBase, check_time: Callable[[], None]) -> None:
         self._raw = raw
-        self._check = check
+        self._check_time = check_time
         self.left: int | None = None
         """Bytes that may still come; None for any number."""
 
@@ -80,12 +170,14 @@ class _CheckedReader(io.RawIOBase):
         return self._raw.fileno()
 
     def readinto(self, buffer: Any, /) -> int | None:
-        self._check()
+        self._check_time()
         count: int | None = self._raw.readinto(buffer)
         if self.left is not None:
             self.left -= count or 0
             if self.left < 0:
-                raise HTTPException(f"the head of the answer is over {_LONGEST_HEAD:,} bytes")
+                raise http.client.HTTPException(
+                    f"the head of the answer is over {_LONGEST_HEAD:,} bytes"
+                )
         return count
 
     def close(self) -> None:
@@ -93,11 +185,12 @@ class _CheckedReader(io.RawIOBase):
         super().close()
 
 
-class _CheckedResponse(HTTPResponse):
+class _CheckedResponse(http.client.HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
         reader: Any = self.fp
-        self._reader = _CheckedReader(reader.detach(), _check.get())
+        hop = _hop.get() or Hop()
+        self._reader = _CheckedReader(reader.detach(), hop.check_time)
         self.fp = io.BufferedReader(self._reader)
 
     def begin(self) -> None:
@@ -105,13 +198,68 @@ class _CheckedResponse(HTTPResponse):
         super().begin()
         self._reader.left = None
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """Read the status of the final answer; those that come before it (1xx) say nothing."""
+        while True:
+            answer: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if not 100 <= answer[1] < 200 or answer[1] == 101:
+                return answer
+            while self.fp.readline(_LONGEST_HEAD).strip():
+                pass
 
-class _HttpConnection(HTTPConnection):
-    response_class = _CheckedResponse
+
+class _Timed:
+    """Mixed into every class of connections."""
+
+    response_class: Any = _CheckedResponse
 
 
-class _HttpsConnection(HTTPSConnection):
-    response_class = _CheckedResponse
+class _Direct(_Timed):
+    """Mixed into the classes of connections that are not by way of a SOCKS proxy."""
+
+    def _new_conn(self: Any) -> socket.socket:
+        """Connect to the first address that answers, all of them within one timeout."""
+        hop = _hop.get() or Hop()
+        public_only = hop.public_only and self.proxy is None
+        try:
+            addresses = resolve(self._dns_host, self.port, public_only=public_only)
+        except (OSError, UnicodeError) as error:
+            raise NameResolutionError(self.host, self, error) from error  # type: ignore[arg-type]
+        until = time.monotonic() + (self.timeout or _LONGEST_CONNECT)
+        for number, address in enumerate(addresses, 1):
+            share = (until - time.monotonic()) / (len(addresses) - number + 1)
+            try:
+                return urllib3_connection.create_connection(
+                    (address, self.port),
+                    max(_SHORTEST_CONNECT, share),
+                    source_address=self.source_address,
+                    socket_options=self.socket_options,
+                )
+            except OSError as error:
+                failure = error
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, f"no connection to {self.host}") from failure
+        raise NewConnectionError(self, f"no connection: {failure}") from failure
+
+    def request(self: Any, *args: Any, **options: Any) -> None:
+        """Send a request, if the server at the other end may be asked."""
+        if self.sock is None:
+            self.connect()
+        hop = _hop.get()
+        if hop is not None and self.proxy is None:
+            # Also of a connection that is used again: it may have been made for another request.
+            hop.peer = str(self.sock.getpeername()[0])
+            if hop.public_only and not is_public(hop.peer):
+                raise private_redirect(f"//{self.host}")
+        super().request(*args, **options)  # type: ignore[misc]
+
+
+class _HttpConnection(_Direct, HTTPConnection):
+    pass
+
+
+class _HttpsConnection(_Direct, HTTPSConnection):
+    pass
 
 
 class _HttpPool(HTTPConnectionPool):
@@ -123,3 +271,28 @@ class _HttpsPool(HTTPSConnectionPool):
 
 
 _POOLS: Final = {"http": _HttpPool, "https": _HttpsPool}
+
+
+@cache
+def _socks_pools() -> dict[str, type[HTTPConnectionPool]]:
+    """Pools of connections by way of a SOCKS proxy; importable only with PySocks."""
+    from urllib3.contrib.socks import (
+        SOCKSConnection,
+        SOCKSHTTPConnectionPool,
+        SOCKSHTTPSConnection,
+        SOCKSHTTPSConnectionPool,
+    )
+
+    class Plain(_Timed, SOCKSConnection):
+        pass
+
+    class Encrypted(_Timed, SOCKSHTTPSConnection):
+        pass
+
+    class PlainPool(SOCKSHTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class EncryptedPool(SOCKSHTTPSConnectionPool):
+        ConnectionCls = Encrypted
+
+    return {"http": PlainPool, "https": EncryptedPool}

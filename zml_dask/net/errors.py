@@ -1,13 +1,10 @@
-"""What can go wrong between us and a server: one type per kind of failure."""
+"""The failures of a request: one type per kind."""
 
 from __future__ import annotations
 
 from typing import ClassVar
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from zml_dask.errors import RecordError
-
-_SHOWN_CHARACTERS = 300
 
 
 class NetworkError(RecordError):
@@ -135,20 +132,3 @@ class RangeUnsupportedError(NetworkError):
 
     kind: ClassVar[str] = "range_unsupported"
     permanent: ClassVar[bool] = True
-
-
-def shown(url: str) -> str:
-    """A URL fit for a message: without credentials and query, printable, not endless.
-
-    Examples
-    --------
-    >>> shown("https://user:secret@example.org/a b?access_token=1")
-    'https://example.org/a%20b'
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return quote(url[:_SHOWN_CHARACTERS], safe=":/")
-    host = quote(parts.netloc.rpartition("@")[2], safe=":[]")
-    path = quote(parts.path, safe="/%:@,+~")
-    return urlunsplit((parts.scheme, host, path, "", ""))[:_SHOWN_CHARACTERS]

@@ -1,19 +1,324 @@
-"""Who may send a request when: the interface of the throttle, and its form in one process.
+"""How many requests a server permits, and who may send one when.
 
-A cluster needs one budget for all of its workers; that form lives where Dask is
-known and fulfils the same `Throttle`.
+`Budget` is pure arithmetic, given a clock: no sleeping, no I/O, no threads. The same
+class decides in one process (`LocalThrottle`) and, for a whole cluster, on the Dask
+scheduler (where Dask is known; that form fulfils the same `Throttle`).
+
+The servers count in moving windows ("133 a minute"), so a budget keeps the times
+of its requests and permits the next as soon as the oldest has left every window.
+That uses all of what is permitted, which an even pace would not whenever the
+downloads come in bursts. Published limits are only the start values: what
+``X-RateLimit-Limit`` says takes their place.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from bisect import insort
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-from zml_dask.net.budget import DEFAULT, SEARCH, Budget, RateLimit, RatePolicy
+SEARCH: Final = "search"
+DEFAULT: Final = "default"
+
+# A request counts for the server from its arrival, which lies between its sending
+# and the answer. We count it from the answer, but at most this share of the window
+# after its sending, so that a slow server costs no more than that of the budget.
+_LATENESS: Final = 0.03
+_PAUSE_WITHOUT_ADVICE: Final = 30.0
+_LONGEST_PAUSE: Final = 3600.0
+_LONGEST_WINDOW: Final = 24 * 3600.0
+"""Of a server that is believed: one that counts in milliseconds would name a century."""
+# Instants in headers have whole seconds.
+_CLOCK_GRAIN: Final = 1.0
+_SLACK: Final = 2 * _CLOCK_GRAIN
+# Rounding must not make a wait of a window's last moment look like "go".
+_SHORTEST_WAIT: Final = 0.001
+# Some servers send the seconds to the reset instead of its instant.
+_EARLIEST_EPOCH: Final = 1_000_000_000
+# A budget remembers every request of a window. A limit that no client of ours can
+# reach is none, and keeps no list that a server could make as long as it likes.
+_MOST_REMEMBERED: Final = 100_000
+# A limit of another order than a window's own is another window's.
+_FAR_MORE: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most `count` requests in any `seconds`."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RatePolicy:
+    """What is known of a server's limits before it has answered.
+
+    Attributes
+    ----------
+    default, search : tuple of RateLimit
+        For listings of records and for everything else. Empty: no limit until
+        the server's headers name one.
+    """
+
+    default: tuple[RateLimit, ...] = ()
+    search: tuple[RateLimit, ...] = ()
+
+    def limits(self, bucket: str) -> tuple[RateLimit, ...]:
+        """Start values of a bucket."""
+        return self.search if bucket == SEARCH else self.default
+
+
+@dataclass(slots=True)
+class _Window:
+    """A moving window: a limit and the times of the requests within it.
+
+    `published`: the limit is the start value still; `learnt`: even the length
+    comes from headers.
+    """
+
+    seconds: float
+    limit: int | None
+    published: bool = False
+    learnt: bool = False
+    under_way: deque[float] = field(default_factory=deque)
+    counted: deque[float] = field(default_factory=deque)
+
+    def wait(self, now: float) -> float:
+        """Seconds until one more request fits; 0.0 for now."""
+        for times in (self.counted, self.under_way):
+            # What is never answered (a dead worker) leaves its place as well.
+            while times and times[0] <= now - self.seconds:
+                times.popleft()
+        if self.limit is None or len(self.counted) + len(self.under_way) < self.limit:
+            return 0.0
+        oldest = min(times[0] for times in (self.counted, self.under_way) if times)
+        return max(_SHORTEST_WAIT, oldest + self.seconds - now)
+
+    def record_answer(self, now: float, took: float | None) -> None:
+        """A request that was under way has been answered."""
+        if self.under_way:
+            sent = self.under_way.popleft()
+            if took is not None:
+                # A busy worker may send long after it was permitted to.
+                sent = max(sent, now - took)
+            insort(self.counted, min(now, sent + self.seconds * _LATENESS))
+
+    def correct(self, limit: int, remaining: int | None, reset_in: float, now: float) -> None:
+        """Take over what the server says of this window."""
+        self.published = False
+        if limit > _MOST_REMEMBERED:
+            self.limit = None
+            return
+        self.limit = max(1, limit)
+        if remaining is None:
+            return
+        # Somebody else shares our address, or an earlier run of ours used it.
+        # When is unknown but for the oldest, which leaves the window at the reset.
+        strangers = min(limit - remaining, limit) - len(self.counted) - len(self.under_way)
+        if strangers > 0:
+            age = max(0.0, self.seconds - reset_in)
+            times = (now - age * (1 - number / strangers) for number in range(strangers))
+            self.counted = deque(sorted([*self.counted, *times]))
+
+
+class Budget:
+    """The requests that one server permits, by bucket.
+
+    Parameters
+    ----------
+    policy : RatePolicy
+        Limits to start from.
+
+    Examples
+    --------
+    >>> budget = Budget(RatePolicy(default=(RateLimit(2, 60.0),)))
+    >>> budget.grant("default", 0.0), budget.grant("default", 1.0)
+    (0.0, 0.0)
+    >>> budget.grant("default", 20.0)
+    40.0
+    """
+
+    def __init__(self, policy: RatePolicy | None = None) -> None:
+        self._policy = RatePolicy() if policy is None else policy
+        self._buckets: dict[str, list[_Window]] = {}
+        self._paused_until = float("-inf")
+
+    def grant(self, bucket: str, now: float) -> float:
+        """Ask to send one request.
+
+        Parameters
+        ----------
+        bucket : str
+            ``"search"`` or ``"default"``.
+        now : float
+            Seconds of any clock that only goes forward.
+
+        Returns
+        -------
+        float
+            0.0 where it may be sent now (it is then counted), else the seconds
+            after which to ask again.
+        """
+        windows = self._windows(bucket)
+        wait = max([self._paused_until - now, *(window.wait(now) for window in windows)])
+        if wait > 0.0:
+            return wait
+        for window in windows:
+            window.under_way.append(now)
+        return 0.0
+
+    def observe(
+        self,
+        bucket: str,
+        now: float,
+        status: int,
+        headers: Mapping[str, str],
+        took: float | None = None,
+    ) -> None:
+        """Learn from an answer.
+
+        Parameters
+        ----------
+        bucket : str
+        now : float
+            By the clock that `grant` is given.
+        status : int
+            HTTP status; 0 where no answer came. A 429 pauses every bucket, and so
+            does a 503 that says for how long.
+        headers : mapping
+            Looked up as ``X-RateLimit-Limit``, ``-Remaining``, ``-Reset``,
+            ``Retry-After`` (not read on good answers: Zenodo sends it with every
+            one) and ``Date``; any spelling of case.
+        took : float, optional
+            Seconds from sending the request to its answer; where unknown, it
+            counts as sent when it was granted.
+        """
+        known = {name.lower(): value for name, value in headers.items()}
+        windows = self._windows(bucket)
+        for window in windows:
+            window.record_answer(now, took)
+        limit = _whole_number(known.get("x-ratelimit-limit"))
+        remaining = _whole_number(known.get("x-ratelimit-remaining"))
+        reset_in = _seconds_to_reset(known)
+        if limit is not None and limit > 0:
+            reset_in = windows[0].seconds if reset_in is None else reset_in
+            window = _window_meant(windows, limit, reset_in)
+            if window.published and limit != window.limit:
+                # The published figures are out of date, so the longer windows'
+                # are too; those servers name a longer window once it is used up.
+                for longer in windows:
+                    if longer.published and longer is not window:
+                        longer.limit = None
+            window.correct(limit, remaining, reset_in, now)
+        if status in {429, 503}:
+            pause = retry_after(known)
+            if pause is None and status == 503:
+                return
+            if pause is None:
+                pause = _PAUSE_WITHOUT_ADVICE if reset_in is None else reset_in + _CLOCK_GRAIN
+            self._paused_until = max(self._paused_until, now + min(pause, _LONGEST_PAUSE))
+
+    def paused_for(self, now: float) -> float:
+        """Seconds for which a 429 or 503 still stops every request; 0.0 for none."""
+        return max(0.0, self._paused_until - now)
+
+    def _windows(self, bucket: str) -> list[_Window]:
+        if bucket not in self._buckets:
+            limits = sorted(self._policy.limits(bucket), key=lambda limit: limit.seconds)
+            self._buckets[bucket] = [
+                _Window(limit.seconds, limit.count, published=True) for limit in limits
+            ] or [_Window(60.0, None, learnt=True)]
+        return self._buckets[bucket]
+
+
+def _window_meant(windows: list[_Window], limit: int, reset_in: float) -> _Window:
+    """The window that a header speaks of: it names a number, not a length."""
+    for window in windows:
+        if window.limit == limit:
+            if window.learnt:
+                window.seconds = max(window.seconds, _usual(reset_in))
+            return window
+    if windows[0].learnt and windows[0].limit is None:
+        # Nothing was known: the window is as long as the time to its reset.
+        windows[0].seconds = _usual(reset_in)
+    for window in windows:
+        # An hour's limit is near its reset at times as well; its number shows it.
+        known = window.limit is not None and not window.published
+        if reset_in <= window.seconds + _SLACK and not (
+            known and limit > _FAR_MORE * (window.limit or limit)
+        ):
+            return window
+    windows.append(_Window(max(3600.0, reset_in), None, learnt=True))
+    return windows[-1]
+
+
+def _usual(seconds: float) -> float:
+    """A minute or an hour where a time measured in whole seconds is about that long."""
+    for usual in (60.0, 3600.0):
+        if abs(seconds - usual) <= _SLACK:
+            return usual
+    return max(1.0, seconds)
+
+
+def _whole_number(text: str | None) -> int | None:
+    if text is None or not text.strip().isascii() or not text.strip().isdigit():
+        return None
+    return int(text.strip()[:18])
+
+
+def _seconds_to_reset(headers: Mapping[str, str]) -> float | None:
+    """``X-RateLimit-Reset`` less ``Date``: by the server's own clock, never by ours."""
+    reset = _whole_number(headers.get("x-ratelimit-reset"))
+    date = _instant(headers.get("date"))
+    if reset is None:
+        return None
+    if reset < _EARLIEST_EPOCH:
+        seconds = float(reset)
+    elif date is None:
+        return None
+    else:
+        seconds = max(0.0, reset - date)
+    return seconds if seconds <= _LONGEST_WINDOW else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """``Retry-After`` in seconds, whether given as such or as an instant; at most an hour.
+
+    Parameters
+    ----------
+    headers : mapping
+        Looked up as ``retry-after`` and ``date``.
+
+    Examples
+    --------
+    >>> date = "Thu, 01 Jan 2026 00:00:00 GMT"
+    >>> retry_after({"retry-after": "Thu, 01 Jan 2026 00:00:08 GMT", "date": date})
+    8.0
+    """
+    text = headers.get("retry-after")
+    seconds = _whole_number(text)
+    if seconds is not None:
+        return min(float(seconds), _LONGEST_PAUSE)
+    then, date = _instant(text), _instant(headers.get("date"))
+    if then is None:
+        return None
+    return min(max(0.0, then - (time.time() if date is None else date)), _LONGEST_PAUSE)
+
+
+def _instant(text: str | None) -> float | None:
+    try:
+        return None if text is None else parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError, IndexError):
+        return None
+
 
 ZENODO: Final = RatePolicy(
     default=(RateLimit(60, 60.0), RateLimit(2000, 3600.0)),

@@ -2,33 +2,133 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
-from collections.abc import Callable
-from typing import Final, Self
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO, Final, Self
+from urllib.parse import urlsplit
 
 import requests
+import zstandard
 
-from zml_dask.net.download import (
-    HEAD_BYTES,
-    PIECE,
-    Download,
-    TransferPlan,
-    local_disk,
-    write_all,
-)
 from zml_dask.net.errors import (
+    BadAnswerError,
     BadRequestError,
     ChecksumError,
+    DiskFullError,
     NetworkError,
+    ScratchError,
     TooLargeError,
     TruncatedError,
-    shown,
 )
+from zml_dask.text_safety import redact_url
 
+HEAD_BYTES: Final = 512
+"""How much of a file is enough to decide whether the rest is wanted: a tar header."""
+
+PIECE: Final = 256 * 1024
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PROGRESS: Final = 1024 * 1024
 _MD5_OF_NOTHING: Final = hashlib.md5(usedforsecurity=False).hexdigest()
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z")
+_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate", "zstd"})
+_COMPRESSED_NAMES: Final = (".gz", ".tgz", ".svgz", ".zst")
+# As for archives: what a body may grow to where nothing says how large the file is.
+_MOST_DECODED: Final = 512 * 1024 * 1024
+_MOST_RATIO: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that has arrived.
+
+    Attributes
+    ----------
+    path : Path
+    bytes : int
+        Of the content on disk.
+    md5 : str
+        Hex digest of it.
+    requests : int
+        How many it took.
+    complete : bool
+        False where the first bytes showed that the rest is not wanted; `path`
+        then does not exist.
+    """
+
+    path: Path
+    bytes: int
+    md5: str
+    requests: int
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TransferPlan:
+    """What to fetch, where to, and what it has to be; see `HttpClient.download`."""
+
+    url: str
+    target: Path
+    max_bytes: int | None = None
+    checksum: str | None = None
+    size: int | None = None
+    keep_partial: bool = False
+    wanted: Callable[[bytes], bool] | None = None
+
+    @property
+    def md5(self) -> str | None:
+        """Expected md5, hex; None where the record names none that we can check."""
+        if self.checksum is None:
+            return None
+        algorithm, colon, digest = self.checksum.rpartition(":")
+        return digest.lower() if algorithm.lower() in {"md5", ""} or not colon else None
+
+    @property
+    def names_a_page(self) -> bool:
+        """Whether the file itself is HTML, by its name."""
+        path = urlsplit(self.url).path.removesuffix("/content").lower()
+        return path.endswith((".html", ".htm", ".xhtml"))
+
+    @property
+    def part(self) -> Path:
+        """Where the file grows."""
+        return self.target.with_name(self.target.name + ".part")
+
+
+def write_all(file: FileIO, piece: bytes) -> None:
+    """Write to an unbuffered file: the system may take a part of it, as of a disk almost full."""
+    written = file.write(piece)
+    while written < len(piece):
+        written += file.write(piece[written:])
+
+
+@contextmanager
+def local_disk(path: Path) -> Iterator[None]:
+    """Turn what the local disk refuses into errors that say so.
+
+    Raises
+    ------
+    DiskFullError
+        No space, or over quota.
+    ScratchError
+        Anything else, such as a folder that may not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFullError(
+                f"no space left at {str(path.parent)!r}; free some, or name another scratch folder"
+            ) from error
+        raise ScratchError(
+            f"{str(path)!r} cannot be written ({error.strerror}); name another scratch folder"
+        ) from error
 
 
 class Transfer:
@@ -47,7 +147,7 @@ class Transfer:
         self._total: int | None = None
         self._validator: str | None = None
         self._mismatches = 0
-        self._judged = plan.wanted is None
+        self._is_checked = plan.wanted is None
         self.finished = False
         self.complete = True
 
@@ -55,7 +155,7 @@ class Transfer:
         with local_disk(self._plan.part):
             resume = self._plan.keep_partial and self._plan.md5 is not None
             if resume and self._plan.part.exists():
-                self._take_up_remnant()
+                self._read_remnant()
             self._file = self._plan.part.open("ab" if self._offset else "wb", buffering=0)
         return self
 
@@ -74,29 +174,29 @@ class Transfer:
             headers["If-Range"] = self._validator
         return headers
 
-    def take(
-        self, answer: requests.Response, check_time: Callable[[], None]
+    def receive(
+        self, response: requests.Response, check_time: Callable[[], None]
     ) -> NetworkError | None:
-        """Write an answer's body; None, or what was wrong with it that may pass.
+        """Write a response's body; return None, or the transient error in it.
 
         Raises
         ------
         NetworkError
-            Where it will not pass.
+            If the error is permanent.
         """
-        failure = self._begin(answer)
+        failure = self._begin(response)
         if failure is not None:
             return failure
-        while piece := answer.raw.read1(PIECE, decode_content=False):
+        while piece := response.raw.read1(PIECE, decode_content=False):
             check_time()
             self._write(piece)
-            if not self._judged and self._offset >= HEAD_BYTES and not self._is_wanted():
+            if not self._is_checked and self._offset >= HEAD_BYTES and not self._is_wanted():
                 return None
-        if not self._judged and not self._is_wanted():
+        if not self._is_checked and not self._is_wanted():
             return None
-        return self._judge_body()
+        return self._check_body(response)
 
-    def settle_if_whole(self) -> bool:
+    def accept_if_complete(self) -> bool:
         """Accept what is there although the server promised more, where it proves right."""
         plan = self._plan
         if plan.md5 is not None:
@@ -106,7 +206,7 @@ class Transfer:
         return self.finished
 
     def _is_empty_as_promised(self) -> bool:
-        """Whether a body without a byte is the file: no answer at all would look the same."""
+        """Whether a body without a byte is the file: a broken answer would look the same."""
         plan = self._plan
         return not self._offset and plan.size in {None, 0} and plan.md5 in {None, _MD5_OF_NOTHING}
 
@@ -129,12 +229,12 @@ class Transfer:
             plan.target, self._offset, self._md5.hexdigest(), requests_sent, self.complete
         )
 
-    def _take_up_remnant(self) -> None:
+    def _read_remnant(self) -> None:
         with self._plan.part.open("rb") as remnant:
             while piece := remnant.read(PIECE):
                 self._md5.update(piece)
                 self._offset += len(piece)
-        self._judged = True
+        self._is_checked = True
 
     def _restart(self) -> None:
         with local_disk(self._plan.part):
@@ -145,41 +245,42 @@ class Transfer:
         self._validator = None
         self._total = None
 
-    def _begin(self, answer: requests.Response) -> NetworkError | None:
-        """Make ready for a body, by the answer's status and headers."""
-        if answer.status_code == 416:
+    def _begin(self, response: requests.Response) -> NetworkError | None:
+        """Make ready for a body, by the response's status and headers."""
+        if response.status_code == 416:
             return self._begin_unsatisfied()
-        if answer.status_code == 206:
-            part = content_range(answer)
+        if response.status_code == 206:
+            part = content_range(response)
             if part is None or part[0] != self._offset or self._has_changed(part[2]):
                 self._restart()
-                return TruncatedError(f"{shown(self._plan.url)} answers with another part or file")
-            self._total = part[2]
+                where = redact_url(self._plan.url)
+                return TruncatedError(f"{where} answers with another part or file")
+            self._total = part[2] if part[2] is not None else self._total
         else:
             if self._offset:
                 # The whole, although a part was asked for: no Range here, or
                 # the file has changed.
                 self._restart()
-            self._total = _content_length(answer)
-        if self._judged:
+            self._total = _content_length(response)
+        if self._is_checked:
             self._refuse_above(self._total)
-        self._validator = _validator(answer)
+        self._validator = _validator(response)
         return None
 
     def _begin_unsatisfied(self) -> NetworkError:
         if not self._offset:
-            raise BadRequestError(f"{shown(self._plan.url)} answers 416 to a plain request")
+            raise BadRequestError(f"{redact_url(self._plan.url)} answers 416 to a plain request")
         self._restart()
-        return TruncatedError(f"{shown(self._plan.url)} is shorter than what came before")
+        return TruncatedError(f"{redact_url(self._plan.url)} is shorter than what came before")
 
-    def _has_changed(self, total: int) -> bool:
-        return self._total is not None and total != self._total
+    def _has_changed(self, total: int | None) -> bool:
+        return None not in (self._total, total) and total != self._total
 
     def _refuse_above(self, count: int | None) -> None:
         limit = self._plan.max_bytes
         if limit is not None and count is not None and count > limit:
             raise TooLargeError(
-                f"{shown(self._plan.url)} has {count:,} bytes, over the limit of {limit:,}; "
+                f"{redact_url(self._plan.url)} has {count:,} bytes, over the limit of {limit:,}; "
                 "raise --max-archive-size to have it"
             )
 
@@ -192,7 +293,7 @@ class Transfer:
 
     def _is_wanted(self) -> bool:
         wanted = self._plan.wanted
-        self._judged = True
+        self._is_checked = True
         if wanted is None:
             return True
         with local_disk(self._plan.part), self._plan.part.open("rb") as file:
@@ -203,13 +304,21 @@ class Transfer:
             self._refuse_above(self._total)
         return self.complete
 
-    def _judge_body(self) -> NetworkError | None:
-        """Whether a body that ended as its own headers promise is what the record says."""
-        plan, where = self._plan, shown(self._plan.url)
-        unknown = plan.md5 is None and plan.size is None
-        if unknown or self.settle_if_whole() or self._is_empty_as_promised():
+    def _check_body(self, response: requests.Response) -> NetworkError | None:
+        """Tell whether a body that ended as its own headers promise is what the record says."""
+        plan, where = self._plan, redact_url(self._plan.url)
+        if self.accept_if_complete() or self._is_empty_as_promised():
             self.finished = True
             return None
+        encoding = content_encoding(response)
+        if encoding in _ENCODINGS and self._accept_decoded(encoding):
+            return None
+        if plan.md5 is None and plan.size is None:
+            self.finished = True
+            return None
+        if _is_page(response) and not plan.names_a_page:
+            self._restart()
+            return BadAnswerError(f"{where} answers with a page instead of the file; try later")
         if plan.size is not None and self._offset < plan.size:
             return TruncatedError(
                 f"{where} gives {self._offset:,} of {plan.size:,} bytes; try later"
@@ -224,24 +333,100 @@ class Transfer:
         self._restart()
         return failure
 
+    def _accept_decoded(self, encoding: str) -> bool:
+        """Put the decompressed content in the place of the body, if that is what is wanted.
 
-def content_range(answer: requests.Response) -> tuple[int, int, int] | None:
-    """First byte, last byte and size of the whole, of an answer of 206."""
-    match = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
+        We ask for files as they are, but some servers compress all the same; others
+        send the name of a compression for an archive that is compressed itself. So
+        what the record says of the file decides; and where that is nothing, its name.
+        """
+        plan = self._plan
+        is_known = plan.md5 is not None or plan.size is not None
+        path = urlsplit(plan.url).path.removesuffix("/content")
+        if not is_known and path.endswith(_COMPRESSED_NAMES):
+            return False
+        target = plan.part.with_name(plan.part.name + ".decoded")
+        limits = [each for each in (plan.size, plan.max_bytes) if each is not None]
+        most = min([max(_MOST_DECODED, _MOST_RATIO * self._offset), *limits])
+        digest, size = hashlib.md5(usedforsecurity=False), 0
+        with (
+            local_disk(target),
+            plan.part.open("rb") as source,
+            target.open("wb", buffering=0) as file,
+        ):
+            try:
+                for piece in _decoded(source, encoding):
+                    size += len(piece)
+                    if size > most:
+                        break
+                    write_all(file, piece)
+                    digest.update(piece)
+                is_right = size <= most and (
+                    digest.hexdigest() == plan.md5
+                    if plan.md5 is not None
+                    else plan.size in {None, size}
+                )
+            except (zlib.error, zstandard.ZstdError, EOFError):
+                is_right = False
+        with local_disk(target):
+            if is_right:
+                target.replace(plan.part)
+                self._offset, self._md5, self.finished = size, digest, True
+            else:
+                target.unlink()
+        return is_right
+
+
+def _decoded(source: BinaryIO, encoding: str) -> Iterator[bytes]:
+    """Decompress a file piece by piece; never more than `PIECE` bytes at a time."""
+    if encoding == "zstd":
+        with zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True) as reader:
+            while piece := reader.read(PIECE):
+                yield piece
+        return
+    data = source.read(PIECE)
+    # By the standard "deflate" has zlib's header; some servers leave it out.
+    is_raw = encoding == "deflate" and (len(data) < 2 or int.from_bytes(data[:2]) % 31 != 0)
+    bits = -zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32
+    decoder = zlib.decompressobj(bits)
+    while data:
+        if decoder.eof:
+            decoder = zlib.decompressobj(bits)  # gzip files may stand one behind the other
+        yield decoder.decompress(data, PIECE)
+        data = decoder.unused_data or decoder.unconsumed_tail or source.read(PIECE)
+    yield decoder.flush()
+    if not decoder.eof:
+        raise EOFError
+
+
+def content_range(response: requests.Response) -> tuple[int, int, int | None] | None:
+    """First byte, last byte and size of the whole (None for unknown), of a response of 206."""
+    match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
     if match is None:
         return None
-    first, last, total = (int(group) for group in match.groups())
-    return (first, last, total) if first <= last < total else None
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    return (first, last, total) if first <= last and (total is None or last < total) else None
 
 
-def _content_length(answer: requests.Response) -> int | None:
-    text = answer.headers.get("Content-Length", "")
+def content_encoding(response: requests.Response) -> str:
+    """Name of the compression that a server applied, asked or not; '' for none."""
+    stated = response.headers.get("Content-Encoding", "").strip().lower()
+    return "" if stated == "identity" else stated
+
+
+def _is_page(response: requests.Response) -> bool:
+    return response.headers.get("Content-Type", "").lower().startswith("text/html")
+
+
+def _content_length(response: requests.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _validator(answer: requests.Response) -> str | None:
+def _validator(response: requests.Response) -> str | None:
     """What tells this version of the file from another: a strong ETag, else the date."""
-    tag = answer.headers.get("ETag", "")
+    tag = response.headers.get("ETag", "")
     if tag.startswith('"'):
         return tag
-    return answer.headers.get("Last-Modified")
+    return response.headers.get("Last-Modified")

@@ -1,21 +1,33 @@
-"""Which URLs may be fetched, and which redirects followed."""
+"""Which URLs may be fetched, which redirects followed, and which addresses are public."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from ipaddress import ip_address
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from socket import inet_aton
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from zml_dask.net.errors import BadRedirectError, BadUrlError, shown
+from zml_dask.net.errors import BadRedirectError, BadUrlError
+from zml_dask.text_safety import redact_url
 
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 MOST_REDIRECTS: Final = 10
 
+# What a URL may hold unquoted (RFC 3986), and the percent sign of what is quoted already.
+_URL_CHARACTERS: Final = "!#$%&'()*+,/:;=?@[]~-._"
+_FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+# IPv6 prefixes whose last 32 bits are an IPv4 address: mapped, compatible, and NAT64.
+_LAST_IS_IPV4: Final = tuple(map(ip_network, ("::ffff:0:0/96", "::/96", "64:ff9b::/96")))
+_LOCAL_NAT64: Final = ip_network("64:ff9b:1::/48")
+_SIX_TO_FOUR: Final = ip_network("2002::/16")
+_ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
+
 
 def check_url(url: str) -> str:
-    """A URL that may be fetched: http(s), a host, no credentials.
+    """Return a URL that may be fetched: http(s), a host, no credentials.
 
     Raises
     ------
@@ -31,61 +43,127 @@ def check_url(url: str) -> str:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise BadUrlError(
-            f"{shown(url)} is not a URL ({error}); the record is passed over"
-        ) from None
+        raise BadUrlError(f"{redact_url(url)} is not a URL ({error})") from None
     if parts.scheme not in {"http", "https"}:
         raise BadUrlError(
-            f"{shown(url)!r} is not fetched: only http and https are, "
+            f"{redact_url(url)!r} is not fetched: only http and https are, "
             "unless the user's own catalogue names the URL"
         )
     if not parts.hostname:
-        raise BadUrlError(f"{shown(url)} names no host")
+        raise BadUrlError(f"{redact_url(url)} names no host")
     if parts.username is not None or parts.password is not None:
-        raise BadUrlError(f"{shown(url)} carries credentials; they do not belong in a catalogue")
-    if any(character <= " " or character in "\x7f\\" for character in url):
+        raise BadUrlError(
+            f"{redact_url(url)} carries credentials; they do not belong in a catalogue"
+        )
+    if " " in url or _FORBIDDEN.search(url):
         # A backslash ends the host for some readers of URLs and not for others.
-        raise BadUrlError(f"{shown(url)} holds a space, control character or backslash")
+        raise BadUrlError(f"{redact_url(url)} holds a space, control character or backslash")
     return url
 
 
-def redirected(url: str, location: str | None) -> str:
-    """Where an answer of 3xx leads.
+def redirected(url: str, location: str | None, *, from_inside: bool | None = None) -> str:
+    r"""Return where a redirect leads.
+
+    Parameters
+    ----------
+    url : str
+        What was asked for.
+    location : str or None
+        The header, as `http.client` gives it: bytes read as Latin-1. Spaces and
+        other characters that a URL may not hold are quoted, as browsers do.
+    from_inside : bool, optional
+        Whether the server that answered is in the private network. Default: as
+        the host in `url` is spelt.
 
     Raises
     ------
     BadRedirectError
         Where it leads off http(s), from https to http, or from elsewhere to
         this machine or its private network.
+
+    Examples
+    --------
+    >>> redirected("https://a.org/x", "/files/my code.zip")
+    'https://a.org/files/my%20code.zip'
     """
     if not location:
-        raise BadRedirectError(f"{shown(url)} redirects to nowhere")
+        raise BadRedirectError(f"{redact_url(url)} redirects to nowhere")
     try:
-        target = check_url(urljoin(url, location))
+        # Before quoting, which would hide them; `urljoin` would drop some of them.
+        is_forbidden = _FORBIDDEN.search(location) is not None
+        target = check_url("" if is_forbidden else urljoin(url, _quoted(location)))
     except (BadUrlError, ValueError):
         raise BadRedirectError(
-            f"{shown(url)} redirects to {shown(location)!r}, which is not fetched"
+            f"{redact_url(url)} redirects to {redact_url(location)!r}, which is not fetched"
         ) from None
     old, new = urlsplit(url), urlsplit(target)
     if old.scheme == "https" and new.scheme == "http":
-        raise BadRedirectError(f"{shown(url)} redirects to unencrypted {shown(target)}")
-    if _is_inside(new.hostname) and not _is_inside(old.hostname):
-        raise BadRedirectError(f"{shown(url)} redirects into the private network: {shown(target)}")
+        raise BadRedirectError(f"{redact_url(url)} redirects to unencrypted {redact_url(target)}")
+    if from_inside is None:
+        from_inside = is_private_host(old.hostname)
+    if not from_inside and is_private_host(new.hostname):
+        raise private_redirect(target)
     return target
 
 
-def _is_inside(host: str | None) -> bool:
-    """Whether a host is this machine or named by a private address, however it is spelt."""
+def private_redirect(url: str) -> BadRedirectError:
+    """Return the error for a redirect from a public server to a private address."""
+    return BadRedirectError(
+        f"a public server redirects into the private network: {redact_url(url)} is not fetched"
+    )
+
+
+def is_public(address: str) -> bool:
+    """Tell whether an IP address is one of the public internet.
+
+    An IPv6 address that embeds an IPv4 address (mapped, compatible, 6to4, NAT64,
+    ISATAP) is public only if that one is. Multicast is not.
+
+    Examples
+    --------
+    >>> is_public("8.8.8.8"), is_public("10.0.0.1"), is_public("64:ff9b::7f00:1")
+    (True, False, False)
+    """
+    ip = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv6Address):
+        embedded = _embedded_ipv4(ip)
+        if embedded is not None:
+            return is_public(str(embedded)) and ip not in _LOCAL_NAT64
+    return ip.is_global and not ip.is_multicast
+
+
+def is_private_host(host: str | None) -> bool:
+    """Tell whether a host is this machine or spelt as an address that is not public."""
     # As `requests` does before it looks a name up: digits and dots come in many shapes.
     name = unicodedata.normalize("NFKC", host or "").replace("\u3002", ".").lower().rstrip(".")
     if not name or name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        address = ip_address(name)
+        return not is_public(name)
     except ValueError:
-        try:
-            # The system's resolver takes 127.1, 0x7f.1 and 2130706433 for addresses.
-            address = ip_address(inet_aton(name))
-        except (OSError, ValueError):
-            return False
-    return not address.is_global
+        pass
+    try:
+        # The system's resolver takes 127.1, 0x7f.1 and 2130706433 for addresses.
+        return not is_public(str(IPv4Address(inet_aton(name))))
+    except (OSError, ValueError):
+        return False
+
+
+def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
+    number = int(ip)
+    if ip in _SIX_TO_FOUR:
+        return IPv4Address(number >> 80 & 0xFFFF_FFFF)
+    is_isatap = number >> 32 & 0xFFFF_FFFF in _ISATAP
+    if is_isatap or ip in _LOCAL_NAT64 or any(ip in network for network in _LAST_IS_IPV4):
+        return IPv4Address(number & 0xFFFF_FFFF)
+    return None
+
+
+def _quoted(location: str) -> str:
+    """Quote what a URL may not hold, in all but the host."""
+    with suppress(UnicodeError):
+        # Servers write UTF-8, whatever the standard of the header says.
+        location = location.encode("latin-1").decode("utf-8")
+    scheme, netloc, path, query, fragment = urlsplit(location.strip(" "))
+    path, query, fragment = (quote(part, safe=_URL_CHARACTERS) for part in (path, query, fragment))
+    return urlunsplit((scheme, netloc, path, query, fragment))

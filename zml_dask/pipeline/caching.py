@@ -14,7 +14,7 @@ from zml_dask.errors import RecordError
 from zml_dask.fetch.cache import CachedRecord, cache_record
 from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.origins import FetchOptions
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.pipeline.workbench import Source
 from zml_dask.records.catalogue import Catalogue

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zml_dask.errors import RecordError, ZmlError
 from zml_dask.fetch.origins import FetchedRecord, FetchOptions, open_record
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.errors import UnknownRecordError
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row

@@ -20,8 +20,7 @@ from typing import Any, Final
 import distributed
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from zml_dask.net.budget import Budget, RatePolicy
-from zml_dask.net.throttle import policy_for
+from zml_dask.net.throttle import Budget, RatePolicy, policy_for
 
 # A budget that waits for answers on their way says so by a wait of next to
 # nothing; an answer wakes the line anyway.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.build import OpenClient, build_on
 from zml_dask.pipeline.errors import NotHarvestedError
 from zml_dask.pipeline.ledger import load_ledger

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
 
-from zml_dask.net.http import HttpClient
+from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import LocalThrottle, Throttle
 from zml_dask.pipeline.errors import ScratchFolderError

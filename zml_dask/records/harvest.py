@@ -19,8 +19,8 @@ from time import sleep
 from typing import Final
 
 from zml_dask.errors import UsageError, ZmlError
+from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import BadQueryError, BadRequestError
-from zml_dask.net.http import HttpClient
 from zml_dask.records.journal import HarvestOptions, HarvestState, HarvestStateError, Journal
 from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
 from zml_dask.records.record import Record

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from zml_dask.errors import UsageError, ZmlError
+from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import (
     BadQueryError,
     BadRequestError,
@@ -22,7 +23,6 @@ from zml_dask.net.errors import (
     NotFoundError,
     ServerError,
 )
-from zml_dask.net.http import HttpClient
 from zml_dask.records.journal import HarvestOptions
 from zml_dask.records.parse import RecordParseError, record_id_of
 

@@ -1,0 +1,488 @@
+"""The HTTP client: it waits its turn, retries what is transient, and names what is not.
+
+Built on `requests`, whose redirects are switched off and followed here, one
+checked step at a time, and whose retries are not used: ours have to ask the
+shared throttle before every attempt, and resume a body where it broke off.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from pathlib import Path
+from typing import Final, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import requests
+
+from zml_dask.net.connection import Hop, new_session, resolve, travelling
+from zml_dask.net.errors import (
+    BadAnswerError,
+    BadRedirectError,
+    DeadlineError,
+    NetworkError,
+    RangeUnsupportedError,
+)
+from zml_dask.net.options import HttpOptions, Token
+from zml_dask.net.responses import (
+    BROKEN_CONNECTION,
+    OK,
+    JsonAnswer,
+    connect_error,
+    error_of,
+    is_transient,
+    read_bounded,
+)
+from zml_dask.net.throttle import SEARCH, LocalThrottle, Throttle, bucket_of, retry_after
+from zml_dask.net.transfer import (
+    Download,
+    Transfer,
+    TransferPlan,
+    content_encoding,
+    content_range,
+)
+from zml_dask.net.urls import (
+    MOST_REDIRECTS,
+    REDIRECTS,
+    check_url,
+    is_private_host,
+    is_public,
+    redirected,
+)
+from zml_dask.text_safety import redact_url
+
+__all__ = ["Download", "HttpClient", "HttpOptions", "JsonAnswer", "Token"]
+
+T = TypeVar("T")
+
+# A file is wanted as it is: an archive that a server compresses once more on
+# its way would fit neither its length nor its md5.
+_AS_IT_IS: Final = {"Accept-Encoding": "identity"}
+_REDACTED: Final = "***"
+_PART: Final = 206
+_UNSATISFIABLE: Final = 416
+# An unreachable server is reported within five seconds of the first attempt.
+_FIRST_CONNECT_TIMEOUT: Final = 4.0
+
+
+@dataclass(slots=True)
+class _RetryState:
+    """Counts the failures of one request, and says when it is enough.
+
+    Attributes
+    ----------
+    url : str
+    options : HttpOptions
+    on_retry : callable or None
+        Takes a line that says what failed, before each pause.
+    requests : int
+        Sent so far, redirects included.
+    retry_after : float
+        Seconds that the server asked us to wait, with its last transient error.
+    failures : int
+        In a row, without progress.
+    """
+
+    url: str
+    options: HttpOptions
+    on_retry: Callable[[str], None] | None = None
+    requests: int = 0
+    retry_after: float = 0.0
+    failures: int = 0
+    _deadline: float = field(init=False)
+    _rate_limited: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._deadline = time.monotonic() + self.options.deadline
+
+    def extend_deadline(self, seconds: float) -> None:
+        """Leave out time that went into waiting for our turn."""
+        self._deadline += seconds
+
+    def check_deadline(self) -> None:
+        """Stop if time is up.
+
+        Raises
+        ------
+        DeadlineError
+        """
+        if time.monotonic() > self._deadline:
+            raise DeadlineError(
+                f"{redact_url(self.url)} takes longer than {self.options.deadline:g} s; "
+                "raise the deadline, or try at another time"
+            )
+
+    def record_failure(self, failure: NetworkError, *, progressed: bool = False) -> None:
+        """Count a transient failure, and pause; or raise it, if it is one too many.
+
+        Parameters
+        ----------
+        failure : NetworkError
+        progressed : bool
+            Whether much of a body came before it: that is no failure in a row,
+            so that a file of 5 GB may arrive in twenty pieces.
+        """
+        if failure.kind == "rate_limited":
+            # The throttle does the waiting; it knows for how long.
+            self._rate_limited += 1
+            if self._rate_limited >= self.options.rate_limit_attempts:
+                raise failure
+            self.check_deadline()
+            return
+        self.failures = 1 if progressed else self.failures + 1
+        if self.failures >= self.options.attempts:
+            raise failure
+        self.check_deadline()
+        asked, self.retry_after = self.retry_after, 0.0
+        self.extend_deadline(asked)
+        pause = max(asked, self.options.pause(self.failures - 1))
+        if self.on_retry is not None:
+            self.on_retry(
+                f"{failure}; attempt {self.failures + 1} of {self.options.attempts} "
+                f"in {pause:.0f} s"
+            )
+        time.sleep(min(pause, max(0.0, self._deadline - time.monotonic())))
+
+
+class HttpClient:
+    """A client that may be shared by the threads of one process.
+
+    Parameters
+    ----------
+    options : HttpOptions
+        Picklable; the client itself is not.
+    throttle : Throttle, optional
+        Asked before every request. Default: one of this process alone.
+    token : Token, optional
+        Sent to its own host only.
+    on_retry : callable, optional
+        Takes a line for the person who waits, whenever a request has failed and
+        will be tried again.
+
+    Attributes
+    ----------
+    options : HttpOptions
+    has_token : bool
+        Zenodo grants larger pages to clients that have one.
+
+    Examples
+    --------
+    >>> with HttpClient() as client:
+    ...     client.requests_sent
+    0
+    """
+
+    def __init__(
+        self,
+        options: HttpOptions | None = None,
+        throttle: Throttle | None = None,
+        token: Token | None = None,
+        on_retry: Callable[[str], None] | None = None,
+    ) -> None:
+        self.options = HttpOptions() if options is None else options
+        self.has_token = token is not None
+        self.requests_sent = 0
+        self._token = token
+        self._on_retry = on_retry
+        self._throttle: Throttle = LocalThrottle() if throttle is None else throttle
+        self._count_lock = threading.Lock()
+        self._session = new_session(self.options, token)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._session.close()
+
+    def get_json(self, url: str, params: Mapping[str, str] | None = None) -> JsonAnswer:
+        """GET a JSON document.
+
+        Raises
+        ------
+        NetworkError
+            One of its types by what went wrong; a 500 to a search is a
+            `BadRequestError`.
+        """
+        state = self._new_state(url)
+
+        def read(response: requests.Response) -> JsonAnswer | NetworkError:
+            limit = self.options.max_json_bytes
+            body = self._redact_bytes(read_bounded(response, url, limit, state.check_deadline))
+            try:
+                payload = json.loads(body)
+            except (ValueError, RecursionError):
+                # A page of a proxy or of maintenance, with a status that says all is well.
+                return BadAnswerError(f"{redact_url(url)} answers something that is not JSON")
+            return JsonAnswer(payload, dict(response.headers), response.status_code)
+
+        return self._get(state, OK, read, params=params)
+
+    def read_range(self, url: str, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)`` of a file; fewer where it ends before.
+
+        Raises
+        ------
+        RangeUnsupportedError
+            Where the server answers with the whole file (whose body is not read).
+        NetworkError
+            One of its other types by what went wrong.
+        """
+        state = self._new_state(url)
+
+        def read(response: requests.Response) -> bytes:
+            part, status = content_range(response), response.status_code
+            fits = part is not None and part[0] == start and part[1] < stop
+            if status != _PART or part is None or not fits or content_encoding(response):
+                raise RangeUnsupportedError(
+                    f"{redact_url(url)} answers {status} to a request for a part of it"
+                )
+            length = part[1] - start + 1
+            body = read_bounded(response, url, length, state.check_deadline)
+            if len(body) != length:
+                raise requests.ConnectionError("short part")
+            return body
+
+        headers = _AS_IT_IS | {"Range": f"bytes={start}-{stop - 1}"}
+        return self._get(state, OK | {_PART, _UNSATISFIABLE}, read, headers=headers)
+
+    def download(
+        self,
+        url: str,
+        target: Path,
+        *,
+        max_bytes: int | None = None,
+        checksum: str | None = None,
+        size: int | None = None,
+        keep_partial: bool = False,
+        wanted: Callable[[bytes], bool] | None = None,
+    ) -> Download:
+        """Stream a file to disk: resumed where it breaks off, checked at the end.
+
+        Parameters
+        ----------
+        url : str
+        target : Path
+            Where it ends up, by a rename, once it is whole and right.
+        max_bytes : int, optional
+            Refuse more, before and during.
+        checksum : str, optional
+            ``"md5:..."``.
+        size : int, optional
+            Bytes that the record promises; decides only where there is no checksum.
+        keep_partial : bool
+            Leave what there is of a failed download beside `target`, and start
+            from such a remnant (only where a checksum can prove the whole).
+        wanted : callable, optional
+            Given the first bytes (512, or all of a shorter file); where it
+            returns False the transfer stops.
+
+        Returns
+        -------
+        Download
+
+        Raises
+        ------
+        NetworkError
+            One of its types by what went wrong.
+        """
+        plan = TransferPlan(url, target, max_bytes, checksum, size, keep_partial, wanted)
+        state = self._new_state(url)
+        with Transfer(plan) as transfer:
+            transfer.accept_if_complete()
+            while not transfer.finished:
+                failure = self._attempt(
+                    state,
+                    OK | {_PART, _UNSATISFIABLE},
+                    lambda response: transfer.receive(response, state.check_deadline),
+                    headers=_AS_IT_IS | transfer.headers(),
+                )
+                if failure is not None and not transfer.accept_if_complete():
+                    state.record_failure(failure, progressed=transfer.progressed())
+            return transfer.result(state.requests)
+
+    def resolve_redirects(self, url: str) -> str:
+        """Return where the redirects of a URL end, each of them checked; the body is not read.
+
+        Raises
+        ------
+        NetworkError
+        """
+        return self._get(self._new_state(url), OK, lambda response: response.url)
+
+    def await_turn(self, url: str) -> None:
+        """Ask the throttle for a request that somebody else (git) will send."""
+        self._throttle.acquire(url)
+        self._throttle.report(url, 0, {})
+
+    def _redact(self, text: str | None) -> str:
+        """Strike the token out of what a server says: some repeat a request's headers."""
+        if text and self._token is not None:
+            for secret in (self._token.value, quote(self._token.value, safe="")):
+                text = text.replace(secret, _REDACTED)
+        return text or ""
+
+    def _redact_bytes(self, body: bytes) -> bytes:
+        token = self._token
+        return body if token is None else body.replace(token.value.encode(), _REDACTED.encode())
+
+    def _new_state(self, url: str) -> _RetryState:
+        return _RetryState(url, self.options, self._on_retry)
+
+    def _get(
+        self,
+        state: _RetryState,
+        good: frozenset[int],
+        read: Callable[[requests.Response], T | NetworkError],
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
+        """Try until `read` has made something of a response."""
+        results: list[T] = []
+
+        def take(response: requests.Response) -> NetworkError | None:
+            found = read(response)
+            if isinstance(found, NetworkError):
+                return found
+            results.append(found)
+            return None
+
+        while not results:
+            failure = self._attempt(state, good, take, params=params, headers=headers)
+            if failure is not None:
+                state.record_failure(failure)
+        return results[0]
+
+    def _attempt(
+        self,
+        state: _RetryState,
+        good: frozenset[int],
+        take: Callable[[requests.Response], NetworkError | None],
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> NetworkError | None:
+        """Send a request once and have its response taken.
+
+        Parameters
+        ----------
+        state : _RetryState
+        good : frozenset of int
+            Statuses whose responses are taken.
+        take : callable
+            Given such a response; returns None, or the transient error in it.
+        params, headers : mapping, optional
+
+        Returns
+        -------
+        NetworkError or None
+            A transient error.
+
+        Raises
+        ------
+        NetworkError
+            A permanent one.
+        """
+        url = state.url
+        is_search = bucket_of(url) == SEARCH
+        try:
+            with self._open(state, params, headers) as response:
+                if response.status_code in good:
+                    return take(response)
+                failure = error_of(response, url, is_search=is_search, redact=self._redact)
+                if not is_transient(response, is_search=is_search):
+                    raise failure
+                state.retry_after = retry_after(_lower(response.headers)) or 0.0
+                return failure
+        except BROKEN_CONNECTION as error:
+            failure, transient = connect_error(url, error)
+            if transient:
+                return failure
+        raise failure
+
+    @contextmanager
+    def _open(
+        self,
+        state: _RetryState,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+    ) -> Iterator[requests.Response]:
+        """Send a request and follow where it leads, one checked step at a time."""
+        url = check_url(state.url)
+        hop = Hop(state.check_deadline)
+        for _ in range(MOST_REDIRECTS + 1):
+            with self._send(url, state, hop, params, headers) as response:
+                if response.status_code not in REDIRECTS:
+                    yield response
+                    return
+                location = response.headers.get("Location")
+                # Known by the address that answered; by way of a proxy, by how it is spelt.
+                from_inside = None if hop.peer is None else not is_public(hop.peer)
+                target = redirected(url, self._redact(location), from_inside=from_inside)
+                if from_inside is None and not is_private_host(urlsplit(url).hostname):
+                    _check_target(target)
+                hop = Hop(state.check_deadline, public_only=from_inside is False)
+                url, params = target, None
+        raise BadRedirectError(
+            f"{redact_url(state.url)} redirects more than {MOST_REDIRECTS} times"
+        )
+
+    def _send(
+        self,
+        url: str,
+        state: _RetryState,
+        hop: Hop,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+    ) -> requests.Response:
+        state.extend_deadline(self._throttle.acquire(url))
+        state.requests += 1
+        with self._count_lock:
+            self.requests_sent += 1
+        status = 0
+        seen: Mapping[str, str] = {}
+        sent = time.monotonic()
+        connect_timeout = self.options.connect_timeout
+        if not state.failures:
+            connect_timeout = min(connect_timeout, _FIRST_CONNECT_TIMEOUT)
+        try:
+            with travelling(hop):
+                response = self._session.get(
+                    url,
+                    params=params,
+                    headers=headers,
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=(connect_timeout, self.options.read_timeout),
+                )
+            status = response.status_code
+            seen = {"Date": formatdate(usegmt=True), **response.headers}
+        finally:
+            self._throttle.report(url, status, seen, time.monotonic() - sent)
+        return response
+
+
+def _check_target(url: str) -> None:
+    """Refuse a redirect whose host has private addresses only, where a proxy will connect to it.
+
+    Raises
+    ------
+    BadRedirectError
+    """
+    parts = urlsplit(url)
+    # Without a resolver of our own the proxy's has to do.
+    with suppress(OSError, UnicodeError):
+        resolve(parts.hostname or "", parts.port or 0, public_only=True)
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}

@@ -1,0 +1,297 @@
+"""What a response or a broken connection means: which error it is, and whether it is transient."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import requests
+import urllib3
+
+from zml_dask.net.errors import (
+    BadAnswerError,
+    BadQueryError,
+    BadRequestError,
+    BlockedError,
+    ConnectError,
+    ForbiddenError,
+    GoneError,
+    NetworkError,
+    NotFoundError,
+    RateLimitedError,
+    ServerError,
+    TooLargeError,
+)
+from zml_dask.text_safety import escape_text, redact_url
+
+OK: Final = frozenset({200, 203})
+"""Statuses of a whole body; 203 is one that a proxy has touched."""
+
+TRANSIENT: Final = frozenset({202, 204, 205, 408, 409, 421, 423, 425, 429})
+"""Statuses, beside all of 5xx, after which the same request may succeed."""
+
+FINAL: Final = frozenset({401, 403, 404, 410, 451})
+"""Statuses that stay, even with a ``Retry-After`` (Zenodo sends that with every answer)."""
+
+BROKEN_CONNECTION: Final = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
+"""What `requests` and urllib3 raise while a connection or a body breaks off."""
+
+CA_BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+_READ_BYTES: Final = 64 * 1024
+_REFUSAL_BYTES: Final = 4096
+_QUOTED_CHARACTERS: Final = 200
+_CERTIFICATE_EXPIRED: Final = 10
+"""OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
+_CERTIFICATE_OF_ANOTHER_HOST: Final = frozenset({62, 64})
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonAnswer:
+    """A JSON body and what came with it."""
+
+    payload: Any
+    headers: Mapping[str, str]
+    status: int
+
+
+def error_of(
+    response: requests.Response, url: str, *, is_search: bool, redact: Callable[[str], str]
+) -> NetworkError:
+    """Return the error that a response without the wanted content stands for.
+
+    A 403 with a page of HTML refuses the client; with JSON, the file. A 500 to a
+    search is Zenodo's way of rejecting the query's syntax.
+
+    Parameters
+    ----------
+    response : requests.Response
+    url : str
+        What was asked for.
+    is_search : bool
+    redact : callable
+        Strikes secrets out of what the server says.
+    """
+    status = response.status_code
+    message, is_page = _message_of(response, redact)
+    where = f"{redact_url(url)} answers {status}{message}"
+    if status == 429 or (status == 403 and response.headers.get("X-RateLimit-Remaining") == "0"):
+        return RateLimitedError(f"{where}, however long we wait; use fewer workers or try later")
+    if status in {401, 403, 451}:
+        if is_page or "traffic" in message:
+            return BlockedError(
+                f"{where}: the server blocks this client; pause, and name a contact"
+            )
+        return ForbiddenError(f"{where}: the file is not public; a token may open it")
+    if status == 404:
+        return NotFoundError(f"{where}: there is no such record or file")
+    if status == 410:
+        return GoneError(f"{where}: the record was withdrawn")
+    if status == 500 and is_search:
+        return BadQueryError(f"{where}; that means a query that the server cannot parse: check it")
+    if status >= 500 or status in TRANSIENT - {204, 205}:
+        return ServerError(f"{where} again and again; try later")
+    if status < 400:
+        return BadAnswerError(f"{where}, without the content that was asked for")
+    return BadRequestError(f"{where}: the request is not accepted")
+
+
+def is_transient(response: requests.Response, *, is_search: bool) -> bool:
+    """Tell whether trying again may help."""
+    status = response.status_code
+    if status == 500 and is_search:
+        return False
+    if status == 403 and response.headers.get("X-RateLimit-Remaining") == "0":
+        return True
+    asks_to_retry = "Retry-After" in response.headers and status >= 400 and status not in FINAL
+    return status >= 500 or status in TRANSIENT or asks_to_retry
+
+
+def connect_error(url: str, cause: BaseException) -> tuple[ConnectError, bool]:
+    """Describe a connection that failed.
+
+    Returns
+    -------
+    error : ConnectError
+    transient : bool
+        Whether trying again may help: not for a certificate that is not trusted, nor
+        for settings of this machine that are wrong.
+    """
+    where = redact_url(url)
+    causes = list(_causes(cause))
+    advice = _wrong_setting(url, causes) or _wrong_certificate(causes)
+    if advice is not None:
+        return ConnectError(f"{where} cannot be read: {advice}"), False
+    reason = _reason(causes)
+    proxy = proxy_of(url)
+    if proxy is not None and _is_connect_failure(causes):
+        name, address = proxy
+        return ConnectError(
+            f"{where} cannot be read: the proxy {redact_url(address)}, which {name} names, "
+            f"does not answer ({reason})"
+        ), True
+    return ConnectError(f"{where} cannot be read ({reason}); check the network, or try later"), True
+
+
+def read_bounded(
+    response: requests.Response, url: str, limit: int, check_time: Callable[[], None]
+) -> bytes:
+    """Return a body, decompressed, of at most `limit` bytes.
+
+    Raises
+    ------
+    TooLargeError
+    DeadlineError
+        By `check_time`.
+    """
+    pieces, count = [], 0
+    for piece in response.iter_content(_READ_BYTES):
+        check_time()
+        count += len(piece)
+        if count > limit:
+            raise TooLargeError(f"{redact_url(url)} answers more than {limit:,} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _message_of(response: requests.Response, redact: Callable[[str], str]) -> tuple[str, bool]:
+    """Return the message in a refusal's body, quoted ('' for none), and whether it is a page."""
+    try:
+        head = next(response.iter_content(_REFUSAL_BYTES), b"")
+    except BROKEN_CONNECTION:
+        return "", False
+    text = head.decode("utf-8", "replace").strip()
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError):
+        message = text
+        if len(head) >= _REFUSAL_BYTES:
+            # A secret that the limit cuts would not be recognised.
+            message = message.rpartition(" ")[0]
+    else:
+        message = str(payload.get("message", "")) if isinstance(payload, dict) else ""
+    message = " ".join(redact(message).split())[:_QUOTED_CHARACTERS]
+    return (f" ({message!r})" if message else ""), text.startswith("<")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that it wraps, as `requests` and urllib3 do in several ways."""
+    seen: set[int] = set()
+    pending: list[object] = [error]
+    while pending:
+        found = pending.pop(0)
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        pending += [*found.args, getattr(found, "reason", None), found.__cause__, found.__context__]
+
+
+def _wrong_setting(url: str, causes: list[BaseException]) -> str | None:
+    """Name the setting of this machine that makes the connection impossible."""
+    proxy = proxy_of(url)
+    if proxy is not None:
+        name, address = proxy
+        if any("SOCKS support" in str(each) for each in causes):
+            return (
+                f"{name} names a SOCKS proxy, which needs PySocks: pip install 'zml-dask[socks]', "
+                f"or unset {name}"
+            )
+        if any(isinstance(each, requests.exceptions.InvalidProxyURL) for each in causes):
+            return f"the proxy that {name} names, {redact_url(address)!r}, is not a URL; correct it"
+        refusal = next((str(e) for e in causes if "Tunnel connection failed: 40" in str(e)), None)
+        if refusal is not None:
+            said = escape_text(refusal.partition("Tunnel connection failed: ")[2][:40])
+            return (
+                f"the proxy {redact_url(address)}, which {name} names, answers {said}; "
+                "check the user and password in it"
+            )
+    bundle = next(((n, os.environ[n]) for n in CA_BUNDLE_VARIABLES if os.environ.get(n)), None)
+    if bundle is not None and url.startswith("https:"):
+        name, path = bundle
+        if not os.path.exists(path):  # noqa: PTH110 (the variable's own words)
+            return f"{name} names {path!r}, which does not exist; correct or unset it"
+        if any("NO_CERTIFICATE_OR_CRL_FOUND" in str(each) for each in causes):
+            return f"{name} names {path!r}, which holds no certificate; correct or unset it"
+    return None
+
+
+def _wrong_certificate(causes: list[BaseException]) -> str | None:
+    for each in causes:
+        if isinstance(each, ssl.SSLCertVerificationError):
+            said = escape_text(each.verify_message[:_QUOTED_CHARACTERS])
+            if each.verify_code in _CERTIFICATE_OF_ANOTHER_HOST:
+                return f"its certificate is that of another host ({said}); check the URL"
+            if each.verify_code == _CERTIFICATE_EXPIRED:
+                return (
+                    f"its certificate is not trusted ({said}); check this machine's clock, or "
+                    f"set {CA_BUNDLE_VARIABLES[0]} to a file with a certificate that you trust"
+                )
+            return (
+                f"its certificate is not trusted ({said}); set {CA_BUNDLE_VARIABLES[0]} to a "
+                "file with the certificate of its authority"
+            )
+        if isinstance(each, ssl.SSLError) and each.reason in {
+            "WRONG_VERSION_NUMBER",
+            "HTTP_REQUEST",
+            "RECORD_LAYER_FAILURE",
+        }:
+            return "it does not speak TLS on this port; is the URL http:// rather than https://?"
+        if isinstance(each, ssl.SSLError) and each.reason == "UNSUPPORTED_PROTOCOL":
+            return "it speaks only outdated versions of TLS, which this machine refuses"
+    return None
+
+
+def _reason(causes: list[BaseException]) -> str:
+    """Say in a few words why a connection failed: the innermost cause that is known."""
+    for each in reversed(causes):
+        if isinstance(each, socket.gaierror | UnicodeError):
+            return "its name has no address"
+        if isinstance(each, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(each, urllib3.exceptions.ReadTimeoutError):
+            return "no answer in time"
+        if isinstance(each, TimeoutError):
+            return "no answer in time"
+        if isinstance(each, ConnectionResetError):
+            return "connection reset"
+        if isinstance(each, OSError) and each.strerror and not isinstance(each, ssl.SSLError):
+            return each.strerror
+    return type(causes[0]).__name__
+
+
+def _is_connect_failure(causes: list[BaseException]) -> bool:
+    kinds = (
+        requests.exceptions.ProxyError,
+        requests.exceptions.ConnectTimeout,
+        urllib3.exceptions.NewConnectionError,
+        urllib3.exceptions.ConnectTimeoutError,
+    )
+    return any(isinstance(each, kinds) for each in causes)
+
+
+def proxy_of(url: str) -> tuple[str, str] | None:
+    """Return what names a proxy for a URL (a variable), and the proxy; None for none."""
+    proxies = requests.utils.get_environ_proxies(url)
+    proxy = requests.utils.select_proxy(url, proxies)
+    if not proxy:
+        return None
+    scheme = url.partition(":")[0]
+    for name in (f"{scheme}_proxy", "all_proxy"):
+        for spelt in (name, name.upper()):
+            if os.environ.get(spelt) == proxy:
+                return spelt.upper(), proxy
+    return "the system's settings", proxy
