@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from zml_dask.net.http import HttpClient
 
+from zml_dask.net.client import HttpClient
 from zml_dask.records.catalogue import Catalogue, CatalogueChangedError, CatalogueError
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.journal import CatalogueWriteError, load_state, state_path
