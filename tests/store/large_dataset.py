@@ -10,20 +10,21 @@ import pyarrow as pa
 
 from zml_dask.raster.images import draw_settled
 from zml_dask.store.commit.shards import ShardBuilder
-from zml_dask.store.commit.tasks import index_columns
+from zml_dask.store.commit.tasks import in_language_order, index_columns
 from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import Counts, DatasetInfo
 from zml_dask.store.layout import (
     DATASET_JSON,
+    FILES_BY_LANGUAGE_SCHEMA,
     FILES_SCHEMA,
     INDICES,
-    RECORDS_SCHEMA,
     ImageShape,
     image_arrays,
     shard_path,
 )
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import write_part
+from zml_dask.store.summary import summarise
+from zml_dask.store.tables import records_table, write_part
 
 SHAPE = ImageShape()
 FILES_A_SHARD = 1024
@@ -45,13 +46,18 @@ def write_large_dataset(folder: Path, shards: int = 245, seed: int = 0) -> Stora
     records = _records(shards)
     _write_indices(storage, files, shards)
     images = shards * FILES_A_SHARD * IMAGES_A_FILE
-    for path, data in zarr_objects(SHAPE, images):
+    for path, data in zarr_objects(DatasetInfo(), images):
         storage.write(path, data)
+    projection = files.select(FILES_BY_LANGUAGE_SCHEMA.names)
     parts = {
         "files": (write_part(storage, "files", 0, [files]),),
+        "files_by_language": (
+            write_part(storage, "files_by_language", 0, in_language_order(projection)),
+        ),
         "records": (write_part(storage, "records", 0, [records], row_group_rows=1024),),
         "failures": (),
         "withdrawn": (),
+        "summary": (write_part(storage, "summary", 0, [summarise(files, records)]),),
     }
     counts = Counts(images, len(files), len(records), 0)
     info = DatasetInfo(shape=SHAPE, counts=counts, tables=parts, commits=(counts,))
@@ -90,6 +96,7 @@ def _files(shards: int, random: np.random.Generator) -> pa.Table:
         "name": paths,
         "extension": pa.array(["x"] * n),
         "language": languages,
+        "language_group": languages,
         "size": np.full(n, 5000),
         "sha256": pa.array([random.bytes(32).hex() for _ in range(n)]),
         "status": pa.array(["ok"] * n),
@@ -116,6 +123,7 @@ def _records(shards: int) -> pa.Table:
             "concept_id": i // 2,
             "title": f"record {i}",
             "license": LICENSES[i % len(LICENSES)],
+            "licenses": [LICENSES[i % len(LICENSES)]] if i % len(LICENSES) != 2 else [],
             "keywords": ["a", f"k{i % 7}"],
             "publication_date": f"{2014 + i % 10}-01-01",
             "n_files": FILES_A_SHARD,
@@ -123,7 +131,7 @@ def _records(shards: int) -> pa.Table:
         }
         for i in range(shards)
     ]
-    return pa.Table.from_pylist(rows, RECORDS_SCHEMA)
+    return records_table(rows)
 
 
 def _write_indices(storage: Storage, files: pa.Table, shards: int) -> None:

@@ -32,7 +32,6 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(layout, "IMAGES", replace(layout.IMAGES, chunk=2, shard=8))
     small = tuple(replace(spec, chunk=4, shard=16) for spec in layout.INDICES)
     monkeypatch.setattr(layout, "INDICES", small)
-    monkeypatch.setattr("zml_dask.store.verify.verification.IMAGES", layout.IMAGES)
     yield
     operations.before_operation = None
 

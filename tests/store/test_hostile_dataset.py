@@ -56,14 +56,15 @@ def part(plain: Plain) -> Plain:
     return found
 
 
+PART = ".parquet/part-00000-0123456789ab.parquet"
 HOSTILE: dict[str, Callable[[Plain], object]] = {
     "path that climbs": lambda plain: part(plain).update(path="../victim"),
     "path that climbs from within": lambda p: part(p).update(path="files.parquet/../../victim"),
     "absolute path": lambda plain: part(plain).update(path="/etc/passwd"),
-    "path of another table": lambda p: part(p).update(path="records.parquet/part-00000.parquet"),
+    "path of another table": lambda p: part(p).update(path=f"records{PART}"),
     "path of the file itself": lambda plain: part(plain).update(path="dataset.json"),
     "path that is a number": lambda plain: part(plain).update(path=7),
-    "path with a line end": lambda p: part(p).update(path="files.parquet/part-00000.parquet\n"),
+    "path with a line end": lambda p: part(p).update(path=f"files{PART}\n"),
     "list of objects elsewhere": lambda plain: plain["manifest"][0].update(path="../victim"),
     "rows that are text": lambda plain: part(plain).update(rows="1"),
     "size below zero": lambda plain: part(plain).update(size=-1),
@@ -75,6 +76,12 @@ HOSTILE: dict[str, Callable[[Plain], object]] = {
     "no tables": lambda plain: plain.pop("tables"),
     "counts below zero": lambda plain: plain["counts"].update(images=-1),
     "counts beyond any": lambda plain: plain["counts"].update(images=2**70),
+    "counts beyond its tables": lambda plain: plain["counts"].update(files=2**62),
+    "chunks of no size": lambda plain: plain["arrays"][0].update(chunk=0),
+    "shards beyond any": lambda plain: plain["arrays"][0].update(shard=2**62),
+    "an array too few": lambda plain: plain["arrays"].pop(),
+    "an array of objects": lambda plain: plain["arrays"][0].update(dtype="object"),
+    "a generation below zero": lambda plain: plain.update(generation=-1),
     "counts that are fractions": lambda plain: plain["counts"].update(images=1.5),
     "counts that are null": lambda plain: plain["counts"].update(images=None),
     "images of no size": lambda plain: plain["shape"].update(height=0),

@@ -110,7 +110,7 @@ def test_backslashes_are_the_regular_expressions(text: str, rows: list[int]) -> 
         ("n_lines == '3'", "which is a number"),
         ("language > 3", 'which is text; text is written in quotes: "3"'),
         ("publication_date > 2015-01-31", "a date is text, and written in quotes"),
-        ("licens == 'mit'", "did you mean 'license'\\?$"),
+        ("licens == 'mit'", "did you mean 'license' or 'licenses'\\?$"),
         ("n_lines", "is not a condition"),
         ("path =~ '('", "RE2"),
         ("path =~ language", "should be text in quotes"),

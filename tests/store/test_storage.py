@@ -55,6 +55,34 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage.open(f"s3://zml/{uuid.uuid4().hex}", endpoint_url=url)
 
 
+def test_an_object_is_replaced_only_where_it_is_as_expected(storage: Storage) -> None:
+    assert not storage.replace("a", b"new", expected=b"old")
+    assert storage.replace("a", b"first", expected=None)
+    assert not storage.replace("a", b"second", expected=None)
+    assert not storage.replace("a", b"second", expected=b"other")
+    assert storage.read("a") == b"first"
+    assert storage.replace("a", b"second", expected=b"first")
+    assert storage.read("a") == b"second"
+    assert storage.names() == ["a"]
+    assert not storage.leftovers()
+
+
+@pytest.mark.parametrize("storage", ["folder", "s3"], indirect=True)
+def test_of_many_writers_at_once_each_builds_on_the_last(storage: Storage) -> None:
+    """However their reads and writes fall: what was written is never overwritten unread."""
+    storage.write("n", b"0")
+
+    def count(_: int) -> None:
+        while True:
+            old = storage.read("n")
+            if storage.replace("n", str(int(old) + 1).encode(), expected=old):
+                return
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(40)))
+    assert storage.read("n") == b"40"
+
+
 def test_objects_are_written_read_listed_and_removed(storage: Storage, tmp_path: Path) -> None:
     storage.write("a/b/one", b"0123456789")
     storage.write("a/two", b"")

@@ -141,7 +141,7 @@ def _numbers(counted: Partial, records: pd.DataFrame, failures: pd.DataFrame) ->
         "top_1_percent_share": float(share[: max(len(share) // 100, 1)].sum()),
     }
     by_kind = counted.by_language.groupby(level="kind").sum()
-    years = records["publication_date"].astype("object").str[:4]
+    years = records["publication_date"].astype("string").str[:4].astype("object")
     return Numbers(
         totals,
         {

@@ -79,13 +79,13 @@ def read_member(
     data = member.data
     if data is None:
         return _unread(member, name, member.status, member.reason), None
-    digest = hashlib.sha256(data).hexdigest()
+    digests = hashlib.sha256(data).hexdigest(), _git_id(data)
     try:
         settled = settle_text(data, width=width, keep_binary=keep_binary)
     except BinaryFileError as error:
-        return _unread(member, name, "binary", str(error), digest), None
+        return _unread(member, name, "binary", str(error), *digests), None
     except UndecodableFileError as error:
-        return _unread(member, name, "undecodable", str(error), digest), None
+        return _unread(member, name, "undecodable", str(error), *digests), None
     identity = identify(path, settled.text[:_HEAD])
     has_lines = settled.n_lines > 0
     file = StagedFile(
@@ -95,18 +95,37 @@ def read_member(
         identity.language,
         identity.kind,
         len(data),
-        digest,
+        digests[0],
         settled.encoding,
         "ok" if has_lines else "empty",
         member.reason if has_lines else _EMPTY,
         settled.n_lines,
         settled.n_cut,
+        digests[1],
     )
     return file, settled.text if has_lines else None
 
 
+def _git_id(data: bytes) -> str:
+    """Return the id that git gives a file of these bytes: archives of software know it by that.
+
+    Examples
+    --------
+    >>> _git_id(b"")
+    'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
+    """
+    digest = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
+    digest.update(data)
+    return digest.hexdigest()
+
+
 def _unread(
-    member: Member, name: str, status: FileStatus, reason: str | None, digest: str | None = None
+    member: Member,
+    name: str,
+    status: FileStatus,
+    reason: str | None,
+    sha256: str | None = None,
+    sha1_git: str | None = None,
 ) -> StagedFile:
     """Return the row of a file that is listed, not rasterised."""
     identity = identify(member.path, b"")
@@ -117,10 +136,11 @@ def _unread(
         identity.language,
         identity.kind,
         member.size,
-        digest,
+        sha256,
         None,
         status,
         reason,
         0,
         None,
+        sha1_git,
     )

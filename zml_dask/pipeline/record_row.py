@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zml_dask.fetch.origins import FetchedRecord
+from zml_dask.records.licenses import spdx_ids
 from zml_dask.records.parse import RecordParseError, canonical_json, parse_record
 from zml_dask.records.record import Record
 
@@ -50,6 +51,7 @@ def _described(record: Record) -> dict[str, Any]:
         "version": record.version,
         "publication_date": record.publication_date,
         "license": record.license,
+        "licenses": spdx_ids(record.license),
         "keywords": list(record.keywords),
         "creators": list(record.creators),
         "repository": record.repository,

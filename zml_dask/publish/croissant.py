@@ -71,7 +71,11 @@ _TELLING: Final[Mapping[str, str]] = {
     "files.extension": "What follows the last dot of the name, or the whole name",
     "files.status": "What became of it; 'ok' where it has images",
     "files.sha256": "Of the file's own bytes",
+    "files.language_group": "The language, or the one that linguist groups it with",
+    "files.sha1_git": "What git names the file's own bytes by",
     "records.license": "Identifier of the record's own licence",
+    "records.licenses": "SPDX identifiers in that",
+    "records.publication_date": "Day of publication; the first one of a month or year",
     "records.metadata": "The whole record as Zenodo gave it, JSON",
 }
 
@@ -248,6 +252,8 @@ def _data_type(kind: pa.DataType) -> str:
         return _data_type(kind.value_type)
     if pa.types.is_boolean(kind):
         return "sc:Boolean"
+    if pa.types.is_date(kind):
+        return "sc:Date"
     return "sc:Integer" if pa.types.is_integer(kind) else "sc:Text"
 
 

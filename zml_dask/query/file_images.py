@@ -29,9 +29,11 @@ class FileRow:
     name: str
     extension: str
     language: str | None
+    language_group: str | None
     kind: str | None
     size: int | None
     sha256: str | None
+    sha1_git: str | None
     text_sha256: str | None
     encoding: str | None
     status: str

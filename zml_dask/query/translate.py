@@ -233,6 +233,8 @@ class Translator:
         field = pc.field(self._name(column))
         if pa.types.is_list(column.type):
             return Value(field, "list", field.is_valid(), column=column)
+        if pa.types.is_date(column.type):  # compared with text, in ISO's form
+            return Value(field.cast("string"), "text", field.is_valid(), column=column)
         kind: Kind = "text" if pa.types.is_string(column.type) else "number"
         return Value(field, kind, field.is_valid(), column=column)
 

@@ -171,3 +171,24 @@ def identity_of(language: str) -> Identity:
     ('programming', None)
     """
     return _identity(language) if language in _tables()["kinds"] else UNKNOWN
+
+
+@cache
+def language_group(language: str | None) -> str | None:
+    """Return linguist's group of a language: the language itself where it is in none.
+
+    Dialects and file formats of one language are languages of their own to
+    linguist; a question about "Fortran" usually means the group.
+
+    Parameters
+    ----------
+    language : str or None
+        As in `Identity`.
+
+    Examples
+    --------
+    >>> language_group("Fortran Free Form"), language_group("Python"), language_group(None)
+    ('Fortran', 'Python', None)
+    """
+    groups: Mapping[str, str] = _tables()["groups"]
+    return groups.get(language, language) if language else None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from zml_dask.errors import UsageError, ZmlError
@@ -20,9 +20,12 @@ from zml_dask.store.layout import (
     SCHEMA_VERSION,
     STAGING,
     TABLES,
+    ArraySpec,
     ImageShape,
+    check_arrays,
+    image_arrays,
 )
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 
 FORMAT = "zml-dask"
 
@@ -39,8 +42,12 @@ class DatasetDamagedError(ZmlError):
     """``dataset.json`` is not what was written."""
 
 
-class DatasetTooNewError(UsageError):
-    """The dataset was written by a later release, in a layout this one does not know."""
+class OtherSchemaError(UsageError):
+    """The dataset was written by another release, in a layout that this one does not read."""
+
+
+class DatasetChangedError(StorageError):
+    """Another process has changed the dataset since this one began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,36 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenObject:
+    """One object of ``images.zarr`` as it was written: a row of the manifest.
+
+    Attributes
+    ----------
+    path : str
+    size : int
+        Bytes.
+    sha256 : str
+        Of those bytes, hex.
+    rows : int
+        Committed rows of the array that it holds; 0 for metadata.
+    rows_sha256 : str or None
+        Of those rows decoded (C order, little-endian), where the shard is not
+        full: a later commit rewrites it, and this still proves the rows if
+        that commit dies.
+    last_rows_sha256 : str or None
+        Of those of these rows that are in the shard's last chunk, where the
+        shard is not full or was not full once.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    rows: int = 0
+    rows_sha256: str | None = None
+    last_rows_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """How much is committed."""
 
@@ -86,7 +123,13 @@ class DatasetInfo:
         Rows of `images.zarr` and of the tables that count; arrays may be
         longer while a commit is under way, and end here for a reader.
     tables : mapping of str to tuple of Part
-        Parts of ``files``, ``records``, ``failures`` and ``withdrawn``, in row order.
+        Parts of each of `layout.TABLES`, in row order.
+    arrays : tuple of ArraySpec
+        Type, chunk and shard size of each array, ``images`` first.
+    boundary_shards : tuple of WrittenObject
+        The shards that the end of a commit lies in, of every array, as they are
+        now. Who reads one can tell by `rows` and `last_rows_sha256` whether a
+        cache or a copy gave an older state of it.
     manifest : tuple of Part
         Lists of all other objects with size and checksum; for a path that
         occurs twice the later row counts.
@@ -94,6 +137,9 @@ class DatasetInfo:
         What was committed after each commit.
     options, software, harvest : mapping
         How the dataset was made; not interpreted by the store.
+    generation : int
+        How often ``dataset.json`` was replaced; `replace_info` sees by it that
+        nobody else has.
     next_part : mapping of str to int
         Number of the next part of each table, so that none is ever reused.
     schema_version : int
@@ -104,13 +150,30 @@ class DatasetInfo:
     tables: Mapping[str, tuple[Part, ...]] = field(
         default_factory=lambda: dict.fromkeys(TABLES, ())
     )
+    arrays: tuple[ArraySpec, ...] = ()
+    boundary_shards: tuple[WrittenObject, ...] = ()
     manifest: tuple[Part, ...] = ()
     commits: tuple[Counts, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=dict)
     harvest: Mapping[str, Any] | None = None
     next_part: Mapping[str, int] = field(default_factory=dict)
+    generation: int = 0
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.arrays:
+            object.__setattr__(self, "arrays", image_arrays(self.shape))
+
+    def array(self, name: str) -> ArraySpec:
+        """Return what is recorded of an array.
+
+        Examples
+        --------
+        >>> DatasetInfo().array("images").shard
+        4096
+        """
+        return next(spec for spec in self.arrays if spec.name == name)
 
     def to_bytes(self) -> bytes:
         """Arrange as JSON that carries a checksum of itself.
@@ -130,7 +193,7 @@ class DatasetInfo:
 
         Raises
         ------
-        NotADatasetError, DatasetTooNewError, DatasetDamagedError
+        NotADatasetError, OtherSchemaError, DatasetDamagedError
         """
         try:
             plain = json.loads(data)
@@ -142,10 +205,15 @@ class DatasetInfo:
             raise NotADatasetError(f"{where} is not of a zml-dask dataset; choose another folder")
         if isinstance(plain.get("schema_version"), int):
             version = plain["schema_version"]
-            if version > SCHEMA_VERSION:
-                raise DatasetTooNewError(
-                    f"{where} has schema version {version}, this release reads up to "
-                    f"{SCHEMA_VERSION}; install a later zml-dask"
+            if version != SCHEMA_VERSION:
+                what_to_do = (
+                    "install a later zml-dask"
+                    if version > SCHEMA_VERSION
+                    else "build it again into a new folder, from its catalogue"
+                )
+                raise OtherSchemaError(
+                    f"{where} has schema version {version} and this release reads version "
+                    f"{SCHEMA_VERSION}; {what_to_do}"
                 )
         # The bytes and not only the values: a flipped byte in white space counts too.
         if plain.pop("sha256", None) != _digest(plain):
@@ -167,9 +235,18 @@ def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
     """Take over what was read; whoever wrote it, it may name and count only what there can be."""
     if plain["schema_version"].__class__ is not int:
         raise TypeError("schema_version")
+    shape = ImageShape(**_whole(plain["shape"], least=1))
+    arrays = tuple(ArraySpec(**spec) for spec in plain["arrays"])
+    check_arrays(arrays, shape)
+    counts = Counts(**_whole(plain["counts"]))
+    for table, rows in ("files", counts.files), ("records", counts.records):
+        if sum(part["rows"] for part in plain["tables"][table]) != rows:
+            raise ValueError(f"its parts of {table} do not have the {rows} rows that it counts")
     return DatasetInfo(
-        shape=ImageShape(**_whole(plain["shape"], least=1)),
-        counts=Counts(**_whole(plain["counts"])),
+        shape=shape,
+        counts=counts,
+        arrays=arrays,
+        boundary_shards=tuple(WrittenObject(**shard) for shard in plain["boundary_shards"]),
         tables={
             name: tuple(_part(name, part) for part in parts)
             for name, parts in plain["tables"].items()
@@ -180,6 +257,7 @@ def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
         software={**plain["software"]},
         harvest=None if plain["harvest"] is None else {**plain["harvest"]},
         next_part=_whole(plain["next_part"]),
+        generation=_whole({"generation": plain["generation"]})["generation"],
         schema_version=plain["schema_version"],
     )
 
@@ -196,7 +274,9 @@ def _part(table: str, plain: Mapping[str, Any]) -> Part:
         raise ValueError(f"there is a table {table!r}")
     part = Part(**plain)
     _whole({"rows": part.rows, "size": part.size})
-    if not re.fullmatch(rf"{table}\.parquet/part-\d{{5,}}\.parquet", part.path, re.ASCII):
+    if not re.fullmatch(
+        rf"{table}\.parquet/part-\d{{5,}}-[0-9a-f]{{12}}\.parquet", part.path, re.ASCII
+    ):
         raise ValueError(f"a part of {table} is {part.path!r}")
     if not re.fullmatch(r"[0-9a-f]{64}", part.sha256):
         raise ValueError(f"the SHA-256 of {part.path} is {part.sha256!r}")
@@ -266,7 +346,7 @@ def committed_info(storage: Storage) -> DatasetInfo:
     ------
     NoDatasetError
         If nothing is committed there.
-    NotADatasetError, DatasetTooNewError, DatasetDamagedError
+    NotADatasetError, OtherSchemaError, DatasetDamagedError
         As `read_info`.
     """
     info = read_info(storage)
@@ -278,10 +358,36 @@ def committed_info(storage: Storage) -> DatasetInfo:
     return info
 
 
-def write_info(storage: Storage, info: DatasetInfo) -> None:
-    """Replace ``dataset.json``, atomically, then its copy."""
-    storage.write(DATASET_JSON, info.to_bytes())
-    refresh_copy(storage, info)
+def replace_info(storage: Storage, base: DatasetInfo | None, changed: DatasetInfo) -> DatasetInfo:
+    """Replace ``dataset.json``, atomically, where it still is what a change began from.
+
+    Parameters
+    ----------
+    storage : Storage
+    base : DatasetInfo or None
+        What ``dataset.json`` said when the change began; None for a new dataset.
+    changed : DatasetInfo
+        What it is to say.
+
+    Returns
+    -------
+    DatasetInfo
+        `changed`, of the next generation.
+
+    Raises
+    ------
+    DatasetChangedError
+        If it says something else by now; nothing is written then.
+    """
+    changed = replace(changed, generation=base.generation + 1 if base else 0)
+    expected = base.to_bytes() if base else None
+    if not storage.replace(DATASET_JSON, changed.to_bytes(), expected=expected):
+        raise DatasetChangedError(
+            f"{storage.url}/{DATASET_JSON} was changed by another process since this one began; "
+            "nothing was overwritten; run the command again"
+        )
+    refresh_copy(storage, changed)
+    return changed
 
 
 def refresh_copy(storage: Storage, info: DatasetInfo) -> None:

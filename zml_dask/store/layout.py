@@ -6,6 +6,7 @@ readers that do not use this package.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +17,7 @@ from zml_dask.errors import UsageError
 from zml_dask.raster.images import n_lines_dtype
 from zml_dask.raster.text import HEIGHT, WIDTH
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 DATASET_JSON = "dataset.json"
 DATASET_COPY = "dataset-copy.json"
@@ -29,9 +30,10 @@ LOG = "build.log.jsonl"
 
 _MAX_BLOSC_BYTES = 2**31 - 32
 _MAX_CHUNK_BYTES = 2**27
+_MAX_SHARD_ROWS = 2**24  # so that no index of a shard, 16 bytes a chunk, fills the memory
 
 FILL_VALUE = 32
-"""A space: what an image is padded with, so that blank chunks cost nothing."""
+"""A space: what an image is padded with."""
 
 FileStatus = Literal[
     "ok",
@@ -126,6 +128,29 @@ def image_arrays(shape: ImageShape) -> tuple[ArraySpec, ...]:
     )
 
 
+def check_arrays(arrays: tuple[ArraySpec, ...], shape: ImageShape) -> None:
+    """Check that a dataset's arrays, as it says of them, are ones that can be read.
+
+    Raises
+    ------
+    ValueError
+        If an array is missing or unknown, has another type, or chunks or shards
+        that cannot be.
+    """
+    expected = image_arrays(shape)
+    if [spec.name for spec in arrays] != [spec.name for spec in expected]:
+        raise ValueError(f"the arrays are {[spec.name for spec in arrays]!r}")
+    for spec, usual in zip(arrays, expected, strict=True):
+        row_bytes = math.prod(row_shape(spec, shape)) * np.dtype(usual.dtype).itemsize
+        if (
+            (spec.dtype, spec.fill_value) != (usual.dtype, usual.fill_value)
+            or not 1 <= spec.chunk <= spec.shard <= _MAX_SHARD_ROWS
+            or spec.shard % spec.chunk
+            or spec.chunk * row_bytes > _MAX_BLOSC_BYTES
+        ):
+            raise ValueError(f"the array {spec.name!r} is {spec!r}")
+
+
 def row_shape(spec: ArraySpec, shape: ImageShape) -> tuple[int, ...]:
     """Shape of one row of an array: an image, or a scalar."""
     return (shape.height, shape.width) if spec.name == IMAGES.name else ()
@@ -150,9 +175,11 @@ FILES_SCHEMA = pa.schema(
         pa.field("name", pa.string(), nullable=False),
         pa.field("extension", pa.string(), nullable=False),
         pa.field("language", pa.string()),
+        pa.field("language_group", pa.string()),
         pa.field("kind", pa.string()),
         pa.field("size", pa.int64()),
         pa.field("sha256", pa.string()),
+        pa.field("sha1_git", pa.string()),
         pa.field("text_sha256", pa.string()),
         pa.field("encoding", pa.string()),
         pa.field("status", pa.string(), nullable=False),
@@ -163,11 +190,35 @@ FILES_SCHEMA = pa.schema(
         pa.field("n_images", pa.int32(), nullable=False),
     ]
 )
-"""A row a file.
+"""One row per file.
 
 `sha256` is of the file's own bytes, hex; null where they were not read.
+`sha1_git` is the id that git gives those bytes (of a blob), hex.
 `text_sha256` is of what its images give back (`raster.images.to_text`, UTF-8),
 so that anyone can prove the pixels; null where the file has no images.
+"""
+
+FILES_BY_LANGUAGE_SCHEMA = pa.schema(
+    [
+        FILES_SCHEMA.field(name)
+        for name in (
+            "file_id",
+            "record_id",
+            "language",
+            "language_group",
+            "extension",
+            "status",
+            "size",
+            "n_lines",
+            "first_image",
+            "n_images",
+        )
+    ]
+)
+"""One row per file again, with the columns that selections need.
+
+The rows of each part are ordered by language (null last), extension and
+`file_id`, so that a question about one language reads only its rows.
 """
 
 RECORDS_SCHEMA = pa.schema(
@@ -177,8 +228,9 @@ RECORDS_SCHEMA = pa.schema(
         pa.field("doi", pa.string()),
         pa.field("title", pa.string()),
         pa.field("version", pa.string()),
-        pa.field("publication_date", pa.string()),
+        pa.field("publication_date", pa.date32()),
         pa.field("license", pa.string()),
+        pa.field("licenses", pa.list_(pa.string())),
         pa.field("keywords", pa.list_(pa.string())),
         pa.field("creators", pa.list_(pa.string())),
         pa.field("repository", pa.string()),
@@ -190,7 +242,11 @@ RECORDS_SCHEMA = pa.schema(
         pa.field("metadata", pa.string()),
     ]
 )
-"""A row a record. `metadata` is the whole hit as canonical JSON."""
+"""One row per record. `metadata` is the whole hit as canonical JSON.
+
+`license` is as published, `licenses` the SPDX identifiers in it. A
+`publication_date` of a year or month alone is its first day.
+"""
 
 FAILURES_SCHEMA = pa.schema(
     [
@@ -202,7 +258,7 @@ FAILURES_SCHEMA = pa.schema(
         pa.field("permanent", pa.bool_(), nullable=False),
     ]
 )
-"""A row a record that is not in the dataset, and why."""
+"""One row per record that is not in the dataset, and why."""
 
 WITHDRAWN_SCHEMA = pa.schema(
     [
@@ -210,27 +266,45 @@ WITHDRAWN_SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
-"""A row a record that readers must no longer show, though its rows are still in place."""
+"""One row per record that readers must no longer show, though its rows are still in place."""
+
+SUMMARY_SCHEMA = pa.schema(
+    [
+        pa.field("dimension", pa.string(), nullable=False),
+        pa.field("value", pa.string()),
+        pa.field("records", pa.int64(), nullable=False),
+        pa.field("files", pa.int64(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+    ]
+)
+"""Counts of everything that is shown, by value of a `dimension`; add all parts up.
+`store.summary` says more."""
 
 TABLES = {
     "files": FILES_SCHEMA,
+    "files_by_language": FILES_BY_LANGUAGE_SCHEMA,
     "records": RECORDS_SCHEMA,
     "failures": FAILURES_SCHEMA,
     "withdrawn": WITHDRAWN_SCHEMA,
+    "summary": SUMMARY_SCHEMA,
 }
-"""Table -> its columns. Each lies in parts, ``<table>.parquet/part-00000.parquet`` and so on;
+"""Table -> its columns. Each lies in parts in a folder, ``<table>.parquet/``;
 ``dataset.json`` names those that count."""
 
 
-def part_path(table: str, number: int) -> str:
+def part_path(table: str, number: int, digest: str) -> str:
     """Where a part of a table lies within DATASET.
+
+    Its name holds the beginning of its SHA-256, so that no two commits, one of
+    them overtaken, ever write different rows under one name.
 
     Examples
     --------
-    >>> part_path("files", 0)
-    'files.parquet/part-00000.parquet'
+    >>> part_path("files", 0, "5f2c0f7a91b3d2e8")
+    'files.parquet/part-00000-5f2c0f7a91b3.parquet'
     """
-    return f"{table}.parquet/part-{number:05d}.parquet"
+    return f"{table}.parquet/part-{number:05d}-{digest[:12]}.parquet"
 
 
 def extension_of(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 _TEMPORARY = ".tmp-"
+_LOCK = ".lock"
+_HIDDEN = (_TEMPORARY, f"{_LOCK}-")
 # Never world-writable, whatever the umask; group-writable where the umask
 # permits it, since teams share datasets.
 _FILE_MODE = 0o664
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 _FOLDER_MODE = 0o775
 _MANY_FILES = 8
 
@@ -106,6 +111,16 @@ class LocalStorage(Storage):
             temporary.unlink(missing_ok=True)
         return True
 
+    def _replace_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
+        target = self._locate(path)
+        temporary = self._write_aside(path, data, durable=True)
+        with _locked(target.with_name(f"{_LOCK}-{target.name}")):
+            if (target.read_bytes() if target.exists() else None) != expected:
+                temporary.unlink(missing_ok=True)
+                return False
+            self._replace(temporary, target, path, durable=True)
+        return True
+
     def _publish(self, local: Path, path: str, *, durable: bool) -> None:
         target = self._locate(path)
         _make_folder(target.parent)
@@ -172,14 +187,14 @@ class LocalStorage(Storage):
         return self._locate(path).stat().st_size
 
     def _list(self, prefix: str) -> Sequence[str]:
-        return [path for path in self._walk(prefix) if not Path(path).name.startswith(_TEMPORARY)]
+        return [path for path in self._walk(prefix) if not Path(path).name.startswith(_HIDDEN)]
 
     def _names(self) -> Sequence[str]:
         try:
             found = [entry.name for entry in os.scandir(self.url)]
         except FileNotFoundError:
             return []
-        return [name for name in found if not name.startswith(_TEMPORARY)]
+        return [name for name in found if not name.startswith(_HIDDEN)]
 
     def leftovers(self) -> Sequence[str]:
         """Paths of half-written objects that a crash left behind."""
@@ -227,6 +242,18 @@ def _read_at(file: IO[bytes], start: int, stop: int | None) -> bytes:
         pieces.append(piece)
         start += len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file; without one where the file system knows no locks."""
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE), "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
 
 
 def _make_folder(folder: Path) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import pyarrow as pa
 
-from zml_dask.store.info import DatasetInfo, Part
-from zml_dask.store.layout import part_path
+from zml_dask.store.info import DatasetInfo, Part, WrittenObject
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_part, write_part
 
@@ -27,47 +26,15 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("rows", pa.int64(), nullable=False),
         pa.field("rows_sha256", pa.string()),
+        pa.field("last_rows_sha256", pa.string()),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenObject:
-    """A row of the manifest.
-
-    Attributes
-    ----------
-    path : str
-    size : int
-        Bytes.
-    sha256 : str
-        Of those bytes, hex.
-    rows : int
-        Committed rows of the array that it holds; 0 for metadata.
-    rows_sha256 : str or None
-        Of those rows decoded (C order, little-endian), where the shard is not
-        full: a later commit rewrites it, and this still proves the rows if
-        that commit dies.
-    """
-
-    path: str
-    size: int
-    sha256: str
-    rows: int = 0
-    rows_sha256: str | None = None
 
 
 def write_manifest(storage: Storage, number: int, objects: Sequence[WrittenObject]) -> Part:
     """Write the list of what one commit wrote."""
     table = pa.Table.from_pylist(list(map(asdict, objects)), MANIFEST_SCHEMA)
-    return write_part(
-        storage,
-        MANIFEST,
-        number,
-        [table],
-        path=part_path(MANIFEST, number),
-        schema=MANIFEST_SCHEMA,
-    )
+    return write_part(storage, MANIFEST, number, [table], schema=MANIFEST_SCHEMA)
 
 
 def read_manifest(storage: Storage, info: DatasetInfo) -> dict[str, WrittenObject]:

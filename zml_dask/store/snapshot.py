@@ -153,7 +153,7 @@ class Snapshot:
         Parameters
         ----------
         table : str
-            ``"files"``, ``"records"``, ``"failures"`` or ``"withdrawn"``.
+            A key of `layout.TABLES`.
         columns : sequence of str, optional
             Default: all.
         where : pyarrow.compute.Expression, optional
@@ -252,7 +252,7 @@ class Snapshot:
 
     def _visible(self, table: str, where: pc.Expression | None) -> pc.Expression | None:
         """Leave out what belongs to withdrawn records: the one place where that is done."""
-        if table == "withdrawn" or not self.withdrawn:
+        if table in ("withdrawn", "summary") or not self.withdrawn:
             return where
         hidden = pa.array(sorted(self.withdrawn), pa.int64())
         shown = ~pc.field("record_id").isin(hidden)

@@ -234,6 +234,20 @@ class Storage(ABC):
             note_operation("write", path)
             return self._write_new(path, data)
 
+    def replace(self, path: str, data: bytes, *, expected: bytes | None) -> bool:
+        """Write an object only where it is as expected; return whether it was written.
+
+        Parameters
+        ----------
+        path : str
+        data : bytes
+        expected : bytes or None
+            What the object must hold until then; None for no object.
+        """
+        with self._operation("write", path):
+            note_operation("write", path)
+            return self._replace_if(path, data, expected)
+
     def publish(self, local: Path, path: str, *, durable: bool = True) -> None:
         """Move a finished local file to `path`, atomically; the file is gone after.
 
@@ -332,6 +346,9 @@ class Storage(ABC):
 
     @abstractmethod
     def _write_new(self, path: str, data: bytes) -> bool: ...
+
+    @abstractmethod
+    def _replace_if(self, path: str, data: bytes, expected: bytes | None) -> bool: ...
 
     @abstractmethod
     def _publish(self, local: Path, path: str, *, durable: bool) -> None: ...

@@ -12,10 +12,11 @@ from dataclasses import replace
 import pyarrow as pa
 
 from zml_dask.errors import UsageError
-from zml_dask.store.info import DatasetInfo, committed_info, write_info
+from zml_dask.store.info import DatasetInfo, committed_info, replace_info
 from zml_dask.store.layout import WITHDRAWN_SCHEMA
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table, write_part
+from zml_dask.store.summary import FILE_COLUMNS, RECORD_COLUMNS, summarise, taken_away
+from zml_dask.store.tables import read_rows, read_table, write_part, write_summary
 
 
 def withdraw(storage: Storage, record_ids: Iterable[int], reason: str) -> DatasetInfo:
@@ -46,16 +47,30 @@ def withdraw(storage: Storage, record_ids: Iterable[int], reason: str) -> Datase
         raise UsageError("give at least one record to withdraw, and a reason")
     info = committed_info(storage)
     known = {row["record_id"]: row for row in read_table(storage, info, "withdrawn").to_pylist()}
+    before = set(known)
     for record_id in wanted:
         known[record_id] = {"record_id": record_id, "reason": reason}
     number = info.next_part.get("withdrawn", 0)
     rows = pa.Table.from_pylist([known[key] for key in sorted(known)], WITHDRAWN_SCHEMA)
     part = write_part(storage, "withdrawn", number, [rows])
-    changed = replace(
-        info,
-        tables={**info.tables, "withdrawn": (part,)},
-        next_part={**info.next_part, "withdrawn": number + 1},
-    )
-    write_info(storage, changed)
-    storage.remove([old.path for old in info.tables.get("withdrawn", ())])
+    tables = {**info.tables, "withdrawn": (part,)}
+    next_part = {**info.next_part, "withdrawn": number + 1}
+    counted = _summary_of(storage, info, [key for key in wanted if key not in before])
+    if len(counted):
+        number = info.next_part.get("summary", 0)
+        tables["summary"] = (
+            *info.tables["summary"],
+            write_summary(storage, number, taken_away(counted)),
+        )
+        next_part["summary"] = number + 1
+    changed = replace_info(storage, info, replace(info, tables=tables, next_part=next_part))
+    storage.remove([old.path for old in info.tables["withdrawn"] if old != part])
     return changed
+
+
+def _summary_of(storage: Storage, info: DatasetInfo, record_ids: list[int]) -> pa.Table:
+    """Count some records as they are in the tables."""
+    return summarise(
+        read_rows(storage, info, "files", FILE_COLUMNS, record_ids),
+        read_rows(storage, info, "records", RECORD_COLUMNS, record_ids),
+    )

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.errors import ZmlError
-from zml_dask.store.layout import STAGING, ArraySpec, ImageShape, image_arrays
+from zml_dask.store.layout import STAGING, ArraySpec, ImageShape
 from zml_dask.store.staging.failures import failures_table
 from zml_dask.store.staging.staged import StagedLocation
 from zml_dask.store.storage import Storage
@@ -34,7 +34,11 @@ FILES_PER_PART = 500_000
 RECORDS_PER_PART = 16_384
 """Records whose rows go into one part of the records table."""
 
-TaskKind = Literal["images", "indices", "files", "records"]
+FILES_PER_SORTED_PART = 4_000_000
+"""Files that are ordered by language together: the more, the fewer places a language is in;
+a task needs some 100 bytes of memory for each."""
+
+TaskKind = Literal["images", "indices", "files", "records", "files_by_language"]
 Int64 = NDArray[np.int64]
 PLAN_COLUMNS = ("record_id", "source", "offset", "length", "n_files", "n_images")
 
@@ -47,7 +51,7 @@ class CommitTask:
     ----------
     kind : TaskKind
         ``images``: one shard of images; ``indices``: one shard of each index
-        array; ``files``, ``records``: one part of a table.
+        array; ``files``, ``records``, ``files_by_language``: one part of a table.
     number : int
         Of the shard or part.
     start, stop : int
@@ -76,6 +80,10 @@ class CommitPlan:
     paths : tuple of str
         Staging objects that the commit uses up.
     shape : ImageShape
+    arrays : tuple of ArraySpec
+        The dataset's.
+    base : str or None
+        SHA-256 of the ``dataset.json`` that the commit began from; None for none.
     images_before, files_before : int
         Rows that are committed already.
     next_part : mapping of str to int
@@ -95,6 +103,8 @@ class CommitPlan:
     n_images: Int64
     paths: tuple[str, ...]
     shape: ImageShape
+    arrays: tuple[ArraySpec, ...]
+    base: str | None
     images_before: int
     files_before: int
     next_part: Mapping[str, int]
@@ -146,13 +156,15 @@ class CommitPlan:
         return tuple(self._make_tasks())
 
     def _make_tasks(self) -> Iterator[CommitTask]:
-        images, first_index, *_ = image_arrays(self.shape)
+        images, first_index, *_ = self.arrays
         yield from self._shard_tasks("images", images)
         yield from self._shard_tasks("indices", first_index)
         total = self.record_id.size
         if total:
             yield from self._part_tasks("files", _cut_evenly(self.n_files, FILES_PER_PART))
             yield from self._part_tasks("records", [*range(0, total, RECORDS_PER_PART), total])
+            edges = _cut_evenly(self.n_files, FILES_PER_SORTED_PART)
+            yield from self._part_tasks("files_by_language", edges)
 
     def _shard_tasks(self, kind: TaskKind, spec: ArraySpec) -> Iterator[CommitTask]:
         before, after = self.images_before, self.images_after
@@ -171,6 +183,8 @@ class CommitPlan:
         header = {
             "paths": self.paths,
             "shape": asdict(self.shape),
+            "arrays": [asdict(spec) for spec in self.arrays],
+            "base": self.base,
             "images_before": self.images_before,
             "files_before": self.files_before,
             "next_part": dict(self.next_part),
@@ -194,6 +208,8 @@ class CommitPlan:
             **columns,
             paths=tuple(header["paths"]),
             shape=ImageShape(**header["shape"]),
+            arrays=tuple(ArraySpec(**spec) for spec in header["arrays"]),
+            base=header["base"],
             images_before=header["images_before"],
             files_before=header["files_before"],
             next_part=header["next_part"],

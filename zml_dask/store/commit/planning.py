@@ -13,6 +13,7 @@ from zml_dask.errors import UsageError
 from zml_dask.store.commit.plan import PLAN_COLUMNS, CommitPlan
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import ImageShape
+from zml_dask.store.manifest import digest_of
 from zml_dask.store.staging.failures import failure_rows, failures_table
 from zml_dask.store.staging.index import StagingIndex
 from zml_dask.store.storage import Storage
@@ -51,7 +52,8 @@ def make_plan(storage: Storage, options: CommitOptions) -> CommitPlan | None:
     UsageError
         If the dataset has another image size.
     """
-    base = read_info(storage) or DatasetInfo(shape=options.shape)
+    committed = read_info(storage)
+    base = committed or DatasetInfo(shape=options.shape)
     check_shape(base, options.shape)
     index = StagingIndex.load(storage)
     done = np.concatenate(
@@ -79,7 +81,9 @@ def make_plan(storage: Storage, options: CommitOptions) -> CommitPlan | None:
     return CommitPlan(
         **{name: getattr(index, name)[wanted] for name in PLAN_COLUMNS},
         paths=index.paths,
-        shape=options.shape,
+        shape=base.shape,
+        arrays=base.arrays,
+        base=digest_of(committed.to_bytes()) if committed else None,
         images_before=base.counts.images,
         files_before=base.counts.files,
         next_part=base.next_part,

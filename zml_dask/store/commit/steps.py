@@ -22,14 +22,24 @@ from zml_dask.store.commit.plan import PLAN, PLAN_DIGEST, CommitPlan, CommitTask
 from zml_dask.store.commit.planning import CommitOptions, make_plan
 from zml_dask.store.commit.tasks import TaskResult, run_task
 from zml_dask.store.commit.zarr_metadata import zarr_objects
-from zml_dask.store.info import Counts, DatasetInfo, Part, read_info, refresh_copy, write_info
+from zml_dask.store.info import (
+    Counts,
+    DatasetChangedError,
+    DatasetInfo,
+    Part,
+    WrittenObject,
+    read_info,
+    refresh_copy,
+    replace_info,
+)
 from zml_dask.store.layout import DATASET_COPY, DATASET_JSON, LEGACY, STAGING, TABLES
-from zml_dask.store.manifest import MANIFEST, WrittenObject, digest_of, write_manifest
+from zml_dask.store.manifest import MANIFEST, digest_of, write_manifest
 from zml_dask.store.staging.failures import STAGED_FAILURES
 from zml_dask.store.staging.packs import STAGED_PACKS
 from zml_dask.store.staging.stager import STAGED_RECORDS
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import write_part
+from zml_dask.store.summary import add_up
+from zml_dask.store.tables import write_part, write_summary
 
 __all__ = [
     "CommitOptions",
@@ -100,6 +110,8 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
     ------
     CommitIncompleteError
         If a task has no result.
+    DatasetChangedError
+        If the dataset is not the one that the commit was planned for any more.
     """
     by_task = {result.task: result for result in results}
     missing = [task for task in plan.tasks if task not in by_task]
@@ -109,16 +121,21 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
             f"{missing[0].number}; run the build again"
         )
     ordered = [by_task[task] for task in plan.tasks]
-    base = read_info(storage) or DatasetInfo(shape=plan.shape)
+    old_metadata = {path: _read(storage, path) for path, _ in zarr_objects(plan, 0)}
+    committed = read_info(storage)
+    if (digest_of(committed.to_bytes()) if committed else None) != plan.base:
+        raise _overtaken(storage)
+    base = committed or DatasetInfo(shape=plan.shape, arrays=plan.arrays)
     tables, next_part = _extend_tables(storage, base, plan, ordered)
     objects = [written for result in ordered for written in result.objects]
-    metadata = list(zarr_objects(plan.shape, plan.images_after))
+    metadata = list(zarr_objects(plan, plan.images_after))
     objects += [WrittenObject(path, len(data), digest_of(data)) for path, data in metadata]
     number = next_part.get(MANIFEST, 0)
     manifest = (*base.manifest, write_manifest(storage, number, objects))
     next_part[MANIFEST] = number + 1
     for path, data in metadata:
-        storage.write(path, data)
+        if not storage.replace(path, data, expected=old_metadata[path]):
+            raise _overtaken(storage)
     counts = Counts(
         plan.images_after,
         plan.files_after,
@@ -129,14 +146,35 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
         base,
         counts=counts,
         tables=tables,
+        boundary_shards=_boundary_shards(base, objects),
         manifest=manifest,
         commits=(*base.commits, counts),
         next_part=next_part,
         **plan.notes,
     )
-    write_info(storage, info)
+    info = replace_info(storage, committed, info)
     _tidy(storage, info, [PLAN_DIGEST, *plan.paths, PLAN])
     return info
+
+
+def _read(storage: Storage, path: str) -> bytes | None:
+    return storage.read(path) if storage.exists(path) else None
+
+
+def _overtaken(storage: Storage) -> DatasetChangedError:
+    return DatasetChangedError(
+        f"{storage.url} was changed by another process since this commit began; "
+        "nothing was overwritten; run the command again"
+    )
+
+
+def _boundary_shards(
+    base: DatasetInfo, objects: Iterable[WrittenObject]
+) -> tuple[WrittenObject, ...]:
+    """Take over the shards that a commit ended in, as they are now, and add the new ones."""
+    known = {shard.path: shard for shard in base.boundary_shards}
+    known |= {written.path: written for written in objects if written.last_rows_sha256}
+    return tuple(known.values())
 
 
 def _extend_tables(
@@ -155,6 +193,11 @@ def _extend_tables(
         number = next_part.get("failures", 0)
         tables["failures"] = (write_part(storage, "failures", number, [plan.failures]),)
         next_part["failures"] = number + 1
+    counted = [result.summary for result in results if result.summary is not None]
+    if counted:
+        number = next_part.get("summary", 0)
+        tables["summary"] = (*tables["summary"], write_summary(storage, number, add_up(counted)))
+        next_part["summary"] = number + 1
     return tables, next_part
 
 

@@ -6,32 +6,33 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zml_dask.allocator import keep_freed_buffers
 from zml_dask.raster.images import Images, draw_settled, n_lines_dtype
+from zml_dask.raster.language import language_group
 from zml_dask.store.commit.index_columns import index_columns
 from zml_dask.store.commit.plan import CommitPlan, CommitTask, check_current, load_plan
 from zml_dask.store.commit.shards import ShardBuilder, ShardReader
-from zml_dask.store.info import Part
+from zml_dask.store.info import Part, WrittenObject
 from zml_dask.store.layout import (
+    FILES_BY_LANGUAGE_SCHEMA,
     FILES_SCHEMA,
-    RECORDS_SCHEMA,
     ArraySpec,
     ImageShape,
-    image_arrays,
     row_shape,
     shard_path,
 )
-from zml_dask.store.manifest import WrittenObject
 from zml_dask.store.staging.frames import RowFrame, StagingDamagedError
-from zml_dask.store.staging.staged import DrawnText, read_staged
+from zml_dask.store.staging.staged import DrawnText, StagedReader, read_staged
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import write_part
+from zml_dask.store.summary import RECORD_COLUMNS, summarise
+from zml_dask.store.tables import ROW_GROUP_ROWS, records_table, row_groups, write_part
 
 RECORDS_PER_ROW_GROUP = 1_024
 """Records' metadata is tens of kilobytes each: fewer rows to a group than of files."""
@@ -44,6 +45,7 @@ class TaskResult:
     task: CommitTask
     objects: tuple[WrittenObject, ...] = ()
     part: Part | None = None
+    summary: pa.Table | None = None
 
 
 def run_task(storage: Storage, task: CommitTask) -> TaskResult:
@@ -88,6 +90,8 @@ def perform(
         return TaskResult(task, (_write_images(source, target, plan, task, check),))
     if task.kind == "indices":
         return TaskResult(task, tuple(_write_indices(source, target, plan, task, check)))
+    if task.kind == "files_by_language":
+        return _write_sorted_files(source, target, plan, task, check)
     if task.kind == "files":
         batches = _file_rows(source, plan, task)
         return TaskResult(task, part=write_part(target, "files", task.number, batches, check=check))
@@ -105,11 +109,11 @@ def _write_images(
     task: CommitTask,
     check: Callable[[], None],
 ) -> WrittenObject:
-    spec = image_arrays(plan.shape)[0]
+    spec = plan.arrays[0]
     builder = _begin_shard(target, spec, plan.shape, task)
     _draw(builder, _texts(source, plan, task), plan.shape)
     check()
-    return write_shard(target, spec, plan.shape, task.number, _rows_in(spec, task), builder)
+    return _end_shard(target, spec, plan.shape, task, builder)
 
 
 def _begin_shard(
@@ -125,6 +129,14 @@ def _begin_shard(
     return builder
 
 
+def _end_shard(
+    storage: Storage, spec: ArraySpec, shape: ImageShape, task: CommitTask, builder: ShardBuilder
+) -> WrittenObject:
+    rows = task.stop - task.number * spec.shard
+    was_partial = task.start > task.number * spec.shard
+    return write_shard(storage, spec, shape, task.number, rows, builder, was_partial=was_partial)
+
+
 def write_shard(
     storage: Storage,
     spec: ArraySpec,
@@ -132,8 +144,12 @@ def write_shard(
     shard: int,
     rows: int,
     builder: ShardBuilder,
+    *,
+    was_partial: bool = False,
 ) -> WrittenObject:
     """Write a shard that all its rows are in; return its row of the manifest.
+
+    `was_partial`: an earlier commit ended in it.
 
     Raises
     ------
@@ -150,24 +166,27 @@ def write_shard(
     path = shard_path(spec.name, shard, 1 + len(row))
     storage.write(path, data)
     partial = rows < spec.shard
+    reader = ShardReader(spec, row, data)
     return WrittenObject(
         path,
         len(data),
         hashlib.sha256(data).hexdigest(),
         rows,
-        rows_digest(ShardReader(spec, row, data), spec, rows) if partial else None,
+        rows_digest(reader, spec, rows) if partial else None,
+        rows_digest(reader, spec, rows, last_chunk=True) if partial or was_partial else None,
     )
 
 
-def _rows_in(spec: ArraySpec, task: CommitTask) -> int:
-    """Rows of a task's shard once it is done, those that were in it before included."""
-    return task.stop - task.number * spec.shard
+def rows_digest(
+    reader: ShardReader, spec: ArraySpec, rows: int, *, last_chunk: bool = False
+) -> str:
+    """SHA-256 of the first `rows` rows of a shard, decoded, C order, little-endian.
 
-
-def rows_digest(reader: ShardReader, spec: ArraySpec, rows: int) -> str:
-    """SHA-256 of the first `rows` rows of a shard, decoded, C order, little-endian."""
+    Of those in the last chunk alone, where `last_chunk` says so.
+    """
     digest = hashlib.sha256()
-    for start in range(0, rows, spec.chunk):
+    first = (rows - 1) // spec.chunk * spec.chunk if last_chunk else 0
+    for start in range(first, rows, spec.chunk):
         decoded = reader.rows(start, min(rows, start + spec.chunk))
         digest.update(decoded.astype(np.dtype(spec.dtype).newbyteorder("<"), copy=False).data)
     return digest.hexdigest()
@@ -215,7 +234,7 @@ def _write_indices(
     task: CommitTask,
     check: Callable[[], None],
 ) -> Iterator[WrittenObject]:
-    specs = image_arrays(plan.shape)[1:]
+    specs = plan.arrays[1:]
     builders = {spec.name: _begin_shard(target, spec, plan.shape, task) for spec in specs}
     for position, begin, end in plan.records_of(task.start, task.stop):
         for frame, rows in read_staged(source, plan.locate(position)).row_batches(begin, end):
@@ -226,8 +245,7 @@ def _write_indices(
                 builders[name].extend(values[low:high])
     check()
     for spec in specs:
-        builder = builders[spec.name]
-        yield write_shard(target, spec, plan.shape, task.number, _rows_in(spec, task), builder)
+        yield _end_shard(target, spec, plan.shape, task, builders[spec.name])
 
 
 def _index_columns(
@@ -247,23 +265,91 @@ def _index_columns(
 
 def _file_rows(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[pa.RecordBatch]:
     for position in range(task.start, task.stop):
-        for frame, rows in read_staged(storage, plan.locate(position)).row_batches():
-            counts = rows.column("n_images").to_numpy().astype(np.int64)
-            first = int(plan.first_image[position]) + frame.first_image
-            numbered = {
-                "file_id": int(plan.first_file[position]) + frame.first_file + np.arange(len(rows)),
-                "record_id": np.full(len(rows), plan.record_id[position]),
-                "first_image": first + np.cumsum(counts) - counts,
-            }
-            columns = [
-                pa.array(numbered[name]) if name in numbered else rows.column(name)
-                for name in FILES_SCHEMA.names
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=FILES_SCHEMA)
+        yield from _rows_of(plan, position, read_staged(storage, plan.locate(position)))
+
+
+def _rows_of(plan: CommitPlan, position: int, record: StagedReader) -> Iterator[pa.RecordBatch]:
+    """Give the rows of one record's files, numbered."""
+    for frame, rows in record.row_batches():
+        counts = rows.column("n_images").to_numpy().astype(np.int64)
+        first = int(plan.first_image[position]) + frame.first_image
+        made = {
+            "file_id": int(plan.first_file[position]) + frame.first_file + np.arange(len(rows)),
+            "record_id": np.full(len(rows), plan.record_id[position]),
+            "language_group": _groups(rows.column("language")),
+            "first_image": first + np.cumsum(counts) - counts,
+        }
+        columns = [
+            pa.array(made[name]) if name in made else rows.column(name)
+            for name in FILES_SCHEMA.names
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=FILES_SCHEMA)
+
+
+def _groups(languages: pa.StringArray) -> pa.StringArray:
+    encoded = languages.dictionary_encode()
+    groups = map(language_group, encoded.dictionary.to_pylist())
+    return pa.array(groups, pa.string()).take(encoded.indices)
+
+
+def _write_sorted_files(
+    source: Storage,
+    target: Storage,
+    plan: CommitPlan,
+    task: CommitTask,
+    check: Callable[[], None],
+) -> TaskResult:
+    """Write the files of some records ordered by language, and count them while they are here."""
+    described: list[dict[str, Any]] = []
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for position in range(task.start, task.stop):
+            record = read_staged(source, plan.locate(position))
+            described.append({name: record.record.get(name) for name in RECORD_COLUMNS})
+            for batch in _rows_of(plan, position, record):
+                yield batch.select(FILES_BY_LANGUAGE_SCHEMA.names)
+
+    groups = [_encoded(group) for group in row_groups(rows(), ROW_GROUP_ROWS)]
+    files = pa.concat_tables(groups or [FILES_BY_LANGUAGE_SCHEMA.empty_table()])
+    files = files.unify_dictionaries().combine_chunks()
+    part = write_part(target, task.kind, task.number, in_language_order(files), check=check)
+    return TaskResult(task, part=part, summary=summarise(files, records_table(described)))
+
+
+def _encoded(rows: pa.Table) -> pa.Table:
+    """Hold texts, of which few are different, as numbers."""
+    columns = [
+        column.dictionary_encode() if pa.types.is_string(column.type) else column
+        for column in rows.columns
+    ]
+    return pa.table(columns, names=rows.schema.names)
+
+
+def in_language_order(files: pa.Table) -> Iterator[pa.Table]:
+    """Give rows of ``files_by_language`` by language (null last) and extension.
+
+    Parameters
+    ----------
+    files : pyarrow.Table
+        In the order of `file_id`; texts dictionary-encoded, in one chunk.
+    """
+    keys = []
+    for name in ("language", "extension"):
+        encoded = pc.dictionary_encode(files[name].combine_chunks())
+        values = np.array(encoded.dictionary.to_pylist(), object)
+        rank = np.empty(len(values) + 1, np.int64)
+        rank[np.argsort(values, kind="stable")] = np.arange(len(values))
+        rank[-1] = len(values)
+        keys.append(rank[pc.fill_null(encoded.indices, len(values)).to_numpy()])
+    language, extension = keys
+    order = np.argsort(language * (int(extension.max(initial=0)) + 1) + extension, kind="stable")
+    for start in range(0, len(order), ROW_GROUP_ROWS):
+        rows = files.take(pa.array(order[start : start + ROW_GROUP_ROWS]))
+        yield rows.cast(FILES_BY_LANGUAGE_SCHEMA)
 
 
 def _record_rows(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[pa.Table]:
     for start in range(task.start, task.stop, RECORDS_PER_ROW_GROUP):
         stop = min(task.stop, start + RECORDS_PER_ROW_GROUP)
         rows = [read_staged(storage, plan.locate(p)).record for p in range(start, stop)]
-        yield pa.Table.from_pylist(rows, RECORDS_SCHEMA)
+        yield records_table(rows)

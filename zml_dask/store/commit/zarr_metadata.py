@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,10 +19,10 @@ from zml_dask.store.layout import (
     SCHEMA_VERSION,
     ArraySpec,
     ImageShape,
-    image_arrays,
     row_shape,
 )
 
+_COORDINATES = "record_id file_id segment n_lines"
 _CRC: dict[str, Any] = {"name": "crc32c"}
 _NODE = "zarr.json"
 
@@ -66,17 +66,32 @@ def array_metadata(spec: ArraySpec, shape: ImageShape, n_images: int) -> dict[st
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": spec.fill_value,
         "codecs": [sharding],
-        "attributes": {},
+        # CF's way to say which arrays are coordinates: xarray gives them as such.
+        "attributes": {"coordinates": _COORDINATES} if row else {},
         "dimension_names": ["image", "row", "column"][: 1 + len(row)],
         "storage_transformers": [],
     }
 
 
-def zarr_objects(shape: ImageShape, n_images: int) -> Iterator[tuple[str, bytes]]:
+class Arrays(Protocol):
+    """What says which arrays there are: a `DatasetInfo` or a `CommitPlan`."""
+
+    @property
+    def shape(self) -> ImageShape:
+        """Size of an image."""
+        ...
+
+    @property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """All arrays, ``images`` first."""
+        ...
+
+
+def zarr_objects(dataset: Arrays, n_images: int) -> Iterator[tuple[str, bytes]]:
     """Give path and bytes of every metadata object; the group, which is read first, last."""
     arrays = {
-        spec.name: array_metadata(spec, shape, n_images)
-        for spec in sorted(image_arrays(shape), key=lambda spec: spec.name)
+        spec.name: array_metadata(spec, dataset.shape, n_images)
+        for spec in sorted(dataset.arrays, key=lambda spec: spec.name)
     }
     for name, metadata in arrays.items():
         yield f"{IMAGES_ZARR}/{name}/{_NODE}", _to_bytes(metadata)

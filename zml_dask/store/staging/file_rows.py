@@ -38,6 +38,8 @@ class StagedFile:
         Lines of the settled text; 0 where there is none.
     n_cut : int or None
         How many of them are longer than an image is wide.
+    sha1_git : str or None
+        Of the file's own bytes as git names them, hex.
     """
 
     path: str
@@ -52,6 +54,7 @@ class StagedFile:
     reason: str | None
     n_lines: int
     n_cut: int | None
+    sha1_git: str | None = None
 
 
 STAGED_SCHEMA = pa.schema(

@@ -31,7 +31,7 @@ enough that one file is read without reading much else."""
 
 _LEVEL = 1  # staging lives for hours; zstd-1 takes in 127,000 images/s at 543 bytes each
 _BLOB = struct.Struct("<8sQQqqqIII")
-_BLOB_MAGIC = b"ZMLBLOB1"
+_BLOB_MAGIC = b"ZMLBLOB2"
 _PACK = struct.Struct("<8sQQI")
 _PACK_MAGIC = b"ZMLPACK1"
 

@@ -25,6 +25,7 @@ from zml_dask.store.staging.frames import (
 )
 from zml_dask.store.staging.spool import SPOOL_BYTES, Spool
 from zml_dask.store.storage import Storage
+from zml_dask.store.tables import records_table
 from zml_dask.text_safety import encodable
 
 STAGED_RECORDS = f"{STAGING}/records"
@@ -142,8 +143,10 @@ class RecordStager:
         }
         # Built here and not only at the commit: a row that does not fit the
         # table is this record's failure, not the whole commit's.
-        pa.RecordBatch.from_pylist([row], schema=RECORDS_SCHEMA)
-        record = frames.write(compress(json.dumps(row, separators=(",", ":")).encode()))
+        records_table([row])
+        record = frames.write(
+            compress(json.dumps(row, separators=(",", ":"), default=str).encode())
+        )
         directory = Directory(tuple(frames.texts), tuple(row_frames), TextFrame(*record))
         offset, length = frames.write(directory.to_bytes())
         trailer = BlobTrailer(

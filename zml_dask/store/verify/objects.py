@@ -10,7 +10,13 @@ from zml_dask.store.commit.plan import PLAN
 from zml_dask.store.commit.shards import ShardDamagedError, ShardReader
 from zml_dask.store.commit.tasks import rows_digest
 from zml_dask.store.commit.zarr_metadata import zarr_objects
-from zml_dask.store.info import DatasetDamagedError, DatasetInfo, NotADatasetError, Part
+from zml_dask.store.info import (
+    DatasetDamagedError,
+    DatasetInfo,
+    NotADatasetError,
+    Part,
+    WrittenObject,
+)
 from zml_dask.store.layout import (
     DATASET_COPY,
     DATASET_JSON,
@@ -19,12 +25,10 @@ from zml_dask.store.layout import (
     LOCK,
     LOG,
     STAGING,
-    ImageShape,
-    image_arrays,
     row_shape,
     shard_path,
 )
-from zml_dask.store.manifest import WrittenObject, digest_of
+from zml_dask.store.manifest import digest_of
 from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.verify.log_lines import damaged_lines
 from zml_dask.store.verify.report import Report
@@ -36,10 +40,10 @@ _AHEAD = "a commit has begun and not ended; build again to finish it"
 
 def expected_paths(info: DatasetInfo) -> Iterator[str]:
     """Give the paths of all shards and metadata that a dataset of its counts has."""
-    for spec in image_arrays(info.shape):
+    for spec in info.arrays:
         for shard in range(-(-info.counts.images // spec.shard)):
             yield shard_path(spec.name, shard, 1 + len(row_shape(spec, info.shape)))
-    yield from (path for path, _ in zarr_objects(info.shape, info.counts.images))
+    yield from (path for path, _ in zarr_objects(info, info.counts.images))
 
 
 def check_part(storage: Storage, part: Part) -> Report:
@@ -47,16 +51,16 @@ def check_part(storage: Storage, part: Part) -> Report:
     return _check_bytes(storage, WrittenObject(part.path, part.size, part.sha256), None)
 
 
-def check_object(storage: Storage, shape: ImageShape, written: WrittenObject) -> Report:
+def check_object(storage: Storage, info: DatasetInfo, written: WrittenObject) -> Report:
     """Check one object of the manifest.
 
     One that a later, dead commit has replaced is fine as long as it says the
     same about what is committed.
     """
-    return _check_bytes(storage, written, shape)
+    return _check_bytes(storage, written, info)
 
 
-def _check_bytes(storage: Storage, written: WrittenObject, shape: ImageShape | None) -> Report:
+def _check_bytes(storage: Storage, written: WrittenObject, info: DatasetInfo | None) -> Report:
     report = Report(storage.url)
     try:
         data = storage.read(written.path)
@@ -67,7 +71,7 @@ def _check_bytes(storage: Storage, written: WrittenObject, shape: ImageShape | N
     report.count("bytes", len(data))
     if digest_of(data) == written.sha256:
         return report
-    if shape is not None and _is_ahead(written, shape, data):
+    if info is not None and _is_ahead(written, info, data):
         report.notes.append(f"{written.path} is ahead of the last commit: {_AHEAD}")
         return report
     size = "" if len(data) == written.size else f", {len(data)} bytes instead of {written.size}"
@@ -75,22 +79,21 @@ def _check_bytes(storage: Storage, written: WrittenObject, shape: ImageShape | N
     return report
 
 
-def _is_ahead(written: WrittenObject, shape: ImageShape, data: bytes) -> bool:
+def _is_ahead(written: WrittenObject, info: DatasetInfo, data: bytes) -> bool:
     """Whether an object was replaced by a commit that died, and keeps what is committed."""
     if written.rows_sha256 is not None:
-        name = written.path.split("/")[1]
-        spec = next(spec for spec in image_arrays(shape) if spec.name == name)
+        spec = info.array(written.path.split("/")[1])
         try:
-            reader = ShardReader(spec, row_shape(spec, shape), data)
+            reader = ShardReader(spec, row_shape(spec, info.shape), data)
             return rows_digest(reader, spec, written.rows) == written.rows_sha256
         except ShardDamagedError:
             return False
     if written.path.endswith("zarr.json"):
-        return _is_longer_metadata(written, shape, data)
+        return _is_longer_metadata(written, info, data)
     return False
 
 
-def _is_longer_metadata(written: WrittenObject, shape: ImageShape, data: bytes) -> bool:
+def _is_longer_metadata(written: WrittenObject, info: DatasetInfo, data: bytes) -> bool:
     try:
         node = json.loads(data)
         arrays = node.get("consolidated_metadata", {}).get("metadata", {"": node})
@@ -99,7 +102,7 @@ def _is_longer_metadata(written: WrittenObject, shape: ImageShape, data: bytes) 
         return False
     if len(lengths) != 1:
         return False
-    return dict(zarr_objects(shape, lengths.pop())).get(written.path) == data
+    return dict(zarr_objects(info, lengths.pop())).get(written.path) == data
 
 
 def check_copy(storage: Storage, info: DatasetInfo) -> Report:
@@ -156,7 +159,7 @@ def check_objects(
     for path in sorted(manifest.keys() - expected):
         report.add("counts", path, "the manifest lists what no dataset of these counts has")
     listed = [written for path, written in manifest.items() if path in expected]
-    for found in mapper(partial(check_object, storage, info.shape), listed):
+    for found in mapper(partial(check_object, storage, info), listed):
         report.merge(found)
     report.notes = sorted(set(report.notes))
     return report

@@ -14,15 +14,13 @@ from zml_dask.store.commit.plan import CommitTask
 from zml_dask.store.commit.shards import ShardBuilder
 from zml_dask.store.commit.tasks import perform, write_shard
 from zml_dask.store.commit.zarr_metadata import zarr_objects
-from zml_dask.store.info import DatasetInfo, write_info
+from zml_dask.store.info import DatasetInfo, WrittenObject, replace_info
 from zml_dask.store.layout import (
     IMAGES_ZARR,
     ArraySpec,
-    image_arrays,
 )
 from zml_dask.store.manifest import (
     MANIFEST,
-    WrittenObject,
     digest_of,
     read_manifest,
     write_manifest,
@@ -78,11 +76,11 @@ def repair(
     info = repair_tables(storage, info, set(damaged), stage_again, outcome)
     if outcome.problems:
         return _leave(outcome, report)
-    for path, data in zarr_objects(info.shape, info.counts.images):
+    for path, data in zarr_objects(info, info.counts.images):
         if path in damaged:
             storage.write(path, data)
             done.append(WrittenObject(path, len(data), digest_of(data)))
-    images, *indices = image_arrays(info.shape)
+    images, *indices = info.arrays
     for spec in indices:
         done += [
             _rebuild_index(storage, info, spec, shard) for shard in _damaged_shards(spec, damaged)
@@ -146,7 +144,7 @@ def _rebuild_images(
     outcome: Report,
 ) -> WrittenObject | None:
     """Make a shard of images again from the records that own them."""
-    spec = image_arrays(info.shape)[0]
+    spec = info.array("images")
     start, stop = shard * spec.shard, min((shard + 1) * spec.shard, info.counts.images)
     path = f"{IMAGES_ZARR}/{spec.name}/c/{shard}/0/0"
     if stage_again is None:
@@ -176,14 +174,20 @@ def _record(storage: Storage, info: DatasetInfo, done: Sequence[WrittenObject]) 
         manifest = read_manifest(storage, info)
     except StorageError:
         return info  # made again from the objects themselves
+    # The rows are those that were there, so what is recorded of them still holds.
+    done = [
+        replace(written, last_rows_sha256=known.last_rows_sha256)
+        if (known := manifest.get(written.path))
+        else written
+        for written in done
+    ]
     changed = [written for written in done if manifest.get(written.path) != written]
     if not changed:
         return info
     number = info.next_part.get(MANIFEST, 0)
-    info = replace(
+    changed_info = replace(
         info,
         manifest=(*info.manifest, write_manifest(storage, number, changed)),
         next_part={**info.next_part, MANIFEST: number + 1},
     )
-    write_info(storage, info)
-    return info
+    return replace_info(storage, info, changed_info)

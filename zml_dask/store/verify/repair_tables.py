@@ -16,19 +16,18 @@ from zml_dask.store.info import (
     DatasetInfo,
     NotADatasetError,
     Part,
+    WrittenObject,
     read_info,
     refresh_copy,
-    write_info,
+    replace_info,
 )
 from zml_dask.store.layout import (
     DATASET_COPY,
     DATASET_JSON,
     FAILURES_SCHEMA,
-    ImageShape,
-    image_arrays,
     row_shape,
 )
-from zml_dask.store.manifest import MANIFEST, WrittenObject, write_manifest
+from zml_dask.store.manifest import MANIFEST, write_manifest
 from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.tables import read_part, write_part
 from zml_dask.store.verify.objects import expected_paths
@@ -62,7 +61,7 @@ def restore_info(storage: Storage, outcome: Report) -> DatasetInfo | None:
     except (DatasetDamagedError, NotADatasetError, ObjectMissingError):
         outcome.add("unreadable", DATASET_JSON, "its copy cannot be read either; restore a backup")
         return None
-    write_info(storage, info)
+    storage.write(DATASET_JSON, info.to_bytes())
     outcome.notes.append(DONE + DATASET_JSON)
     return info
 
@@ -109,8 +108,7 @@ def repair_tables(
         if part.path in damaged:
             # Without a row a record is simply tried again.
             made = write_part(storage, "failures", _number(part), [FAILURES_SCHEMA.empty_table()])
-            counts = replace(info.counts, failures=0)
-            info = _replace_part(storage, replace(info, counts=counts), "failures", number, made)
+            info = _replace_part(storage, info, "failures", number, made)
             outcome.notes.append(DONE + part.path)
             outcome.notes.append("failures are forgotten; the next build tries those records again")
     return info
@@ -175,7 +173,7 @@ def _rows_by_files(storage: Storage, info: DatasetInfo, number: int) -> RecordRo
 
 
 def _number(part: Part) -> int:
-    return int(part.path.rpartition("-")[2].partition(".")[0])
+    return int(part.path.split("-")[1])
 
 
 def _replace_part(
@@ -184,8 +182,9 @@ def _replace_part(
     parts = list(info.tables[kind])
     parts[number] = made
     changed = replace(info, tables={**info.tables, kind: tuple(parts)})
-    write_info(storage, changed)
-    return changed
+    if kind == "failures":
+        changed = replace(changed, counts=replace(info.counts, failures=0))
+    return replace_info(storage, info, changed)
 
 
 def rebuild_manifest(storage: Storage, info: DatasetInfo, outcome: Report) -> None:
@@ -204,7 +203,7 @@ def rebuild_manifest(storage: Storage, info: DatasetInfo, outcome: Report) -> No
         manifest=(write_manifest(storage, number, objects),),
         next_part={**info.next_part, MANIFEST: number + 1},
     )
-    write_info(storage, changed)
+    replace_info(storage, info, changed)
     storage.remove([part.path for part in info.manifest])
     outcome.notes += [DONE + part.path for part in info.manifest]
 
@@ -221,17 +220,16 @@ def _describe(storage: Storage, info: DatasetInfo, path: str) -> WrittenObject:
     digest = hashlib.sha256(data).hexdigest()
     if path.endswith("zarr.json"):
         return WrittenObject(path, len(data), digest)
-    return _describe_shard(info.shape, info.counts.images, path, data, digest)
-
-
-def _describe_shard(
-    shape: ImageShape, n_images: int, path: str, data: bytes, digest: str
-) -> WrittenObject:
     _, name, _, shard, *_ = path.split("/")
-    spec = next(spec for spec in image_arrays(shape) if spec.name == name)
-    rows = min(n_images - int(shard) * spec.shard, spec.shard)
-    partial = rows < spec.shard
-    reader = ShardReader(spec, row_shape(spec, shape), data)
+    spec = info.array(name)
+    rows = min(info.counts.images - int(shard) * spec.shard, spec.shard)
+    reader = ShardReader(spec, row_shape(spec, info.shape), data)
+    is_boundary = any(known.path == path for known in info.boundary_shards)
     return WrittenObject(
-        path, len(data), digest, rows, rows_digest(reader, spec, rows) if partial else None
+        path,
+        len(data),
+        digest,
+        rows,
+        rows_digest(reader, spec, rows) if rows < spec.shard else None,
+        rows_digest(reader, spec, rows, last_chunk=True) if is_boundary else None,
     )

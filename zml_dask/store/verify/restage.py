@@ -140,6 +140,8 @@ def plan_of(
         n_images=index.n_images[positions],
         paths=index.paths,
         shape=info.shape,
+        arrays=info.arrays,
+        base=None,
         images_before=int(rows.first_image[start]),
         files_before=int(rows.first_file[start]),
         next_part={},

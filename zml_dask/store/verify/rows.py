@@ -16,7 +16,7 @@ from zml_dask.raster.images import to_text
 from zml_dask.store.commit.index_columns import index_columns
 from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import FILES_SCHEMA, FILL_VALUE, IMAGES_ZARR, image_arrays
+from zml_dask.store.layout import FILES_SCHEMA, FILL_VALUE, IMAGES_ZARR
 from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.tables import read_table
 from zml_dask.store.verify.report import Report
@@ -80,9 +80,7 @@ def check_tables(storage: Storage, info: DatasetInfo) -> Report:
     ids: list[Int64] = []
     files: list[Int64] = []
     images: list[Int64] = []
-    indices = {
-        spec.name: StoredRows(storage, spec, info.shape) for spec in image_arrays(info.shape)[1:]
-    }
+    indices = {spec.name: StoredRows(storage, spec, info.shape) for spec in info.arrays[1:]}
     for path, batch in file_batches(storage, info):
         columns = numbers(batch)
         counts = columns["n_images"]
@@ -215,7 +213,7 @@ def check_texts(
         Rows of ``images``.
     """
     report = Report(storage.url)
-    spec = image_arrays(info.shape)[0]
+    spec = info.array("images")
     rows = StoredRows(storage, spec, info.shape)
     path = f"{IMAGES_ZARR}/{spec.name}"
     for group in groups:

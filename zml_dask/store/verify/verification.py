@@ -18,7 +18,7 @@ from zml_dask.store.info import (
     ensure_ours,
     read_info,
 )
-from zml_dask.store.layout import DATASET_COPY, DATASET_JSON, IMAGES, STAGING
+from zml_dask.store.layout import DATASET_COPY, DATASET_JSON, STAGING
 from zml_dask.store.manifest import read_manifest
 from zml_dask.store.staging.staged import read_staged
 from zml_dask.store.storage import Storage, StorageError
@@ -126,15 +126,16 @@ def _verify(
     except (StorageError, pa.ArrowException) as error:
         report.add("unreadable", storage.url, str(error))
         return
-    shards = np.arange(-(-info.counts.images // IMAGES.shard))
+    size = info.array("images").shard
+    shards = np.arange(-(-info.counts.images // size))
     if not deep and shards.size > SAMPLED_SHARDS:
         shards = shards[np.linspace(0, shards.size - 1, SAMPLED_SHARDS).astype(int)]
-    firsts = shards * IMAGES.shard
+    firsts = shards * size
     groups = file_groups(storage, info)
     for found in mapper(
         partial(check_texts, storage, info, groups),
         firsts.tolist(),
-        (firsts + IMAGES.shard).tolist(),
+        (firsts + size).tolist(),
     ):
         report.merge(found)
 
