@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
 import tarfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch.errors import GitError
-from zml_dask.fetch.git import GitLimits, snapshot
+from zml_dask.fetch.git import GitLimits, find_repository, snapshot
 from zml_dask.fetch.github import GithubSource
+from zml_dask.net.client import HttpClient
+from zml_dask.net.errors import BadRedirectError
 
 from .conftest import LoopbackGithub, run
 from .records import FILES
@@ -114,3 +120,78 @@ def test_what_git_says_is_bounded(
     assert len(str(error.value)) < 500
     assert str(error.value).isprintable()
     assert not list(scratch.iterdir())
+
+
+class Redirecting(BaseHTTPRequestHandler):
+    """Sends everything elsewhere."""
+
+    target = ""
+
+    def do_GET(self) -> None:
+        self.send_response(301)
+        self.send_header("Location", self.target + self.path)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Keep the tests' output clean."""
+
+
+@contextmanager
+def redirecting(target: str) -> Iterator[str]:
+    handler = type("To", (Redirecting,), {"target": target})
+    with ThreadingHTTPServer(("127.0.0.2", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.2:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_repository_that_was_renamed_is_found(github: LoopbackGithub, scratch: Path) -> None:
+    github.add("owner", "name", {"v1": FILES})
+    with redirecting(github.url) as base, HttpClient() as client:
+        source = GithubSource(base, "owner", "name", ("v1",))
+        url = find_repository(source, client)
+        assert url == f"{github.url}/owner/name.git"
+        snapshot(source, "v1", scratch, GitLimits(60, 10**9), url=url)
+        assert (scratch / "git.tar").exists()
+        # git follows nobody: what was not checked is not asked for.
+        with pytest.raises(GitError):
+            snapshot(source, "v1", scratch, GitLimits(60, 10**9))
+
+
+def test_no_repository_leads_into_the_private_network(
+    github: LoopbackGithub, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where 127.0.0.2 stands for a public server: neither by a redirect nor by a name."""
+
+    def is_public(address: str) -> bool:
+        return str(ip_address(address)) == "127.0.0.2"
+
+    for module in ("net.urls", "net.connection", "net.client", "fetch.git"):
+        monkeypatch.setattr(f"zml_dask.{module}.is_public", is_public)
+    github.add("owner", "name", {"v1": FILES})
+    with redirecting(github.url) as base, HttpClient() as client:
+        source = GithubSource(base, "owner", "name", ("v1",))
+        with pytest.raises(GitError, match="private network"):
+            find_repository(source, client)
+        moved = f"{github.url.replace('127.0.0.1', 'localhost')}/owner/name.git"
+        with pytest.raises(BadRedirectError, match="private network"):
+            snapshot(source, "v1", scratch, GitLimits(60, 10**9), url=moved)
+
+
+def test_git_goes_to_the_address_that_was_checked(
+    github: LoopbackGithub, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the name means to git's own resolver: here, nothing."""
+    github.add("owner", "name", {"v1": FILES})
+    system = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *args, **options: system(
+            "127.0.0.1" if host == "git.invalid" else host, *args, **options
+        ),
+    )
+    base = github.url.replace("127.0.0.1", "git.invalid")
+    snapshot(GithubSource(base, "owner", "name", ()), "v1", scratch, GitLimits(60, 10**9))
+    assert (scratch / "git.tar").exists()

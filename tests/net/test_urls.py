@@ -15,7 +15,10 @@ PRIVATE = [
     "\u2460\u2461\u2466.0.0.1", "\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021",
     "127\uff0e1", "10.1.2.3", "10.66051", "172.16.0.1", "192.168.0.1", "169.254.169.254",
     "2852039166", "100.64.0.1", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:10.0.0.1]",
-    "[fe80::1]", "[fd00::1]",
+    "[fe80::1]", "[fd00::1]", "[::127.0.0.1]", "[::10.0.0.1]", "[64:ff9b::127.0.0.1]",
+    "[64:ff9b::a00:1]", "[64:ff9b:1::808:808]", "[2002:7f00:1::]", "[2002:a00:1::1]",
+    "[2001::1]", "[fe80::5efe:a00:1]", "[2606:4700::5efe:7f00:1]", "[ff02::1]", "[ff0e::1]",
+    "224.0.0.1", "239.1.2.3", "[fec0::1]", "255.255.255.255",
 ]  # fmt: skip
 
 
@@ -35,7 +38,17 @@ def test_what_is_inside_may_lead_about_there(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["zenodo.org", "objects.example.org", "8.8.8.8", "[2606:4700::1]", "localhost.org"]
+    "host",
+    [
+        "zenodo.org",
+        "objects.example.org",
+        "8.8.8.8",
+        "[2606:4700::1]",
+        "localhost.org",
+        "[64:ff9b::808:808]",
+        "[2002:808:808::1]",
+        "[::ffff:8.8.8.8]",
+    ],
 )
 def test_a_server_outside_may_lead_to_another(host: str) -> None:
     assert redirected(PUBLIC, f"https://{host}/f") == f"https://{host}/f"

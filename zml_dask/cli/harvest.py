@@ -8,6 +8,7 @@ from typing import Self
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
@@ -15,6 +16,7 @@ from zml_dask.net.throttle import LocalThrottle
 from zml_dask.records.harvest import HarvestOptions, HarvestProgress, HarvestResult, harvest
 from zml_dask.records.journal import DEFAULT_EXCLUDE
 from zml_dask.records.parse import ZENODO_API
+from zml_dask.text_safety import escape_text
 
 
 @click.command("harvest")
@@ -74,8 +76,8 @@ def command(
     token = Token.load(token_file, api_url)
     throttle = LocalThrottle()
     with (
-        HttpClient(throttle=throttle, token=token) as client,
         _Bar(throttle, quiet=ctx.obj["quiet"]) as bar,
+        HttpClient(throttle=throttle, token=token, on_retry=bar.say) as client,
     ):
         result = harvest(catalogue, options, client, progress=bar.show)
     click.echo(summary(result, catalogue))
@@ -118,6 +120,10 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Write a line, above the bar where there is one."""
+        self._console.print(Text(escape_text(line)), soft_wrap=True)
 
     def show(self, at: HarvestProgress) -> None:
         """Show where the harvest is."""

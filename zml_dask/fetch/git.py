@@ -14,10 +14,16 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
+from urllib.parse import urlsplit
 
 from zml_dask.fetch.errors import GitError, GitUnreachableError
 from zml_dask.fetch.github import GithubSource
-from zml_dask.net.urls import check_url
+from zml_dask.net.client import HttpClient
+from zml_dask.net.connection import resolve
+from zml_dask.net.errors import NetworkError
+from zml_dask.net.responses import proxy_of
+from zml_dask.net.urls import check_url, is_private_host, is_public
+from zml_dask.text_safety import redact_url
 
 _CONFIG: Final = {
     "protocol.allow": "never",
@@ -27,7 +33,7 @@ _CONFIG: Final = {
     "core.askPass": "",
     "credential.helper": "",
     "submodule.recurse": "false",
-    "http.followRedirects": "initial",
+    "http.followRedirects": "false",
     "http.lowSpeedLimit": "1000",
     "http.lowSpeedTime": "60",
     "gc.auto": "0",
@@ -49,7 +55,35 @@ class GitLimits:
     max_bytes: int
 
 
-def snapshot(source: GithubSource, tag: str | None, folder: Path, limits: GitLimits) -> str:
+def find_repository(source: GithubSource, client: HttpClient) -> str:
+    """Return where a repository is now: servers redirect from the names of renamed ones.
+
+    git itself follows no redirect; here each is checked (see `HttpClient`).
+
+    Raises
+    ------
+    GitError
+    """
+    asked = "/info/refs"
+    try:
+        found = client.resolve_redirects(f"{source.clone_url}{asked}?service=git-upload-pack")
+    except NetworkError as error:
+        kind = GitError if error.permanent else GitUnreachableError
+        raise kind(f"the repository cannot be cloned: {error}") from None
+    url, separator, _ = found.partition(asked)
+    if not separator:
+        raise GitError(f"{source.clone_url} redirects to {redact_url(found)}, no repository")
+    return url
+
+
+def snapshot(
+    source: GithubSource,
+    tag: str | None,
+    folder: Path,
+    limits: GitLimits,
+    *,
+    url: str | None = None,
+) -> str:
     """Clone one commit and write it as ``folder / "git.tar"``.
 
     Parameters
@@ -60,6 +94,8 @@ def snapshot(source: GithubSource, tag: str | None, folder: Path, limits: GitLim
     folder : Path
         Scratch; the clone in it is removed.
     limits : GitLimits
+    url : str, optional
+        From `find_repository`. Default: the source's own URL.
 
     Returns
     -------
@@ -71,19 +107,20 @@ def snapshot(source: GithubSource, tag: str | None, folder: Path, limits: GitLim
     ------
     GitError
     """
-    url = check_url(source.clone_url)
+    url = check_url(source.clone_url if url is None else url)
     clone = folder / "git"
     at = [] if tag is None else [f"--branch={tag}"]
     plain = ["--quiet", "--single-branch", "--no-tags", "--bare", "--template=", *at]
     try:
         try:
-            _git(["clone", "--depth=1", *plain, "--", url, str(clone)], folder, limits)
+            pinned = _pinned(url, source)
+            _git([*pinned, "clone", "--depth=1", *plain, "--", url, str(clone)], folder, limits)
         except GitError as error:
             # A plain file server (git's "dumb" protocol) has no shallow clones.
             if "shallow" not in str(error):
                 raise
             shutil.rmtree(clone, ignore_errors=True)
-            _git(["clone", *plain, "--", url, str(clone)], folder, limits)
+            _git([*pinned, "clone", *plain, "--", url, str(clone)], folder, limits)
         at_clone = [f"--git-dir={clone}"]
         commit = _git([*at_clone, "rev-parse", "HEAD"], folder, limits).strip()
         prefix = f"--prefix={source.owner}-{source.name}-{commit[:7]}/"
@@ -94,6 +131,31 @@ def snapshot(source: GithubSource, tag: str | None, folder: Path, limits: GitLim
     return commit
 
 
+def _pinned(url: str, source: GithubSource) -> list[str]:
+    """Options by which git connects to the address that is checked here, and to no other.
+
+    Raises
+    ------
+    GitUnreachableError
+        If the host has no address.
+    BadRedirectError
+        If the repository of a public server has been redirected into the private network.
+    """
+    parts, base = urlsplit(url), urlsplit(source.base)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    if proxy_of(url) is not None:
+        return []
+    try:
+        is_elsewhere = host != base.hostname and not is_private_host(base.hostname)
+        public_only = is_elsewhere and any(map(is_public, resolve(base.hostname or "", port)))
+        address = resolve(host, port, public_only=public_only)[0]
+    except (OSError, UnicodeError):
+        raise GitUnreachableError(f"{redact_url(url)} has no address; check the network") from None
+    shown = f"[{address}]" if ":" in address else address
+    # Git before 2.37 does not know the option, and resolves the name once more.
+    return ["-c", f"http.curloptResolve={host}:{port}:{shown}"]
+
+
 def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
     """Run git with a small environment, bounded in time and in the size of its files."""
     config = [part for key, value in _CONFIG.items() for part in ("-c", f"{key}={value}")]
@@ -101,7 +163,7 @@ def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
     limiter = shutil.which("prlimit")
     if limiter is not None:
         command = [limiter, f"--fsize={limits.max_bytes}", "--core=0", *command]
-    what = next((part for part in arguments if not part.startswith("-")), "")
+    what = next((part for part in arguments if part in {"clone", "rev-parse", "archive"}), "")
     # What git says comes from the server too, and as much as that likes: into a
     # file, whose size is bounded as that of any other.
     with tempfile.TemporaryFile(dir=folder) as out, tempfile.TemporaryFile(dir=folder) as err:

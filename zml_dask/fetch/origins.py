@@ -22,7 +22,7 @@ from zml_dask.fetch.errors import (
 )
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions, Origin
 from zml_dask.fetch.files import FileFetcher, Haul
-from zml_dask.fetch.git import GitLimits, snapshot
+from zml_dask.fetch.git import GitLimits, find_repository, snapshot
 from zml_dask.fetch.github import GithubSource, github_source
 from zml_dask.fetch.limits import FetchLimits
 from zml_dask.fetch.members import is_sound, kind_of
@@ -239,9 +239,10 @@ def _github_archive(source: GithubSource, tag: str, fetcher: FileFetcher) -> Fet
 
 def _clone(source: GithubSource, tag: str | None, fetcher: FileFetcher) -> FetchedRecord:
     options = fetcher.options
-    fetcher.client.await_turn(source.clone_url)
+    url = find_repository(source, fetcher.client)
+    fetcher.client.await_turn(url)
     limits = GitLimits(options.git_timeout, options.limits.max_archive_bytes)
-    commit = snapshot(source, tag, fetcher.folder, limits)
+    commit = snapshot(source, tag, fetcher.folder, limits, url=url)
     target = fetcher.folder / "git.tar"
     origin: Origin = "git-branch" if tag is None else "git-tag"
     size = target.stat().st_size

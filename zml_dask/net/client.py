@@ -143,8 +143,8 @@ class _RetryState:
         pause = max(asked, self.options.pause(self.failures - 1))
         if self.on_retry is not None:
             self.on_retry(
-                f"{failure}; attempt {self.failures + 1} of {self.options.attempts} "
-                f"in {pause:.0f} s"
+                f"{failure} (attempt {self.failures + 1} of {self.options.attempts} "
+                f"in {pause:.0f} s)"
             )
         time.sleep(min(pause, max(0.0, self._deadline - time.monotonic())))
 

@@ -103,7 +103,7 @@ def error_of(
     if status == 500 and is_search:
         return BadQueryError(f"{where}; that means a query that the server cannot parse: check it")
     if status >= 500 or status in TRANSIENT - {204, 205}:
-        return ServerError(f"{where} again and again; try later")
+        return ServerError(f"{where}; try later")
     if status < 400:
         return BadAnswerError(f"{where}, without the content that was asked for")
     return BadRequestError(f"{where}: the request is not accepted")

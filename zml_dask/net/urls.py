@@ -129,6 +129,8 @@ def is_public(address: str) -> bool:
         embedded = _embedded_ipv4(ip)
         if embedded is not None:
             return is_public(str(embedded)) and ip not in _LOCAL_NAT64
+        if ip.is_site_local:
+            return False
     return ip.is_global and not ip.is_multicast
 
 
