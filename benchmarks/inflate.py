@@ -11,7 +11,7 @@ from corpus import archives
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.members import read_members
 
 _LOCAL_HEADER = 30

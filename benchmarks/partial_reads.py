@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.origins import FetchOptions, open_record
 from zml_dask.net.client import HttpClient
 from zml_dask.records.parse import parse_record

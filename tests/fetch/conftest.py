@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.members import Member, read_members
 from zml_dask.net.client import HttpClient, HttpOptions
 

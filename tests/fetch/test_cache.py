@@ -151,10 +151,10 @@ def test_a_cache_that_was_harmed_is_noticed(
 def test_a_record_that_cannot_be_had_for_good_leaves_nothing_in_scratch(
     record: Record, client: HttpClient, tmp_path: Path
 ) -> None:
-    lost = replace(record.files[1], url=record.files[1].url + "/none")
+    lost = tuple(replace(file, url=file.url + "/none") for file in record.files)
     with pytest.raises(NotFoundError):
         cache_record(
-            replace(record, files=(record.files[0], lost)),
+            replace(record, files=lost),
             client,
             str(tmp_path / "cache"),
             tmp_path / "scratch",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_encrypted_members(read: Read) -> None:
     assert good(read(archive)) == {"open": b"y"}
 
 
-@pytest.mark.parametrize("method", [1, 6, 9, 19, 97, 98, 99, 65535])
+@pytest.mark.parametrize("method", [1, 5, 10, 19, 97, 98, 99, 65535])
 def test_unknown_compression(read: Read, method: int) -> None:
     archive = raw_zip(RawMember.of(b"odd", b"x", method=method), RawMember.of(b"good", b"y"))
     assert fates(read(archive)) == {"odd": "unsupported"}
@@ -64,6 +65,8 @@ def test_a_body_far_larger_than_its_content(read: Read) -> None:
 def test_offsets_that_lead_nowhere(read: Read, offset: int) -> None:
     lost = RawMember.of(b"lost", b"x", offset=offset)
     archive = raw_zip(RawMember.of(b"good", b"y"), lost)
+    assert good(read(archive)) == {"good": b"y", "lost": b"x"}  # by its own header
+    archive = raw_zip(RawMember.of(b"good", b"y"), replace(lost, local=False))
     assert fates(read(archive)) == {"lost": "damaged"}
     assert good(read(archive)) == {"good": b"y"}
 
@@ -111,7 +114,7 @@ def test_a_directory_that_breaks_off_names_what_it_can(read: Read) -> None:
     last = whole.rindex(b"PK\x01\x02")
     whole[last : last + 4] = b"XXXX"
     members = read(bytes(whole))
-    assert len(good(members)) == len(GOOD) - 1
+    assert good(members) == GOOD  # the last one by its own header
     assert fates(members) == {"archive": "damaged"}
 
 

@@ -6,15 +6,15 @@ import tempfile
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zml_dask.fetch.limits import FetchLimits
-from zml_dask.fetch.member import is_version_control
+from zml_dask.fetch.member import FetchLimits, is_version_control
 from zml_dask.fetch.members import Member, is_sound, kind_of, read_members
-from zml_dask.fetch.sniff import recognise
+from zml_dask.fetch.streams import Kind, recognise
 from zml_dask.text_safety import escape_path
 
 from .archives import COMPRESSIONS, GOOD, make_tar, make_zip
@@ -83,9 +83,7 @@ def test_anything_behind_a_good_beginning(junk: bytes, head: bytes) -> None:
 
 @given(st.binary(max_size=600))
 def test_any_bytes_are_something(head: bytes) -> None:
-    assert recognise(head) in {
-        "zip", "tar", "gzip", "bzip2", "xz", "zstd", "unsupported", "bare"
-    }  # fmt: skip
+    assert recognise(head) in get_args(Kind)
 
 
 @given(

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from zml_dask.fetch import limits as limits_module
+from zml_dask.fetch import member as limits_module
 from zml_dask.fetch.errors import ArchiveTimeError
 from zml_dask.fetch.members import read_members
 
@@ -96,11 +96,17 @@ def test_members_that_share_one_body_are_bounded(read: Read) -> None:
     assert len(fates(found)) == 990
 
 
-def test_an_archive_within_an_archive_stays_shut(read: Read) -> None:
-    inner = make_zip({"a": b"a"})
-    assert good(read(make_zip({"inner.zip": inner}))) == {"inner.zip": inner}
-    assert good(read(make_tar({"inner.zip": inner}))) == {"inner.zip": inner}
-    assert fates(read(gzip.compress(inner), name="x.zip.gz")) == {"x.zip.gz": "unsupported"}
+def test_of_archives_within_archives_one_level_is_opened(read: Read) -> None:
+    innermost = make_tar({"x": b"x"})
+    inner = make_zip({"a": b"a", "deep.tar": innermost})
+    for outer in (make_zip, make_tar):
+        members = read(outer({"inner.zip": inner}))
+        assert good(members) == {"inner.zip/a": b"a"}
+        assert fates(members) == {"inner.zip": "binary", "inner.zip/deep.tar": "unsupported"}
+    assert good(read(gzip.compress(inner), name="x.zip.gz")) == {
+        "a": b"a",
+        "deep.tar/x": b"x",
+    }
 
 
 def test_compression_around_compression_ends(read: Read) -> None:

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from zml_dask.fetch import zip_members
+from zml_dask.fetch import zip as zip_members
 from zml_dask.fetch.member import Member
 
 from .archives import COMPRESSIONS, GOOD, RawMember, make_tar, make_zip, raw_zip
@@ -205,9 +205,9 @@ def test_random_bytes_are_a_bare_file(read: Read) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"7z\xbc\xaf\x27\x1c\x00\x04", "7z"),
-        (b"Rar!\x1a\x07\x01\x00", "rar"),
-        (b"\x1f\x9d\x90", "compress"),
+        (b"\x60\xea\x2b\0\x22", "ARJ"),
+        (b"SIT!\0\1\0\0", "StuffIt"),
+        (b"\x89LZO\0\r\n\x1a\n", "lzop"),
     ],
 )
 def test_known_and_not_read(read: Read, data: bytes, said: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch.errors import (
+    EmbargoedError,
     NoFilesError,
     RestrictedError,
     SourceError,
@@ -103,7 +104,7 @@ def test_what_holds_no_source_is_not_downloaded(
     make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
 ) -> None:
     data = os.urandom(20_000_000)
-    files = {"code.zip": make_zip(), "data.bin": data, "old.rar": b"Rar!\x1a\x07\x01\0" + data}
+    files = {"code.zip": make_zip(), "data.bin": data, "old.sit": b"StuffIt (c)" + data}
     sandbox = make_sandbox([make_record(7, files)])
     with open_record(harvested(sandbox, client), client, scratch) as fetched:
         assert [one.name for one in fetched.archives] == ["code.zip"]
@@ -111,7 +112,7 @@ def test_what_holds_no_source_is_not_downloaded(
         # The folder holds the archive alone.
         held = sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
         assert held == len(files["code.zip"])
-    assert fates(members) == {"data.bin": "too_large", "old.rar": "unsupported"}
+    assert fates(members) == {"data.bin": "too_large", "old.sit": "unsupported"}
     assert good(members) == GOOD
 
 
@@ -212,15 +213,28 @@ def test_what_cannot_be_had_says_why(
     assert not any(scratch.iterdir())
 
 
-@pytest.mark.parametrize("access", ["restricted", "embargoed", "closed"])
+@pytest.mark.parametrize(
+    ("access", "error", "permanent"),
+    [
+        ("restricted", RestrictedError, True),
+        ("embargoed", EmbargoedError, False),
+        ("closed", RestrictedError, True),
+    ],
+)
 def test_restricted_records_are_left_alone(
-    client: HttpClient, scratch: Path, github: LoopbackGithub, access: str
+    client: HttpClient,
+    scratch: Path,
+    github: LoopbackGithub,
+    access: str,
+    error: type[RecordError],
+    permanent: bool,
 ) -> None:
     github.add("owner", "name", {"v1": FILES})
     record = bare_record(access=access, related=links("https://github.com/owner/name/tree/v1"))
     options = FetchOptions(github_url=github.url)
-    with pytest.raises(RestrictedError), open_record(record, client, scratch, options):
+    with pytest.raises(error) as caught, open_record(record, client, scratch, options):
         pass
+    assert caught.value.permanent == permanent
     assert github.requests == []
 
 
@@ -245,7 +259,7 @@ def test_archives_that_nobody_here_reads_fail_the_record(
 def test_the_ruins_of_an_archive_are_read_where_there_is_nothing_else(
     make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
 ) -> None:
-    ruin = make_zip({f"{number}": os.urandom(900) for number in range(9)})[:6000]
+    ruin = make_zip({f"{n}": os.urandom(450).hex().encode() for n in range(9)})[:3000]
     sandbox = make_sandbox([make_record(7, {"code.zip": ruin})])
     with open_record(harvested(sandbox, client), client, scratch) as fetched:
         assert 3 < len(good(list(fetched.members()))) < 9

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.origins import FetchOptions, open_record
 from zml_dask.fetch.partial import merge
 from zml_dask.net.client import HttpClient

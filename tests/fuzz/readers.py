@@ -24,7 +24,7 @@ from typing import Any, Final
 import atheris
 
 with atheris.instrument_imports(include=["zml_dask.fetch", "zml_dask.records", "zipfile"]):
-    from zml_dask.fetch.limits import FetchLimits
+    from zml_dask.fetch.member import FetchLimits
     from zml_dask.fetch.members import is_sound, kind_of, read_members
     from zml_dask.records.parse import (
         RecordParseError,

@@ -17,7 +17,7 @@ from dask.utils import parse_bytes
 
 from zml_dask.engine.clusters import ClusterOptions, job_name_of, open_cluster, parse_adapt
 from zml_dask.errors import ZmlError
-from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.member import FetchLimits
 from zml_dask.pipeline.build import OpenClient
 from zml_dask.pipeline.errors import OptionsError
 from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_options

@@ -18,8 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from zml_dask.fetch.copying import copy_stream, md5_of
 from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
-from zml_dask.fetch.limits import FetchLimits
-from zml_dask.fetch.member import Member
+from zml_dask.fetch.member import FetchLimits, Member
 
 MANIFEST: Final = "record.json"
 

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-from zml_dask.fetch.layers import Readable
+from zml_dask.fetch.streams import Readable
 from zml_dask.net.errors import TooLargeError
 from zml_dask.net.transfer import local_disk, write_all
 

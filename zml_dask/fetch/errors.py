@@ -14,6 +14,12 @@ class RestrictedError(RecordError):
     permanent: ClassVar[bool] = True
 
 
+class EmbargoedError(RecordError):
+    """The record's files are not public yet; an embargo ends."""
+
+    kind: ClassVar[str] = "embargoed"
+
+
 class NoFilesError(RecordError):
     """The record has metadata only, and names no repository to look at."""
 
@@ -65,3 +71,15 @@ class SourceError(RecordError):
     """A URL of the user's own catalogue cannot be read."""
 
     kind: ClassVar[str] = "source"
+
+
+class BrokenStreamError(Exception):
+    """A compressed stream cannot be read from here on."""
+
+
+class TrailingBytesError(BrokenStreamError):
+    """A compressed stream is whole, and something else follows it."""
+
+
+class OverLimitError(Exception):
+    """Reading on would unpack more than is allowed."""

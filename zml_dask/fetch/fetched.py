@@ -7,14 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from zml_dask.fetch.limits import FetchLimits
-from zml_dask.fetch.member import Member
-from zml_dask.fetch.members import read_members
-from zml_dask.fetch.sniff import Kind
+from zml_dask.fetch.member import FetchLimits, Member, is_lost
+from zml_dask.fetch.members import has_members, is_text, read_members
+from zml_dask.fetch.streams import Kind
 from zml_dask.text_safety import escape_path
 
+_FIRST_ENTRIES = 200
+_MOST_NAMED = 3
+
 Origin = Literal["zenodo", "github-archive", "git-tag", "git-branch", "url"]
-"""Where a record's code came from; a cache keeps what it was told."""
+"""Where a record's code came from; as a cache keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +116,39 @@ class FetchedRecord:
                 seen.add(hash(member.path))
             yield member
 
-    def _members(self) -> Iterator[Member]:
+    def lost(self) -> tuple[str, ...] | None:
+        """What could not be read, where there is no text at all; None where there is some.
+
+        Raises
+        ------
+        ArchiveTimeError
+        """
+        lost: list[str] = []
+        # As a rule one of the first files is a text, and the rest need not be looked at.
+        for first in (_FIRST_ENTRIES, None):
+            lost.clear()
+            for member in self._members(first):
+                if is_text(member):
+                    return None
+                if is_lost(member) and len(lost) < _MOST_NAMED:
+                    lost.append(f"{member.path}: {member.reason}")
+        return tuple(lost)
+
+    def _members(self, first: int | None = None) -> Iterator[Member]:
 
         def name_of(archive: FetchedArchive) -> str:
             return escape_path(archive.name)[0]
 
-        several = sum(archive.kind in {"zip", "tar"} for archive in self.archives) > 1
+        several = sum(has_members(archive.kind) for archive in self.archives) > 1
         # A README beside the only archive may have the path of one within.
-        beside = {name_of(archive) for archive in self.archives if not _has_members(archive)}
+        beside = {name_of(archive) for archive in self.archives if not has_members(archive.kind)}
         yield from self.listed
         for archive in self.archives:
-            members = read_members(archive.path, name=archive.name, limits=self.limits)
+            members = read_members(archive.path, name=archive.name, limits=self.limits, first=first)
             for member in members:
-                if several and _has_members(archive) and member.path != name_of(archive):
+                if several and has_members(archive.kind) and member.path != name_of(archive):
                     yield replace(member, path=f"{name_of(archive)}/{member.path}")
-                elif _has_members(archive) and member.path in beside:
+                elif has_members(archive.kind) and member.path in beside:
                     yield replace(
                         member,
                         data=None,
@@ -137,7 +157,3 @@ class FetchedRecord:
                     )
                 else:
                     yield member
-
-
-def _has_members(archive: FetchedArchive) -> bool:
-    return archive.kind in {"zip", "tar"}

@@ -1,47 +1,104 @@
-"""A record's own files, brought to the local disk."""
+"""A record's own files, brought to the local disk: what cannot be had costs that file alone."""
 
 from __future__ import annotations
 
+import re
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import fsspec
 
+from zml_dask.errors import RecordError
 from zml_dask.fetch.copying import copy_stream
 from zml_dask.fetch.errors import SourceError
 from zml_dask.fetch.fetched import FetchedArchive, FetchOptions
-from zml_dask.fetch.member import Member, MemberStatus
+from zml_dask.fetch.member import Member, MemberStatus, unread
 from zml_dask.fetch.members import kind_of
 from zml_dask.fetch.partial import fetch_parts
-from zml_dask.fetch.sniff import recognise, unsupported_format
+from zml_dask.fetch.streams import format_name, recognise
 from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import (
+    BadRedirectError,
+    BadRequestError,
     BadUrlError,
     ChecksumError,
+    NotFoundError,
     RangeUnsupportedError,
+    ServerError,
     TooLargeError,
+    TruncatedError,
 )
-from zml_dask.net.transfer import TransferPlan
+from zml_dask.net.transfer import TransferPlan, local_disk
 from zml_dask.records.record import RecordFile
-from zml_dask.text_safety import escape_path, redact_url
+from zml_dask.text_safety import redact_url
+
+# What is wrong with one file. What is wrong with us or with the whole server (blocked,
+# limited, no connection, disk full), or withheld on purpose, is the record's.
+FILE_FAULTS: Final = (
+    NotFoundError,
+    BadRequestError,
+    ChecksumError,
+    TruncatedError,
+    ServerError,
+    SourceError,
+    BadUrlError,
+    BadRedirectError,
+)
+
+_TAIL: Final = 65_536 + 22
+# Only hints: what may be a zip file although it begins as something else, and what is
+# surely a document although it begins as a zip file.
+_MAY_END_AS_ZIP: Final = (b"#!", b"MZ", b"\x7fELF", b"Cr24", b"PK")
+_ZIP_SUFFIXES: Final = (
+    ".zip", ".jar", ".pyz", ".exe", ".whl", ".egg", ".mltbx", ".vsix", ".nupkg", ".xpi",
+    ".crx", ".apk", ".run", ".sh",
+)  # fmt: skip
+_DOCUMENT_SUFFIXES: Final = (
+    ".docx", ".xlsx", ".pptx", ".docm", ".xlsm", ".pptm", ".dotx", ".xlsb", ".vsdx", ".odt",
+    ".ods", ".odp", ".odg", ".epub",
+)  # fmt: skip
+
+# Names of the parts of a split archive, and what they say of the place of each.
+_VOLUMES: Final = (
+    re.compile(r"(?P<base>.+)\.z(?P<number>\d{2,3})", re.IGNORECASE),
+    re.compile(r"(?P<base>.+)\.part(?P<number>\d{1,4})\.rar", re.IGNORECASE),
+    re.compile(r"(?P<base>.+)\.r(?P<old>\d{2})", re.IGNORECASE),
+    re.compile(r"(?P<base>.+)[._-]part[._-]?(?P<number>\d{1,4})", re.IGNORECASE),
+    re.compile(r"(?P<base>.+)\.(?P<number>\d{3})"),
+    re.compile(r"(?P<base>.+?)(?:[._-]?part)?[._-]?(?P<letters>[a-z]{2})"),
+)
 
 
 @dataclass(slots=True)
-class Haul:
+class FetchedFiles:
     """What has been fetched of a record so far.
 
     Attributes
     ----------
     archives : list of FetchedArchive
     listed : list of Member
-        Files that are not worth fetching, or too large to be.
+        Files that are not worth fetching, too large to be, or not to be had.
     bytes : int
+    fault : RecordError or None
+        Why the first of those that cannot be had cannot.
     """
 
     archives: list[FetchedArchive] = field(default_factory=list)
     listed: list[Member] = field(default_factory=list)
     bytes: int = 0
+    fault: RecordError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    """One part of an archive that is split over several files."""
+
+    whole: str
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +119,43 @@ class FileFetcher:
     options: FetchOptions
     keep_partial: bool = False
 
-    def fetch_all(self, files: tuple[RecordFile, ...]) -> Haul:
-        """Every file that is worth it, in the order given.
+    def fetch_all(self, files: tuple[RecordFile, ...]) -> FetchedFiles:
+        """Every file that is worth it; the parts of a split archive as one.
 
         Raises
         ------
         NetworkError, SourceError
-            Of the first file that cannot be had. A file over the limit is listed
-            and passed over, unless nothing else is there.
+            Where no file can be had: of the first that cannot. Of several, those
+            that cannot be had, or are over the limit, are listed with the reason.
         """
-        haul = Haul()
-        refused: TooLargeError | None = None
-        for number, file in enumerate(files):
+        fetched = FetchedFiles()
+        volumes = _volumes_of(file.key for file in files)
+        # The first part tells whether there is an archive that is split.
+        order = sorted(range(len(files)), key=lambda n: _is_later(volumes.get(files[n].key)))
+        for number in order:
+            file = files[number]
+            volume = volumes.get(file.key)
+            whole = volume is not None and _is_split(fetched, volume, volumes)
             try:
-                self._fetch(file, self.folder / f"{number:04d}", haul)
+                self._fetch(file, self.folder / f"{number:04d}", fetched, whole=whole)
             except TooLargeError as error:
-                refused = error
-                self._list(haul, file, "too_large", str(error))
-        if refused is not None and not haul.archives:
-            raise refused
-        return haul
+                fetched.fault = fetched.fault or error
+                self._list(fetched, file, "too_large", str(error))
+            except FILE_FAULTS as error:
+                fetched.fault = fetched.fault or error
+                self._list(fetched, file, "damaged", f"it cannot be fetched: {error}")
+        if fetched.fault is not None and not fetched.archives:
+            raise fetched.fault
+        self._join(fetched, volumes)
+        fetched.archives.sort(key=lambda archive: archive.path.name)
+        return fetched
 
-    def _fetch(self, file: RecordFile, target: Path, haul: Haul) -> None:
-        most = self.options.limits.max_archive_bytes - haul.bytes
+    def _fetch(self, file: RecordFile, target: Path, fetched: FetchedFiles, *, whole: bool) -> None:
+        most = self.options.limits.max_archive_bytes - fetched.bytes
         if urlsplit(file.url).scheme not in {"http", "https"}:
-            self._copy(file, target, haul, most)
+            self._copy(file, target, fetched, most)
             return
-        if self._fetch_in_parts(file, target, haul, most):
+        if self._fetch_in_parts(file, target, fetched, most):
             return
         if file.size is not None and file.size > most:
             raise TooLargeError(
@@ -99,41 +166,59 @@ class FileFetcher:
 
         def wanted(head: bytes) -> bool:
             heads.append(head)
-            return recognise(head) not in {"bare", "unsupported"}
+            return _is_wanted(file.key, head)
 
         small = file.size is not None and file.size <= self.options.limits.max_file_bytes
-        download = self.client.download(
-            file.url,
-            target,
-            max_bytes=most,
-            checksum=file.checksum,
-            size=file.size,
-            keep_partial=self.keep_partial,
-            wanted=None if small else wanted,
-        )
-        if download.complete:
-            self._add(haul, file, target, download.bytes, f"md5:{download.md5}")
-        elif (name := unsupported_format(heads[0])) is not None:
-            self._list(haul, file, "unsupported", f"{name} archives are not read")
+        take_all = small or whole
+        for ask in (None if take_all else wanted, None):
+            download = self.client.download(
+                file.url,
+                target,
+                max_bytes=most,
+                checksum=file.checksum,
+                size=file.size,
+                keep_partial=self.keep_partial,
+                wanted=ask,
+            )
+            if download.complete:
+                self._add(fetched, file, target, download.bytes, f"md5:{download.md5}")
+                return
+            if not self._ends_as_zip(file, heads[0]):
+                break
+        if recognise(heads[0]) == "unsupported":
+            reason = f"{format_name(heads[0])} archives are not read"
+            self._list(fetched, file, "unsupported", reason)
         elif file.size is None:
-            self._fetch_single(file, target, haul)
+            self._fetch_single(file, target, fetched)
         else:
-            limit = self.options.limits.max_file_bytes
-            self._list(haul, file, "too_large", f"over the limit of {limit:,} bytes")
+            self._list(fetched, file, *self.options.limits.too_large)
 
-    def _fetch_single(self, file: RecordFile, target: Path, haul: Haul) -> None:
+    def _ends_as_zip(self, file: RecordFile, head: bytes) -> bool:
+        """Whether a file that begins as another has the directory of a zip file at its end."""
+        may_be = file.key.lower().endswith(_ZIP_SUFFIXES) or head.startswith(_MAY_END_AS_ZIP)
+        if not may_be or file.size is None or recognise(head) != "bare":
+            return False
+        try:
+            start = max(0, file.size - _TAIL)
+            return b"PK\x05\x06" in self.client.read_range(file.url, start, file.size)
+        except RangeUnsupportedError:
+            return True  # only the whole can tell
+
+    def _fetch_single(self, file: RecordFile, target: Path, fetched: FetchedFiles) -> None:
         """Fetch what is no archive and may be small enough to be read: its size is not known."""
-        limit = self.options.limits.max_file_bytes
+        limits = self.options.limits
         try:
             download = self.client.download(
-                file.url, target, max_bytes=limit, checksum=file.checksum
+                file.url, target, max_bytes=limits.max_file_bytes, checksum=file.checksum
             )
         except TooLargeError:
-            self._list(haul, file, "too_large", f"over the limit of {limit:,} bytes")
+            self._list(fetched, file, *limits.too_large)
         else:
-            self._add(haul, file, target, download.bytes, f"md5:{download.md5}")
+            self._add(fetched, file, target, download.bytes, f"md5:{download.md5}")
 
-    def _fetch_in_parts(self, file: RecordFile, target: Path, haul: Haul, most: int) -> bool:
+    def _fetch_in_parts(
+        self, file: RecordFile, target: Path, fetched: FetchedFiles, most: int
+    ) -> bool:
         """Fetch only those parts of a large zip file that are read; False: fetch it whole."""
         threshold = self.options.partial_threshold
         if threshold is None or file.size is None or file.size < threshold:
@@ -144,15 +229,15 @@ class FileFetcher:
             return False
         try:
             limits = replace(self.options.limits, max_archive_bytes=most)
-            fetched = fetch_parts(self.client, file, target, limits)
+            count = fetch_parts(self.client, file, target, limits)
         except RangeUnsupportedError:
             return False
-        if fetched is None:
+        if count is None:
             return False
-        self._add(haul, file, target, fetched, file.checksum)
+        self._add(fetched, file, target, count, file.checksum)
         return True
 
-    def _copy(self, file: RecordFile, target: Path, haul: Haul, most: int) -> None:
+    def _copy(self, file: RecordFile, target: Path, fetched: FetchedFiles, most: int) -> None:
         """Read a URL of the user's own catalogue through fsspec."""
         if not self.options.trusted:
             raise BadUrlError(
@@ -170,15 +255,137 @@ class FileFetcher:
             ) from error
         if plan.md5 not in {None, md5}:
             raise ChecksumError(f"{redact_url(file.url)} has not the md5 that its record says")
-        self._add(haul, file, target, count, f"md5:{md5}")
+        self._add(fetched, file, target, count, f"md5:{md5}")
 
     def _add(
-        self, haul: Haul, file: RecordFile, target: Path, count: int, checksum: str | None
+        self,
+        fetched: FetchedFiles,
+        file: RecordFile,
+        target: Path,
+        count: int,
+        checksum: str | None,
     ) -> None:
         kind = kind_of(target, limits=self.options.limits)
-        haul.archives.append(FetchedArchive(file.key, target, count, checksum, kind))
-        haul.bytes += count
+        fetched.archives.append(FetchedArchive(file.key, target, count, checksum, kind))
+        fetched.bytes += count
 
-    def _list(self, haul: Haul, file: RecordFile, status: MemberStatus, reason: str) -> None:
-        path = escape_path(file.key)[0]
-        haul.listed.append(Member(path, file.size, None, status, reason))
+    def _list(
+        self, fetched: FetchedFiles, file: RecordFile, status: MemberStatus, reason: str
+    ) -> None:
+        fetched.listed.append(unread(file.key, file.size, status, reason))
+
+    def _join(self, fetched: FetchedFiles, volumes: dict[str, _Volume]) -> None:
+        """Put the parts of each split archive together, as far as none is missing."""
+        groups: dict[str, dict[int, FetchedArchive]] = {}
+        for archive in fetched.archives:
+            volume = volumes.get(archive.name)
+            if volume is not None:
+                groups.setdefault(volume.whole, {})[volume.place] = archive
+        for whole, parts in groups.items():
+            first = parts.get(0)
+            if first is None:
+                for archive in parts.values():
+                    if archive.kind == "bare" and _is_split_name(archive.name):
+                        self._pass_over(fetched, archive, "its first part is not in the record")
+                continue
+            if first.kind == "bare" or len(parts) == 1:
+                continue
+            joined = [first]
+            for place in sorted(parts)[1:]:
+                if place in {len(joined), _LAST}:
+                    joined.append(parts[place])
+                else:
+                    reason = f"part {len(joined) + 1} is not in the record"
+                    self._pass_over(fetched, parts[place], reason)
+            with local_disk(first.path), first.path.open("ab") as target:
+                for part in joined[1:]:
+                    with part.path.open("rb") as source:
+                        shutil.copyfileobj(source, target)
+                    part.path.unlink()
+                    fetched.archives.remove(part)
+            one = FetchedArchive(
+                whole,
+                first.path,
+                sum(part.bytes for part in joined),
+                first.checksum,
+                kind_of(first.path, limits=self.options.limits),
+            )
+            fetched.archives[fetched.archives.index(first)] = one
+
+    def _pass_over(self, fetched: FetchedFiles, archive: FetchedArchive, reason: str) -> None:
+        """List a part that cannot be used, and remove it."""
+        fetched.archives.remove(archive)
+        archive.path.unlink()
+        fetched.listed.append(
+            unread(
+                archive.name, archive.bytes, "unsupported", f"a part of a split archive: {reason}"
+            )
+        )
+
+
+_LAST: Final = 1_000_000
+"""Place of the ``.zip`` behind ``.z01``, ``.z02`` and so on."""
+
+
+def _is_wanted(key: str, head: bytes) -> bool:
+    """Whether the first bytes of a large file promise something to read."""
+    kind = recognise(head)
+    if kind == "zip" and key.lower().endswith(_DOCUMENT_SUFFIXES):
+        return False
+    return kind not in {"bare", "unsupported"}
+
+
+def _volumes_of(keys: Iterable[str]) -> dict[str, _Volume]:
+    """Which files are parts of a split archive, by their names alone."""
+    keys = list(keys)
+    lower = {key.lower(): key for key in keys}
+    volumes: dict[str, _Volume] = {}
+    for key in keys:
+        for pattern in _VOLUMES:
+            match = pattern.fullmatch(key)
+            if match is None:
+                continue
+            named = match.groupdict()
+            whole = named["base"]
+            if named.get("old"):
+                whole, place = f"{whole}.rar", int(named["old"]) + 1
+            elif letters := named.get("letters"):
+                place = (ord(letters[0]) - ord("a")) * 26 + ord(letters[1]) - ord("a")
+            else:
+                place = int(named["number"]) - 1
+            if pattern is _VOLUMES[0]:
+                whole = f"{whole}.zip"
+            elif pattern is _VOLUMES[1]:
+                whole = f"{whole}.rar"
+            if place >= 0:
+                volumes[key] = _Volume(whole, place)
+            break
+    # What the others were split from: its last part, or its first.
+    for volume in list(volumes.values()):
+        last = lower.get(volume.whole.lower())
+        if last is not None and last not in volumes:
+            place = 0 if last.lower().endswith(".rar") else _LAST
+            volumes[last] = _Volume(volume.whole, place)
+    return volumes
+
+
+def _is_later(volume: _Volume | None) -> bool:
+    return volume is not None and volume.place > 0
+
+
+def _is_split(fetched: FetchedFiles, volume: _Volume, volumes: dict[str, _Volume]) -> bool:
+    """Whether the first part of what a file is a part of has shown to be an archive."""
+    if volume.place == 0:
+        return False
+    first = _Volume(volume.whole, 0)
+    return any(
+        archive.kind != "bare" and volumes.get(archive.name) == first
+        for archive in fetched.archives
+    )
+
+
+def _is_split_name(name: str) -> bool:
+    """Whether a name alone says that a file is a part: of ``.aa`` or ``.001`` it may be chance."""
+    return any(pattern.fullmatch(name) for pattern in _VOLUMES[:2]) or bool(
+        re.fullmatch(r".+\.(?:zip|7z|rar|tar|gz|tgz|bz2|xz)\.?(?:\d{3}|(?:part)?[a-z]{2})", name)
+    )

@@ -156,6 +156,44 @@ def _pinned(url: str, source: GithubSource) -> list[str]:
     return ["-c", f"http.curloptResolve={host}:{port}:{shown}"]
 
 
+def unbundle(bundle: IO[bytes], folder: Path, limits: GitLimits) -> Path:
+    """Write the commit that a git bundle is of as a tar file.
+
+    Parameters
+    ----------
+    bundle : binary file
+    folder : Path
+        Scratch.
+    limits : GitLimits
+
+    Returns
+    -------
+    Path
+        The tar, in `folder`: of ``HEAD`` if the bundle has it, else of its main branch.
+
+    Raises
+    ------
+    GitError
+        Where it is damaged, or holds only what is new since another commit.
+    """
+    copied = folder / "bundle"
+    bundle.seek(0)
+    with copied.open("wb") as target:
+        shutil.copyfileobj(bundle, target)
+    at = f"--git-dir={folder / 'git'}"
+    _git(["init", "--quiet", "--bare", "--template=", str(folder / "git")], folder, limits)
+    said = _git([at, "bundle", "unbundle", str(copied)], folder, limits)
+    heads = {name: commit for commit, _, name in (line.partition(" ") for line in said.split("\n"))}
+    heads.pop("", None)
+    preferred = ("HEAD", "refs/heads/main", "refs/heads/master")
+    head = next((name for name in preferred if name in heads), min(heads, default=None))
+    if head is None:
+        raise GitError("the git bundle has no head")
+    tar = folder / "git.tar"
+    _git([at, "archive", "--format=tar", f"--output={tar}", heads[head]], folder, limits)
+    return tar
+
+
 def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
     """Run git with a small environment, bounded in time and in the size of its files."""
     config = [part for key, value in _CONFIG.items() for part in ("-c", f"{key}={value}")]

@@ -1,13 +1,29 @@
-"""One member of an archive, and what its path may be."""
+"""What an archive yields: a member of it, or the reason why there is none, within limits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import time
+from dataclasses import dataclass, field
+from typing import IO, Final, Literal
+
+from zml_dask.fetch.errors import ArchiveTimeError
+from zml_dask.text_safety import escape_path
 
 MemberStatus = Literal[
-    "ok", "too_large", "damaged", "encrypted", "unsupported", "duplicate", "refused"
+    "ok", "binary", "too_large", "damaged", "encrypted", "unsupported", "duplicate", "refused"
 ]
+
+# Small archives may be mostly zeros and harm nobody.
+_RATIO_FROM_BYTES: Final = 512 * 1024 * 1024
+# Ordinary code has one line for eight bytes of its archive.
+_LINES_PER_BYTE: Final = 12
+_LINES_FROM: Final = 8_000_000
+_LONGEST_SHOWN_PATH: Final = 4096
+# How the reasons of rows begin that are about no regular file.
+_SPECIAL_FILES: Final = ("a device", "a hard link", "a symbolic link")
+_VERSION_CONTROL: Final = (".git", ".hg", ".svn", "CVS", ".bzr", "_darcs", ".jj")
+_VERSION_CONTROL_FIRST: Final = tuple(f"{name}/" for name in _VERSION_CONTROL)
+_VERSION_CONTROL_WITHIN: Final = tuple(f"/{name}/" for name in _VERSION_CONTROL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +40,10 @@ class Member:
         The content, where `status` is ``"ok"``.
     status : MemberStatus
     reason : str or None
-        Why it is not ``"ok"``; of one that is, what to know about its path.
+        Why it is not ``"ok"``; of one that is, what to know about it.
+    spooled : file or None
+        Content of a member that is itself an archive and too large for `data`,
+        for whoever opens that.
     """
 
     path: str
@@ -32,21 +51,31 @@ class Member:
     data: bytes | None
     status: MemberStatus
     reason: str | None
+    spooled: IO[bytes] | None = field(default=None, repr=False, compare=False)
+
+
+def unread(path: str, size: int | None, status: MemberStatus, reason: str) -> Member:
+    """The row of a member whose content is not read."""
+    return Member(escape_path(path[:_LONGEST_SHOWN_PATH])[0], size, None, status, reason)
+
+
+def is_lost(member: Member) -> bool:
+    """Whether a member may hold something to read, and could not be read."""
+    if member.status == "refused":
+        return not str(member.reason).startswith(_SPECIAL_FILES)
+    return member.status in {"damaged", "encrypted", "unsupported"}
 
 
 def is_version_control(path: str) -> bool:
-    """Whether a path lies within a folder of a version-control system.
+    """Whether a path lies within a folder of a version control system.
 
     Examples
     --------
     >>> is_version_control("a/.git/config"), is_version_control("a/.gitignore")
     (True, False)
     """
-    return (
-        "/.git/" in path
-        or "/.hg/" in path
-        or "/.svn/" in path
-        or path.startswith((".git/", ".hg/", ".svn/"))
+    return path.startswith(_VERSION_CONTROL_FIRST) or any(
+        name in path for name in _VERSION_CONTROL_WITHIN
     )
 
 
@@ -56,3 +85,181 @@ def decoded(raw: bytes, fallback: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         return raw.decode(fallback)
+
+
+def link_member(path: str, target: str) -> Member | None:
+    """A row for a symbolic link that leads out of the archive; None for any other.
+
+    Links are never followed; one within the archive names a file that is listed
+    anyway.
+    """
+    depth = path.count("/")
+    for part in target.split("/"):
+        depth += -1 if part == ".." else part not in {"", "."}
+        if depth < 0:
+            break
+    if depth >= 0 and not target.startswith("/"):
+        return None
+    where = escape_path(target[:200])[0]
+    return unread(
+        path, None, "refused", f"a symbolic link out of the archive, to {where!r}: not followed"
+    )
+
+
+def hard_link_member(path: str, target: str, *, is_listed: bool) -> Member:
+    """The row of a hard link, whose content belongs to another path."""
+    where = escape_path(target[:200])[0]
+    if is_listed:
+        reason = f"a hard link to {where!r}, which is listed under that path"
+    else:
+        reason = f"a hard link to {where!r}, which does not come before it in the archive"
+    return unread(path, None, "refused", reason)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """Bounds of one record.
+
+    Attributes
+    ----------
+    max_archive_bytes : int
+        Of all files of a record together, as downloaded.
+    max_file_bytes : int
+        A larger member is listed as ``too_large`` and not read.
+    max_members : int
+        Entries of an archive, folders and links included.
+    max_path_bytes : int
+        Length of one path; of all paths of an archive together, 64 KiB times this.
+    max_unpacked_bytes : int
+        What all members that are read, or that have to be read over, unpack to.
+    max_ratio : float
+        Unpacked to packed bytes, of an archive that unpacks to over 512 MiB.
+    max_depth : int
+        Compressions around one another (``.tar.gz.xz`` has two). Of archives
+        within an archive, one level is opened.
+    max_seconds : float
+        For reading one archive. A safeguard, not a rule: an archive that meets
+        it becomes a failure, since half a record would not be reproducible.
+    """
+
+    max_archive_bytes: int = 5 * 1024**3
+    max_file_bytes: int = 100_000
+    max_members: int = 1_000_000
+    max_path_bytes: int = 4096
+    max_unpacked_bytes: int = 64 * 1024**3
+    max_ratio: float = 300.0
+    max_depth: int = 3
+    max_seconds: float = 3600.0
+
+    def refusal(self, path: str, size: int) -> tuple[MemberStatus, str] | None:
+        """Why a file of this path and size is not read; None if it is."""
+        if len(path) > self.max_path_bytes:
+            return "refused", f"its path is over the limit of {self.max_path_bytes:,} bytes"
+        if size > self.max_file_bytes:
+            return self.too_large
+        return None
+
+    @property
+    def too_large(self) -> tuple[MemberStatus, str]:
+        """Status and reason of a file over the limit."""
+        return "too_large", f"over the limit of {self.max_file_bytes:,} bytes"
+
+
+@dataclass(slots=True)
+class _Spent:
+    members: int = 0
+    path_bytes: int = 0
+    unpacked: int = 0
+    packed: int = 0
+    lines: int = 0
+    nested: int = 0
+
+
+class Meter:
+    """Counts what reading one archive has cost so far.
+
+    Parameters
+    ----------
+    limits : FetchLimits
+    packed_bytes : int
+        Size of the archive.
+    name : str
+        Of the archive, for messages and for rows about it as a whole.
+    """
+
+    def __init__(self, limits: FetchLimits, packed_bytes: int, name: str) -> None:
+        self.limits = limits
+        self.name = name
+        self._packed_bytes = packed_bytes
+        self._spent = _Spent()
+        self._max_unpacked = min(
+            limits.max_unpacked_bytes,
+            max(_RATIO_FROM_BYTES, int(packed_bytes * limits.max_ratio)),
+        )
+        self._max_lines = max(_LINES_FROM, packed_bytes * _LINES_PER_BYTE)
+        self._deadline = time.monotonic() + limits.max_seconds
+
+    def within(self, name: str) -> Meter:
+        """A meter for an archive within this one: what it counts, this one counts."""
+        inner = Meter(self.limits, self._packed_bytes, name)
+        inner._spent = self._spent
+        inner._deadline = self._deadline
+        return inner
+
+    def add_member(self, path_bytes: int = 0) -> str | None:
+        """Count one more entry; the reason where it is one too many."""
+        self._spent.members += 1
+        self._spent.path_bytes += path_bytes
+        if self._spent.members > self.limits.max_members:
+            return f"over the limit of {self.limits.max_members:,} members"
+        if self._spent.path_bytes > self.limits.max_path_bytes * 65_536:
+            return "over the limit of all paths together"
+        return None
+
+    def add_nested(self, most: int) -> bool:
+        """Count one more archive within the archive; whether it may be opened."""
+        self._spent.nested += 1
+        return self._spent.nested <= most
+
+    def add_packed(self, count: int) -> str | None:
+        """Count packed bytes of a member of a zip file; the reason where it shares them."""
+        self._spent.packed += count
+        if self._spent.packed <= self._packed_bytes:
+            return None
+        return "its members overlap one another"
+
+    def add_unpacked(self, count: int) -> str | None:
+        """Count unpacked bytes; the reason where they are too many."""
+        self._spent.unpacked += count
+        if self._spent.unpacked <= self._max_unpacked:
+            return None
+        if self._max_unpacked == self.limits.max_unpacked_bytes:
+            return f"the archive unpacks to over {self._max_unpacked:,} bytes"
+        return f"the archive unpacks to over {self.limits.max_ratio:g} times its size"
+
+    def add_lines(self, data: bytes) -> str | None:
+        """Count the lines of a file; the reason where they are too many for such an archive.
+
+        Images cost by the line: files of empty lines, well packed, would make a
+        thousand times as many as code does. No line is shorter than one byte, so
+        nothing is counted before that could be.
+        """
+        if self._spent.unpacked <= self._max_lines:
+            return None
+        self._spent.lines += data.count(b"\n") + data.count(b"\r")
+        if self._spent.lines <= self._max_lines:
+            return None
+        return f"the archive holds over {self._max_lines:,} lines, too many for its size"
+
+    def check_time(self) -> None:
+        """Stop where time is up.
+
+        Raises
+        ------
+        ArchiveTimeError
+        """
+        if time.monotonic() > self._deadline:
+            raise ArchiveTimeError(
+                f"reading {self.name!r} takes over {self.limits.max_seconds:g} s; "
+                "raise the limit to have the record"
+            )

@@ -1,49 +1,85 @@
 """The members of an archive of any kind: recognised by content, streamed, bounded.
 
-Nothing is ever written under a member's name: a member is a path, its bytes or
-the reason why there are none. One level of archive is read; an archive within
-an archive is a file like any other, so nested bombs stay shut.
+Nothing is ever written under a member's name: a member is a path, its bytes or the
+reason why there are none. Of archives within an archive one level is opened, so
+nested bombs stay shut.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, BinaryIO, Final, Self, cast
 
-from zml_dask.fetch.layers import BrokenStreamError, Layer, OverLimitError, peel
-from zml_dask.fetch.limits import FetchLimits, Meter
-from zml_dask.fetch.member import Member, MemberStatus
-from zml_dask.fetch.sniff import Kind, recognise, unsupported_format
-from zml_dask.fetch.tar_members import tar_members
-from zml_dask.fetch.zip_directory import BrokenDirectoryError, find_directory, forget_pages, mapped
-from zml_dask.fetch.zip_members import zip_members
+from zml_dask.fetch.errors import BrokenStreamError, GitError, OverLimitError, TrailingBytesError
+from zml_dask.fetch.foreign import ForeignReader, MissingLibraryError
+from zml_dask.fetch.git import GitLimits, unbundle
+from zml_dask.fetch.member import (
+    FetchLimits,
+    Member,
+    MemberStatus,
+    Meter,
+    hard_link_member,
+    is_version_control,
+    link_member,
+    unread,
+)
+from zml_dask.fetch.streams import (
+    ARCHIVE_SUFFIXES,
+    CONTAINERS,
+    SUFFIXES,
+    Kind,
+    Layer,
+    format_name,
+    is_nested_archive,
+    recognise,
+    spool,
+    strip_compression,
+)
+from zml_dask.fetch.tar import tar_members
+from zml_dask.fetch.zip import (
+    BrokenDirectoryError,
+    find_directory,
+    forget_pages,
+    is_document,
+    mapped,
+    zip_members,
+)
 from zml_dask.fetch.zip_salvage import salvaged_members
 from zml_dask.text_safety import escape_path
 
-__all__ = ["Member", "is_sound", "kind_of", "read_members"]
+__all__ = ["Member", "has_members", "is_sound", "is_text", "kind_of", "read_members"]
 
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 _MOST_MAPPED: Final = 64 * 1024 * 1024
-_SUFFIXES: Final = (".gz", ".bz2", ".xz", ".zst")
+# Each may cost a process of its own.
+_MAX_NESTED: Final = 1000
 
 
 def read_members(
-    archive: Path, *, name: str, limits: FetchLimits | None = None
+    archive: Path, *, name: str, limits: FetchLimits | None = None, first: int | None = None
 ) -> Iterator[Member]:
     """Every regular file of an archive, with its content or the reason why not.
 
-    Folders, links within the archive and the insides of version-control folders
-    give no member. Zip files come in path order, tar files in their own.
+    Folders, links within the archive and the insides of version control folders
+    give no member. Zip files come in path order, others in their own. An archive
+    within the archive is followed by its own members, below its path.
 
     Parameters
     ----------
     archive : Path
-        A zip, a tar under any of gzip, bzip2, xz and zstd, one compressed file,
-        or any other file, which is then its own only member.
+        An archive of any kind, one compressed file, or any other file, which is
+        then its own only member.
     name : str
         What the archive is called: the path of a bare file, and of rows about
         the archive as a whole.
     limits : FetchLimits, optional
+    first : int, optional
+        Look at no more than so many entries of a zip file's directory.
 
     Yields
     ------
@@ -53,6 +89,8 @@ def read_members(
     ------
     ArchiveTimeError
         Where reading takes too long.
+    DiskFullError, ScratchError
+        Where an archive within the archive cannot be put beside it.
 
     Examples
     --------
@@ -64,18 +102,28 @@ def read_members(
     [Member(path='run.py', size=8, data=b'print(1)', status='ok', reason=None)]
     """
     limits = FetchLimits() if limits is None else limits
-    size = archive.stat().st_size
-    meter = Meter(limits, size, escape_path(name)[0])
-    with archive.open("rb") as file:
-        layer = Layer(file, meter, counted=False)
-        if recognise(layer.peek()) == "zip":
-            yield from _zip(mapped(file), meter)
-            return
-        kind, inner, depth = peel(layer, meter)
-        if kind == "tar":
-            yield from tar_members(inner, meter)
-        else:
-            yield _single(kind, inner, meter, size if depth == 0 else None)
+    meter = Meter(limits, archive.stat().st_size, escape_path(name)[0])
+    with archive.open("rb") as file, _opened(file, meter, archive.parent) as opened:
+        for member in opened.members(first):
+            over = meter.add_lines(member.data) if member.data is not None else None
+            if over is not None:
+                yield unread(member.path, member.size, "refused", over)
+                continue
+            content = _nested_content(member, archive.parent)
+            if content is None:
+                yield member
+                continue
+            with content:
+                yield from _nested(member, content, meter, archive.parent)
+
+
+def is_text(member: Member) -> bool:
+    """Whether a member holds text to make images of, as far as its bytes tell."""
+    data = member.data
+    if not data or (b"\0" in data and not data.startswith(_UTF_16)) or not data.strip():
+        return False
+    # The mark of the format of a deb, which is a file to ar.
+    return member.path.rpartition("/")[2] != "debian-binary" and recognise(data) == "bare"
 
 
 def kind_of(archive: Path, *, limits: FetchLimits | None = None) -> Kind:
@@ -84,36 +132,132 @@ def kind_of(archive: Path, *, limits: FetchLimits | None = None) -> Kind:
     Returns
     -------
     Kind
-        ``"zip"`` and ``"tar"`` have members; ``"unsupported"`` is an archive that
-        is not read, or a zip without a single readable header; everything else
-        is one file.
+        See `has_members`; ``"unsupported"`` is an archive that is known and not
+        read; everything else is one file.
     """
     limits = FetchLimits() if limits is None else limits
     meter = Meter(limits, archive.stat().st_size, archive.name)
-    with archive.open("rb") as file:
-        kind, _, depth = peel(Layer(file, meter, counted=False), meter)
-    return "unsupported" if kind == "zip" and depth else kind
+    with archive.open("rb") as file, _opened(file, meter, archive.parent) as opened:
+        return opened.kind
+
+
+def has_members(kind: Kind) -> bool:
+    """Whether an archive of a kind has members, rather than being one file."""
+    return kind in CONTAINERS
 
 
 def is_sound(archive: Path, kind: Kind) -> bool:
-    """Whether an archive has members that can be listed: a tar, or a zip with its directory."""
+    """Whether an archive has members that can be listed: of a zip, whether it has its directory."""
     if kind != "zip":
-        return kind == "tar"
-    with archive.open("rb") as file:
+        return kind in CONTAINERS
+    meter = Meter(FetchLimits(), archive.stat().st_size, archive.name)
+    with archive.open("rb") as file, _opened(file, meter, archive.parent) as opened:
         try:
-            find_directory(mapped(file))
-        except BrokenDirectoryError:
+            find_directory(mapped(cast("BinaryIO", opened.file)))
+        except (BrokenDirectoryError, BrokenStreamError, OverLimitError, ValueError):
             return False
-        return True
+    return True
 
 
-def _zip(buffer: memoryview, meter: Meter) -> Iterator[Member]:
+@dataclass(slots=True)
+class _Opened:
+    """A file whose compressions are removed.
+
+    Attributes
+    ----------
+    kind : Kind
+    layer : Layer
+        Its innermost stream.
+    depth : int
+        Number of compressions.
+    size : int
+    source : file
+    meter : Meter
+    scratch : Path
+    stack : ExitStack
+        Closes what had to be put on disk.
+    """
+
+    kind: Kind
+    layer: Layer
+    depth: int
+    size: int
+    source: IO[bytes]
+    meter: Meter
+    scratch: Path
+    stack: ExitStack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    @property
+    def file(self) -> IO[bytes]:
+        """What is inside, as a file to seek in.
+
+        Raises
+        ------
+        BrokenStreamError, OverLimitError
+        """
+        if self.depth == 0:
+            return self.source
+        return self.stack.enter_context(spool(self.layer, self.scratch, self.meter))
+
+    def members(self, first: int | None = None) -> Iterator[Member]:
+        """Members of the archive, or the one file as its only member."""
+        try:
+            if self.kind == "tar":
+                yield from tar_members(self.layer, self.meter, self.scratch)
+            elif self.kind == "zip":
+                yield from _zip(self.file, self.meter, self.scratch, first)
+            elif self.kind == "foreign":
+                name = format_name(self.layer.peek())
+                yield from _foreign(self.file, name, self.meter, self.scratch)
+            elif self.kind == "bundle":
+                yield from _bundle(self.file, self.meter, self.scratch)
+            else:
+                yield _single(self)
+        except OverLimitError as error:
+            yield unread(self.meter.name, None, "refused", str(error))
+        except BrokenStreamError as error:
+            reason = f"it does not decompress ({error})"
+            yield unread(self.meter.name, None, "damaged", reason)
+
+
+def _opened(file: IO[bytes], meter: Meter, scratch: Path) -> _Opened:
+    size = file.seek(0, 2)
+    file.seek(0)
+    outer = Layer(file, meter, counted=False)
+    kind, layer, depth = strip_compression(outer, file, meter, scratch)
+    if depth == 0 and size > 0 and kind in {"zip", "bare"}:
+        kind = _zip_or_bare(file, kind)
+    return _Opened(kind, layer, depth, size, file, meter, scratch, ExitStack())
+
+
+def _zip_or_bare(file: IO[bytes], kind: Kind) -> Kind:
+    """Look at the end of a file too: a zip may follow anything, and a document may be one."""
+    buffer = mapped(cast("BinaryIO", file))
     try:
-        members = zip_members(buffer, find_directory(buffer), meter)
+        directory = find_directory(buffer)
     except BrokenDirectoryError:
-        members = salvaged_members(buffer, meter)
+        return kind
+    if kind == "bare" and directory.count == 0:
+        return kind
+    return "bare" if is_document(buffer, directory) else "zip"
+
+
+def _zip(file: IO[bytes], meter: Meter, scratch: Path, first: int | None) -> Iterator[Member]:
+    buffer = mapped(cast("BinaryIO", file))
+    try:
+        directory = find_directory(buffer)
+    except BrokenDirectoryError as error:
+        yield from salvaged_members(buffer, meter, scratch, str(error))
+        return
+    salvage = partial(salvaged_members, buffer, meter, scratch)
     held = 0
-    for member in members:
+    for member in zip_members(buffer, directory, meter, scratch, salvage, first):
         yield member
         held += len(member.data or b"")
         if held > _MOST_MAPPED:
@@ -121,28 +265,237 @@ def _zip(buffer: memoryview, meter: Meter) -> Iterator[Member]:
             held = 0
 
 
-def _single(kind: Kind, layer: Layer, meter: Meter, size: int | None) -> Member:
+def _bundle(file: IO[bytes], meter: Meter, scratch: Path) -> Iterator[Member]:
+    """Members of the commit that a git bundle has as its head."""
+    limits = GitLimits(meter.limits.max_seconds, meter.limits.max_archive_bytes)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="bundle-") as folder:
+        try:
+            tar = unbundle(file, Path(folder), limits)
+        except GitError as error:
+            yield unread(meter.name, None, "damaged", str(error))
+            return
+        with tar.open("rb") as opened:
+            yield from tar_members(Layer(opened, meter, counted=False), meter, scratch)
+
+
+def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterator[Member]:
+    """Members of an archive that another process reads."""
+    reader = ForeignReader(file, meter, archives=ARCHIVE_SUFFIXES)
+    seen, listed, n_entries = set[int](), set[int](), 0
+    entry: dict[str, Any] | None = None
+    try:
+        while True:
+            kind, body = reader.frame()
+            if kind == b"F":
+                reader.finish(body)
+                if not n_entries:
+                    reason = f"the {name} archive holds no entry"
+                    yield unread(meter.name, None, "damaged", reason)
+                return
+            n_entries += 1
+            entry = reader.json_of(body)
+            path = str(entry.get("path") or meter.name)
+            over = meter.add_member(len(path))
+            if over is not None:
+                reason = f"{over}; neither it nor what follows is read"
+                yield unread(path, None, "refused", reason)
+                return
+            member = _foreign_member(entry, path, reader, meter, seen, listed, scratch)
+            if member is not None:
+                yield member
+            entry = None
+    except MissingLibraryError as error:
+        yield unread(meter.name, None, "unsupported", f"{name} archives: {error}")
+    except (OverLimitError, BrokenStreamError) as error:
+        reason = f"the {name} archive cannot be read from here on: {error}"
+        path = meter.name if entry is None else str(entry.get("path") or meter.name)
+        status: MemberStatus = "damaged"
+        if isinstance(error, OverLimitError):
+            status = "refused"
+        elif _is_locked(str(error)):
+            status = "encrypted"
+        yield unread(path, None, status, reason)
+    finally:
+        reader.close()
+
+
+def _foreign_member(
+    entry: dict[str, Any],
+    path: str,
+    reader: ForeignReader,
+    meter: Meter,
+    seen: set[int],
+    listed: set[int],
+    scratch: Path,
+) -> Member | None:
+    """One entry of another process, its content taken to its end."""
+    stated = entry.get("size")
+    size = stated if isinstance(stated, int) and 0 <= stated < 2**63 else None
+    content = _FrameContent(reader, meter)
+    head = content.read(512)
+    kind = entry.get("type")
+    refusal = meter.limits.refusal(path, size or 0)
+    spooled: IO[bytes] | None = None
+    data = b""
+    if is_nested_archive(path, head, is_large=refusal is not None):
+        content.unread(head)
+        spooled = spool(content, scratch, meter)
+    else:
+        data = head
+        while len(data) <= meter.limits.max_file_bytes and (piece := content.read(-1)):
+            data += piece
+        while content.read(-1):
+            pass
+    if len(data) < (size or 0) and content.wrong is None and spooled is None:
+        # Read over, in there: it had to be unpacked all the same.
+        over = meter.add_unpacked((size or 0) - len(data))
+        if over is not None:
+            raise OverLimitError(over)
+    if is_version_control(path) or kind == "folder":
+        return None
+    if kind == "link":
+        return link_member(path, str(entry.get("link")))
+    link = str(entry.get("link"))
+    if kind == "hard" and not data:
+        is_listed = hash(link.removeprefix("./")) in listed
+        return hard_link_member(path, link, is_listed=is_listed)
+    if kind not in {"file", "hard"}:
+        return unread(path, size, "refused", "a device, pipe or socket")
+    listed.add(hash(path.removeprefix("./")))
+    if entry.get("encrypted"):
+        return unread(path, size, "encrypted", "encrypted")
+    if content.wrong is not None:
+        wrong: MemberStatus = "encrypted" if _is_locked(content.wrong) else "damaged"
+        return unread(path, size, wrong, content.wrong)
+    if len(data) > meter.limits.max_file_bytes:
+        refusal = refusal or meter.limits.too_large
+    elif refusal is None and size is not None and spooled is None and len(data) != size:
+        refusal = "damaged", "its content is not as long as its header says"
+    if refusal is None and hash(path) in seen:
+        refusal = "duplicate", "an earlier member has the same path"
+    seen.add(hash(path))
+    if refusal is not None:
+        return replace(unread(path, size, *refusal), spooled=spooled)
+    shown, note = escape_path(path)
+    if spooled is not None:
+        return replace(unread(path, size, *meter.limits.too_large), spooled=spooled)
+    return Member(shown, len(data), data, "ok", note)
+
+
+def _is_locked(said: str) -> bool:
+    """Whether libarchive complains of a password."""
+    return "ncrypt" in said or "assphrase" in said
+
+
+class _FrameContent:
+    """Content of one entry of another process, as a stream."""
+
+    def __init__(self, reader: ForeignReader, meter: Meter) -> None:
+        self._reader = reader
+        self._meter = meter
+        self._ready = b""
+        self._ended = False
+        self.wrong: str | None = None
+
+    def unread(self, data: bytes) -> None:
+        """Put back what was read too much."""
+        self._ready = data + self._ready
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes, or those at hand; none at the end."""
+        while not self._ready and not self._ended:
+            kind, body = self._reader.frame()
+            if kind == b"D":
+                over = self._meter.add_unpacked(len(body))
+                if over is not None:
+                    raise OverLimitError(over)
+                self._ready = body
+            else:
+                self._ended = True
+                said = self._reader.json_of(body).get("error")
+                self.wrong = None if said is None else " ".join(str(said).split())[:200]
+        data = self._ready[:size] if size >= 0 else self._ready
+        self._ready = self._ready[len(data) :]
+        return data
+
+
+def _single(opened: _Opened) -> Member:
     """The only member of what is no archive."""
-    name, limit = meter.name, meter.limits.max_file_bytes
-    head = layer.peek()
-    if kind not in {"bare", "unsupported"}:
-        inside = "a zip file within a compression" if kind == "zip" else "too many compressions"
-        return Member(name, size, None, "unsupported", inside)
-    if kind == "unsupported":
-        reason = f"{unsupported_format(head)} archives are not read"
-        return Member(name, size, None, "unsupported", reason)
+    name, limits = opened.meter.name, opened.meter.limits
+    if opened.kind == "unsupported":
+        reason = f"{format_name(opened.layer.peek())} archives are not read"
+        return unread(name, opened.size, "unsupported", reason)
+    if opened.kind != "bare":
+        return unread(name, opened.size, "unsupported", "too many compressions")
+    size = opened.size if opened.depth == 0 else None
     path = name
     if size is None:
-        path = next((name.removesuffix(end) for end in _SUFFIXES if name.endswith(end)), name)
-    if size is not None and size > limit:
-        return Member(path, size, None, "too_large", f"over the limit of {limit:,} bytes")
-    status: MemberStatus = "ok"
+        end = next((end for end in SUFFIXES if name.lower().endswith(end)), "")
+        path = name[: len(name) - len(end)] if len(end) < len(name) else name
+    elif size > limits.max_file_bytes:
+        return unread(path, size, *limits.too_large)
+    note = None
+    data = b""
     try:
-        data = layer.read(limit + 1)
+        data = opened.layer.read(limits.max_file_bytes + 1)
+        if len(data) > limits.max_file_bytes:
+            return unread(path, size, *limits.too_large)
+        opened.layer.check()
     except OverLimitError as error:
-        return Member(path, size, None, "refused", str(error))
+        return unread(path, size, "refused", str(error))
+    except TrailingBytesError as error:
+        note = f"{error}; they are not read"
     except BrokenStreamError as error:
-        return Member(path, size, None, "damaged", f"it does not decompress ({error})")
-    if len(data) > limit:
-        return Member(path, size, None, "too_large", f"over the limit of {limit:,} bytes")
-    return Member(path, len(data), data, status, None)
+        return unread(path, size, "damaged", f"it does not decompress ({error})")
+    return Member(path, len(data), data, "ok", note)
+
+
+def _nested_content(member: Member, scratch: Path) -> IO[bytes] | None:
+    """Content of a member that is an archive, as a file; None of any other."""
+    if member.spooled is not None:
+        return member.spooled
+    if member.data is None or not is_nested_archive(member.path, member.data[:512]):
+        return None
+    file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - the caller's
+    file.write(member.data)
+    file.flush()
+    return file
+
+
+def _nested(member: Member, content: IO[bytes], meter: Meter, scratch: Path) -> Iterator[Member]:
+    """A member that is an archive, and its members below its path."""
+    if not meter.add_nested(_MAX_NESTED):
+        reason = f"over the limit of {_MAX_NESTED:,} archives within the archive"
+        yield unread(member.path, member.size, "unsupported", reason)
+        return
+    with _opened(content, meter.within(member.path), scratch) as opened:
+        is_archive = has_members(opened.kind)
+        if is_archive:
+            status: MemberStatus = "binary" if member.data is not None else member.status
+            reason = "an archive within the archive: its files are listed below its path"
+            yield unread(member.path, member.size, status, reason)
+        else:
+            yield replace(member, spooled=None)
+        for inner in opened.members():
+            if inner.path == member.path:
+                if is_archive or inner.status == "damaged":
+                    yield inner
+                continue
+            path = f"{member.path}/{inner.path}"
+            if not is_archive:
+                # One compressed file: a text is worth a row of its own.
+                path = f"{member.path}/{inner.path.rpartition('/')[2]}"
+                if inner.data is None or b"\0" in inner.data:
+                    continue
+            head = inner.data[:512] if inner.data is not None else b""
+            if inner.spooled is not None:
+                inner.spooled.close()
+            if inner.spooled is not None or is_nested_archive(inner.path, head):
+                reason = "an archive within an archive within an archive is not opened"
+                yield unread(path, inner.size, "unsupported", reason)
+                continue
+            over = meter.add_lines(inner.data) if inner.data is not None else None
+            if over is not None:
+                yield unread(path, inner.size, "refused", over)
+            else:
+                yield replace(inner, path=path)

@@ -2,59 +2,41 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch.cache_reader import read_cached
 from zml_dask.fetch.errors import (
+    EmbargoedError,
     GitError,
     GitUnreachableError,
     NoFilesError,
     NotInCacheError,
     RestrictedError,
-    SourceError,
     UnreadableArchiveError,
 )
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions, Origin
-from zml_dask.fetch.files import FileFetcher, Haul
+from zml_dask.fetch.files import FILE_FAULTS, FetchedFiles, FileFetcher
 from zml_dask.fetch.git import GitLimits, find_repository, snapshot
 from zml_dask.fetch.github import GithubSource, github_source
-from zml_dask.fetch.limits import FetchLimits
-from zml_dask.fetch.members import is_sound, kind_of
+from zml_dask.fetch.member import FetchLimits
+from zml_dask.fetch.members import has_members, is_sound, kind_of
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import (
-    BadRequestError,
-    ChecksumError,
-    DiskFullError,
-    NetworkError,
-    NotFoundError,
-    ScratchError,
-    ServerError,
-    TruncatedError,
-)
+from zml_dask.net.errors import DiskFullError, NetworkError, ScratchError
 from zml_dask.net.transfer import local_disk
 from zml_dask.records.record import Record
 
 __all__ = ["FetchOptions", "FetchedArchive", "FetchedRecord", "fetch_into", "open_record"]
 
-# The file itself is amiss. What is amiss with us or with the whole server
-# (blocked, limited, no connection, disk full) is no reason to turn to GitHub,
-# and neither is a record that is withdrawn or restricted on purpose.
-_FILE_FAULTS: Final = (
-    NotFoundError,
-    BadRequestError,
-    ChecksumError,
-    TruncatedError,
-    ServerError,
-    SourceError,
-    UnreadableArchiveError,
-    NoFilesError,
-)
+# With what is wrong with us or with the whole server nobody turns to GitHub, nor where a
+# record is withdrawn or restricted on purpose.
+_ELSEWHERE: Final = (*FILE_FAULTS, UnreadableArchiveError, NoFilesError)
 
 
 @contextmanager
@@ -120,6 +102,8 @@ def fetch_into(
     if options.cache is not None:
         cached = read_cached(options.cache, record.record_id, folder, options.limits)
         if cached is not None:
+            if nothing := cached.lost():
+                raise _unreadable(record, nothing)
             return cached
     if options.offline:
         raise NotInCacheError(
@@ -129,23 +113,31 @@ def fetch_into(
     _check_access(record)
     fetcher = FileFetcher(client, folder, options, keep_partial)
     source = github_source(record, options.github_url)
-    haul = Haul()
+    own: FetchedRecord | None = None
+    lost: tuple[str, ...] | None = None
     try:
-        haul = _own_files(record, fetcher)
-        _check_soundness(record, haul)
-    except _FILE_FAULTS as fault:
-        try:
-            return _from_github(source, fetcher, fault)
-        except (DiskFullError, ScratchError):
+        files = _own_files(record, fetcher)
+        own = FetchedRecord(
+            _origin(record), tuple(files.archives), tuple(files.listed), options.limits
+        )
+        lost = own.lost()
+        fault = _fault_of(record, own, files, lost)
+    except _ELSEWHERE as error:
+        fault = error
+    if own is not None and fault is None:
+        return own
+    try:
+        return _from_github(source, fetcher, cast("RecordError", fault))
+    except (DiskFullError, ScratchError):
+        raise
+    except RecordError:
+        # Better what can be read of a damaged archive than nothing.
+        if own is None or lost or not cast("RecordError", fault).permanent:
             raise
-        except RecordError:
-            # Better what can be read of a damaged archive than nothing.
-            if not any(archive.kind != "unsupported" for archive in haul.archives):
-                raise
-    return FetchedRecord(_origin(record), tuple(haul.archives), tuple(haul.listed), options.limits)
+    return own
 
 
-def _own_files(record: Record, fetcher: FileFetcher) -> Haul:
+def _own_files(record: Record, fetcher: FileFetcher) -> FetchedFiles:
     if not record.files:
         raise NoFilesError(
             f"record {record.record_id} has no files; nothing to read until it gets some"
@@ -157,7 +149,12 @@ def _check_access(record: Record) -> None:
     """Stop at records whose files are withheld on purpose: no way round is looked for."""
     if record.files:
         return
-    if record.access in {"restricted", "embargoed", "closed"}:
+    if record.access == "embargoed":
+        raise EmbargoedError(
+            f"record {record.record_id} is under an embargo{_embargo_end(record)}; it is asked "
+            "for again by every update"
+        )
+    if record.access in {"restricted", "closed"}:
         raise RestrictedError(
             f"record {record.record_id} is {record.access}; ask its authors, or use a token"
         )
@@ -165,26 +162,33 @@ def _check_access(record: Record) -> None:
         raise NoFilesError(f"record {record.record_id} has metadata only; there is no file to read")
 
 
-def _check_soundness(record: Record, haul: Haul) -> None:
-    """Stop where nothing of a record can be read, or only the ruins of an archive."""
-    archives = haul.archives
+def _embargo_end(record: Record) -> str:
+    """When an embargo ends, should the record say so."""
+    metadata = record.metadata.get("metadata")
+    end = metadata.get("embargo_date") if isinstance(metadata, Mapping) else None
+    return f" until {end}" if isinstance(end, str) and re.fullmatch(r"[0-9-]{4,10}", end) else ""
+
+
+def _fault_of(
+    record: Record, own: FetchedRecord, files: FetchedFiles, lost: tuple[str, ...] | None
+) -> RecordError | None:
+    """Why other origins are to be tried as well; None where the record's own files will do."""
+    if lost:
+        return _unreadable(record, lost)
+    archives = [archive for archive in own.archives if has_members(archive.kind)]
     if any(is_sound(archive.path, archive.kind) for archive in archives):
-        return
-    is_ruin = any(archive.kind in {"zip", "unsupported"} for archive in archives)
-    if archives and not is_ruin and not _unsupported(haul):
-        return
-    raise UnreadableArchiveError(
-        f"record {record.record_id} has no archive that can be read "
-        f"({', '.join(_unsupported(haul)) or 'damaged, or not a word of source'})"
+        return None
+    if files.fault is not None:
+        return files.fault
+    if archives:
+        return UnreadableArchiveError(f"record {record.record_id} has damaged archives only")
+    return None
+
+
+def _unreadable(record: Record, lost: tuple[str, ...]) -> UnreadableArchiveError:
+    return UnreadableArchiveError(
+        f"record {record.record_id} has no text that can be read ({'; '.join(lost)})"
     )
-
-
-def _unsupported(haul: Haul) -> list[str]:
-    return [
-        f"{member.path}: {member.reason}"
-        for member in haul.listed
-        if member.status == "unsupported"
-    ]
 
 
 def _from_github(

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from zml_dask.fetch.limits import FetchLimits
-from zml_dask.fetch.member import is_version_control
-from zml_dask.fetch.sniff import HEAD_BYTES
-from zml_dask.fetch.zip_directory import (
+from zml_dask.fetch.member import FetchLimits, is_version_control
+from zml_dask.fetch.streams import HEAD_BYTES
+from zml_dask.fetch.zip import (
     BrokenDirectoryError,
     Directory,
     decode_path,

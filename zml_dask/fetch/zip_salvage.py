@@ -4,75 +4,112 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from isal import isal_zlib
 
-from zml_dask.fetch.inflate import InflateError, crc32
-from zml_dask.fetch.limits import Meter
-from zml_dask.fetch.member import Member, MemberStatus, is_version_control
-from zml_dask.fetch.zip_directory import Buffer, Entry, decode_path, iter_zip64
-from zml_dask.fetch.zip_members import ENCRYPTED, unpack_member
-from zml_dask.text_safety import escape_path
+from zml_dask.fetch.member import Member, Meter, is_version_control, unread
+from zml_dask.fetch.streams import InflateError, crc32
+from zml_dask.fetch.zip import (
+    ENCRYPTED,
+    ENTRY_SIGNATURE,
+    LOCAL_SIGNATURE,
+    UNKNOWN_32,
+    Buffer,
+    Entry,
+    decode_path,
+    find_signatures,
+    iter_zip64,
+    large_member,
+    unpack_member,
+)
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _DESCRIPTOR_FOLLOWS: Final = 0x8
-_DEFLATE: Final = 8
-_UNKNOWN_32: Final = 0xFFFF_FFFF
-_PIECE: Final = 1024 * 1024
 _DESCRIPTOR_SIGNATURE: Final = b"PK\x07\x08"
+_DEFLATE: Final = 8
+_PIECE: Final = 1024 * 1024
 
 
-def salvaged_members(buffer: Buffer, meter: Meter) -> Iterator[Member]:
+def salvaged_members(
+    buffer: Buffer, meter: Meter, scratch: Path, wrong: str, seen: set[int] | None = None
+) -> Iterator[Member]:
     """Members by their local headers, one after the other, in the archive's order.
+
+    Where no header follows a member, the next one is looked for.
 
     Parameters
     ----------
     buffer : memoryview
-        The file, from its first local header on.
+        The whole file.
     meter : Meter
+    scratch : Path
+        Folder for members that are themselves archives.
+    wrong : str
+        What is the matter with the directory, for a row about the archive.
+    seen : set of int, optional
+        Hashes of paths that the directory lists; they are passed over.
     """
-    position, seen = 0, set[int]()
-    while True:
+    listed = frozenset(seen or ())
+    found = set[int]()
+    position = next(find_signatures(buffer, LOCAL_SIGNATURE, 0, meter), None)
+    while position is not None:
         meter.check_time()
-        found = _entry_at(buffer, position)
-        if found is None:
-            break
-        entry, start = found
+        header = _entry_at(buffer, position)
+        if header is None:
+            position = _next_header(buffer, position + 1, meter)
+            continue
+        entry, start = header
         over = meter.add_member(len(entry.path))
         if over is not None:
-            yield _row(entry, "refused", over)
+            yield unread(entry.path, entry.size, "refused", over)
             return
         end: int | None = start + entry.packed
         if entry.flags & _DESCRIPTOR_FOLLOWS and not entry.packed:
             entry, end, over = _measured(buffer, start, entry, meter)
             if over is not None:
-                yield _row(entry, "refused", f"{over}; neither it nor what follows is read")
+                reason = f"{over}; neither it nor what follows is read"
+                yield unread(entry.path, entry.size, "refused", reason)
                 return
-        if not entry.path.endswith("/") and not is_version_control(entry.path):
-            key = hash(entry.path)
-            yield (
-                _row(entry, "duplicate", "an earlier member has the same path")
-                if key in seen
-                else _member(buffer, start, entry, end, meter)
-            )
-            seen.add(key)
+        key = hash(entry.path)
+        if not (entry.path.endswith("/") or is_version_control(entry.path) or key in listed):
+            if key in found:
+                reason = "an earlier member has the same path"
+                yield unread(entry.path, entry.size, "duplicate", reason)
+            else:
+                yield _member(buffer, start, entry, end, meter, scratch)
+            found.add(key)
         if end is None or end > len(buffer):
-            break
+            position = _next_header(buffer, start, meter)
+            continue
         position = _after_descriptor(buffer, end, entry)
-    yield Member(
-        meter.name, None, None, "damaged", "it has no directory: what comes before its end is read"
-    )
+        if bytes(buffer[position : position + 4]) != LOCAL_SIGNATURE:
+            if bytes(buffer[position : position + 4]) == ENTRY_SIGNATURE:
+                break
+            position = _next_header(buffer, position, meter)
+    reason = f"{wrong}: what it does not list is read by the members' own headers"
+    yield unread(meter.name, None, "damaged", reason)
 
 
-def _member(buffer: Buffer, start: int, entry: Entry, end: int | None, meter: Meter) -> Member:
+def _next_header(buffer: Buffer, start: int, meter: Meter) -> int | None:
+    return next(find_signatures(buffer, LOCAL_SIGNATURE, start, meter), None)
+
+
+def _member(
+    buffer: Buffer, start: int, entry: Entry, end: int | None, meter: Meter, scratch: Path
+) -> Member:
     if entry.flags & ENCRYPTED:
-        return _row(entry, "encrypted", "encrypted")
+        return unread(entry.path, entry.size, "encrypted", "encrypted")
     if end is None:
-        return _row(entry, "damaged", "the archive ends within it")
-    if entry.size > meter.limits.max_file_bytes:
-        return _row(entry, "too_large", f"over the limit of {meter.limits.max_file_bytes:,} bytes")
-    return unpack_member(buffer[start:end], entry, meter)
+        return unread(entry.path, entry.size, "damaged", "its end cannot be found")
+    refusal = meter.limits.refusal(entry.path, entry.size)
+    if refusal is None:
+        return unpack_member(buffer[start:end], entry, meter)
+    if refusal[0] == "too_large" and end <= len(buffer):
+        return large_member(buffer[start:end], entry, meter, scratch)
+    return unread(entry.path, entry.size, *refusal)
 
 
 def _entry_at(buffer: Buffer, position: int) -> tuple[Entry, int] | None:
@@ -80,16 +117,14 @@ def _entry_at(buffer: Buffer, position: int) -> tuple[Entry, int] | None:
     if position + _LOCAL.size > len(buffer):
         return None
     (
-        signature, _, flags, method, _, _, crc, packed, size, n_path, n_extra,
+        _, _, flags, method, _, _, crc, packed, size, n_path, n_extra,
     ) = _LOCAL.unpack_from(buffer, position)  # fmt: skip
-    if signature != b"PK\x03\x04":
-        return None
     path_end = position + _LOCAL.size + n_path
     if path_end > len(buffer):
         return None
     raw = bytes(buffer[position + _LOCAL.size : path_end])
     extra = bytes(buffer[path_end : path_end + n_extra])
-    if _UNKNOWN_32 in (packed, size):
+    if UNKNOWN_32 in (packed, size):
         for values in iter_zip64(extra):
             size, packed = next(values, size), next(values, packed)
     path = decode_path(raw, flags, extra)
@@ -99,7 +134,7 @@ def _entry_at(buffer: Buffer, position: int) -> tuple[Entry, int] | None:
 def _measured(
     buffer: Buffer, start: int, entry: Entry, meter: Meter
 ) -> tuple[Entry, int | None, str | None]:
-    """A member whose header leaves its lengths to what follows it: inflated to find its end.
+    """A member whose header leaves its lengths to what follows it, with its end.
 
     Returns
     -------
@@ -109,8 +144,23 @@ def _measured(
     over : str or None
         The limit that this has met.
     """
-    if entry.method != _DEFLATE or entry.flags & ENCRYPTED:
+    if entry.flags & ENCRYPTED:
         return entry, None, None
+    if entry.method == _DEFLATE:
+        return _inflated(buffer, start, entry, meter)
+    for position in find_signatures(buffer, _DESCRIPTOR_SIGNATURE, start, meter):
+        fields = bytes(buffer[position + 4 : position + 16])
+        if len(fields) == 12:
+            crc, packed, size = struct.unpack("<3L", fields)
+            if packed == position - start:
+                return replace(entry, crc=crc, packed=packed, size=size), position, None
+    return entry, None, None
+
+
+def _inflated(
+    buffer: Buffer, start: int, entry: Entry, meter: Meter
+) -> tuple[Entry, int | None, str | None]:
+    """As `_measured`, of a deflate stream, which has an end of its own."""
     decompressor = isal_zlib.decompressobj(wbits=-15)
     position, size, crc = start, 0, 0
     pending: bytes | Buffer = b""
@@ -131,12 +181,11 @@ def _measured(
         if over is not None:
             return entry, None, over
     end = position - len(decompressor.unused_data)
-    measured = Entry(entry.path, entry.flags, entry.method, crc, 0, end - start, size, entry.offset)
-    return measured, end, None
+    return replace(entry, crc=crc, packed=end - start, size=size), end, None
 
 
 def _after_descriptor(buffer: Buffer, end: int, entry: Entry) -> int:
-    """Where the next local header should be."""
+    """Where the next header should be."""
     if not entry.flags & _DESCRIPTOR_FOLLOWS:
         return end
     # 12, 16, 20 or 24 bytes: with or without a signature, lengths of 32 or 64 bits.
@@ -144,8 +193,3 @@ def _after_descriptor(buffer: Buffer, end: int, entry: Entry) -> int:
         if bytes(buffer[end + length : end + length + 2]) == b"PK":
             return end + length
     return end
-
-
-def _row(entry: Entry, status: MemberStatus, reason: str) -> Member:
-    path = escape_path(entry.path[:4096])[0]
-    return Member(path, entry.size, None, status, reason)

@@ -19,6 +19,7 @@ ADVICE = {
     "damaged_legacy": "neither its pickle nor its HDF5 file can be read: restore one of them",
     "deadline": "a slow server or a large file: build again when the network is quieter",
     "disk_full": "free space in the workers' scratch folder, or name another with --scratch",
+    "embargoed": "an embargo ends by itself: zml-dask update asks again",
     "forbidden": f"not public: {_NEVER} without its owner's token",
     "git": "the repository cannot be cloned; if it is there, build --retry-failed",
     "git_unreachable": _AGAIN,

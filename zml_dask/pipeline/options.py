@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
-from zml_dask.fetch.limits import FetchLimits
+from zml_dask.fetch.member import FetchLimits
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.pipeline.errors import OptionsError
 from zml_dask.raster.identifiers import IDENTIFIERS, extra_missing

@@ -1,0 +1,229 @@
+"""Archives that a library in C reads, from a process of its own: 7z, RAR, cab, deb, rpm and others.
+
+`zml_dask.fetch.foreign_child` is that process. It has limits of time, memory and
+output, and what it says is not believed more than the archive is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+from zml_dask.fetch.errors import BrokenStreamError, OverLimitError
+from zml_dask.fetch.member import Meter
+
+INSTALL: Final = (
+    "pip install 'zml-dask[archives]', with the system's libarchive (Debian: libarchive13)"
+)
+_PROGRAM: Final = Path(__file__).with_name("foreign_child.py")
+_MEMORY: Final = 1024**3
+_LARGEST_FRAME: Final = 1024 * 1024
+_POLL_SECONDS: Final = 1.0
+_OUT_OF: Final = {signal.SIGXCPU: "time", signal.SIGKILL: "memory or time"}
+
+
+class MissingLibraryError(Exception):
+    """The library that reads such archives is not installed."""
+
+
+class ForeignReader:
+    """A process that reads one archive.
+
+    Parameters
+    ----------
+    source : binary file
+        Has a place in the file system or none; it is read from its begin.
+    meter : Meter
+    stream : bool
+        Whether it is one compressed stream, not an archive of entries.
+    archives : tuple of str
+        Ends of names, lower case, whose content is sent whatever its size.
+    """
+
+    def __init__(
+        self,
+        source: IO[bytes],
+        meter: Meter,
+        *,
+        stream: bool = False,
+        archives: tuple[str, ...] = (),
+    ) -> None:
+        asked = {
+            "memory": _MEMORY,
+            "seconds": max(1, int(meter.limits.max_seconds)),
+            "most": meter.limits.max_file_bytes,
+            "archives": archives,
+            "stream": stream,
+        }
+        self._meter = meter
+        self._pending = b""
+        # A descriptor of its own: the position of one that is passed on is shared.
+        with open(f"/dev/fd/{source.fileno()}", "rb", buffering=0) as own:  # noqa: PTH123
+            os.lseek(own.fileno(), 0, os.SEEK_SET)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(_PROGRAM), json.dumps(asked)],
+                stdin=own,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={
+                    "LC_ALL": "C.UTF-8",
+                    "PATH": os.environ.get("PATH", os.defpath),
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                    **{
+                        name: os.environ[name]
+                        for name in ("LIBARCHIVE", "LD_LIBRARY_PATH")
+                        if name in os.environ
+                    },
+                },
+                start_new_session=True,
+            )
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._out, selectors.EVENT_READ)
+
+    @property
+    def _out(self) -> int:
+        return self._process.stdout.fileno()  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._selector.close()
+        self._process.kill()
+        self._process.stdout.close()  # type: ignore[union-attr]
+        self._process.wait()
+
+    def frame(self) -> tuple[bytes, bytes]:
+        """The next frame: its letter and its body.
+
+        Raises
+        ------
+        BrokenStreamError
+            Where the process ends before it, or writes something else.
+        ArchiveTimeError
+        """
+        head = self._take(5)
+        length = int.from_bytes(head[1:], "little")
+        if length > _LARGEST_FRAME:
+            raise BrokenStreamError("its reader does not keep to its protocol")
+        return head[:1], self._take(length)
+
+    def json_of(self, body: bytes) -> dict[str, Any]:
+        """A frame's body, which should be a JSON object."""
+        try:
+            value = json.loads(body)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise BrokenStreamError("its reader does not keep to its protocol")
+        return value
+
+    def finish(self, body: bytes) -> None:
+        """Look at what the process says at its end.
+
+        Raises
+        ------
+        BrokenStreamError, OverLimitError, MissingLibraryError
+        """
+        said = self.json_of(body)
+        if said.get("library") is False:
+            raise MissingLibraryError(f"install what reads it: {INSTALL}")
+        raise_for(said.get("error"))
+
+    def _take(self, count: int) -> bytes:
+        pieces = [self._pending]
+        missing = count - len(self._pending)
+        while missing > 0:
+            self._meter.check_time()
+            if not self._selector.select(_POLL_SECONDS):
+                continue
+            piece = os.read(self._out, max(missing, 65_536))
+            if not piece:
+                raise BrokenStreamError(self._death())
+            pieces.append(piece)
+            missing -= len(piece)
+        whole = b"".join(pieces)
+        self._pending = whole[count:]
+        return whole[:count]
+
+    def _death(self) -> str:
+        code = self._process.wait()
+        if code < 0:
+            number = signal.Signals(-code)
+            lack = _OUT_OF.get(number)
+            return f"its reader ran out of {lack}" if lack else f"its reader met {number.name}"
+        return f"its reader ended with status {code}"
+
+
+def raise_for(said: Any) -> None:
+    """Turn what libarchive says into an error, if it says anything.
+
+    Raises
+    ------
+    BrokenStreamError, OverLimitError
+    """
+    if said is None:
+        return
+    message = " ".join(str(said).split())[:200]
+    if "llocate" in message or "emory" in message:
+        raise OverLimitError("reading it asks for too much memory")
+    raise BrokenStreamError(message)
+
+
+class ForeignStream:
+    """What one compressed file unpacks to, such as a ``.Z``.
+
+    Parameters
+    ----------
+    source : binary file
+    meter : Meter
+    """
+
+    def __init__(self, source: IO[bytes], meter: Meter) -> None:
+        self._reader = ForeignReader(source, meter, stream=True)
+        self._ready = memoryview(b"")
+        self._ended = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; none at the end.
+
+        Raises
+        ------
+        BrokenStreamError, OverLimitError, ArchiveTimeError
+        """
+        while not self._ready and not self._ended:
+            for body in self._content():
+                self._ready = memoryview(body)
+                break
+        data = bytes(self._ready[:size] if size >= 0 else self._ready)
+        self._ready = self._ready[len(data) :]
+        return data
+
+    def _content(self) -> Iterator[bytes]:
+        while not self._ended:
+            kind, body = self._reader.frame()
+            if kind == b"D":
+                yield body
+            elif kind == b"X":
+                raise_for(self._reader.json_of(body).get("error"))
+            elif kind == b"F":
+                self._ended = True
+                self._close(body)
+
+    def _close(self, body: bytes) -> None:
+        try:
+            self._reader.finish(body)
+        except MissingLibraryError as error:
+            raise BrokenStreamError(str(error)) from None
+        finally:
+            self._reader.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_reader"):
+            self._reader.close()

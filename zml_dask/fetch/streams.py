@@ -1,0 +1,554 @@
+"""What a file is, by its bytes, and the compressions around it, removed as streams within bounds.
+
+Names are not asked. What a compression unpacks to is counted as it comes, so that
+nothing is unpacked that no limit allows.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import tempfile
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Final, Literal, Protocol, cast
+
+import zstandard
+from isal import igzip_lib, isal_zlib
+
+from zml_dask.fetch.errors import BrokenStreamError, OverLimitError, TrailingBytesError
+from zml_dask.fetch.foreign import ForeignStream
+from zml_dask.fetch.member import Meter
+from zml_dask.net.transfer import local_disk
+
+Kind = Literal[
+    "zip", "tar", "gzip", "bzip2", "xz", "zstd", "lzma", "compress", "lzip", "lz4",
+    "foreign", "bundle", "unsupported", "bare",
+]  # fmt: skip
+"""``"foreign"`` is read by another program, ``"unsupported"`` is known and not read."""
+
+CONTAINERS: Final[frozenset[Kind]] = frozenset({"zip", "tar", "foreign", "bundle"})
+HEAD_BYTES: Final = 512
+SUFFIXES: Final = (".gz", ".bz2", ".bz", ".xz", ".zst", ".lzma", ".lz", ".lz4", ".z")
+"""What a compression appends to a name, lower case."""
+
+ARCHIVE_SUFFIXES: Final = (
+    ".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tlz", ".taz", ".7z", ".rar",
+    ".cab", ".deb", ".rpm", ".gem", ".cpio", ".lha", ".lzh", ".xar",
+    *(f"{inner}{outer}" for inner in (".tar", ".cpio") for outer in SUFFIXES),
+)  # fmt: skip
+"""Ends of the names of archives within an archive that are opened, lower case."""
+
+InflateError: Final = cast("type[Exception]", isal_zlib.error)
+"""What a broken stream raises; no kin of `zlib.error`, though named as such."""
+
+_BLOCK: Final = 512
+_ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04", b"PK00PK\x03\x04")
+_GZIP: Final = b"\x1f\x8b\x08"
+_XZ: Final = b"\xfd7zXZ\x00"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_LZ4: Final = (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18")
+_COMPRESSED: Final[tuple[tuple[bytes, Kind], ...]] = (
+    (_GZIP, "gzip"),
+    (_XZ, "xz"),
+    (_ZSTD, "zstd"),
+    (b"\x1f\x9d", "compress"),
+    (b"LZIP", "lzip"),
+    *((magic, "lz4") for magic in _LZ4),
+    (b"# v2 git bundle\n", "bundle"),
+    (b"# v3 git bundle\n", "bundle"),
+)
+# Position, bytes, name; and whether another program reads it.
+_OTHERS: Final = (
+    (0, b"7z\xbc\xaf\x27\x1c", "7z", True),
+    (0, b"Rar!\x1a\x07", "RAR", True),
+    (0, b"MSCF\0\0\0\0", "cab", True),
+    (0, b"!<arch>\ndebian", "deb", True),
+    (0, b"!<arch>\n", "ar", True),
+    (0, b"\xed\xab\xee\xdb", "rpm", True),
+    (0, b"xar!\0", "xar", True),
+    (2, b"-lh", "LHA", True),
+    (0, b"\x60\xea", "ARJ", False),
+    (7, b"**ACE**", "ACE", False),
+    (0, b"SIT!", "StuffIt", False),
+    (0, b"StuffIt (c)", "StuffIt", False),
+    (20, b"\xdc\xa7\xc4\xfd", "Zoo", False),
+    (0, b"LRZI", "lrzip", False),
+    (0, b"\x89LZO\0", "lzop", False),
+    (0, b"hsqs", "squashfs", False),
+)
+
+_XZ_MEMORY: Final = 256 * 1024 * 1024
+_ZSTD_WINDOW: Final = 128 * 1024 * 1024
+_READ_BYTES: Final = 256 * 1024
+_FEED_BYTES: Final = 64 * 1024
+# Of zstd, which takes no bound of what comes out, a kilobyte makes some 30 MB at most.
+_ZSTD_FEED_BYTES: Final = 1024
+_LONGEST_MAGIC: Final = 16
+_LARGEST_LZMA: Final = 2**40
+
+_DECOMPRESSION_ERRORS: Final = (EOFError, OSError, zlib.error, InflateError, lzma.LZMAError,
+                                zstandard.ZstdError, ValueError)  # fmt: skip
+
+
+def recognise(head: bytes) -> Kind:
+    r"""Kind of a file, as far as its first bytes tell.
+
+    Parameters
+    ----------
+    head : bytes
+        Its first 512 bytes, or all of a shorter one.
+
+    Examples
+    --------
+    >>> recognise(b"PK\x03\x04" + bytes(26)), recognise(b"import os")
+    ('zip', 'bare')
+    """
+    if head.startswith(_ZIP):
+        return "zip"
+    for magic, kind in _COMPRESSED:
+        if head.startswith(magic):
+            return kind
+    if head.startswith(b"BZh") and head[3:4].isdigit() and head[4:8] in {b"1AY&", b"\x17rE8"}:
+        return "bzip2"
+    if _is_skippable_frame(head):
+        behind = head[8 + int.from_bytes(head[4:8], "little") :]
+        return "lz4" if behind.startswith(_LZ4) else "zstd"
+    if _is_lzma(head):
+        return "lzma"
+    if is_tar_header(head[:_BLOCK]):
+        return "tar"
+    found = _other_format(head)
+    if found is None:
+        return "bare"
+    return "foreign" if found[1] else "unsupported"
+
+
+def format_name(head: bytes) -> str:
+    """What an archive that this package does not read itself is called."""
+    found = _other_format(head)
+    return "unknown" if found is None else found[0]
+
+
+def is_tar_header(block: bytes) -> bool:
+    """Whether a block's own checksum holds: older tars have no other mark.
+
+    Some of them added up signed bytes.
+    """
+    if len(block) < _BLOCK:
+        return False
+    field = block[148:156].strip(b" \x00")
+    if not field or not field.isdigit():
+        return False
+    try:
+        stated = int(field, 8)
+    except ValueError:
+        return False
+    rest = block[:148] + block[156:]
+    # The checksum's own field counts as eight spaces.
+    unsigned = sum(rest) + 8 * 32
+    if stated == unsigned:
+        return True
+    return stated == unsigned - 256 * sum(byte > 127 for byte in rest)
+
+
+def inflate(body: bytes | memoryview, size: int) -> bytes:
+    """Content of a raw deflate stream, and at most one byte more than `size` of it.
+
+    That byte shows a header that understates; nothing else of what it hides is
+    ever unpacked.
+
+    Raises
+    ------
+    InflateError
+    """
+    data: bytes = isal_zlib.decompressobj(wbits=-15).decompress(body, size + 1)
+    return data
+
+
+def memory_error(error: lzma.LZMAError) -> Exception:
+    """What an error of LZMA stands for: `MemoryError` where its limit of memory was met."""
+    return MemoryError(str(error)) if "emory" in str(error) else error
+
+
+def crc32(data: bytes, value: int = 0) -> int:
+    """CRC-32 as in zip and gzip, ten times as fast as zlib's."""
+    checksum: int = isal_zlib.crc32(data, value)
+    return checksum
+
+
+def is_nested_archive(path: str, head: bytes, *, is_large: bool = False) -> bool:
+    """Whether a member of an archive is itself one that is opened: by name and by content.
+
+    The name decides that a program's own containers (``.jar``, ``.npz``, ``.whl``)
+    stay the files that they are. One compressed file over the limit is none: what is
+    in it is larger still.
+    """
+    suffixes = ARCHIVE_SUFFIXES if is_large else (*ARCHIVE_SUFFIXES, *SUFFIXES)
+    if not path.lower().endswith(suffixes):
+        return False
+    return recognise(head) not in {"bare", "unsupported", "bundle"}
+
+
+class Readable(Protocol):
+    """What every layer is read through."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+        ...
+
+
+class Layer:
+    """A stream that counts what comes out of it and whose first bytes can be looked at.
+
+    Parameters
+    ----------
+    stream : Readable
+    meter : Meter
+    counted : bool
+        Whether its bytes count as unpacked: those of the file itself do not.
+    """
+
+    def __init__(self, stream: Readable, meter: Meter, *, counted: bool = True) -> None:
+        self._stream = stream
+        self._meter = meter
+        self._counted = counted
+        self._head = b""
+        self._deferred_error: BrokenStreamError | OverLimitError | None = None
+
+    def peek(self) -> bytes:
+        """The first 512 bytes, or fewer where there are no more or they cannot be had."""
+        if not self._head:
+            self._head = self._pull(HEAD_BYTES)
+        return self._head
+
+    def read(self, size: int = -1, /) -> bytes:
+        """`size` bytes, fewer at the end or before an error, which the next call raises.
+
+        Raises
+        ------
+        BrokenStreamError, OverLimitError
+        """
+        size = _READ_BYTES if size < 0 else size
+        head, self._head = self._head[:size], self._head[size:]
+        if len(head) == size:
+            return head
+        data = head + self._pull(size - len(head))
+        if not data and size:
+            self.check()
+        return data
+
+    def check(self) -> None:
+        """Raise the error that reading has met, if it has."""
+        if self._deferred_error is not None:
+            raise self._deferred_error
+
+    def unread(self, data: bytes) -> None:
+        """Put back what was read too much."""
+        self._head = data + self._head
+
+    def _pull(self, size: int) -> bytes:
+        pieces: list[bytes] = []
+        missing = size
+        while missing and self._deferred_error is None:
+            # Also of what lies beneath a compression: that may unpack to nothing for hours.
+            self._meter.check_time()
+            try:
+                piece = self._stream.read(min(missing, _READ_BYTES))
+            except (BrokenStreamError, OverLimitError) as error:
+                self._deferred_error = error
+                break
+            except MemoryError:
+                self._deferred_error = OverLimitError("its decompression asks for too much memory")
+                break
+            except _DECOMPRESSION_ERRORS as error:
+                self._deferred_error = BrokenStreamError(type(error).__name__)
+                break
+            if not piece:
+                break
+            missing -= len(piece)
+            over = self._meter.add_unpacked(len(piece)) if self._counted else None
+            if over is not None:
+                self._deferred_error = OverLimitError(over)
+                break
+            pieces.append(piece)
+        return b"".join(pieces) if len(pieces) != 1 else pieces[0]
+
+
+def strip_compression(
+    layer: Layer, file: IO[bytes], meter: Meter, scratch: Path
+) -> tuple[Kind, Layer, int]:
+    """Remove every compression around a file.
+
+    Parameters
+    ----------
+    layer : Layer
+        Of `file` itself.
+    file : binary file
+    meter : Meter
+    scratch : Path
+        Folder for what another program has to read from a file.
+
+    Returns
+    -------
+    kind : Kind
+        Of what is inside; one of the compressions where there are too many.
+    layer : Layer
+        The innermost stream, from its first byte.
+    depth : int
+        How many were removed.
+    """
+    depth = 0
+    kind = recognise(layer.peek())
+    while depth < meter.limits.max_depth:
+        if kind in OPENERS:
+            layer = Layer(OPENERS[kind](layer), meter)
+        elif kind in {"compress", "lzip", "lz4"}:
+            source = spool(layer, scratch, meter) if depth else file
+            layer = Layer(ForeignStream(source, meter), meter)
+        else:
+            break
+        depth += 1
+        kind = recognise(layer.peek())
+    return kind, layer, depth
+
+
+def spool(layer: Readable, scratch: Path, meter: Meter) -> IO[bytes]:
+    """Copy a stream to a nameless file, for who has to seek in it.
+
+    Raises
+    ------
+    BrokenStreamError, OverLimitError
+    DiskFullError, ScratchError
+        Where `scratch` cannot be written.
+    """
+    left = meter.limits.max_archive_bytes
+    with local_disk(scratch / "spool"):
+        file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - the caller's
+    with ExitStack() as stack:
+        stack.enter_context(file)
+        while piece := layer.read(_READ_BYTES):
+            left -= len(piece)
+            if left < 0:
+                most = meter.limits.max_archive_bytes
+                raise OverLimitError(f"unpacked it is over the limit of {most:,} bytes")
+            with local_disk(scratch / "spool"):
+                file.write(piece)
+        with local_disk(scratch / "spool"):
+            file.flush()
+        file.seek(0)
+        stack.pop_all()
+    return file
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Frames:
+    """Compressed frames one after the other, zeros between them allowed.
+
+    The readers of the standard library lose what they have read when something
+    else follows, set LZMA no limit of memory, and take a frame that breaks off
+    for one that ends.
+
+    Parameters
+    ----------
+    stream : Readable
+    new : callable
+        Gives a decompressor for the next frame.
+    is_frame : callable
+        Whether bytes begin a frame.
+    feed : int
+        Bytes to unpack at a time.
+    """
+
+    def __init__(
+        self,
+        stream: Readable,
+        new: Callable[[], _Decompressor],
+        is_frame: Callable[[bytes], bool],
+        feed: int = _FEED_BYTES,
+    ) -> None:
+        self._stream = stream
+        self._new = new
+        self._is_frame = is_frame
+        self._feed = feed
+        self._decompressor: _Decompressor | None = None
+        self._is_first = True
+        self._packed = b""
+        self._ready = memoryview(b"")
+
+    def read(self, size: int = -1, /) -> bytes:
+        while not self._ready:
+            if self._decompressor is None and not self._begin_frame():
+                return b""
+            data = self._unpack()
+            if data:
+                self._ready = memoryview(data)
+        data = bytes(self._ready[:size] if size >= 0 else self._ready)
+        self._ready = self._ready[len(data) :]
+        return data
+
+    def _begin_frame(self) -> bool:
+        """Find the next frame; False at the end of the stream."""
+        while not self._packed:
+            self._packed = self._stream.read(self._feed)
+            if not self._packed:
+                return False
+            if not self._is_first:
+                self._packed = self._packed.lstrip(b"\x00")
+        if not self._is_first:
+            if len(self._packed) < _LONGEST_MAGIC:
+                self._packed += self._stream.read(_LONGEST_MAGIC)
+            if not self._is_frame(self._packed):
+                raise TrailingBytesError("other bytes follow the compressed ones")
+        self._is_first = False
+        self._decompressor = self._new()
+        return True
+
+    def _unpack(self) -> bytes:
+        decompressor = cast("_Decompressor", self._decompressor)
+        if not self._packed and decompressor.needs_input:
+            self._packed = self._stream.read(self._feed)
+            if not self._packed:
+                raise EOFError("the stream ends within a frame")
+        packed, self._packed = self._packed, b""
+        try:
+            data = decompressor.decompress(packed, _READ_BYTES)
+        except lzma.LZMAError as error:
+            raise memory_error(error) from error
+        if decompressor.eof:
+            self._packed = decompressor.unused_data.lstrip(b"\x00")
+            self._decompressor = None
+        return data
+
+
+class _ZstdFrame:
+    """A frame of zstd, in the manner of the standard library's decompressors."""
+
+    needs_input = True
+
+    def __init__(self, context: zstandard.ZstdDecompressor) -> None:
+        self._decompressor = context.decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return self._decompressor.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decompressor.unused_data
+
+    def decompress(self, data: bytes, _max_length: int, /) -> bytes:
+        return self._decompressor.decompress(data)
+
+
+def _open_gzip(stream: Readable) -> Readable:
+    return _Frames(
+        stream,
+        lambda: cast("_Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)),
+        lambda data: data.startswith(_GZIP),
+    )
+
+
+def open_deflate(stream: Readable) -> Readable:
+    """Content of a raw deflate stream, as a stream."""
+    return _Frames(
+        stream,
+        lambda: cast("_Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)),
+        lambda _: False,
+    )
+
+
+def _open_bzip2(stream: Readable) -> Readable:
+    return _Frames(stream, bz2.BZ2Decompressor, lambda data: recognise(data) == "bzip2")
+
+
+def _open_xz(stream: Readable) -> Readable:
+    return _Frames(
+        stream,
+        lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
+        lambda data: data.startswith(_XZ),
+    )
+
+
+def _open_lzma(stream: Readable) -> Readable:
+    return _Frames(
+        stream,
+        lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_XZ_MEMORY),
+        _is_lzma,
+    )
+
+
+def _open_zstd(stream: Readable) -> Readable:
+    # One context for all frames: a million empty ones would each cost a new one.
+    context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    return _Frames(
+        stream,
+        lambda: _ZstdFrame(context),
+        lambda data: data.startswith(_ZSTD) or _is_skippable_frame(data),
+        _ZSTD_FEED_BYTES,
+    )
+
+
+OPENERS: Final[dict[Kind, Callable[[Readable], Readable]]] = {
+    "gzip": _open_gzip,
+    "bzip2": _open_bzip2,
+    "xz": _open_xz,
+    "lzma": _open_lzma,
+    "zstd": _open_zstd,
+}
+
+
+def _is_skippable_frame(head: bytes) -> bool:
+    """Whether a frame begins that decompressors of zstd and lz4 pass over; pzstd writes them."""
+    return len(head) >= 8 and head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F
+
+
+def _is_lzma(head: bytes) -> bool:
+    """Whether the header of an ``.lzma`` file is one that a compressor writes."""
+    if len(head) < 13 or head[0] != 0x5D:
+        return False
+    dictionary = int.from_bytes(head[1:5], "little")
+    size = int.from_bytes(head[5:13], "little")
+    # A power of two, or the sum of two that follow one another.
+    low = dictionary & -dictionary
+    return (
+        dictionary >= 4096
+        and dictionary in {low, 3 * low, 2**32 - 1}
+        and (size == 2**64 - 1 or size < _LARGEST_LZMA)
+    )
+
+
+def _other_format(head: bytes) -> tuple[str, bool] | None:
+    """Name of an archive format of others, and whether it is read."""
+    for position, magic, name, is_read in _OTHERS:
+        if head[position : position + len(magic)] == magic:
+            if name == "LHA" and head[6:7] != b"-":
+                continue
+            return name, is_read
+    return ("cpio", True) if _is_cpio(head) else None
+
+
+def _is_cpio(head: bytes) -> bool:
+    if head[:6] in {b"070701", b"070702"}:
+        return len(head) >= 110 and all(byte in b"0123456789abcdefABCDEF" for byte in head[6:110])
+    if head[:6] == b"070707":
+        return len(head) >= 76 and all(byte in b"01234567" for byte in head[6:76])
+    for magic, order in ((b"\xc7\x71", "little"), (b"\x71\xc7", "big")):
+        if head[:2] == magic and len(head) > 28:
+            length = int.from_bytes(head[20:22], cast("Literal['little', 'big']", order))
+            return 2 <= length <= len(head) - 26 and head[25 + length] == 0 and head[26] != 0
+    return False

@@ -1,0 +1,406 @@
+"""The members of a tar stream, in the archive's order, whatever its headers claim.
+
+`tarfile` reads a pax or GNU header of any stated size into memory before it can be
+asked, and gives up over a time or an owner that makes no sense; so the blocks are
+walked here, and of a header only what reading needs is looked at.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from zml_dask.fetch.errors import BrokenStreamError, OverLimitError, TrailingBytesError
+from zml_dask.fetch.member import (
+    Member,
+    MemberStatus,
+    Meter,
+    decoded,
+    hard_link_member,
+    is_version_control,
+    link_member,
+    unread,
+)
+from zml_dask.fetch.streams import Layer, is_nested_archive, is_tar_header, spool
+from zml_dask.text_safety import escape_path
+
+_BLOCK: Final = 512
+_EMPTY_BLOCK: Final = bytes(_BLOCK)
+_LARGEST_HEADER: Final = 1024 * 1024
+_READ_BYTES: Final = 1024 * 1024
+# A number of twelve bytes, or of any number of digits, is no size that a table holds.
+_LARGEST_SIZE: Final = 2**62
+_MAGIC: Final = b"ustar"
+_POSIX_MAGIC: Final = b"ustar\0"
+
+_FILES: Final = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE)
+_DEVICES: Final = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
+_WITHOUT_CONTENT: Final = (*_DEVICES, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
+_GNU_FOLDER: Final = b"D"
+_GNU_CONTINUED: Final = b"M"
+_EXTENDED: Final = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_GNU_LONG: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_NO_END_MARK: Final = "it ends before its end mark"
+
+
+class _BrokenHeaderError(Exception):
+    """A header block is invalid; reading resumes at the next valid one."""
+
+
+class _CutOffError(Exception):
+    """The stream ends before its end mark."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """One header block: name and link as raw bytes."""
+
+    name: bytes
+    link: bytes
+    kind: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry: `size` bytes of content follow, `problem` says why they are no file."""
+
+    path: str
+    link: str
+    kind: bytes
+    size: int
+    problem: str | None
+
+
+def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
+    """Members of a tar stream, and of others that follow it.
+
+    Where it is damaged, what can be read before and after is read, and a row
+    under the archive's own name says so.
+
+    Parameters
+    ----------
+    layer : Layer
+    meter : Meter
+    scratch : Path
+        Folder for members that are themselves archives.
+    """
+    # Hashes, since a million paths of 4 KiB would be gigabytes.
+    read, listed = set[int](), set[int]()
+    entry: _Entry | None = None
+    is_damaged = False
+    try:
+        while True:
+            entry = None
+            try:
+                entry = _read_entry(layer, meter)
+            except _BrokenHeaderError as error:
+                if not is_damaged:  # one row: a hostile archive has a million of them
+                    reason = f"{error}; the next good one is looked for"
+                    yield unread(meter.name, None, "damaged", reason)
+                is_damaged = True
+                meter.check_time()
+                over = meter.add_member()
+                if over is not None:
+                    yield unread(meter.name, None, "refused", f"{over}; what follows is not read")
+                    return
+                if not _find_header(layer):
+                    return
+                continue
+            if entry is None:
+                follows = _after_end_mark(layer)
+                if follows == "other":
+                    if not is_damaged:
+                        reason = "other bytes follow its end mark; they are not read"
+                        yield unread(meter.name, None, "damaged", reason)
+                    is_damaged = True
+                    meter.check_time()
+                if follows == "nothing" or (follows == "other" and not _find_header(layer)):
+                    return
+                continue
+            over = meter.add_member(len(entry.path))
+            if over is not None:
+                reason = f"{over}; neither it nor what follows is read"
+                yield unread(entry.path, entry.size, "refused", reason)
+                return
+            meter.check_time()
+            member = _member(entry, layer, meter, read, listed, scratch)
+            if member is not None:
+                yield member
+            padding = -entry.size % _BLOCK if entry.kind not in _WITHOUT_CONTENT else 0
+            entry = None
+            _skip(layer, padding)
+    except OverLimitError as error:
+        yield _cut(entry, meter, "refused", f"{error}; neither it nor what follows is read")
+    except _CutOffError:
+        reason = "the archive ends within it" if entry else _NO_END_MARK
+        yield _cut(entry, meter, "damaged", reason)
+    except TrailingBytesError as error:
+        yield _cut(entry, meter, "damaged", str(error) if entry is None else _NO_END_MARK)
+    except BrokenStreamError as error:
+        reason = f"the archive does not decompress from here on ({error})"
+        yield _cut(entry, meter, "damaged", reason)
+
+
+def _cut(entry: _Entry | None, meter: Meter, status: MemberStatus, reason: str) -> Member:
+    """The row of the entry in which reading ended, or of the archive."""
+    if entry is None:
+        return unread(meter.name, None, status, reason)
+    return unread(entry.path, entry.size, status, reason)
+
+
+def _member(
+    entry: _Entry, layer: Layer, meter: Meter, read: set[int], listed: set[int], scratch: Path
+) -> Member | None:
+    """Read one entry's content, or read over it; None for what needs no row."""
+    is_passed_over = is_version_control(entry.path)
+    key = hash(_plain(entry.path))
+    if entry.kind in _WITHOUT_CONTENT:
+        return None if is_passed_over else _special(entry, listed)
+    refusal: tuple[MemberStatus, str] | None
+    if entry.problem is not None:
+        refusal = "unsupported", entry.problem
+    elif entry.kind not in _FILES:
+        refusal = "unsupported", f"an entry of type {entry.kind!r}"
+    else:
+        refusal = meter.limits.refusal(entry.path, entry.size)
+    if not is_passed_over and entry.kind != _GNU_FOLDER:
+        listed.add(key)
+        if refusal is None or refusal[0] == "too_large":
+            if hash(entry.path) in read:
+                refusal = "duplicate", "an earlier member has the same path"
+            read.add(hash(entry.path))
+            if refusal is not None and refusal[0] == "too_large":
+                return _large_member(entry, refusal, layer, meter, scratch)
+    if is_passed_over or refusal is not None:
+        _skip(layer, entry.size)
+        if is_passed_over or refusal is None or entry.kind == _GNU_FOLDER:
+            return None
+        return unread(entry.path, entry.size, *refusal)
+    data = _read_exactly(layer, entry.size)
+    path, note = escape_path(entry.path)
+    return Member(path, entry.size, data, "ok", note)
+
+
+def _large_member(
+    entry: _Entry, refusal: tuple[MemberStatus, str], layer: Layer, meter: Meter, scratch: Path
+) -> Member:
+    """The row of a file over the limit: with its content, should that be an archive."""
+    content = _Content(layer, entry.size)
+    head = content.read(_BLOCK)
+    if not is_nested_archive(entry.path, head, is_large=True):
+        _skip(layer, content.left)
+        return unread(entry.path, entry.size, *refusal)
+    layer.unread(head)
+    content.left += len(head)
+    file = spool(content, scratch, meter)
+    if content.left:
+        file.close()
+        raise _CutOffError
+    return replace(unread(entry.path, entry.size, *refusal), spooled=file)
+
+
+class _Content:
+    """So many bytes of a stream, as a stream."""
+
+    def __init__(self, layer: Layer, size: int) -> None:
+        self._layer = layer
+        self.left = size
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._layer.read(min(size, self.left)) if self.left else b""
+        self.left -= len(data)
+        return data
+
+
+def _special(entry: _Entry, listed: set[int]) -> Member | None:
+    """The row of what is no regular file and worth one."""
+    if entry.kind in _DEVICES:
+        return unread(entry.path, entry.size, "refused", "a device or pipe")
+    if entry.kind == tarfile.LNKTYPE:
+        is_listed = hash(_plain(entry.link)) in listed
+        listed.add(hash(_plain(entry.path)))
+        return hard_link_member(entry.path, entry.link, is_listed=is_listed)
+    if entry.kind == tarfile.SYMTYPE:
+        return link_member(entry.path, entry.link)
+    return None
+
+
+def _plain(path: str) -> str:
+    return path.removeprefix("./")
+
+
+def _read_entry(layer: Layer, meter: Meter) -> _Entry | None:
+    """The next entry of a stream; None at its end mark.
+
+    Raises
+    ------
+    _BrokenHeaderError
+        Ask again: the next call looks for the next header.
+    _CutOffError, BrokenStreamError, OverLimitError
+    """
+    pax: dict[str, str] = {}
+    long_path = long_link = problem = None
+    while True:
+        block = _read_exactly(layer, _BLOCK)
+        if block == _EMPTY_BLOCK:
+            return None
+        header = _parse(block)
+        if header.kind not in _EXTENDED and header.kind not in _GNU_LONG:
+            break
+        body = _header_body(layer, header.size, meter)
+        if body is None:
+            problem = "its extended header is over 1 MiB"
+        elif header.kind in _GNU_LONG:
+            text = decoded(body.partition(b"\x00")[0], "latin-1")
+            if header.kind == tarfile.GNUTYPE_LONGNAME:
+                long_path = text
+            else:
+                long_link = text
+        elif header.kind != tarfile.XGLTYPE:
+            pax.update(_pax_records(body))
+    if header.kind == tarfile.GNUTYPE_SPARSE:
+        problem = "a GNU sparse file"
+        # Blocks that continue an old GNU sparse file's map.
+        more = bool(block[482])
+        while more:
+            more = bool(_read_exactly(layer, _BLOCK)[504])
+    elif header.kind == _GNU_CONTINUED:
+        problem = "the continuation of a file that another volume begins"
+    sparse_path = pax.get("GNU.sparse.name")
+    if sparse_path is not None or "GNU.sparse.major" in pax or "GNU.sparse.map" in pax:
+        problem = "a GNU sparse file"
+    path = sparse_path or pax.get("path") or long_path or decoded(header.name, "latin-1")
+    link = pax.get("linkpath") or long_link or decoded(header.link, "latin-1")
+    kind = header.kind
+    if path.endswith("/") and kind in {tarfile.REGTYPE, tarfile.AREGTYPE}:
+        kind = tarfile.DIRTYPE
+    return _Entry(path, link, kind, _pax_size(pax.get("size"), header.size), problem)
+
+
+def _parse(block: bytes) -> _Header:
+    """What reading needs of a header; owner, times, mode and device may be anything."""
+    if not is_tar_header(block):
+        raise _BrokenHeaderError("a header is broken (its checksum does not fit)")
+    size = _number(block[124:136])
+    kind = block[156:157]
+    if size is None or not 0 <= size <= _LARGEST_SIZE:
+        if kind not in _WITHOUT_CONTENT:
+            raise _BrokenHeaderError("a header states an impossible size")
+        size = 0
+    name = block[0:100].partition(b"\0")[0]
+    if block[257:263] == _POSIX_MAGIC and kind not in _GNU_LONG:
+        # star keeps times in the last bytes of the field.
+        end = 476 if block[508:512] == b"tar\0" else 500
+        prefix = block[345:end].partition(b"\0")[0]
+        if prefix:
+            name = prefix + b"/" + name
+    return _Header(name, block[157:257].partition(b"\0")[0], kind, size)
+
+
+def _number(field: bytes) -> int | None:
+    """A number in octal digits, or in base 256 with a mark; None if it is neither."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    if field[0] == 0xFF:
+        return int.from_bytes(field, "big", signed=True)
+    digits = field.partition(b"\0")[0].strip(b" ")
+    if not digits:
+        return 0
+    try:
+        return int(digits, 8) if digits.isdigit() else None
+    except ValueError:
+        return None
+
+
+def _after_end_mark(layer: Layer) -> Literal["nothing", "header", "other"]:
+    """What follows an empty block: zeros alone, read so that a checksum around them is checked.
+
+    A header follows where the block was a lone one, or another archive comes behind.
+    """
+    while block := layer.read(_BLOCK):
+        if block.strip(b"\0"):
+            layer.unread(block)
+            return "header" if is_tar_header(block) else "other"
+    return "nothing"
+
+
+def _find_header(layer: Layer) -> bool:
+    """Step over blocks up to the next header of the modern kind; False where none comes.
+
+    Raises
+    ------
+    BrokenStreamError, OverLimitError
+    """
+    while len(block := layer.read(_BLOCK)) == _BLOCK:
+        if block[257:262] == _MAGIC and is_tar_header(block):
+            layer.unread(block)
+            return True
+    return False
+
+
+def _read_exactly(layer: Layer, size: int) -> bytes:
+    """So many bytes.
+
+    Raises
+    ------
+    _CutOffError, BrokenStreamError, OverLimitError
+    """
+    data = layer.read(size)
+    if len(data) < size:
+        layer.check()
+        raise _CutOffError
+    return data
+
+
+def _skip(layer: Layer, count: int) -> None:
+    """Read over so many bytes, and not one more; raises as `_read_exactly`."""
+    while count > 0:
+        gone = len(layer.read(min(count, _READ_BYTES)))
+        if not gone:
+            raise _CutOffError
+        count -= gone
+
+
+def _header_body(layer: Layer, size: int, meter: Meter) -> bytes | None:
+    """Content of an extended header; None of one that is too large, which is read over.
+
+    Each counts as a member: a chain of them must end as well.
+    """
+    over = meter.add_member()
+    if over is not None:
+        raise OverLimitError(over)
+    if size > _LARGEST_HEADER:
+        _skip(layer, size + -size % _BLOCK)
+        return None
+    body = _read_exactly(layer, size)
+    _skip(layer, -size % _BLOCK)
+    return body
+
+
+def _pax_records(body: bytes) -> dict[str, str]:
+    r"""Records ``LENGTH KEY=VALUE\n`` of a pax header, up to the first that is none."""
+    records: dict[str, str] = {}
+    position = 0
+    while position < len(body):
+        digits, space, _ = body[position : position + 20].partition(b" ")
+        if not space or not digits.isdigit() or int(digits) <= len(digits) + 1:
+            break
+        end = position + int(digits)
+        key, equals, value = body[position + len(digits) + 1 : end].partition(b"=")
+        if not equals or end > len(body) or not value.endswith(b"\n"):
+            break
+        records[decoded(key, "latin-1")] = decoded(value[:-1], "latin-1")
+        position = end
+    return records
+
+
+def _pax_size(text: str | None, size: int) -> int:
+    if text is None or not (text.isascii() and text.isdigit()):
+        return size
+    if len(text) > len(str(_LARGEST_SIZE)) or int(text) > _LARGEST_SIZE:
+        raise _BrokenHeaderError("a header states an impossible size")
+    return int(text)
