@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
 import fsspec
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +30,7 @@ from zml_dask.records.parse import (
     RecordParseError,
     api_root_of,
     archive_bytes_of,
+    brief_hit,
     canonical_json,
     parse_record,
     record_id_of,
@@ -326,21 +326,6 @@ def _harvest_of(name: str) -> HarvestState | None:
         return None
 
 
-class _Brief(msgspec.Struct):
-    """What the index needs of a hit; decoding the rest of it would take five times as long."""
-
-    id: Any = None
-    recid: Any = None
-    files: Any = None
-    links: Any = None
-
-    def as_hit(self) -> dict[str, Any]:
-        return {"id": self.id, "recid": self.recid, "files": self.files, "links": self.links}
-
-
-_DECODE_BRIEF: Final = msgspec.json.Decoder(_Brief).decode
-
-
 class _Rows:
     """Collects the index: a row per record, and the servers that the records name."""
 
@@ -381,7 +366,7 @@ def _index_lines(stream: BinaryIO, name: str, harvest: HarvestState | None) -> _
         content = line if offset else line.removeprefix(_BOM)
         if content.strip():
             try:
-                rows.add(_brief(content), offset + len(line) - len(content), len(content))
+                rows.add(brief_hit(content), offset + len(line) - len(content), len(content))
             except (ValueError, RecursionError, RecordParseError) as error:
                 if not len(rows) and harvest is None:
                     return None
@@ -408,14 +393,6 @@ def _index_values(content: bytes, name: str) -> _Rows:
             "hold one JSON record per line, an array of records, or a search's answer"
         ) from None
     return rows
-
-
-def _brief(content: bytes) -> Any:
-    try:
-        return _DECODE_BRIEF(content).as_hit()
-    except (msgspec.MsgspecError, RecursionError):
-        # What the strict decoder refuses, such as a lone surrogate, may still be a record.
-        return json.loads(content)
 
 
 def _json_hits(text: str) -> Iterator[tuple[Any, int, int]]:

@@ -21,9 +21,11 @@ from typing import Final
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import BadQueryError, BadRequestError
+from zml_dask.records.dump import choose_dump
+from zml_dask.records.dump_harvest import DumpProgress, DumpRound, is_excluded, put_in_order
 from zml_dask.records.journal import HarvestOptions, HarvestState, HarvestStateError, Journal
 from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
-from zml_dask.records.record import Record
+from zml_dask.records.query import matcher
 from zml_dask.records.search import (
     EARLIEST,
     GUEST_SIZES,
@@ -111,7 +113,10 @@ def harvest(
     options: HarvestOptions | None = None,
     client: HttpClient | None = None,
     *,
+    from_dump: str | None = None,
     progress: Callable[[HarvestProgress], None] | None = None,
+    dump_progress: Callable[[DumpProgress], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> HarvestResult:
     """Write all records that `options` ask for to a catalogue, or go on doing so.
 
@@ -125,8 +130,14 @@ def harvest(
     options : HarvestOptions, optional
     client : HttpClient, optional
         Default: a new one without a token.
-    progress : callable, optional
-        Called after every page.
+    from_dump : str, optional
+        Begin with a metadata dump instead of the search: ``"newest"``, the id of a
+        version, or the path of a downloaded one. A catalogue that is there already
+        goes on by the search.
+    progress, dump_progress : callable, optional
+        Called after every page; while a dump is downloaded and read.
+    say : callable, optional
+        Given lines for the user.
 
     Returns
     -------
@@ -142,6 +153,10 @@ def harvest(
         If the catalogue cannot be written to.
     BadQueryError
         If the server cannot parse the query.
+    QuerySyntaxError
+        If the query cannot be asked of a dump.
+    DumpError
+        If the dump is not there, breaks off or is damaged; the same call goes on later.
     NetworkError
         If the server cannot be had; the same call goes on later.
     """
@@ -151,10 +166,40 @@ def harvest(
     begin, end = _bounds(asked)
     if client is None:
         with HttpClient() as own:
-            return harvest(catalogue_path, asked, own, progress=progress)
-    with Journal(Path(catalogue_path)) as journal:
-        state = _resumed(journal.state, asked, begin, end, str(catalogue_path))
-        return HarvestRound(journal, client, pattern, state, progress).to_the_end()
+            return harvest(
+                catalogue_path,
+                asked,
+                own,
+                from_dump=from_dump,
+                progress=progress,
+                dump_progress=dump_progress,
+                say=say,
+            )
+    path = Path(catalogue_path)
+    with Journal(path) as journal:
+        state = _resumed(journal.state, asked, begin, end, str(path))
+        before = len(journal.ids)
+        if from_dump is not None and state.dump is None:
+            if state.started is not None or state.complete_until is not None:
+                say(f"{path} was begun before: going on by the search")
+            else:
+                if asked.query:
+                    matcher(asked.query, only_known=True)
+                state = replace(state, dump=choose_dump(from_dump, client, asked.api_url, path))
+        if state.dump is not None and not state.dump.is_read:
+            dump_round = DumpRound(journal, client, pattern, state, say, dump_progress)
+            state = dump_round.to_the_end(OVERLAP, (begin, end))
+        result, state = HarvestRound(journal, client, pattern, state, progress).to_the_end()
+        if state.dump is not None:
+            state = finished(put_in_order(journal, state, client, say))
+            journal.save(state)
+            result = replace(
+                result,
+                written=len(journal.ids) - before,
+                records=len(journal.ids),
+                finished=state.finished,
+            )
+        return result
 
 
 def _root(api_url: str) -> str:
@@ -190,7 +235,9 @@ def _resumed(
     name: str,
 ) -> HarvestState:
     """Give the state to go on from: new, as it was left, or of a further round."""
-    if state is None or (state.started is None and state.complete_until is None):
+    if state is None or (
+        state.started is None and state.complete_until is None and state.dump is None
+    ):
         # Nothing was ever answered, as happens with a query that was not one.
         return HarvestState(options=asked, pending=((begin, end),))
     if replace(state.options, limit=None) != replace(asked, limit=None):
@@ -259,7 +306,7 @@ class HarvestRound:
         # Whatever is in the catalogue was seen, also before this round.
         self._seen = set(journal.ids)
 
-    def to_the_end(self) -> HarvestResult:
+    def to_the_end(self) -> tuple[HarvestResult, HarvestState]:
         """Read all pending slices, or as many as the limit lets."""
         # The sidecar comes before the first line, as the mark that a harvest wrote it.
         self._journal.save(self._state)
@@ -267,10 +314,10 @@ class HarvestRound:
             self._check_slices()
             self._read_slice()
         state = self._state
-        if not state.pending and not state.finished:
-            state = replace(state, finished=True, complete_until=_complete_until(state))
-            self._journal.save(state)
-        return HarvestResult(
+        # What comes from a dump has yet to be put in order.
+        if state.dump is None:
+            state = self._journal.save(finished(state))
+        result = HarvestResult(
             found=state.found,
             written=self._written,
             excluded=state.excluded,
@@ -279,6 +326,7 @@ class HarvestRound:
             records=len(self._journal.ids),
             finished=state.finished,
         )
+        return result, state
 
     def _is_full(self) -> bool:
         limit = self._state.options.limit
@@ -405,7 +453,7 @@ class HarvestRound:
                 break
             self._seen.add(record.record_id)
             found += 1
-            if self._is_excluded(record):
+            if is_excluded(record, self._pattern):
                 excluded += 1
                 continue
             self._journal.ids.add(record.record_id)
@@ -416,10 +464,6 @@ class HarvestRound:
             replace(state, found=state.found + found, excluded=state.excluded + excluded)
         )
         self._report()
-
-    def _is_excluded(self, record: Record) -> bool:
-        names = (record.title or "", *(file.key for file in record.files))
-        return self._pattern is not None and any(map(self._pattern.search, names))
 
     def _report(self) -> None:
         if self._progress is not None:
@@ -435,11 +479,16 @@ class HarvestRound:
             )
 
 
-def _complete_until(state: HarvestState) -> str | None:
+def finished(state: HarvestState) -> HarvestState:
+    """Give the state with its end noted, if nothing is left to ask."""
+    if state.pending or state.finished:
+        return state
     until = state.options.until
-    if until is None or state.started is None:
-        return state.started
-    return min(instant(until, option="--until", is_end=True), state.started)
+    complete = state.started
+    if until is not None:
+        end = instant(until, option="--until", is_end=True)
+        complete = end if complete is None else min(end, complete)
+    return replace(state, finished=True, complete_until=complete)
 
 
 def _closed(state: HarvestState, page: SearchPage) -> HarvestState:

@@ -16,7 +16,7 @@ import google_crc32c
 import msgspec
 
 from zml_dask.errors import UsageError, ZmlError
-from zml_dask.records.parse import ZENODO_API, RecordParseError, record_id_of
+from zml_dask.records.parse import ZENODO_API, RecordParseError, brief_hit, record_id_of
 
 STATE_SUFFIX: Final = ".state.json"
 DEFAULT_EXCLUDE: Final = "gcube"
@@ -59,6 +59,40 @@ class HarvestOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class DumpState:
+    """Which dump a harvest reads, and how far it is.
+
+    Attributes
+    ----------
+    path : str
+        Of the file on this machine; of one that is downloaded, where it is put.
+    version_id : str or None
+        Of a version to download; None for a file that the user named.
+    created, checksum : str or None
+    size : int or None
+        As the server lists them.
+    is_read : bool
+        Whether all of it is in the catalogue.
+    newest : str or None
+        Creation of the newest record that was seen in it.
+    passed : tuple of int
+        Records that were asked for by number, and are not in the catalogue.
+    entries : int
+        Records of all types in it, as far as it was read.
+    """
+
+    path: str
+    version_id: str | None = None
+    created: str | None = None
+    checksum: str | None = None
+    size: int | None = None
+    is_read: bool = False
+    newest: str | None = None
+    passed: tuple[int, ...] = ()
+    entries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class HarvestState:
     """Where a harvest stands.
 
@@ -90,6 +124,9 @@ class HarvestState:
         `line_checksum` of its lines, added up: a changed byte is noticed, another order
         of the lines is not.
     finished : bool
+    dump : DumpState or None
+        While the harvest is one from a dump: its lines are in the dump's order until
+        the end.
     """
 
     options: HarvestOptions = field(default_factory=HarvestOptions)
@@ -106,6 +143,7 @@ class HarvestState:
     catalogue_bytes: int = 0
     checksum: int | None = None
     finished: bool = False
+    dump: DumpState | None = None
 
     def to_json(self) -> str:
         """Give the sidecar's text."""
@@ -266,6 +304,50 @@ class Journal:
             save_state(self.path, state)
         return state
 
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each line, with its end, and where it begins."""
+        at = 0
+        self._stream.seek(0)
+        for line in self._stream:
+            yield at, line
+            at += len(line)
+        self._stream.seek(self._length)
+
+    def rewrite(self, spans: Iterable[tuple[int, int]], state: HarvestState) -> None:
+        """Put some of the lines in another order, and drop the others.
+
+        Parameters
+        ----------
+        spans : iterable of (int, int)
+            Where each line begins, and its length.
+        state : HarvestState
+            With which the file before and the file after may both be found.
+
+        Raises
+        ------
+        HarvestDiskError
+            If the disk does not take it.
+        """
+        scratch = self.path.with_name(self.path.name + ".new")
+        target = _open_locked(scratch)
+        with self._disk():
+            target.truncate()
+            self.ids, self._checksum, length = set(), 0, 0
+            for begin, size in spans:
+                self._stream.seek(begin)
+                line = self._stream.read(size)
+                target.write(line)
+                self._checksum = add_line(self._checksum, line)
+                self.ids.add(record_id_of(brief_hit(line)))
+                length += size
+            self._length = length
+            target.flush()
+            os.fsync(target.fileno())
+            save_state(self.path, replace(state, catalogue_bytes=0, checksum=None))
+            scratch.replace(self.path)
+        self._stream.close()
+        self._stream = target
+
     def _extend(self, line: bytes) -> None:
         self._checksum = add_line(self._checksum, line)
         self._length += len(line)
@@ -306,7 +388,7 @@ class Journal:
             if not line.endswith(b"\n"):
                 break
             try:
-                self.ids.add(record_id_of(json.loads(line)))
+                self.ids.add(record_id_of(brief_hit(line)))
             except (ValueError, RecursionError, RecordParseError) as error:
                 raise CatalogueWriteError(
                     f"{self.path} holds a line that is no record, at byte {self._length}: {error}"

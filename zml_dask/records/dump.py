@@ -1,0 +1,470 @@
+"""Zenodo's monthly metadata dumps: found, downloaded, read as a stream, filtered as a search.
+
+A dump is a gzipped tar with one JSON file per record, in InvenioRDM's own form,
+of all types and versions. It is downloaded beside the catalogue, resumed where
+it broke off and checked by its md5; it is never unpacked to the disk, and one
+entry at a time is in memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import shutil
+import tarfile
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+import msgspec
+from isal import igzip, isal_zlib
+
+from zml_dask.errors import UsageError, ZmlError
+from zml_dask.net.client import HttpClient
+from zml_dask.net.errors import (
+    BadAnswerError,
+    ChecksumError,
+    DeadlineError,
+    GoneError,
+    NotFoundError,
+)
+from zml_dask.records.journal import DumpState, HarvestOptions
+from zml_dask.records.native import search_hit
+from zml_dask.records.parse import (
+    listed,
+    mapping,
+    md5_of,
+    parse_record,
+    text,
+    whole_number,
+)
+from zml_dask.records.query import Matcher, Searchable, matcher
+from zml_dask.records.search import instant, read
+
+JSON_DUMP: Final = "records-json.tar.gz"
+DELETED_LIST: Final = "records-deleted.csv.gz"
+# Typed in part.
+_GZIP: Final[Any] = igzip
+NEWEST: Final = "newest"
+
+# Larger than any record's JSON; what is larger is asked for by its number instead.
+_LARGEST_ENTRY: Final = 64 * 1024 * 1024
+_TAR_BLOCK: Final = 1024 * 1024
+_RESTARTS: Final = 3
+_NAME: Final = re.compile(r"(?:.*/)?(\d{1,18})\.json")
+_VERSION: Final = re.compile(r"[\w-]{1,64}")
+_OLDEST: Final = datetime(1, 1, 1, tzinfo=UTC)
+# What a damaged gzip or tar raises.
+_DAMAGE: Final = (
+    tarfile.TarError,
+    zlib.error,
+    cast("type[Exception]", isal_zlib.error),
+    EOFError,
+    gzip.BadGzipFile,
+)
+
+
+class DumpError(ZmlError):
+    """A dump that is not there, breaks off, or cannot be read."""
+
+
+def choose_dump(wanted: str, client: HttpClient, api_url: str, catalogue: Path) -> DumpState:
+    """Find the dump that ``--from-dump`` names.
+
+    Parameters
+    ----------
+    wanted : str
+        `NEWEST`, the id of a version, or the path of a downloaded file.
+    client : HttpClient
+    api_url : str
+    catalogue : Path
+        Beside which a download is put.
+
+    Raises
+    ------
+    DumpError
+        If there is none.
+    """
+    if Path(wanted).is_file():
+        return DumpState(path=str(Path(wanted).absolute()))
+    if "/" in wanted or not _VERSION.fullmatch(wanted) or wanted.endswith(".gz"):
+        raise UsageError(f"--from-dump: there is no file {wanted}")
+    versions = _listing(client, api_url)
+    for version in versions:
+        if wanted in {NEWEST, version["version_id"]}:
+            return DumpState(
+                path=str(catalogue.with_name(f"{catalogue.name}.{JSON_DUMP}").absolute()),
+                version_id=version["version_id"],
+                created=text(version.get("created")),
+                size=whole_number(version.get("size")),
+                checksum=md5_of(version.get("checksum")),
+            )
+    there = ", ".join(f"{one['version_id']} of {one.get('created')}" for one in versions)
+    raise DumpError(f"{api_url}/exporter keeps no version {wanted} of {JSON_DUMP}; it has {there}")
+
+
+def _listing(client: HttpClient, api_url: str) -> list[dict[str, Any]]:
+    """Give the versions of the JSON dump, the newest first."""
+    url = f"{api_url}/exporter"
+    try:
+        payload = client.get_json(url).payload
+    except (NotFoundError, GoneError, BadAnswerError) as error:
+        raise DumpError(
+            f"{api_url} offers no metadata dumps ({url} is not there): "
+            "harvest by its search, without --from-dump"
+        ) from error
+    versions = [
+        dict(one)
+        for one in map(mapping, listed(mapping(payload).get(JSON_DUMP)))
+        if _VERSION.fullmatch(text(one.get("version_id")) or "")
+    ]
+    if not versions:
+        raise DumpError(f"{url} lists no {JSON_DUMP}: harvest by the search, without --from-dump")
+    return sorted(versions, key=lambda one: _moment(one.get("created")) or _OLDEST, reverse=True)
+
+
+def download_dump(
+    dump: DumpState,
+    client: HttpClient,
+    api_url: str,
+    *,
+    say: Callable[[str], None],
+    report: Callable[[int, int], None],
+    keep: Callable[[DumpState], None],
+) -> DumpState:
+    """Download a dump, or the rest of it; give the state of what is there.
+
+    A version that is replaced or removed meanwhile is given up for the newest.
+
+    Parameters
+    ----------
+    dump : DumpState
+    client : HttpClient
+    api_url : str
+    say : callable
+        Given a line for the user.
+    report : callable
+        Given the bytes that are there and that there will be, once a second.
+    keep : callable
+        Given the state when another version is taken.
+
+    Raises
+    ------
+    DumpError, NetworkError
+        If it cannot be had. What was downloaded stays, for the next call.
+    """
+    target = Path(dump.path)
+    for _ in range(_RESTARTS):
+        if dump.version_id is None or target.exists():
+            return dump
+        _check_space(dump)
+        try:
+            with _watched(target, dump.size or 0, report):
+                _download(dump, client, api_url)
+        except (ChecksumError, NotFoundError, GoneError) as error:
+            newest = choose_dump(NEWEST, client, api_url, target)
+            newest = replace(newest, path=dump.path)
+            if (newest.version_id, newest.checksum) == (dump.version_id, dump.checksum):
+                raise DumpError(
+                    f"the dump {dump.version_id} of {api_url} is not what its listing says: {error}"
+                ) from error
+            say(f"the dump was replaced meanwhile: starting again with that of {newest.created}")
+            dump = newest
+            keep(dump)
+            _part(target).unlink(missing_ok=True)
+        else:
+            return dump
+    raise DumpError(f"the dumps of {api_url} are replaced faster than they can be read")
+
+
+def _download(dump: DumpState, client: HttpClient, api_url: str) -> None:
+    target = Path(dump.path)
+    size = -1
+    while True:
+        try:
+            client.download(
+                f"{api_url}/exporter/{JSON_DUMP}/{dump.version_id}",
+                target,
+                checksum=dump.checksum,
+                size=dump.size,
+                keep_partial=True,
+            )
+        except DeadlineError:
+            # A time limit for one file is none for gigabytes, as long as they come.
+            before, size = size, _size(_part(target))
+            if size <= before:
+                raise
+        else:
+            return
+
+
+def _check_space(dump: DumpState) -> None:
+    target = Path(dump.path)
+    need = (dump.size or 0) - _size(_part(target))
+    free = shutil.disk_usage(target.parent).free
+    if need > free:
+        raise DumpError(
+            f"the dump takes {need / 1e9:.1f} GB more in {target.parent}, where {free / 1e9:.1f} "
+            "GB are free: make room there, or put the catalogue on another disk"
+        )
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def _watched(target: Path, total: int, report: Callable[[int, int], None]) -> Iterator[None]:
+    stopped = threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(1.0):
+            report(_size(_part(target)), total)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class DumpEntry:
+    """One file of a dump.
+
+    Attributes
+    ----------
+    record_id : int
+    data : bytes or None
+        Its content; None where it was not asked for, or is too large.
+    offset : int
+        How far into the compressed dump it ends, in bytes.
+    """
+
+    record_id: int
+    data: bytes | None
+    offset: int
+
+
+def dump_entries(path: str, known: Callable[[int], bool]) -> Iterator[DumpEntry]:
+    """Read a dump from its beginning to its end, an entry at a time.
+
+    Parameters
+    ----------
+    path : str
+    known : callable
+        Whether a record's content is not needed.
+
+    Raises
+    ------
+    DumpError
+        If it breaks off or is no gzipped tar.
+    """
+    count = 0
+    try:
+        with (
+            Path(path).open("rb") as raw,
+            _GZIP.IGzipFile(fileobj=raw, mode="rb") as stream,
+            tarfile.open(fileobj=stream, mode="r|", bufsize=_TAR_BLOCK) as archive,
+        ):
+            for entry in archive:
+                # It would keep every header that it has read.
+                archive.members = []  # type: ignore[attr-defined]
+                match = _NAME.fullmatch(entry.name)
+                if match is None or not entry.isreg():
+                    continue
+                record_id, data = int(match[1]), None
+                if not known(record_id) and entry.size <= _LARGEST_ENTRY:
+                    content = archive.extractfile(entry)
+                    data = content.read() if content is not None else None
+                    if data is not None and len(data) != entry.size:
+                        raise EOFError("an entry is cut off")
+                count += 1
+                yield DumpEntry(record_id, data, raw.tell())
+            # The tar's end may come before that of the gzip stream, which has the checksum.
+            while stream.read(_TAR_BLOCK):
+                pass
+    except (*_DAMAGE, OSError) as error:
+        raise DumpError(
+            f"the dump {path} breaks off or is damaged after {count:,} records ({error}): "
+            "download it again"
+        ) from error
+
+
+class DumpFilter:
+    """The rules by which a search chooses, for the entries of a dump.
+
+    Parameters
+    ----------
+    options : HarvestOptions
+    pattern : re.Pattern or None
+        Of titles and files' names to leave out.
+
+    Raises
+    ------
+    QuerySyntaxError
+        If the query cannot be asked of a dump.
+    """
+
+    def __init__(self, options: HarvestOptions) -> None:
+        self._api_url = options.api_url
+        self._all_versions = options.all_versions
+        self._begin = read(instant(options.since, option="--since")) if options.since else None
+        self._end = (
+            read(instant(options.until, option="--until", is_end=True)) if options.until else None
+        )
+        self._matches: Matcher | None = (
+            matcher(options.query, only_known=True) if options.query.strip() else None
+        )
+
+    def candidate(self, data: bytes) -> Mapping[str, Any] | None:
+        """Give the native record if it is software of a wanted version; else None.
+
+        Raises
+        ------
+        ValueError
+            If the JSON is damaged.
+        """
+        if b'"software' not in data:
+            # Sure and fast: of four entries three are something else.
+            if not data.rstrip().endswith(b"}"):
+                raise ValueError("the JSON is cut off")
+            return None
+        native = mapping(_decoded(data))
+        kind = text(mapping(mapping(native.get("metadata")).get("resource_type")).get("id")) or ""
+        if kind.partition("-")[0].lower() != "software":
+            return None
+        if not self._all_versions and mapping(native.get("versions")).get("is_latest") is False:
+            return None
+        return native
+
+    def in_time(self, created: datetime | None) -> bool:
+        """Whether a record was created within the bounds."""
+        if created is None:
+            return self._begin is None and self._end is None
+        return not (
+            (self._begin is not None and created < self._begin)
+            or (self._end is not None and created > self._end)
+        )
+
+    def hit_of(self, native: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a record as the search would give it."""
+        return search_hit(native, self._api_url)
+
+    def matches(self, hit: Mapping[str, Any]) -> bool:
+        """Whether the query finds a hit."""
+        return self._matches is None or self._matches(searchable(hit))
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        # Stricter than Python's, which has the last word.
+        return json.loads(data)
+
+
+def created_of(hit: Mapping[str, Any]) -> datetime | None:
+    """Give when a hit was created, to the millisecond, as the search's index keeps it."""
+    return _moment(hit.get("created"))
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        moment = read(value) if isinstance(value, str) else None
+    except (ValueError, OverflowError):
+        return None
+    if moment is None:
+        return None
+    return moment - timedelta(microseconds=moment.microsecond % 1000)
+
+
+def searchable(hit: Mapping[str, Any]) -> Searchable:
+    """Give what a query can ask of a hit."""
+    record = parse_record(hit)
+    description = mapping(hit.get("metadata")).get("description")
+    return Searchable(
+        record_id=record.record_id,
+        concept_id=record.concept_id or 0,
+        created=_moment(record.created) or _OLDEST,
+        updated=_moment(hit.get("updated")) or _OLDEST,
+        publication_date=_moment(record.publication_date) or _OLDEST,
+        title=record.title or "",
+        description=re.sub(r"<[^>]*>", " ", description) if isinstance(description, str) else "",
+        version=record.version or "",
+        doi=record.doi or "",
+        license=record.license or "",
+        resource_type=record.resource_type or "",
+        access=record.access,
+        keywords=record.keywords,
+        creators=record.creators,
+        filenames=tuple(file.key for file in record.files),
+        related=tuple(link.identifier for link in record.related),
+    )
+
+
+def deleted_records(
+    client: HttpClient, api_url: str, wanted: Callable[[int], bool]
+) -> dict[int, str] | None:
+    """Give the deleted records and the reasons, by the server's monthly list; one request.
+
+    Parameters
+    ----------
+    client : HttpClient
+    api_url : str
+    wanted : callable
+        Which records are of interest: the list has a row for every spam record.
+
+    Returns
+    -------
+    dict of int to str, or None
+        None where the server has no such list.
+
+    Raises
+    ------
+    NetworkError
+        If the server cannot be had.
+    DumpError
+        If the list is damaged.
+    """
+    with tempfile.TemporaryDirectory(prefix="zml-") as folder:
+        target = Path(folder) / DELETED_LIST
+        try:
+            client.download(f"{api_url}/exporter/{DELETED_LIST}", target)
+        except (NotFoundError, GoneError):
+            return None
+        try:
+            with _GZIP.open(target, "rb") as stream:
+                return _deleted_in(stream, wanted)
+        except (*_DAMAGE, OSError, ValueError, csv.Error) as error:
+            raise DumpError(
+                f"the list {api_url}/exporter/{DELETED_LIST} cannot be read: {error}"
+            ) from error
+
+
+def _deleted_in(stream: IO[bytes], wanted: Callable[[int], bool]) -> dict[int, str]:
+    found = {}
+    rows = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline=""))
+    if "record_id" not in (rows.fieldnames or ()):
+        raise ValueError("it has no column record_id")
+    for row in rows:
+        number = whole_number(row["record_id"])
+        if number is not None and wanted(number):
+            words = (row.get("removal_reason"), row.get("removal_note"), row.get("removal_date"))
+            found[number] = ", ".join(word.strip() for word in words if word and word.strip())
+    return found

@@ -1,0 +1,332 @@
+"""A harvest from a dump: what it chooses of the dump, and the order of a search in the end.
+
+Lines are written in the dump's order, so that a harvest that was killed goes on
+without asking again for what it has; the search then adds what is newer, and at
+the end the lines are put in the order of their creation, oldest first.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zml_dask.net.client import HttpClient
+from zml_dask.net.errors import ForbiddenError, GoneError, NotFoundError, ServerError
+from zml_dask.records.dump import (
+    DumpEntry,
+    DumpError,
+    DumpFilter,
+    created_of,
+    deleted_records,
+    download_dump,
+    dump_entries,
+)
+from zml_dask.records.journal import DumpState, HarvestState, Journal
+from zml_dask.records.native import lacks_files
+from zml_dask.records.parse import (
+    RecordParseError,
+    brief_hit,
+    harvested_json,
+    listed,
+    mapping,
+    parse_record,
+    record_id_of,
+    whole_number,
+)
+from zml_dask.records.record import Record
+from zml_dask.records.search import Slice, read, written
+
+_BATCH: Final = 1_000
+# Of the entries that cannot be read each is asked for by its number; more than
+# so many, and one of a hundred, are a damaged dump.
+_MOST_DAMAGED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DumpProgress:
+    """How far a dump is: bytes of its download, or of what was read of it.
+
+    Attributes
+    ----------
+    what : str
+        ``"download"`` or ``"read"``.
+    done, total : int
+        Bytes, compressed.
+    written : int
+        Records in the catalogue.
+    """
+
+    what: str
+    done: int
+    total: int
+    written: int
+
+
+class DumpRound:
+    """Reads a dump into a catalogue.
+
+    Parameters
+    ----------
+    journal : Journal
+    client : HttpClient
+    pattern : re.Pattern or None
+        Of titles and files' names to leave out.
+    state : HarvestState
+        With a dump that is not read yet.
+    say : callable
+        Given lines for the user.
+    progress : callable or None
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        client: HttpClient,
+        pattern: re.Pattern[str] | None,
+        state: HarvestState,
+        say: Callable[[str], None],
+        progress: Callable[[DumpProgress], None] | None,
+    ) -> None:
+        if state.dump is None:
+            raise ValueError("the harvest has no dump")
+        self._journal = journal
+        self._client = client
+        self._pattern = pattern
+        self._say = say
+        self._progress = progress
+        # What is read again is counted again.
+        self._state = replace(state, found=len(journal.ids), excluded=0, missing=0)
+        self._dump = replace(state.dump, entries=0)
+        self._filter = DumpFilter(state.options)
+        self._passed = set(self._dump.passed)
+        self._lines: list[str] = []
+        self._added: set[int] = set()
+        self._newest = _instant(self._dump.newest)
+        self._damaged = 0
+
+    def to_the_end(self, overlap: timedelta, bounds: Slice) -> HarvestState:
+        """Read all of it; give the state in which the search is to add what is newer.
+
+        Parameters
+        ----------
+        overlap : timedelta
+            How far the search looks back from the dump's date.
+        bounds : Slice
+            Of the whole harvest.
+
+        Raises
+        ------
+        DumpError, NetworkError
+            If it cannot be had or breaks off; the same call goes on later.
+        """
+        self._save()
+        self._dump = download_dump(
+            self._dump,
+            self._client,
+            self._state.options.api_url,
+            say=self._say,
+            report=lambda done, total: self._report("download", done, total),
+            keep=self._keep,
+        )
+        total = Path(self._dump.path).stat().st_size
+        for entry in dump_entries(self._dump.path, self._is_known):
+            self._dump = replace(self._dump, entries=self._dump.entries + 1)
+            self._take(entry)
+            if len(self._lines) >= _BATCH:
+                self._flush()
+            if self._dump.entries % _BATCH == 0:
+                self._report("read", entry.offset, total)
+        since = self._since(overlap)
+        begin, end = bounds
+        begin = since if begin is None else max(begin, since)
+        self._dump = replace(self._dump, is_read=True)
+        self._state = replace(
+            self._state, pending=() if end is not None and end < begin else ((begin, end),)
+        )
+        self._flush()
+        self._say(
+            f"{self._dump.entries:,} records in the dump, {self._state.found:,} of software found, "
+            f"{len(self._journal.ids):,} in the catalogue; now what was created since {begin[:10]}"
+        )
+        return self._state
+
+    def _since(self, overlap: timedelta) -> str:
+        """Give when the search begins: before the dump was made, and before its newest record."""
+        moments = [one for one in (self._newest, _instant(self._dump.created)) if one is not None]
+        return written(min(moments, default=datetime(2013, 1, 1, tzinfo=UTC)) - overlap)
+
+    def _is_known(self, record_id: int) -> bool:
+        ids = self._journal.ids
+        return record_id in ids or record_id in self._added or record_id in self._passed
+
+    def _take(self, entry: DumpEntry) -> None:
+        if self._is_known(entry.record_id):
+            return
+        try:
+            # What is too large to be read here is not JSON either.
+            native = self._filter.candidate(entry.data or b"")
+            if native is None:
+                return
+            created = created_of(native)
+            if created is not None:
+                self._newest = max(created, self._newest or created)
+            if not self._filter.in_time(created):
+                return
+            if not lacks_files(native):
+                self._choose(self._filter.hit_of(native))
+                return
+        except (ValueError, RecursionError, RecordParseError):
+            self._damaged += 1
+            if self._damaged > max(_MOST_DAMAGED, self._dump.entries // 100):
+                raise DumpError(
+                    f"the dump {self._dump.path} is damaged: {self._damaged:,} of the first "
+                    f"{self._dump.entries:,} records in it cannot be read; download it again"
+                ) from None
+        self._ask(entry.record_id)
+
+    def _ask(self, record_id: int) -> None:
+        """Complete a record by a request of its own; remember those that are not wanted."""
+        self._flush()
+        url = f"{self._state.options.api_url}/records/{record_id}"
+        try:
+            hit = mapping(self._client.get_json(url).payload)
+            kept = record_id_of(hit) == record_id and self._is_wanted(hit) and self._choose(hit)
+        except (ForbiddenError, GoneError, NotFoundError, RecordParseError):
+            kept = False
+        except ServerError:
+            self._state = replace(self._state, missing=self._state.missing + 1)
+            return
+        if not kept:
+            self._passed.add(record_id)
+        self._flush()
+
+    def _is_wanted(self, hit: Mapping[str, Any]) -> bool:
+        """Apply to a whole record what is applied to an entry before."""
+        if parse_record(hit).resource_type != "software":
+            return False
+        versions = listed(mapping(mapping(hit.get("metadata")).get("relations")).get("version"))
+        is_last = all(mapping(one).get("is_last") is not False for one in versions)
+        return (is_last or self._state.options.all_versions) and self._filter.in_time(
+            created_of(hit)
+        )
+
+    def _choose(self, hit: Mapping[str, Any]) -> bool:
+        """Add a hit to the catalogue, if the query finds it and nothing excludes it."""
+        if not self._filter.matches(hit):
+            return False
+        record = parse_record(hit)
+        excluded = is_excluded(record, self._pattern)
+        self._state = replace(
+            self._state,
+            found=self._state.found + 1,
+            excluded=self._state.excluded + excluded,
+        )
+        if not excluded:
+            self._lines.append(harvested_json(hit))
+            self._added.add(record.record_id)
+        return not excluded
+
+    def _flush(self) -> None:
+        self._journal.append(self._lines)
+        self._journal.ids |= self._added
+        self._lines, self._added = [], set()
+        self._save()
+
+    def _keep(self, dump: DumpState) -> None:
+        self._dump = dump
+        self._save()
+
+    def _save(self) -> None:
+        newest = None if self._newest is None else written(self._newest)
+        dump = replace(self._dump, newest=newest, passed=tuple(sorted(self._passed)))
+        self._state = self._journal.save(replace(self._state, dump=dump))
+
+    def _report(self, what: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(DumpProgress(what, done, total, len(self._journal.ids)))
+
+
+def is_excluded(record: Record, pattern: re.Pattern[str] | None) -> bool:
+    """Whether a pattern is found in a record's title or a file's name."""
+    names = (record.title or "", *(file.key for file in record.files))
+    return pattern is not None and any(map(pattern.search, names))
+
+
+def put_in_order(
+    journal: Journal, state: HarvestState, client: HttpClient, say: Callable[[str], None]
+) -> HarvestState:
+    """Give a catalogue from a dump the order and the records that a search would give.
+
+    Superseded versions go where only the latest are wanted, withdrawn records go,
+    and of more records than the limit the newest.
+
+    Parameters
+    ----------
+    journal : Journal
+    state : HarvestState
+        With the dump that was read, and without slices still to be asked.
+    client : HttpClient
+    say : callable
+
+    Returns
+    -------
+    HarvestState
+        Without the dump; not written yet.
+    """
+    try:
+        gone = deleted_records(client, state.options.api_url, journal.ids.__contains__) or {}
+    except DumpError as error:
+        say(f"{error}; records withdrawn since the dump are left in the catalogue")
+        gone = {}
+    rows = _ordered(journal, frozenset(gone), all_versions=state.options.all_versions)
+    limit = state.options.limit
+    dump, state = state.dump, replace(state, dump=None)
+    if limit is not None and len(rows) > limit:
+        rows = rows[:limit]
+        last = written(datetime.fromtimestamp(rows[-1, 0] / 1000, UTC))
+        end = state.pending[-1][1] if state.pending else state.options.until
+        state = replace(state, pending=((last, end),))
+    journal.rewrite(map(tuple, rows[:, 3:].tolist()), replace(state, dump=dump))
+    if dump is not None and dump.version_id is not None:
+        Path(dump.path).unlink(missing_ok=True)
+    return state
+
+
+def _ordered(journal: Journal, gone: frozenset[int], *, all_versions: bool) -> NDArray[np.int64]:
+    """Give the lines to keep, oldest first: created (ms), id, concept, offset, length."""
+    keys = array("q")
+    for offset, line in journal.lines():
+        hit = brief_hit(line)
+        created = created_of(hit)
+        keys.extend(
+            (
+                0 if created is None else int(created.timestamp() * 1000),
+                record_id_of(hit),
+                # Only hits in other forms than the search's hold it elsewhere.
+                whole_number(hit.get("conceptrecid")) or 0,
+                offset,
+                len(line),
+            )
+        )
+    rows = np.frombuffer(keys, dtype=np.int64).reshape(-1, 5)
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    keep = ~np.isin(rows[:, 1], np.fromiter(gone, dtype=np.int64))
+    if not all_versions:
+        concepts = rows[::-1, 2]
+        _, newest = np.unique(concepts, return_index=True)
+        is_newest = np.zeros(len(rows), dtype=bool)
+        is_newest[len(rows) - 1 - newest] = True
+        keep &= is_newest | (rows[:, 2] == 0)
+    return rows[keep]
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else read(text)
