@@ -1,6 +1,6 @@
 """What 500,000 records cost the scheduler and the driver, fetching and reading left out.
 
-The build's own bag, partitions, death watch, live counts and tally run on a LocalCluster;
+The build's own job, executor, death watch and live counts run on a LocalCluster;
 only what a worker does with a record is replaced by nothing at all, so that what is left is
 what Dask and the driver do. Scheduler and driver are one process, as under ``--cluster
 slurm``; its memory and processor time are what counts.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,39 +21,34 @@ import numpy as np
 import psutil
 from comparison import keep_values, peak_memory
 
-from zml_dask.engine.clusters.opening import ClusterOptions, open_cluster
-from zml_dask.pipeline import bag
-from zml_dask.pipeline.bag import live_counts, partition_bag, run_partitions
-from zml_dask.pipeline.isolation import in_hand, watch_deaths
+from zml_dask.engine.activity import active
+from zml_dask.engine.clusters import ClusterOptions, open_cluster
+from zml_dask.engine.executors import DaskExecutor
+from zml_dask.engine.job import run_job
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome
-from zml_dask.pipeline.partition import RECORD_TOPIC, Job, Partition, PartitionResult
-from zml_dask.pipeline.partitioning import plan_partitions
-from zml_dask.pipeline.result import Tally
-from zml_dask.pipeline.workbench import Source
-from zml_dask.records.refs import RefTable
+from zml_dask.pipeline.stage import Partition, StageRecords
+from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.store.storage import Storage
 
 MEDIAN_ARCHIVE = 2_000_000
 
 
-def simulated(
-    partitions: list[Partition],
-    job: Job,  # noqa: ARG001 - as the build calls it
-) -> list[PartitionResult]:
-    """Build partitions without a record being touched, but with all that is said of each."""
-    import distributed
+class Simulated(StageRecords):
+    """Stages records without one being touched, but with all that is said of each."""
 
-    worker = distributed.get_worker()
-    results = []
-    for partition in partitions:
-        outcomes = []
-        for ref in partition.refs:
-            with in_hand(ref.record_id):
-                outcomes.append(Outcome(ref.record_id, "staged", 40, 90, ref.archive_bytes))
-            worker.log_event(RECORD_TOPIC, {"partition": partition.name, "record": ref.record_id})
-        results.append(PartitionResult(partition, tuple(outcomes), worker.address))
-    return results
+    def stage(
+        self,
+        task: Partition,
+        refs: list[RecordRef],
+        context: object,
+    ) -> Iterator[Outcome]:
+        for ref in refs:
+            with active(ref.record_id):
+                yield Outcome(ref.record_id, "staged", 40, 90, ref.archive_bytes)
+
+    def pack(self, task: Partition, refs: list[RecordRef], context: object) -> None:
+        """Pack nothing."""
 
 
 def references(count: int) -> RefTable:
@@ -65,30 +61,21 @@ def references(count: int) -> RefTable:
 
 def measure(count: int, workers: int, partition_records: int, folder: Path) -> dict[str, float]:
     """Run the build's loop over so many records; what it cost."""
-    bag.build_partitions = simulated
     options = BuildOptions(partition_records=partition_records)
-    job = Job(Storage.open(folder / "dataset"), Source(str(folder / "catalogue.jsonl")), options)
+    storage = Storage.open(folder / "dataset")
     driver = psutil.Process()
     with open_cluster("local", workers, None, ClusterOptions(dashboard="off")) as client:
         client.wait_for_workers(workers)
-        watch_deaths(client)
         before = driver.memory_info().rss
         began, busy = time.perf_counter(), sum(driver.cpu_times()[:2])
-        refs = references(count)
-        partitions = plan_partitions(refs, options, workers=workers, attempts={})
+        job = Simulated(storage, options, references(count))
+        partitions = job.plan(workers)
         planned = time.perf_counter()
-        graph = partition_bag(partitions, job).__dask_graph__()
-        graph_bytes = len(pickle.dumps(dict(graph)))
-        del graph
-        tally = Tally()
-        with live_counts(client) as live:
-            for done in run_partitions(client, partitions, job, lambda _: []):
-                live.finish(done.partition.name)
-                for outcome in done.outcomes:
-                    tally.add(outcome)
+        graph_bytes = sum(len(pickle.dumps(part)) for part in partitions)
+        staged = run_job(job, DaskExecutor(client))
         seconds = time.perf_counter() - began
         busy = sum(driver.cpu_times()[:2]) - busy
-    assert tally.done == count, tally
+    assert len(staged.record_ids) == count, staged
     return {
         "records": count,
         "workers": workers,

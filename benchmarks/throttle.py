@@ -13,7 +13,7 @@ import requests
 from comparison import keep_values
 from distributed import Client, LocalCluster
 
-from zml_dask.pipeline.throttle import ClusterThrottle
+from zml_dask.engine.throttle import ClusterThrottle
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.limits import GUEST
 from zml_dask.sandbox.server import Sandbox

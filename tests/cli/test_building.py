@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from zml_dask.cli.main import main
+from zml_dask.engine.lock import dataset_lock
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.sandbox.archives import Source, zip_bytes
 from zml_dask.sandbox.corpus import Corpus, make_record
@@ -135,7 +135,7 @@ def test_a_scratch_folder_that_cannot_be_is_named(
     words = ["build", catalogue, tmp_path / "ds", "--cluster", cluster.scheduler_address]
     assert run(*words, "--scratch", tmp_path / "none") == 2
     last = capfd.readouterr().err.splitlines()[-1]
-    assert last.startswith("zml-dask: no folder for archives at work can be made in ")
+    assert last.startswith("zml-dask: no folder for downloaded archives can be made in ")
     assert "none' of " in last
 
 
@@ -153,7 +153,7 @@ def test_a_record_goes_by_its_number_or_its_doi(
     ("words", "status", "message"),
     [
         (["build", "missing.jsonl", "ds"], 2, "there is no catalogue .*missing.jsonl"),
-        (["build", "{catalogue}", "{foreign}"], 2, "no dataset and not empty"),
+        (["build", "{catalogue}", "{foreign}"], 2, "holds 'thesis.tex' and no dataset"),
         (["build", "{catalogue}", "{foreign}/thesis.tex"], 2, "is a file"),
         (["build", "{catalogue}", "ds", "--export", "png"], 2, "unknown format 'png'"),
         (["build", "{catalogue}", "ds", "--limit", "0"], 2, "--limit"),

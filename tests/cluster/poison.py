@@ -11,7 +11,7 @@ from typing import Any
 
 import distributed
 
-from zml_dask.pipeline import partition
+from zml_dask.pipeline import process
 
 _POISON = 17_000_001
 _STEP = 32 * 1024 * 1024
@@ -19,14 +19,14 @@ _MOST_STEPS = 60
 
 
 def dask_setup(worker: distributed.Worker) -> None:
-    harmless = partition.process_fetched
+    harmless = process.process_fetched
 
     def process_fetched(attempt: Any, *arguments: Any, **options: Any) -> Any:
         if attempt.record.record_id == _POISON:
             _fill_memory()
         return harmless(attempt, *arguments, **options)
 
-    partition.process_fetched = process_fetched
+    process.process_fetched = process_fetched
 
 
 def _fill_memory() -> None:

@@ -14,9 +14,8 @@ import requests
 from distributed import as_completed
 
 from zml_dask.engine.clusters.opening import open_cluster
+from zml_dask.engine.throttle import ClusterThrottle, ThrottlePlugin, throttle_waiting
 from zml_dask.net.throttle import RateLimit, RatePolicy
-from zml_dask.pipeline.throttle import ClusterThrottle, throttle_waiting
-from zml_dask.pipeline.throttle_scheduler import ThrottlePlugin
 
 from .rate_limited_server import Limited, serving
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.legacy.bags import default_compute
+from zml_dask.engine.clusters import ClusterOptions, open_cluster
+from zml_dask.engine.executors import DaskExecutor
+from zml_dask.engine.progress import Counts, SilentProgress
 from zml_dask.legacy.committed import CommittedRecords, NoSuchRecordError
-from zml_dask.legacy.export import export_record, parse_formats
-from zml_dask.legacy.export_dataset import ExportResult, export_dataset
-from zml_dask.legacy.staged import staged_record
+from zml_dask.legacy.export import ExportResult, export_dataset, export_record, parse_formats
+from zml_dask.legacy.record import staged_record
 from zml_dask.store.commit import commit
 from zml_dask.store.info import NoDatasetError
 from zml_dask.store.staging import StagingIndex, read_staged
@@ -57,15 +58,22 @@ def test_an_export_goes_on_where_it_stopped(dataset: Path, tmp_path: Path) -> No
     assert export_dataset(dataset, tmp_path, ["pickle"]) == ExportResult(0, 5, 0)
 
 
-def test_processes_write_the_same(dataset: Path, tmp_path: Path) -> None:
+class _Noting(SilentProgress):
+    def __init__(self) -> None:
+        self.counts: list[tuple[int, int]] = []
+
+    def update(self, stage: str, counts: Counts) -> None:
+        self.counts.append((counts.done, counts.total))
+
+
+def test_a_cluster_writes_the_same(dataset: Path, tmp_path: Path) -> None:
     export_dataset(dataset, tmp_path / "one", ["tree"])
-    told: list[tuple[int, int]] = []
-    export_dataset(
-        dataset, tmp_path / "two", ["tree"], compute=default_compute,
-        progress=lambda done, total: told.append((done, total)),
-    )  # fmt: skip
+    noting = _Noting()
+    with open_cluster("local", 2, options=ClusterOptions(dashboard="off")) as client:
+        executor = DaskExecutor(client)
+        export_dataset(dataset, tmp_path / "two", ["tree"], executor=executor, progress=noting)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    assert told == [(5, 5)]
+    assert (noting.counts[0], noting.counts[-1]) == ((0, 5), (5, 5))
 
 
 def test_records_are_read_one_by_one(dataset: Path) -> None:

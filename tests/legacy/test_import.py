@@ -7,7 +7,8 @@ import io
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,13 +18,11 @@ import pytest
 import zarr
 from PySquashfsImage import SquashFsImage
 
+from zml_dask.engine.executors import SerialExecutor
+from zml_dask.engine.progress import Counts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.bags import in_this_process
 from zml_dask.legacy.committed import CommittedRecords
-from zml_dask.legacy.export import parse_formats
-from zml_dask.legacy.export_dataset import export_dataset
-from zml_dask.legacy.import_record import ImportedRecord
-from zml_dask.legacy.importing import ImportOptions, import_legacy
+from zml_dask.legacy.export import export_dataset, parse_formats
 from zml_dask.legacy.sources import (
     FolderSource,
     LegacySource,
@@ -31,6 +30,8 @@ from zml_dask.legacy.sources import (
     SquashfsSource,
     open_source,
 )
+from zml_dask.pipeline import importing
+from zml_dask.pipeline.importing import import_legacy
 from zml_dask.publish.squashfs import write_squashfs
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
@@ -48,10 +49,6 @@ SOURCES = {
     "top/empty": b"",
     "top/logo.gif": bytes(range(256)),
 }
-
-
-def describe(hit: Mapping[str, Any]) -> dict[str, Any]:
-    return {"title": hit["metadata"]["title"], "doi": hit.get("doi")}
 
 
 def rows(dataset: Path, table: str) -> list[dict[str, Any]]:
@@ -83,8 +80,7 @@ def write_2018(folder: Path, record_id: int, sources: Mapping[str, bytes] = SOUR
 
 
 def run(source: Path, dataset: Path, **options: Any) -> Any:
-    options = {"compute": in_this_process, "describe": describe} | options
-    return import_legacy(source, dataset, **options)
+    return import_legacy(source, dataset, lambda: nullcontext(SerialExecutor()), **options)
 
 
 def test_images_are_those_of_2018(tmp_path: Path) -> None:
@@ -184,7 +180,7 @@ def test_what_cannot_be_read_is_a_failure_and_the_rest_goes_on(tmp_path: Path) -
     assert (again.already, again.imported, again.failed) == (5, 0, 0)
     write = pickle.dumps({"top/a.py": segments_2018(SOURCES["top/a.py"])})
     (hostile / "images_2.pkl").write_bytes(write)
-    retried = run(old, tmp_path / "new", options=ImportOptions(retry_failed=True))
+    retried = run(old, tmp_path / "new", retry_failed=True)
     assert (retried.imported, retried.failed) == (1, 3)
     assert {row["record_id"] for row in rows(tmp_path / "new", "failures")} == {3, 4, 5}
 
@@ -286,7 +282,7 @@ def test_a_withdrawn_record_is_not_imported(tmp_path: Path) -> None:
     run(tmp_path / "old", tmp_path / "new")
     withdraw(Storage.open(tmp_path / "new"), [8], "asked for by its author")
     write_2018(tmp_path / "old", 8)
-    result = run(tmp_path / "old", tmp_path / "new", options=ImportOptions(retry_failed=True))
+    result = run(tmp_path / "old", tmp_path / "new", retry_failed=True)
     assert (result.already, result.imported) == (2, 0)
     assert [row["record_id"] for row in rows(tmp_path / "new", "records")] == [7]
 
@@ -309,7 +305,8 @@ def test_metadata_that_is_missing_or_damaged_leaves_nulls(tmp_path: Path) -> Non
     (write_2018(tmp_path / "old", 3) / "metadata_3.pkl").write_bytes(pickle.dumps({"hit": {}}))
     assert run(tmp_path / "old", tmp_path / "new").imported == 3
     for row in rows(tmp_path / "new", "records"):
-        assert (row["title"], row["metadata"], row["n_images"]) == (None, None, 6)
+        metadata = "{}" if row["record_id"] == 3 else None
+        assert (row["title"], row["metadata"], row["n_images"]) == (None, metadata, 6)
 
 
 def test_metadata_that_has_no_end_leaves_nulls(tmp_path: Path) -> None:
@@ -356,20 +353,23 @@ def test_a_file_that_no_text_draws_is_listed_with_the_reason(tmp_path: Path) -> 
     assert files["good"]["n_images"] == 1
 
 
-def test_an_interrupted_import_goes_on(tmp_path: Path) -> None:
+class _Interrupting(SilentProgress):
+    """Ctrl-C while the fourth record's result is shown."""
+
+    def update(self, stage: str, counts: Counts) -> None:
+        if stage == "records" and counts.done == 4:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1, 7):
         write_2018(tmp_path / "old", number)
     run(tmp_path / "old", tmp_path / "whole")
-    options = ImportOptions(partition_records=2)
-
-    def interrupted(done: int, total: int, last: Sequence[ImportedRecord]) -> None:
-        if done == 4:
-            raise KeyboardInterrupt
-
+    monkeypatch.setattr(importing, "_PARTITION_RECORDS", 2)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "old", tmp_path / "new", options=options, progress=interrupted)
+        run(tmp_path / "old", tmp_path / "new", progress=_Interrupting())
     assert read_info(Storage.open(tmp_path / "new")) is None
-    result = run(tmp_path / "old", tmp_path / "new", options=options)
+    result = run(tmp_path / "old", tmp_path / "new")
     assert (result.already, result.imported) == (4, 2)
     for name, values in arrays(tmp_path / "whole").items():
         np.testing.assert_array_equal(arrays(tmp_path / "new")[name], values)

@@ -9,22 +9,22 @@ from typing import Any
 
 import distributed
 
-from zml_dask.pipeline import partition
+from zml_dask.pipeline import process
 
 READ_MEANWHILE = 1002
 POISON = 1003
 
 
 def dask_setup(worker: distributed.Worker) -> None:
-    attempt_of, read = partition.FetchAttempt, partition.process_fetched
+    attempt_of, read = process.FetchAttempt, process.process_fetched
     reading = threading.Event()
 
-    def fetch(record: Any, bench: Any) -> Any:
+    def fetch(record: Any, context: Any) -> Any:
         if record.record_id == POISON:
             reading.wait(0.5)  # alone, it waits in vain
             time.sleep(0.2)
             os._exit(1)
-        return attempt_of(record, bench)
+        return attempt_of(record, context)
 
     def process_fetched(attempt: Any, *arguments: Any, **options: Any) -> Any:
         if attempt.record.record_id == READ_MEANWHILE:
@@ -32,5 +32,5 @@ def dask_setup(worker: distributed.Worker) -> None:
             time.sleep(2)
         return read(attempt, *arguments, **options)
 
-    partition.FetchAttempt = fetch  # type: ignore[assignment,misc]
-    partition.process_fetched = process_fetched
+    process.FetchAttempt = fetch  # type: ignore[assignment,misc]
+    process.process_fetched = process_fetched

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
-from zml_dask.pipeline import partitioning
+from zml_dask.engine.progress import Counts
+from zml_dask.pipeline import stage
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.options import BuildOptions
-from zml_dask.pipeline.progress import Counts
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
@@ -156,7 +156,7 @@ def test_a_record_that_kills_while_it_is_fetched_is_condemned_and_nobody_else(
             for number, size in zip(numbers, (4000, 3000, 2000, 1000), strict=True)
         ]
     )
-    monkeypatch.setattr(partitioning, "_SHARES", 1)
+    monkeypatch.setattr(stage, "_SHARES", 1)
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 2}),
         distributed.LocalCluster(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.pipeline.errors import OptionsError
+from zml_dask.errors import UsageError
 from zml_dask.pipeline.options import BuildOptions, options_from, read_options
 
 
@@ -38,16 +38,16 @@ def test_a_file_sets_fields_tables_and_nested_fields(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_named(content: dict[str, object], message: str) -> None:
-    with pytest.raises(OptionsError, match=message):
+    with pytest.raises(UsageError, match=message):
         options_from(content)
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "build.toml"
     path.write_text("export = [")
-    with pytest.raises(OptionsError, match=r"build\.toml: not TOML"):
+    with pytest.raises(UsageError, match=r"build\.toml: not TOML"):
         read_options(path)
-    with pytest.raises(OptionsError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         read_options(tmp_path / "missing.toml")
 
 

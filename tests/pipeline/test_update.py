@@ -12,13 +12,14 @@ from typing import Any
 import distributed
 import pytest
 
+from zml_dask.engine.executors import DaskExecutor
+from zml_dask.errors import UsageError
 from zml_dask.fetch.origins import FetchedRecord
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline import process
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.errors import NotHarvestedError
 from zml_dask.pipeline.options import BuildOptions, options_from
-from zml_dask.pipeline.target import check_target
+from zml_dask.pipeline.sources import check_target
 from zml_dask.pipeline.update import recorded_options, update
 from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import make_record
@@ -56,7 +57,7 @@ def test_an_update_appends_what_is_new_and_drops_what_is_gone(
     recorded = options_from(recorded_options(check_target(storage)))
     assert (recorded.shape, recorded.keep_binary) == (options.shape, True)
     with HttpClient() as http:
-        result = update(storage, lambda: nullcontext(client), http, options=recorded)
+        result = update(storage, lambda: nullcontext(DaskExecutor(client)), http, options=recorded)
     assert result.new == 2
     assert list(result.withdrawn) == [1002]
     assert not result.dropped
@@ -69,11 +70,15 @@ def test_an_update_appends_what_is_new_and_drops_what_is_gone(
     arrays = array_bytes(tmp_path / "ds")
     with HttpClient() as http:
         result = update(
-            storage, lambda: nullcontext(client), http, options=recorded, drop_withdrawn=True
+            storage,
+            lambda: nullcontext(DaskExecutor(client)),
+            http,
+            options=recorded,
+            drop_withdrawn=True,
         )
         assert (result.new, list(result.withdrawn), result.dropped) == (0, [1002], True)
         assert [row["record_id"] for row in tables(tmp_path / "ds")["withdrawn"]] == [1002]
-        again = update(storage, lambda: nullcontext(client), http, options=recorded)
+        again = update(storage, lambda: nullcontext(DaskExecutor(client)), http, options=recorded)
     assert again.withdrawn == {}
     assert array_bytes(tmp_path / "ds") == arrays, "the store was rewritten"
 
@@ -87,8 +92,8 @@ def test_a_dataset_without_a_harvest_cannot_be_updated(
         f'{{"id": 7, "files": [{{"key": "code.zip", "url": "{code.as_uri()}"}}]}}'
     )
     build(tmp_path / "mine.jsonl", tmp_path / "ds", client=client)
-    with HttpClient() as http, pytest.raises(NotHarvestedError, match="not built from"):
-        update(str(tmp_path / "ds"), lambda: nullcontext(client), http)
+    with HttpClient() as http, pytest.raises(UsageError, match="not built from"):
+        update(str(tmp_path / "ds"), lambda: nullcontext(DaskExecutor(client)), http)
 
 
 def test_what_failed_is_asked_for_again_by_its_number(
@@ -120,7 +125,10 @@ def test_what_failed_is_asked_for_again_by_its_number(
     def updated(**options: bool) -> tuple[int, list[int], list[int]]:
         with HttpClient() as http:
             done = update(
-                storage, lambda: nullcontext(client), http, options=BuildOptions(**options)
+                storage,
+                lambda: nullcontext(DaskExecutor(client)),
+                http,
+                options=BuildOptions(**options),
             )
         there = tables(tmp_path / "ds")
         return done.new, *(

@@ -110,25 +110,22 @@ def test_a_missing_magika_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_build_names_languages_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("magika")
+    from zml_dask.errors import UsageError
     from zml_dask.fetch.member import Member
-    from zml_dask.pipeline.errors import OptionsError
     from zml_dask.pipeline.options import BuildOptions
-    from zml_dask.pipeline.reading import read_into
+    from zml_dask.pipeline.process import read_member
     from zml_dask.raster import identifiers
 
     code = b"import os\n\ndef main(argv):\n    for a in argv:\n        print(os.stat(a))\n" * 9
     named = []
-
-    class Sink:
-        def add(self, file: object, text: bytes | None) -> None:
-            named.append(file.language)  # type: ignore[attr-defined]
-
     for way in ("linguist", "magika"):
         member = Member("a.unheard-of", len(code), code, "ok", None)
-        read_into([member], Sink(), BuildOptions(language=way))
+        identifier = identifiers.IDENTIFIERS[BuildOptions(language=way).language]
+        file, _ = read_member(member, width=80, keep_binary=False, identify=identifier)
+        named.append(file.language)
     assert named == [None, "Python"]
-    with pytest.raises(OptionsError, match="choose from linguist, magika"):
+    with pytest.raises(UsageError, match="choose from linguist, magika"):
         BuildOptions(language="guess")
     monkeypatch.setattr(identifiers, "find_spec", lambda _: None)
-    with pytest.raises(OptionsError, match=r"zml-dask\[magika\]"):
+    with pytest.raises(UsageError, match=r"zml-dask\[magika\]"):
         BuildOptions(language="magika")

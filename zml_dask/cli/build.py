@@ -9,7 +9,7 @@ import click
 from zml_dask.cli.building import (
     build_options,
     cluster_options,
-    open_client_of,
+    executor_of,
     options_of,
     print_result,
     progress_of,
@@ -46,7 +46,7 @@ def command(
         result = build_on(
             catalogue,
             dataset,
-            open_client_of(values, progress, dataset),
+            executor_of(values, progress, dataset),
             options=options,
             limit=limit,
             where=where,

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -16,13 +16,14 @@ import click
 from dask.utils import parse_bytes
 
 from zml_dask.engine.clusters import ClusterOptions, job_name_of, open_cluster, parse_adapt
-from zml_dask.errors import ZmlError
+from zml_dask.engine.executors import SerialExecutor
+from zml_dask.engine.job import OpenExecutor
+from zml_dask.engine.progress import BuildProgress, open_progress
+from zml_dask.errors import UsageError, ZmlError
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.pipeline.build import OpenClient
-from zml_dask.pipeline.errors import OptionsError
+from zml_dask.pipeline.build import on_cluster
 from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_options
-from zml_dask.pipeline.progress import BuildProgress, open_progress
-from zml_dask.pipeline.result import BuildResult
+from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.raster.identifiers import IDENTIFIERS
 
 
@@ -56,7 +57,7 @@ _CLUSTER = (
 
 _BUILD = (
     click.option("--export", metavar="FORMATS", help="Also write 2018's files: pickle,hdf5."),
-    click.option("--retry-failed", is_flag=True, help="Try again what failed for good."),
+    click.option("--retry-failed", is_flag=True, help="Try again what failed permanently."),
     click.option(
         "--config",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -116,7 +117,7 @@ def options_of(
 
     Raises
     ------
-    OptionsError
+    UsageError
         If a value cannot be.
     """
     given: dict[str, Any] = {
@@ -152,11 +153,26 @@ def _bytes(text: str) -> int:
     try:
         return int(parse_bytes(text))
     except ValueError as error:
-        raise OptionsError(f"--max-archive-size {text!r} is no size; write say 2GiB") from error
+        raise UsageError(f"--max-archive-size {text!r} is no size; write say 2GiB") from error
 
 
-def open_client_of(values: dict[str, Any], progress: BuildProgress, dataset: str) -> OpenClient:
-    """Return what opens the cluster that the command line names, for work on a dataset."""
+def executor_of(
+    values: dict[str, Any], progress: BuildProgress, dataset: str, *, alone: bool = False
+) -> OpenExecutor:
+    """Return what opens the cluster that the command line names, for work on a dataset.
+
+    Parameters
+    ----------
+    values : dict
+        Of the cluster's options.
+    progress : BuildProgress
+    dataset : str
+    alone : bool
+        Whether this process does the work itself where no cluster is asked for.
+    """
+    asked = any(values.get(name) for name in ("workers", "adapt", "cluster_config"))
+    if alone and not asked and values["cluster"] == "local":
+        return lambda: nullcontext(SerialExecutor())
     adapt = parse_adapt(values["adapt"]) if values.get("adapt") else None
     options = ClusterOptions(
         config=values.get("cluster_config"),
@@ -164,7 +180,9 @@ def open_client_of(values: dict[str, Any], progress: BuildProgress, dataset: str
         job_name=job_name_of(dataset),
         say=progress.say,
     )
-    return partial(open_cluster, values["cluster"], values.get("workers"), adapt, options)
+    return on_cluster(
+        partial(open_cluster, values["cluster"], values.get("workers"), adapt, options)
+    )
 
 
 @contextmanager
@@ -177,7 +195,7 @@ def progress_of(ctx: click.Context) -> Iterator[BuildProgress]:
 
 
 def quieten() -> None:
-    """Keep Dask's own remarks out of ours: lost workers and retries are told by the build."""
+    """Silence Dask's logs; the build reports lost workers and retries itself."""
     for name in ("distributed", "dask", "tornado", "asyncio", "bokeh"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings(

@@ -14,12 +14,12 @@ from rich.console import Console
 from zml_dask.cli.building import print_result, progress_of
 from zml_dask.cli.drawing import draw
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
+from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
 from zml_dask.net.client import HttpClient
 from zml_dask.net.throttle import host_of, is_loopback
-from zml_dask.pipeline.build import build_on
-from zml_dask.pipeline.progress import BuildProgress
-from zml_dask.pipeline.target import check_target
+from zml_dask.pipeline.build import build_on, on_cluster
+from zml_dask.pipeline.sources import check_target
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.journal import load_state, state_path
@@ -65,7 +65,7 @@ def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) 
         _harvest(sandbox, catalogue, progress)
         options = ClusterOptions(dashboard="off", say=progress.say)
         open_client = partial(open_cluster, "local", workers, None, options)
-        result = build_on(catalogue, dataset, open_client, progress=progress)
+        result = build_on(catalogue, dataset, on_cluster(open_client), progress=progress)
         downloads = len(sandbox.requests.downloads)
     print_result(result)
     _show(open_dataset(dataset))

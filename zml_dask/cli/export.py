@@ -10,14 +10,12 @@ from typing import Any, get_args
 
 import click
 
-from zml_dask.cli.building import cluster_options, progress_of
-from zml_dask.cli.computing import compute_of
+from zml_dask.cli.building import cluster_options, executor_of, progress_of
+from zml_dask.engine.progress import BuildProgress, Counts
 from zml_dask.errors import UsageError
 from zml_dask.legacy.committed import CommittedRecords
-from zml_dask.legacy.export import export_record, parse_formats
-from zml_dask.legacy.export_dataset import export_dataset
+from zml_dask.legacy.export import export_dataset, export_record, parse_formats
 from zml_dask.legacy.record import LegacyFormat
-from zml_dask.pipeline.progress import BuildProgress, Counts
 from zml_dask.publish.png import Grouping, PngOptions, export_png
 from zml_dask.publish.squashfs import Compression, write_squashfs
 from zml_dask.store.storage import Storage
@@ -114,14 +112,14 @@ def _chosen(formats: str) -> list[str]:
 def _export_legacy(
     dataset: str, target: str, formats: list[str], values: dict[str, Any], progress: BuildProgress
 ) -> str:
-    with compute_of(values, progress, dataset, alone=True) as compute:
+    with executor_of(values, progress, dataset, alone=True)() as executor:
         result = export_dataset(
             dataset,
             target,
             parse_formats(formats),
             scratch=values["scratch"],
-            compute=compute,
-            progress=_teller("records", progress),
+            executor=executor,
+            progress=progress,
         )
     passed_over = f", {result.already:,} were there already" if result.already else ""
     return f"{target}: {result.records:,} records, {result.images:,} images{passed_over}"

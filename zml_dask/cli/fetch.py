@@ -9,11 +9,17 @@ import click
 from dask.utils import format_bytes
 
 from zml_dask.cli.building import AllFailedError, limits_of, progress_of
+from zml_dask.engine.executors import ThreadsExecutor
+from zml_dask.engine.job import run_job
 from zml_dask.fetch.origins import FetchOptions
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
-from zml_dask.pipeline.caching import cache_catalogue
+from zml_dask.pipeline.context import CatalogueHandle
+from zml_dask.pipeline.fetching import FetchArchives
 from zml_dask.records.catalogue import Catalogue
+
+_DOWNLOADS = 4
+"""At once: the server's limits, not the connections, set the pace."""
 
 
 @click.command("fetch")
@@ -66,15 +72,15 @@ def command(
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
         with HttpClient(token=token) as client:
-            result = cache_catalogue(
-                opened,
+            job = FetchArchives(
+                CatalogueHandle.of(opened),
+                opened.refs[:limit],
                 cache,
                 client,
                 scratch or Path(temporary),
-                options=options,
-                limit=limit,
-                progress=progress,
+                options,
             )
+            result = run_job(job, ThreadsExecutor(_DOWNLOADS), progress=progress)
     click.echo(
         f"{cache}: {result.fetched:,} records fetched ({format_bytes(result.bytes)}), "
         f"{result.already:,} there before"

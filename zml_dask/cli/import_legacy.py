@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zml_dask.cli.building import cluster_options, progress_of
-from zml_dask.cli.computing import compute_of
-from zml_dask.legacy.import_record import ImportedRecord
-from zml_dask.legacy.importing import ImportOptions, import_legacy
-from zml_dask.legacy.sources import open_source
-from zml_dask.pipeline.committing import software_versions
-from zml_dask.pipeline.lock import dataset_lock
-from zml_dask.pipeline.progress import Counts
-from zml_dask.pipeline.record_row import row_of_hit
-from zml_dask.store.commit import CommitOptions
-from zml_dask.store.storage import Storage
+from zml_dask.cli.building import cluster_options, executor_of, progress_of
+from zml_dask.pipeline.importing import import_legacy
 from zml_dask.text_safety import escape_text
 
 
@@ -27,7 +16,7 @@ from zml_dask.text_safety import escape_text
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("dataset")
 @cluster_options
-@click.option("--retry-failed", is_flag=True, help="Try again what failed for good.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed permanently.")
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -50,31 +39,15 @@ def command(
     it. Pickles are read without being run. Interrupted, the same command goes on
     where it stopped.
     """
-    open_source(source)  # a wrong path is told before anything is made or locked
-    storage = Storage.open(dataset)
     with progress_of(ctx) as progress:
-        imported = Counter[str]()
-
-        def tell(done: int, total: int, last: Sequence[ImportedRecord]) -> None:
-            imported["failed"] += sum(record.failure is not None for record in last)
-            imported["files"] += sum(record.n_files for record in last)
-            imported["images"] += sum(record.n_images for record in last)
-            counts = Counts(done, total, imported["failed"], imported["files"], imported["images"])
-            progress.update("records", counts)
-
-        with (
-            dataset_lock(storage, on_wait=progress.say),
-            compute_of(values, progress, dataset, alone=False) as compute,
-        ):
-            result = import_legacy(
-                source,
-                storage,
-                describe=row_of_hit,
-                options=ImportOptions(retry_failed=retry_failed, scratch=scratch),
-                notes=CommitOptions(software=software_versions()),
-                compute=compute,
-                progress=tell,
-            )
+        result = import_legacy(
+            source,
+            dataset,
+            executor_of(values, progress, dataset),
+            retry_failed=retry_failed,
+            scratch=scratch,
+            progress=progress,
+        )
     passed_over = f", {result.already:,} were done before" if result.already else ""
     click.echo(
         f"{escape_text(dataset)}: {result.imported:,} of {result.found:,} records, "

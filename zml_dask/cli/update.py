@@ -10,14 +10,14 @@ import click
 from zml_dask.cli.building import (
     build_options,
     cluster_options,
-    open_client_of,
+    executor_of,
     options_of,
     print_result,
     progress_of,
 )
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
-from zml_dask.pipeline.target import check_target
+from zml_dask.pipeline.sources import check_target
 from zml_dask.pipeline.update import UpdateResult, harvest_of, recorded_options, update
 from zml_dask.store.storage import Storage
 from zml_dask.text_safety import escape_text
@@ -56,7 +56,7 @@ def command(
     with progress_of(ctx) as progress, HttpClient(token=token) as http:
         result = update(
             storage,
-            open_client_of(values, progress, dataset),
+            executor_of(values, progress, dataset),
             http,
             options=options,
             check_withdrawn=check_withdrawn or drop_withdrawn,

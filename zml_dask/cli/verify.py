@@ -13,9 +13,9 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from zml_dask.engine.lock import dataset_lock
 from zml_dask.legacy.verification import verify_exports
 from zml_dask.net.client import HttpClient
-from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.options import BuildOptions, options_from
 from zml_dask.pipeline.process import process
 from zml_dask.records.catalogue import Catalogue

@@ -2,75 +2,67 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from zml_dask.errors import RecordError, Stage
+from zml_dask.errors import RecordError
 
 
 class RestrictedError(RecordError):
     """The record's files are not public."""
 
-    kind: ClassVar[str] = "restricted"
-    permanent: ClassVar[bool] = True
+    kind = "restricted"
 
 
 class EmbargoedError(RecordError):
     """The record's files are not public yet; an embargo ends."""
 
-    kind: ClassVar[str] = "embargoed"
+    kind = "embargoed"
 
 
 class NoFilesError(RecordError):
     """The record has metadata only, and names no repository to look at."""
 
-    kind: ClassVar[str] = "no_files"
-    permanent: ClassVar[bool] = True
+    kind = "no_files"
 
 
 class UnreadableArchiveError(RecordError):
     """None of the record's files is an archive that can be read, nor a file small enough."""
 
-    kind: ClassVar[str] = "unreadable_archive"
-    stage: ClassVar[Stage] = "archive"
-    permanent: ClassVar[bool] = True
+    kind = "unreadable_archive"
 
 
 class ArchiveTimeError(RecordError):
     """Reading the archive takes longer than it may."""
 
-    kind: ClassVar[str] = "archive_time"
-    stage: ClassVar[Stage] = "archive"
-    permanent: ClassVar[bool] = True
+    kind = "archive_time"
 
 
 class NotInCacheError(RecordError):
     """The build is offline and the cache does not hold the record."""
 
-    kind: ClassVar[str] = "not_in_cache"
+    kind = "not_in_cache"
 
 
 class CacheError(RecordError):
     """The cache holds the record, but not as it should be."""
 
-    kind: ClassVar[str] = "cache"
+    kind = "cache"
 
 
 class GitError(RecordError):
     """The repository cannot be cloned."""
 
-    kind: ClassVar[str] = "git"
+    kind = "git"
 
 
 class GitUnreachableError(GitError):
     """The repository's server does not answer git, or answers that it cannot now."""
 
-    kind: ClassVar[str] = "git_unreachable"
+    kind = "git_unreachable"
 
 
 class SourceError(RecordError):
     """A URL of the user's own catalogue cannot be read."""
 
-    kind: ClassVar[str] = "source"
+    kind = "source"
 
 
 class BrokenStreamError(Exception):

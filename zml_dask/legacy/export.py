@@ -10,12 +10,17 @@ import io
 import json
 import pickle
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import ClassVar, get_args
 
+from zml_dask.engine.activity import active, note_done
+from zml_dask.engine.job import Executor, Job, Report, run_job
+from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
+from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.hdf5_writer import Hdf5Writer
 from zml_dask.legacy.pickle_writer import PickleWriter
 from zml_dask.legacy.record import LegacyFormat, LegacyRecord
@@ -28,6 +33,7 @@ _HDF5_END = {0: slice(40, 48), 1: slice(44, 52)}
 """Where an HDF5 file says at what byte it ends, by the version of its superblock (HDF5 File
 Format Specification 3.0, II.A): 1 is ours, 0 stood in files exported before it."""
 
+_RECORDS_PER_TASK = 8
 _METADATA_PROTOCOL = 3
 """As in 2018, and read by every Python 3."""
 
@@ -183,3 +189,126 @@ def metadata_pickle(tree: Tree, metadata: str | None) -> bytes:
     pickler.fast = True
     pickler.dump({"tree": tree, "hit": None if metadata is None else json.loads(metadata)})
     return stream.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What an export wrote.
+
+    Attributes
+    ----------
+    records : int
+        Written now.
+    already : int
+        Records whose files were all there.
+    images : int
+        Of the records written now.
+    """
+
+    records: int = 0
+    already: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class ExportLegacy(Job[tuple[int, ...], None, ExportResult, ExportResult]):
+    """Writes ``TARGET/<id>/...`` for every record of a dataset.
+
+    A record whose files are there already is left as it is, so that an export that was cut
+    short goes on where it stopped.
+
+    Attributes
+    ----------
+    committed : CommittedRecords
+    target : Storage
+        A folder or any fsspec URL.
+    formats : tuple of {"pickle", "hdf5", "tree"}
+    scratch : pathlib.Path or None
+        A local folder for files at work.
+    """
+
+    name: ClassVar[str] = "records"
+
+    committed: CommittedRecords
+    target: Storage
+    formats: tuple[LegacyFormat, ...]
+    scratch: Path | None = None
+
+    def plan(self, workers: int) -> list[tuple[int, ...]]:
+        """Cut the records into tasks."""
+        ids = self.committed.record_ids()
+        return [
+            tuple(ids[start : start + _RECORDS_PER_TASK])
+            for start in range(0, len(ids), _RECORDS_PER_TASK)
+        ]
+
+    def shared(self) -> tuple[Storage, ...]:
+        """Return the target; what is read from the dataset fails by itself where it is not."""
+        return (self.target,)
+
+    def run(self, task: tuple[int, ...], context: None) -> ExportResult:
+        """Write the files of some records."""
+        missing = [
+            number for number in task if not is_exported(self.target, number, self.formats, "")
+        ]
+        images = 0
+        for record in self.committed.records(missing):
+            with active(record.record_id):
+                images += export_record(
+                    record, self.target, self.formats, folder="", scratch=self.scratch
+                )
+            note_done(record.record_id)
+        return ExportResult(len(missing), len(task) - len(missing), images)
+
+    def finish(self, results: Iterator[ExportResult]) -> ExportResult:
+        """Add up what was written."""
+        total = ExportResult()
+        for each in results:
+            total = ExportResult(
+                total.records + each.records,
+                total.already + each.already,
+                total.images + each.images,
+            )
+        return total
+
+    def size(self, task: tuple[int, ...]) -> int:
+        """Count a task's records."""
+        return len(task)
+
+    def report(self, result: ExportResult) -> Report:
+        """Count records."""
+        return Report(done=result.records + result.already)
+
+
+def export_dataset(
+    dataset: str | Path | Storage,
+    target: str | Path | Storage,
+    formats: Collection[LegacyFormat],
+    *,
+    scratch: Path | None = None,
+    executor: Executor | None = None,
+    progress: BuildProgress | None = None,
+) -> ExportResult:
+    """Write ``TARGET/<id>/...`` for every record of a dataset; see `ExportLegacy`.
+
+    Parameters
+    ----------
+    dataset : str, path or Storage
+    target : str, path or Storage
+        A folder or any fsspec URL.
+    formats : collection of {"pickle", "hdf5", "tree"}
+    scratch : pathlib.Path, optional
+        A local folder for files at work.
+    executor : Executor, optional
+        By default one record after the other in this process; else workers must see both places.
+    progress : BuildProgress, optional
+
+    Returns
+    -------
+    ExportResult
+    """
+    from zml_dask.engine.executors import SerialExecutor
+
+    committed = CommittedRecords.open(dataset)
+    job = ExportLegacy(committed, Storage.open(target), tuple(formats), scratch)
+    return run_job(job, executor or SerialExecutor(), progress=progress)

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -22,8 +21,8 @@ from zml_dask.legacy.sources import LegacySource, SourceDamagedError, SourceReco
 from zml_dask.raster.language import identify
 from zml_dask.safe_pickle import DamagedPickleError, ForbiddenPickleError, load, within
 from zml_dask.store.layout import FileStatus, ImageShape, extension_of
-from zml_dask.store.staging import FailureRow, RecordStager, StagedFile, stage_failure
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.staging import RecordStager, StagedFile, StagedRecord
+from zml_dask.store.storage import Storage
 
 Describe: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Turns a hit into the columns of the records table."""
@@ -39,40 +38,18 @@ class HostilePickleRecordError(RecordError):
     """A record's pickle asks for more than plain data."""
 
     kind = "hostile_pickle"
-    stage = "archive"
-    permanent = True
 
 
 class DamagedLegacyRecordError(RecordError):
     """Neither of a record's image files can be read."""
 
     kind = "damaged_legacy"
-    stage = "archive"
-    permanent = True
 
 
 class UnreadableSourceError(RecordError):
     """The disk or the network did not give a file's bytes, which may be sound."""
 
     kind = "unreadable_source"
-    stage = "archive"
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedRecord:
-    """What became of a record.
-
-    Attributes
-    ----------
-    record_id : int
-    n_files, n_images : int
-    failure : FailureRow or None
-    """
-
-    record_id: int
-    n_files: int = 0
-    n_images: int = 0
-    failure: FailureRow | None = None
 
 
 def import_record(
@@ -81,8 +58,8 @@ def import_record(
     storage: Storage,
     describe: Describe,
     scratch: Path,
-) -> ImportedRecord:
-    """Stage one record, or its failure.
+) -> StagedRecord:
+    """Stage one record.
 
     Parameters
     ----------
@@ -94,28 +71,17 @@ def import_record(
         Turns the record's hit into columns of the records table.
     scratch : pathlib.Path
         A local folder.
+
+    Raises
+    ------
+    RecordError
+        If none of its files can be read, or one would run code.
     """
-    try:
-        with RecordStager(scratch, record.record_id, ImageShape()) as stager:
-            row = _record_row(source, record, describe)
-            for path, segments in _images(source, record, scratch):
-                stager.add(*_staged_file(path, segments))
-            staged = stager.finish(storage, row)
-        return ImportedRecord(record.record_id, staged.n_files, staged.n_images)
-    except StorageError:
-        raise  # the dataset's storage failed, not the record
-    except RecordError as error:
-        return _failed(storage, record, (error.stage, error.kind, str(error)), error.permanent)
-    except Exception as error:  # noqa: BLE001 - becomes the record's row; the import goes on
-        return _failed(storage, record, ("worker", "internal", repr(error)[:500]), False)
-
-
-def _failed(
-    storage: Storage, record: SourceRecord, why: tuple[str, str, str], permanent: bool
-) -> ImportedRecord:
-    failure = FailureRow(record.record_id, *why, attempts=1, permanent=permanent)
-    stage_failure(storage, failure)
-    return ImportedRecord(record.record_id, failure=failure)
+    with RecordStager(scratch, record.record_id, ImageShape()) as stager:
+        row = _record_row(source, record, describe)
+        for path, segments in _images(source, record, scratch):
+            stager.add(*_staged_file(path, segments))
+        return stager.finish(storage, row)
 
 
 def _record_row(source: LegacySource, record: SourceRecord, describe: Describe) -> dict[str, Any]:

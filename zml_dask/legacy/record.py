@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from zml_dask.raster.images import Images, draw_settled, n_lines_dtype
 from zml_dask.store.layout import ImageShape
+from zml_dask.store.staging import StagedReader
 
 LegacyFormat = Literal["pickle", "hdf5", "tree"]
 """``pickle``: ``images_<id>.pkl``; ``hdf5``: ``images_<id>.h5``; ``tree``: ``tree_<id>.json``."""
@@ -115,3 +116,17 @@ class Canvas:
             self._grow(2 * n)
         draw_settled([text], self._images[:n], self._n_lines[:n])
         return LegacyFile(path, size, self._images[:n], self._n_lines[:n])
+
+
+def staged_record(staged: StagedReader) -> LegacyRecord:
+    """Return a record that draws its files from the staged text as they are asked for."""
+    row = staged.record
+    return LegacyRecord(row["record_id"], row["metadata"], _files(staged))
+
+
+def _files(staged: StagedReader) -> Iterator[LegacyFile]:
+    canvas = Canvas(staged.shape)
+    for row, text in staged:
+        # An empty file is text without lines: a key without segments.
+        drawn = b"" if row["status"] == "empty" else text
+        yield canvas.file(row["path"], drawn, size=row["size"], n_lines=row["n_lines"])

@@ -1,4 +1,4 @@
-"""The build: what a catalogue names and a dataset lacks is built by a cluster and committed."""
+"""The build: what a catalogue names and a dataset lacks is staged on a cluster and committed."""
 
 from __future__ import annotations
 
@@ -6,46 +6,43 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from threading import Event, Thread
 from typing import TypeAlias
 
 import distributed
 import numpy as np
 
 from zml_dask.engine.clusters import open_cluster
-from zml_dask.pipeline.bag import Condemned, LiveCounts, live_counts, run_partitions
-from zml_dask.pipeline.committing import commit_staged, software_versions
-from zml_dask.pipeline.isolation import watch_deaths
-from zml_dask.pipeline.ledger import Ledger, load_ledger, staged_outcomes
-from zml_dask.pipeline.lock import DatasetLock, dataset_lock
-from zml_dask.pipeline.log import BuildLog, build_log
+from zml_dask.engine.executors import DaskExecutor
+from zml_dask.engine.job import Executor, OpenExecutor, run_job
+from zml_dask.engine.lock import DatasetLock, dataset_lock
+from zml_dask.engine.log import BuildLog, build_log
+from zml_dask.engine.progress import BuildProgress, SilentProgress
+from zml_dask.pipeline.commit import CommitStaged, recorded_harvest, software_versions
+from zml_dask.pipeline.context import CatalogueHandle
+from zml_dask.pipeline.ledger import Ledger, load_ledger
 from zml_dask.pipeline.memory import memory_need, memory_warning
 from zml_dask.pipeline.options import BuildOptions
-from zml_dask.pipeline.outcome import Outcome, failure_row
-from zml_dask.pipeline.partition import Job, PartitionResult
-from zml_dask.pipeline.partitioning import plan_partitions
-from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
-from zml_dask.pipeline.result import BuildResult, Tally
-from zml_dask.pipeline.sources import Records, is_made_here, open_records, remove_shared, shared
-from zml_dask.pipeline.target import check_target
-from zml_dask.pipeline.throttle import throttle_waiting
-from zml_dask.pipeline.workbench import Source
+from zml_dask.pipeline.outcome import BuildResult
+from zml_dask.pipeline.sources import (
+    Records,
+    check_target,
+    is_temporary,
+    open_records,
+    publish_to_workers,
+    remove_published,
+)
+from zml_dask.pipeline.stage import Staged, StageRecords
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RefTable
 from zml_dask.store.commit.planning import check_shape
+from zml_dask.store.commit.steps import CommitOptions
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
-from zml_dask.store.staging import stage_failure
 from zml_dask.store.storage import Storage
-from zml_dask.text_safety import escape_text
 
 OpenClient: TypeAlias = Callable[[], AbstractContextManager[distributed.Client]]
 """Opens a cluster when there is something for it to do."""
-
-_TICK = 1.0
-"""Seconds between two looks at how far the workers are."""
 
 
 def build(
@@ -71,7 +68,7 @@ def build(
         Of any Dask cluster. Default: one on this machine for the time being.
     options : BuildOptions, optional
     progress : BuildProgress, optional
-        Told of everything; by default nobody is.
+        Takes lines and counts; by default they are dropped.
 
     Returns
     -------
@@ -84,31 +81,42 @@ def build(
         another size are in it.
     LockedError
         If another build of the dataset is at work.
-    BuildError, StorageError
+    ClusterError, StorageError
         If the cluster or the storage fails; what is staged is kept.
     """
     open_client: OpenClient = open_cluster if client is None else lambda: nullcontext(client)
-    return build_on(records, dataset, open_client, options=options, progress=progress)
+    return build_on(records, dataset, on_cluster(open_client), options=options, progress=progress)
+
+
+def on_cluster(open_client: OpenClient) -> OpenExecutor:
+    """Return what opens an executor on the cluster that `open_client` opens."""
+
+    @contextmanager
+    def opened() -> Iterator[Executor]:
+        with open_client() as client:
+            yield DaskExecutor(client)
+
+    return opened
 
 
 def build_on(
     records: Records,
     dataset: str | Path | Storage,
-    open_client: OpenClient,
+    open_executor: OpenExecutor,
     *,
     options: BuildOptions | None = None,
     limit: int | None = None,
     where: str | None = None,
     progress: BuildProgress | None = None,
 ) -> BuildResult:
-    """Do as :func:`build` on a cluster that is opened only if there is work for it.
+    """Do as :func:`build` on an executor that is opened only if there is work for it.
 
     Parameters
     ----------
     records, dataset, options, progress
         As of :func:`build`.
-    open_client : callable
-        Returns a context manager that yields a client.
+    open_executor : callable
+        Returns a context manager that yields an executor.
     limit : int, optional
         Look at the first so many records of the catalogue, by id, only: the same
         call with the same limit finds nothing left to do.
@@ -125,14 +133,14 @@ def build_on(
             # Read again now that nobody else can change it.
             info = check_target(storage)
             options = _with_shape_of(info, options)
-            named = None if is_made_here(catalogue) else catalogue.path
-            catalogue = shared(catalogue, storage)
+            named = None if is_temporary(catalogue) else catalogue.path
+            catalogue = publish_to_workers(catalogue, storage)
             run = _Run(storage, catalogue, named, options, lock, log, progress)
-            result = _build_and_commit(run, info, open_client, limit)
+            result = _build_and_commit(run, info, open_executor, limit)
     return replace(result, seconds=time.monotonic() - started)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Run:
     """What all steps of one build need."""
 
@@ -146,7 +154,7 @@ class _Run:
 
 
 def _build_and_commit(
-    run: _Run, info: DatasetInfo | None, open_client: OpenClient, limit: int | None
+    run: _Run, info: DatasetInfo | None, open_executor: OpenExecutor, limit: int | None
 ) -> BuildResult:
     # What could not be committed is found before anything is downloaded.
     ledger = load_ledger(run.storage, info, shape=run.options.shape)
@@ -161,98 +169,36 @@ def _build_and_commit(
         options=run.options.recorded(),
         software=software_versions(),
     )
-    tally = Tally()
     if not len(todo) and not len(ledger.staged) and not ledger.uncommitted_failures:
         run.log.write("end", committed=False)
-        return _result(run, info, tally, committed=False)
-    with open_client() as client:
+        return _result(run, info, Staged(), committed=False)
+    with open_executor() as executor:
+        staged = Staged()
         if len(todo):
-            _build_records(run, client, todo, ledger, tally)
-        run.lock.check()
-        info = commit_staged(
-            client, run.storage, run.options, run.catalogue.harvest, run.lock, run.progress
+            staged = _stage(run, executor, todo, ledger)
+        commit = CommitStaged(
+            run.storage,
+            CommitOptions(
+                run.options.shape,
+                run.options.recorded(),
+                software_versions(),
+                recorded_harvest(run.catalogue.harvest),
+            ),
         )
-        remove_shared(run.storage)
+        info = run_job(commit, executor, lock=run.lock, progress=run.progress)
+        remove_published(run.storage)
     run.log.write("end", committed=True, images=info.counts.images)
-    return _result(run, info, tally, committed=True)
+    return _result(run, info, staged, committed=True)
 
 
-def _build_records(
-    run: _Run, client: distributed.Client, todo: RefTable, ledger: Ledger, tally: Tally
-) -> None:
+def _stage(run: _Run, executor: Executor, todo: RefTable, ledger: Ledger) -> Staged:
     """Build records into staging."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    limits = [worker["memory_limit"] for worker in workers.values()]
-    warning = memory_warning(memory_need(run.options), limits)
-    if warning is not None:
-        run.progress.say(f"warning: {warning}")
-    watch_deaths(client)
-    partitions = plan_partitions(
-        todo, run.options, workers=len(workers), attempts=ledger.attempts()
-    )
-    job = Job(run.storage, Source.of(run.catalogue), run.options)
-    settled = partial(staged_outcomes, run.storage)
-    with live_counts(client) as live, _ticking(run, client, live, tally, len(todo)):
-        for done in run_partitions(client, partitions, job, settled):
-            run.lock.check(max_age=_TICK)
-            if isinstance(done, Condemned):
-                _note_condemned(run, done, tally)
-                continue
-            live.finish(done.partition.name)
-            _note_result(run, done, tally)
-    run.progress.update("records", _counts(tally, len(todo)))
-
-
-def _note_result(run: _Run, result: PartitionResult, tally: Tally) -> None:
-    for outcome in result.outcomes:
-        tally.add(outcome)
-        _note_outcome(run, outcome, result.worker)
-
-
-def _note_condemned(run: _Run, condemned: Condemned, tally: Tally) -> None:
-    row = failure_row(condemned.record_id, condemned.error, condemned.attempts)
-    stage_failure(run.storage, row)
-    outcome = Outcome(condemned.record_id, "failed", failure=row)
-    tally.add(outcome)
-    _note_outcome(run, outcome, None)
-
-
-def _note_outcome(run: _Run, outcome: Outcome, worker: str | None) -> None:
-    run.log.write("record", worker=worker, **outcome.to_json())
-    if outcome.failure is not None:
-        # A server's or an archive's own words may be in it.
-        message = escape_text(outcome.failure.message)
-        run.progress.say(f"record {outcome.record_id} failed: {outcome.failure.kind}: {message}")
-
-
-@contextmanager
-def _ticking(
-    run: _Run, client: distributed.Client, live: LiveCounts, tally: Tally, total: int
-) -> Iterator[None]:
-    """Show progress while partitions run, for the result of one may be long in coming."""
-    stopped = Event()
-
-    def tick() -> None:
-        while not stopped.wait(_TICK):
-            try:
-                waiting = throttle_waiting(client)
-            except OSError:  # the cluster is lost: the build itself is about to say so
-                return
-            counts = _counts(tally, total)
-            done = min(total, counts.done + live.total())
-            run.progress.update("records", replace(counts, done=done, waiting=waiting))
-
-    thread = Thread(target=tick, name="zml-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _counts(tally: Tally, total: int) -> Counts:
-    return Counts(tally.done, total, tally.n_failed, tally.n_files, tally.n_images)
+    if isinstance(executor, DaskExecutor):
+        warning = memory_warning(memory_need(run.options), executor.memory_limits)
+        if warning is not None:
+            run.progress.say(f"warning: {warning}")
+    job = StageRecords(run.storage, run.options, todo, ledger, CatalogueHandle.of(run.catalogue))
+    return run_job(job, executor, lock=run.lock, log=run.log, progress=run.progress)
 
 
 def _with_shape_of(info: DatasetInfo | None, options: BuildOptions) -> BuildOptions:
@@ -268,23 +214,23 @@ def _plan_line(refs: RefTable, ledger: Ledger, todo: RefTable) -> str:
     """Say in one line what there is and what is left to do."""
     committed, staged, failed = (
         int(np.isin(refs.record_ids, ids).sum())
-        for ids in (ledger.committed, ledger.staged, ledger.failed_for_good)
+        for ids in (ledger.committed, ledger.staged, ledger.failed_permanently)
     )
     words = [f"{len(refs):,} records in the catalogue"]
     words += [f"{committed:,} committed"] if committed else []
     words += [f"{staged:,} staged"] if staged else []
-    words += [f"{failed:,} failed for good"] if failed else []
+    words += [f"{failed:,} failed permanently"] if failed else []
     words.append(f"{len(todo):,} to build" if len(todo) else "none to build")
     return ", ".join(words)
 
 
-def _result(run: _Run, info: DatasetInfo | None, tally: Tally, *, committed: bool) -> BuildResult:
+def _result(run: _Run, info: DatasetInfo | None, staged: Staged, *, committed: bool) -> BuildResult:
     counts = (info or DatasetInfo()).counts
     return BuildResult(
         run.storage.url,
-        tally.n_staged,
-        tally.n_failed,
-        dict(sorted(tally.failures.items())),
+        len(staged.record_ids),
+        staged.failures.total(),
+        dict(sorted(staged.failures.items())),
         counts.records,
         counts.files,
         counts.images,

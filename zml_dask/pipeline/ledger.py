@@ -51,7 +51,7 @@ class Ledger:
         return ids
 
     @property
-    def failed_for_good(self) -> Ids:
+    def failed_permanently(self) -> Ids:
         """Records for which trying again is pointless."""
         table = self.failures.filter(self.failures["permanent"])
         ids: Ids = table["record_id"].to_numpy()
@@ -70,11 +70,11 @@ class Ledger:
         refs : RefTable
             The catalogue's.
         retry_failed : bool
-            Also what failed for good.
+            Also what failed permanently.
         """
         done = [self.committed, self.staged]
         if not retry_failed:
-            done.append(self.failed_for_good)
+            done.append(self.failed_permanently)
         missing = ~np.isin(refs.record_ids, np.concatenate(done))
         return refs.take(missing)
 

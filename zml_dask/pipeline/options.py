@@ -9,14 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
+from zml_dask.errors import UsageError
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.legacy.record import LegacyFormat
-from zml_dask.pipeline.errors import OptionsError
 from zml_dask.raster.identifiers import IDENTIFIERS, extra_missing
 from zml_dask.store.layout import ImageShape
 
 EXPORT_FORMATS: tuple[str, ...] = get_args(LegacyFormat)
-"""The first edition's per-record files, which a build may write beside the dataset."""
+"""The legacy per-record files (2018), which a build may write beside the dataset."""
 
 _TABLES = {"image": "shape", "limits": "limits"}
 """Tables of the TOML file, and the field that each fills."""
@@ -39,11 +39,11 @@ class BuildOptions:
     limits : FetchLimits
         What a record may cost at most: bytes, members, depth, seconds.
     keep_binary : bool
-        Rasterise files with NUL bytes too, as the first edition did.
+        Rasterise files with NUL bytes too, as in 2018.
     language : str
         How files' languages are named: ``"linguist"`` or ``"magika"`` (its extra).
     export : tuple of str
-        First-edition files to write in the same pass: ``"pickle"``, ``"hdf5"``, ``"tree"``.
+        Legacy files (2018) to write in the same pass: ``"pickle"``, ``"hdf5"``, ``"tree"``.
     api_url : str or None
         Where records' files are; by default where the catalogue was harvested.
     github_url : str
@@ -55,7 +55,7 @@ class BuildOptions:
     offline : bool
         Use the cache alone: a record that is not in it fails.
     retry_failed : bool
-        Try again what failed for good.
+        Try again what failed permanently.
     scratch : str or None
         Node-local folder for archives at work; by default the system's.
     partition_records : int
@@ -90,27 +90,27 @@ class BuildOptions:
     def __post_init__(self) -> None:
         unknown = [name for name in self.export if name not in EXPORT_FORMATS]
         if unknown:
-            raise OptionsError(
+            raise UsageError(
                 f"export: unknown format {unknown[0]!r}; choose from {', '.join(EXPORT_FORMATS)}"
             )
         if self.language not in IDENTIFIERS:
-            raise OptionsError(
+            raise UsageError(
                 f"language: unknown way {self.language!r}; choose from {', '.join(IDENTIFIERS)}"
             )
         if extra_missing(self.language):
-            raise OptionsError(
+            raise UsageError(
                 f"language: {self.language} is not installed; pip install "
                 f"'zml-dask[{self.language}]' here and on the workers"
             )
         if self.offline and not self.cache:
-            raise OptionsError("offline: needs a cache to build from; name it with --cache")
+            raise UsageError("offline: needs a cache to build from; name it with --cache")
         for name in ("partition_records", "partition_bytes"):
             if getattr(self, name) < 1:
-                raise OptionsError(f"{name}: must be 1 or more, not {getattr(self, name)}")
+                raise UsageError(f"{name}: must be 1 or more, not {getattr(self, name)}")
         if self.prefetch < 0:
-            raise OptionsError(f"prefetch: must be 0 or more, not {self.prefetch}")
+            raise UsageError(f"prefetch: must be 0 or more, not {self.prefetch}")
         if not (1 <= self.shape.height <= 65_535 and 1 <= self.shape.width <= 65_535):
-            raise OptionsError("image: height and width must lie between 1 and 65,535")
+            raise UsageError("image: height and width must lie between 1 and 65,535")
 
     def recorded(self) -> dict[str, Any]:
         """Return what ``dataset.json`` keeps of the options: what decides the content, no secret.
@@ -146,7 +146,7 @@ def read_options(
 
     Raises
     ------
-    OptionsError
+    UsageError
         If the file cannot be read, or names an option that does not exist or a
         value of the wrong type.
     """
@@ -154,15 +154,15 @@ def read_options(
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise OptionsError(f"{path}: the options cannot be read: {reason}") from error
+        raise UsageError(f"{path}: the options cannot be read: {reason}") from error
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise OptionsError(f"{path}: not TOML: {error}") from error
+        raise UsageError(f"{path}: not TOML: {error}") from error
     try:
         return options_from(merged(merged(defaults, content), overrides))
-    except OptionsError as error:
-        raise OptionsError(f"{path}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def options_from(content: Mapping[str, Any]) -> BuildOptions:
@@ -170,7 +170,7 @@ def options_from(content: Mapping[str, Any]) -> BuildOptions:
 
     Raises
     ------
-    OptionsError
+    UsageError
         If a name is unknown or a value of the wrong type.
 
     Examples
@@ -183,7 +183,7 @@ def options_from(content: Mapping[str, Any]) -> BuildOptions:
     for name, value in content.items():
         if name in _TABLES:
             if not isinstance(value, Mapping):
-                raise OptionsError(f"{name}: must be a table, [{name}]")
+                raise UsageError(f"{name}: must be a table, [{name}]")
             attribute = _TABLES[name]
             changes[attribute] = _changed(getattr(options, attribute), value, f"{name}.")
     top = {name: value for name, value in content.items() if name not in _TABLES}
@@ -216,7 +216,7 @@ def _changed(given: Any, content: Mapping[str, Any], where: str) -> Any:
     changes = {}
     for name, value in content.items():
         if name not in names:
-            raise OptionsError(f"{where}{name}: no such option; choose from {', '.join(names)}")
+            raise UsageError(f"{where}{name}: no such option; choose from {', '.join(names)}")
         changes[name] = _checked(f"{where}{name}", value, types[name])
     return replace(given, **changes)
 
@@ -226,12 +226,12 @@ def _checked(name: str, value: Any, wanted: Any) -> Any:
     if wanted == tuple[str, ...]:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise OptionsError(f"{name}: must be a list of strings, not {value!r}")
+        raise UsageError(f"{name}: must be a list of strings, not {value!r}")
     if wanted is float and type(value) is int:
         return float(value)
     # bool is an int to isinstance, but `prefetch = true` is a mistake.
     allowed = getattr(wanted, "__args__", (wanted,))
     if type(value) not in allowed:
         words = " or ".join(t.__name__ for t in allowed if t is not type(None))
-        raise OptionsError(f"{name}: must be {words}, not {value!r}")
+        raise UsageError(f"{name}: must be {words}, not {value!r}")
     return value

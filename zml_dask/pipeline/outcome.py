@@ -1,9 +1,10 @@
-"""What became of one record: the small result that travels from worker to driver."""
+"""What became of a record, and of a whole build."""
 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zml_dask.errors import RecordError
@@ -24,7 +25,7 @@ class Timings:
     fetch : float
         Downloading (or finding in a cache), waiting for the throttle included.
     read : float
-        Reading members, settling their text, identifying languages, exports.
+        Reading members, normalising their text, identifying languages, exports.
     stage : float
         Sorting, compressing and publishing what is staged.
     """
@@ -94,6 +95,37 @@ class Outcome:
                 "attempts": self.failure.attempts,
             }
         return row
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build came to.
+
+    Attributes
+    ----------
+    dataset : str
+        Its folder or URL.
+    n_staged, n_failed : int
+        Records built and failed in this run.
+    failures : mapping of str to int
+        Kind of failure -> records of this run.
+    n_records, n_files, n_images : int
+        In the dataset now.
+    committed : bool
+        Whether this run changed the dataset.
+    seconds : float
+        Of this run.
+    """
+
+    dataset: str
+    n_staged: int = 0
+    n_failed: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    n_records: int = 0
+    n_files: int = 0
+    n_images: int = 0
+    committed: bool = False
+    seconds: float = 0.0
 
 
 def failure_row(record_id: int, error: Exception, attempts: int) -> FailureRow:

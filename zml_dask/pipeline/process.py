@@ -1,29 +1,218 @@
-"""One record from its catalogue entry to staging: plain functions, no Dask."""
+"""One record from its catalogue entry to staging: fetched, read, staged. No Dask is needed.
+
+`stage_records` is what a build runs on every worker, and `process` runs it for one record.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from zml_dask.errors import RecordError, ZmlError
-from zml_dask.fetch.origins import FetchedRecord, FetchOptions, open_record
+from zml_dask.engine.activity import active, check_staying
+from zml_dask.errors import ObjectMissingError, RecordError, StorageError, UsageError, ZmlError
+from zml_dask.fetch.members import Member
+from zml_dask.fetch.origins import FetchedRecord, open_record
 from zml_dask.net.client import HttpClient
-from zml_dask.pipeline.errors import UnknownRecordError
+from zml_dask.pipeline.context import CatalogueHandle, WorkerContext, open_context
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
-from zml_dask.pipeline.reading import read_into
-from zml_dask.pipeline.record_row import record_row
-from zml_dask.pipeline.workbench import Source, Workbench, workbench
+from zml_dask.raster.identifiers import IDENTIFIERS, Identifier
+from zml_dask.raster.language import HEAD_BYTES, identify
+from zml_dask.raster.text import BinaryFileError, UndecodableFileError, settle_text
 from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.licenses import spdx_ids
+from zml_dask.records.parse import RecordParseError, canonical_json, parse_record
 from zml_dask.records.record import Record
 from zml_dask.records.refs import RecordRef
-from zml_dask.store.staging import stage_failure
+from zml_dask.store.layout import FileStatus, extension_of
+from zml_dask.store.staging import StagedFile, stage_failure
 from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer, StagingDamagedError
 from zml_dask.store.staging.staged import StagedLocation, read_staged
 from zml_dask.store.staging.stager import STAGED_RECORDS, RecordStager
-from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+from zml_dask.store.storage import Storage
+
+_EMPTY = "the file holds no line"
+
+
+def process(
+    record: Record | RecordRef | int,
+    dataset: str | Path | Storage,
+    *,
+    catalogue: str | Path | Catalogue | CatalogueHandle | None = None,
+    options: BuildOptions | None = None,
+    client: HttpClient | None = None,
+) -> Outcome:
+    """Build one record into the dataset's staging. What goes wrong with it is its outcome.
+
+    Parameters
+    ----------
+    record : Record, RecordRef or int
+        A record, or where it is in `catalogue`, or its number there.
+    dataset : str, path or Storage
+        The dataset's folder or URL.
+    catalogue : path, Catalogue or CatalogueHandle, optional
+        Where references and numbers are looked up. Finding a number reads the
+        whole catalogue: pass references where there are many.
+    options : BuildOptions, optional
+    client : HttpClient, optional
+        Shared between calls, it keeps its connections and its throttle.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    UsageError
+        If the catalogue holds no such record.
+    StorageError
+        If the dataset cannot be written: no fault of the record.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from zml_dask import parse_record
+    >>> nothing = parse_record({"id": 7, "metadata": {"title": "No files"}, "files": []})
+    >>> outcome = process(nothing, tempfile.mkdtemp())
+    >>> outcome.status, outcome.failure.kind
+    ('failed', 'no_files')
+    """
+    storage = Storage.open(dataset)
+    options = replace(options or BuildOptions(), prefetch=0)  # nothing comes after it
+    if isinstance(catalogue, str | Path):
+        catalogue = Catalogue.open(catalogue, api_url=options.api_url)
+    handle = CatalogueHandle.of(catalogue) if isinstance(catalogue, Catalogue) else catalogue
+    if isinstance(record, int):
+        record = _find(record, catalogue)
+    elif isinstance(record, RecordRef) and handle is None:
+        raise UsageError(f"record {record.record_id}: name the catalogue that it is in")
+    with open_context(storage, options, handle, client=client) as context:
+        (outcome,) = stage_records([record], context)
+    return outcome
+
+
+def _find(record_id: int, catalogue: Catalogue | CatalogueHandle | None) -> RecordRef:
+    """Find a record's number in the catalogue."""
+    if catalogue is None:
+        raise UsageError(f"record {record_id}: name the catalogue that it is in")
+    opened = catalogue if isinstance(catalogue, Catalogue) else Catalogue.open(catalogue.path)
+    ref = opened.refs.find(record_id)
+    if ref is None:
+        raise UsageError(f"record {record_id} is not in the catalogue {catalogue.path}")
+    return ref
+
+
+class _Fetching(NamedTuple):
+    """A record that is being fetched, or was and waits to be read."""
+
+    record_id: int
+    result: Callable[[], FetchAttempt | RecordError | None]
+    cancel: Callable[[], bool]
+    held: ExitStack
+
+
+def stage_records(
+    records: Iterable[Record | RecordRef],
+    context: WorkerContext,
+    attempts: Mapping[int, int] = MappingProxyType({}),
+) -> Iterator[Outcome]:
+    """Build records into staging; while one is read, the next is fetched by another thread.
+
+    So neither network nor processor waits for the other.
+
+    Parameters
+    ----------
+    records : iterable of Record or RecordRef
+    context : WorkerContext
+        Its ``options.prefetch`` says how many are fetched ahead.
+    attempts : mapping of int to int
+        How often records failed before.
+
+    Yields
+    ------
+    Outcome
+        Of each record in turn.
+
+    Raises
+    ------
+    StorageError
+        If the dataset cannot be written; what was staged before stays.
+    """
+    ahead: deque[_Fetching] = deque()
+    waiting = deque(records)
+    with ExitStack() as stack:
+        # Left in this order: no fetch may outlive the scratch folder it writes to.
+        pool: ThreadPoolExecutor | None = None
+        if context.options.prefetch and len(waiting) > 1:
+            pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="zml-fetch"))
+        stack.callback(_discard, ahead)
+        while waiting or ahead:
+            while waiting and len(ahead) <= context.options.prefetch:
+                record = waiting.popleft()
+                # From here on, for a record may as well kill while it is fetched.
+                held = ExitStack()
+                held.enter_context(active(record.record_id))
+                ahead.append(_begin(record, context, pool, held))
+            record_id, result, _, held = ahead.popleft()
+            with held:
+                attempt = result()
+                try:
+                    # A worker that leaves would stage what another one builds as well.
+                    check_staying()
+                except BaseException:
+                    if isinstance(attempt, FetchAttempt):
+                        attempt.close()
+                    raise
+                tried = attempts.get(record_id, 0) + 1
+                if attempt is None:
+                    outcome = Outcome(record_id, "already")
+                elif isinstance(attempt, RecordError):
+                    outcome = record_failure(record_id, attempt, context, tried, Timings())
+                else:
+                    outcome = process_fetched(attempt, context, attempts=tried)
+            yield outcome
+
+
+def _begin(
+    record: Record | RecordRef,
+    context: WorkerContext,
+    pool: ThreadPoolExecutor | None,
+    held: ExitStack,
+) -> _Fetching:
+    if pool is None:
+        return _Fetching(record.record_id, lambda: _fetch(record, context), lambda: True, held)
+    future: Future[FetchAttempt | RecordError | None] = pool.submit(_fetch, record, context)
+    return _Fetching(record.record_id, future.result, future.cancel, held)
+
+
+def _fetch(record: Record | RecordRef, context: WorkerContext) -> FetchAttempt | RecordError | None:
+    """Fetch one record; None where it is staged already, since a lost worker's may be."""
+    if is_staged(context.storage, record.record_id):
+        return None
+    if isinstance(record, RecordRef):
+        try:
+            record = context.catalogue.read(record)
+        except RecordError as error:
+            return error
+    return FetchAttempt(record, context)
+
+
+def _discard(ahead: deque[_Fetching]) -> None:
+    """Throw away what was fetched ahead and will not be read."""
+    cancelled = [fetching.cancel() for fetching in ahead]
+    for fetching, gone in zip(ahead, cancelled, strict=True):
+        with suppress(Exception), fetching.held:  # the task fails for a reason of its own
+            attempt = None if gone else fetching.result()
+            if isinstance(attempt, FetchAttempt):
+                attempt.close()
 
 
 class FetchAttempt:
@@ -32,26 +221,18 @@ class FetchAttempt:
     Parameters
     ----------
     record : Record
-    bench : Workbench
+    context : WorkerContext
     """
 
-    def __init__(self, record: Record, bench: Workbench) -> None:
+    def __init__(self, record: Record, context: WorkerContext) -> None:
         self.record = record
         self.fetched: FetchedRecord | None = None
         self.error: Exception | None = None
         self._stack = ExitStack()
-        options = bench.options
         started = time.perf_counter()
         try:
-            fetch_options = FetchOptions(
-                limits=options.limits,
-                github_url=options.github_url,
-                cache=options.cache,
-                offline=options.offline,
-                trusted=bench.trusted,
-            )
             self.fetched = self._stack.enter_context(
-                open_record(record, bench.client, bench.scratch, fetch_options)
+                open_record(record, context.client, context.scratch, context.fetch_options)
             )
         except RecordError as error:
             self.error = error
@@ -77,68 +258,14 @@ def is_staged(storage: Storage, record_id: int) -> bool:
     return True
 
 
-def process(
-    record: Record | RecordRef | int,
-    dataset: str | Path | Storage,
-    *,
-    catalogue: str | Path | Catalogue | Source | None = None,
-    options: BuildOptions | None = None,
-    client: HttpClient | None = None,
-) -> Outcome:
-    """Build one record into the dataset's staging. What goes wrong with it is its outcome.
-
-    Parameters
-    ----------
-    record : Record, RecordRef or int
-        A record, or where it is in `catalogue`, or its number there.
-    dataset : str, path or Storage
-        The dataset's folder or URL.
-    catalogue : path, Catalogue or Source, optional
-        Where references and numbers are looked up. Finding a number reads the
-        whole catalogue: pass references where there are many.
-    options : BuildOptions, optional
-    client : HttpClient, optional
-        Shared between calls, it keeps its connections and its throttle.
-
-    Returns
-    -------
-    Outcome
-
-    Raises
-    ------
-    UnknownRecordError
-        If the catalogue holds no such record.
-    StorageError
-        If the dataset cannot be written: no fault of the record.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from zml_dask import parse_record
-    >>> nothing = parse_record({"id": 7, "metadata": {"title": "No files"}, "files": []})
-    >>> outcome = process(nothing, tempfile.mkdtemp())
-    >>> outcome.status, outcome.failure.kind
-    ('failed', 'no_files')
-    """
-    storage = Storage.open(dataset)
-    options = options or BuildOptions()
-    source = _source(catalogue, options)
-    if is_staged(storage, record if isinstance(record, int) else record.record_id):
-        return Outcome(record if isinstance(record, int) else record.record_id, "already")
-    if not isinstance(record, Record):
-        record = _look_up(record, catalogue, source)
-    with workbench(storage, options, source, client=client) as bench:
-        return process_fetched(FetchAttempt(record, bench), bench)
-
-
-def process_fetched(attempt: FetchAttempt, bench: Workbench, *, attempts: int = 1) -> Outcome:
+def process_fetched(attempt: FetchAttempt, context: WorkerContext, *, attempts: int = 1) -> Outcome:
     """Read what was fetched of a record and stage it, or stage its failure.
 
     Parameters
     ----------
     attempt : FetchAttempt
         Closed when this returns or raises.
-    bench : Workbench
+    context : WorkerContext
     attempts : int
         How often the record was tried, this time included.
 
@@ -151,36 +278,41 @@ def process_fetched(attempt: FetchAttempt, bench: Workbench, *, attempts: int = 
     try:
         if attempt.fetched is None:
             error = attempt.error or RuntimeError("nothing was fetched, and no reason given")
-            return record_failure(record_id, error, bench, attempts, Timings(attempt.seconds))
-        return _stage(attempt, attempt.fetched, bench, attempts)
+            return record_failure(record_id, error, context, attempts, Timings(attempt.seconds))
+        return _stage(attempt, attempt.fetched, context, attempts)
     finally:
         attempt.close()
 
 
 def _stage(
-    attempt: FetchAttempt, fetched: FetchedRecord, bench: Workbench, attempts: int
+    attempt: FetchAttempt, fetched: FetchedRecord, context: WorkerContext, attempts: int
 ) -> Outcome:
     """Read the fetched archives into staging."""
-    record, options = attempt.record, bench.options
+    record, options = attempt.record, context.options
     row = record_row(record, fetched)
     # An export reads what is staged before anyone else may see it: a record
     # that counts as staged has its export, whenever the worker dies.
-    hidden = bench.scratch / f"staged-{record.record_id}"
-    target = Storage.open(hidden) if options.export else bench.storage
+    hidden = context.scratch / f"staged-{record.record_id}"
+    target = Storage.open(hidden) if options.export else context.storage
+    width, keep_binary = options.shape.width, options.keep_binary
+    identifier = IDENTIFIERS[options.language]
     timings = Timings(attempt.seconds)
     started = time.perf_counter()
     try:
-        with RecordStager(bench.scratch, record.record_id, options.shape) as stager:
-            read_into(fetched.members(), stager, options)
+        with RecordStager(context.scratch, record.record_id, options.shape) as stager:
+            for member in fetched.members():
+                stager.add(
+                    *read_member(member, width=width, keep_binary=keep_binary, identify=identifier)
+                )
             timings = replace(timings, read=time.perf_counter() - started)
             started = time.perf_counter()
             staged = stager.finish(target, row)
         if options.export:
-            export_staged(record.record_id, target, bench)
+            _export_staged(record.record_id, target, context)
     except StorageError:
         raise  # the dataset's storage failed, not the record
     except Exception as error:  # noqa: BLE001 - becomes the record's row; the build goes on
-        return record_failure(record.record_id, error, bench, attempts, timings)
+        return record_failure(record.record_id, error, context, attempts, timings)
     return Outcome(
         record.record_id,
         "staged",
@@ -192,21 +324,21 @@ def _stage(
     )
 
 
-def export_staged(record_id: int, target: Storage, bench: Workbench) -> None:
-    """Write the first edition's files of a record staged in scratch, then publish the record."""
+def _export_staged(record_id: int, target: Storage, context: WorkerContext) -> None:
+    """Write the legacy files of a record staged in scratch, then publish the record."""
     # Imported here: most builds export nothing, and h5py takes its time.
     from zml_dask.legacy.export import export_record, parse_formats
-    from zml_dask.legacy.staged import staged_record
+    from zml_dask.legacy.record import staged_record
 
     path = f"{STAGED_RECORDS}/{record_id}"
     staged = read_staged(target, StagedLocation(path, 0, target.size(path)))
-    formats = parse_formats(bench.options.export)
-    export_record(staged_record(staged), bench.storage, formats, scratch=bench.scratch)
-    bench.storage.publish(Path(target.url, path), path)
+    formats = parse_formats(context.options.export)
+    export_record(staged_record(staged), context.storage, formats, scratch=context.scratch)
+    context.storage.publish(Path(target.url, path), path)
 
 
 def record_failure(
-    record_id: int, error: Exception, bench: Workbench, attempts: int, timings: Timings
+    record_id: int, error: Exception, context: WorkerContext, attempts: int, timings: Timings
 ) -> Outcome:
     """Stage the failure of a record and return it as an outcome.
 
@@ -214,7 +346,7 @@ def record_failure(
     ----------
     record_id : int
     error : Exception
-    bench : Workbench
+    context : WorkerContext
     attempts : int
         How often the record was tried, this time included.
     timings : Timings
@@ -225,33 +357,153 @@ def record_failure(
         If the dataset cannot be written.
     """
     row = failure_row(record_id, error, attempts)
-    stage_failure(bench.storage, row)
+    stage_failure(context.storage, row)
     return Outcome(record_id, "failed", timings=timings, failure=row)
 
 
-def _source(
-    catalogue: str | Path | Catalogue | Source | None, options: BuildOptions
-) -> Source | None:
-    if isinstance(catalogue, Catalogue):
-        return Source.of(catalogue)
-    if catalogue is None or isinstance(catalogue, Source):
-        return catalogue
-    return Source.of(Catalogue.open(catalogue, api_url=options.api_url))
+def record_row(record: Record, fetched: FetchedRecord) -> dict[str, Any]:
+    """Return a record's row of the records table, but for the counts.
+
+    Parameters
+    ----------
+    record : Record
+    fetched : FetchedRecord
+        Where its code came from.
+    """
+    checksums = [archive.checksum for archive in fetched.archives if archive.checksum]
+    return _described(record) | {
+        "record_id": record.record_id,
+        "origin": fetched.origin,
+        "archive_bytes": sum(archive.bytes for archive in fetched.archives),
+        "archive_checksum": " ".join(checksums) or None,
+    }
 
 
-def _look_up(
-    record: RecordRef | int,
-    catalogue: str | Path | Catalogue | Source | None,
-    source: Source | None,
-) -> Record:
-    """Read a record from the catalogue."""
-    number = record if isinstance(record, int) else record.record_id
-    if source is None:
-        raise UnknownRecordError(f"record {number}: name the catalogue that it is in")
-    if isinstance(record, RecordRef):
-        return source.read(record)
-    opened = catalogue if isinstance(catalogue, Catalogue) else Catalogue.open(source.path)
-    ref = opened.refs.find(record)
-    if ref is None:
-        raise UnknownRecordError(f"record {number} is not in the catalogue {source.path}")
-    return source.read(ref)
+def row_of_hit(hit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that a hit of 2018 fills.
+
+    What the archive was when it was read, 2018 did not keep: its size and
+    checksum stay null.
+    """
+    try:
+        return _described(parse_record(hit))
+    except RecordParseError:
+        # Kept as it is, though nothing can be said of it.
+        return {"metadata": canonical_json(hit)}
+
+
+def _described(record: Record) -> dict[str, Any]:
+    """Return the columns that a record's metadata fills."""
+    return {
+        "concept_id": record.concept_id,
+        "doi": record.doi,
+        "title": record.title,
+        "version": record.version,
+        "publication_date": record.publication_date,
+        "license": record.license,
+        "licenses": spdx_ids(record.license),
+        "keywords": list(record.keywords),
+        "creators": list(record.creators),
+        "repository": record.repository,
+        "metadata": canonical_json(record.metadata),
+    }
+
+
+def read_member(
+    member: Member, *, width: int, keep_binary: bool, identify: Identifier = identify
+) -> tuple[StagedFile, bytes | None]:
+    r"""Read one member of an archive; run once for every file there is.
+
+    Parameters
+    ----------
+    member : Member
+    width : int
+        Characters a line holds before it counts as cut.
+    keep_binary : bool
+        Whether a file with NUL bytes is text all the same.
+    identify : callable
+        Names the language of a path and the head of its normalised text.
+
+    Returns
+    -------
+    file : StagedFile
+    text : bytes or None
+        Normalised text where the file's status is ``"ok"``.
+
+    Examples
+    --------
+    >>> member = Member("p/a.py", 6, b"x = 1\r", "ok", None)
+    >>> file, text = read_member(member, width=80, keep_binary=False)
+    >>> file.language, file.n_lines, text
+    ('Python', 1, b'x = 1\n')
+    """
+    path = member.path
+    name = path.rpartition("/")[2]
+    data = member.data
+    if data is None:
+        return _unread(member, name, member.status, member.reason), None
+    digests = hashlib.sha256(data).hexdigest(), _git_id(data)
+    try:
+        settled = settle_text(data, width=width, keep_binary=keep_binary)
+    except BinaryFileError as error:
+        return _unread(member, name, "binary", str(error), *digests), None
+    except UndecodableFileError as error:
+        return _unread(member, name, "undecodable", str(error), *digests), None
+    identity = identify(path, settled.text[:HEAD_BYTES])
+    has_lines = settled.n_lines > 0
+    file = StagedFile(
+        path,
+        name,
+        extension_of(name),
+        identity.language,
+        identity.kind,
+        len(data),
+        digests[0],
+        settled.encoding,
+        "ok" if has_lines else "empty",
+        member.reason if has_lines else _EMPTY,
+        settled.n_lines,
+        settled.n_cut,
+        digests[1],
+    )
+    return file, settled.text if has_lines else None
+
+
+def _git_id(data: bytes) -> str:
+    """Return the id that git gives a file of these bytes: archives of software know it by that.
+
+    Examples
+    --------
+    >>> _git_id(b"")
+    'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
+    """
+    digest = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def _unread(
+    member: Member,
+    name: str,
+    status: FileStatus,
+    reason: str | None,
+    sha256: str | None = None,
+    sha1_git: str | None = None,
+) -> StagedFile:
+    """Return the row of a file that is listed, not rasterised."""
+    identity = identify(member.path, b"")
+    return StagedFile(
+        member.path,
+        name,
+        extension_of(name),
+        identity.language,
+        identity.kind,
+        member.size,
+        sha256,
+        None,
+        status,
+        reason,
+        0,
+        None,
+        sha1_git,
+    )

@@ -1,4 +1,4 @@
-"""Records to build, in whatever form they are given, as one catalogue that workers can read."""
+"""Where a build reads and writes: one catalogue that workers can read, one place for a dataset."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from zml_dask.pipeline.errors import EmptyCatalogueError, UnsupportedRecordsError
+from zml_dask.errors import UsageError
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import canonical_json
 from zml_dask.records.record import Record, RecordFile
+from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
 from zml_dask.store.layout import STAGING
 from zml_dask.store.storage import Storage
 
 Records: TypeAlias = str | Path | Catalogue | Iterable[Record]
 """A catalogue's path (JSON Lines, or ``records.pkl`` of 2018), an open one, or records."""
 
-MADE_HERE = "zml-catalogue-"
+TEMPORARY = "zml-catalogue-"
 """Begins the name of a temporary folder with a catalogue that is gone after its build."""
 
 _SHARED = f"{STAGING}/catalogue"
@@ -43,16 +44,16 @@ def open_records(
     Yields
     ------
     Catalogue
-        In a temporary file where it was no catalogue before; see :func:`shared`.
+        In a temporary file where it was no catalogue before; see :func:`publish_to_workers`.
 
     Raises
     ------
     CatalogueError
         If it is not there or cannot be read.
-    EmptyCatalogueError
+    UsageError
         If it names no record.
     """
-    with tempfile.TemporaryDirectory(prefix=MADE_HERE) as folder:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
         converted = Path(folder) / "catalogue.jsonl"
         if isinstance(records, Catalogue):
             catalogue = records
@@ -64,20 +65,20 @@ def open_records(
         if where is not None:
             catalogue = catalogue.where(where)
         if not len(catalogue.refs):
-            raise EmptyCatalogueError(
+            raise UsageError(
                 f"{records if isinstance(records, str | Path) else 'the catalogue'} names no "
                 "record: harvest some first, or check the harvest's query and the condition"
             )
         yield catalogue
 
 
-def shared(catalogue: Catalogue, storage: Storage) -> Catalogue:
+def publish_to_workers(catalogue: Catalogue, storage: Storage) -> Catalogue:
     """Return the catalogue where every worker can read it.
 
     One that was made for this build is put into the dataset's staging; one that
     the user named is read where it is, which must be a place that workers see.
     """
-    if not is_made_here(catalogue):
+    if not is_temporary(catalogue):
         return catalogue
     content = Path(catalogue.path).read_bytes()
     name = f"{_SHARED}/{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
@@ -85,13 +86,13 @@ def shared(catalogue: Catalogue, storage: Storage) -> Catalogue:
     return replace(catalogue, path=f"{storage.url}/{name}")
 
 
-def is_made_here(catalogue: Catalogue) -> bool:
+def is_temporary(catalogue: Catalogue) -> bool:
     """Whether a catalogue was written for one build, and is gone after it."""
-    return Path(catalogue.path).parent.name.startswith(MADE_HERE)
+    return Path(catalogue.path).parent.name.startswith(TEMPORARY)
 
 
-def remove_shared(storage: Storage) -> None:
-    """Remove what :func:`shared` left, once everything is committed."""
+def remove_published(storage: Storage) -> None:
+    """Remove what :func:`publish_to_workers` left, once everything is committed."""
     storage.remove(storage.list(_SHARED))
     storage.prune(STAGING)
 
@@ -104,7 +105,7 @@ def _written(records: Iterable[Record], path: Path, api_url: str | None) -> Cata
             roots.update(_root_of(record, file) for file in record.files)
             stream.write(f"{canonical_json(record.metadata)}\n")
     if len(roots) > 1 or "" in roots:
-        raise UnsupportedRecordsError(
+        raise UsageError(
             "the records' files are not all under one API's address; write a catalogue of your "
             'own, whose file entries name their "url", and build that'
         )
@@ -122,3 +123,24 @@ def _root_of(record: Record, file: RecordFile) -> str:
 def _absolute(path: str) -> str:
     """Return a local path as workers with another working directory see it."""
     return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def check_target(storage: Storage) -> DatasetInfo | None:
+    """Check that a dataset is or may be made there, without writing anything.
+
+    Returns
+    -------
+    DatasetInfo or None
+        None where nothing is committed yet.
+
+    Raises
+    ------
+    UsageError
+        If it is a file, a folder that holds something else, or another's ``dataset.json``.
+    """
+    if storage.is_local and Path(storage.url).exists() and not Path(storage.url).is_dir():
+        raise UsageError(f"{storage.url} is a file; give a folder for the dataset")
+    info = read_info(storage)
+    if info is None:
+        ensure_ours(storage)
+    return info

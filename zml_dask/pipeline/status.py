@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from zml_dask.errors import ZmlError
-from zml_dask.pipeline.advice import advice_for
+from zml_dask.engine.lock import holder
+from zml_dask.errors import UsageError, ZmlError
+from zml_dask.failures import advice_for
 from zml_dask.pipeline.costs import Cost, array_costs, table_costs
-from zml_dask.pipeline.errors import TargetError
 from zml_dask.pipeline.ledger import Ledger, load_ledger
-from zml_dask.pipeline.lock import holder
-from zml_dask.pipeline.target import check_target
+from zml_dask.pipeline.sources import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import LOCK, LOG, STAGING
@@ -112,14 +111,14 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
 
     Raises
     ------
-    TargetError
+    UsageError
         If there is no dataset, nor the beginning of one.
     """
     storage = Storage.open(dataset)
     info = check_target(storage)
     # An import has no log, but it may have been interrupted with records staged.
     if info is None and not storage.exists(LOG) and not storage.list(STAGING):
-        raise TargetError(
+        raise UsageError(
             f"{storage.url} holds no dataset; make one with 'zml-dask build CATALOGUE "
             f"{storage.url}'"
         )

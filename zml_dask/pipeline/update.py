@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zml_dask.engine.job import OpenExecutor
+from zml_dask.engine.lock import dataset_lock
+from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.errors import UsageError
 from zml_dask.net.client import HttpClient
-from zml_dask.pipeline.build import OpenClient, build_on
-from zml_dask.pipeline.errors import NotHarvestedError
+from zml_dask.pipeline.build import build_on
 from zml_dask.pipeline.ledger import load_ledger
-from zml_dask.pipeline.lock import dataset_lock
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.options import options_from as build_options_from
-from zml_dask.pipeline.progress import BuildProgress, Counts, SilentProgress
-from zml_dask.pipeline.result import BuildResult
-from zml_dask.pipeline.sources import MADE_HERE
-from zml_dask.pipeline.target import check_target
+from zml_dask.pipeline.outcome import BuildResult
+from zml_dask.pipeline.sources import TEMPORARY, check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestProgress, harvest
 from zml_dask.records.journal import HarvestOptions, HarvestState, options_from, save_state
@@ -56,7 +56,7 @@ class UpdateResult:
 
 def update(
     dataset: str | Storage,
-    open_client: OpenClient,
+    open_executor: OpenExecutor,
     http: HttpClient,
     *,
     options: BuildOptions | None = None,
@@ -72,13 +72,13 @@ def update(
     Parameters
     ----------
     dataset : str or Storage
-    open_client : callable
-        Opens a cluster if there is something to build.
+    open_executor : callable
+        Opens what runs the build, if there is something to build.
     http : HttpClient
         For the harvest.
     options : BuildOptions, optional
         By default those that the dataset was built with. With `retry_failed`, also
-        what failed for good is asked for.
+        what failed permanently is asked for.
     check_withdrawn : bool
         Also ask for every record of the dataset whether it is still there: a
         request for each 25.
@@ -92,7 +92,7 @@ def update(
 
     Raises
     ------
-    NotHarvestedError
+    UsageError
         If the dataset was not built from a harvest.
     """
     progress = progress or SilentProgress()
@@ -105,12 +105,12 @@ def update(
     ledger = load_ledger(storage, info)
     failed = set(ledger.failed.tolist())
     if not options.retry_failed:
-        failed -= set(ledger.failed_for_good.tolist())
+        failed -= set(ledger.failed_permanently.tolist())
     result = None
     with _new_records(asked, failed, http, progress) as catalogue:
         new = len(catalogue.refs)
         if new:
-            result = build_on(catalogue, storage, open_client, options=options, progress=progress)
+            result = build_on(catalogue, storage, open_executor, options=options, progress=progress)
     withdrawn: dict[int, str] = {}
     if check_withdrawn:
         withdrawn = withdrawn_of(storage, asked.options, http, progress)
@@ -130,11 +130,11 @@ def harvest_of(info: DatasetInfo | None, url: str) -> HarvestState:
 
     Raises
     ------
-    NotHarvestedError
+    UsageError
         If there is none.
     """
     if info is None or info.harvest is None or not info.harvest.get("complete_until"):
-        raise NotHarvestedError(
+        raise UsageError(
             f"{url} was not built from a finished harvest, so there is nothing to go on from; "
             "use 'zml-dask harvest' and 'zml-dask build'"
         )
@@ -166,7 +166,7 @@ def _new_records(
     asked: HarvestState, failed: set[int], http: HttpClient, progress: BuildProgress
 ) -> Iterator[Catalogue]:
     """Harvest into a catalogue of its own what was created since, and add what failed before."""
-    with tempfile.TemporaryDirectory(prefix=MADE_HERE) as folder:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
         path = Path(folder) / "catalogue.jsonl"
         path.touch()
         save_state(path, asked)

@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, cast, get_args
+from typing import Any, Final, cast, get_args
 from urllib.parse import quote
 
 import msgspec
 
-from zml_dask.errors import RecordError, Stage
+from zml_dask.errors import RecordError
 from zml_dask.records.record import (
     AccessStatus,
     Record,
@@ -65,9 +65,7 @@ RELATIONS = {
 class RecordParseError(RecordError):
     """A hit that cannot be made a record: it has no usable id."""
 
-    kind: ClassVar[str] = "bad_metadata"
-    stage: ClassVar[Stage] = "catalogue"
-    permanent: ClassVar[bool] = True
+    kind = "bad_metadata"
 
 
 def parse_record(

@@ -13,6 +13,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from zml_dask.engine.objects import LOCK as LOCK
+from zml_dask.engine.objects import LOG as LOG
+from zml_dask.engine.objects import STAGING as STAGING
 from zml_dask.errors import UsageError
 from zml_dask.raster.images import n_lines_dtype
 from zml_dask.raster.text import HEIGHT, WIDTH
@@ -23,10 +26,7 @@ DATASET_JSON = "dataset.json"
 DATASET_COPY = "dataset-copy.json"
 """The same bytes once more, for repair: without them nothing else has a meaning."""
 IMAGES_ZARR = "images.zarr"
-STAGING = "staging"
 LEGACY = "legacy"
-LOCK = "build.lock"
-LOG = "build.log.jsonl"
 
 _MAX_BLOSC_BYTES = 2**31 - 32
 _MAX_CHUNK_BYTES = 2**27

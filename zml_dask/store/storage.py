@@ -17,6 +17,8 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import fsspec
 
+from zml_dask.errors import ObjectMissingError as ObjectMissingError
+from zml_dask.errors import StorageError as StorageError
 from zml_dask.errors import UsageError, ZmlError
 
 if TYPE_CHECKING:
@@ -34,14 +36,6 @@ before_operation: Callable[[str, str], None] | None = None
 
 For tests: what raises or exits here is a crash, or a full disk, at that moment.
 """
-
-
-class StorageError(ZmlError):
-    """An operation on the dataset's storage failed."""
-
-
-class ObjectMissingError(StorageError):
-    """An object that was asked for is not there."""
 
 
 _REASONS: dict[int | None, str] = {

@@ -27,7 +27,7 @@ from zml_dask.engine.clusters.sections import (
 )
 
 # What holds on every cluster that this package starts. Three deaths of its workers
-# fail a record, one by chance (preemption) does not, see `zml_dask.pipeline.isolation`.
+# fail a record, one by chance (preemption) does not, see `zml_dask.engine.isolation`.
 # Results are counts, never worth spilling; a worker near its limit should stop
 # taking work and then die with the one record that fills it.
 _CLUSTER_CONFIG: Final[dict[str, Any]] = {

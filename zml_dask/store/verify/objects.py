@@ -30,7 +30,6 @@ from zml_dask.store.layout import (
 )
 from zml_dask.store.manifest import digest_of
 from zml_dask.store.storage import ObjectMissingError, Storage
-from zml_dask.store.verify.log_lines import damaged_lines
 from zml_dask.store.verify.report import Report
 
 Mapper = Callable[..., "Iterator[Report]"]
@@ -120,18 +119,6 @@ def check_copy(storage: Storage, info: DatasetInfo) -> Report:
             report.add("missing", DATASET_COPY, "the copy of dataset.json is not there")
     except (DatasetDamagedError, NotADatasetError) as error:
         report.add("damaged", DATASET_COPY, str(error))
-    return report
-
-
-def check_log(storage: Storage) -> Report:
-    """Check the lines of the build's log; one that a crash ended short is no damage."""
-    report = Report(storage.url)
-    if storage.exists(LOG):
-        for number, torn in damaged_lines(storage.read(LOG)):
-            if torn:
-                report.notes.append(f"line {number} of {LOG} ends short: the build died there")
-            else:
-                report.add("damaged", LOG, f"line {number} does not fit its CRC-32C")
     return report
 
 

@@ -26,7 +26,6 @@ from zml_dask.store.tables import read_table
 from zml_dask.store.verify.objects import (
     Mapper,
     check_copy,
-    check_log,
     check_objects,
     check_part,
     note_leftovers,
@@ -110,7 +109,6 @@ def _verify(
     if not report.ok:
         return  # what the list of objects says cannot be trusted
     report.merge(check_copy(storage, info))
-    report.merge(check_log(storage))
     manifest = read_manifest(storage, info)
     report.merge(check_objects(storage, info, manifest, mapper))
     report.notes += note_leftovers(storage, info, manifest)

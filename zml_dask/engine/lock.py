@@ -12,26 +12,77 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import platform
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from zml_dask.pipeline.errors import LockedError, LockLostError
-from zml_dask.pipeline.processes import ProcessIdentity
-from zml_dask.store.layout import LOCK, STAGING
-from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+import psutil
+
+from zml_dask.engine.objects import LOCK, PROOFS, STAGING, Objects
+from zml_dask.errors import LockedError, LockLostError, ObjectMissingError, StorageError
 
 logger = logging.getLogger(__name__)
 
 _CLAIMS = f"{STAGING}/claims"
-"""Where observers settle who takes a stale lock over."""
+"""Where observers agree who takes a stale lock over."""
 
 _TORN = "torn"
 """Stands for the token of a lock whose owner died between creating and writing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """A process, told apart from every other that ever had its number.
+
+    Attributes
+    ----------
+    host : str
+        Name of the machine.
+    realm : str
+        Boot and process namespace: two containers may share a host's name, and
+        a machine its numbers with its former self before a reboot.
+    pid : int
+    started : str
+        When it started, by a clock that does not jump.
+    """
+
+    host: str
+    realm: str
+    pid: int
+    started: str
+
+    @classmethod
+    def current(cls) -> ProcessIdentity:
+        """Return this process's identity."""
+        pid = os.getpid()
+        return cls(platform.node(), _realm(), pid, _started(pid) or "")
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> ProcessIdentity:
+        """Read back what :meth:`to_json` gave."""
+        return cls(
+            str(content["host"]),
+            str(content["realm"]),
+            int(content["pid"]),
+            str(content["started"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the identity as a JSON object."""
+        return asdict(self)
+
+    def is_gone(self) -> bool | None:
+        """Tell whether the process has ended; None where that cannot be seen from here."""
+        if (self.host, self.realm) != (platform.node(), _realm()):
+            return None
+        return _started(self.pid) != self.started
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +105,7 @@ class LockTiming:
 class DatasetLock:
     """A held lock; ask :meth:`check` before anything that must not be done twice."""
 
-    def __init__(self, storage: Storage, path: str, timing: LockTiming) -> None:
+    def __init__(self, storage: Objects, path: str, timing: LockTiming) -> None:
         self._storage = storage
         self._path = path
         self._timing = timing
@@ -126,7 +177,7 @@ class DatasetLock:
 
 @contextmanager
 def dataset_lock(
-    storage: Storage,
+    storage: Objects,
     *,
     timing: LockTiming | None = None,
     on_wait: Callable[[str], None] | None = None,
@@ -156,12 +207,12 @@ def dataset_lock(
     try:
         yield lock
     finally:
-        for litter in storage.list(_CLAIMS):  # claims whose holders were killed
-            storage.remove(litter)
+        for folder in (_CLAIMS, PROOFS):  # of processes that were killed
+            storage.remove(storage.list(folder))
         lock.release()
 
 
-def holder(storage: Storage) -> str | None:
+def holder(storage: Objects) -> str | None:
     """Say who holds the dataset's lock; None where nobody does, or one who is known to be gone."""
     seen = _read(storage, LOCK)
     if not seen:
@@ -171,7 +222,7 @@ def holder(storage: Storage) -> str | None:
 
 
 def _acquire(
-    storage: Storage, path: str, timing: LockTiming, on_wait: Callable[[str], None]
+    storage: Objects, path: str, timing: LockTiming, on_wait: Callable[[str], None]
 ) -> DatasetLock:
     """Create the lock, or take over a stale one."""
     lock = DatasetLock(storage, path, timing)
@@ -179,7 +230,7 @@ def _acquire(
     while not seen:  # until it is ours, or somebody's
         if storage.write_new(path, lock.payload()):
             return lock
-        seen = _read_settled(storage, path, timing)
+        seen = _read_whole(storage, path, timing)
     if not _is_stale(storage, path, seen, timing, on_wait):
         raise LockedError(_busy(storage, seen))
     # Of several observers who find the same lock stale only one may take it over:
@@ -197,7 +248,7 @@ def _acquire(
 
 
 def _is_stale(
-    storage: Storage,
+    storage: Objects,
     path: str,
     seen: dict[str, Any],
     timing: LockTiming,
@@ -222,7 +273,7 @@ def _is_stale(
     return True
 
 
-def _busy(storage: Storage, seen: dict[str, Any]) -> str:
+def _busy(storage: Objects, seen: dict[str, Any]) -> str:
     """Say in one line who holds the lock."""
     if "owner" not in seen:
         return f"{storage.url}: another build has just been here; run the command again"
@@ -233,7 +284,7 @@ def _busy(storage: Storage, seen: dict[str, Any]) -> str:
     )
 
 
-def _read_settled(storage: Storage, path: str, timing: LockTiming) -> dict[str, Any]:
+def _read_whole(storage: Objects, path: str, timing: LockTiming) -> dict[str, Any]:
     """Return the lock's content; empty where it is gone; torn where it stays unreadable.
 
     Exclusive create and first write are two steps on some file systems: a
@@ -249,7 +300,7 @@ def _read_settled(storage: Storage, path: str, timing: LockTiming) -> dict[str, 
         time.sleep(timing.heartbeat / 20)
 
 
-def _read(storage: Storage, path: str) -> dict[str, Any]:
+def _read(storage: Objects, path: str) -> dict[str, Any]:
     """Return the lock's content; empty where there is none, or none that makes sense."""
     try:
         content = json.loads(storage.read(path))
@@ -259,3 +310,37 @@ def _read(storage: Storage, path: str) -> dict[str, Any]:
         return {}
     except (ValueError, KeyError, TypeError):
         return {}
+
+
+def _realm() -> str:
+    """Name this boot of the machine and this process namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux: the host's name must do
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """Return when process `pid` started, or None where it does not run."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+        return _started_by_psutil(pid)
+    except OSError:
+        return _started_by_psutil(pid)
+    # The name, in brackets, may hold anything; field 3 is the state, field 22 the
+    # start in clock ticks since boot (proc(5)). A zombie no longer works.
+    after_name = stat.rpartition(")")[2].split()
+    return None if after_name[0] in "ZX" else after_name[19]
+
+
+def _started_by_psutil(pid: int) -> str | None:
+    try:
+        process = psutil.Process(pid)
+        # Whole seconds: this time is derived from the wall clock, which may be nudged.
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
+    except psutil.NoSuchProcess:
+        return None

@@ -13,9 +13,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from zml_dask.pipeline.errors import LockedError, LockLostError
-from zml_dask.pipeline.lock import DatasetLock, LockTiming, dataset_lock, holder
-from zml_dask.pipeline.processes import ProcessIdentity
+from zml_dask.engine.lock import DatasetLock, LockTiming, ProcessIdentity, dataset_lock, holder
+from zml_dask.errors import LockedError, LockLostError
 from zml_dask.store import storage as operations
 from zml_dask.store.layout import LOCK
 from zml_dask.store.storage import Storage

@@ -1,4 +1,4 @@
-"""What a worker holds while it builds records: the dataset, a client, scratch, the catalogue."""
+"""What building records needs: the dataset, a client, scratch space and the catalogue."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
 
+from zml_dask.errors import UsageError
+from zml_dask.fetch.origins import FetchOptions
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import LocalThrottle, Throttle
-from zml_dask.pipeline.errors import ScratchFolderError
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.records.catalogue import Catalogue, read_record
 from zml_dask.records.parse import ZENODO_API
@@ -26,8 +27,8 @@ _PROCESS_THROTTLE = LocalThrottle()
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where records are read: what a worker must know of the catalogue.
+class CatalogueHandle:
+    """What a worker must know of the catalogue to read a record of it.
 
     Attributes
     ----------
@@ -44,8 +45,8 @@ class Source:
     trusted: bool = False
 
     @classmethod
-    def of(cls, catalogue: Catalogue) -> Source:
-        """Return the source that an open catalogue is."""
+    def of(cls, catalogue: Catalogue) -> CatalogueHandle:
+        """Return the handle of an open catalogue."""
         return cls(catalogue.path, catalogue.api_url, catalogue.trusted)
 
     def read(self, ref: RecordRef) -> Record:
@@ -54,7 +55,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Workbench:
+class WorkerContext:
     """What a worker holds while it builds records.
 
     Attributes
@@ -65,74 +66,83 @@ class Workbench:
     scratch : Path
         A folder of this worker alone, removed when it is done.
     options : BuildOptions
-    trusted : bool
-        Whether the records come from the user's own catalogue.
+    catalogue : CatalogueHandle
     """
 
     storage: Storage
     client: HttpClient
     scratch: Path
     options: BuildOptions
-    trusted: bool = False
+    catalogue: CatalogueHandle
+
+    @property
+    def fetch_options(self) -> FetchOptions:
+        """Those of the options that matter for fetching."""
+        return FetchOptions(
+            limits=self.options.limits,
+            github_url=self.options.github_url,
+            cache=self.options.cache,
+            offline=self.options.offline,
+            trusted=self.catalogue.trusted,
+        )
 
 
 @contextmanager
-def workbench(
+def open_context(
     storage: Storage,
     options: BuildOptions,
-    source: Source | None = None,
+    catalogue: CatalogueHandle | None = None,
     *,
     client: HttpClient | None = None,
     throttle: Throttle | None = None,
-) -> Iterator[Workbench]:
-    """Set up what building records needs, and clear it away in every case.
+) -> Iterator[WorkerContext]:
+    """Open what building records needs, and close it in every case.
 
     Parameters
     ----------
     storage : Storage
     options : BuildOptions
-    source : Source, optional
+    catalogue : CatalogueHandle, optional
         Where the records come from; none is trusted where it is not given.
     client : HttpClient, optional
-        Default: one of our own, with the token of the options.
+        Default: one with the token of the options.
     throttle : Throttle, optional
         For that client. Default: in a Dask task the cluster's, else the process's.
 
     Yields
     ------
-    Workbench
+    WorkerContext
 
     Raises
     ------
-    ScratchFolderError
+    UsageError
         If no scratch folder can be made on this machine.
     """
-    source = source or Source("")
+    catalogue = catalogue or CatalogueHandle("")
     with ExitStack() as stack:
-        folder = _scratch_folder(options.scratch)
-        scratch = Path(stack.enter_context(folder))
+        scratch = Path(stack.enter_context(_scratch_folder(options.scratch)))
         if client is None:
             token_file = Path(options.token_file) if options.token_file else None
-            token = Token.load(token_file, options.api_url or source.api_url)
-            throttle = throttle or _default_throttle()
+            token = Token.load(token_file, options.api_url or catalogue.api_url)
+            throttle = throttle or default_throttle()
             client = stack.enter_context(HttpClient(throttle=throttle, token=token))
-        yield Workbench(storage, client, scratch, options, source.trusted)
+        yield WorkerContext(storage, client, scratch, options, catalogue)
 
 
 def _scratch_folder(parent: str | None) -> tempfile.TemporaryDirectory[str]:
     try:
         return tempfile.TemporaryDirectory(prefix="zml-", dir=parent, ignore_cleanup_errors=True)
     except OSError as error:
-        raise ScratchFolderError(
-            f"no folder for archives at work can be made in {parent or tempfile.gettempdir()!r} "
+        raise UsageError(
+            f"no folder for downloaded archives can be made in {parent or tempfile.gettempdir()!r} "
             f"of {gethostname()}: {error.strerror}; name another with --scratch"
         ) from error
 
 
-def _default_throttle() -> Throttle:
+def default_throttle() -> Throttle:
     """Return the throttle of the cluster that this runs on, or of the process."""
     if "distributed" not in sys.modules:  # then this is no Dask task
         return _PROCESS_THROTTLE
-    from zml_dask.pipeline.throttle import ClusterThrottle
+    from zml_dask.engine.throttle import ClusterThrottle
 
     return ClusterThrottle()

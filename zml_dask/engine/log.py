@@ -1,7 +1,8 @@
-"""The build's log: JSON Lines beside the dataset, a line a record, written by the driver."""
+"""The build's log: JSON Lines beside the dataset, one line per record, written by the driver."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,9 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from zml_dask.store.layout import LOG
-from zml_dask.store.storage import Storage
-from zml_dask.store.verify.log_lines import sealed_line
+from zml_dask.engine.objects import LOG, Objects
 
 
 class BuildLog:
@@ -32,12 +31,12 @@ class BuildLog:
             Whatever JSON can hold; control characters of hostile names are escaped.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._stream.write(sealed_line({"time": now, "event": event, **details}))
+        self._stream.write(f"{json.dumps({'time': now, 'event': event, **details})}\n")
         self._stream.flush()
 
 
 @contextmanager
-def build_log(storage: Storage) -> Iterator[BuildLog]:
+def build_log(storage: Objects) -> Iterator[BuildLog]:
     """Open the dataset's log for appending.
 
     On a file system lines appear as they are written. An object store cannot
@@ -49,7 +48,7 @@ def build_log(storage: Storage) -> Iterator[BuildLog]:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                stream.write("\n")  # the build before died in the middle of a line
+                stream.write("\n")  # the run before died in the middle of a line
             yield BuildLog(stream)
         return
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:

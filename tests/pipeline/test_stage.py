@@ -1,0 +1,66 @@
+"""What becomes of a partition whose task did not end well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import distributed
+from distributed.core import Status
+
+from zml_dask.pipeline.context import CatalogueHandle
+from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.stage import StageRecords, make_partition
+from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.sandbox.corpus import make_record
+from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.staging import FailureRow, stage_failure
+from zml_dask.store.storage import Storage
+
+from .datasets import archive, harvested
+
+
+def test_failures_that_dead_workers_noted_count_and_older_ones_are_tried_again(
+    tmp_path: Path,
+) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    new = FailureRow(11, "fetch", "server", "in trouble", 2, False)
+    old = FailureRow(12, "fetch", "server", "in trouble", 1, False)
+    other = FailureRow(99, "fetch", "server", "in trouble", 1, False)
+    for row in (new, old, other):
+        stage_failure(storage, row)
+    refs = RefTable.of(RecordRef(number, 0, 0, 0) for number in (11, 12, 13))
+    job = StageRecords(storage, BuildOptions())
+    done, left = job.recover(make_partition(refs, {11: 1, 12: 1}))
+    assert done is not None
+    assert [outcome.failure for outcome in done.outcomes] == [new]
+    assert left is not None
+    assert job.items(left) == [12, 13]
+    assert left.attempts == {12: 1}
+
+
+def test_a_worker_that_leaves_stages_nothing_more(
+    client: distributed.Client, make_sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    served = make_sandbox([make_record(7, {"a.zip": archive({"a.py": b"x = 1\n"})})])
+    catalogue = Catalogue.open(harvested(served, tmp_path))
+    storage = Storage.open(tmp_path / "ds")
+    options = BuildOptions(scratch=str(tmp_path))
+    job = StageRecords(storage, options, catalogue=CatalogueHandle.of(catalogue))
+    partition = make_partition(catalogue.refs, {})
+
+    def leave() -> str:
+        worker = distributed.get_worker()
+        before, worker._status = worker._status, Status.closing
+        try:
+            with job.open() as context:
+                job.run(partition, context)
+        except distributed.Reschedule:
+            return "to be built by another"
+        finally:
+            worker._status = before
+        return "built"
+
+    assert client.submit(leave, pure=False).result() == "to be built by another"
+    assert storage.list() == []

@@ -1,0 +1,123 @@
+"""What a task says of itself while it runs: which record is active, and which one is done.
+
+Outside of Dask nothing here does anything, and Dask is not loaded for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import distributed
+
+DONE_TOPIC = "zml-done"
+"""Under which workers tell the driver, through the scheduler, of each record they are done with."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The task that this thread runs."""
+
+    job: str
+    task: int
+    note: Callable[[int, int], None]
+
+
+_running: ContextVar[_Running | None] = ContextVar("zml_running", default=None)
+
+
+@contextmanager
+def running(job: str, task: int, note: Callable[[int, int], None]) -> Iterator[None]:
+    """Note which task this thread runs, and who is told of its records."""
+    token = _running.set(_Running(job, task, note))
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+@contextmanager
+def active(item: int) -> Iterator[None]:
+    """Say that a record is active on this worker, for as long as the block lasts.
+
+    If the worker dies meanwhile, the record is one of those that may have killed it.
+
+    Examples
+    --------
+    >>> with active(1234567):
+    ...     pass
+    """
+    worker = dask_worker()
+    if worker is None:
+        yield
+        return
+    from zml_dask.engine.clusters.plugin import install_from_worker, tell
+    from zml_dask.engine.isolation import DeathWatch
+
+    current = _running.get()
+    job = "" if current is None else current.job
+    install_from_worker(worker, DeathWatch())
+    tell(worker, "zml-active", job=job, item=item)
+    try:
+        yield
+    finally:
+        tell(worker, "zml-inactive", job=job, item=item)
+
+
+def note_done(item: int) -> None:
+    """Note that a record of the task at work is done, for the progress; the result counts."""
+    current = _running.get()
+    if current is not None:
+        current.note(current.task, item)
+
+
+def tell_driver(task: int, item: int) -> None:
+    """Tell the driver of a Dask cluster what `note_done` was told."""
+    worker, current = dask_worker(), _running.get()
+    if worker is not None and current is not None:
+        worker.log_event(DONE_TOPIC, {"job": current.job, "task": task, "item": item})
+
+
+def check_staying() -> None:
+    """Hand the task back where this worker is closing: its tasks are given to others.
+
+    Raises
+    ------
+    distributed.Reschedule
+    """
+    if dask_worker() is not None:
+        import distributed
+
+        from zml_dask.engine.clusters.plugin import is_leaving
+
+        if is_leaving():
+            raise distributed.Reschedule
+
+
+def dask_worker() -> distributed.Worker | None:
+    """Return the Dask worker whose task this is; None outside of tasks."""
+    if "distributed" not in sys.modules:
+        return None
+    from zml_dask.engine.clusters.plugin import this_worker
+
+    return this_worker()
+
+
+def worker_name() -> str:
+    """Return this Dask worker's address, or ``"local"``."""
+    worker = dask_worker()
+    return "local" if worker is None else str(worker.address)
+
+
+def worker_folder() -> str | None:
+    """Return the folder for temporary files of this Dask worker; None outside of tasks."""
+    if dask_worker() is None:
+        return None
+    from zml_dask.engine.clusters.scratch import worker_scratch
+
+    return str(worker_scratch())

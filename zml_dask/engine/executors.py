@@ -1,0 +1,384 @@
+"""Where the tasks of a job run: in this process, in threads of it, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from queue import SimpleQueue
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import dask.bag as db
+import distributed
+from dask.base import annotate
+from dask.utils import format_bytes
+from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
+
+from zml_dask.engine.activity import DONE_TOPIC, running
+from zml_dask.engine.clusters.plugin import install
+from zml_dask.engine.isolation import DEATHS_TO_GIVE_UP, DeathWatch, deaths_of, verdict
+from zml_dask.engine.job import FinalT, Job, LiveCounts, ResultT, TaskT
+from zml_dask.engine.objects import SharedProof
+from zml_dask.engine.throttle import throttle_waiting
+from zml_dask.engine.worker import Done, TaskRunner, close_contexts
+from zml_dask.errors import ClusterError, RecordError, UsageError, ZmlError
+
+RETRIES = 2
+"""Times a task is tried again after an error, of the storage say, which may pass."""
+
+DEATHS_IN_A_ROW = 5
+"""Records that may be given up one after the other; more without one success between them
+are the cluster's fault: too little memory for any, a walltime too short for any."""
+
+_LOST = (FutureCancelledError, CommClosedError, TimeoutError, ConnectionError)
+"""What a lost cluster looks like; another OSError is some worker's own."""
+
+_SMALLEST_WORKER = 200 * 2**20
+"""Bytes that Python with NumPy, Arrow and Dask takes before it does anything."""
+
+ContextT = TypeVar("ContextT")
+ItemT = TypeVar("ItemT")
+
+
+class SerialExecutor:
+    """Runs one task after the other in this thread."""
+
+    workers = 1
+
+    def run(
+        self,
+        job: Job[TaskT, ContextT, ResultT, FinalT],
+        tasks: Sequence[TaskT],
+        live: LiveCounts,
+    ) -> Generator[ResultT, None, None]:
+        """Run tasks; see `zml_dask.engine.job.Executor`."""
+        if not tasks:
+            return
+        with job.open() as context:
+            for number, task in enumerate(tasks):
+                result = _tried(job, number, task, context, live)
+                live.finish(number)
+                yield result
+
+    def waiting(self) -> float:
+        """Return 0.0: what waits here waits within a task."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadsExecutor:
+    """Runs tasks in threads of this process, which nobody waits for who is interrupted.
+
+    At the end of the process the threads of `concurrent.futures` would be waited for, and a
+    download may take hours. What one leaves behind is what a killed process leaves.
+
+    Attributes
+    ----------
+    workers : int
+    """
+
+    workers: int = 4
+
+    def run(
+        self,
+        job: Job[TaskT, ContextT, ResultT, FinalT],
+        tasks: Sequence[TaskT],
+        live: LiveCounts,
+    ) -> Generator[ResultT, None, None]:
+        """Run tasks; see `zml_dask.engine.job.Executor`."""
+        waiting: Iterator[tuple[int, TaskT]] = iter(enumerate(tasks))
+        lock, stopped = threading.Lock(), threading.Event()
+        arrived: SimpleQueue[tuple[int, ResultT | None, BaseException | None]] = SimpleQueue()
+
+        def work() -> None:
+            number = -1
+            try:
+                with job.open() as context:
+                    while not stopped.is_set():
+                        with lock:
+                            number, task = next(waiting, (-1, None))
+                        if task is None:
+                            return
+                        arrived.put((number, _tried(job, number, task, context, live), None))
+            except BaseException as error:  # noqa: BLE001 - raised where the results are taken
+                arrived.put((number, None, error))
+
+        try:
+            for _ in range(min(self.workers, len(tasks))):
+                threading.Thread(target=work, name=f"zml-{job.name}", daemon=True).start()
+            for _ in tasks:
+                number, result, error = arrived.get()
+                if error is not None:
+                    raise error
+                live.finish(number)
+                yield result  # type: ignore[misc]  # a result, since there is no error
+        finally:
+            stopped.set()
+
+    def waiting(self) -> float:
+        """Return 0.0: what waits here waits within a task."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DaskExecutor:
+    """Runs tasks as a Dask bag on a cluster, its partitions taken as they complete.
+
+    Attributes
+    ----------
+    client : distributed.Client
+        Of any Dask cluster.
+    """
+
+    client: distributed.Client
+
+    @property
+    def workers(self) -> int:
+        """Workers that the cluster has now; one at least, for some may be on their way."""
+        return max(1, len(_workers(self.client)))
+
+    @property
+    def memory_limits(self) -> list[int]:
+        """Bytes that each worker may fill, of those that have a limit."""
+        return _limits(self.client)
+
+    def run(
+        self,
+        job: Job[TaskT, ContextT, ResultT, FinalT],
+        tasks: Sequence[TaskT],
+        live: LiveCounts,
+    ) -> Generator[ResultT, None, None]:
+        """Run tasks; see `zml_dask.engine.job.Executor`.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster is lost, does not share the storage, or kills whatever it is given.
+        """
+        if not tasks:
+            return
+        _check_memory(self.client)
+        install(self.client, DeathWatch())
+        token = uuid4().hex
+        shared = job.shared()
+        with (
+            SharedProof.given(shared) if shared else nullcontext() as proof,
+            _listening(self.client, token, live),
+        ):
+            runner = TaskRunner(job.for_workers(), token, proof)
+            yield from _DaskRun(self.client, job, runner, live).results(tasks)
+            with suppress(Exception):  # a worker that has gone has closed what it opened
+                self.client.sync(self.client.scheduler.zml_forget, job=token)
+                self.client.run(close_contexts, token, on_error="ignore")
+
+    def waiting(self) -> float:
+        """Seconds until a server's limit lets the workers go on."""
+        return throttle_waiting(self.client)
+
+
+@dataclass(slots=True)
+class _DaskRun:
+    """One run of a job on a cluster."""
+
+    client: distributed.Client
+    job: Job[Any, Any, Any, Any]
+    runner: TaskRunner[Any, Any]
+    live: LiveCounts
+    numbers: Iterator[int] = field(default_factory=count)
+    submitted: dict[distributed.Future, tuple[int, Any]] = field(default_factory=dict)
+    proved: set[str] = field(default_factory=set)
+    given_up: list[tuple[Any, int, RecordError]] = field(default_factory=list)
+    succeeded: bool = False
+
+    def results(self, tasks: Sequence[Any]) -> Iterator[Any]:
+        """Yield results as tasks complete; those of records given up when others succeed."""
+        completed = distributed.as_completed(self.submit(tasks))
+        try:
+            for future in completed:
+                number, task = self.submitted.pop(future)
+                try:
+                    done = _result(future)
+                except distributed.KilledWorker:
+                    result, again = self.after_death(task)
+                    completed.update(self.submit(again))
+                else:
+                    result = self.checked(done)
+                finally:
+                    future.release()
+                self.live.finish(number)
+                if result is not None:
+                    yield result
+                if self.succeeded or self.live.any:
+                    self.succeeded = self.live.any = False
+                    yield from self.released()
+            if self.given_up:
+                # Nothing else was done since: are they to blame, or the cluster?
+                self.check_cluster()
+                yield from self.released()
+        finally:
+            self.client.cancel(list(self.submitted), reason="the job has stopped")
+
+    def submit(self, tasks: Sequence[Any]) -> list[distributed.Future]:
+        """Start tasks; those that come first have priority."""
+        if not tasks:
+            return []
+        numbered = [(next(self.numbers), task) for task in tasks]
+        # Dask would begin with the last; a priority for each key says otherwise, and
+        # optimising would lose it, for nothing: each partition is one task.
+        bag: Any = db
+        with annotate(priority=lambda key: -key[1]):
+            mapped = bag.from_sequence(numbered, npartitions=len(numbered)).map(self.runner)
+        partitions = mapped.to_delayed(optimize_graph=False)
+        futures = self.client.compute(partitions, retries=RETRIES, optimize_graph=False)
+        self.submitted.update(zip(futures, numbered, strict=True))
+        return list(futures)
+
+    def checked(self, done: Done[Any]) -> Any:
+        """Return a task's result, once its worker is known to share the storage."""
+        if done.error is not None:
+            raise done.error
+        if self.runner.proof is not None and done.worker not in self.proved:
+            self.runner.proof.check(done.worker)
+            self.proved.add(done.worker)
+        self.succeeded = True
+        return done.result
+
+    def after_death(self, task: Any) -> tuple[Any, list[Any]]:
+        """Say what is done of a task whose workers died, and what to try again."""
+        result, left = self.job.recover(task)
+        self.succeeded = self.succeeded or result is not None
+        if left is None:
+            return result, []
+        items = self.job.items(left)
+        if not items:
+            raise ClusterError(
+                f"{self.job.name}: workers died {DEATHS_TO_GIVE_UP} times at the same task, most "
+                f"likely for want of memory{_memory(self.client)}; what is done is kept: give "
+                "workers more memory and run the same command again"
+            )
+        found = verdict(items, deaths_of(self.client, self.runner.token, items))
+        for item in found.give_up:
+            self.given_up.append((left, item, _killed(self.client, item)))
+        if len(self.given_up) >= DEATHS_IN_A_ROW:
+            raise _cluster_at_fault(self.client, len(self.given_up))
+        return result, [self.job.select(left, group) for group in found.retry]
+
+    def released(self) -> Iterator[Any]:
+        """Yield the results of records that were given up: others have succeeded since."""
+        for task, item, error in self.given_up:
+            yield self.job.give_up(task, item, error)
+        self.given_up.clear()
+
+    def check_cluster(self) -> None:
+        """See whether a worker survives a task that does nothing.
+
+        Raises
+        ------
+        ClusterError
+            If none does.
+        """
+        try:
+            self.client.submit(self.runner.probe, pure=False).result()
+        except distributed.KilledWorker as error:
+            raise _cluster_at_fault(self.client, len(self.given_up)) from error
+
+
+def _tried(
+    job: Job[TaskT, ContextT, ResultT, FinalT],
+    number: int,
+    task: TaskT,
+    context: ContextT,
+    live: LiveCounts,
+) -> ResultT:
+    """Run a task in this process, again after an error that may pass."""
+    with running(job.name, number, live.note):
+        for _ in range(RETRIES):
+            try:
+                return job.run(task, context)
+            except UsageError:
+                raise
+            except Exception:  # noqa: BLE001, S112 - the last one is raised
+                continue
+        return job.run(task, context)
+
+
+@contextmanager
+def _listening(client: distributed.Client, token: str, live: LiveCounts) -> Iterator[None]:
+    """Listen to what workers say of their records while the block lasts."""
+
+    def note(event: tuple[float, Any]) -> None:
+        _, said = event
+        if said["job"] == token:
+            live.note(said["task"], said["item"])
+
+    client.subscribe_topic(DONE_TOPIC, note)
+    try:
+        yield
+    finally:
+        client.unsubscribe_topic(DONE_TOPIC)
+
+
+def _result(future: distributed.Future) -> Done[Any]:
+    """Return what a completed task came to, or say why there is nothing."""
+    try:
+        (done,) = future.result()
+    except (distributed.KilledWorker, ZmlError):
+        raise
+    except _LOST as error:
+        raise ClusterError(
+            f"the Dask cluster was lost ({type(error).__name__}); what is staged is kept: "
+            "run the same command again"
+        ) from error
+    except Exception as error:
+        raise ClusterError(
+            f"a worker failed with {type(error).__name__}: {error}; what is staged is kept: "
+            "run the same command again, with --debug for the traceback"
+        ) from error
+    else:
+        result: Done[Any] = done
+        return result
+
+
+def _check_memory(client: distributed.Client) -> None:
+    """Refuse a cluster whose workers cannot even hold Python."""
+    limits = _limits(client)
+    if limits and max(limits) < _SMALLEST_WORKER:
+        raise ClusterError(
+            f"the workers have {format_bytes(max(limits))} of memory each, and Python alone takes "
+            f"{format_bytes(_SMALLEST_WORKER)}: give them more (a number without a unit, such as "
+            "memory: 1024, means bytes)"
+        )
+
+
+def _killed(client: distributed.Client, item: int) -> RecordError:
+    return RecordError(
+        "worker_killed",
+        f"record {item} killed {DEATHS_TO_GIVE_UP} workers, most likely by needing more memory "
+        f"than they have{_memory(client)}; give workers more and build with --retry-failed",
+    )
+
+
+def _cluster_at_fault(client: distributed.Client, records: int) -> ClusterError:
+    return ClusterError(
+        f"every worker died that took one of {records} records, and none was done meanwhile: "
+        f"the workers' memory{_memory(client)} or their walltime is too small for any; no record "
+        "is marked as failed, and what is staged is kept: correct the cluster's settings (the "
+        "jobs' logs say more) and run the same command again"
+    )
+
+
+def _memory(client: distributed.Client) -> str:
+    limits = _limits(client)
+    return f" ({format_bytes(min(limits))} each)" if limits else ""
+
+
+def _limits(client: distributed.Client) -> list[int]:
+    return [each["memory_limit"] for each in _workers(client) if each["memory_limit"]]
+
+
+def _workers(client: distributed.Client) -> list[dict[str, Any]]:
+    return list(client.scheduler_info(n_workers=-1)["workers"].values())

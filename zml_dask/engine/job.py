@@ -1,0 +1,298 @@
+"""What every long task has in common: a job is planned, run in tasks anywhere, and finished.
+
+`plan` on the driver cuts the work into small picklable tasks. `run` does one of them on
+any worker, in any order, perhaps twice. `finish` puts the results together on the driver.
+What a job does not see is written once, in `run_job` and the executors: retries, the
+isolation of a record that kills workers, progress, the log, and the lock, which is checked
+between results and before anything is finished.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from zml_dask.engine.lock import DatasetLock
+from zml_dask.engine.log import BuildLog
+from zml_dask.engine.objects import Objects
+from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.errors import RecordError
+
+TaskT = TypeVar("TaskT")
+ContextT = TypeVar("ContextT")
+ResultT = TypeVar("ResultT")
+FinalT = TypeVar("FinalT")
+
+_TICK = 1.0
+"""Seconds between two looks at the progress of tasks that run, and between checks of the lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one result means for the progress and the log.
+
+    Attributes
+    ----------
+    done, failed : int
+        Items (records, shards) that the task was done with, and how many of them failed.
+    n_files, n_images : int
+        What the task added.
+    lines : sequence of str
+        For the person who waits.
+    events : sequence of (str, mapping)
+        For the log: the event's name and its details.
+    """
+
+    done: int = 1
+    failed: int = 0
+    n_files: int = 0
+    n_images: int = 0
+    lines: Sequence[str] = ()
+    events: Sequence[tuple[str, Mapping[str, Any]]] = ()
+
+
+class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
+    """One kind of work. Only `plan`, `run` and `finish` must be written.
+
+    A job whose tasks hold several records overrides `items` to `give_up` as well: then a
+    record that kills its workers is found and given up, and its neighbours are done.
+
+    Attributes
+    ----------
+    name : str
+        What the progress calls it (``"records"``, ``"commit"``).
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def plan(self, workers: int) -> Sequence[TaskT]:
+        """Cut the work into tasks, those to be started first in front; leave out what is done.
+
+        Parameters
+        ----------
+        workers : int
+            How many there are, for an even share.
+        """
+
+    @abstractmethod
+    def run(self, task: TaskT, context: ContextT) -> ResultT:
+        """Do one task on any worker. It may run twice, also at the same time."""
+
+    @abstractmethod
+    def finish(self, results: Iterator[ResultT]) -> FinalT:
+        """Put the results together on the driver.
+
+        Parameters
+        ----------
+        results : iterator
+            Of all tasks, in any order, as they complete. When it ends, all are done and the
+            lock has just been checked.
+        """
+
+    def open(self) -> AbstractContextManager[ContextT]:
+        """Open what `run` needs: once for each thread of a worker, closed when the job ends."""
+        return nullcontext()  # type: ignore[return-value]  # a job without a context
+
+    def for_workers(self) -> Job[TaskT, ContextT, ResultT, FinalT]:
+        """Return the job as it travels with each task: without what only the driver needs."""
+        return self
+
+    def shared(self) -> Sequence[Objects]:
+        """Storages that driver and workers must both see; it is proved before any task."""
+        return ()
+
+    def items(self, task: TaskT) -> Sequence[int]:
+        """Return the ids of the records in a task; none for a task that is one piece of work."""
+        return ()
+
+    def size(self, task: TaskT) -> int:
+        """Count what a task is for the progress: its records, or one."""
+        return len(self.items(task)) or 1
+
+    def recover(self, task: TaskT) -> tuple[ResultT | None, TaskT | None]:
+        """Say what is done of a task whose workers died, and what is left of it."""
+        return None, task
+
+    def select(self, task: TaskT, items: Sequence[int]) -> TaskT:
+        """Return the task of some of a task's records only."""
+        raise NotImplementedError
+
+    def give_up(self, task: TaskT, item: int, error: RecordError) -> ResultT:
+        """Return the result of a record that kills every worker that takes it."""
+        raise error
+
+    def report(self, result: ResultT) -> Report:
+        """Say what a result means for progress and log."""
+        return Report()
+
+
+class LiveCounts:
+    """Items done within tasks that still run, as their workers say."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done: dict[int, set[int]] = {}
+        self._finished: set[int] = set()
+        self.any = False
+
+    def note(self, task: int, item: int) -> None:
+        """Note that an item is done."""
+        with self._lock:
+            self.any = True
+            if task not in self._finished:
+                # Noted again where a task begins anew after a death.
+                self._done.setdefault(task, set()).add(item)
+
+    def finish(self, task: int) -> None:
+        """Forget a task whose result has arrived."""
+        with self._lock:
+            self._finished.add(task)
+            self._done.pop(task, None)
+
+    def total(self) -> int:
+        """Items done in tasks without a result."""
+        with self._lock:
+            return sum(map(len, self._done.values()))
+
+
+class Executor(Protocol):
+    """Runs the tasks of a job: in this process one by one, in threads, or on a Dask cluster."""
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at once."""
+        ...
+
+    def run(
+        self,
+        job: Job[TaskT, ContextT, ResultT, FinalT],
+        tasks: Sequence[TaskT],
+        live: LiveCounts,
+    ) -> Generator[ResultT, None, None]:
+        """Run tasks; yield their results as they complete, in any order.
+
+        A task that raises is tried again; what it raises at last is raised here. Closed
+        early, it cancels what has not begun and waits for nobody.
+        """
+        ...
+
+    def waiting(self) -> float:
+        """Seconds until a server's limit lets the workers go on; 0.0 where none waits."""
+        ...
+
+
+OpenExecutor = Callable[[], AbstractContextManager[Executor]]
+"""Opens an executor when there is something for it to do."""
+
+
+def run_job(
+    job: Job[TaskT, ContextT, ResultT, FinalT],
+    executor: Executor,
+    *,
+    lock: DatasetLock | None = None,
+    log: BuildLog | None = None,
+    progress: BuildProgress | None = None,
+) -> FinalT:
+    """Plan a job, run its tasks and finish it.
+
+    Parameters
+    ----------
+    job : Job
+    executor : Executor
+    lock : DatasetLock, optional
+        Of the dataset that the job changes. A job that lost it stops: no result is taken
+        and nothing is finished.
+    log : BuildLog, optional
+    progress : BuildProgress, optional
+
+    Raises
+    ------
+    LockLostError
+        If another process took the lock over.
+    ClusterError
+        If the cluster is lost, or its workers die whatever they are given.
+    ZmlError
+        What a task raised on purpose, such as a full disk.
+    """
+    progress = progress or SilentProgress()
+    tasks = job.plan(executor.workers)
+    total = sum(job.size(task) for task in tasks)
+    state = _State(Counts(total=total))
+    live = LiveCounts()
+    with (
+        closing(executor.run(job, tasks, live)) as arriving,
+        _ticking(job.name, executor, live, state, progress),
+        closing(_checked(job, arriving, state, lock, log, progress)) as results,
+    ):
+        return job.finish(results)
+
+
+@dataclass(slots=True)
+class _State:
+    counts: Counts
+
+
+def _checked(
+    job: Job[TaskT, ContextT, ResultT, FinalT],
+    arriving: Iterator[ResultT],
+    state: _State,
+    lock: DatasetLock | None,
+    log: BuildLog | None,
+    progress: BuildProgress,
+) -> Generator[ResultT, None, None]:
+    """Pass results on while the lock is held; count, log and show each."""
+    if state.counts.total:
+        progress.update(job.name, state.counts)
+    for result in arriving:
+        if lock is not None:
+            lock.check(max_age=_TICK)
+        report = job.report(result)
+        counts = state.counts
+        state.counts = replace(
+            counts,
+            done=counts.done + report.done,
+            failed=counts.failed + report.failed,
+            n_files=counts.n_files + report.n_files,
+            n_images=counts.n_images + report.n_images,
+        )
+        for event, details in report.events:
+            if log is not None:
+                log.write(event, **details)
+        for line in report.lines:
+            progress.say(line)
+        progress.update(job.name, state.counts)
+        yield result
+    if lock is not None:
+        lock.check()
+
+
+@contextmanager
+def _ticking(
+    name: str, executor: Executor, live: LiveCounts, state: _State, progress: BuildProgress
+) -> Iterator[None]:
+    """Show progress while tasks run, since the result of one may be long in coming."""
+    stopped = threading.Event()
+
+    def tick() -> None:
+        while not stopped.wait(_TICK):
+            try:
+                waiting = executor.waiting()
+            except OSError:  # the cluster is lost: the executor is about to say so
+                return
+            counts = state.counts
+            done = min(counts.total, counts.done + live.total())
+            if not stopped.is_set():
+                progress.update(name, replace(counts, done=done, waiting=waiting))
+
+    thread = threading.Thread(target=tick, name="zml-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()

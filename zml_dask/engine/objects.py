@@ -1,0 +1,152 @@
+"""What the engine asks of a storage, and the proof that driver and workers see the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from socket import gethostname
+from typing import Final, Protocol
+from uuid import uuid4
+
+from zml_dask.errors import ClusterError, ObjectMissingError
+
+STAGING: Final = "staging"
+LOCK: Final = "build.lock"
+LOG: Final = "build.log.jsonl"
+PROOFS: Final = f"{STAGING}/proof"
+
+_PATIENCE = 15.0
+"""Seconds in which a shared file system shows what another machine has written: NFS keeps
+what it knows of a folder for three seconds, or up to sixty where nothing changes."""
+
+
+class Objects(Protocol):
+    """A storage as the lock, the log and the proof of shared storage use it.
+
+    `zml_dask.store.storage.Storage` is one. It raises `StorageError`, and
+    `ObjectMissingError` where there is no such object.
+    """
+
+    @property
+    def url(self) -> str:
+        """Absolute path of a folder, or a URL."""
+        ...
+
+    @property
+    def is_local(self) -> bool:
+        """Whether objects are files of this machine (or of a file system it mounts)."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """Read an object whole."""
+        ...
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write an object whole, atomically."""
+        ...
+
+    def write_new(self, path: str, data: bytes) -> bool:
+        """Write an object only where there is none; return whether it was written."""
+        ...
+
+    def exists(self, path: str) -> bool:
+        """Whether there is an object at `path`."""
+        ...
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        """Return the paths of all objects under a folder."""
+        ...
+
+    def remove(self, paths: str | Sequence[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+        ...
+
+    def prune(self, prefix: str) -> None:
+        """Remove empty folders."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SharedProof:
+    """A word in each storage of a job, by which driver and workers know that they see the same.
+
+    A worker that sees another folder of the same name (node-local ``/tmp``, a disk that is
+    not mounted) would stage its records where no commit finds them.
+
+    Attributes
+    ----------
+    storages : tuple of Objects
+    word : str
+        Written by the driver; each worker reads it and writes an answer of its own.
+    """
+
+    storages: tuple[Objects, ...]
+    word: str
+
+    def answer(self, worker: str) -> None:
+        """Prove on a worker that it reads what the driver wrote, and write an answer.
+
+        Raises
+        ------
+        ClusterError
+            If it does not.
+        """
+        for storage in self.storages:
+            if _awaited(storage, self._path()) != self.word.encode():
+                raise ClusterError(
+                    f"worker {worker} on {gethostname()} does not see what the driver wrote to "
+                    f"{storage.url}: give a dataset on a file system or in an object store "
+                    "that all nodes share"
+                )
+            storage.write(self._path(worker), self.word.encode())
+
+    def check(self, worker: str) -> None:
+        """Prove on the driver that it reads what a worker wrote.
+
+        Raises
+        ------
+        ClusterError
+            If it does not.
+        """
+        for storage in self.storages:
+            if _awaited(storage, self._path(worker)) != self.word.encode():
+                raise ClusterError(
+                    f"the driver on {gethostname()} does not see what worker {worker} wrote to "
+                    f"{storage.url}: give a dataset on a file system or in an object store "
+                    "that all nodes share"
+                )
+
+    def _path(self, worker: str = "") -> str:
+        name = hashlib.sha256(worker.encode()).hexdigest()[:16] if worker else "driver"
+        return f"{PROOFS}/{self.word}/{name}"
+
+    @classmethod
+    @contextmanager
+    def given(cls, storages: Sequence[Objects]) -> Iterator[SharedProof]:
+        """Write the word, and remove it with all answers in the end."""
+        proof = cls(tuple(storages), uuid4().hex)
+        for storage in proof.storages:
+            storage.write(proof._path(), proof.word.encode())
+        try:
+            yield proof
+        finally:
+            for storage in proof.storages:
+                storage.remove(storage.list(f"{PROOFS}/{proof.word}"))
+                storage.prune(STAGING)
+
+
+def _awaited(
+    storage: Objects, path: str, clock: Callable[[], float] = time.monotonic
+) -> bytes | None:
+    """Read an object that another machine has written, which may take a while to be seen."""
+    deadline = clock() + _PATIENCE
+    while True:
+        try:
+            return storage.read(path)
+        except ObjectMissingError:
+            if clock() >= deadline:
+                return None
+            time.sleep(0.5)

@@ -1,0 +1,278 @@
+"""One throttle for all workers of a cluster, wherever they run.
+
+A server limits the address or the account, not the process: a budget of its own for
+each worker would either break the limit or leave most of it unused. So the budgets are
+kept on the Dask scheduler. Every request of every worker asks there, and is answered in
+the order of asking. A worker's question stays open until its turn has come, so that
+nobody polls, no worker starves, and what a dying worker waited for goes to the next.
+Permits are given one at a time: a round trip takes a millisecond and the servers in
+question permit two requests a second, so permits lent out ahead would save nothing and
+lie idle with workers that are busy reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import distributed
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from zml_dask.engine.clusters.plugin import call, install, install_from_worker, tell, this_worker
+from zml_dask.errors import ClusterError
+from zml_dask.net.throttle import Budget, LocalThrottle, RatePolicy, bucket_of, host_of, policy_for
+
+# All that a budget reads; the rest of an answer's headers need not travel.
+_HEADERS: Final = frozenset(
+    {"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after", "date"}
+)
+
+_local = LocalThrottle()
+"""Shared by all that one process does: a throttle for each record would limit nothing."""
+
+_with_plugin: weakref.WeakSet[distributed.Client] = weakref.WeakSet()
+
+# A budget that waits for answers on their way says so by a wait of next to
+# nothing; an answer wakes the queue anyway.
+_SHORTEST_NAP: Final = 0.005
+# Nothing is slept through for longer: neither a pause nor a limit raised since.
+_LONGEST_NAP: Final = 1.0
+
+_NO_ANSWER: Final = 0
+
+
+class ClusterThrottle:
+    """The throttle that all workers of a cluster share; outside one, that of the process.
+
+    To be made in a Dask task; may then be used by any thread of the worker.
+
+    Attributes
+    ----------
+    waited : float
+        Seconds that this worker's threads together have waited through it.
+
+    Examples
+    --------
+    >>> throttle = ClusterThrottle()
+    >>> throttle.acquire("http://127.0.0.1:8080/api/records/1")
+    0.0
+    """
+
+    def __init__(self) -> None:
+        self._worker = this_worker()
+        self._lock = threading.Lock()
+        self.waited = 0.0
+        if self._worker is not None:
+            install_from_worker(self._worker, ThrottlePlugin())
+
+    def acquire(self, url: str) -> float:
+        """Block until a request to `url` may be sent; return the seconds waited.
+
+        Raises
+        ------
+        ClusterError
+            Where the scheduler is gone, or this worker on its way out.
+        """
+        if self._worker is None:
+            waited = _local.acquire(url)
+        else:
+            began = time.monotonic()
+            self._ask(self._worker, url)
+            waited = time.monotonic() - began
+        with self._lock:
+            self.waited += waited
+        return waited
+
+    def report(
+        self, url: str, status: int, headers: Mapping[str, str], took: float | None = None
+    ) -> None:
+        """Pass on an answer's status (0: none came), headers, and the seconds that it took."""
+        if self._worker is None:
+            _local.report(url, status, headers, took)
+            return
+        tell(
+            self._worker,
+            "zml-report",
+            host=host_of(url),
+            bucket=bucket_of(url),
+            status=status,
+            took=took,
+            headers={name: text for name, text in headers.items() if name.lower() in _HEADERS},
+        )
+
+    @staticmethod
+    def _ask(worker: distributed.Worker, url: str) -> None:
+        try:
+            permitted = call(
+                worker,
+                "zml_acquire",
+                worker=worker.address,
+                host=host_of(url),
+                bucket=bucket_of(url),
+            )
+        except (OSError, RuntimeError) as error:  # the connection, or the worker's event loop
+            raise ClusterError(
+                f"the cluster's throttle does not answer ({type(error).__name__}): the scheduler "
+                "has ended or this worker is leaving; what is staged is kept"
+            ) from error
+        if not permitted:
+            raise ClusterError("this worker has left the cluster; another takes its work")
+
+
+def throttle_waiting(client: distributed.Client) -> float:
+    """Tell for how long the servers' limits hold the workers up, for progress lines.
+
+    Parameters
+    ----------
+    client : distributed.Client
+
+    Returns
+    -------
+    float
+        Seconds until every line of waiting requests moves again; 0.0 where
+        nothing waits.
+    """
+    if client not in _with_plugin:
+        install(client, ThrottlePlugin())
+        _with_plugin.add(client)
+    lines = client.sync(client.scheduler.zml_throttle_state)
+    return max((float(line["seconds"]) for line in lines), default=0.0)
+
+
+@dataclass(slots=True)
+class _Waiter:
+    worker: str
+    turn: asyncio.Future[bool]
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Those who wait to send a request to one server, of one kind; first come, first served."""
+
+    bucket: str
+    budget: Budget
+    waiters: deque[_Waiter] = field(default_factory=deque)
+    # Permits given to workers that have not yet told how the request went.
+    under_way: Counter[str] = field(default_factory=Counter)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    server: asyncio.Task[None] | None = None
+    next_at: float = 0.0
+
+
+class ThrottlePlugin(SchedulerPlugin):
+    """On the scheduler: who may send a request to which server when.
+
+    Parameters
+    ----------
+    policy : callable
+        Host -> limits to start from, until the server's headers say otherwise.
+    """
+
+    name = "zml-throttle"
+    idempotent = True
+
+    def __init__(self, policy: Callable[[str], RatePolicy] = policy_for) -> None:
+        self._policy = policy
+        self._budgets: dict[str, Budget] = {}
+        self._queues: dict[tuple[str, str], _Queue] = {}
+
+    async def start(self, scheduler: distributed.Scheduler) -> None:
+        """Begin to answer the workers and the driver."""
+        scheduler.handlers["zml_acquire"] = self.acquire
+        scheduler.handlers["zml_throttle_state"] = self.state
+        scheduler.stream_handlers["zml-report"] = self.report
+
+    async def acquire(self, worker: str, host: str, bucket: str) -> bool:
+        """Answer when this worker may send its request.
+
+        Returns
+        -------
+        bool
+            False where the worker is gone, so that nobody will.
+        """
+        queue = self._line(host, bucket)
+        waiter = _Waiter(worker, asyncio.get_running_loop().create_future())
+        queue.waiters.append(waiter)
+        if queue.server is None or queue.server.done():
+            queue.server = asyncio.create_task(self._serve(queue))
+        return await waiter.turn
+
+    def report(
+        self,
+        worker: str,
+        host: str,
+        bucket: str,
+        status: int,
+        headers: Mapping[str, str],
+        took: float | None = None,
+    ) -> None:
+        """Learn from an answer that a worker got; a 429 stops all of them."""
+        queue = self._line(host, bucket)
+        queue.under_way[worker] -= 1
+        queue.budget.observe(bucket, time.monotonic(), status, headers, took)
+        self._wake(host)
+
+    def remove_worker(self, scheduler: distributed.Scheduler, worker: str, **kwargs: Any) -> None:
+        """Give the share of a worker that left or died to the others."""
+        for (host, bucket), queue in self._queues.items():
+            for waiter in [each for each in queue.waiters if each.worker == worker]:
+                queue.waiters.remove(waiter)
+                if not waiter.turn.done():
+                    waiter.turn.set_result(False)
+            for _ in range(queue.under_way.pop(worker, 0)):
+                # Sent or not, nobody knows; it counts from when it was permitted.
+                queue.budget.observe(bucket, time.monotonic(), _NO_ANSWER, {})
+            self._wake(host)
+
+    def state(self) -> list[dict[str, Any]]:
+        """Lines in which somebody waits, for whoever shows progress."""
+        now = time.monotonic()
+        return [
+            {
+                "host": host,
+                "bucket": queue.bucket,
+                "waiting": len(queue.waiters),
+                "seconds": max(0.0, queue.next_at - now),
+                "paused": queue.budget.paused_for(now),
+            }
+            for (host, _), queue in self._queues.items()
+            if queue.waiters
+        ]
+
+    async def _serve(self, queue: _Queue) -> None:
+        """Let the waiters of a queue go, each as soon as the budget has room."""
+        while queue.waiters:
+            if queue.waiters[0].turn.done():  # its worker hung up: Dask cancelled the answer
+                queue.waiters.popleft()
+                continue
+            now = time.monotonic()
+            wait = queue.budget.grant(queue.bucket, now)
+            if wait <= 0.0:
+                waiter = queue.waiters.popleft()
+                queue.under_way[waiter.worker] += 1
+                waiter.turn.set_result(True)
+                continue
+            queue.next_at = now + wait
+            queue.changed.clear()
+            nap = min(max(wait, _SHORTEST_NAP), _LONGEST_NAP)
+            try:
+                await asyncio.wait_for(queue.changed.wait(), nap)
+            except TimeoutError:
+                continue  # the time has come
+
+    def _line(self, host: str, bucket: str) -> _Queue:
+        if (host, bucket) not in self._queues:
+            budget = self._budgets.setdefault(host, Budget(self._policy(host)))
+            self._queues[host, bucket] = _Queue(bucket, budget)
+        return self._queues[host, bucket]
+
+    def _wake(self, host: str) -> None:
+        for (other, _), queue in self._queues.items():
+            if other == host:
+                queue.changed.set()

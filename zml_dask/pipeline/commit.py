@@ -1,0 +1,129 @@
+"""The job that commits what is staged: each task writes some shards, or one part of a table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+from zml_dask.engine.job import Job, Report
+from zml_dask.records.journal import HarvestState
+from zml_dask.store.commit.steps import (
+    CommitOptions,
+    CommitPlan,
+    CommitTask,
+    TaskResult,
+    finish_commit,
+    plan_commit,
+    run_task,
+)
+from zml_dask.store.info import DatasetInfo, read_info
+from zml_dask.store.storage import Storage
+
+_SHARES = 16
+_MOST_SHARDS = 8
+"""Shards that a task writes at most, and shares that a worker gets at least: a shard takes
+a worker a tenth of a second, of which a Dask task of its own would waste a twentieth."""
+
+_SOFTWARE = ("zml-dask", "numpy", "zarr", "numcodecs", "pyarrow", "dask")
+
+
+@dataclass
+class CommitStaged(Job[tuple[CommitTask, ...], None, list[TaskResult], DatasetInfo]):
+    """Commits everything that is staged.
+
+    A commit that ends early leaves the last one readable, and what is staged is kept.
+
+    Attributes
+    ----------
+    storage : Storage
+        The dataset.
+    options : CommitOptions
+        What the commit notes in ``dataset.json``.
+    """
+
+    name: ClassVar[str] = "commit"
+
+    storage: Storage
+    options: CommitOptions = field(default_factory=CommitOptions)
+    _plan: CommitPlan | None = field(default=None, init=False, repr=False)
+
+    def plan(self, workers: int) -> list[tuple[CommitTask, ...]]:
+        """Plan the commit; its tasks find the plan in the dataset's staging."""
+        self._plan = plan_commit(self.storage, self.options)
+        return [] if self._plan is None else group_tasks(self._plan.tasks, workers)
+
+    def for_workers(self) -> CommitStaged:
+        """Return the job without its plan."""
+        return CommitStaged(self.storage)
+
+    def shared(self) -> tuple[Storage]:
+        """Return the dataset's storage."""
+        return (self.storage,)
+
+    def run(self, task: tuple[CommitTask, ...], context: None) -> list[TaskResult]:
+        """Write some shards, or one part of a table."""
+        return [run_task(self.storage, each) for each in task]
+
+    def finish(self, results: Iterator[list[TaskResult]]) -> DatasetInfo:
+        """Replace ``dataset.json``: that is the commit."""
+        found = [result for group in results for result in group]
+        if self._plan is None:
+            return read_info(self.storage) or DatasetInfo()
+        return finish_commit(self.storage, self._plan, found)
+
+    def report(self, result: list[TaskResult]) -> Report:
+        """Count shards and parts."""
+        return Report(done=len(result))
+
+    def size(self, task: tuple[CommitTask, ...]) -> int:
+        """Count a task's shards and parts."""
+        return len(task)
+
+
+def group_tasks(tasks: Sequence[CommitTask], workers: int) -> list[tuple[CommitTask, ...]]:
+    """Group the tasks of a commit for a cluster.
+
+    Parameters
+    ----------
+    tasks : sequence of CommitTask
+    workers : int
+
+    Returns
+    -------
+    list of tuple of CommitTask
+        Index shards and tables first, since each takes long; then runs of image shards.
+
+    Examples
+    --------
+    >>> tasks = [CommitTask("images", n, 0, 1, "") for n in range(70)]
+    >>> groups = group_tasks([*tasks, CommitTask("files", 0, 0, 1, "")], workers=2)
+    >>> groups[0][0].kind, [task.number for task in groups[1]], len(groups)
+    ('files', [0, 1], 36)
+    """
+    shards = [task for task in tasks if task.kind == "images"]
+    size = max(1, min(_MOST_SHARDS, len(shards) // (_SHARES * max(1, workers))))
+    return [
+        *((task,) for task in tasks if task.kind != "images"),
+        *(tuple(shards[start : start + size]) for start in range(0, len(shards), size)),
+    ]
+
+
+def recorded_harvest(harvest: HarvestState | None) -> Mapping[str, Any] | None:
+    """Return what ``dataset.json`` keeps of a harvest; None where there was no real one."""
+    if harvest is None or harvest.complete_until is None:
+        return None
+    return {**asdict(harvest.options), "complete_until": harvest.complete_until}
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of what decides a dataset's bytes.
+
+    Examples
+    --------
+    >>> sorted(software_versions())[-1]
+    'zml-dask'
+    """
+    return {"python": platform.python_version()} | {name: version(name) for name in _SOFTWARE}

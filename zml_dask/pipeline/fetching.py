@@ -1,0 +1,114 @@
+"""The job that fetches archives ahead of a build, from a node that has a network into a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+from zml_dask.engine.job import Job, Report
+from zml_dask.errors import RecordError
+from zml_dask.fetch.cache import CachedRecord, cache_record
+from zml_dask.fetch.errors import CacheError
+from zml_dask.fetch.origins import FetchOptions
+from zml_dask.net.client import HttpClient
+from zml_dask.pipeline.context import CatalogueHandle
+from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.text_safety import escape_text
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """What fetching a catalogue's archives came to.
+
+    Attributes
+    ----------
+    fetched, already : int
+        Records that were fetched now, and that were there before.
+    bytes : int
+        Fetched now.
+    failures : mapping of str to int
+        Kind -> records.
+    """
+
+    fetched: int = 0
+    already: int = 0
+    bytes: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FetchArchives(Job[RecordRef, HttpClient, CachedRecord | RecordError, FetchResult]):
+    """Fetches the archives of a catalogue's records into a cache.
+
+    May be interrupted; the same job goes on where it stopped, also within a file,
+    as long as `scratch` is the same.
+
+    Attributes
+    ----------
+    catalogue : CatalogueHandle
+    refs : RefTable
+        The records.
+    cache : str
+        Folder or any fsspec URL.
+    client : HttpClient
+        Shared by all threads: the server's limits, not the connections, set the pace.
+    scratch : Path
+        Folder on a local disk for what is under way.
+    options : FetchOptions
+    """
+
+    name: ClassVar[str] = "fetch"
+
+    catalogue: CatalogueHandle
+    refs: RefTable
+    cache: str
+    client: HttpClient
+    scratch: Path
+    options: FetchOptions
+
+    def plan(self, workers: int) -> RefTable:
+        """Give one task per record."""
+        return self.refs
+
+    def open(self) -> AbstractContextManager[HttpClient]:
+        """Give the client."""
+        return nullcontext(self.client)
+
+    def run(self, task: RecordRef, context: HttpClient) -> CachedRecord | RecordError:
+        """Fetch one record.
+
+        Raises
+        ------
+        CacheError
+            If the cache cannot be written: no fault of the record.
+        CatalogueChangedError
+            If the catalogue is replaced meanwhile.
+        """
+        try:
+            record = self.catalogue.read(task)
+            return cache_record(record, context, self.cache, self.scratch, self.options)
+        except CacheError:
+            raise
+        except RecordError as error:
+            return error
+
+    def finish(self, results: Iterator[CachedRecord | RecordError]) -> FetchResult:
+        """Add up what was fetched."""
+        total = FetchResult()
+        for result in results:
+            if isinstance(result, RecordError):
+                total.failures[result.kind] = total.failures.get(result.kind, 0) + 1
+            elif result.already:
+                total = replace(total, already=total.already + 1)
+            else:
+                total = replace(total, fetched=total.fetched + 1, bytes=total.bytes + result.bytes)
+        return replace(total, failures=dict(sorted(total.failures.items())))
+
+    def report(self, result: CachedRecord | RecordError) -> Report:
+        """Say which record failed."""
+        if not isinstance(result, RecordError):
+            return Report()
+        return Report(failed=1, lines=[f"failed: {result.kind}: {escape_text(str(result))}"])
