@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
-from zml_dask.query.batches import BatchOptions, LabelError
+from zml_dask.query.batches import LabelError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.pixels import EncodingError, encode
 from zml_dask.store.commit.shards import ShardDamagedError
@@ -72,7 +72,11 @@ def test_reading_ahead_ends_with_the_loop_and_says_what_is_damaged(
 @pytest.mark.parametrize("workers", [1, 3, 50])
 def test_workers_divide_the_images_among_themselves(ds: Dataset, workers: int) -> None:
     batches = ds.batches(batch_size=20, seed=5, buffer=100)
-    shares = [list(batches.share(worker, workers)) for worker in range(workers)]
+    shares = []
+    for worker in range(workers):
+        batches.set_epoch(3)
+        shares.append(list(batches.share(worker, workers)))
+    assert sum(map(len, shares)) == len(batches)
     images = np.concatenate([batch for share in shares for batch in share])
     assert keys(images) == keys(ds.images.compute())
 
@@ -120,24 +124,25 @@ def test_what_cannot_be_is_said(ds: Dataset) -> None:
         ds.batches(labels="n_cut")
     with pytest.raises(EncodingError, match="onehot"):
         ds.batches(encoding="two-hot")
-    with pytest.raises(UsageError, match="batch_sise"):
-        ds.batches(batch_sise=3)
-    with pytest.raises(UsageError, match="did you mean 'batch_size'"):
-        ds.batches(batch_sise=3)
-    with pytest.raises(UsageError, match="there are batch_size, seed"):
-        ds.batches(shuffle=True)
+    with pytest.raises(TypeError, match="batch_sise"):
+        ds.batches(batch_sise=3)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"rank .* from 0 to 1 .* not 2"):
+        ds.batches(rank=2, world_size=2)
+    with pytest.raises(UsageError, match=r"world_size .* processes, 1 or more, not 0"):
+        ds.batches(world_size=0)
+    with pytest.raises(UsageError, match="seed"):
+        ds.batches(seed=-1)
+    with pytest.raises(UsageError, match="epoch"):
+        ds.batches(seed=1).set_epoch(-1)
     with pytest.raises(UsageError, match=r"batch_size .* 1 or more, not 0"):
         ds.batches(batch_size=0)
     with pytest.raises(UsageError, match="not 'all'"):
         ds.batches("all")  # type: ignore[arg-type]
 
 
-def test_the_size_of_a_batch_is_taken_from_the_call_or_else_from_the_options(ds: Dataset) -> None:
-    options = BatchOptions(batch_size=3)
+def test_batches_say_how_many_they_are(ds: Dataset) -> None:
     assert len(next(iter(ds.batches(2)))) == 2
-    assert len(next(iter(ds.batches(options=options)))) == 3
-    assert len(next(iter(ds.batches(2, options)))) == 2
-    assert repr(ds.batches(2)) == f"<Batches: {len(ds.batches(2))} of 2 images an epoch>"
+    assert repr(ds.batches(2)) == f"<Batches: {len(ds.batches(2))} of 2 images per epoch>"
 
 
 @given(st.text(min_size=1, max_size=20), st.lists(st.characters(), unique=True, max_size=300))
@@ -159,7 +164,6 @@ def test_pytorch_gets_tensors(ds: Dataset) -> None:
     assert images.dtype == torch.uint8
     assert labels.dtype == torch.int64
     assert next(iter(ds.to_torch(4))).dtype == torch.int32
-    assert len(next(iter(ds.to_torch(options=BatchOptions(batch_size=3))))) == 3
     halves = [list(ds.to_torch(8, seed=0, rank=rank, world_size=2)) for rank in (0, 1)]
     assert sum(len(batch) for half in halves for batch in half) == len(ds)
     again = pickle.loads(pickle.dumps(ds.to_torch(8, seed=0)))

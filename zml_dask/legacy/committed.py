@@ -128,7 +128,7 @@ class CommittedRecords:
     def _images(self, start: int, n: int) -> Images:
         if not n:
             return np.empty((0, self.shape.height, self.shape.width), np.uint32)
-        return ImageReader(self.storage, self.shape).read(np.arange(start, start + n))
+        return ImageReader(self.storage, self.info).read(np.arange(start, start + n))
 
 
 def _runs(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -1,11 +1,10 @@
-"""Batches of images for training: shuffled by seed, every chunk read once an epoch."""
+"""Batches of images for training: shuffled by seed, every chunk read once per epoch."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from zml_dask.errors import UsageError
 from zml_dask.query.gather import as_codes, gather
 from zml_dask.query.pixels import VOCABULARY, Encoding, encode
-from zml_dask.query.rows import Int64
+from zml_dask.query.rows import Int64, Rows
 
 if TYPE_CHECKING:
     from zml_dask.query.view import View
@@ -24,40 +23,20 @@ if TYPE_CHECKING:
 
 _Made = TypeVar("_Made")
 
-_Buffer: TypeAlias = tuple[NDArray[np.uint32], Int64, Int64]
-"""Images, their rows in the dataset, and the order to deal them out in."""
+_Window: TypeAlias = tuple[NDArray[np.uint32], Int64, Int64]
+"""Images, their rows in the dataset, and the order in which they are given out."""
+
+_FIRST_PART = 8
+"""The first window of an epoch is this part of the buffer, so that its first batch comes soon."""
 
 
 class LabelError(UsageError):
     """A column cannot be what is learnt."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """How images are dealt out.
-
-    Attributes
-    ----------
-    batch_size : int
-    seed : int or None
-        Shuffle by it, differently every epoch; None keeps the dataset's order.
-    labels : str or None
-        A column of files or records whose value comes with each image.
-    classes : tuple of str or None
-        Labels in the order of their codes. By default all values that the whole
-        view has; a part of a split has those of what was split, so that codes
-        mean the same in training and testing.
-    encoding : Encoding
-        ``codepoint``, ``uint8``, ``index`` or ``onehot``.
-    vocabulary : str
-        For ``index`` and ``onehot``.
-    drop_last : bool
-        Leave out a last batch that is not full.
-    buffer : int
-        Images that are held and shuffled together: whole chunks in random
-        order, then images among them. 4,096 of 80 by 80 take 105 MB, and as
-        many again, since the next ones are read while these are dealt out.
-    """
+    """How images are given out; `Dataset.batches` says what each option means."""
 
     batch_size: int = 256
     seed: int | None = None
@@ -67,13 +46,31 @@ class BatchOptions:
     vocabulary: str = VOCABULARY
     drop_last: bool = False
     buffer: int = 4096
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "buffer", "world_size"):
+            size = getattr(self, name)
+            if not isinstance(size, (int, np.integer)) or size < 1:
+                unit = "processes" if name == "world_size" else "images"
+                raise UsageError(f"{name} has to be a number of {unit}, 1 or more, not {size!r}")
+        if not isinstance(self.rank, (int, np.integer)) or not 0 <= self.rank < self.world_size:
+            raise UsageError(
+                f"rank has to be the number of this process, from 0 to {self.world_size - 1} "
+                f"(world_size is {self.world_size}), not {self.rank!r}"
+            )
+        if self.seed is not None and (
+            not isinstance(self.seed, (int, np.integer)) or self.seed < 0
+        ):
+            raise UsageError(f"seed has to be a whole number from 0 on, or None, not {self.seed!r}")
 
 
 class Batches:
     """Batches of a view, as NumPy arrays; each iteration is an epoch.
 
     Yields images, or pairs of images and labels. Can be pickled, and iterated
-    by several workers that divide the chunks among themselves (`share`).
+    by several workers that divide the batches among themselves (`share`).
 
     Parameters
     ----------
@@ -82,64 +79,122 @@ class Batches:
 
     Attributes
     ----------
+    epoch : int
+        Number of the next epoch; each one is shuffled differently. It counts on
+        whenever an iteration begins, also where the one before was left early.
     classes : tuple of str or None
         Label of each code; None where labels are numbers, or there are none.
     """
 
     def __init__(self, view: View, options: BatchOptions) -> None:
-        for name in ("batch_size", "buffer"):
-            size = getattr(options, name)
-            if not isinstance(size, (int, np.integer)) or size < 1:
-                raise UsageError(f"{name} has to be a number of images, 1 or more, not {size!r}")
         encode(np.empty((0, 1, 1), np.uint32), options.encoding, options.vocabulary)
         self._view = view
         self.options = options
         self.epoch = 0
         self.classes: tuple[str, ...] | None = None
         self._labels: NDArray[Any] | None = None
+        # Of the iteration that goes on: its epoch, and batches given out so far.
+        self._at: tuple[int, int] | None = None
+        self._resume = 0
         if options.labels is not None:
             self._labels, self.classes = _labels_of(view, options.labels, options.classes)
 
     def __repr__(self) -> str:
-        return f"<Batches: {len(self):,} of {self.options.batch_size:,} images an epoch>"
+        of_rank = f" on each of {n:,} processes" if (n := self.options.world_size) > 1 else ""
+        return f"<Batches: {len(self):,} of {self.options.batch_size:,} images per epoch{of_rank}>"
 
     def __len__(self) -> int:
-        """Batches an epoch, for one worker that takes all."""
-        whole, rest = divmod(len(self._view), self.options.batch_size)
+        """Batches per epoch, the same for every rank."""
+        whole, rest = divmod(self._quota, self.options.batch_size)
         return whole + bool(rest and not self.options.drop_last)
 
+    @property
+    def vocabulary_size(self) -> int | None:
+        """How many values ``index`` has, and planes ``onehot``; None for other encodings."""
+        spelt = self.options.encoding in ("index", "onehot")
+        return 1 + len(self.options.vocabulary) if spelt else None
+
+    @property
+    def _quota(self) -> int:
+        """Images per epoch of each rank."""
+        images, ranks = len(self._view), self.options.world_size
+        return images // ranks if self.options.drop_last else -(-images // ranks)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next."""
+        if not isinstance(epoch, (int, np.integer)) or epoch < 0:
+            raise UsageError(f"an epoch is a whole number from 0 on, not {epoch!r}")
+        self.epoch, self._resume, self._at = int(epoch), 0, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration is: with `load_state_dict` another one goes on from there."""
+        epoch, batch = self._at or (self.epoch, self._resume)
+        return {"epoch": epoch, "batch": batch, "of": self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where another one was.
+
+        Raises
+        ------
+        UsageError
+            If the state is of other images, or was given out in another way.
+        """
+        of, mine = dict(state["of"]), self._identity()
+        if different := [name for name in mine if of.get(name) != mine[name]]:
+            name = different[0]
+            raise UsageError(
+                f"the state cannot be resumed: its {name} was {of.get(name)!r} and is now "
+                f"{mine[name]!r}; resume with the same images and options, or begin an epoch anew"
+            )
+        self.set_epoch(state["epoch"])
+        self._resume = int(state["batch"])
+
+    def _identity(self) -> dict[str, Any]:
+        names = ("batch_size", "seed", "drop_last", "buffer", "rank", "world_size")
+        options = asdict(self.options)
+        return {"images": len(self._view), **{name: options[name] for name in names}}
+
     def __iter__(self) -> Iterator[Any]:
-        yield from self.share(0, 1)
-        self.epoch += 1
+        return self.share(0, 1)
 
     def share(self, worker: int, workers: int) -> Iterator[Any]:
-        """Yield one worker's batches of an epoch: every image belongs to one worker.
+        """Yield one worker's batches of this rank's next epoch: each is one worker's.
 
         Parameters
         ----------
         worker, workers : int
             Number of this one, from 0, and how many there are.
         """
-        size = self.options.batch_size
+        epoch, skip = self.epoch, self._resume
+        self.epoch, self._resume = epoch + 1, 0
+        self._at = epoch, skip
+        return self._share(worker, workers, epoch, skip)
+
+    def _share(self, worker: int, workers: int, epoch: int, skip: int) -> Iterator[Any]:
+        size, n = self.options.batch_size, len(self)
+        low, high = worker * n // workers + skip, (worker + 1) * n // workers
+        begin = self.options.rank * self._quota
+        start = begin + (worker * n // workers) * size
+        stop = begin + min(high * size, self._quota)
         left: tuple[NDArray[np.uint32], Int64] | None = None
-        for images, rows, order in self._buffers(worker, workers):
-            begin = 0
-            if left is not None:
-                begin = size - left[1].size
-                left = _join(left, (images[order[:begin]], rows[order[:begin]]))
-                if left[1].size < size:
-                    continue
-                yield self._batch(*left)
-                left = None
-            for start in range(begin, order.size, size):
-                picked = order[start : start + size]
-                # Copies, since the buffer is filled anew.
-                left = images[picked], rows[picked]
-                if picked.size == size:
+        given = skip
+        for images, rows, order in self._windows(start, stop, begin + low * size, epoch, workers):
+            at = 0
+            while at < order.size:
+                picked = order[at : at + size - (0 if left is None else left[1].size)]
+                at += picked.size
+                # Copies, since the window's memory is filled anew.
+                part = images[picked], rows[picked]
+                left = part if left is None else _join(left, part)
+                if left[1].size == size:
+                    given += 1
+                    self._at = epoch, given
                     yield self._batch(*left)
                     left = None
-        if left is not None and not self.options.drop_last:
+        if left is not None:
+            self._at = epoch, given + 1
             yield self._batch(*left)
+        self._at = None
 
     def _batch(self, images: NDArray[np.uint32], rows: Int64) -> Any:
         encoded = encode(images, self.options.encoding, self.options.vocabulary)
@@ -147,46 +202,83 @@ class Batches:
             return encoded
         return encoded, self._labels[self._view.selection.file_of(rows)]
 
-    def _buffers(self, worker: int, workers: int) -> Iterator[_Buffer]:
-        """Read a buffer's worth of whole chunks at a time; the next while one is dealt out."""
-        rows = self._view.rows
-        starts = rows.chunk_starts()
-        chunks = np.flatnonzero(np.diff(starts))
-        random = None
-        if self.options.seed is not None:
-            # The order of chunks must be the same for all workers; within a
-            # buffer each has its own.
-            chunks = np.random.default_rng([self.options.seed, self.epoch]).permutation(chunks)
-            random = np.random.default_rng([self.options.seed, self.epoch, worker])
-        mine = chunks[worker::workers]
-        sizes = np.diff(starts)[mine]
-        full = np.cumsum(sizes) // self.options.buffer
-        groups = [g for g in np.split(mine, np.flatnonzero(np.diff(full)) + 1) if g.size]
+    def _windows(
+        self, start: int, stop: int, first: int, epoch: int, workers: int
+    ) -> Iterator[_Window]:
+        """Read images `start` to `stop` of an epoch, a window at a time; the next one ahead.
+
+        A window is whole chunks in the epoch's order, and images are shuffled
+        within it. What comes before image `first` is left out, and not read.
+        """
+        if first >= stop:
+            return
+        seed = self.options.seed
+        order = _Order(self._view.rows, None if seed is None else [int(seed), epoch])
+        spans = []
+        at, size = start, max(self.options.batch_size, self.options.buffer // _FIRST_PART)
+        while at < stop:
+            end = min(order.chunk_end(at, size), stop)
+            if end > first:
+                spans.append((at, end))
+            at, size = end, min(2 * size, self.options.buffer)
         reader = self._view.snapshot.images
         decoders = max(1, CPU_COUNT // workers)
-        most = max((int(np.diff(starts)[group].sum()) for group in groups), default=0)
-        # Two, used in turn: memory mapped anew for every buffer costs as much as reading.
-        memory = np.empty((2, most, reader.shape.height, reader.shape.width), np.uint32)
+        # Two, used in turn: memory mapped anew for every window costs as much as reading.
+        height, width = reader.info.shape.height, reader.info.shape.width
+        longest = max(end - begin for begin, end in spans)
+        memory = np.empty((2, longest, height, width), np.uint32)
 
-        def read(number: int) -> _Buffer:
-            positions = np.concatenate(
-                [
-                    rows.positions(int(starts[c]), int(starts[c + 1]))
-                    for c in np.sort(groups[number])
-                ]
-            )
+        def read(number: int) -> _Window:
+            begin, end = spans[number]
+            positions = order.positions(begin, end)
             target = memory[number % 2, : positions.size]
             images = reader.read(positions, target=target, decoders=decoders)
-            n = positions.size
-            return images, positions, np.arange(n) if random is None else random.permutation(n)
+            places = np.arange(positions.size)
+            if seed is not None:
+                places = np.random.default_rng([int(seed), epoch, begin]).permutation(places)
+            return images, positions, places[max(0, first - begin) :]
 
-        yield from _one_ahead(read, len(groups))
+        yield from _one_ahead(read, len(spans))
+
+
+class _Order:
+    """The images of an epoch: chunk after chunk, shuffled by `seed`; after the last the first.
+
+    Images are counted on past the end, since those that come first again fill up
+    the last rank.
+    """
+
+    def __init__(self, rows: Rows, seed: list[int] | None) -> None:
+        self._rows = rows
+        self._starts = rows.chunk_starts()
+        sizes = np.diff(self._starts)
+        self._chunks = np.flatnonzero(sizes)
+        if seed is not None:
+            self._chunks = np.random.default_rng(seed).permutation(self._chunks)
+        self._ends = np.cumsum(sizes[self._chunks])
+
+    def chunk_end(self, begin: int, size: int) -> int:
+        """Where the chunk ends that makes `size` images from `begin` on, or else the epoch."""
+        total = int(self._ends[-1])
+        lap = begin // total * total
+        return lap + int(self._ends[np.searchsorted(self._ends, min(begin - lap + size, total))])
+
+    def positions(self, begin: int, end: int) -> Int64:
+        """Rows in the dataset of some images, ascending; they do not go past the epoch's end."""
+        low = begin % int(self._ends[-1])
+        high = low + end - begin
+        first = int(np.searchsorted(self._ends, low, "right"))
+        parts = []
+        for place in range(first, int(np.searchsorted(self._ends, high)) + 1):
+            chunk = self._chunks[place]
+            start, stop = int(self._starts[chunk]), int(self._starts[chunk + 1])
+            shift = start - (int(self._ends[place]) - (stop - start))
+            parts.append((max(start, low + shift), min(stop, high + shift)))
+        return np.concatenate([self._rows.positions(*part) for part in sorted(parts)])
 
 
 def _one_ahead(make: Callable[[int], _Made], n: int) -> Iterator[_Made]:
     """Yield what is made of 0 to `n`, each made by a thread while the one before is in use."""
-    if not n:
-        return
     with ThreadPoolExecutor(1, thread_name_prefix="zml-batches") as pool:
         waiting = pool.submit(make, 0)
         for number in range(1, n):
@@ -210,7 +302,7 @@ def _labels_of(
         raise LabelError(f"labels are the name of one column, not {name!r}")
     values = gather(view.snapshot, view.selection, [name])[name]
     if pa.types.is_list(values.type):
-        raise LabelError(f"{name!r} holds lists; a label is one value an image")
+        raise LabelError(f"{name!r} holds lists; a label is one value per image")
     if not pa.types.is_large_string(values.type):
         if values.null_count:
             raise LabelError(f"{name!r} is missing for some files; select those that have it")
@@ -223,24 +315,3 @@ def _labels_of(
     codes, different = as_codes(values)
     of_class = np.array([*(places.get(value, -1) for value in different), -1], np.int64)
     return of_class[codes], classes  # what is missing is the last
-
-
-def batches_of(
-    view: View, batch_size: int | None, options: BatchOptions | None, changes: dict[str, Any]
-) -> Batches:
-    """Make batches with options, some of them changed by name.
-
-    Raises
-    ------
-    UsageError
-        For an option that there is not, with the nearest name; or a size that cannot be.
-    """
-    known = [field.name for field in fields(BatchOptions)]
-    for name in changes:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-            advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-            raise UsageError(f"no option {name!r} of batches; {advice}")
-    if batch_size is not None:
-        changes = {"batch_size": batch_size, **changes}
-    return Batches(view, replace(options or BatchOptions(), **changes))

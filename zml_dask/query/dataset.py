@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.query.batches import Batches, BatchOptions, batches_of
+from zml_dask.query.batches import Batches, BatchOptions
 from zml_dask.query.counting import count_by, find_duplicates
 from zml_dask.query.describe import describe, describe_html
 from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.frames import to_pandas
+from zml_dask.query.pixels import VOCABULARY, Encoding
 from zml_dask.query.record_view import RecordView
 from zml_dask.query.selection import image_lines
 from zml_dask.query.split import LEFT_OUT, Split, assign_parts
@@ -228,55 +229,123 @@ class Dataset(View):
         return to_xarray(self)
 
     def batches(
-        self, batch_size: int | None = None, options: BatchOptions | None = None, **changes: Any
+        self,
+        batch_size: int = 256,
+        *,
+        seed: int | None = None,
+        labels: str | None = None,
+        classes: Sequence[str] | None = None,
+        encoding: Encoding = "codepoint",
+        vocabulary: str = VOCABULARY,
+        drop_last: bool = False,
+        buffer: int = 4096,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Batches:
-        """Deal out the images as NumPy arrays; for TensorFlow too (``from_generator``).
+        """Deal out the images as NumPy arrays: for training loops of any library.
 
         Parameters
         ----------
-        batch_size : int, optional
-            Default: the options', 256 where they say nothing else.
-        options : BatchOptions, optional
-        **changes
-            Options by name: ``seed=0`` to shuffle, ``labels="language"``,
-            ``encoding="uint8"``.
+        batch_size : int
+        seed : int, optional
+            Shuffle by it, differently every epoch. Default: the dataset's order.
+        labels : str, optional
+            A column of files or records whose value comes with each image.
+        classes : sequence of str, optional
+            Labels in the order of their codes. By default all values that the
+            whole view has; a part of a split has those of what was split, so that
+            codes mean the same in training and testing.
+        encoding : str
+            ``"codepoint"``, ``"uint8"``, ``"float32"`` (code points up to 255, divided
+            by 255), ``"index"`` or ``"onehot"``.
+        vocabulary : str
+            For ``"index"`` and ``"onehot"``.
+        drop_last : bool
+            Leave out a last batch that is not full.
+        buffer : int
+            Images that are held and shuffled together: whole chunks in random
+            order, then images among them. 4,096 of 80 by 80 take 105 MB, and as
+            many again, since the next ones are read while these are given out. An
+            epoch begins with smaller ones, so that its first batch comes soon.
+        rank, world_size : int
+            Number of this process of a distributed training, and how many there
+            are. Each gets the same number of batches: where images cannot be
+            divided evenly, some come twice, or are left out with `drop_last`.
 
         Returns
         -------
         Batches
             An iterable; each iteration is an epoch.
+
+        Raises
+        ------
+        UsageError
+            If an option cannot be.
+
+        Examples
+        --------
+        >>> batches = ds.batches(64, seed=0, labels="language", encoding="uint8")  # doctest: +SKIP
+        >>> for images, codes in batches: ...                                      # doctest: +SKIP
         """
-        return batches_of(self, batch_size, options, changes)
+        options = BatchOptions(
+            batch_size=batch_size,
+            seed=seed,
+            labels=labels,
+            classes=None if classes is None else tuple(classes),
+            encoding=encoding,
+            vocabulary=vocabulary,
+            drop_last=drop_last,
+            buffer=buffer,
+            rank=rank,
+            world_size=world_size,
+        )
+        return Batches(self, options)
 
     def to_torch(
         self,
-        batch_size: int | None = None,
-        options: BatchOptions | None = None,
+        batch_size: int = 256,
         *,
-        rank: int = 0,
-        world_size: int = 1,
-        **changes: Any,
+        seed: int | None = None,
+        labels: str | None = None,
+        classes: Sequence[str] | None = None,
+        encoding: Encoding = "codepoint",
+        vocabulary: str = VOCABULARY,
+        drop_last: bool = False,
+        buffer: int = 4096,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> TorchImages:
         """Deal out the images to PyTorch: for a ``DataLoader`` with ``batch_size=None``.
 
         Parameters
         ----------
-        batch_size : int, optional
-        options : BatchOptions, optional
-        rank, world_size : int
-            Number of this process of a distributed training, and how many there are.
-        **changes
-            Options by name, as in :meth:`batches`.
+        batch_size, seed, labels, classes, encoding, vocabulary, drop_last, buffer
+            As in :meth:`batches`.
+        rank, world_size : int, optional
+            Number of this process of a distributed training, and how many there
+            are. Default: what ``torch.distributed`` says, where it is initialised.
 
         Returns
         -------
         TorchImages
-            An ``IterableDataset``; workers divide the chunks among themselves.
+            An ``IterableDataset``; workers divide the batches among themselves.
         """
-        from zml_dask.query.torch_loader import TorchImages
+        from zml_dask.query.torch_loader import TorchImages, distributed_rank
 
-        batches = batches_of(self, batch_size, options, changes)
-        return TorchImages(batches, rank, world_size)
+        own_rank, own_size = distributed_rank() if world_size is None else (0, world_size)
+        batches = self.batches(
+            batch_size,
+            seed=seed,
+            labels=labels,
+            classes=classes,
+            encoding=encoding,
+            vocabulary=vocabulary,
+            drop_last=drop_last,
+            buffer=buffer,
+            rank=own_rank if rank is None else rank,
+            world_size=own_size,
+        )
+        return TorchImages(batches)
 
     def __repr__(self) -> str:
         return describe(self)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 
-Encoding = Literal["codepoint", "uint8", "index", "onehot"]
+Encoding = Literal["codepoint", "uint8", "float32", "index", "onehot"]
 """``codepoint``: uint32 as stored; ``uint8``: the code point where it is under 256, else 255;
+``float32``: that divided by 255, from 0 to 1;
 ``index``: position in a vocabulary, for an embedding; ``onehot``: a plane a character of it."""
 
 VOCABULARY = "".join(map(chr, range(32, 127)))
@@ -42,7 +43,7 @@ def encode(
     Returns
     -------
     numpy.ndarray
-        As uint32 or uint8, shape (n, height, width); for ``index`` uint8 or
+        As uint32, uint8 or float32, shape (n, height, width); for ``index`` uint8 or
         uint16, 0 for what is not in the vocabulary; for ``onehot`` uint8, shape
         (n, 1 + len(vocabulary), height, width), channels first as PyTorch has them.
 
@@ -66,6 +67,9 @@ def encode(
             clipped = np.empty(images.shape, np.uint8)
             # Without a temporary array of four times the size.
             return np.minimum(images, np.uint32(_HIGHEST_BYTE), out=clipped, casting="unsafe")
+        case "float32":
+            scaled = np.minimum(images, np.uint32(_HIGHEST_BYTE)).astype(np.float32)
+            return np.divide(scaled, np.float32(_HIGHEST_BYTE), out=scaled)
         case "index":
             return _indices(images, vocabulary)
         case "onehot":
@@ -73,7 +77,9 @@ def encode(
             planes = np.arange(1 + len(vocabulary), dtype=indices.dtype).reshape(1, -1, 1, 1)
             hot: NDArray[np.bool_] = indices[:, np.newaxis] == planes
             return hot.view(np.uint8)
-    raise EncodingError(f"no encoding {encoding!r}; there are codepoint, uint8, index and onehot")
+    raise EncodingError(
+        f"no encoding {encoding!r}; there are codepoint, uint8, float32, index and onehot"
+    )
 
 
 def _indices(images: NDArray[np.uint32], vocabulary: str) -> NDArray[Any]:

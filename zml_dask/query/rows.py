@@ -162,7 +162,7 @@ class SelectedImages:
         self._reader = reader
         self._rows = rows
         self._dataset = dataset
-        self.shape = (len(rows), reader.shape.height, reader.shape.width)
+        self.shape = (len(rows), reader.info.shape.height, reader.info.shape.width)
         self.dtype = np.dtype(np.uint32)
         self.ndim = 3
 

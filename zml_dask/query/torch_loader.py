@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+import sys
+from collections.abc import Iterator, Mapping
+from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import numpy as np
@@ -16,50 +19,148 @@ try:
 except ImportError as error:
     raise UsageError("to_torch() needs PyTorch; install zml-dask[ml]") from error
 
+_LOADERS = 16
+"""Iterations whose epoch is remembered, for workers of theirs that begin late."""
+_SLOTS = 1 + 3 * _LOADERS
+
 
 class TorchImages(IterableDataset[Any]):
     """Batches of images as tensors; give it to a ``DataLoader`` with ``batch_size=None``.
 
-    The loader's workers divide the chunks among themselves, and so do the
-    processes of a distributed training (``rank`` of ``world_size``): every image
-    comes once an epoch. Code points come as int32, since PyTorch's uint32 does
-    little.
+    The processes of a distributed training (``rank`` of ``world_size``) get the
+    same number of batches each, and the loader's workers divide those among
+    themselves. Every iteration is an epoch, in another order than the one before,
+    with and without workers. Code points come as int32, since PyTorch's uint32
+    does little.
 
     Parameters
     ----------
     batches : Batches
-    rank, world_size : int
-        Number of this process and how many there are.
     """
 
-    def __init__(self, batches: Batches, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, batches: Batches) -> None:
         super().__init__()
         self._batches = batches
-        self._rank = rank
-        self._world_size = world_size
+        self._epochs = _Epochs(batches.epoch)
+        self._resumed: int | None = None
 
     def __repr__(self) -> str:
         return f"<TorchImages of {self._batches!r}>"
+
+    def __len__(self) -> int:
+        """Batches per epoch, the same for every rank and number of workers."""
+        return len(self._batches)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Label of each code."""
         return self._batches.classes
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; another one is shuffled differently.
+    @property
+    def vocabulary_size(self) -> int | None:
+        """How many values ``index`` has, and planes ``onehot``; None for other encodings."""
+        return self._batches.vocabulary_size
 
-        Needed with worker processes, which each have a copy of this.
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next, to the loader's workers too, persistent ones included."""
+        self._batches.set_epoch(epoch)
+        self._epochs.set_next(self._batches.epoch)
+        self._resumed = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration is, of the worker that is asked; torchdata's StatefulDataLoader asks.
+
+        Without workers ``load_state_dict`` on another such object lets its next
+        iteration go on from there.
         """
-        self._batches.epoch = epoch
+        worker, workers = _worker()
+        return {**self._batches.state_dict(), "worker": [worker, workers]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where another one was.
+
+        Raises
+        ------
+        UsageError
+            If the state is of other images, options, or another number of workers.
+        """
+        if state["worker"] != [*_worker()]:
+            raise UsageError(
+                f"the state cannot be resumed: it is of worker {state['worker'][0]} of "
+                f"{state['worker'][1]}; give the DataLoader the same num_workers"
+            )
+        self._batches.load_state_dict(state)
+        self._resumed = self._batches.epoch
 
     def __iter__(self) -> Iterator[Any]:
+        # The loader's fetcher calls this; with a batch_size it would stack our batches.
+        if getattr(sys._getframe(1).f_locals.get("self"), "auto_collation", False):  # noqa: SLF001
+            raise UsageError(
+                "to_torch() makes the batches itself; give the DataLoader batch_size=None and "
+                "to_torch() the size"
+            )
+        state = self._batches.state_dict()
+        epoch = self._epochs.begin(self._resumed)
+        if self._resumed is None and state["epoch"] != epoch:
+            self._batches.set_epoch(epoch)
+        self._resumed = None
+        return map(_tensors, self._batches.share(*_worker()))
+
+
+class _Epochs:
+    """Numbers the iterations, alike for all workers of a loader: shared by their processes.
+
+    A loader copies its dataset into new workers at every iteration, or keeps them
+    and lets each iterate again. What its workers know in common is a random
+    number of the loader's, and how often they have iterated.
+    """
+
+    def __init__(self, first: int = 0, shared: Any = None) -> None:
+        # The next epoch; then of some loaders: number, iterations of a worker, epoch.
+        # Of a context whose locks forked and spawned processes can both inherit.
+        new = shared is None
+        self._shared = multiprocessing.get_context("spawn").Array("q", _SLOTS) if new else shared
+        self._iterations = 0
+        if new:
+            self.set_next(first)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if get_spawning_popen() is None:  # a copy, for elsewhere
+            return type(self), (self._shared[0],)
+        return type(self), (0, self._shared)
+
+    def set_next(self, epoch: int) -> None:
+        """Say which epoch comes next, whoever iterates."""
+        with self._shared.get_lock():
+            self._shared[:] = [epoch] + [-1] * (3 * _LOADERS)
+
+    def begin(self, resumed: int | None) -> int:
+        """Return the epoch of the iteration that begins; `resumed` where that is known."""
         info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        share = self._rank * workers + worker
-        for batch in self._batches.share(share, self._world_size * workers):
-            yield tuple(map(_tensor, batch)) if isinstance(batch, tuple) else _tensor(batch)
-        self._batches.epoch += 1
+        with self._shared.get_lock():
+            following, *flat = self._shared[:]
+            loaders = [flat[n : n + 3] for n in range(0, len(flat), 3)]
+            epoch = following if resumed is None else resumed
+            if info is not None:
+                number, times = info.seed - info.id, self._iterations
+                self._iterations += 1
+                for known, since, first in loaders:
+                    if known == number and resumed is None:
+                        epoch = first + times - since
+                others = [loader for loader in loaders if loader[0] != number]
+                loaders = [[number, times, epoch], *others][:_LOADERS]
+            following = max(following, epoch + 1) if resumed is None else epoch + 1
+            self._shared[:] = [following, *(value for loader in loaders for value in loader)]
+        return epoch
+
+
+def _worker() -> tuple[int, int]:
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info is not None else (0, 1)
+
+
+def _tensors(batch: Any) -> Any:
+    return tuple(map(_tensor, batch)) if isinstance(batch, tuple) else _tensor(batch)
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -69,3 +170,11 @@ def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
     elif array.dtype == np.uint16:
         array = array.astype(np.int32)
     return torch.from_numpy(array)
+
+
+def distributed_rank() -> tuple[int, int]:
+    """Rank and number of processes, as ``torch.distributed`` says where it was initialised."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

@@ -1,75 +1,63 @@
-"""Reading images: only the chunks that hold the rows asked for, each once, in few requests.
+"""Reading images: only the chunks that hold the rows asked for, each once, many at once.
 
 zarr-python 3.1 awaits the chunks of a shard one after another, so that a shard
-in an object store costs 64 round trips. Here neighbouring chunks come in one
-range, and ranges at the same time.
+in an object store costs 64 round trips. Here the indexes of all shards come in
+one round of requests and the chunks of all shards in another.
+
+Only what was committed is returned. An index or a chunk that does not fit its
+checksum, or a shard that ends before its committed rows do, as an older state of
+it from a cache does, is an error that names the shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.raster.images import Images
-from zml_dask.store.commit.shards import ShardDamagedError, ShardReader
-from zml_dask.store.layout import ArraySpec, ImageShape, image_arrays, shard_path
-from zml_dask.store.storage import Storage
-
-_CONNECTIONS = 16
-"""Ranges asked for at once of storage that is not local."""
-
-_SHARDS_AT_ONCE = 4
+from zml_dask.store.commit.shards import ShardDamagedError, ShardReader, chunk_bytes
+from zml_dask.store.info import DatasetInfo
+from zml_dask.store.layout import ArraySpec, image_arrays, row_shape, shard_path
+from zml_dask.store.storage import Range, Storage
 
 Int64 = NDArray[np.int64]
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+_INDEXES_KEPT = 16_384
+"""Of shards, about a kilobyte each."""
+
+_CODEC_BYTES = 64
+"""By which a chunk that does not compress may be larger than its rows."""
+
+_LARGEST_SHARD = 2**48
+"""Bytes; an offset beyond is no place in a file."""
 
 
-class _ShardRanges:
-    """The bytes of a shard as far as they have been fetched; a slice gives them."""
-
-    def __init__(self, storage: Storage, path: str, tail: int) -> None:
-        self._storage = storage
-        self._path = path
-        self._tail = storage.read_tail(path, tail)
-        self._ranges: dict[int, bytes] = {}
-
-    def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        def read(span: tuple[int, int]) -> bytes:
-            return self._storage.read_range(self._path, *span)
-
-        for (start, _), data in zip(
-            ranges, _map(self._storage, read, ranges, _CONNECTIONS), strict=True
-        ):
-            self._ranges[start] = data
-
-    def __getitem__(self, key: slice, /) -> bytes:
-        if key.start < 0:
-            return self._tail[key]
-        for start, data in self._ranges.items():
-            if start <= key.start < start + len(data):
-                return data[key.start - start : key.stop - start]
-        return b""
-
-
-@dataclass(frozen=True, slots=True)
 class ImageReader:
-    """Reads rows of ``images``; small, and can be pickled.
+    """Reads rows of ``images``; keeps the indexes of the shards that it has seen.
 
-    Attributes
+    Small, and can be pickled. May be used from several threads.
+
+    Parameters
     ----------
     storage : Storage
-    shape : ImageShape
+    info : DatasetInfo
+        What is committed.
     """
 
-    storage: Storage
-    shape: ImageShape
+    def __init__(self, storage: Storage, info: DatasetInfo) -> None:
+        self.storage = storage
+        self.info = info
+        self._spec = image_arrays(info.shape)[0]
+        self._row = row_shape(self._spec, info.shape)
+        self._indexes: dict[int, bytes] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.storage, self.info)
 
     def read(self, rows: Int64, *, target: Images | None = None, decoders: int = 1) -> Images:
         """Read some images.
@@ -81,8 +69,8 @@ class ImageReader:
         target : numpy.ndarray of uint32, shape (n, height, width), optional
             Where to put them. Default: new memory.
         decoders : int
-            Chunks of local storage that are decoded at once, by threads. One is
-            right for a Dask task, whose neighbours have the other processors.
+            Chunks that are decoded at once, by threads. One is right for a Dask
+            task, whose neighbours have the other processors.
 
         Returns
         -------
@@ -91,60 +79,106 @@ class ImageReader:
         Raises
         ------
         ShardDamagedError
-            If a shard is not what was written.
+            If a shard is not what was committed.
         ObjectMissingError
             If a shard is not there.
         """
-        spec = image_arrays(self.shape)[0]
-        shape = (rows.size, self.shape.height, self.shape.width)
-        images: Images = np.empty(shape, np.uint32) if target is None else target
-
-        def read(task: tuple[int, int, int]) -> None:
-            shard, begin, end = task
-            within = rows[begin:end] - shard * spec.shard
-            self._read_shard(spec, shard, within, images[begin:end], decoders)
-
-        for _ in _map(self.storage, read, _runs(rows // spec.shard), _SHARDS_AT_ONCE):
-            pass
-        return images
-
-    def _read_shard(
-        self, spec: ArraySpec, shard: int, rows: Int64, target: Images, decoders: int
-    ) -> None:
-        path = shard_path(spec.name, shard, 3)
+        images: Images = np.empty((rows.size, *self._row), np.uint32) if target is None else target
         try:
-            self._read_chunks(spec, path, rows, target, decoders)
+            self._read(rows, images, decoders)
         except ShardDamagedError:
             # The dataset's last shard is replaced by a commit that fills it up;
             # one that came between the index and a chunk leaves the same rows.
-            try:
-                self._read_chunks(spec, path, rows, target, decoders)
-            except ShardDamagedError as error:
-                raise ShardDamagedError(
-                    f"{self.storage.url}/{path}: {error}; run zml-dask verify on the dataset"
-                ) from error
+            for shard in np.unique(rows // self._spec.shard).tolist():
+                self._indexes.pop(shard, None)
+            self._read(rows, images, decoders)
+        return images
 
-    def _read_chunks(
-        self, spec: ArraySpec, path: str, rows: Int64, target: Images, decoders: int
-    ) -> None:
-        row = (self.shape.height, self.shape.width)
-        ranges = _ShardRanges(self.storage, path, ShardReader.tail_bytes(spec))
-        reader = ShardReader(spec, row, ranges)
+    def _read(self, rows: Int64, images: Images, decoders: int) -> None:
+        spec = self._spec
+        shards = self._open([shard for shard, _, _ in _runs(rows // spec.shard)])
         runs = _runs(rows // spec.chunk)
-        spans = (reader.span(chunk) for chunk, _, _ in runs)
-        ranges.fetch(_joined(span for span in spans if span is not None))
+        places = [divmod(chunk, spec.shard // spec.chunk) for chunk, _, _ in runs]
+        spans = [(shard, shards[shard].span(chunk)) for shard, chunk in places]
+        ranges: list[Range] = [(shards[n].path, *span) for n, span in spans if span]
+        found = iter(self.storage.read_ranges(ranges))
+        for number, span in spans:
+            if span:
+                shards[number].fetched[span[0]] = next(found)
 
-        def decode(run: tuple[int, int, int]) -> None:
-            chunk, begin, end = run
-            if end - begin == spec.chunk:
-                reader.chunk(chunk, target[begin:end])
+        def decode(number: int) -> None:
+            _, begin, end = runs[number]
+            shard, chunk = places[number]
+            within = rows[begin:end] - (shard * spec.shard + chunk * spec.chunk)
+            shards[shard].decode(chunk, within, images[begin:end])
+
+        if decoders < 2 or len(runs) < 2:
+            for number in range(len(runs)):
+                decode(number)
+        else:
+            with ThreadPoolExecutor(min(decoders, len(runs))) as pool:
+                list(pool.map(decode, range(len(runs))))
+
+    def _open(self, shards: Sequence[int]) -> dict[int, _Shard]:
+        """Open shards, after reading the indexes that are not known yet, all at once."""
+        paths = {shard: shard_path(self._spec.name, shard, 1 + len(self._row)) for shard in shards}
+        known = {shard: self._indexes[shard] for shard in shards if shard in self._indexes}
+        missing = [shard for shard in shards if shard not in known]
+        size = ShardReader.tail_bytes(self._spec)
+        found = self.storage.read_ranges([(paths[shard], -size, None) for shard in missing])
+        known.update(zip(missing, found, strict=True))
+        opened = {shard: self._open_one(paths[shard], known[shard]) for shard in shards}
+        if len(self._indexes) + len(missing) > _INDEXES_KEPT:
+            self._indexes.clear()
+        self._indexes.update((shard, known[shard]) for shard in missing)
+        return opened
+
+    def _open_one(self, path: str, index: bytes) -> _Shard:
+        return _Shard(self.storage.url, path, index, self._spec, self._row)
+
+
+class _Shard:
+    """A shard as far as it has been read: its index, and the bytes of some chunks."""
+
+    def __init__(
+        self, url: str, path: str, index: bytes, spec: ArraySpec, row: tuple[int, ...]
+    ) -> None:
+        self.path = path
+        self.fetched: dict[int, bytes] = {}
+        self._url = url
+        self._index = index
+        self._spec = spec
+        self._most = chunk_bytes(spec, row) + _CODEC_BYTES
+        with self._named():
+            self._reader = ShardReader(spec, row, self)
+
+    def __getitem__(self, key: slice, /) -> bytes:
+        return self._index[key] if key.start < 0 else self.fetched.get(key.start, b"")
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except ShardDamagedError as error:
+            raise ShardDamagedError(
+                f"{self._url}/{self.path}: {error}; run zml-dask verify on the dataset"
+            ) from error
+
+    def span(self, chunk: int) -> tuple[int, int] | None:
+        """Where a chunk's bytes begin and end; None for one that is all fill value."""
+        with self._named():
+            span = self._reader.span(chunk)
+            if span and (span[1] - span[0] > self._most or span[1] > _LARGEST_SHARD):
+                raise ShardDamagedError(f"chunk {chunk} cannot be where its index says")
+            return span
+
+    def decode(self, chunk: int, rows: Int64, target: Images) -> None:
+        """Decode some rows of a chunk into `target`."""
+        with self._named():
+            if rows.size == self._spec.chunk:
+                self._reader.chunk(chunk, target)
             else:
-                decoded = reader.chunk(chunk)
-                target[begin:end] = decoded[rows[begin:end] - chunk * spec.chunk]
-
-        # Shards of storage far away are decoded by the threads that wait for them.
-        for _ in _in_threads(decode, runs, decoders if self.storage.is_local else 1):
-            pass
+                target[...] = self._reader.chunk(chunk)[rows]
 
 
 def _runs(numbers: Int64) -> list[tuple[int, int, int]]:
@@ -152,35 +186,3 @@ def _runs(numbers: Int64) -> list[tuple[int, int, int]]:
     values, begins = np.unique(numbers, return_index=True)
     ends = np.append(begins[1:], numbers.size)[: values.size]
     return list(zip(values.tolist(), begins.tolist(), ends.tolist(), strict=True))
-
-
-def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join spans of bytes that touch."""
-    joined: list[tuple[int, int]] = []
-    for start, stop in sorted(spans):
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], stop)
-        else:
-            joined.append((start, stop))
-    return joined
-
-
-def _map(
-    storage: Storage,
-    function: Callable[[_Item], _Result],
-    items: Sequence[_Item],
-    threads: int,
-) -> Iterator[_Result]:
-    """Map in order: at once where waiting is most of the work, one by one on a local disk."""
-    return _in_threads(function, items, 1 if storage.is_local else threads)
-
-
-def _in_threads(
-    function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int
-) -> Iterator[_Result]:
-    """Map in order, as many items at once as there are threads."""
-    if threads < 2 or len(items) < 2:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(min(threads, len(items))) as pool:
-        yield from pool.map(function, items)

@@ -122,10 +122,10 @@ class Snapshot:
         token: str = tokenize(self.storage, self.info.to_bytes())
         return token
 
-    @property
+    @cached_property
     def images(self) -> ImageReader:
         """Reads the committed images."""
-        return ImageReader(self.storage, self.info.shape)
+        return ImageReader(self.storage, self.info)
 
     @cached_property
     def withdrawn(self) -> frozenset[int]:
