@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from zml_dask.query.batches import LabelError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.pixels import EncodingError, encode
 from zml_dask.store.commit.shards import ShardDamagedError
+from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.storage import Storage
 
 
@@ -79,6 +83,90 @@ def test_workers_divide_the_images_among_themselves(ds: Dataset, workers: int) -
     assert sum(map(len, shares)) == len(batches)
     images = np.concatenate([batch for share in shares for batch in share])
     assert keys(images) == keys(ds.images.compute())
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("size", "buffer", "seed"), [(20, 100, 5), (64, 64, None), (7, 512, 0)])
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 1), (3, 2), (7, 3), (250, 1)])
+def test_every_rank_gets_as_many_batches(
+    ds: Dataset, ranks: int, workers: int, size: int, buffer: int, seed: int | None, drop_last: bool
+) -> None:
+    view = ds.select("language in ['Python', 'C']")
+    n = len(view)
+    got = []
+    for rank in range(ranks):
+        batches = view.batches(
+            size, seed=seed, buffer=buffer, rank=rank, world_size=ranks, drop_last=drop_last
+        )
+        shares = []
+        for worker in range(workers):
+            batches.set_epoch(4)
+            shares += list(batches.share(worker, workers))
+        assert len(shares) == len(batches)
+        if drop_last:
+            assert all(len(batch) == size for batch in shares)
+        got.append(shares)
+    assert len({len(shares) for shares in got}) == 1
+    everything = [batch for shares in got for batch in shares]
+    images = keys(np.concatenate([view.images[:0].compute(), *everything]))
+    whole = keys(view.images.compute())
+    if drop_last:
+        assert len(images) == ranks * (n // ranks // size) * size
+        assert not Counter(images) - Counter(whole)
+    else:
+        assert len(images) == ranks * -(-n // ranks)
+        assert not Counter(whole) - Counter(images)
+
+
+def test_an_epoch_that_is_left_early_is_over(ds: Dataset) -> None:
+    batches = ds.batches(batch_size=20, seed=1)
+    firsts = [next(iter(batches)).tobytes() for _ in range(3)]
+    assert len(set(firsts)) == 3
+    batches.set_epoch(1)
+    assert next(iter(batches)).tobytes() == firsts[1]
+    assert batches.epoch == 2
+
+
+@pytest.mark.parametrize("given", [0, 1, 5, 12])
+def test_an_epoch_goes_on_where_another_was(ds: Dataset, given: int) -> None:
+    options = {"batch_size": 20, "seed": 1, "buffer": 64, "labels": "file_id"}
+    batches = ds.batches(**options)
+    next(iter(batches))
+    batches.set_epoch(2)
+    whole = list(batches)
+    batches.set_epoch(2)
+    epoch = iter(batches)
+    for _ in range(given):
+        next(epoch)
+    state = json.loads(json.dumps(batches.state_dict()))
+    again = ds.batches(**options)
+    again.load_state_dict(state)
+    rest = list(again)
+    assert len(rest) == len(whole) - given
+    for one, other in zip(rest, whole[given:], strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    assert again.state_dict()["epoch"] == 3
+    with pytest.raises(UsageError, match="its batch_size was 20 and is now 30"):
+        ds.batches(30, seed=1, buffer=64).load_state_dict(state)
+
+
+def test_the_first_batch_reads_no_more_than_it_needs(
+    ds: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ImageReader.read
+    asked = []
+
+    def counted(self: ImageReader, rows: np.ndarray, **options: Any) -> np.ndarray:
+        asked.append(rows.size)
+        return read(self, rows, **options)
+
+    monkeypatch.setattr(ImageReader, "read", counted)
+    epoch = iter(ds.batches(batch_size=16, seed=1, buffer=512))
+    next(epoch)
+    epoch.close()
+    assert asked[0] <= 64  # an eighth
+    assert len(asked) <= 2  # and the next one, ahead
 
 
 def test_a_seed_shuffles_and_repeats_itself(ds: Dataset) -> None:

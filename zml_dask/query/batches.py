@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from zml_dask.query.view import View
 
 
+_Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
 _Window: TypeAlias = tuple[NDArray[np.uint32], Int64, Int64]
@@ -212,24 +214,25 @@ class Batches:
         """
         if first >= stop:
             return
-        seed = self.options.seed
+        seed, size = self.options.seed, self.options.batch_size
         order = _Order(self._view.rows, None if seed is None else [int(seed), epoch])
-        spans = []
-        at, size = start, max(self.options.batch_size, self.options.buffer // _FIRST_PART)
-        while at < stop:
-            end = min(order.chunk_end(at, size), stop)
-            if end > first:
-                spans.append((at, end))
-            at, size = end, min(2 * size, self.options.buffer)
         reader = self._view.snapshot.images
         decoders = max(1, CPU_COUNT // workers)
+        largest = max(size, self.options.buffer)
         # Two, used in turn: memory mapped anew for every window costs as much as reading.
-        height, width = reader.info.shape.height, reader.info.shape.width
-        longest = max(end - begin for begin, end in spans)
-        memory = np.empty((2, longest, height, width), np.uint32)
+        shape = (min(largest + order.largest_chunk, stop - start), *reader.row)
+        memory = np.empty((2, *shape), np.uint32)
 
-        def read(number: int) -> _Window:
-            begin, end = spans[number]
+        def spans() -> Iterator[tuple[int, int, int]]:
+            begin, wanted, number = start, max(size, largest // _FIRST_PART), 0
+            while begin < stop:
+                end = min(order.chunk_end(begin, wanted), stop)
+                if end > first:
+                    yield number, begin, end
+                begin, wanted, number = end, min(2 * wanted, largest), number + 1
+
+        def read(span: tuple[int, int, int]) -> _Window:
+            number, begin, end = span
             positions = order.positions(begin, end)
             target = memory[number % 2, : positions.size]
             images = reader.read(positions, target=target, decoders=decoders)
@@ -238,7 +241,7 @@ class Batches:
                 places = np.random.default_rng([int(seed), epoch, begin]).permutation(places)
             return images, positions, places[max(0, first - begin) :]
 
-        yield from _one_ahead(read, len(spans))
+        yield from _one_ahead(read, spans())
 
 
 class _Order:
@@ -256,6 +259,7 @@ class _Order:
         if seed is not None:
             self._chunks = np.random.default_rng(seed).permutation(self._chunks)
         self._ends = np.cumsum(sizes[self._chunks])
+        self.largest_chunk = int(sizes.max(initial=0))
 
     def chunk_end(self, begin: int, size: int) -> int:
         """Where the chunk ends that makes `size` images from `begin` on, or else the epoch."""
@@ -277,15 +281,16 @@ class _Order:
         return np.concatenate([self._rows.positions(*part) for part in sorted(parts)])
 
 
-def _one_ahead(make: Callable[[int], _Made], n: int) -> Iterator[_Made]:
-    """Yield what is made of 0 to `n`, each made by a thread while the one before is in use."""
+def _one_ahead(make: Callable[[_Item], _Made], items: Iterator[_Item]) -> Iterator[_Made]:
+    """Yield what is made of each item, by a thread while the one before is in use."""
     with ThreadPoolExecutor(1, thread_name_prefix="zml-batches") as pool:
-        waiting = pool.submit(make, 0)
-        for number in range(1, n):
-            made = waiting.result()
-            waiting = pool.submit(make, number)
+        waiting = [pool.submit(make, item) for item in islice(items, 1)]
+        for item in items:
+            made = waiting.pop().result()
+            waiting.append(pool.submit(make, item))
             yield made
-        yield waiting.result()
+        for last in waiting:
+            yield last.result()
 
 
 def _join(

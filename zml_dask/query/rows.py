@@ -44,7 +44,10 @@ class Rows:
     @classmethod
     def all(cls, total: int) -> Rows:
         """Every row."""
-        return cls.of_mask(np.ones(total, np.bool_))
+        bits = np.full(-(-total // 8), 0xFF, np.uint8)
+        if total % 8:
+            bits[-1] = 0xFF00 >> total % 8 & 0xFF
+        return cls(bits, total)
 
     @classmethod
     def of_mask(cls, mask: NDArray[np.bool_]) -> Rows:

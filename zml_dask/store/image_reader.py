@@ -12,6 +12,7 @@ it from a cache does, is an error that names the shard.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from zml_dask.raster.images import Images
 from zml_dask.store.commit.shards import ShardDamagedError, ShardReader, chunk_bytes
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import ArraySpec, image_arrays, row_shape, shard_path
+from zml_dask.store.layout import IMAGES, ArraySpec, row_shape, shard_path
 from zml_dask.store.storage import Range, Storage
 
 Int64 = NDArray[np.int64]
@@ -47,14 +48,22 @@ class ImageReader:
     storage : Storage
     info : DatasetInfo
         What is committed.
+
+    Attributes
+    ----------
+    row : tuple of int
+        Shape of an image.
     """
 
     def __init__(self, storage: Storage, info: DatasetInfo) -> None:
         self.storage = storage
         self.info = info
-        self._spec = image_arrays(info.shape)[0]
-        self._row = row_shape(self._spec, info.shape)
+        self._spec = info.array(IMAGES.name)
+        self.row = row_shape(self._spec, info.shape)
         self._indexes: dict[int, bytes] = {}
+        self._last_rows = {
+            shard.path: (shard.rows, shard.last_rows_sha256) for shard in info.boundary_shards
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.storage, self.info)
@@ -83,7 +92,7 @@ class ImageReader:
         ObjectMissingError
             If a shard is not there.
         """
-        images: Images = np.empty((rows.size, *self._row), np.uint32) if target is None else target
+        images: Images = np.empty((rows.size, *self.row), np.uint32) if target is None else target
         try:
             self._read(rows, images, decoders)
         except ShardDamagedError:
@@ -100,11 +109,9 @@ class ImageReader:
         runs = _runs(rows // spec.chunk)
         places = [divmod(chunk, spec.shard // spec.chunk) for chunk, _, _ in runs]
         spans = [(shard, shards[shard].span(chunk)) for shard, chunk in places]
-        ranges: list[Range] = [(shards[n].path, *span) for n, span in spans if span]
-        found = iter(self.storage.read_ranges(ranges))
-        for number, span in spans:
-            if span:
-                shards[number].fetched[span[0]] = next(found)
+        ranges: list[Range] = [(shards[shard].path, *span) for shard, span in spans]
+        for (shard, span), data in zip(spans, self.storage.read_ranges(ranges), strict=True):
+            shards[shard].fetched[span[0]] = data
 
         def decode(number: int) -> None:
             _, begin, end = runs[number]
@@ -121,20 +128,23 @@ class ImageReader:
 
     def _open(self, shards: Sequence[int]) -> dict[int, _Shard]:
         """Open shards, after reading the indexes that are not known yet, all at once."""
-        paths = {shard: shard_path(self._spec.name, shard, 1 + len(self._row)) for shard in shards}
+        paths = {shard: shard_path(self._spec.name, shard, 1 + len(self.row)) for shard in shards}
         known = {shard: self._indexes[shard] for shard in shards if shard in self._indexes}
         missing = [shard for shard in shards if shard not in known]
         size = ShardReader.tail_bytes(self._spec)
         found = self.storage.read_ranges([(paths[shard], -size, None) for shard in missing])
         known.update(zip(missing, found, strict=True))
-        opened = {shard: self._open_one(paths[shard], known[shard]) for shard in shards}
+        opened = {
+            shard: _Shard(self.storage.url, paths[shard], known[shard], self._spec, self.row)
+            for shard in shards
+        }
+        for number, shard in opened.items():
+            rows = min(self.info.counts.images - number * self._spec.shard, self._spec.shard)
+            shard.expect(rows, self._last_rows.get(shard.path))
         if len(self._indexes) + len(missing) > _INDEXES_KEPT:
             self._indexes.clear()
         self._indexes.update((shard, known[shard]) for shard in missing)
         return opened
-
-    def _open_one(self, path: str, index: bytes) -> _Shard:
-        return _Shard(self.storage.url, path, index, self._spec, self._row)
 
 
 class _Shard:
@@ -149,6 +159,7 @@ class _Shard:
         self._index = index
         self._spec = spec
         self._most = chunk_bytes(spec, row) + _CODEC_BYTES
+        self._last: tuple[int, str | None] | None = None
         with self._named():
             self._reader = ShardReader(spec, row, self)
 
@@ -164,21 +175,54 @@ class _Shard:
                 f"{self._url}/{self.path}: {error}; run zml-dask verify on the dataset"
             ) from error
 
-    def span(self, chunk: int) -> tuple[int, int] | None:
-        """Where a chunk's bytes begin and end; None for one that is all fill value."""
+    def expect(self, rows: int, last: tuple[int, str | None] | None) -> None:
+        """Check that it holds as many rows as are committed, and say what the last ones are.
+
+        A cache, or a copy made while a commit ran, may give an older state of a
+        shard that a later commit has filled up.
+
+        Parameters
+        ----------
+        rows : int
+        last : (int, str or None), optional
+            Rows of a shard that the end of a commit lies in, and the SHA-256 of
+            those of them that its last chunk holds.
+        """
         with self._named():
-            span = self._reader.span(chunk)
-            if span and (span[1] - span[0] > self._most or span[1] > _LARGEST_SHARD):
+            needed = -(-rows // self._spec.chunk)
+            if self._reader.chunks < needed:
+                raise ShardDamagedError(
+                    f"it holds {self._reader.chunks} of {needed} chunks: it is damaged, or an "
+                    "older state of it, from a cache say"
+                )
+        self._last = last
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """Where a chunk's bytes begin and end."""
+        with self._named():
+            start, stop = self._reader.span(chunk)
+            if stop - start > self._most or stop > _LARGEST_SHARD:
                 raise ShardDamagedError(f"chunk {chunk} cannot be where its index says")
-            return span
+            return start, stop
 
     def decode(self, chunk: int, rows: Int64, target: Images) -> None:
         """Decode some rows of a chunk into `target`."""
         with self._named():
             if rows.size == self._spec.chunk:
-                self._reader.chunk(chunk, target)
+                decoded = self._reader.chunk(chunk, target)
             else:
-                target[...] = self._reader.chunk(chunk)[rows]
+                decoded = self._reader.chunk(chunk)
+                target[...] = decoded[rows]
+            if self._last is None or self._last[1] is None:
+                return
+            last, rest = divmod(self._last[0] - 1, self._spec.chunk)
+            if chunk == last:
+                digest = hashlib.sha256(decoded[: rest + 1].tobytes()).hexdigest()
+                if digest != self._last[1]:
+                    raise ShardDamagedError(
+                        f"chunk {chunk} does not hold the rows that dataset.json says it does: it "
+                        "is an older state of it, from a cache say"
+                    )
 
 
 def _runs(numbers: Int64) -> list[tuple[int, int, int]]:
