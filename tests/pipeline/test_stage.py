@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import distributed
+import pytest
 from distributed.core import Status
 
+from zml_dask.engine.progress import Counts, SilentProgress
+from zml_dask.errors import ClusterError
+from zml_dask.pipeline.build import build
 from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.stage import StageRecords, make_partition
@@ -15,6 +19,7 @@ from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.server import Sandbox
+from zml_dask.store.info import read_info
 from zml_dask.store.staging import FailureRow, stage_failure
 from zml_dask.store.storage import Storage
 
@@ -64,3 +69,26 @@ def test_a_worker_that_leaves_stages_nothing_more(
 
     assert client.submit(leave, pure=False).result() == "to be built by another"
     assert storage.list() == []
+
+
+def test_a_commit_of_less_than_workers_reported_is_refused(
+    client: distributed.Client, make_sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    served = make_sandbox(
+        [make_record(number, {"a.zip": archive({"a.py": b"x = 1\n"})}) for number in (7, 8)]
+    )
+    catalogue = Catalogue.open(harvested(served, tmp_path))
+    storage = Storage.open(tmp_path / "ds")
+
+    class Losing(SilentProgress):
+        """One staged record is lost between staging and commit: its worker's disk was its own."""
+
+        def update(self, stage: str, counts: Counts) -> None:
+            if stage == "records" and counts.done == 2:
+                storage.remove([path for path in storage.list("staging/packs") if "/7-" in path])
+
+    options = BuildOptions(partition_records=1)
+    with pytest.raises(ClusterError, match=r"1 of 2 records .* are not in .* such as 7: "):
+        build(catalogue, storage, client=client, options=options, progress=Losing())
+    assert read_info(storage) is None
+    assert build(catalogue, storage, client=client, options=options).n_records == 2

@@ -184,6 +184,7 @@ def _build_and_commit(
                 software_versions(),
                 recorded_harvest(run.catalogue.harvest),
             ),
+            staged.record_ids,
         )
         info = run_job(commit, executor, lock=run.lock, progress=run.progress)
         remove_published(run.storage)

@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, ClassVar
 
+import numpy as np
+
 from zml_dask.engine.job import Job, Report
+from zml_dask.errors import ClusterError
 from zml_dask.records.journal import HarvestState
 from zml_dask.store.commit.steps import (
     CommitOptions,
@@ -42,17 +45,34 @@ class CommitStaged(Job[tuple[CommitTask, ...], None, list[TaskResult], DatasetIn
         The dataset.
     options : CommitOptions
         What the commit notes in ``dataset.json``.
+    reported : sequence of int
+        Ids of the records that workers reported as staged in this run.
     """
 
     name: ClassVar[str] = "commit"
 
     storage: Storage
     options: CommitOptions = field(default_factory=CommitOptions)
+    reported: Sequence[int] = ()
     _plan: CommitPlan | None = field(default=None, init=False, repr=False)
 
     def plan(self, workers: int) -> list[tuple[CommitTask, ...]]:
-        """Plan the commit; its tasks find the plan in the dataset's staging."""
+        """Plan the commit; its tasks find the plan in the dataset's staging.
+
+        Raises
+        ------
+        ClusterError
+            If what workers reported as staged is not there: nothing is committed then.
+        """
         self._plan = plan_commit(self.storage, self.options)
+        there = np.empty(0, np.int64) if self._plan is None else self._plan.record_id
+        missing = np.setdiff1d(np.array(self.reported, np.int64), there)
+        if missing.size:
+            raise ClusterError(
+                f"{missing.size:,} of {len(self.reported):,} records that workers reported as "
+                f"staged are not in {self.storage.url}, such as {missing[0]}: do all workers "
+                "write to the same storage? Nothing is committed; run the same command again"
+            )
         return [] if self._plan is None else group_tasks(self._plan.tasks, workers)
 
     def for_workers(self) -> CommitStaged:

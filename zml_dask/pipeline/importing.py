@@ -206,7 +206,9 @@ def import_legacy(
         if len(todo) or len(ledger.staged) or ledger.uncommitted_failures:
             with open_executor() as executor:
                 staged = run_job(job, executor, lock=lock, log=log, progress=progress)
-                commit = CommitStaged(storage, CommitOptions(software=software_versions()))
+                commit = CommitStaged(
+                    storage, CommitOptions(software=software_versions()), staged.record_ids
+                )
                 info = run_job(commit, executor, lock=lock, progress=progress)
         log.write("end", committed=bool(info))
     return ImportResult(
