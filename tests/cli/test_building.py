@@ -414,3 +414,36 @@ def test_a_demo_into_a_folder_of_others_leaves_the_former_demo_as_it_is(
     (tmp_path / "docs" / "api.md").touch()
     assert run("demo", "docs") == 2
     assert (tmp_path / "catalogue.jsonl").read_bytes() == before
+
+
+def test_verify_fetches_again_with_the_token_and_the_cache_that_it_is_given(
+    make_sandbox: Callable[..., Sandbox], cluster: distributed.LocalCluster, tmp_path: Path
+) -> None:
+    served = make_sandbox(
+        [
+            make_record(
+                7,
+                {
+                    "a.zip": zip_bytes(
+                        "o-r-1a2b3c4",
+                        [Source("a.py", b"x = 1\n")],
+                        when=datetime(2024, 1, 1, tzinfo=UTC),
+                    )
+                },
+            )
+        ]
+    )
+    catalogue = _harvested(served, tmp_path / "catalogue.jsonl")
+    dataset, cache = tmp_path / "ds", tmp_path / "cache"
+    assert run("build", catalogue, dataset, "--cluster", cluster.scheduler_address) == 0
+    assert run("fetch", catalogue, cache) == 0
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    token.chmod(0o600)
+    served.requests.clear()
+    assert run("verify", dataset, "--source", 1, "--token-file", token) == 0
+    assert [seen.is_authenticated for seen in served.requests.downloads] == [True]
+    served.requests.clear()
+    assert run("verify", dataset, "--source", 1, "--cache", cache, "--offline") == 0
+    assert not served.requests.downloads
+    assert run("verify", dataset, "--source", 1, "--cache", tmp_path / "none", "--offline") == 1

@@ -244,7 +244,7 @@ def test_another_image_size_is_refused_before_anything_is_fetched(
     client: distributed.Client,
     tmp_path: Path,
 ) -> None:
-    other = BuildOptions(shape=ImageShape(40, 60))
+    other = BuildOptions(image=ImageShape(40, 60))
     served.requests.clear()
     with pytest.raises(UsageError, match=r"80 lines by 80 .* into another folder"):
         build(catalogue, reference, client=client, options=other)

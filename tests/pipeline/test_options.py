@@ -19,16 +19,21 @@ def test_a_file_sets_fields_tables_and_nested_fields(tmp_path: Path) -> None:
     options = read_options(path, {"limits": {"max_members": 7}}, {"keep_binary": False})
     assert options.keep_binary
     assert options.export == ("pickle", "hdf5")
-    assert (options.shape.height, options.shape.width) == (40, 80)
+    assert (options.image.height, options.image.width) == (40, 80)
     assert (options.limits.max_archive_bytes, options.limits.max_members) == (1000, 7)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"exprot": []}, "exprot: no such option"),
+        ({"exprot": []}, "exprot: no such option; did you mean export"),
+        (
+            {"limits": {"max_member": 3}},
+            r"limits\.max_member: no such option; did you mean max_members",
+        ),
+        ({"export": ["pickle", 3]}, r"export\[1\]: must be str, not int"),
         ({"export": ["png"]}, "unknown format 'png'"),
-        ({"export": "pickle"}, "export: must be a list of strings"),
+        ({"export": "pickle"}, "export: must be a list, not str"),
         ({"prefetch": True}, "prefetch: must be int"),
         ({"limits": {"max_members": "many"}}, "limits.max_members: must be int"),
         ({"limits": 3}, "must be a table"),

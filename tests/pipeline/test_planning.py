@@ -82,7 +82,7 @@ def test_the_largest_archives_are_fetched_first(client: distributed.Client, tmp_
 
 
 def test_memory_is_worked_out_before_anything_runs() -> None:
-    small, large = BuildOptions(), BuildOptions(shape=ImageShape(400, 400))
+    small, large = BuildOptions(), BuildOptions(image=ImageShape(400, 400))
     assert memory_need(small).worker < 2**30
     assert memory_warning(memory_need(small), [0, 2**30]) is None
     assert memory_need(large).shard > 5 * memory_need(small).shard

@@ -20,7 +20,7 @@ from zml_dask.pipeline import process
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.options import BuildOptions, options_from
 from zml_dask.pipeline.sources import check_target
-from zml_dask.pipeline.update import recorded_options, update
+from zml_dask.pipeline.update import options_of_dataset, update
 from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.faults import Faults
@@ -36,7 +36,7 @@ def test_an_update_appends_what_is_new_and_drops_what_is_gone(
     make_sandbox: Callable[..., Sandbox], client: distributed.Client, tmp_path: Path
 ) -> None:
     served = make_sandbox(small_records(5))
-    options = BuildOptions(shape=ImageShape(40, 60), keep_binary=True)
+    options = BuildOptions(image=ImageShape(40, 60), keep_binary=True)
     catalogue = harvested(served, tmp_path)
     build(catalogue, tmp_path / "ds", client=client, options=options)
     storage = Storage.open(tmp_path / "ds")
@@ -54,8 +54,8 @@ def test_an_update_appends_what_is_new_and_drops_what_is_gone(
         ),
     )
     served.corpus.withdraw(1002)
-    recorded = options_from(recorded_options(check_target(storage)))
-    assert (recorded.shape, recorded.keep_binary) == (options.shape, True)
+    recorded = options_from(options_of_dataset(check_target(storage)))
+    assert (recorded.image, recorded.keep_binary) == (options.image, True)
     with HttpClient() as http:
         result = update(storage, lambda: nullcontext(DaskExecutor(client)), http, options=recorded)
     assert result.new == 2

@@ -55,6 +55,19 @@ _CLUSTER = (
     ),
 )
 
+_FETCH = (
+    click.option("--cache", metavar="CACHE", help="Archives fetched before (zml-dask fetch)."),
+    click.option("--offline", is_flag=True, help="Use the cache alone."),
+    click.option("--api-url", metavar="URL", help="Root of Zenodo's API, where not as harvested."),
+    click.option("--github-url", metavar="URL", help="Where repositories are fetched instead."),
+    click.option(
+        "--token-file",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="File with a Zenodo access token; else ZENODO_TOKEN.",
+    ),
+    click.option("--scratch", metavar="DIR", help="Node-local folder for archives at work."),
+)
+
 _BUILD = (
     click.option("--export", metavar="FORMATS", help="Also write 2018's files: pickle,hdf5."),
     click.option("--retry-failed", is_flag=True, help="Try again what failed permanently."),
@@ -74,16 +87,6 @@ _BUILD = (
         help="Name files' languages by linguist's tables, or by content (extra magika; slow).",
     ),
     click.option("--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB)."),
-    click.option("--cache", metavar="CACHE", help="Archives fetched before (zml-dask fetch)."),
-    click.option("--offline", is_flag=True, help="Use the cache alone."),
-    click.option("--api-url", metavar="URL", help="Root of Zenodo's API, where not as harvested."),
-    click.option("--github-url", metavar="URL", help="Where repositories are fetched instead."),
-    click.option(
-        "--token-file",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="File with a Zenodo access token; else ZENODO_TOKEN.",
-    ),
-    click.option("--scratch", metavar="DIR", help="Node-local folder for archives at work."),
 )
 
 
@@ -94,7 +97,12 @@ def cluster_options(command: Command) -> Command:
 
 def build_options(command: Command) -> Command:
     """Add the options that say how to build."""
-    return _added(command, _BUILD)
+    return _added(command, (*_BUILD, *_FETCH))
+
+
+def fetch_options(command: Command) -> Command:
+    """Add the options that say how records are fetched."""
+    return _added(command, _FETCH)
 
 
 def _added(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:

@@ -18,7 +18,7 @@ from zml_dask.cli.building import (
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.pipeline.sources import check_target
-from zml_dask.pipeline.update import UpdateResult, harvest_of, recorded_options, update
+from zml_dask.pipeline.update import UpdateResult, harvest_of, options_of_dataset, update
 from zml_dask.store.storage import Storage
 from zml_dask.text_safety import escape_text
 
@@ -50,7 +50,7 @@ def command(
     storage = Storage.open(dataset)
     info = check_target(storage)
     asked = harvest_of(info, storage.url)
-    options = options_of(values, recorded_options(info))
+    options = options_of(values, options_of_dataset(info))
     api_url = options.api_url or asked.options.api_url
     token = Token.load(Path(options.token_file) if options.token_file else None, api_url)
     with progress_of(ctx) as progress, HttpClient(token=token) as http:

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
-from zml_dask.engine.lock import dataset_lock
+from zml_dask.cli.building import fetch_options, options_of
+from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.legacy.verification import verify_exports
 from zml_dask.net.client import HttpClient
-from zml_dask.pipeline.options import BuildOptions, options_from
+from zml_dask.net.options import Token
+from zml_dask.pipeline.options import recorded_options
 from zml_dask.pipeline.process import process
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import ZENODO_API, parse_record
@@ -47,16 +50,18 @@ _LINE_EVERY = 2_000
 )
 @click.option("--repair", "mend", is_flag=True, help="Make damaged objects again.")
 @click.option("--catalogue", help="Where records are fetched from; by default as harvested.")
+@fetch_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     dataset: str,
     deep: bool,
     source: int | None,
     mend: bool,
-    catalogue: str | None,
     as_json: bool,
+    **values: Any,
 ) -> int:
     """Check every object of DATASET against its checksum, and its images against their text.
 
@@ -64,7 +69,7 @@ def command(
     metadata and indices from the tables, images by fetching their records.
     """
     storage = Storage.open(dataset)
-    restage = _restage_from(storage, catalogue)
+    restage = _restage_from(storage, values)
     with ThreadPoolExecutor(_THREADS) as pool:
         mapper = _with_progress(pool, quiet=ctx.obj["quiet"])
         check = partial(
@@ -72,8 +77,8 @@ def command(
         )
         report = check()
         if mend:
-            with dataset_lock(storage):
-                report = _mend(storage, report, restage, check)
+            with dataset_lock(storage) as lock:
+                report = _mend(storage, report, restage, check, lock)
     if report.ok:  # what is damaged itself proves nothing about its exports
         report.merge(verify_exports(storage, mend=mend))
     if as_json:
@@ -84,12 +89,17 @@ def command(
 
 
 def _mend(
-    storage: Storage, report: Report, restage: Restage, check: Callable[[], Report]
+    storage: Storage,
+    report: Report,
+    restage: Restage,
+    check: Callable[[], Report],
+    lock: DatasetLock,
 ) -> Report:
     """Repair until nothing is wrong, or nothing more can be done; say what was done."""
     done: list[str] = []
     left = report
     while not report.ok:
+        lock.check()
         left = repair(storage, report, restage)
         report = check()
         if set(left.notes) <= set(done):
@@ -135,25 +145,22 @@ def _show(report: Report) -> None:
     click.echo(f"{verdict}: {escape_text(report.url)} (checked {counts or 'nothing'})")
 
 
-def _restage_from(dataset: Storage, catalogue: str | None) -> Restage:
+def _restage_from(dataset: Storage, values: dict[str, Any]) -> Restage:
     """Make a function that fetches records again, as the dataset was built."""
 
     def restage(record_ids: Sequence[int], target: Storage) -> None:
         info = read_info(dataset) or DatasetInfo()
-        options = _options_of(info)
-        with HttpClient() as client:
-            for record in _records(dataset, info, record_ids, catalogue, options):
+        # What gives the same rows as the dataset's; nothing is exported anew.
+        recorded = recorded_options(info.options) | {"export": []}
+        options = replace(options_of(values, recorded), image=info.shape)
+        api_url = options.api_url or str((info.harvest or {}).get("api_url") or ZENODO_API)
+        token = Token.load(Path(options.token_file) if options.token_file else None, api_url)
+        catalogue = values["catalogue"]
+        with HttpClient(token=token) as client:
+            for record in _records(dataset, info, record_ids, catalogue, api_url):
                 process(record, target, options=options, client=client, catalogue=catalogue)
 
     return restage
-
-
-def _options_of(info: DatasetInfo) -> BuildOptions:
-    """Build options that give the same rows as the dataset's: nothing is exported anew."""
-    recorded = dict(info.options)
-    recorded["image"] = recorded.pop("shape", {})
-    recorded = {k: v for k, v in recorded.items() if v is not None and k != "export"}
-    return replace(options_from(recorded), shape=info.shape)
 
 
 def _records(
@@ -161,14 +168,12 @@ def _records(
     info: DatasetInfo,
     record_ids: Sequence[int],
     catalogue: str | None,
-    options: BuildOptions,
+    api_url: str,
 ) -> Sequence[Record]:
     """Find records in a catalogue, or else as the dataset keeps what was harvested of them."""
     if catalogue is not None:
         opened = Catalogue.open(catalogue)
         refs = [opened.refs.find(record_id) for record_id in record_ids]
         return [opened.read(ref) for ref in refs if ref is not None]
-    harvest = info.harvest or {}
-    api_url = str(options.api_url or harvest.get("api_url") or ZENODO_API)
     rows = read_rows(dataset, info, "records", ["metadata"], record_ids)["metadata"].to_pylist()
     return [parse_record(json.loads(hit), api_url=api_url) for hit in rows if hit]

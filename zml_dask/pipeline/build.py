@@ -157,7 +157,7 @@ def _build_and_commit(
     run: _Run, info: DatasetInfo | None, open_executor: OpenExecutor, limit: int | None
 ) -> BuildResult:
     # What could not be committed is found before anything is downloaded.
-    ledger = load_ledger(run.storage, info, shape=run.options.shape)
+    ledger = load_ledger(run.storage, info, shape=run.options.image)
     refs = run.catalogue.refs if limit is None else run.catalogue.refs[:limit]
     todo = ledger.todo(refs, retry_failed=run.options.retry_failed)
     run.progress.say(_plan_line(refs, ledger, todo))
@@ -179,7 +179,7 @@ def _build_and_commit(
         commit = CommitStaged(
             run.storage,
             CommitOptions(
-                run.options.shape,
+                run.options.image,
                 run.options.recorded(),
                 software_versions(),
                 recorded_harvest(run.catalogue.harvest),
@@ -206,9 +206,9 @@ def _with_shape_of(info: DatasetInfo | None, options: BuildOptions) -> BuildOpti
     """Return the options with the image size that the dataset has, where it has one."""
     if info is None:
         return options
-    if options.shape != ImageShape():  # the user named a size
-        check_shape(info, options.shape)
-    return replace(options, shape=info.shape)
+    if options.image != ImageShape():  # the user named a size
+        check_shape(info, options.image)
+    return replace(options, image=info.shape)
 
 
 def _plan_line(refs: RefTable, ledger: Ledger, todo: RefTable) -> str:

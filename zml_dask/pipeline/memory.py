@@ -66,10 +66,10 @@ def memory_need(options: BuildOptions) -> MemoryNeed:
     # A file's bytes, decoded (up to four bytes a character), settled (a tab
     # becomes four spaces), and as images: one line of one character fills 320 bytes.
     largest = options.limits.max_file_bytes
-    lines = options.shape.width * _PIXEL if options.export else 0
+    lines = options.image.width * _PIXEL if options.export else 0
     file = largest * (1 + 4 + 4 + lines)
     record = file + _SPOOLS + (1 + options.prefetch) * _FETCH + 65_536 * _ROW
-    image = options.shape.height * options.shape.width * _PIXEL
+    image = options.image.height * options.image.width * _PIXEL
     # One shard drawn, and its chunks encoded: source and codes barely shrink in
     # the worst case, which the quarter stands for.
     shard = IMAGES.shard * image * 5 // 4

@@ -1,14 +1,15 @@
-"""What a build may be told: one frozen dataclass, from keywords or from a TOML file."""
+"""The options of a build: one frozen dataclass, from keywords or from a TOML file."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
+from zml_dask.decoding import decode
 from zml_dask.errors import UsageError
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.legacy.record import LegacyFormat
@@ -18,10 +19,7 @@ from zml_dask.store.layout import ImageShape
 EXPORT_FORMATS: tuple[str, ...] = get_args(LegacyFormat)
 """The legacy per-record files (2018), which a build may write beside the dataset."""
 
-_TABLES = {"image": "shape", "limits": "limits"}
-"""Tables of the TOML file, and the field that each fills."""
-
-_CONTENT = ("shape", "limits", "keep_binary", "language", "export", "api_url", "github_url")
+_CONTENT = ("image", "limits", "keep_binary", "language", "export", "api_url", "github_url")
 """The fields that decide what is in the dataset: what ``dataset.json`` records.
 
 Neither paths of this machine nor anything secret is among them.
@@ -34,7 +32,7 @@ class BuildOptions:
 
     Attributes
     ----------
-    shape : ImageShape
+    image : ImageShape
         Lines and characters of an image.
     limits : FetchLimits
         What a record may cost at most: bytes, members, depth, seconds.
@@ -71,7 +69,7 @@ class BuildOptions:
     ('pickle',)
     """
 
-    shape: ImageShape = field(default_factory=ImageShape)
+    image: ImageShape = field(default_factory=ImageShape)
     limits: FetchLimits = field(default_factory=FetchLimits)
     keep_binary: bool = False
     language: str = "linguist"
@@ -94,9 +92,8 @@ class BuildOptions:
                 f"export: unknown format {unknown[0]!r}; choose from {', '.join(EXPORT_FORMATS)}"
             )
         if self.language not in IDENTIFIERS:
-            raise UsageError(
-                f"language: unknown way {self.language!r}; choose from {', '.join(IDENTIFIERS)}"
-            )
+            known = ", ".join(IDENTIFIERS)
+            raise UsageError(f"language: unknown identifier {self.language!r}; choose from {known}")
         if extra_missing(self.language):
             raise UsageError(
                 f"language: {self.language} is not installed; pip install "
@@ -109,8 +106,9 @@ class BuildOptions:
                 raise UsageError(f"{name}: must be 1 or more, not {getattr(self, name)}")
         if self.prefetch < 0:
             raise UsageError(f"prefetch: must be 0 or more, not {self.prefetch}")
-        if not (1 <= self.shape.height <= 65_535 and 1 <= self.shape.width <= 65_535):
-            raise UsageError("image: height and width must lie between 1 and 65,535")
+        if not (1 <= self.image.height <= 65_535 and 1 <= self.image.width <= 65_535):
+            size = f"{self.image.height} lines by {self.image.width} characters"
+            raise UsageError(f"image: {size} is invalid: both must lie between 1 and 65,535")
 
     def recorded(self) -> dict[str, Any]:
         """Return what ``dataset.json`` keeps of the options: what decides the content, no secret.
@@ -118,7 +116,7 @@ class BuildOptions:
         Examples
         --------
         >>> sorted(BuildOptions(token_file="/home/me/token").recorded())
-        ['api_url', 'export', 'github_url', 'keep_binary', 'language', 'limits', 'shape']
+        ['api_url', 'export', 'github_url', 'image', 'keep_binary', 'language', 'limits']
         """
         known = asdict(self)
         return {name: known[name] for name in _CONTENT}
@@ -175,20 +173,21 @@ def options_from(content: Mapping[str, Any]) -> BuildOptions:
 
     Examples
     --------
-    >>> options_from({"keep_binary": True, "image": {"height": 40}}).shape.height
+    >>> options_from({"keep_binary": True, "image": {"height": 40}}).image.height
     40
     """
-    options = BuildOptions()
-    changes: dict[str, Any] = {}
-    for name, value in content.items():
-        if name in _TABLES:
-            if not isinstance(value, Mapping):
-                raise UsageError(f"{name}: must be a table, [{name}]")
-            attribute = _TABLES[name]
-            changes[attribute] = _changed(getattr(options, attribute), value, f"{name}.")
-    top = {name: value for name, value in content.items() if name not in _TABLES}
-    changed: BuildOptions = replace(_changed(options, top, ""), **changes)
-    return changed
+    return decode(content, BuildOptions)
+
+
+def recorded_options(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``dataset.json`` keeps of the options, shaped like the TOML file.
+
+    Examples
+    --------
+    >>> recorded_options({"image": {"height": 40}, "api_url": None})
+    {'image': {'height': 40}}
+    """
+    return {name: value for name, value in recorded.items() if value is not None}
 
 
 def merged(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,31 +206,3 @@ def merged(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
         else:
             result[name] = override
     return result
-
-
-def _changed(given: Any, content: Mapping[str, Any], where: str) -> Any:
-    """Return dataclass `given` with the fields of `content` set, each checked for its type."""
-    types = get_type_hints(type(given))
-    names = [f.name for f in fields(given) if f.name not in _TABLES.values()]
-    changes = {}
-    for name, value in content.items():
-        if name not in names:
-            raise UsageError(f"{where}{name}: no such option; choose from {', '.join(names)}")
-        changes[name] = _checked(f"{where}{name}", value, types[name])
-    return replace(given, **changes)
-
-
-def _checked(name: str, value: Any, wanted: Any) -> Any:
-    """Return `value` as the type `wanted`, or say what it must be."""
-    if wanted == tuple[str, ...]:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise UsageError(f"{name}: must be a list of strings, not {value!r}")
-    if wanted is float and type(value) is int:
-        return float(value)
-    # bool is an int to isinstance, but `prefetch = true` is a mistake.
-    allowed = getattr(wanted, "__args__", (wanted,))
-    if type(value) not in allowed:
-        words = " or ".join(t.__name__ for t in allowed if t is not type(None))
-        raise UsageError(f"{name}: must be {words}, not {value!r}")
-    return value

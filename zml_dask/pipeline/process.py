@@ -294,12 +294,12 @@ def _stage(
     # that counts as staged has its export, whenever the worker dies.
     hidden = context.scratch / f"staged-{record.record_id}"
     target = Storage.open(hidden) if options.export else context.storage
-    width, keep_binary = options.shape.width, options.keep_binary
+    width, keep_binary = options.image.width, options.keep_binary
     identifier = IDENTIFIERS[options.language]
     timings = Timings(attempt.seconds)
     started = time.perf_counter()
     try:
-        with RecordStager(context.scratch, record.record_id, options.shape) as stager:
+        with RecordStager(context.scratch, record.record_id, options.image) as stager:
             for member in fetched.members():
                 stager.add(
                     *read_member(member, width=width, keep_binary=keep_binary, identify=identifier)

@@ -16,7 +16,7 @@ from zml_dask.errors import UsageError
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.build import build_on
 from zml_dask.pipeline.ledger import load_ledger
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.options import BuildOptions, recorded_options
 from zml_dask.pipeline.options import options_from as build_options_from
 from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.pipeline.sources import TEMPORARY, check_target
@@ -99,7 +99,7 @@ def update(
     storage = Storage.open(dataset)
     info = check_target(storage)
     asked = harvest_of(info, storage.url)
-    options = options or build_options_from(recorded_options(info))
+    options = options or build_options_from(options_of_dataset(info))
     if options.api_url is not None:
         asked = replace(asked, options=replace(asked.options, api_url=options.api_url))
     ledger = load_ledger(storage, info)
@@ -145,19 +145,13 @@ def harvest_of(info: DatasetInfo | None, url: str) -> HarvestState:
     )
 
 
-def recorded_options(info: DatasetInfo | None) -> dict[str, Any]:
+def options_of_dataset(info: DatasetInfo | None) -> dict[str, Any]:
     """Return the options that a dataset was built with, shaped like the TOML file.
 
-    Examples
-    --------
-    >>> recorded_options(DatasetInfo(options={"shape": {"height": 40}, "api_url": None}))
-    {'image': {'height': 40}}
+    Where records were harvested is not among them: that is the harvest's to say.
     """
-    known = {name: value for name, value in (info.options if info else {}).items() if value}
-    # Where records were harvested is the harvest's to say.
+    known = recorded_options(info.options if info else {})
     known.pop("api_url", None)
-    if "shape" in known:
-        known["image"] = known.pop("shape")
     return known
 
 

@@ -1,0 +1,76 @@
+"""Plain data (TOML, JSON) into frozen dataclasses: types checked, unknown keys refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from zml_dask.errors import UsageError
+
+T = TypeVar("T")
+
+
+def decode(content: Any, kind: type[T], *, complete: bool = False) -> T:
+    """Make a dataclass, and those within it, of mappings and lists.
+
+    msgspec checks the types (it is strict: no text becomes a number, no number a flag);
+    unknown keys, which it would pass over, are refused here.
+
+    Parameters
+    ----------
+    content : mapping
+    kind : type
+        A dataclass.
+    complete : bool
+        Whether every key must be there, also those with defaults: what was written by
+        this package itself is complete.
+
+    Raises
+    ------
+    UsageError
+        If a key is unknown or missing, or a value of the wrong type or out of range.
+
+    Examples
+    --------
+    >>> from zml_dask.store.layout import ImageShape
+    >>> decode({"height": 40}, ImageShape)
+    ImageShape(height=40, width=80)
+    >>> decode({"hieght": 40}, ImageShape)
+    Traceback (most recent call last):
+    zml_dask.errors.UsageError: hieght: no such option; did you mean height?
+    """
+    _check_keys(content, kind, "", complete=complete)
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        # Its words: "Expected `int`, got `str` - at `$.limits.max_members`".
+        what, _, where = str(error).partition(" - at `$")
+        path = where.rstrip("`").lstrip(".") or "it"
+        raise UsageError(f"{path}: {_lower(what)}") from None
+
+
+def _check_keys(content: Any, kind: Any, where: str, *, complete: bool) -> None:
+    if not (dataclasses.is_dataclass(kind) and isinstance(content, Mapping)):
+        return
+    hints = get_type_hints(kind)
+    names = [each.name for each in dataclasses.fields(kind) if each.init]
+    for name, value in content.items():
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, 1)
+            advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
+            raise UsageError(f"{where}{name}: no such option; {advice}")
+        _check_keys(value, hints[name], f"{where}{name}.", complete=complete)
+    missing = [name for name in names if name not in content] if complete else []
+    if missing:
+        raise UsageError(f"{where}{missing[0]}: is missing")
+
+
+def _lower(words: str) -> str:
+    """Put msgspec's words as this package puts its own."""
+    plain = words.replace("`", "").replace("array", "a list").replace("object", "a table")
+    return re.sub(r"^Expected (.*), got (.*)$", r"must be \1, not \2", plain)
