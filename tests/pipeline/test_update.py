@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +15,7 @@ import distributed
 import pytest
 
 from zml_dask.engine.executors import DaskExecutor
+from zml_dask.engine.progress import SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.fetch.origins import FetchedRecord
 from zml_dask.net.client import HttpClient
@@ -21,8 +24,9 @@ from zml_dask.pipeline.build import build
 from zml_dask.pipeline.options import BuildOptions, options_from
 from zml_dask.pipeline.sources import check_target
 from zml_dask.pipeline.update import options_of_dataset, update
+from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.record import Record
-from zml_dask.sandbox.corpus import make_record
+from zml_dask.sandbox.corpus import Withdrawal, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.info import read_info, replace_info
@@ -146,3 +150,112 @@ def test_what_failed_is_asked_for_again_by_its_number(
     assert updated(retry_failed=True) == (0, [5000, 5001, 5002], [])
     fetched = [seen.path.split("/")[3] for seen in served.requests.downloads]
     assert fetched == ["5001", "5002"]
+
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def lines_of(progress: list[str]) -> Any:
+    class Said(SilentProgress):
+        def say(self, line: str) -> None:
+            progress.append(line)
+
+    return Said()
+
+
+def test_an_embargo_that_ended_is_noticed_and_one_that_has_not_costs_no_build(
+    make_sandbox: Callable[..., Sandbox], client: distributed.Client, tmp_path: Path
+) -> None:
+    kept = make_record(
+        3000, {"a.zip": archive({"a.py": b"1\n"})}, access="embargoed", created=LONG_AGO
+    )
+    served = make_sandbox([*small_records(2), kept])
+    build(harvested(served, tmp_path), tmp_path / "ds", client=client)
+    [failed] = [row for row in tables(tmp_path / "ds")["failures"] if row["record_id"] == 3000]
+    assert (failed["kind"], failed["permanent"]) == ("embargoed", False)
+    said: list[str] = []
+    with HttpClient() as http:
+        storage = Storage.open(tmp_path / "ds")
+        before = update(
+            storage, lambda: nullcontext(DaskExecutor(client)), http, progress=lines_of(said)
+        )
+        assert (before.new, before.build) == (0, None)
+        assert "1 records are still under an embargo" in said
+        served.corpus.add(replace(kept, access="open"))
+        assert update(storage, lambda: nullcontext(DaskExecutor(client)), http).new == 1
+    assert 3000 in {row["record_id"] for row in tables(tmp_path / "ds")["records"]}
+
+
+def test_withdrawals_come_from_the_list_with_their_reasons_and_replaced_files_are_told(
+    make_sandbox: Callable[..., Sandbox], client: distributed.Client, tmp_path: Path
+) -> None:
+    records = small_records(4)
+    served = make_sandbox(records)
+    build(harvested(served, tmp_path), tmp_path / "ds", client=client)
+    served.corpus.withdraw(records[0].record_id, Withdrawal("retracted", "Wrong tides"))
+    served.corpus.withdraw(records[1].record_id, Withdrawal("spam", ""))
+    [key] = records[2].files
+    other = make_record(records[2].record_id, {key: archive({"b.py": b"2\n"})}).files
+    now = datetime.now(UTC)
+    served.corpus.add(replace(records[2], files=other, updated=now))
+    served.corpus.add(replace(records[3], title="Another title", updated=now))
+    served.requests.clear()
+    storage = Storage.open(tmp_path / "ds")
+    with HttpClient() as http:
+        result = update(
+            storage, lambda: nullcontext(DaskExecutor(client)), http, drop_withdrawn=True
+        )
+    first, second = (one.record_id for one in records[:2])
+    assert result.withdrawn[first].startswith("retracted, Wrong tides, 2025")
+    assert list(result.withdrawn) == [first, second]
+    assert result.republished == {records[2].record_id: f"another checksum of {key}"}
+    # New ones, edited ones, and the list: nobody was asked for by number.
+    assert len(served.requests.searches) == 2
+    assert len(served.requests.to("exporter")) == 1
+    gone = {row["record_id"]: row["reason"] for row in tables(tmp_path / "ds")["withdrawn"]}
+    assert gone == dict(result.withdrawn)
+    event = json.loads((tmp_path / "ds" / "build.log.jsonl").read_text().splitlines()[-1])
+    assert event["event"] == "update"
+    assert event["republished"] == {str(k): v for k, v in result.republished.items()}
+    assert (event["dropped"], len(event["withdrawn"])) == (True, 2)
+
+
+def test_a_server_without_a_list_is_asked_by_number(
+    make_sandbox: Callable[..., Sandbox],
+    client: distributed.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zml_dask.sandbox.routes._EXPORTER", re.compile("/none"))
+    records = small_records(3)
+    served = make_sandbox(records)
+    build(harvested(served, tmp_path), tmp_path / "ds", client=client)
+    served.corpus.withdraw(records[1].record_id)
+    with HttpClient() as http:
+        result = update(str(tmp_path / "ds"), lambda: nullcontext(DaskExecutor(client)), http)
+    assert list(result.withdrawn) == [records[1].record_id]
+
+
+def test_after_a_bounded_harvest_it_says_why_nothing_is_asked_for(
+    make_sandbox: Callable[..., Sandbox],
+    client: distributed.Client,
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    served = make_sandbox(small_records(3))
+    options = HarvestOptions(api_url=served.api_url, until="2025-12-31")
+    with HttpClient() as http:
+        harvest(tmp_path / "c.jsonl", options, http)
+        build(tmp_path / "c.jsonl", tmp_path / "ds", client=client)
+        said: list[str] = []
+        update(
+            str(tmp_path / "ds"),
+            lambda: nullcontext(DaskExecutor(client)),
+            http,
+            progress=lines_of(said),
+        )
+    assert any("--until 2025-12-31" in line for line in said)
+    status, out, _ = run("update", tmp_path / "ds")
+    assert status == 0
+    assert "nothing new" in out
+    assert "--until 2025-12-31" in out

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from zml_dask.errors import ZmlError
 from zml_dask.net.client import HttpOptions, JsonAnswer
 from zml_dask.net.errors import BadQueryError
 from zml_dask.records import harvest as harvest_module
@@ -189,3 +190,30 @@ def test_a_server_that_is_no_zenodo_is_told(
     elsewhere = f"{served.api_url.removesuffix('/api')}/records/7/files/api"
     with pytest.raises(search_module.NotASearchError, match="root"):
         harvest(tmp_path / "c.jsonl", HarvestOptions(api_url=elsewhere), client_of(served))
+
+
+class Repeating(Answering):
+    """A client whose server has one record and says that it has many, all over time."""
+
+    def __init__(self, total: int) -> None:
+        hit = {"id": 7, "created": "2020-01-01T00:00:00Z", "metadata": SOFTWARE}
+        super().__init__({"hits": {"hits": [hit], "total": total}}, "")
+        self.asked = 0
+
+    def get_json(self, url: str, params: Any = None) -> JsonAnswer:
+        self.asked += 1
+        return self.answer
+
+
+SOFTWARE = {"resource_type": {"type": "software"}}
+
+
+@pytest.mark.parametrize("total", [9_000, 5_000_000, 10**30])
+def test_a_server_whose_total_lies_ends_the_harvest_with_a_message(
+    tmp_path: Path, total: int
+) -> None:
+    client: Any = Repeating(total)
+    with pytest.raises(ZmlError, match=r"brought no new one|cannot be") as caught:
+        harvest(tmp_path / "c.jsonl", HarvestOptions(), client)
+    assert "\n" not in str(caught.value)
+    assert client.asked < 3_000

@@ -31,7 +31,7 @@ from zml_dask.text_safety import escape_text
 @click.option(
     "--check-withdrawn/--no-check-withdrawn",
     default=True,
-    help="Look for such records: a request for each 25 of the dataset.",
+    help="Look for such records, and for files that were replaced.",
 )
 @click.pass_context
 def command(
@@ -68,11 +68,16 @@ def command(
 
 def _print(result: UpdateResult, url: str) -> None:
     if result.build is None or not result.new:
-        click.echo(f"nothing new for {url}")
+        bound = f": it was harvested --until {result.until}" if result.until else ""
+        click.echo(f"nothing new for {url}{bound}")
     else:
         print_result(result.build)
     for record_id, reason in result.withdrawn.items():
         word = "dropped" if result.dropped else "withdrawn"
         click.echo(f"{word}: record {record_id}: {escape_text(reason)}")
+    for record_id, change in result.republished.items():
+        click.echo(
+            f"republished: record {record_id}: {escape_text(change)}; the dataset keeps what it has"
+        )
     if result.withdrawn and not result.dropped:
         click.echo(f"to drop them: zml-dask update {url} --drop-withdrawn")

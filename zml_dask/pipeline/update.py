@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from zml_dask.engine.job import OpenExecutor
 from zml_dask.engine.lock import dataset_lock
+from zml_dask.engine.log import build_log
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.net.client import HttpClient
@@ -21,13 +23,15 @@ from zml_dask.pipeline.options import options_from as build_options_from
 from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.pipeline.sources import TEMPORARY, check_target
 from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.dump import DumpError, deleted_records
 from zml_dask.records.harvest import HarvestProgress, harvest
 from zml_dask.records.journal import HarvestOptions, HarvestState, options_from, save_state
-from zml_dask.records.parse import canonical_json
-from zml_dask.records.search import find_withdrawn, listed_hits
+from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
+from zml_dask.records.record import Record
+from zml_dask.records.search import WINDOW, find_withdrawn, listed_hits, updated_hits
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
+from zml_dask.store.tables import read_rows, read_table
 from zml_dask.store.withdrawal import withdraw
 
 
@@ -46,12 +50,19 @@ class UpdateResult:
         words; those that were dropped before are not among them.
     dropped : bool
         Whether they were dropped now.
+    republished : mapping of int to str
+        Records of the dataset whose files have changed at the server, and how; the
+        dataset keeps what it has.
+    until : str or None
+        Bound of the harvest that the dataset was built from: nothing newer is asked for.
     """
 
     build: BuildResult | None
     new: int
     withdrawn: Mapping[int, str]
     dropped: bool
+    republished: Mapping[int, str] = field(default_factory=dict)
+    until: str | None = None
 
 
 def update(
@@ -80,8 +91,9 @@ def update(
         By default those that the dataset was built with. With `retry_failed`, also
         what failed permanently is asked for.
     check_withdrawn : bool
-        Also ask for every record of the dataset whether it is still there: a
-        request for each 25.
+        Also ask which records of the dataset have been withdrawn, by the server's list
+        of deleted records (one request) or, where it has none, by their numbers (a
+        request for each 25), and whose files have changed since the last harvest.
     drop_withdrawn : bool
         Drop those that are not, without rewriting the store.
     progress : BuildProgress, optional
@@ -107,21 +119,28 @@ def update(
     if not options.retry_failed:
         failed -= set(ledger.failed_permanently.tolist())
     result = None
-    with _new_records(asked, failed, http, progress) as catalogue:
+    with _new_records(asked, failed, storage.url, http, progress) as catalogue:
         new = len(catalogue.refs)
         if new:
             result = build_on(catalogue, storage, open_executor, options=options, progress=progress)
     withdrawn: dict[int, str] = {}
+    republished: dict[int, str] = {}
     if check_withdrawn:
         withdrawn = withdrawn_of(storage, asked.options, http, progress)
-        if withdrawn and drop_withdrawn:
-            with dataset_lock(storage, on_wait=progress.say):
-                withdraw(storage, withdrawn, "withdrawn from Zenodo by its owners")
+        republished = republished_of(storage, asked, http, progress)
+    dropped = bool(withdrawn) and drop_withdrawn
+    if withdrawn or republished:
+        with dataset_lock(storage, on_wait=progress.say), build_log(storage) as log:
+            if dropped:
+                withdraw(storage, withdrawn, "withdrawn by its owners")
+            log.write("update", withdrawn=withdrawn, dropped=dropped, republished=republished)
     return UpdateResult(
         result,
         result.n_staged + result.n_failed if result is not None else 0,
         withdrawn,
-        drop_withdrawn and bool(withdrawn),
+        dropped,
+        republished,
+        asked.options.until,
     )
 
 
@@ -157,7 +176,7 @@ def options_of_dataset(info: DatasetInfo | None) -> dict[str, Any]:
 
 @contextmanager
 def _new_records(
-    asked: HarvestState, failed: set[int], http: HttpClient, progress: BuildProgress
+    asked: HarvestState, failed: set[int], url: str, http: HttpClient, progress: BuildProgress
 ) -> Iterator[Catalogue]:
     """Harvest into a catalogue of its own what was created since, and add what failed before."""
     with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
@@ -165,22 +184,38 @@ def _new_records(
         path.touch()
         save_state(path, asked)
         found = harvest(path, asked.options, http, progress=_telling(progress))
-        progress.say(f"{found.written:,} records since {asked.complete_until}")
+        if asked.options.until is None:
+            progress.say(f"{found.written:,} records since {asked.complete_until}")
+        else:
+            progress.say(
+                f"nothing newer is asked for: the harvest was bounded by --until "
+                f"{asked.options.until}; to get more, harvest without it and build into {url}"
+            )
         catalogue = Catalogue.open(path)
         missing = sorted(failed - set(catalogue.refs.record_ids.tolist()))
-        if missing and (again := _append_failed(path, missing, asked.options.api_url, http)):
+        if missing and (
+            again := _append_failed(path, missing, asked.options.api_url, http, progress)
+        ):
             progress.say(f"{again:,} records that failed before are tried again")
             catalogue = Catalogue.open(path)
         yield catalogue
 
 
-def _append_failed(path: Path, record_ids: list[int], api_url: str, http: HttpClient) -> int:
-    """Add records by their numbers to a catalogue; how many of them are still there."""
-    count = 0
+def _append_failed(
+    path: Path, record_ids: list[int], api_url: str, http: HttpClient, progress: BuildProgress
+) -> int:
+    """Add records by their numbers to a catalogue; how many of them can be tried again."""
+    count = embargoed = 0
     with path.open("a", encoding="ascii") as stream:
         for _, hits in listed_hits(record_ids, http, api_url):
-            count += len(hits)
-            stream.writelines(f"{canonical_json(hits[number])}\n" for number in sorted(hits))
+            for number in sorted(hits):
+                if parse_record(hits[number]).access == "embargoed":
+                    embargoed += 1
+                    continue
+                count += 1
+                stream.write(f"{harvested_json(hits[number])}\n")
+    if embargoed:
+        progress.say(f"{embargoed:,} records are still under an embargo")
     return count
 
 
@@ -191,7 +226,7 @@ def _telling(progress: BuildProgress) -> Callable[[HarvestProgress], None]:
 def withdrawn_of(
     storage: Storage, asked: HarvestOptions, http: HttpClient, progress: BuildProgress
 ) -> dict[int, str]:
-    """Ask for every record of a dataset whether it is still there.
+    """Ask which records of a dataset have been withdrawn.
 
     Parameters
     ----------
@@ -204,20 +239,91 @@ def withdrawn_of(
     Returns
     -------
     dict of int to str
-        Withdrawn records (the server answers 410), and the server's words.
+        Withdrawn records, and why, in the server's words.
+    """
+    ids = _shown_ids(storage)
+    try:
+        listed = deleted_records(http, asked.api_url, ids.__contains__)
+    except DumpError as error:
+        progress.say(f"{error}; asking record by record")
+        listed = None
+    if listed is not None:
+        return {number: reason or "deleted" for number, reason in sorted(listed.items())}
+    found = find_withdrawn(
+        sorted(ids),
+        http,
+        asked.api_url,
+        progress=lambda done: progress.update("withdrawn", Counts(done, len(ids))),
+    )
+    return {one.record_id: one.message for one in found if one.kind == "gone"}
+
+
+def republished_of(
+    storage: Storage, asked: HarvestState, http: HttpClient, progress: BuildProgress
+) -> dict[int, str]:
+    """Ask whose files have changed since the last harvest: their checksums say so.
+
+    Parameters
+    ----------
+    storage : Storage
+    asked : HarvestState
+        The last harvest.
+    http : HttpClient
+    progress : BuildProgress
+
+    Returns
+    -------
+    dict of int to str
+        Records of the dataset, and what has changed.
     """
     info = check_target(storage)
-    if info is None:
+    ids = _shown_ids(storage)
+    if info is None or not ids or asked.complete_until is None:
         return {}
+    total, hits = updated_hits(http, asked.options, asked.complete_until)
+    if total > WINDOW:
+        progress.say(
+            f"{total:,} records were edited since {asked.complete_until}: more than the search "
+            "shows, so republished files are not looked for"
+        )
+        return {}
+    now: dict[int, Record] = {}
+    for hit in hits:
+        with suppress(RecordParseError):
+            record = parse_record(hit)
+            if record.record_id in ids:
+                now[record.record_id] = record
+    rows = read_rows(storage, info, "records", ["record_id", "metadata"], sorted(now))
+    changes = {
+        row["record_id"]: _change(parse_record(json.loads(row["metadata"])), now[row["record_id"]])
+        for row in rows.to_pylist()
+    }
+    return {number: change for number, change in sorted(changes.items()) if change}
+
+
+def _change(old: Record, new: Record) -> str:
+    """Say how a record's files have changed; nothing where they have not."""
+    before, after = ({file.key: file.checksum for file in one.files} for one in (old, new))
+    # What is restricted now lists no files; what nobody gave a checksum may be anything.
+    changed = [
+        key
+        for key in after
+        if key in before and None not in (after[key], before[key]) and after[key] != before[key]
+    ]
+    added = [key for key in after if key not in before] if before else []
+    words = [f"another checksum of {key}" for key in changed] + [
+        f"{key} was added" for key in added
+    ]
+    return ", ".join(words)
+
+
+def _shown_ids(storage: Storage) -> set[int]:
+    """Give the records of a dataset that were not dropped."""
+    info = check_target(storage)
+    if info is None:
+        return set()
     ids, dropped = (
         set(read_table(storage, info, table, ["record_id"])["record_id"].to_pylist())
         for table in ("records", "withdrawn")
     )
-    left = sorted(ids - dropped)
-    found = find_withdrawn(
-        left,
-        http,
-        asked.api_url,
-        progress=lambda done: progress.update("withdrawn", Counts(done, len(left))),
-    )
-    return {one.record_id: one.message for one in found if one.kind == "gone"}
+    return ids - dropped

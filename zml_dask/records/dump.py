@@ -58,7 +58,9 @@ NEWEST: Final = "newest"
 
 # Larger than any record's JSON; what is larger is asked for by its number instead.
 _LARGEST_ENTRY: Final = 64 * 1024 * 1024
-_TAR_BLOCK: Final = 1024 * 1024
+# `tarfile` copies what is left of a block at every read: larger ones are slower.
+_TAR_BLOCK: Final = 32 * 1024
+_TELL: Final = 100
 _RESTARTS: Final = 3
 _NAME: Final = re.compile(r"(?:.*/)?(\d{1,18})\.json")
 _VERSION: Final = re.compile(r"[\w-]{1,64}")
@@ -253,7 +255,7 @@ class DumpEntry:
     data : bytes or None
         Its content; None where it was not asked for, or is too large.
     offset : int
-        How far into the compressed dump it ends, in bytes.
+        About how far into the compressed dump it is, in bytes.
     """
 
     record_id: int
@@ -275,7 +277,7 @@ def dump_entries(path: str, known: Callable[[int], bool]) -> Iterator[DumpEntry]
     DumpError
         If it breaks off or is no gzipped tar.
     """
-    count = 0
+    count = offset = 0
     try:
         with (
             Path(path).open("rb") as raw,
@@ -295,7 +297,9 @@ def dump_entries(path: str, known: Callable[[int], bool]) -> Iterator[DumpEntry]
                     if data is not None and len(data) != entry.size:
                         raise EOFError("an entry is cut off")
                 count += 1
-                yield DumpEntry(record_id, data, raw.tell())
+                if count % _TELL == 1:
+                    offset = raw.tell()
+                yield DumpEntry(record_id, data, offset)
             # The tar's end may come before that of the gzip stream, which has the checksum.
             while stream.read(_TAR_BLOCK):
                 pass

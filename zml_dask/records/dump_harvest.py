@@ -103,8 +103,11 @@ class DumpRound:
         self._say = say
         self._progress = progress
         # What is read again is counted again.
-        self._state = replace(state, found=len(journal.ids), excluded=0, missing=0)
-        self._dump = replace(state.dump, entries=0)
+        self._state = replace(state, missing=0)
+        self._found = len(journal.ids)
+        self._excluded = 0
+        self._dump = state.dump
+        self._entries = 0
         self._filter = DumpFilter(state.options)
         self._passed = set(self._dump.passed)
         self._lines: list[str] = []
@@ -138,11 +141,11 @@ class DumpRound:
         )
         total = Path(self._dump.path).stat().st_size
         for entry in dump_entries(self._dump.path, self._is_known):
-            self._dump = replace(self._dump, entries=self._dump.entries + 1)
+            self._entries += 1
             self._take(entry)
             if len(self._lines) >= _BATCH:
                 self._flush()
-            if self._dump.entries % _BATCH == 0:
+            if self._entries % _BATCH == 0:
                 self._report("read", entry.offset, total)
         since = self._since(overlap)
         begin, end = bounds
@@ -153,7 +156,7 @@ class DumpRound:
         )
         self._flush()
         self._say(
-            f"{self._dump.entries:,} records in the dump, {self._state.found:,} of software found, "
+            f"{self._entries:,} records in the dump, {self._found:,} of software found, "
             f"{len(self._journal.ids):,} in the catalogue; now what was created since {begin[:10]}"
         )
         return self._state
@@ -185,10 +188,10 @@ class DumpRound:
                 return
         except (ValueError, RecursionError, RecordParseError):
             self._damaged += 1
-            if self._damaged > max(_MOST_DAMAGED, self._dump.entries // 100):
+            if self._damaged > max(_MOST_DAMAGED, self._entries // 100):
                 raise DumpError(
                     f"the dump {self._dump.path} is damaged: {self._damaged:,} of the first "
-                    f"{self._dump.entries:,} records in it cannot be read; download it again"
+                    f"{self._entries:,} records in it cannot be read; download it again"
                 ) from None
         self._ask(entry.record_id)
 
@@ -224,11 +227,8 @@ class DumpRound:
             return False
         record = parse_record(hit)
         excluded = is_excluded(record, self._pattern)
-        self._state = replace(
-            self._state,
-            found=self._state.found + 1,
-            excluded=self._state.excluded + excluded,
-        )
+        self._found += 1
+        self._excluded += excluded
         if not excluded:
             self._lines.append(harvested_json(hit))
             self._added.add(record.record_id)
@@ -246,8 +246,11 @@ class DumpRound:
 
     def _save(self) -> None:
         newest = None if self._newest is None else written(self._newest)
-        dump = replace(self._dump, newest=newest, passed=tuple(sorted(self._passed)))
-        self._state = self._journal.save(replace(self._state, dump=dump))
+        passed = tuple(sorted(self._passed))
+        dump = replace(self._dump, entries=self._entries, newest=newest, passed=passed)
+        self._state = self._journal.save(
+            replace(self._state, dump=dump, found=self._found, excluded=self._excluded)
+        )
 
     def _report(self, what: str, done: int, total: int) -> None:
         if self._progress is not None:
@@ -294,7 +297,8 @@ def put_in_order(
         last = written(datetime.fromtimestamp(rows[-1, 0] / 1000, UTC))
         end = state.pending[-1][1] if state.pending else state.options.until
         state = replace(state, pending=((last, end),))
-    journal.rewrite(map(tuple, rows[:, 3:].tolist()), replace(state, dump=dump))
+    spans = ((int(begin), int(size)) for begin, size in rows[:, 3:])
+    journal.rewrite(spans, replace(state, dump=dump))
     if dump is not None and dump.version_id is not None:
         Path(dump.path).unlink(missing_ok=True)
     return state

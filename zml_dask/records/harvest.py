@@ -303,6 +303,9 @@ class HarvestRound:
         self._written = 0
         self._sizes = TOKEN_SIZES if client.has_token else GUEST_SIZES
         self._size = 0
+        # Requests in a row that brought nothing new, and what the last one brought.
+        self._stale = 0
+        self._last: set[str] = set()
         # Whatever is in the catalogue was seen, also before this round.
         self._seen = set(journal.ids)
 
@@ -364,6 +367,7 @@ class HarvestRound:
             missing = max(page.total - earlier - len(ids), 0)
             if missing and not is_second_reading:
                 is_second_reading, earlier = True, 0
+                self._stale = 0
                 self._take(page, replace(state, offset=0, slice_total=0))
                 continue
             self._take(
@@ -387,6 +391,20 @@ class HarvestRound:
                 f"{state.options.api_url} told of {state.slices_total:,} records in slices of "
                 f"{state.total:,}: it does not heed 'created:[...]', so that only its first "
                 f"{WINDOW:,} can be had; ask for fewer with --query"
+            )
+
+    def _check_news(self, page: SearchPage, found: int) -> None:
+        """Stop asking a server that has nothing more, whatever total it states."""
+        ids = set(map(_id_of, page.hits))
+        is_news = found or not ids <= self._last
+        self._last = ids
+        self._stale = 0 if is_news else self._stale + 1
+        # A slice may be read twice, and be halved some dozens of times.
+        if self._stale > WINDOW // max(self._size, GUEST_SIZES[-1]) + 100:
+            raise SlicesIgnoredError(
+                f"{self._state.options.api_url} states {page.total:,} records, and the last "
+                f"{self._stale:,} requests brought no new one: its total is wrong, or it does not "
+                "heed 'created:[...]' and 'page'; ask for fewer with --query"
             )
 
     def _begun(self, page: SearchPage) -> HarvestState:
@@ -459,6 +477,7 @@ class HarvestRound:
             self._journal.ids.add(record.record_id)
             lines.append(line)
         self._written += len(lines)
+        self._check_news(page, found)
         self._journal.append(lines)
         self._state = self._journal.save(
             replace(state, found=state.found + found, excluded=state.excluded + excluded)

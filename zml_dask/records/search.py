@@ -7,11 +7,11 @@ creation time that are small enough.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.net.client import HttpClient
@@ -25,6 +25,8 @@ from zml_dask.net.errors import (
 )
 from zml_dask.records.journal import HarvestOptions
 from zml_dask.records.parse import RecordParseError, record_id_of
+
+T = TypeVar("T")
 
 Slice = tuple[str | None, str | None]
 """First and last instant, both inclusive, as ISO 8601 in UTC; None is an open end."""
@@ -117,6 +119,8 @@ def halves(whole: Slice, *, first: datetime, now: datetime) -> tuple[Slice, Slic
 
 WINDOW: Final = 10_000
 """Results of one search that can be paged through."""
+
+_MOST_RECORDS: Final = 10**9
 
 _OPEN: Final = ("1970-01-01T00:00:00Z", "9999-12-31T00:00:00Z")
 
@@ -225,7 +229,50 @@ def hits_of(payload: Any, url: str) -> tuple[list[Any], int]:
         total = total.get("value")
     if not isinstance(hits, list) or not isinstance(total, int) or total < 0:
         raise NotASearchError(f"{url} gives no search result: is it the root of a Zenodo API?")
+    if total > _MOST_RECORDS:
+        raise NotASearchError(
+            f"{url} says that it has {total:.0e} records, which cannot be: is it a Zenodo?"
+        )
     return hits, total
+
+
+def updated_hits(
+    client: HttpClient, options: HarvestOptions, since: str
+) -> tuple[int, Iterator[Any]]:
+    """Ask for the records that were created or edited since an instant.
+
+    Parameters
+    ----------
+    client : HttpClient
+    options : HarvestOptions
+    since : str
+        ISO 8601.
+
+    Returns
+    -------
+    int, iterator
+        How many there are, and the hits, as far as the search shows them.
+
+    Raises
+    ------
+    NetworkError, NotASearchError
+        If the server cannot be had.
+    """
+    query = f'updated:["{since}" TO "{_OPEN[1]}"]'
+    if options.query.strip():
+        query = f"({options.query}) AND {query}"
+    edited = replace(options, query=query)
+    first, size = _in_granted_size(
+        TOKEN_SIZES if client.has_token else GUEST_SIZES,
+        lambda size: search_page(client, edited, (None, None), page=1, size=size),
+    )
+
+    def pages() -> Iterator[Any]:
+        yield from first.hits
+        for number in range(2, -(-min(first.total, WINDOW) // size) + 1):
+            yield from search_page(client, edited, (None, None), page=number, size=size).hits
+
+    return first.total, pages()
 
 
 def _clock(headers: Mapping[str, str]) -> datetime:
@@ -272,19 +319,26 @@ def _listed(
     root: str, batch: Sequence[int], client: HttpClient, sizes: Sequence[int]
 ) -> tuple[dict[int, Mapping[str, Any]], int]:
     """Hits that the search lists, in pages as large as the server grants; also their size."""
-    for size in sizes:
-        parts = [batch[at : at + size] for at in range(0, len(batch), size)]
+
+    def ask(size: int) -> dict[int, Mapping[str, Any]]:
         found: dict[int, Mapping[str, Any]] = {}
+        for at in range(0, len(batch), size):
+            found |= _page(root, batch[at : at + size], client, size)
+        return found
+
+    return _in_granted_size(sizes, ask)
+
+
+def _in_granted_size(sizes: Sequence[int], ask: Callable[[int], T]) -> tuple[T, int]:
+    """Ask with the first page size that the server grants; also that size."""
+    for size in sizes:
         try:
-            for part in parts:
-                found |= _page(root, part, client, size)
+            return ask(size), size
         except BadQueryError:
             raise
         except BadRequestError:
             if size == sizes[-1]:
                 raise
-        else:
-            return found, size
     raise AssertionError("the last size returns or raises")
 
 

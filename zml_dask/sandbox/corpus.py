@@ -126,12 +126,15 @@ def _age(record: SandboxRecord) -> tuple[datetime, int]:
 
 def _searchable(record: SandboxRecord) -> Searchable:
     # The search index keeps milliseconds.
-    created = record.created.replace(microsecond=record.created.microsecond // 1000 * 1000)
+    created, updated = (
+        moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+        for moment in (record.created, record.updated or record.created)
+    )
     return Searchable(
         record_id=record.record_id,
         concept_id=record.concept,
         created=created,
-        updated=created,
+        updated=updated,
         publication_date=created.replace(hour=0, minute=0, second=0, microsecond=0),
         title=record.title,
         description=record.description,

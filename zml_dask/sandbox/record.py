@@ -34,6 +34,8 @@ class SandboxRecord:
         A concept id of 0 stands for the number before the record's own.
     created : datetime
         Aware, UTC.
+    updated : datetime, optional
+        Default: when it was created.
     files : mapping
         Key to `Content`.
     related : tuple of (identifier, relation, scheme)
@@ -47,6 +49,7 @@ class SandboxRecord:
     record_id: int
     concept_id: int = 0
     created: datetime = _EPOCH
+    updated: datetime | None = None
     title: str = ""
     version: str | None = None
     description: str = ""

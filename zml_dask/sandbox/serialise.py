@@ -17,6 +17,7 @@ def legacy_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False)
     """Give a record as today's default answer has it (``application/json``)."""
     base = f"{api_url}/records/{record.record_id}"
     moment = record.created.isoformat(timespec="microseconds")
+    edited = (record.updated or record.created).isoformat(timespec="microseconds")
     metadata: dict[str, Any] = {
         "title": record.title,
         "doi": record.doi,
@@ -45,7 +46,7 @@ def legacy_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False)
     }
     return {
         "created": moment,
-        "modified": moment,
+        "modified": edited,
         "id": record.record_id,
         "conceptrecid": str(record.concept),
         "doi": record.doi,
@@ -62,7 +63,7 @@ def legacy_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False)
             "versions": f"{base}/versions",
             "parent": f"{api_url}/records/{record.concept}",
         },
-        "updated": moment,
+        "updated": edited,
         "recid": str(record.record_id),
         "revision": 1,
         "files": [
@@ -88,6 +89,7 @@ def native_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False)
     """Give a record in InvenioRDM's own shape (``application/vnd.inveniordm.v1+json``)."""
     base = f"{api_url}/records/{record.record_id}"
     moment = record.created.isoformat(timespec="microseconds")
+    edited = (record.updated or record.created).isoformat(timespec="microseconds")
     metadata: dict[str, Any] = {
         "resource_type": {
             "id": record.resource_type,
@@ -116,7 +118,7 @@ def native_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False)
     return {
         "id": str(record.record_id),
         "created": moment,
-        "updated": moment,
+        "updated": edited,
         "revision_id": 1,
         "parent": {
             "id": str(record.concept),

@@ -6,7 +6,7 @@ out, and no build brings them back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pyarrow as pa
@@ -19,16 +19,19 @@ from zml_dask.store.summary import FILE_COLUMNS, RECORD_COLUMNS, summarise, take
 from zml_dask.store.tables import read_rows, read_table, write_part, write_summary
 
 
-def withdraw(storage: Storage, record_ids: Iterable[int], reason: str) -> DatasetInfo:
+def withdraw(
+    storage: Storage, record_ids: Iterable[int] | Mapping[int, str], reason: str
+) -> DatasetInfo:
     """Note records as withdrawn; readers stop showing them at once.
 
     Parameters
     ----------
     storage : Storage
-    record_ids : iterable of int
-        Also of records that are not in the dataset (yet): they will not get in.
+    record_ids : iterable of int, or mapping of int to str
+        Also of records that are not in the dataset (yet): they will not get in. A
+        mapping holds the reason of each.
     reason : str
-        For whoever asks why.
+        For whoever asks why, where there is no reason of its own.
 
     Returns
     -------
@@ -42,6 +45,7 @@ def withdraw(storage: Storage, record_ids: Iterable[int], reason: str) -> Datase
     UsageError
         If no record or no reason is given.
     """
+    own: Mapping[int, str] = record_ids if isinstance(record_ids, Mapping) else {}
     wanted = sorted(set(record_ids))
     if not wanted or not reason.strip():
         raise UsageError("give at least one record to withdraw, and a reason")
@@ -49,7 +53,7 @@ def withdraw(storage: Storage, record_ids: Iterable[int], reason: str) -> Datase
     known = {row["record_id"]: row for row in read_table(storage, info, "withdrawn").to_pylist()}
     before = set(known)
     for record_id in wanted:
-        known[record_id] = {"record_id": record_id, "reason": reason}
+        known[record_id] = {"record_id": record_id, "reason": own.get(record_id) or reason}
     number = info.next_part.get("withdrawn", 0)
     rows = pa.Table.from_pylist([known[key] for key in sorted(known)], WITHDRAWN_SCHEMA)
     part = write_part(storage, "withdrawn", number, [rows])
