@@ -74,6 +74,8 @@ def is_version_control(path: str) -> bool:
     >>> is_version_control("a/.git/config"), is_version_control("a/.gitignore")
     (True, False)
     """
+    if "/." not in path and "CVS/" not in path and "_darcs/" not in path and path[:1] != ".":
+        return False  # nearly every path there is
     return path.startswith(_VERSION_CONTROL_FIRST) or any(
         name in path for name in _VERSION_CONTROL_WITHIN
     )
@@ -222,11 +224,12 @@ class Meter:
         return self._spent.nested <= most
 
     def add_packed(self, count: int) -> str | None:
-        """Count packed bytes of a member of a zip file; the reason where it shares them."""
-        self._spent.packed += count
-        if self._spent.packed <= self._packed_bytes:
-            return None
-        return "its members overlap one another"
+        """Count packed bytes of a member of a zip file; the reason where no more is read."""
+        spent = self._spent
+        spent.packed += count
+        if spent.packed > self._packed_bytes:
+            return "its members overlap one another"
+        return self.add_unpacked(0) if spent.unpacked > self._max_unpacked else None
 
     def add_unpacked(self, count: int) -> str | None:
         """Count unpacked bytes; the reason where they are too many."""

@@ -43,6 +43,7 @@ from zml_dask.fetch.streams import (
 from zml_dask.fetch.tar import tar_members
 from zml_dask.fetch.zip import (
     BrokenDirectoryError,
+    Slices,
     find_directory,
     forget_pages,
     is_document,
@@ -103,18 +104,21 @@ def read_members(
     """
     limits = FetchLimits() if limits is None else limits
     meter = Meter(limits, archive.stat().st_size, escape_path(name)[0])
-    with archive.open("rb") as file, _opened(file, meter, archive.parent) as opened:
+    scratch = archive.parent
+    with archive.open("rb") as file, _opened(file, meter, scratch) as opened:
         for member in opened.members(first):
-            over = meter.add_lines(member.data) if member.data is not None else None
+            over = meter.add_lines(member.data) if member.data else None
             if over is not None:
                 yield unread(member.path, member.size, "refused", over)
                 continue
-            content = _nested_content(member, archive.parent)
+            content = member.spooled
+            if member.data and is_nested_archive(member.path, member.data):
+                content = spool(Slices(memoryview(member.data)), scratch, meter)
             if content is None:
                 yield member
                 continue
             with content:
-                yield from _nested(member, content, meter, archive.parent)
+                yield from _nested(member, content, meter, scratch)
 
 
 def is_text(member: Member) -> bool:
@@ -450,18 +454,6 @@ def _single(opened: _Opened) -> Member:
     return Member(path, len(data), data, "ok", note)
 
 
-def _nested_content(member: Member, scratch: Path) -> IO[bytes] | None:
-    """Content of a member that is an archive, as a file; None of any other."""
-    if member.spooled is not None:
-        return member.spooled
-    if member.data is None or not is_nested_archive(member.path, member.data[:512]):
-        return None
-    file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - the caller's
-    file.write(member.data)
-    file.flush()
-    return file
-
-
 def _nested(member: Member, content: IO[bytes], meter: Meter, scratch: Path) -> Iterator[Member]:
     """A member that is an archive, and its members below its path."""
     if not meter.add_nested(_MAX_NESTED):
@@ -487,10 +479,9 @@ def _nested(member: Member, content: IO[bytes], meter: Meter, scratch: Path) -> 
                 path = f"{member.path}/{inner.path.rpartition('/')[2]}"
                 if inner.data is None or b"\0" in inner.data:
                     continue
-            head = inner.data[:512] if inner.data is not None else b""
             if inner.spooled is not None:
                 inner.spooled.close()
-            if inner.spooled is not None or is_nested_archive(inner.path, head):
+            if inner.spooled is not None or is_nested_archive(inner.path, inner.data or b""):
                 reason = "an archive within an archive within an archive is not opened"
                 yield unread(path, inner.size, "unsupported", reason)
                 continue

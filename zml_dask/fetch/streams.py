@@ -41,6 +41,10 @@ ARCHIVE_SUFFIXES: Final = (
 )  # fmt: skip
 """Ends of the names of archives within an archive that are opened, lower case."""
 
+_LAST_SUFFIXES: Final = frozenset(
+    suffix[suffix.rindex(".") :] for suffix in (*ARCHIVE_SUFFIXES, *SUFFIXES)
+)
+
 InflateError: Final = cast("type[Exception]", isal_zlib.error)
 """What a broken stream raises; no kin of `zlib.error`, though named as such."""
 
@@ -186,10 +190,11 @@ def is_nested_archive(path: str, head: bytes, *, is_large: bool = False) -> bool
     stay the files that they are. One compressed file over the limit is none: what is
     in it is larger still.
     """
-    suffixes = ARCHIVE_SUFFIXES if is_large else (*ARCHIVE_SUFFIXES, *SUFFIXES)
-    if not path.lower().endswith(suffixes):
+    if path[path.rfind(".") :].lower() not in _LAST_SUFFIXES:
+        return False  # nearly every path there is
+    if is_large and not path.lower().endswith(ARCHIVE_SUFFIXES):
         return False
-    return recognise(head) not in {"bare", "unsupported", "bundle"}
+    return recognise(head[:HEAD_BYTES]) not in {"bare", "unsupported", "bundle"}
 
 
 class Readable(Protocol):

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -55,6 +56,7 @@ from zml_dask.fetch.zip_legacy import explode, inflate64
 from zml_dask.text_safety import escape_path
 
 Buffer = memoryview
+Unpacker = Callable[[Buffer, int], bytes]
 
 LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 ENTRY_SIGNATURE: Final = b"PK\x01\x02"
@@ -65,6 +67,8 @@ _END: Final = struct.Struct("<4s4H2LH")
 _END_64_LOCATOR: Final = struct.Struct("<4sLQL")
 _END_64: Final = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
+# Of an entry, what listing needs: signature, flags, and the lengths of what follows.
+_LISTED: Final = struct.Struct("<4s4xH18x3H12x")
 _LOCAL: Final = 30
 _LENGTHS: Final = struct.Struct("<2H")
 _LONGEST_COMMENT: Final = 65_535
@@ -80,6 +84,8 @@ _4_GIB: Final = 2**32
 _DOS_HOSTS: Final = frozenset({0, 6, 10, 14})
 _DOS_FOLDER: Final = 0x10
 _DOS_LINK: Final = 0x400
+# Without any of these bits it is a regular file, to whichever system.
+_ANY_SPECIAL: Final = 0x7000_0000 | _DOS_FOLDER | _DOS_LINK
 _LONGEST_LINK: Final = 4096
 # No compression makes more of a file than this; what does hides something.
 _PACKED_MARGIN: Final = 65_536
@@ -249,23 +255,21 @@ def iter_positions(buffer: Buffer, directory: Directory) -> Iterator[tuple[int, 
         At the first entry that makes no sense.
     """
     position, stop, count = directory.start, directory.stop, 0
-    unpack, fixed = _CENTRAL.unpack_from, _CENTRAL.size
+    unpack, fixed = _LISTED.unpack_from, _LISTED.size
     while position < stop:
-        if position + fixed > stop or bytes(buffer[position : position + 4]) != ENTRY_SIGNATURE:
+        if position + fixed > stop:
             _check_end(buffer, directory, position, count)
             return
-        fields = unpack(buffer, position)
-        path_end = position + fixed + fields[10]
-        extra_end = path_end + fields[11]
-        end = extra_end + fields[12]
+        signature, flags, n_path, n_extra, n_comment = unpack(buffer, position)
+        if signature != ENTRY_SIGNATURE:
+            _check_end(buffer, directory, position, count)
+            return
+        path_end = position + fixed + n_path
+        end = path_end + n_extra + n_comment
         if end > stop:
             raise BrokenDirectoryError("its directory breaks off")
-        yield (
-            position,
-            bytes(buffer[position + fixed : path_end]),
-            fields[3],
-            bytes(buffer[path_end:extra_end]) if fields[11] else b"",
-        )
+        extra = bytes(buffer[path_end : path_end + n_extra]) if n_extra else b""
+        yield position, bytes(buffer[position + fixed : path_end]), flags, extra
         position = end
         count += 1
 
@@ -292,7 +296,9 @@ def read_entry(buffer: Buffer, position: int, shift: int, path: str) -> Entry:
         start = position + _CENTRAL.size + n_path
         extra = bytes(buffer[start : start + n_extra])
         size, packed, offset = _zip64_fields(extra, size, packed, offset)
-    mode = _mode_of(made_by >> 8, attributes, size) if attributes else 0
+    mode = 0
+    if attributes & _ANY_SPECIAL:
+        mode = _mode_of(made_by >> 8, attributes, size)
     return Entry(path, flags, method, crc, mode, packed, size, offset + shift)
 
 
@@ -386,10 +392,12 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
     if len(body) < entry.packed:
         return _refused(entry, ("damaged", "the archive ends within it"))
     unpack = _UNPACKERS.get(entry.method)
+    if entry.method == _IMPLODED:
+        unpack = partial(explode, flags=entry.flags)
     if unpack is None:
         return _refused(entry, ("unsupported", f"compression method {entry.method}"))
     try:
-        data = unpack(body, entry.size, entry.flags)
+        data = unpack(body, entry.size)
     except MemoryError:
         return _refused(entry, ("refused", "its decompression asks for too much memory"))
     except _DECOMPRESSION_ERRORS:
@@ -412,7 +420,7 @@ def large_member(body: Buffer, entry: Entry, meter: Meter, scratch: Path) -> Mem
     open_stream = _STREAMS.get(entry.method)
     if open_stream is None or not entry.path.lower().endswith(ARCHIVE_SUFFIXES):
         return row
-    layer = Layer(open_stream(_Slices(body)), meter)
+    layer = Layer(open_stream(Slices(body)), meter)
     if not is_nested_archive(entry.path, layer.peek(), is_large=True):
         return row
     try:
@@ -423,13 +431,14 @@ def large_member(body: Buffer, entry: Entry, meter: Meter, scratch: Path) -> Mem
         return _refused(entry, ("damaged", "it does not decompress"))
 
 
-class _Slices:
+class Slices:
     """A part of the map, as a stream."""
 
     def __init__(self, body: Buffer) -> None:
         self._body = body
 
     def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; none at the end."""
         data = bytes(self._body[:size] if size >= 0 else self._body)
         self._body = self._body[len(data) :]
         return data
@@ -509,7 +518,7 @@ def _read_member(bodies: _Bodies, entry: Entry, meter: Meter, scratch: Path) -> 
     elif entry.packed > 2 * entry.size + _PACKED_MARGIN:
         return _refused(entry, ("refused", "its packed form is far larger than its content"))
     body = bodies.at(entry, entry.offset)
-    over = meter.add_unpacked(0) or meter.add_packed(0 if body is None else len(body))
+    over = meter.add_packed(0 if body is None else len(body))
     if over is not None:
         return _refused(entry, ("refused", over))
     if refusal is not None:
@@ -552,7 +561,8 @@ def _index(
                 reason = f"{over}; neither it nor what follows in the archive is read"
                 stopped = unread(path[: meter.limits.max_path_bytes], None, "refused", reason)
                 break
-            has_backslash = has_backslash or "\\" in path
+            if "\\" in path:
+                has_backslash = True
             if not is_version_control(path):
                 found.append((path, position))
             else:
@@ -609,7 +619,7 @@ def _special(bodies: _Bodies, entry: Entry) -> Member | None:
     target = None
     if body is not None and entry.size <= _LONGEST_LINK and entry.method in {0, 8}:
         with suppress(*_DECOMPRESSION_ERRORS):
-            target = _UNPACKERS[entry.method](body, entry.size, 0)
+            target = _UNPACKERS[entry.method](body, entry.size)
     if target is None:
         return _refused(entry, ("refused", "a symbolic link that cannot be read"))
     return link_member(entry.path, target.decode("utf-8", "replace"))
@@ -688,40 +698,28 @@ def _zip64_fields(extra: bytes, size: int, packed: int, offset: int) -> tuple[in
     return size, packed, offset
 
 
-def _stored(body: Buffer, size: int, _flags: int) -> bytes:
+def _stored(body: Buffer, size: int) -> bytes:
     return bytes(body[: size + 1])
 
 
-def _inflate(body: Buffer, size: int, _flags: int) -> bytes:
-    return inflate(body, size)
-
-
-def _inflate64(body: Buffer, size: int, _flags: int) -> bytes:
-    return inflate64(body, size)
-
-
-def _explode(body: Buffer, size: int, flags: int) -> bytes:
-    return explode(body, size, flags)
-
-
-def _unpack_bzip2(body: Buffer, size: int, _flags: int) -> bytes:
+def _unpack_bzip2(body: Buffer, size: int) -> bytes:
     return bz2.BZ2Decompressor().decompress(body, size + 1)
 
 
-def _unpack_xz(body: Buffer, size: int, _flags: int) -> bytes:
+def _unpack_xz(body: Buffer, size: int) -> bytes:
     try:
         return lzma.LZMADecompressor(memlimit=128 * 1024 * 1024).decompress(body, size + 1)
     except lzma.LZMAError as error:
         raise memory_error(error) from error
 
 
-def _unpack_zstd(body: Buffer, size: int, _flags: int) -> bytes:
+def _unpack_zstd(body: Buffer, size: int) -> bytes:
     decompressor = zstandard.ZstdDecompressor(max_window_size=2**27)
     with decompressor.stream_reader(body) as reader:
         return reader.read(size + 1)
 
 
-def _unpack_lzma(body: Buffer, size: int, _flags: int) -> bytes:
+def _unpack_lzma(body: Buffer, size: int) -> bytes:
     """A raw LZMA stream after the four bytes and the properties that zip puts before it."""
     _, n_properties, packed_properties, dictionary = struct.unpack_from("<2sHBL", body, 0)
     if n_properties != 5:
@@ -741,11 +739,10 @@ def _unpack_lzma(body: Buffer, size: int, _flags: int) -> bytes:
     return decompressor.decompress(body[9:], size + 1)
 
 
-_UNPACKERS: Final[dict[int, Callable[[Buffer, int, int], bytes]]] = {
+_UNPACKERS: Final[dict[int, Unpacker]] = {
     0: _stored,
-    6: _explode,
-    8: _inflate,
-    9: _inflate64,
+    8: inflate,
+    9: inflate64,
     12: _unpack_bzip2,
     14: _unpack_lzma,
     93: _unpack_zstd,
@@ -758,4 +755,5 @@ _STREAMS: Final[dict[int, Callable[[Readable], Readable]]] = {
     93: OPENERS["zstd"],
     95: OPENERS["xz"],
 }
-_SLOW: Final = frozenset({6, 9})
+_IMPLODED: Final = 6
+_SLOW: Final = frozenset({_IMPLODED, 9})
