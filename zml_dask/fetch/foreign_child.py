@@ -81,14 +81,17 @@ class Reader:
         # As the library's own, which raise and log: here a code is an answer.
         self._next = self._plain("read_next_header2", ctypes.c_void_p, ctypes.c_void_p)
         self._read = self._plain(
-            "read_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, result=ctypes.c_ssize_t
+            "read_data_block",
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(ctypes.c_size_t),
+            ctypes.POINTER(ctypes.c_int64),
         )
         self._is_encrypted = self._plain("entry_is_encrypted", ctypes.c_void_p)
         self._open = self._plain("read_open_fd", ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
-        self._buffer = ctypes.create_string_buffer(_PIECE)
 
-    def _plain(self, name: str, *arguments: Any, result: Any = ctypes.c_int) -> Any:
-        prototype = ctypes.CFUNCTYPE(result, *arguments)
+    def _plain(self, name: str, *arguments: Any) -> Any:
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)
         return prototype((f"archive_{name}", self._ffi.libarchive))
 
     def open(self) -> str | None:
@@ -124,15 +127,21 @@ class Reader:
     def send_content(self, most: int | None) -> str | None:
         """Send the content, or one byte more than `most`; what is wrong where that fails."""
         sent = 0
+        block, count, offset = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_int64()
+        places = ctypes.byref(block), ctypes.byref(count), ctypes.byref(offset)
         while most is None or sent <= most:
-            room = _PIECE if most is None else min(_PIECE, most + 1 - sent)
-            count = self._read(self._archive, self._buffer, room)
-            if count < 0:
-                return self.error()
-            if count == 0:
+            code = self._read(self._archive, *places)
+            if code == _END:
                 return None
-            send(b"D", self._buffer.raw[:count])
-            sent += count
+            if code < _WARN:
+                return self.error()
+            for length, start in ((offset.value - sent, None), (count.value, block.value)):
+                done = 0  # first the hole before the block, should the file be sparse
+                while done < length and (most is None or sent <= most):
+                    size = min(length - done, _PIECE)
+                    send(b"D", ctypes.string_at(start + done, size) if start else bytes(size))
+                    done += size
+                    sent += size
         return None
 
 
