@@ -23,33 +23,45 @@ from zml_dask.errors import UsageError
 from zml_dask.store.info import committed_info
 from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+from zml_dask.text_safety import escape_text
 
 _TYPES: Mapping[str, str] = {
     "index.html": "text/html; charset=utf-8",
     "viewer.css": "text/css; charset=utf-8",
     "viewer.js": "text/javascript; charset=utf-8",
+    "highlight.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
     "THIRD-PARTY.txt": "text/plain; charset=utf-8",
 }
 _DATA = "data/"
 _READABLE = re.compile(
-    rf"{re.escape(DATASET_JSON)}|(files|records|withdrawn)\.parquet/[\w.-]+"
+    rf"{re.escape(DATASET_JSON)}|(files|files_by_language|records|summary|withdrawn)\.parquet/[\w.-]+"
     rf"|{re.escape(IMAGES_ZARR)}/[\w./-]+"
 )
 _NO_OBJECT = (errno.EISDIR, errno.ENAMETOOLONG)
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+"""One range; a number of more digits is beyond every object."""
+_IDLE_SECONDS = 60
+"""A connection that says nothing for so long is closed, so that none holds a thread for ever."""
 
 
 class DataUrlError(UsageError):
     """The page cannot know where the dataset will be."""
 
 
-def page_files(dataset: str) -> dict[str, bytes]:
-    """Return the page's files for a dataset at a URL, absolute or relative to the page.
+def page_files(dataset: str, name: str) -> dict[str, bytes]:
+    """Return the page's files.
+
+    Parameters
+    ----------
+    dataset : str
+        URL of the dataset, absolute or relative to the page.
+    name : str
+        What the page calls it.
 
     Examples
     --------
-    >>> b'content="../"' in page_files("../")["index.html"]
+    >>> b'content="../"' in page_files("../", "zenodo-ml")["index.html"]
     True
     """
     folder = files("zml_dask.publish") / "page"
@@ -59,6 +71,7 @@ def page_files(dataset: str) -> dict[str, bytes]:
     page = found["index.html"].decode()
     page = page.replace("{connect}", html.escape(f"'self'{origin}"))
     page = page.replace("{dataset}", html.escape(dataset))
+    page = page.replace("{name}", html.escape(escape_text(name)))
     found["index.html"] = page.encode()
     return found
 
@@ -97,7 +110,7 @@ def export_page(dataset: str, directory: Path, data_url: str | None = None) -> P
                 f"a browser cannot read {dataset}; name its public address with --data-url"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    for name, data in page_files(data_url.rstrip("/") + "/").items():
+    for name, data in page_files(data_url.rstrip("/") + "/", _name_of(dataset)).items():
         (directory / name).write_bytes(data)
     return directory / "index.html"
 
@@ -122,13 +135,26 @@ class ViewerServer(ThreadingHTTPServer):
 
     def __init__(self, dataset: str, port: int = 0) -> None:
         self.storage = _open(dataset)
-        self.pages = page_files(_DATA)
+        self.pages = page_files(_DATA, _name_of(dataset))
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
     def url(self) -> str:
         """Address of the page."""
         return f"http://127.0.0.1:{self.server_address[1]}/"
+
+
+def _name_of(dataset: str) -> str:
+    """Return the last part of a path or URL.
+
+    Examples
+    --------
+    >>> _name_of("s3://bucket/zenodo-ml/"), _name_of(".") == Path.cwd().name
+    ('zenodo-ml', True)
+    """
+    if "://" in dataset:
+        return urlsplit(dataset).path.rstrip("/").rpartition("/")[2] or urlsplit(dataset).netloc
+    return Path(dataset).absolute().name
 
 
 def _open(dataset: str) -> Storage:
@@ -140,6 +166,7 @@ def _open(dataset: str) -> Storage:
 class _Handler(BaseHTTPRequestHandler):
     server: ViewerServer
     protocol_version = "HTTP/1.1"
+    timeout = _IDLE_SECONDS
 
     def do_GET(self) -> None:
         # A page elsewhere whose name is made to point here must not read the
@@ -169,7 +196,11 @@ class _Handler(BaseHTTPRequestHandler):
         storage = self.server.storage
         size = storage.size(path)
         headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
-        asked = _RANGE.fullmatch(self.headers.get("Range") or "")
+        wanted = self.headers.get("Range") or ""
+        asked = _RANGE.fullmatch(wanted)
+        if asked is None and wanted.startswith("bytes="):
+            self._refuse(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+            return
         if asked is None or asked.groups() == ("", ""):
             self._answer(HTTPStatus.OK, storage.read(path), headers)
             return

@@ -1,115 +1,56 @@
-// The dataset, read lazily over HTTP ranges: Parquet tables by hyparquet, images by zarrita.
+// The dataset, read lazily over HTTP ranges: tables by hyparquet, images by zarrita.
 
-import { decompress } from "fzstd";
-import { parquetMetadataAsync, parquetRead } from "hyparquet";
 import * as zarr from "zarrita";
 
 import { Blosc } from "./blosc.mjs";
+import { mayHold, Table } from "./parquet.mjs";
 
 zarr.registry.set("blosc", async () => Blosc);
 
-// All our tables are zstd.
-const compressors = { ZSTD: (data, size) => decompress(data, new Uint8Array(size)) };
-const CHUNKS_KEPT = 48; // 1.6 MB each at 80 by 80
+const SCHEMA = 2;
+const CHUNKS_KEPT = 16; // 1.6 MB each at 80 by 80
+const ABSENT = 0x110000; // no code point: what a chunk that is not there is filled with
 
-/** Fetch a range of a file, or fail with a message that names it. */
-async function range(url, start, stop) {
-  const answer = await fetch(url, { headers: { Range: `bytes=${start}-${stop - 1}` } });
-  if (answer.status !== 206) {
-    throw new Error(`${url}: the server answers ${answer.status} to a range; it must support them`);
+/** An array over HTTP whose missing chunks are told from blank ones: every committed chunk exists. */
+class Store extends zarr.FetchStore {
+  constructor(url) {
+    super(url, { useSuffixRequest: true });
   }
-  return answer.arrayBuffer();
+  async get(key, options) {
+    const data = await super.get(key, options);
+    if (!key.endsWith("zarr.json") || !data) return data;
+    const metadata = { ...JSON.parse(new TextDecoder().decode(data)), fill_value: ABSENT };
+    return new TextEncoder().encode(JSON.stringify(metadata));
+  }
 }
 
-class Table {
-  constructor(base, parts) {
-    let first = 0;
-    this.parts = parts.map(({ path, rows, size }) => {
-      const url = new URL(path, base);
-      const file = { byteLength: size, slice: (a, b = size) => range(url, a, b) };
-      const part = { first, rows, file, metadata: null };
-      first += rows;
-      return part;
+const openArray = (base, name) => zarr.open.v3(new Store(new URL(`images.zarr/${name}`, base)), { kind: "array" });
+
+const COUNTS = ["records", "files", "images", "bytes"];
+
+/** Counts of everything that is shown, by dimension and value: the sums over all parts. */
+class Summary {
+  constructor(columns) {
+    this.dimensions = new Map();
+    columns.dimension.forEach((dimension, i) => {
+      if (!this.dimensions.has(dimension)) this.dimensions.set(dimension, new Map());
+      const counts = this.dimensions.get(dimension);
+      const value = columns.value[i] ?? null;
+      if (!counts.has(value)) counts.set(value, { value, records: 0, files: 0, images: 0, bytes: 0 });
+      for (const name of COUNTS) counts.get(value)[name] += columns[name][i];
     });
-    this.rows = first;
   }
 
-  /** Call `each(column, values, firstRow)` for every piece of the columns, in any order. */
-  async scan(columns, each) {
-    for (const part of this.parts) {
-      part.metadata ??= parquetMetadataAsync(part.file);
-      const metadata = await part.metadata;
-      await parquetRead({
-        file: part.file, metadata, columns, compressors,
-        onChunk: ({ columnName, columnData, rowStart }) =>
-          each(columnName, columnData, part.first + rowStart),
-      });
-    }
+  /** Values of a dimension, those with most images first. */
+  ranked(dimension) {
+    const shown = [...(this.dimensions.get(dimension)?.values() ?? [])].filter(({ records, files }) => records || files);
+    return shown.sort((a, b) => b.images - a.images || b.files - a.files);
   }
 
-  /** Read one row, all or some columns of it. */
-  async row(number, columns) {
-    const part = this.parts.find(({ first, rows }) => number < first + rows);
-    part.metadata ??= parquetMetadataAsync(part.file);
-    const metadata = await part.metadata;
-    const rowStart = number - part.first;
-    let found;
-    await parquetRead({
-      file: part.file, metadata, columns, compressors, rowFormat: "object",
-      rowStart, rowEnd: rowStart + 1, onComplete: (rows) => { [found] = rows; },
-    });
-    return found;
+  /** Images of one value; null where the summary does not say. */
+  images(dimension, value) {
+    return this.dimensions.get(dimension)?.get(value)?.images ?? null;
   }
-}
-
-/** What the wall needs of every file, in typed arrays: a million files take 30 MB. */
-async function readFiles(table, rowOfRecord) {
-  const files = {
-    count: table.rows,
-    record: new Float64Array(table.rows),
-    first: new Float64Array(table.rows),
-    images: new Int32Array(table.rows),
-    lines: new Int32Array(table.rows),
-    language: new Uint16Array(table.rows),
-  };
-  const languages = [];
-  const codes = new Map();
-  const code = (name) => {
-    const shown = name ?? "(not named)";
-    if (!codes.has(shown)) {
-      codes.set(shown, languages.length);
-      languages.push({ name: shown, images: 0 });
-    }
-    return codes.get(shown);
-  };
-  const numbers = { record_id: files.record, first_image: files.first, n_images: files.images, n_lines: files.lines };
-  await table.scan([...Object.keys(numbers), "language"], (column, values, start) => {
-    if (column === "language") {
-      for (let i = 0; i < values.length; i++) files.language[start + i] = code(values[i]);
-    } else {
-      const target = numbers[column];
-      for (let i = 0; i < values.length; i++) target[start + i] = Number(values[i]);
-    }
-  });
-  for (let i = 0; i < files.count; i++) {
-    // A withdrawn record has no row in our table of records: its files are not shown.
-    if (rowOfRecord.has(files.record[i])) languages[files.language[i]].images += files.images[i];
-    else files.images[i] = 0;
-  }
-  return { files, languages };
-}
-
-async function readRecords(table, withdrawn) {
-  const records = new Array(table.rows);
-  for (let i = 0; i < table.rows; i++) records[i] = {};
-  await table.scan(["record_id", "title", "doi", "license"], (column, values, start) => {
-    for (let i = 0; i < values.length; i++) {
-      records[start + i][column] = column === "record_id" ? Number(values[i]) : values[i];
-    }
-  });
-  return new Map(
-    records.filter(({ record_id: id }) => !withdrawn.has(id)).map((row) => [row.record_id, row]),
-  );
 }
 
 export class Dataset {
@@ -117,26 +58,82 @@ export class Dataset {
     const answer = await fetch(new URL("dataset.json", base));
     if (!answer.ok) throw new Error(`${base}dataset.json: the server answers ${answer.status}`);
     const info = await answer.json();
-    if (info.format !== "zml-dask" || info.schema_version !== 1) {
-      throw new Error("this is not a dataset that this viewer can read");
+    if (info.format !== "zml-dask" || info.schema_version !== SCHEMA) {
+      throw new Error(`this is not a dataset of schema ${SCHEMA}, which this viewer reads`);
     }
     const dataset = new Dataset();
-    dataset.info = info;
-    const tables = (name) => new Table(base, info.tables[name] ?? []);
-    const withdrawn = new Set();
-    await tables("withdrawn").scan(["record_id"], (_, values) => {
-      for (const id of values) withdrawn.add(Number(id));
-    });
-    dataset.records = await readRecords(tables("records"), withdrawn);
-    dataset.table = tables("files");
-    const { files, languages } = await readFiles(dataset.table, dataset.records);
-    Object.assign(dataset, { files, languages, chunks: new Map() });
-    if (info.counts.images > 0) {
-      const url = new URL("images.zarr/images", base);
-      dataset.images = await zarr.open.v3(new zarr.FetchStore(url), { kind: "array" });
-      [dataset.chunk, dataset.height, dataset.width] = dataset.images.chunks;
-    }
+    Object.assign(dataset, { base, info, tables: new Map(), chunks: new Map(), columns: new Map() });
+    const [summary, withdrawn] = await Promise.all([
+      dataset.table("summary").read(["dimension", "value", ...COUNTS]),
+      dataset.table("withdrawn").read(["record_id"]),
+      dataset.openImages(),
+    ]);
+    dataset.summary = new Summary(summary);
+    dataset.withdrawn = new Set(withdrawn.record_id);
     return dataset;
+  }
+
+  async openImages() {
+    if (!this.info.counts.images) return;
+    this.images = await openArray(this.base, "images");
+    [this.chunk, this.height, this.width] = this.images.chunks;
+  }
+
+  table(name) {
+    if (!this.tables.has(name)) this.tables.set(name, new Table(this.base, this.info.tables[name] ?? []));
+    return this.tables.get(name);
+  }
+
+  /** Columns of all records; each is read once. */
+  async recordColumns(names) {
+    const missing = names.filter((name) => !this.columns.has(name));
+    if (missing.length) {
+      const found = this.table("records").read(missing);
+      for (const name of missing) this.columns.set(name, found.then((columns) => columns[name]));
+    }
+    const columns = await Promise.all(names.map((name) => this.columns.get(name)));
+    return Object.fromEntries(names.map((name, i) => [name, columns[i]]));
+  }
+
+  /** One record, by its number; null where it is not shown. */
+  async record(id, columns) {
+    if (this.withdrawn.has(id)) return null;
+    const table = this.table("records");
+    const groups = await table.groupsWhere((bounds) => mayHold(bounds.record_id, id));
+    for (const { first, rows } of groups) {
+      const { record_id: ids } = await table.read(["record_id"], first, first + rows);
+      const at = ids.indexOf(id);
+      if (at >= 0) return table.row(first + at, columns);
+    }
+    return null;
+  }
+
+  /** The file that an image belongs to: its number is its row in the files table. */
+  async fileOf(image, columns) {
+    this.fileIds ??= openArray(this.base, "file_id");
+    const ids = await this.fileIds;
+    const [size] = ids.chunks;
+    const { data } = await ids.getChunk([Math.floor(image / size)]);
+    const number = Number(data[image % size]);
+    return { number, ...(await this.table("files").row(number, columns)) };
+  }
+
+  /** The files of a record, in the order of their paths. */
+  async filesOf(id, columns) {
+    const table = this.table("files");
+    const groups = await table.groupsWhere((bounds) => mayHold(bounds.record_id, id));
+    const found = [];
+    for (const { first, rows } of groups) {
+      const { record_id: ids } = await table.read(["record_id"], first, first + rows);
+      const start = ids.indexOf(id);
+      if (start < 0) continue;
+      const stop = ids.lastIndexOf(id) + 1;
+      const read = await table.read(columns, first + start, first + stop);
+      for (let i = 0; i < stop - start; i++) {
+        found.push({ number: first + start + i, ...Object.fromEntries(columns.map((name) => [name, read[name][i]])) });
+      }
+    }
+    return found;
   }
 
   /** Pixels of one image, Uint32Array of height x width. Its chunk is kept for its neighbours. */
@@ -151,6 +148,7 @@ export class Dataset {
     const { data } = await chunk;
     const size = this.height * this.width;
     const start = (row - number * this.chunk) * size;
+    if (data[start] === ABSENT) throw new Error(`the dataset is damaged: chunk ${number} of the images is missing`);
     return data.subarray(start, start + size);
   }
 }

@@ -16,17 +16,20 @@ export function draw(canvas, pixels, height, width) {
   context.putImageData(image, 0, 0);
 }
 
-/** Read lines back from pixels. */
-export function text(pixels, width, lines) {
+/** One character of an image. */
+export function character(point) {
+  return point <= 0x10ffff ? String.fromCodePoint(point) : "\ufffd";
+}
+
+/** Read lines back from pixels, without the spaces at their ends. */
+export function lines(pixels, width, count) {
   const found = [];
-  for (let row = 0; row < lines; row++) {
+  for (let row = 0; row < count; row++) {
     let line = "";
-    for (const point of pixels.subarray(row * width, (row + 1) * width)) {
-      line += point <= 0x10ffff ? String.fromCodePoint(point) : "\ufffd";
-    }
+    for (const point of pixels.subarray(row * width, (row + 1) * width)) line += character(point);
     found.push(line.replace(/ +$/, ""));
   }
-  return found.join("\n");
+  return found;
 }
 
 /** Show what would be invisible, or would turn the text around it. */
@@ -35,4 +38,15 @@ export function visible(name) {
     /(?!\n)[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}]/gu,
     (c) => `\\u{${c.codePointAt(0).toString(16)}}`,
   );
+}
+
+/** Make an element with attributes and children; text is only ever text. */
+export function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key in made && key !== "list") made[key] = value;
+    else made.setAttribute(key, value);
+  }
+  made.append(...children);
+  return made;
 }

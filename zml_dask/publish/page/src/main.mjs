@@ -1,18 +1,24 @@
-// The page: a wall of images, filters, one image beside its code. The address holds the view.
+// The page: a wall of images, filters, one file beside its images. The address holds the view.
 
 import { Dataset } from "./data.mjs";
-import { draw, text, visible } from "./draw.mjs";
-import { NONE, place, position, select } from "./selection.mjs";
+import { copyCode, downloadCode, openImage } from "./detail.mjs";
+import { draw, element, visible } from "./draw.mjs";
+import { NONE, select, shuffled } from "./selection.mjs";
 
 const PAGE = 120;
+const SHUFFLED = 40; // each of them lies in another chunk
 const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
-const FILTERS = ["language", "license", "record"];
+const CONTROLS = { group: "group", language: "language", extension: "extension", license: "license", year: "year", record: "record", path: "path-filter" };
+const DIMENSIONS = [["group", "language_group", "Language group"], ["language", "language", "Language"], ["extension", "extension", "Extension"], ["license", "license", "Licence"], ["year", "year", "Year"], [null, "status", "Files by status"]];
+const MENU = 400; // values of a dimension that a menu lists
 
 let dataset;
 let selection;
-let shown = ""; // the filters that `selection` was made by
-let turn = 0; // of the last drawing: what an older one still has to draw is not wanted any more
+let shown = null; // the filters that `selection` was made by
+let wallShown = "";
+let turn = 0; // of the last drawing: what an older one still has to read is not wanted any more
+let opened = false; // whether the image that is open was opened from the wall
 
 function view() {
   return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
@@ -23,61 +29,73 @@ function go(changes, { replace = false } = {}) {
   const hash = `#${new URLSearchParams(entries)}`;
   if (replace) history.replaceState(null, "", hash);
   else history.pushState(null, "", hash);
-  render();
+  render().catch(failed);
 }
 
 function say(message) {
   $("status").textContent = message;
 }
 
-function option(value, label) {
-  const element = document.createElement("option");
-  element.value = value;
-  element.textContent = label;
-  return element;
-}
-
 function fillFilters() {
-  const ranked = [...dataset.languages].filter(({ images }) => images).sort((a, b) => b.images - a.images);
-  for (const { name, images } of ranked) {
-    $("language").append(option(name, `${visible(name)} (${number.format(images)})`));
-  }
-  const licences = new Map();
-  for (const { license } of dataset.records.values()) {
-    licences.set(license ?? NONE, (licences.get(license ?? NONE) ?? 0) + 1);
-  }
-  for (const [name, count] of [...licences].sort((a, b) => b[1] - a[1])) {
-    $("license").append(option(name, `${visible(name)} (${number.format(count)} records)`));
-  }
-  for (const { record_id: id, title } of [...dataset.records.values()].slice(0, 1000)) {
-    $("records").append(option(String(id), visible(title)));
+  const labelled = ({ value, images, records }, ofRecords) => {
+    const count = ofRecords ? `${number.format(records)} records` : number.format(images);
+    return element("option", { value: value ?? NONE }, `${visible(value ?? NONE)} (${count})`);
+  };
+  for (const [name, dimension] of DIMENSIONS) {
+    if (name === null) continue;
+    const values = dataset.summary.ranked(dimension).slice(0, MENU);
+    const target = name === "extension" ? $("extensions") : $(CONTROLS[name]);
+    const ofRecords = name === "license" || name === "year";
+    if (ofRecords) values.sort((a, b) => (name === "year" ? (b.value ?? "") > (a.value ?? "") || -1 : b.records - a.records));
+    target.append(...values.filter(({ images, value }) => value !== undefined && (images || ofRecords)).map((each) => labelled(each, ofRecords)));
   }
 }
 
-function tile(k) {
-  const { file, segment } = place(selection, k);
-  const language = dataset.languages[dataset.files.language[file]].name;
-  const button = document.createElement("button");
-  const image = dataset.files.first[file] + segment;
-  button.type = "button";
-  button.className = "tile";
-  button.dataset.image = String(image);
-  button.setAttribute(
-    "aria-label",
-    visible(`${language}, record ${dataset.files.record[file]}, image ${segment + 1} of ${dataset.files.images[file]}`),
+function showStatistics() {
+  $("bars").replaceChildren(
+    ...DIMENSIONS.map(([name, dimension, title]) => {
+      const measure = name === null ? "files" : "images";
+      const values = dataset.summary.ranked(dimension).sort((a, b) => b[measure] - a[measure]).slice(0, 12);
+      const most = Math.max(1, ...values.map((each) => each[measure]));
+      const rows = values.map((each) => {
+        const label = visible(each.value ?? NONE);
+        const bar = element("meter", { max: most, value: each[measure], "aria-hidden": "true" });
+        const parts = [element("bdi", {}, label), element("span", {}, number.format(each[measure])), bar];
+        if (name === null) return element("div", {}, ...parts);
+        const button = element("button", { type: "button" }, ...parts);
+        button.addEventListener("click", () => go({ [name]: each.value ?? NONE, page: "", image: "" }));
+        return button;
+      });
+      return element("section", {}, element("h3", {}, `${title} (${measure})`), ...rows);
+    }),
   );
-  button.title = button.getAttribute("aria-label");
-  button.addEventListener("click", () => go({ image }));
-  const canvas = document.createElement("canvas");
+}
+
+const seedOf = ({ seed }) => (seed === undefined ? null : Math.trunc(Number(seed)) || 0);
+
+const pageSize = (now) => (seedOf(now) === null ? PAGE : SHUFFLED);
+
+/** The position in the selection of what stands k-th on the wall. */
+function placed(k, now) {
+  const seed = seedOf(now);
+  return seed === null ? k : shuffled(k, selection.images, seed);
+}
+
+function tile({ image, record, language }) {
+  const words = [language, record === undefined ? null : `record ${record}`, `image ${number.format(image)}`];
+  const label = visible(words.filter(Boolean).join(", "));
+  const button = element("button", { type: "button", className: "tile", title: label, "aria-label": label, tabIndex: -1 });
+  button.dataset.image = String(image);
+  button.addEventListener("click", () => { opened = true; go({ image }); });
+  const canvas = element("canvas", {});
   button.append(canvas);
   return { button, canvas, image };
 }
 
-async function drawWall(page) {
-  const mine = ++turn;
-  const start = page * PAGE;
+async function drawWall(start, stop, now, mine) {
   const tiles = [];
-  for (let k = start; k < Math.min(start + PAGE, selection.images); k++) tiles.push(tile(k));
+  for (let k = start; k < stop; k++) tiles.push(tile(selection.at(placed(k, now))));
+  if (tiles.length) tiles[0].button.tabIndex = 0; // one stop for the whole wall; arrows move within
   $("wall").replaceChildren(...tiles.map(({ button }) => button));
   $("wall").dataset.state = "loading";
   await Promise.all(
@@ -89,104 +107,115 @@ async function drawWall(page) {
   if (mine === turn) $("wall").dataset.state = "drawn";
 }
 
-function linesOf(file, segment) {
-  return Math.min(dataset.height, dataset.files.lines[file] - segment * dataset.height);
-}
-
-async function openImage(image) {
-  const k = position(selection, dataset.files, image);
-  const dialog = $("detail");
-  if (k < 0) {
-    say("that image is not in this selection");
-    if (dialog.open) dialog.close();
-    return;
-  }
-  const { file, segment } = place(selection, k);
-  dialog.dataset.state = "loading";
-  if (!dialog.open) dialog.showModal();
-  const [pixels, row] = await Promise.all([
-    dataset.image(image),
-    dataset.table.row(file, ["path", "language", "size", "encoding", "n_lines", "n_cut"]),
-  ]);
-  if (view().image !== String(image)) return;
-  const record = dataset.records.get(dataset.files.record[file]);
-  draw($("pixels"), pixels, dataset.height, dataset.width);
-  $("code").textContent = visible(text(pixels, dataset.width, linesOf(file, segment)));
-  $("path").textContent = visible(row.path);
-  const facts = [
-    ["record", `${record.record_id}: ${record.title ?? ""}`],
-    ["DOI", record.doi ?? "none"],
-    ["licence", record.license ?? "none"],
-    ["language", row.language ?? "not named"],
-    ["file", `${number.format(Number(row.n_lines))} lines, ${number.format(Number(row.size))} bytes, ${row.encoding}`],
-    ["image", `${segment + 1} of ${dataset.files.images[file]}, row ${number.format(image)} of the array`],
-  ];
-  $("facts").replaceChildren(
-    ...facts.flatMap(([name, value]) => {
-      const term = document.createElement("dt");
-      term.textContent = name;
-      const definition = document.createElement("dd");
-      const isDoi = name === "DOI" && /^10\.\d{4,9}\/[-._;()/:A-Za-z0-9]+$/.test(value);
-      const holder = isDoi ? document.createElement("a") : document.createElement("bdi");
-      if (isDoi) Object.assign(holder, { href: `https://doi.org/${value}`, rel: "noreferrer noopener" });
-      holder.textContent = visible(value);
-      definition.append(holder);
-      return [term, definition];
-    }),
-  );
-  $("whole").href = `#${new URLSearchParams({ record: String(record.record_id) })}`;
-  dialog.dataset.image = String(image);
-  dialog.dataset.state = "drawn";
-}
-
 // Pages count from 1 in the address, as in what the page says, and from 0 within.
 const numbered = (name) => Math.max(0, Math.trunc(Number(name)) - 1 || 0);
 const named = (page) => (page ? page + 1 : "");
 
-function step(by) {
-  const { image, page } = view();
-  if (image !== undefined) {
-    const k = position(selection, dataset.files, Number(image)) + by;
-    if (k < 0 || k >= selection.images) return;
-    const { file, segment } = place(selection, k);
-    go({ image: dataset.files.first[file] + segment, page: named(Math.floor(k / PAGE)) }, { replace: true });
-  } else {
-    const next = numbered(page) + by;
-    if (next >= 0 && next * PAGE < selection.images) go({ page: named(next) });
-  }
+async function step(by) {
+  const now = view();
+  if (now.image !== undefined) {
+    const next = Number(now.image) + by;
+    const steps = [...document.querySelectorAll(".tile")].map((each) => Number(each.dataset.image));
+    const at = steps.indexOf(Number(now.image));
+    // On the wall's order where the image is on the wall, else to the neighbour in the dataset.
+    if (at >= 0 && at + by >= 0 && at + by < steps.length) go({ image: steps[at + by] }, { replace: true });
+    else if (at >= 0) await turnPage(by, true);
+    else if (next >= 0 && next < dataset.info.counts.images) go({ image: next }, { replace: true });
+  } else await turnPage(by, false);
 }
 
-let wallShown = "";
+async function turnPage(by, withImage) {
+  const size = pageSize(view());
+  const next = numbered(view().page) + by;
+  if (next < 0) return;
+  await selection.reach(next * size, () => true, progress);
+  if (next * size >= selection.images) return;
+  const changes = { page: named(next) };
+  if (withImage) {
+    const k = by > 0 ? next * size : Math.min(selection.images, (next + 1) * size) - 1;
+    changes.image = selection.at(placed(k, view())).image;
+  }
+  go(changes, { replace: withImage });
+}
+
+function progress(share) {
+  $("stop").hidden = share >= 1;
+  say(`searching: ${Math.round(share * 100)} % of what may fit`);
+}
+
+function close() {
+  // Back to the wall that it was opened from, so that "back" does not open the image again.
+  if (opened) {
+    opened = false;
+    history.back();
+  } else go({ image: "" }, { replace: true });
+}
+
+function showEmpty(now) {
+  const remove = (names, label) => {
+    const button = element("button", { type: "button" }, label);
+    button.addEventListener("click", () => go({ ...Object.fromEntries(names.map((name) => [name, ""])), page: "", image: "" }));
+    return button;
+  };
+  const set = Object.keys(CONTROLS).filter((name) => now[name]);
+  const offers = set.map((name) => remove([name], `without ${name} = ${visible(now[name])}`));
+  if (set.length > 1) offers.push(remove(set, "everything"));
+  $("empty").replaceChildren(element("p", {}, "No image fits all of this. Look at it:"), ...offers);
+}
 
 async function render() {
+  const mine = ++turn;
   const now = view();
-  for (const name of FILTERS) if ($(name).value !== (now[name] ?? "")) $(name).value = now[name] ?? "";
-  const filters = JSON.stringify(FILTERS.map((name) => now[name] ?? ""));
+  for (const [name, id] of Object.entries(CONTROLS)) if ($(id).value !== (now[name] ?? "")) setControl($(id), now[name] ?? "");
+  $("shuffle").setAttribute("aria-pressed", String(seedOf(now) !== null));
+  const filters = JSON.stringify(Object.keys(CONTROLS).map((name) => now[name] ?? ""));
+  let stopped = false;
+  $("stop").onclick = () => { stopped = true; };
   if (filters !== shown) {
-    selection = select(dataset, now);
+    const chosen = await select(dataset, now);
+    if (mine !== turn) return;
+    selection = chosen;
     shown = filters;
     wallShown = "";
   }
-  const pages = Math.max(1, Math.ceil(selection.images / PAGE));
-  const page = Math.min(numbered(now.page), pages - 1);
+  const page = numbered(now.page);
+  const size = pageSize(now);
+  // A shuffled page takes images from everywhere, so all of them must be known.
+  const needed = seedOf(now) === null ? (page + 1) * size - 1 : Infinity;
+  await selection.reach(needed, () => mine === turn && !stopped, progress);
+  if (mine !== turn) return;
+  $("stop").hidden = true;
+  const pages = Math.max(1, Math.ceil(selection.images / size));
+  const here = Math.min(page, pages - 1);
+  const stop = Math.min((here + 1) * size, selection.whole ? selection.images : selection.runs.images);
+  const open = selection.whole || selection.expected != null ? "" : "+";
+  const files = selection.files === null || !selection.whole ? "" : ` of ${number.format(selection.files)} files`;
   say(
     selection.images
-      ? `${number.format(selection.images)} images of ${number.format(selection.rows.length)} files; page ${number.format(page + 1)} of ${number.format(pages)}`
+      ? `${number.format(selection.images)}${open} images${files}; page ${number.format(here + 1)} of ${number.format(pages)}${open}`
       : "no image fits",
   );
-  $("previous").disabled = page === 0;
-  $("next").disabled = page === pages - 1;
-  const wall = drawnOnce(`${filters} ${page}`, () => drawWall(page));
+  $("page").value = String(here + 1);
+  $("previous").disabled = here === 0;
+  $("next").disabled = here === pages - 1 && selection.whole;
+  $("empty").hidden = selection.images > 0;
+  if (!selection.images) showEmpty(now);
+  const key = `${filters} ${here} ${now.seed ?? ""} ${selection.images}`;
+  const wall = key === wallShown ? null : drawWall(here * size, stop, now, mine);
+  wallShown = key;
   const image = Number(now.image);
-  if (now.image !== undefined && Number.isInteger(image)) await openImage(image);
-  else if ($("detail").open) $("detail").close();
+  if (now.image !== undefined && Number.isInteger(image) && image >= 0 && image < dataset.info.counts.images) {
+    await openImage(dataset, image, () => view().image === String(image));
+  } else if ($("detail").open) $("detail").close();
   await wall;
 }
 
-async function drawnOnce(key, make) {
-  if (key === wallShown) return;
-  wallShown = key;
-  await make();
+function setControl(control, value) {
+  // What the menu does not list can still be asked for by the address.
+  if (control.tagName === "SELECT" && ![...control.options].some((each) => each.value === value)) {
+    control.append(element("option", { value }, visible(value)));
+  }
+  control.value = value;
 }
 
 function failed(error) {
@@ -194,41 +223,84 @@ function failed(error) {
   document.body.dataset.state = "failed";
 }
 
+/** Move the focus over the wall; whether it was there. */
+function moveOnWall(key) {
+  const tiles = [...document.querySelectorAll(".tile")];
+  const at = tiles.indexOf(document.activeElement);
+  if (at < 0) return false;
+  const across = tiles.filter((each) => each.offsetTop === tiles[0].offsetTop).length;
+  const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: across, ArrowUp: -across }[key];
+  const next = tiles[at + by];
+  if (next) {
+    tiles[at].tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  }
+  return true;
+}
+
+const ACTIONS = {
+  ArrowRight: () => step(1),
+  n: () => step(1),
+  ArrowLeft: () => step(-1),
+  p: () => step(-1),
+  "/": () => {
+    $("choose").open = true;
+    $("record").focus();
+  },
+  "?": () => $("help").showModal(),
+  s: () => shuffle(),
+  c: () => $("detail").open && copyCode(),
+};
+
+function shuffle() {
+  go({ seed: (seedOf(view()) ?? 0) + 1, page: "", image: "" });
+}
+
 function onKey(event) {
-  const typing = ["INPUT", "SELECT"].includes(document.activeElement?.tagName);
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (typing) {
-    if (event.key === "Escape") document.activeElement.blur();
+  if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
+  const focused = document.activeElement;
+  if (["INPUT", "SELECT"].includes(focused?.tagName)) {
+    if (event.key === "Escape") focused.blur();
     return;
   }
   // There the arrows move the text.
-  if (document.activeElement?.id === "code" && event.key.startsWith("Arrow")) return;
-  if (event.key === "ArrowRight" || event.key === "n") step(1);
-  else if (event.key === "ArrowLeft" || event.key === "p") step(-1);
-  else if (event.key === "/") $("record").focus();
-  else return;
+  if (["code", "images"].includes(focused?.id) && event.key.startsWith("Arrow")) return;
+  if (event.key.startsWith("Arrow") && !$("detail").open && moveOnWall(event.key)) {
+    event.preventDefault();
+    return;
+  }
+  if (!(event.key in ACTIONS)) return;
   event.preventDefault();
+  Promise.resolve(ACTIONS[event.key]()).catch(failed);
+}
+
+function listen() {
+  for (const [name, id] of Object.entries(CONTROLS)) {
+    $(id).addEventListener("change", () => go({ [name]: $(id).value.trim(), page: "", image: "" }));
+  }
+  $("page").addEventListener("change", () => go({ page: named(numbered($("page").value)), image: "" }));
+  $("filters").addEventListener("submit", (event) => event.preventDefault());
+  const clicks = { previous: () => turnPage(-1, false), next: () => turnPage(1, false), earlier: () => step(-1), later: () => step(1), close, copy: copyCode, download: downloadCode, keys: () => $("help").showModal(), "help-close": () => $("help").close() };
+  for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", () => Promise.resolve(act()).catch(failed));
+  $("shuffle").addEventListener("click", () => (seedOf(view()) === null ? shuffle() : go({ seed: "", page: "" })));
+  $("detail").addEventListener("cancel", (event) => {
+    event.preventDefault();
+    close();
+  });
+  $("statistics").addEventListener("toggle", () => $("statistics").open && showStatistics());
+  addEventListener("keydown", onKey);
+  addEventListener("popstate", () => render().catch(failed));
+  addEventListener("unhandledrejection", ({ reason }) => failed(reason));
 }
 
 async function main() {
   const base = new URL(document.querySelector("meta[name=dataset]").content, location.href);
-  say("reading the tables ...");
+  say("reading the dataset ...");
   dataset = await Dataset.open(base);
+  $("choose").open = matchMedia("(min-width: 50rem)").matches; // on a phone the wall comes first
   fillFilters();
-  for (const name of FILTERS) $(name).addEventListener("change", () => go({ [name]: $(name).value, page: "", image: "" }));
-  $("filters").addEventListener("submit", (event) => event.preventDefault());
-  $("previous").addEventListener("click", () => step(-1));
-  $("next").addEventListener("click", () => step(1));
-  $("earlier").addEventListener("click", () => step(-1));
-  $("later").addEventListener("click", () => step(1));
-  $("close").addEventListener("click", () => go({ image: "" }));
-  $("detail").addEventListener("cancel", (event) => {
-    event.preventDefault();
-    go({ image: "" });
-  });
-  addEventListener("keydown", onKey);
-  addEventListener("popstate", () => render().catch(failed));
-  addEventListener("unhandledrejection", ({ reason }) => failed(reason));
+  listen();
   await render();
   document.body.dataset.state = "ready";
 }

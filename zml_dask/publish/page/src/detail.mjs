@@ -1,0 +1,180 @@
+// One file: its images beside its code, what is known of it, and the files of its record.
+
+import { character, draw, element, lines, visible } from "./draw.mjs";
+
+const $ = (id) => document.getElementById(id);
+const number = new Intl.NumberFormat("en");
+const MOST = 60; // images of a file that are shown at once; most files have fewer
+const FILE = ["path", "name", "record_id", "language", "size", "encoding", "n_lines", "n_cut", "first_image", "n_images", "sha1_git"];
+const RECORD = ["title", "doi", "license", "publication_date", "repository", "creators"];
+
+let code = { name: "", text: "" };
+
+function link(href, text) {
+  return element("a", { href, rel: "noreferrer noopener" }, text);
+}
+
+function facts(file, record, image) {
+  const isDoi = /^10\.\d{4,9}\/[-._;()/:A-Za-z0-9]+$/.test(record.doi ?? "");
+  const swhid = /^[0-9a-f]{40}$/.test(file.sha1_git ?? "") && `swh:1:cnt:${file.sha1_git}`;
+  const isWeb = /^https?:\/\/[\w.-]+\/[\w./~+-]*$/.test(record.repository ?? "");
+  const segment = image - file.first_image;
+  const bdi = (text) => element("bdi", {}, visible(text));
+  const rows = [
+    ["DOI", isDoi ? link(`https://doi.org/${record.doi}`, record.doi) : bdi(record.doi ?? "none")],
+    ["licence", bdi(record.license ?? "none")],
+    ["by", bdi((record.creators ?? []).slice(0, 3).join("; ") || "unknown")],
+    ["repository", isWeb ? link(record.repository, visible(record.repository)) : bdi(record.repository ?? "none")],
+    ["language", bdi(file.language ?? "not named")],
+    ["file", bdi(`${number.format(file.n_lines)} lines, ${number.format(file.size)} bytes, ${file.encoding}`)],
+    ["image", bdi(`${segment + 1} of ${number.format(file.n_images)}, row ${number.format(image)} of the array`)],
+    ...(swhid ? [["Software Heritage", link(`https://archive.softwareheritage.org/${swhid}`, swhid)]] : []),
+    ...(file.n_cut ? [["cut", bdi(`${number.format(file.n_cut)} lines are longer than the image is wide`)]] : []),
+  ];
+  $("facts").replaceChildren(
+    ...rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+  );
+}
+
+function picture(dataset, pixels, segment, current) {
+  const canvas = element("canvas", {});
+  draw(canvas, pixels, dataset.height, dataset.width);
+  const label = `Image ${segment + 1}: lines ${segment * dataset.height + 1} and following`;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", label);
+  const marker = element("span", { className: "marker", hidden: true });
+  const made = element("div", { className: current ? "picture current" : "picture" }, canvas, marker);
+  canvas.addEventListener("mousemove", (event) => {
+    const box = canvas.getBoundingClientRect();
+    const row = Math.min(dataset.height - 1, Math.floor(((event.clientY - box.top) / box.height) * dataset.height));
+    const column = Math.min(dataset.width - 1, Math.floor(((event.clientX - box.left) / box.width) * dataset.width));
+    const point = pixels[row * dataset.width + column];
+    const line = segment * dataset.height + row + 1;
+    const name = `U+${point.toString(16).toUpperCase().padStart(4, "0")}`;
+    $("pixel").textContent = `line ${number.format(line)}, column ${column + 1}: ${visible(character(point)).replace(" ", "space")} ${name}`;
+    light(line);
+  });
+  canvas.addEventListener("mouseleave", () => light(null));
+  return { made, marker };
+}
+
+/** Light up a line of code. */
+function light(line) {
+  for (const lit of document.querySelectorAll(".line.lit")) lit.classList.remove("lit");
+  if (line !== null) document.querySelector(`.line[data-line="${line}"]`)?.classList.add("lit");
+}
+
+function block(dataset, texts, coloured, segment, current, marker) {
+  const made = element("pre", { className: current ? "block current" : "block" });
+  made.dataset.segment = String(segment);
+  texts.forEach((text, row) => {
+    const line = element("span", { className: "line" });
+    line.dataset.line = String(segment * dataset.height + row + 1);
+    if (coloured) for (const [classes, part] of coloured[row] ?? []) line.append(element("span", { className: classes }, visible(part)));
+    else line.textContent = visible(text);
+    line.addEventListener("mouseenter", () => {
+      marker.hidden = false;
+      marker.style.top = `${(100 * row) / dataset.height}%`;
+      marker.style.height = `${100 / dataset.height}%`;
+    });
+    line.addEventListener("mouseleave", () => { marker.hidden = true; });
+    if (row < texts.length - 1) line.append("\n"); // at the end of a block it opens no line
+    made.append(line);
+  });
+  return made;
+}
+
+/** Colours by line for the text of some images of a file; null where the language has none. */
+async function colours(text, language) {
+  const { highlighted } = await import("./highlight.js");
+  return highlighted(text, language);
+}
+
+/** Show the file of an image; `wanted` says whether it still is. */
+export async function openImage(dataset, image, wanted) {
+  const dialog = $("detail");
+  dialog.dataset.state = "loading";
+  if (!dialog.open) dialog.showModal();
+  const file = await dataset.fileOf(image, FILE);
+  const record = await dataset.record(file.record_id, RECORD);
+  if (!wanted()) return;
+  if (!record) {
+    dialog.close();
+    throw new Error(`record ${file.record_id} is withdrawn`);
+  }
+  const here = image - file.first_image;
+  const from = file.n_images <= MOST ? 0 : Math.max(0, here - MOST / 2);
+  const to = Math.min(file.n_images, from + MOST);
+  const pixels = await Promise.all(
+    Array.from({ length: to - from }, (_, i) => dataset.image(file.first_image + from + i)),
+  );
+  if (!wanted()) return;
+  const texts = pixels.map((each, i) =>
+    lines(each, dataset.width, Math.min(dataset.height, file.n_lines - (from + i) * dataset.height)),
+  );
+  const text = texts.flat().join("\n");
+  code = { name: file.name, text: `${text}\n` };
+  const coloured = await colours(text, file.language);
+  if (!wanted()) return;
+  $("title").textContent = visible(record.title ?? `Record ${file.record_id}`);
+  $("path").replaceChildren(element("bdi", {}, visible(file.path)));
+  facts(file, record, image);
+  const pictures = pixels.map((each, i) => picture(dataset, each, from + i, from + i === here));
+  $("images").replaceChildren(...pictures.map(({ made }) => made));
+  $("code").replaceChildren(
+    ...texts.map((each, i) => {
+      const first = i * dataset.height;
+      return block(dataset, each, coloured?.slice(first, first + each.length), from + i, from + i === here, pictures[i].marker);
+    }),
+  );
+  const partly = to - from < file.n_images ? `Images ${from + 1} to ${to} of ${number.format(file.n_images)}; → goes on. ` : "";
+  $("pixel").textContent = `${partly}Point at a pixel or a line to see the other.`;
+  // Not `scrollIntoView`, which on a phone would scroll the title away as well.
+  for (const pane of ["images", "code"]) $(pane).scrollTop = $(pane).querySelector(".current")?.offsetTop ?? 0;
+  dialog.scrollTop = 0;
+  $("whole").href = `#${new URLSearchParams({ record: String(file.record_id) })}`;
+  $("tree").open = false;
+  $("tree").ontoggle = () => { if ($("tree").open) showTree(dataset, file.record_id).catch((error) => { $("files").textContent = String(error.message); }); };
+  $("files").replaceChildren();
+  dialog.dataset.image = String(image);
+  dialog.dataset.state = "drawn";
+}
+
+async function showTree(dataset, record) {
+  $("files").textContent = "reading the files ...";
+  const files = await dataset.filesOf(record, ["path", "n_images", "first_image", "status"]);
+  const root = new Map();
+  for (const file of files) {
+    let folder = root;
+    const names = file.path.split("/");
+    for (const name of names.slice(0, -1)) {
+      if (!(folder.get(name) instanceof Map)) folder.set(name, new Map());
+      folder = folder.get(name);
+    }
+    folder.set(names.at(-1), file);
+  }
+  const list = (folder) =>
+    element("ul", {}, ...[...folder].map(([name, entry]) => {
+      if (entry instanceof Map) {
+        const open = folder.size === 1;
+        return element("li", {}, element("details", { open }, element("summary", {}, element("bdi", {}, visible(name))), list(entry)));
+      }
+      if (!entry.n_images) return element("li", {}, element("bdi", {}, visible(name)), ` (${entry.status})`);
+      const href = `#${new URLSearchParams({ record: String(record), image: String(entry.first_image) })}`;
+      return element("li", {}, element("a", { href }, element("bdi", {}, visible(name))), ` ${number.format(entry.n_images)}`);
+    }));
+  $("files").replaceChildren(list(root));
+}
+
+/** Put the code that is shown into the clipboard. */
+export async function copyCode() {
+  await navigator.clipboard.writeText(code.text);
+  $("pixel").textContent = "copied";
+}
+
+/** Save the code that is shown as a file. */
+export function downloadCode() {
+  const url = URL.createObjectURL(new Blob([code.text], { type: "text/plain" }));
+  element("a", { href: url, download: code.name }).click();
+  URL.revokeObjectURL(url);
+}

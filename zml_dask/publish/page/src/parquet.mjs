@@ -1,0 +1,96 @@
+// Parquet tables over HTTP ranges: footers once, then only the pages that hold the rows asked for.
+
+import { decompress } from "fzstd";
+import { parquetMetadataAsync, parquetRead } from "hyparquet";
+
+// All our tables are zstd.
+const compressors = { ZSTD: (data, size) => decompress(data, new Uint8Array(size)) };
+const FOOTER = 1 << 16; // most footers fit; a longer one costs one more request
+
+/** Fetch a range of a file, or fail with a message that names it. */
+async function range(url, start, stop) {
+  const answer = await fetch(url, { headers: { Range: `bytes=${start}-${stop - 1}` } });
+  if (answer.status !== 206) {
+    throw new Error(`${url}: the server answers ${answer.status} to a range; it must support them`);
+  }
+  return answer.arrayBuffer();
+}
+
+/** Numbers as JavaScript has them: those of a dataset stay below 2^53. */
+const plain = (value) => (typeof value === "bigint" ? Number(value) : value);
+
+export class Table {
+  constructor(base, parts) {
+    let first = 0;
+    this.parts = parts.map(({ path, rows, size }) => {
+      const url = new URL(path, base);
+      const file = { byteLength: size, slice: (a, b = size) => range(url, a, b) };
+      const part = { first, rows, file, footer: null };
+      first += rows;
+      return part;
+    });
+    this.rows = first;
+  }
+
+  /** Row groups of a part: where their rows begin in the table, and least and greatest values. */
+  groups(part) {
+    part.footer ??= parquetMetadataAsync(part.file, { initialFetchSize: FOOTER, geoparquet: false });
+    part.groups ??= part.footer.then(({ row_groups: groups }) => {
+      let first = part.first;
+      return groups.map((group) => {
+        const found = { first, rows: Number(group.num_rows), bounds: {} };
+        for (const { meta_data: column } of group.columns) {
+          const { min_value: least, max_value: greatest, null_count: nulls } = column.statistics ?? {};
+          found.bounds[column.path_in_schema[0]] = {
+            least: plain(least), greatest: plain(greatest), nulls: Number(nulls ?? 0),
+          };
+        }
+        first += found.rows;
+        return found;
+      });
+    });
+    return part.groups;
+  }
+
+  /** Row groups of the table that `fits(bounds)` does not rule out, in order. */
+  async groupsWhere(fits) {
+    const all = await Promise.all(this.parts.map((part) => this.groups(part)));
+    return all.flat().filter(({ bounds }) => fits(bounds));
+  }
+
+  /** Columns of the rows from `start` to `stop`, one array each. */
+  async read(columns, start = 0, stop = this.rows) {
+    const found = Object.fromEntries(columns.map((name) => [name, new Array(stop - start)]));
+    const within = this.parts.filter(({ first, rows }) => first < stop && first + rows > start);
+    await Promise.all(
+      within.map(async (part) => {
+        await this.groups(part);
+        await parquetRead({
+          file: part.file, metadata: await part.footer, columns, compressors, useOffsetIndex: true,
+          rowStart: Math.max(0, start - part.first),
+          rowEnd: Math.min(part.rows, stop - part.first),
+          onChunk: ({ columnName, columnData, rowStart }) => {
+            const target = found[columnName];
+            const offset = part.first + rowStart - start;
+            const from = Math.max(0, -offset);
+            const to = Math.min(columnData.length, stop - start - offset);
+            for (let i = from; i < to; i++) target[offset + i] = plain(columnData[i]);
+          },
+        });
+      }),
+    );
+    return found;
+  }
+
+  /** One row as an object. */
+  async row(number, columns) {
+    const found = await this.read(columns, number, number + 1);
+    return Object.fromEntries(columns.map((name) => [name, found[name][0]]));
+  }
+}
+
+/** Whether a row group may hold a value of a column; null is a value. */
+export function mayHold({ least, greatest, nulls } = {}, value) {
+  if (value === null) return nulls !== 0;
+  return least === undefined || (least <= value && value <= greatest);
+}
