@@ -21,11 +21,11 @@ from zml_dask.engine.clusters import (
     job_name_of,
     open_cluster,
 )
-from zml_dask.engine.clusters.scratch import worker_scratch
+from zml_dask.engine.clusters.plugin import worker_scratch
 
 from .conftest import write_config
 from .runs import until
-from .slurm_lab import SlurmLab
+from .slurm_lab import NODES, SlurmLab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 
@@ -147,7 +147,7 @@ def test_what_goes_wrong_is_said_in_one_line(
 def test_a_full_cluster_is_waited_for_and_said_why(
     slurm: SlurmLab, slurm_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zml_dask.engine.clusters.waiting._SAY_SECONDS", 1.0)
+    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 1.0)
     said: list[str] = []
     script = slurm_config.parent / "busy.sh"
     script.write_text("#!/bin/sh\nsleep 300\n")
@@ -161,6 +161,60 @@ def test_a_full_cluster_is_waited_for_and_said_why(
     ):
         pass
     assert any("waiting for workers" in line and "PENDING" in line for line in said)
+
+
+@pytest.mark.parametrize("state", ["drain", "down"])
+def test_nodes_that_come_back_are_waited_for(
+    slurm: SlurmLab, slurm_config: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    nodes = f"nodename={','.join(NODES)}"
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "PENDING" in line:
+            slurm.run("scontrol", "update", nodes, "state=resume")
+
+    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 1.0)
+    slurm.run("scontrol", "update", nodes, f"state={state}", "reason=maintenance")
+    try:
+        with open_cluster(
+            "slurm", 1, options=ClusterOptions(config=slurm_config, say=say)
+        ) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+    finally:
+        slurm.run("scontrol", "update", nodes, "state=resume", check=False)
+    assert any("waiting for workers" in line for line in said)
+
+
+def test_a_job_that_no_node_can_take_is_refused_while_nodes_are_down(
+    slurm: SlurmLab, tmp_path: Path
+) -> None:
+    path = write_config(tmp_path)
+    path.write_text(path.read_text().replace("memory: 1GiB", "memory: 900GiB"))
+    slurm.run("scontrol", "update", f"nodename={NODES[0]}", "state=drain", "reason=maintenance")
+    try:
+        with (
+            pytest.raises(ClusterUnavailableError, match="sbatch refuses"),
+            open_cluster("slurm", 1, options=ClusterOptions(config=path)),
+        ):
+            pass
+    finally:
+        slurm.run("scontrol", "update", f"nodename={NODES[0]}", "state=resume")
+    assert not slurm.jobs("PENDING,RUNNING")
+
+
+def test_a_worker_of_another_numpy_is_named(slurm: SlurmLab, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text("import numpy\nnumpy.__version__ = '1.0'\n")
+    text = path.read_text().replace('"export PYTHONPATH=', f'"export PYTHONPATH={tmp_path}:')
+    path.write_text(text)
+    with (
+        pytest.raises(ClusterUnavailableError, match=r"worker tls://.* has numpy 1\.0 where"),
+        open_cluster("slurm", 1, options=ClusterOptions(config=path)),
+    ):
+        pass
+    until(lambda: not slurm.jobs(), "the workers' jobs are cancelled")
 
 
 def test_a_cluster_whose_driver_was_killed_ends_by_itself(

@@ -32,7 +32,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def standing(folder: Path, *words: str, **environment: str) -> Iterator[tuple[Path, list]]:
+def standing(
+    folder: Path, *words: str, workers: int = 1, **environment: str
+) -> Iterator[tuple[Path, list]]:
     """A scheduler and a worker as processes of their own; the scheduler file, and both."""
     file = folder / "scheduler.json"
     listen = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
@@ -49,8 +51,8 @@ def standing(folder: Path, *words: str, **environment: str) -> Iterator[tuple[Pa
         scheduler = begin("scheduler", *listen, "--no-dashboard", *words)
         until(lambda: file.exists() and file.read_text().endswith("}"), "a scheduler file")
         local = ["--local-directory", str(folder), "--nthreads", "1", "--death-timeout", "20"]
-        worker = begin("worker", "--scheduler-file", str(file), "--no-dashboard", *local, *words)
-        yield file, [scheduler, worker]
+        command = ("worker", "--scheduler-file", str(file), "--no-dashboard", *local, *words)
+        yield file, [scheduler, *(begin(*command) for _ in range(workers))]
 
 
 def test_a_scheduler_file_and_an_address(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_an_adaptive_cluster_grows_with_the_work() -> None:
         futures = client.map(_dawdle, range(40))
         until(lambda: len(client.scheduler_info()["workers"]) == 2, "a second worker")
         client.cancel(futures)
-        assert client.scheduler.address.startswith("tcp://127.0.0.1:")
+        assert client.scheduler.address.startswith("tls://127.0.0.1:")
 
 
 def _dawdle(number: int) -> int:

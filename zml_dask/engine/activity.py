@@ -118,6 +118,6 @@ def worker_folder() -> str | None:
     """Return the folder for temporary files of this Dask worker; None outside of tasks."""
     if dask_worker() is None:
         return None
-    from zml_dask.engine.clusters.scratch import worker_scratch
+    from zml_dask.engine.clusters.plugin import worker_scratch
 
     return str(worker_scratch())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import distributed
 import numpy as np
+from distributed.deploy import Cluster
 
-from zml_dask.engine.clusters import open_cluster
+from zml_dask.engine.clusters import check_client, open_cluster, use_client
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.job import Executor, OpenExecutor, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
@@ -49,7 +51,7 @@ def build(
     records: Records,
     dataset: str | Path | Storage,
     *,
-    client: distributed.Client | None = None,
+    client: distributed.Client | Cluster | str | None = None,
     options: BuildOptions | None = None,
     progress: BuildProgress | None = None,
 ) -> BuildResult:
@@ -64,8 +66,9 @@ def build(
         A catalogue (JSON Lines, or ``records.pkl`` of 2018), or records.
     dataset : str, path or Storage
         Folder or fsspec URL; made where it does not exist.
-    client : distributed.Client, optional
-        Of any Dask cluster. Default: one on this machine for the time being.
+    client : distributed.Client, distributed cluster or str, optional
+        Of any Dask cluster, or the cluster itself, or its address. Default: one on this
+        machine for the time being.
     options : BuildOptions, optional
     progress : BuildProgress, optional
         Takes lines and counts; by default they are dropped.
@@ -77,14 +80,16 @@ def build(
     Raises
     ------
     UsageError
-        If the catalogue or the dataset is not what it should be, or images of
+        If the catalogue, the dataset or the client is not what it should be, or images of
         another size are in it.
     LockedError
         If another build of the dataset is at work.
     ClusterError, StorageError
         If the cluster or the storage fails; what is staged is kept.
     """
-    open_client: OpenClient = open_cluster if client is None else lambda: nullcontext(client)
+    if client is not None:
+        check_client(client)
+    open_client = open_cluster if client is None else partial(use_client, client)
     return build_on(records, dataset, on_cluster(open_client), options=options, progress=progress)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zml_dask.engine.clusters.opening import open_cluster
+from zml_dask.engine.clusters.opening import check_client, open_cluster, use_client
 from zml_dask.engine.clusters.options import (
     ClusterOptionError,
     ClusterOptions,
@@ -15,7 +15,9 @@ __all__ = [
     "ClusterOptionError",
     "ClusterOptions",
     "ClusterUnavailableError",
+    "check_client",
     "job_name_of",
     "open_cluster",
     "parse_adapt",
+    "use_client",
 ]

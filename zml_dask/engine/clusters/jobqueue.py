@@ -13,9 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from socket import gethostname
 from typing import Any, Final
 
 import dask
@@ -24,16 +22,15 @@ import distributed
 from dask.utils import format_bytes, parse_bytes
 from tornado.ioloop import PeriodicCallback
 
-from zml_dask.engine.clusters.certificates import security_of
 from zml_dask.engine.clusters.options import (
     ClusterOptionError,
     ClusterOptions,
     ClusterUnavailableError,
 )
-from zml_dask.engine.clusters.queue import job_states, refusal_of
+from zml_dask.engine.clusters.queue import await_first_job, job_states, refusal_of
 from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
+from zml_dask.engine.clusters.security import dashboard_of, security_of
 from zml_dask.engine.clusters.settings import ResolvedSection, exported_settings, resolve
-from zml_dask.engine.clusters.waiting import await_first_job
 
 CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {
     "slurm": dask_jobqueue.SLURMCluster,
@@ -102,8 +99,7 @@ def open_jobqueue(
         # Also for a fixed number: adapting is what replaces workers that have left.
         cluster.adapt(minimum=max(1, least), maximum=most)
         client = stack.enter_context(distributed.Client(cluster))
-        if options.dashboard != "off" and find_spec("bokeh") is not None:
-            options.say(f"dashboard: {client.dashboard_link} (on {gethostname()})")
+        dashboard_of(client, options)
         stack.enter_context(_keeper(cluster, system))
         await_first_job(client, cluster, system, options)
         yield client

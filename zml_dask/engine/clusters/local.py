@@ -1,22 +1,33 @@
-"""Workers as processes of this machine."""
+"""Workers as processes of this machine, and clusters that stand already."""
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from zml_dask.engine.clusters.options import ClusterOptions, ClusterUnavailableError
-from zml_dask.engine.clusters.waiting import await_worker
+from zml_dask.engine.clusters.options import (
+    ClusterOptionError,
+    ClusterOptions,
+    ClusterUnavailableError,
+)
+from zml_dask.engine.clusters.security import dashboard_of, local_security
 
 # The share of the machine that local workers may fill; the rest is the driver's,
 # the scheduler's and the page cache's.
 _LOCAL_MEMORY_SHARE: Final = 0.8
+
+_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx|inproc)://")
 
 
 @contextmanager
@@ -27,9 +38,12 @@ def open_local(
 
     Raises
     ------
+    ClusterOptionError
+        If the program has no main guard, so that its workers would run it again.
     ClusterUnavailableError
         If the scheduler cannot start, or no worker does in time.
     """
+    _require_main_guard()
     # Processes of one thread each: rasterising holds the interpreter's lock, and a
     # record that kills its worker then kills nothing else.
     count = workers or (adapt[1] if adapt else CPU_COUNT)
@@ -43,10 +57,12 @@ def open_local(
             threads_per_worker=1,
             processes=True,
             memory_limit=int(MEMORY_LIMIT * _LOCAL_MEMORY_SHARE / count),
+            # Any user of this machine reaches its loopback device.
+            security=local_security(),
             scheduler_kwargs=options.scheduler_options,
             worker_dashboard_address=None,
             silence_logs=logging.CRITICAL,
-            preload=["zml_dask.pipeline.worker_signals"],
+            preload=["zml_dask.engine.clusters.plugin"],
         )
     except (RuntimeError, ValueError, OSError) as error:
         asked = f" with --dashboard {options.dashboard!r}" if options.dashboard else ""
@@ -55,9 +71,112 @@ def open_local(
             f"Dask's scheduler cannot start on this machine{asked}: {why}"
         ) from error
     with started as cluster, distributed.Client(cluster) as client:
+        dashboard_of(client, options)
         # Also for a fixed number: a worker that dies while it starts ends its nanny,
         # and adapting is what puts another in its place.
         least = max(1, adapt[0]) if adapt else count
         cluster.adapt(minimum=least, maximum=count)
         await_worker(client, options.start_timeout or 120.0, "look at --debug's output")
         yield client
+
+
+def _require_main_guard() -> None:
+    """Refuse to start processes from a script that each of them would run again.
+
+    Raises
+    ------
+    ClusterOptionError
+        With the line of the script that lacks the guard.
+    """
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - the caller's script is in it
+    while frame is not None and not _is_script(frame):
+        frame = frame.f_back
+    if frame is None:
+        return
+    path = Path(frame.f_code.co_filename)
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # not a file, as in a notebook
+        return
+    line = frame.f_lineno
+    for node in ast.walk(tree):
+        test = node if isinstance(node, ast.BoolOp) else getattr(node, "test", None)
+        first, last = getattr(node, "lineno", 0), getattr(node, "end_lineno", None) or 0
+        if test is None or not first <= line <= last:
+            continue
+        if any(isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(test)):
+            return
+    raise ClusterOptionError(
+        f"{path}, line {line}: each worker process would run this script again; put what it "
+        'does under: if __name__ == "__main__":'
+    )
+
+
+def _is_script(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"
+
+
+def names_scheduler(spec: str) -> bool:
+    """Whether this is the address of a scheduler, or a scheduler file that is there."""
+    return bool(_ADDRESS.match(spec)) or Path(spec).is_file()
+
+
+@contextmanager
+def open_standing(
+    spec: str, workers: int | None, adapt: tuple[int, int] | None, options: ClusterOptions
+) -> Iterator[distributed.Client]:
+    """Connect to a cluster; see `zml_dask.engine.clusters.open_cluster`.
+
+    Raises
+    ------
+    ClusterOptionError
+        If a size is asked for, or certificates are missing.
+    ClusterUnavailableError
+        If nothing answers there, or it has no worker.
+    """
+    if workers is not None or adapt is not None:
+        raise ClusterOptionError(
+            f"--cluster {spec} stands already and its size is not ours; "
+            "leave out --workers and --adapt"
+        )
+    security = distributed.Security()
+    if spec.startswith("tls://") and security.tls_ca_file is None:
+        raise ClusterOptionError(
+            f"--cluster {spec} needs certificates: set distributed.comm.tls in --cluster-config"
+        )
+    target = {"address": spec} if _ADDRESS.match(spec) else {"scheduler_file": spec}
+    timeout = options.start_timeout or 60.0
+    try:
+        client = distributed.Client(**target, security=security, timeout=timeout)
+    except (OSError, ValueError, KeyError, TimeoutError) as error:
+        raise ClusterUnavailableError(
+            f"no Dask scheduler answers at {spec} ({error.__class__.__name__}): check that it "
+            "runs, that this machine may reach its port, and that both ends use TLS or neither"
+        ) from error
+    with client:
+        await_worker(client, timeout, "start workers that connect to it")
+        yield client
+
+
+def await_worker(client: distributed.Client, seconds: float, advice: str) -> None:
+    """Wait for a worker of a cluster whose workers start at once.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    seconds : float
+        How long at most.
+    advice : str
+        What to do where none arrives.
+
+    Raises
+    ------
+    ClusterUnavailableError
+        Where none arrives.
+    """
+    try:
+        client.wait_for_workers(1, timeout=seconds)
+    except TimeoutError:
+        raise ClusterUnavailableError(
+            f"no worker arrived within {seconds:.0f} s; {advice}"
+        ) from None

@@ -9,16 +9,22 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import dask
 import distributed
+from distributed import Client
+from distributed.core import Status
+from distributed.deploy import Cluster
 from distributed.utils import silence_logging_cmgr
+from distributed.versions import VersionMismatchWarning
 
-from zml_dask.engine.clusters.local import open_local
+from zml_dask.engine.clusters.handshake import check_versions
+from zml_dask.engine.clusters.local import names_scheduler, open_local, open_standing
 from zml_dask.engine.clusters.options import ClusterOptionError, ClusterOptions, Opener
 from zml_dask.engine.clusters.settings import settings_of
-from zml_dask.engine.clusters.standing import names_scheduler, open_standing
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -70,20 +76,94 @@ def open_cluster(
     opener = _opener(spec)
     with (
         dask.config.set(settings_of(options)),
-        _any_port_will_do(),
+        _quiet(),
         # What goes wrong is said by our own errors; Dask's log is a screen of
         # tracebacks for a scheduler that was ended.
         silence_logging_cmgr(logging.CRITICAL),
         opener(spec, workers, adapt, options) as client,
     ):
+        if opener is not open_local:  # its workers are this very Python
+            check_versions(client, options.say)
+        yield client
+
+
+def check_client(given: object) -> None:
+    """Refuse what :func:`use_client` cannot use.
+
+    Raises
+    ------
+    ClusterOptionError
+        Where it is neither a client, a cluster nor text, is closed, or is asynchronous.
+
+    Examples
+    --------
+    >>> check_client(4)
+    Traceback (most recent call last):
+        ...
+    zml_dask.engine.clusters.options.ClusterOptionError: client=4 is no Dask client but int; \
+give a distributed.Client, a cluster such as LocalCluster(n_workers=4), or an address
+    """
+    if isinstance(given, str):
+        return
+    kind = type(given).__name__
+    if not isinstance(given, Client | Cluster):
+        raise ClusterOptionError(
+            f"client={given!r} is no Dask client but {kind}; give a distributed.Client, "
+            "a cluster such as LocalCluster(n_workers=4), or an address"
+        )
+    if given.asynchronous:
+        raise ClusterOptionError(
+            f"the {kind} is asynchronous, and a build waits; make it without asynchronous=True, "
+            "and within a coroutine call the build by asyncio.to_thread"
+        )
+    if given.status in ("closed", "closing", Status.closed, Status.closing):
+        raise ClusterOptionError(f"the {kind} is closed; give one that is open")
+
+
+@contextmanager
+def use_client(given: Client | Cluster | str) -> Iterator[distributed.Client]:
+    """Use a client or a cluster of the caller's own, and leave it open.
+
+    Parameters
+    ----------
+    given : distributed.Client, distributed cluster or str
+        Text is what :func:`open_cluster` takes, such as an address.
+
+    Yields
+    ------
+    distributed.Client
+
+    Raises
+    ------
+    ClusterOptionError
+        As :func:`check_client`.
+    ClusterUnavailableError
+        Where a worker lacks this package or has other versions.
+    """
+    check_client(given)
+    if isinstance(given, str):
+        with open_cluster(given) as client:
+            yield client
+        return
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        client = given
+        if isinstance(given, Cluster):
+            client = stack.enter_context(Client(given))
+        check_versions(client, logger.info)
         yield client
 
 
 @contextmanager
-def _any_port_will_do() -> Iterator[None]:
-    """Dask takes another port where the dashboard's is taken; no reason for three lines."""
+def _quiet() -> Iterator[None]:
+    """Keep remarks of Dask's to itself where we say it better, or where nothing is wrong.
+
+    It takes another port where the dashboard's is taken; versions that differ, our own
+    handshake names.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
+        warnings.filterwarnings("ignore", category=VersionMismatchWarning)
         yield
 
 

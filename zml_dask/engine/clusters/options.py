@@ -6,9 +6,10 @@ import getpass
 import logging
 import os
 import re
+import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -53,6 +54,8 @@ class ClusterOptions:
         own, so that ``scancel --name`` ends nobody else's. See :func:`job_name_of`.
     say : callable
         Takes a line for the person who waits (a job is pending, and why).
+    http_prefix : str
+        What the paths of the dashboard and of the scheduler's other pages begin with.
     """
 
     config: Path | None = None
@@ -62,16 +65,21 @@ class ClusterOptions:
     job_name: str | None = None
     say: Callable[[str], None] = logger.info
 
+    http_prefix: str = field(default_factory=lambda: f"/{secrets.token_urlsafe(16)}/")
+
     @property
     def scheduler_options(self) -> dict[str, Any]:
         """The dashboard in the scheduler's words.
 
         Its HTTP server listens in any case, if only to say that it is well; without
-        a dashboard it is to be on the loopback device too.
+        a dashboard it is to be on the loopback device too, and in any case below an
+        address that nobody can guess.
         """
         if self.dashboard == "off":
-            return {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-        return {"dashboard": True, "dashboard_address": self.dashboard or LOOPBACK_DASHBOARD}
+            shown = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        else:
+            shown = {"dashboard": True, "dashboard_address": self.dashboard or LOOPBACK_DASHBOARD}
+        return {**shown, "http_prefix": self.http_prefix}
 
 
 Opener: TypeAlias = Callable[

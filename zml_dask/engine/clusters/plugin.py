@@ -1,8 +1,11 @@
-"""Our parts on the Dask scheduler: put there once, by whoever needs them first."""
+"""Plugins on the scheduler, and what a task asks of its worker."""
 
 from __future__ import annotations
 
+import signal
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any, Protocol
 
 import distributed
@@ -67,3 +70,36 @@ def this_worker() -> distributed.Worker | None:
         return distributed.get_worker()
     except ValueError:
         return None
+
+
+def worker_scratch() -> Path:
+    """Directory for temporary files of whoever asks.
+
+    Returns
+    -------
+    Path
+        On a Dask worker, a folder inside the worker's own local directory: on
+        the node's own disk (``local-directory`` says where), and removed by Dask
+        when the worker ends, or by the next worker on that node where it was
+        killed. Elsewhere, the system's directory for temporary files.
+
+    Examples
+    --------
+    >>> worker_scratch() == Path(tempfile.gettempdir())
+    True
+    """
+    worker = this_worker()
+    if worker is None:
+        return Path(tempfile.gettempdir())
+    scratch = Path(worker.local_directory) / "records"
+    scratch.mkdir(exist_ok=True)
+    return scratch
+
+
+def dask_setup(_worker: distributed.Worker) -> None:
+    """Leave Ctrl-C to the driver; Dask calls this in the main thread of a local worker.
+
+    The terminal sends it to every process. The driver stops the build and closes its
+    workers; they would otherwise each print a traceback first.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

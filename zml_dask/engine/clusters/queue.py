@@ -1,11 +1,20 @@
-"""What a batch system says of its jobs, in words that help."""
+"""What a batch system says of its jobs, in words that help, and the wait for the first of them."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import distributed
+
+from zml_dask.engine.clusters.options import ClusterOptions, ClusterUnavailableError
+
+if TYPE_CHECKING:
+    # For its name alone: a laptop's build need not load it.
+    import dask_jobqueue
 
 # Reasons for which SLURM never starts a job by itself: waiting would be for nothing.
 _HOPELESS: Final = frozenset(
@@ -38,6 +47,15 @@ _QUEUE_COMMANDS: Final = {
     "htcondor": "condor_q",
 }
 _PATIENCE = 30.0
+_UNAVAILABLE: Final = "Requested node configuration is not available"
+
+_POLL_SECONDS: Final = 1.0
+_SAY_SECONDS: Final = 60.0
+# The first time, for somebody who looks at the terminal.
+_SAY_FIRST_SECONDS: Final = 5.0
+# Once its job runs, a worker needs this long at most to import and to connect.
+_RUNNING_PATIENCE: Final = 300.0
+_UNKNOWN_QUEUE_PATIENCE: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,5 +146,107 @@ def refusal_of(submit_command: str, script: str) -> str | None:
         return f"sbatch does not answer within {_PATIENCE:.0f} s; is the SLURM controller up?"
     if answer.returncode == 0:
         return None
-    lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
-    return "; ".join(line.removeprefix("allocation failure: ") for line in lines[-2:])
+    refusal = _last_lines(answer.stderr)
+    if _UNAVAILABLE in refusal:
+        # The check says this also while the nodes are drained or down; submitted, the
+        # job would wait for them. Only sbatch itself knows which it is.
+        refusal = _refusal_of_probe(script)
+    return refusal or None
+
+
+def _refusal_of_probe(script: str) -> str:
+    """Submit a job with the script's directives that does nothing, and take it back."""
+    directives = [line for line in script.splitlines() if line.startswith(("#!", "#SBATCH"))]
+    options = ["--parsable", "--output=/dev/null", "--error=/dev/null", "--mail-type=NONE"]
+    answer = subprocess.run(
+        ["sbatch", *options],
+        input="\n".join([*directives, "exit 0", ""]),
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE,
+        check=False,
+    )
+    if answer.returncode != 0:
+        return _last_lines(answer.stderr)
+    job_id = answer.stdout.split(";")[0].strip()
+    subprocess.run(["scancel", job_id], capture_output=True, timeout=_PATIENCE, check=False)
+    return ""
+
+
+def _last_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    known = ("allocation failure: ", "sbatch: error: ")
+    for prefix in known:
+        lines = [line.removeprefix(prefix) for line in lines]
+    return "; ".join(lines[-2:])
+
+
+def await_first_job(
+    client: distributed.Client,
+    cluster: dask_jobqueue.JobQueueCluster,
+    system: str,
+    options: ClusterOptions,
+) -> None:
+    """Wait for the worker of a queued job while there is hope, and say what is waited for.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    cluster : dask_jobqueue.JobQueueCluster
+    system : str
+        The batch system: ``"slurm"``.
+    options : ClusterOptions
+        `start_timeout` in seconds, and who is told.
+
+    Raises
+    ------
+    ClusterUnavailableError
+        Where the queue says that none will come, or none came in time.
+    """
+    began = time.monotonic()
+    say_at = began + min(_SAY_FIRST_SECONDS, _SAY_SECONDS)
+    running_since: float | None = None
+    seen = False
+    while not client.scheduler_info(n_workers=0)["n_workers"]:
+        time.sleep(_POLL_SECONDS)
+        now = time.monotonic()
+        job_ids = [str(job.job_id) for job in cluster.workers.values() if job.job_id]
+        states = job_states(system, job_ids)
+        seen = seen or bool(job_ids)
+        limit = options.start_timeout or (_UNKNOWN_QUEUE_PATIENCE if states is None else None)
+        if limit is not None and now - began > limit:
+            raise ClusterUnavailableError(_hint(system, states, now - began))
+        if seen and states is not None:
+            if any(state.hopeless for state in states) or not states:
+                raise ClusterUnavailableError(_hint(system, states, now - began))
+            running = any(state.state == "RUNNING" for state in states)
+            running_since = (running_since or now) if running else None
+            if running_since is not None and now - running_since > _RUNNING_PATIENCE:
+                raise ClusterUnavailableError(_hint(system, states, now - began))
+        if now > say_at and states:
+            say_at = now + _SAY_SECONDS
+            options.say(f"waiting for workers: {_summary(states)}")
+
+
+def _summary(states: list[JobState]) -> str:
+    first = states[0]
+    reason = "" if first.reason in {"None", ""} else f" ({first.reason})"
+    return f"job {first.job_id} of {len(states)} is {first.state}{reason}"
+
+
+def _hint(system: str, states: list[JobState] | None, seconds: float) -> str:
+    start = f"no worker arrived within {seconds:.0f} s"
+    if states is None:
+        return f"{start}; {queue_command(system)} and the job's log say why"
+    if not states:
+        return (
+            f"{start}: the worker's job has ended; its log (log-directory, else slurm-JOBID.out "
+            "here) says why: often a wrong python or interface, or no memory"
+        )
+    if any(state.state == "RUNNING" for state in states):
+        return (
+            f"{start}: {_summary(states)} but does not connect: the compute nodes must reach "
+            "this host; set interface (ip address) and, across subnets, scheduler-options: host"
+        )
+    advice = "will never start as asked" if any(s.hopeless for s in states) else "waits"
+    return f"{start}: {_summary(states)}, so it {advice}; change the section or look with squeue"

@@ -1,10 +1,17 @@
-"""TLS between the parts of a job-queue cluster: who reaches an open scheduler can run anything."""
+"""Who may talk to a cluster: TLS between its parts, and a dashboard with a secret address.
+
+Who reaches an open scheduler can run anything as its owner, and any user of a machine
+reaches its loopback device.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import distributed
 
@@ -49,6 +56,22 @@ def security_of(
             f"no folder for the cluster's certificates at {folder} ({error.strerror}): set "
             f"jobqueue.{section.name}.shared-temp-directory to one that all nodes see"
         ) from error
+
+
+def local_security() -> distributed.Security:
+    """A key pair for a cluster of this machine; it is in the memory of its processes alone."""
+    return distributed.Security.temporary()
+
+
+def dashboard_of(client: distributed.Client, options: ClusterOptions) -> None:
+    """Say where the dashboard is, with the part of its address that nobody can guess."""
+    if options.dashboard == "off" or find_spec("bokeh") is None:
+        return
+    port = client.scheduler_info(n_workers=0)["services"].get("dashboard")
+    if port is not None:
+        host = urlsplit(client.dashboard_link).hostname
+        url = f"http://{host}:{port}{options.http_prefix}status"
+        options.say(f"dashboard: {url} (on {gethostname()})")
 
 
 def _temporary_security(folder: Path) -> distributed.Security:
