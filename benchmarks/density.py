@@ -20,16 +20,16 @@ from comparison import compare, keep_values
 from corpus import CACHE, MAX_SOURCE_BYTES, archives
 from numcodecs import blosc
 
-from zml_dask.raster.images import Images, draw_settled
-from zml_dask.raster.text import settle_text
+from zml_dask.raster.images import Images, rasterize_into
+from zml_dask.raster.text import normalize_text
 from zml_dask.records.parse import parse_record
 from zml_dask.store.info import read_info
 
 PIXELS = 80 * 80 * 4
 
 
-def settled_files() -> list[tuple[str, bytes, int]]:
-    """Return extension, settled text and number of images of every text file, in path order."""
+def normalized_files() -> list[tuple[str, bytes, int]]:
+    """Return extension, normalised text and number of images of every text file, in path order."""
     found = []
     for path in archives():
         with ZipFile(path) as archive:
@@ -38,7 +38,7 @@ def settled_files() -> list[tuple[str, bytes, int]]:
                     continue
                 data = archive.read(member)
                 if b"\0" not in data:
-                    text = settle_text(data)
+                    text = normalize_text(data)
                     suffix = PurePosixPath(member.filename).suffix
                     found.append((suffix, text.text, text.n_images()))
     return found
@@ -48,7 +48,7 @@ def drawn(files: list[tuple[str, bytes, int]]) -> Images:
     """Return the images of files."""
     n = sum(count for _, _, count in files)
     images = np.empty((n, 80, 80), np.uint32)
-    draw_settled([text for _, text, _ in files], images, np.empty(n, np.uint8))
+    rasterize_into([text for _, text, _ in files], images, np.empty(n, np.uint8))
     return images
 
 
@@ -78,7 +78,7 @@ def of_packages() -> tuple[int, float]:
 
 def main() -> None:
     packages_images, packages_bytes = of_packages()
-    files = settled_files()
+    files = normalized_files()
     text = b"".join(text for _, text, _ in files)
     images = drawn(files)
     kinds = {

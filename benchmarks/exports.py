@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from comparison import compare
-from density import settled_files
+from density import normalized_files
 from h5py import h5d, h5p, h5s, h5t
 
 from zml_dask.legacy.hdf5_filters import ChunkEncoder
@@ -87,7 +87,7 @@ def bytes_alone(path: Path, images: int) -> None:
 
 
 def main() -> None:
-    texts = [found for found in settled_files() if found[2]][:FILES]
+    texts = [found for found in normalized_files() if found[2]][:FILES]
     images = sum(count for _, _, count in texts)
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = Path(name)

@@ -7,8 +7,8 @@ from comparison import compare
 from corpus import sources
 from edition2018 import rasterise_2018
 
-from zml_dask.raster.images import draw_settled, rasterize_settled
-from zml_dask.raster.text import settle_text
+from zml_dask.raster.images import rasterize_into, rasterize_utf8
+from zml_dask.raster.text import normalize_text
 
 CHUNK = 64
 
@@ -29,8 +29,8 @@ def padded_lines(data: bytes) -> None:
 def file_at_a_time(files: list[bytes]) -> None:
     """Settle and draw each file into arrays of its own."""
     for data in files:
-        settled = settle_text(data)
-        rasterize_settled(settled.text, settled.n_lines)
+        normalized = normalize_text(data)
+        rasterize_utf8(normalized.text, normalized.n_lines)
 
 
 def chunk_at_a_time(files: list[bytes]) -> None:
@@ -40,20 +40,20 @@ def chunk_at_a_time(files: list[bytes]) -> None:
     batch: list[bytes] = []
     room = CHUNK
     for data in files:
-        settled = settle_text(data)
-        n = settled.n_images()
+        normalized = normalize_text(data)
+        n = normalized.n_images()
         if n > room and batch:
-            draw_settled(batch, images, n_lines)
+            rasterize_into(batch, images, n_lines)
             batch, room = [], CHUNK
-        batch.append(settled.text)
+        batch.append(normalized.text)
         room -= n
-    draw_settled(batch, images, n_lines)
+    rasterize_into(batch, images, n_lines)
 
 
 def main() -> None:
     files = sources()
     megabytes = sum(map(len, files)) / 1e6
-    n_images = sum(settle_text(data).n_images() for data in files)
+    n_images = sum(normalize_text(data).n_images() for data in files)
     print(f"{len(files):,} files, {megabytes:,.1f} MB, {n_images:,} images")
     tenth = files[::10]
     share = sum(map(len, tenth)) / 1e6
@@ -75,7 +75,7 @@ def main() -> None:
         "MB",
         {
             "padded lines, one encode a file": lambda: [padded_lines(data) for data in files],
-            "settle alone": lambda: [settle_text(data) for data in files],
+            "settle alone": lambda: [normalize_text(data) for data in files],
             "zml_dask, a file at a time": lambda: file_at_a_time(files),
             "zml_dask, into a chunk": lambda: chunk_at_a_time(files),
         },

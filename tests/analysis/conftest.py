@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zml_dask.raster.language import identify
-from zml_dask.raster.text import settle_text
+from zml_dask.raster.text import normalize_text
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
 from zml_dask.store.staging.failures import FailureRow, stage_failure
@@ -106,8 +106,8 @@ def build_known(folder: Path, seed: int = 5) -> Known:
 def add(stager: RecordStager, path: str, data: bytes) -> None:
     name = path.rpartition("/")[2]
     binary = b"\0" in data
-    settled = None if binary else settle_text(data)
-    found = identify(path, settled.text[:4096] if settled else b"")
+    normalized = None if binary else normalize_text(data)
+    found = identify(path, normalized.text[:4096] if normalized else b"")
     file = StagedFile(
         path,
         name,
@@ -116,13 +116,13 @@ def add(stager: RecordStager, path: str, data: bytes) -> None:
         found.kind,
         len(data),
         hashlib.sha256(data).hexdigest(),
-        settled.encoding if settled else None,
+        normalized.encoding if normalized else None,
         "binary" if binary else "ok",
         None,
-        settled.n_lines if settled else 0,
-        settled.n_cut if settled else None,
+        normalized.n_lines if normalized else 0,
+        normalized.n_cut if normalized else None,
     )
-    stager.add(file, settled.text if settled else None)
+    stager.add(file, normalized.text if normalized else None)
 
 
 @pytest.fixture(scope="session")

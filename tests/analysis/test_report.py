@@ -19,7 +19,7 @@ from zml_dask.analysis.partial import long_images
 from zml_dask.analysis.report import render
 from zml_dask.cli.report import command
 from zml_dask.raster.language import identify
-from zml_dask.raster.text import settle_text
+from zml_dask.raster.text import normalize_text
 from zml_dask.store.layout import extension_of
 
 from .conftest import HOSTILE, Known
@@ -195,7 +195,7 @@ def test_the_slope_is_that_of_the_least_squares(known: Known, numbers: Numbers) 
     for _, path, data in known.shown():
         if b"\0" in data or not data:
             continue
-        lines = settle_text(data).n_lines
+        lines = normalize_text(data).n_lines
         long_images = lines // 80 + (lines % 80 > 30)
         images[extension_of(path.rpartition("/")[2])] += long_images
     counts = sorted((count for count in images.values() if count), reverse=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zml_dask.cli.main import main
 from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import export_record
-from zml_dask.raster.text import settle_text
+from zml_dask.raster.text import normalize_text
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import RecordStager, StagedFile
@@ -26,7 +26,7 @@ from zml_dask.store.storage import Storage
 def dataset(tmp_path: Path) -> Storage:
     storage = Storage.open(tmp_path / "ds")
     with RecordStager(tmp_path, 1, ImageShape()) as stager:
-        text = settle_text(b"x = 1\n")
+        text = normalize_text(b"x = 1\n")
         row = ("a\x1b[31m.py", "a.py", "py", "Python", "programming", 6, "0", "ascii", "ok", None)
         stager.add(StagedFile(*row, text.n_lines, text.n_cut), text.text)
         stager.finish(storage, {"title": "x"})

@@ -214,3 +214,20 @@ def test_known_and_not_read(read: Read, data: bytes, said: str) -> None:
     (member,) = read(data + bytes(100), name="code")
     assert (member.status, member.path) == ("unsupported", "code")
     assert said in str(member.reason)
+
+
+@pytest.mark.parametrize(
+    ("names", "codec"),
+    [
+        (["データ/実験結果.csv", "データ/解析.py", "表.txt"], "cp932"),
+        (["数据/实验结果.csv", "数据/分析程序.py", "README"], "gbk"),
+        (["Данные/результат.csv", "Данные/программа.py", "Данные/описание.txt"], "cp866"),
+        (["Größe/Übersicht.txt", "é.py"], "cp437"),
+        (["naïve/数据.py", "plain.py"], "utf-8"),
+    ],
+)
+def test_names_of_a_zip_that_say_nothing_of_their_encoding(
+    read: Read, names: list[str], codec: str
+) -> None:
+    archive = raw_zip(*(RawMember.of(name.encode(codec), b"x\n") for name in names))
+    assert sorted(member.path for member in read(archive)) == sorted(names)

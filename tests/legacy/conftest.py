@@ -12,7 +12,7 @@ import pytest
 
 from zml_dask.legacy.record import Canvas, LegacyFile, LegacyRecord
 from zml_dask.raster.language import identify
-from zml_dask.raster.text import BinaryFileError, settle_text
+from zml_dask.raster.text import BinaryFileError, normalize_text
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
 from zml_dask.store.staging import RecordStager, StagedFile
@@ -47,11 +47,11 @@ def draw_files(sources: Mapping[str, bytes]) -> Iterator[LegacyFile]:
     for path in sorted(sources):
         data = sources[path]
         try:
-            settled = settle_text(data)
+            normalized = normalize_text(data)
         except BinaryFileError:
             yield canvas.file(path, None, size=len(data))
         else:
-            yield canvas.file(path, settled.text, size=len(data), n_lines=settled.n_lines)
+            yield canvas.file(path, normalized.text, size=len(data), n_lines=normalized.n_lines)
 
 
 @pytest.fixture
@@ -68,17 +68,17 @@ def staged_file(path: str, data: bytes) -> tuple[StagedFile, bytes | None]:
     digest = hashlib.sha256(data).hexdigest()
     known = (path, name, extension_of(name))
     try:
-        settled = settle_text(data)
+        normalized = normalize_text(data)
     except BinaryFileError as error:
         row = StagedFile(*known, None, None, len(data), digest, None, "binary", str(error), 0, None)
         return row, None
-    language = identify(path, settled.text[:4096])
-    status = "ok" if settled.n_lines else "empty"
+    language = identify(path, normalized.text[:4096])
+    status = "ok" if normalized.n_lines else "empty"
     row = StagedFile(
-        *known, language.language, language.kind, len(data), digest, settled.encoding,
-        status, None, settled.n_lines, settled.n_cut,
+        *known, language.language, language.kind, len(data), digest, normalized.encoding,
+        status, None, normalized.n_lines, normalized.n_cut,
     )  # fmt: skip
-    return row, settled.text or None
+    return row, normalized.text or None
 
 
 def stage(storage: Storage, scratch: Path, record_id: int, sources: Mapping[str, bytes]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zml_dask.errors import UsageError
-from zml_dask.raster.images import draw_settled, n_lines_dtype, rasterize, to_text
+from zml_dask.raster.images import n_lines_dtype, rasterize, rasterize_into, to_text
 
 TEXTS = st.text(
     st.one_of(
@@ -79,7 +79,7 @@ def test_any_window_of_several_files_can_be_drawn(
     room = data.draw(st.integers(0, len(whole) + 2))
     images = np.full((room, height, width), 7, np.uint32)
     n_lines = np.full(room, 99, np.uint8)
-    drawn = draw_settled(settled, images, n_lines, skip=skip)
+    drawn = rasterize_into(settled, images, n_lines, skip=skip)
     assert drawn == min(room, len(whole) - skip)
     assert np.array_equal(images[:drawn], whole[skip : skip + drawn])
     assert np.array_equal(n_lines[:drawn], counts[skip : skip + drawn])
@@ -167,5 +167,5 @@ def test_to_text_refuses_what_does_not_go_together() -> None:
 
 
 def test_bytes_are_no_text() -> None:
-    with pytest.raises(UsageError, match=r"takes text, not bytes; .*settle_text"):
+    with pytest.raises(UsageError, match=r"takes text, not bytes; .*normalize_text"):
         rasterize(b"pass\n")  # type: ignore[arg-type]

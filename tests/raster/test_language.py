@@ -86,7 +86,7 @@ def test_no_page_of_anything_holds_a_worker_up(unit: bytes) -> None:
 
 def test_magika_names_by_content_and_falls_back_to_the_name() -> None:
     pytest.importorskip("magika")
-    from zml_dask.raster.language_magika import identify_with_magika
+    from zml_dask.raster.identifiers import identify_with_magika
 
     code = (
         b"import os\n\n\ndef main(argv):\n    for name in argv:\n        print(os.stat(name))\n" * 9
@@ -100,12 +100,12 @@ def test_magika_names_by_content_and_falls_back_to_the_name() -> None:
 def test_a_missing_magika_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from zml_dask.raster import language_magika
+    from zml_dask.raster import identifiers
 
     monkeypatch.setitem(sys.modules, "magika", None)
-    language_magika.magika.cache_clear()
-    with pytest.raises(language_magika.MagikaMissingError, match=r"zml-dask\[magika\]"):
-        language_magika.identify_with_magika("a.py", b"x = 1\n")
+    identifiers.magika.cache_clear()
+    with pytest.raises(identifiers.MagikaMissingError, match=r"zml-dask\[magika\]"):
+        identifiers.identify_with_magika("a.py", b"x = 1\n")
 
 
 def test_a_build_names_languages_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,8 @@ def stage_record(
     """Stage a record whose files have a language by their extension."""
     with RecordStager(scratch, record_id, ImageShape()) as stager:
         for path, text in files:
-            file, settled = staged_file(path, text)
-            stager.add(replace(file, language=LANGUAGES.get(file.extension)), settled)
+            file, normalized = staged_file(path, text)
+            stager.add(replace(file, language=LANGUAGES.get(file.extension)), normalized)
         stager.finish(
             storage,
             {

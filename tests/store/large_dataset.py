@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from zml_dask.raster.images import draw_settled
+from zml_dask.raster.images import rasterize_into
 from zml_dask.store.commit.shards import ShardBuilder
 from zml_dask.store.commit.tasks import in_language_order, index_columns
 from zml_dask.store.commit.zarr_metadata import zarr_objects
@@ -77,7 +77,7 @@ def _shard() -> bytes:
             )
             line += lines
         room = builder.room
-        draw_settled(texts, room, np.empty(len(room), np.uint8))
+        rasterize_into(texts, room, np.empty(len(room), np.uint8))
         builder.advance(len(room))
     return builder.finish()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from zml_dask.raster.text import settle_text
+from zml_dask.raster.text import normalize_text
 from zml_dask.store.layout import ImageShape, extension_of
 from zml_dask.store.staging import RecordStager, StagedFile, StagedRecord
 from zml_dask.store.storage import Storage
@@ -16,13 +16,13 @@ SHAPE = ImageShape()
 
 
 def staged_file(path: str, text: str | None, shape: ImageShape = SHAPE) -> tuple[StagedFile, Any]:
-    """One file's row and settled text; None stands for a binary file."""
+    """One file's row and normalised text; None stands for a binary file."""
     name = path.rpartition("/")[2]
     if text is None:
         row = (path, name, extension_of(name), None, None, 10, "00" * 32, None, "binary", "NUL", 0)
         return StagedFile(*row, None), None
     data = text.encode()
-    settled = settle_text(data, width=shape.width, keep_binary=True)
+    normalized = normalize_text(data, width=shape.width, keep_binary=True)
     return (
         StagedFile(
             path,
@@ -32,13 +32,13 @@ def staged_file(path: str, text: str | None, shape: ImageShape = SHAPE) -> tuple
             "programming",
             len(data),
             hashlib.sha256(data).hexdigest(),
-            settled.encoding,
-            "ok" if settled.n_lines else "empty",
+            normalized.encoding,
+            "ok" if normalized.n_lines else "empty",
             None,
-            settled.n_lines,
-            settled.n_cut,
+            normalized.n_lines,
+            normalized.n_cut,
         ),
-        settled.text,
+        normalized.text,
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from store_builders import stage, staged_file
 
 from zml_dask.raster.images import rasterize, to_text
-from zml_dask.raster.visible import visible_text
+from zml_dask.raster.text import visible_text
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import (
     FailureRow,

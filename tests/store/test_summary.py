@@ -45,8 +45,8 @@ def stage_all(storage: Storage, scratch: Path, records: dict) -> None:
     for record_id, (files, published, (license_, licenses)) in records.items():
         with RecordStager(scratch, record_id, SHAPE) as stager:
             for path, (language, text) in files.items():
-                file, settled = staged_file(path, text)
-                stager.add(replace(file, language=language), settled)
+                file, normalized = staged_file(path, text)
+                stager.add(replace(file, language=language), normalized)
             row = {"publication_date": published, "license": license_, "licenses": licenses}
             stager.finish(storage, row)
 

@@ -28,6 +28,7 @@ from typing import BinaryIO, Final
 
 import zstandard
 
+from zml_dask.encodings import decode_names
 from zml_dask.fetch.errors import BrokenStreamError, OverLimitError
 from zml_dask.fetch.member import (
     Member,
@@ -73,6 +74,7 @@ _LOCAL: Final = 30
 _LENGTHS: Final = struct.Struct("<2H")
 _LONGEST_COMMENT: Final = 65_535
 _UNKNOWN_16: Final = 0xFFFF
+_STANDARD_NAMES: Final = "cp437"
 _UTF8: Final = 0x800
 # What a table holds; a header that states more lies anyway.
 _LARGEST_SIZE: Final = 2**63 - 1
@@ -306,15 +308,17 @@ def decode_path(raw: bytes, flags: int, extra: bytes) -> str:
     """A path's bytes as text.
 
     In order: the Unicode path of Info-ZIP, UTF-8 where the flag says so or the
-    bytes are (many tools write it without the flag), else code page 437.
+    bytes are (many tools write it without the flag), else code page 437. Where the
+    names of an archive show together that they are in another, `_index` decodes
+    them once more.
     """
     if raw.isascii():
         return raw.decode("ascii")
     if extra and not flags & _UTF8:
         for kind, body in iter_extra(extra):
             if kind == _EXTRA_UNICODE_PATH and len(body) > 5 and body[0] == 1:
-                return decoded(body[5:], "cp437")
-    return decoded(raw, "cp437")
+                return decoded(body[5:], _STANDARD_NAMES)
+    return decoded(raw, _STANDARD_NAMES)
 
 
 def iter_extra(extra: bytes) -> Iterator[tuple[int, bytes]]:
@@ -547,8 +551,9 @@ def _index(
     The last is what is wrong with the directory itself.
     """
     found: list[tuple[str, int]] = []
+    others: dict[int, bytes] = {}
     stopped = broken = None
-    has_slash = has_backslash = False
+    has_slash = False
     positions = iter_positions(buffer, directory)
     try:
         for position, raw, flags, extra in positions:
@@ -561,9 +566,9 @@ def _index(
                 reason = f"{over}; neither it nor what follows in the archive is read"
                 stopped = unread(path[: meter.limits.max_path_bytes], None, "refused", reason)
                 break
-            if "\\" in path:
-                has_backslash = True
             if not is_version_control(path):
+                if not raw.isascii() and path == raw.decode(_STANDARD_NAMES):
+                    others[len(found)] = raw
                 found.append((path, position))
             else:
                 has_slash = True
@@ -571,7 +576,11 @@ def _index(
                 break
     except BrokenDirectoryError as error:
         broken = str(error)
-    if has_backslash and not has_slash:
+    # Names that are neither UTF-8 nor said to be: all of them together show what they are.
+    names = decode_names(others.values(), _STANDARD_NAMES)
+    for number, path in zip(others, names, strict=True):
+        found[number] = (path, found[number][1])
+    if not has_slash and any("\\" in path for path, _ in found):
         found = _with_slashes(buffer, found)
     found.sort()
     return found, stopped, broken

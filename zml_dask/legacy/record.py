@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zml_dask.raster.images import Images, draw_settled, n_lines_dtype
+from zml_dask.raster.images import Images, n_lines_dtype, rasterize_into
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import StagedReader
 
@@ -66,7 +66,7 @@ class LegacyRecord:
 
 
 class Canvas:
-    r"""Draws files from their settled text, as it is staged, into memory that is used again.
+    r"""Draws files from their normalised text, as it is staged, into memory that is used again.
 
     The images of a file are valid until the next one is drawn: fresh memory for
     every file would cost more than drawing does.
@@ -101,7 +101,7 @@ class Canvas:
         ----------
         path : str
         text : bytes or None
-            Settled UTF-8; None where the file is not text.
+            Normalised UTF-8; None where the file is not text.
         size : int or None
             Bytes of the file itself.
         n_lines : int or None
@@ -114,7 +114,7 @@ class Canvas:
         n = -(-n_lines // self._shape.height)
         if n > len(self._images):
             self._grow(2 * n)
-        draw_settled([text], self._images[:n], self._n_lines[:n])
+        rasterize_into([text], self._images[:n], self._n_lines[:n])
         return LegacyFile(path, size, self._images[:n], self._n_lines[:n])
 
 

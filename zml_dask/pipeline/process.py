@@ -26,7 +26,7 @@ from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
 from zml_dask.raster.identifiers import IDENTIFIERS, Identifier
 from zml_dask.raster.language import HEAD_BYTES, identify
-from zml_dask.raster.text import BinaryFileError, UndecodableFileError, settle_text
+from zml_dask.raster.text import BinaryFileError, normalize_text
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.licenses import spdx_ids
 from zml_dask.records.parse import RecordParseError, canonical_json, parse_record
@@ -444,13 +444,11 @@ def read_member(
         return _unread(member, name, member.status, member.reason), None
     digests = hashlib.sha256(data).hexdigest(), _git_id(data)
     try:
-        settled = settle_text(data, width=width, keep_binary=keep_binary)
+        normalized = normalize_text(data, width=width, keep_binary=keep_binary)
     except BinaryFileError as error:
         return _unread(member, name, "binary", str(error), *digests), None
-    except UndecodableFileError as error:
-        return _unread(member, name, "undecodable", str(error), *digests), None
-    identity = identify(path, settled.text[:HEAD_BYTES])
-    has_lines = settled.n_lines > 0
+    identity = identify(path, normalized.text[:HEAD_BYTES])
+    has_lines = normalized.n_lines > 0
     file = StagedFile(
         path,
         name,
@@ -459,14 +457,14 @@ def read_member(
         identity.kind,
         len(data),
         digests[0],
-        settled.encoding,
+        normalized.encoding,
         "ok" if has_lines else "empty",
-        member.reason if has_lines else _EMPTY,
-        settled.n_lines,
-        settled.n_cut,
+        "; ".join(filter(None, (member.reason, normalized.note))) or None if has_lines else _EMPTY,
+        normalized.n_lines,
+        normalized.n_cut,
         digests[1],
     )
-    return file, settled.text if has_lines else None
+    return file, normalized.text if has_lines else None
 
 
 def _git_id(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Text to images and back (design, rules 3 to 7).
+"""Text to images and back, by the rules of ``docs/format.md``, "Rasterising".
 
 An image is `height` lines by `width` characters; each pixel is the code point
 of one character. Short lines are padded with spaces, long ones cut.
@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.raster import kernels
-from zml_dask.raster.text import HEIGHT, WIDTH, settle_utf8
+from zml_dask.raster.text import HEIGHT, WIDTH, normalize_utf8
 
 Images = NDArray[np.uint32]
-"""Images of text: (image, row, column), one code point a pixel."""
+"""Images of text: (image, row, column), one code point per pixel."""
 
 _MAX_SIDE = np.iinfo(np.uint16).max
 
@@ -51,7 +51,7 @@ def rasterize(
     Raises
     ------
     UsageError
-        If a side cannot be, or `text` is no text.
+        If a side is out of range, or `text` is not a str.
 
     Examples
     --------
@@ -65,22 +65,22 @@ def rasterize(
     if not isinstance(text, str):
         raise UsageError(
             f"rasterize() takes text, not {type(text).__name__}; "
-            "zml_dask.raster.text.settle_text decodes a file's bytes"
+            "zml_dask.raster.text.normalize_text decodes a file's bytes"
         )
     # A lone surrogate is a code point like any other to NumPy, if not to UTF-8.
-    settled, total, _ = settle_utf8(text.encode("utf-8", "surrogatepass"), width=width)
-    return rasterize_settled(settled, total, width, height)
+    utf8, total, _ = normalize_utf8(text.encode("utf-8", "surrogatepass"), width=width)
+    return rasterize_utf8(utf8, total, width, height)
 
 
-def rasterize_settled(
-    settled: bytes, total_lines: int, width: int = WIDTH, height: int = HEIGHT
+def rasterize_utf8(
+    text: bytes, total_lines: int, width: int = WIDTH, height: int = HEIGHT
 ) -> tuple[Images, NDArray[np.uint8 | np.uint16]]:
-    """Do as :func:`rasterize` for settled UTF-8 bytes whose lines are already counted.
+    """Do as :func:`rasterize` for normalised UTF-8 whose lines are already counted.
 
     Parameters
     ----------
-    settled : bytes
-        From `raster.text`: UTF-8, line ends and tabs settled.
+    text : bytes
+        From `raster.text`: normalised UTF-8.
     total_lines : int
     width, height : int
         Of an image, in characters.
@@ -93,22 +93,21 @@ def rasterize_settled(
     n = -(-total_lines // height)
     images = np.empty((n, height, width), np.uint32)
     n_lines = np.empty(n, n_lines_dtype(height))
-    draw_settled([settled], images, n_lines)
+    rasterize_into([text], images, n_lines)
     return images, n_lines
 
 
-def draw_settled(
+def rasterize_into(
     texts: list[bytes], images: Images, n_lines: NDArray[np.uint8 | np.uint16], *, skip: int = 0
 ) -> int:
-    r"""Draw settled texts one after another into given arrays, each text from a new image.
+    r"""Rasterise normalised texts one after another into given arrays, each from a new image.
 
     Parameters
     ----------
     texts : list of bytes
-        Settled UTF-8, one item a file.
+        Normalised UTF-8, one item per file.
     images : numpy.ndarray of uint32, shape (n, height, width)
-        Where to draw, say a part of a shard. Filled from the front; drawing
-        stops when it is full.
+        Where to write, say a part of a shard. Filled from the front, until it is full.
     n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
         Where to write how many rows of each image are lines.
     skip : int
@@ -117,18 +116,18 @@ def draw_settled(
     Returns
     -------
     int
-        Number of images drawn.
+        Number of images written.
 
     Examples
     --------
     >>> images, n_lines = np.zeros((2, 80, 80), np.uint32), np.zeros(2, np.uint8)
-    >>> draw_settled([b"a\n", b"b\nc\n"], images, n_lines), n_lines.tolist()
+    >>> rasterize_into([b"a\n", b"b\nc\n"], images, n_lines), n_lines.tolist()
     (2, [1, 2])
     """
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
     stops = np.cumsum(sizes)
     text = np.frombuffer(texts[0] if len(texts) == 1 else b"".join(texts), np.uint8)
-    return int(kernels.draw(text, stops - sizes, stops, skip, images, n_lines))
+    return int(kernels.rasterize(text, stops - sizes, stops, skip, images, n_lines))
 
 
 def to_text(images: ArrayLike, n_lines: ArrayLike) -> str:
@@ -166,13 +165,13 @@ def to_text(images: ArrayLike, n_lines: ArrayLike) -> str:
     if counts.size and (counts.min() < 0 or counts.max() > pixels.shape[1]):
         raise UsageError(f"n_lines must lie between 0 and the height, {pixels.shape[1]}")
     target = np.empty(pixels.size + pixels.shape[0] * pixels.shape[1], np.uint32)
-    size = kernels.undraw(pixels, counts, target)
+    size = kernels.unrasterize(pixels, counts, target)
     return target[:size].astype("<u4", copy=False).tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def _check_sides(width: int, height: int) -> None:
     if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
         raise UsageError(
-            f"an image of {height} lines by {width} characters cannot be: both sides must lie "
-            f"between 1 and {_MAX_SIDE:,}"
+            f"image size {height} x {width} is invalid: both sides must lie between 1 and "
+            f"{_MAX_SIDE:,}"
         )

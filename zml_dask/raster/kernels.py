@@ -26,7 +26,7 @@ TAB_WIDTH = 4
 
 
 @njit(cache=True, nogil=True)
-def settle(
+def normalize(
     source: NDArray[np.uint8], target: NDArray[np.uint8], width: int
 ) -> tuple[int, int, int]:  # pragma: no cover - compiled
     r"""Copy UTF-8 `source` into `target` with ``\r\n``, ``\r`` -> ``\n`` and tab -> 4 spaces.
@@ -75,22 +75,22 @@ def settle(
 
 @njit(cache=True, nogil=True)
 def count_lines(
-    settled: NDArray[np.uint8], width: int
+    text: NDArray[np.uint8], width: int
 ) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Count the lines of settled UTF-8, and those longer than `width` characters."""
+    """Count the lines of normalised UTF-8, and those longer than `width` characters."""
     n_lines = 0
     n_cut = 0
     start = np.uintp(0)
-    size = np.uintp(settled.size)
+    size = np.uintp(text.size)
     while start < size:  # a final newline opens no further line
         end = start
-        while end < size and settled[end] != _NEWLINE:
+        while end < size and text[end] != _NEWLINE:
             end += _ONE
         n_lines += 1
         if end - start > width:  # in bytes; only then is it worth counting characters
             column = 0
             for i in range(start, end):
-                column += settled[i] & 0xC0 != 0x80
+                column += text[i] & 0xC0 != 0x80
             n_cut += column > width
         start = end + _ONE
     return n_lines, n_cut
@@ -158,7 +158,7 @@ def _draw_line(
 
 
 @njit(cache=True, nogil=True)
-def draw(
+def rasterize(
     text: NDArray[np.uint8],
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
@@ -169,8 +169,8 @@ def draw(
     """Draw the files ``text[starts[k]:stops[k]]`` one after another into `images`.
 
     The first `skip` images of the first file are passed over. Drawing stops
-    when `images` is full. Every pixel of a drawn image is written; images that
-    are not reached are left alone. Returns the number of images drawn.
+    when `images` is full. Every pixel of an image that is reached is written; the
+    others are left alone. Returns the number of images written.
     """
     capacity, height, _ = images.shape
     image = 0
@@ -199,7 +199,7 @@ def draw(
 
 
 @njit(cache=True, nogil=True)
-def undraw(
+def unrasterize(
     images: NDArray[np.uint32], n_lines: NDArray[np.int64], target: NDArray[np.uint32]
 ) -> int:  # pragma: no cover - compiled
     """Write the lines of `images` without trailing spaces, each ended by a newline.
@@ -219,4 +219,41 @@ def undraw(
             n += stop
             target[n] = _NEWLINE
             n += _ONE
+    return int(n)
+
+
+@njit(cache=True, nogil=True)
+def copy_visible(
+    source: NDArray[np.uint8], target: NDArray[np.uint8], width: int
+) -> int:  # pragma: no cover - compiled
+    """Copy lines cut to `width` characters, without spaces at their end, each ended by a newline.
+
+    Returns the bytes written; `target` must hold ``source.size + 1``.
+    """
+    n = np.uintp(0)
+    i = np.uintp(0)
+    size = np.uintp(source.size)
+    while i < size:
+        start = i
+        while i < size and source[i] != _NEWLINE:
+            i += _ONE
+        stop = i
+        i += _ONE
+        if stop - start > width:  # in bytes; only then is it worth counting characters
+            column = 0
+            j = start
+            while j < stop:
+                if source[j] & 0xC0 != 0x80:  # not a UTF-8 continuation byte
+                    if column == width:
+                        break
+                    column += 1
+                j += _ONE
+            stop = j
+        while stop > start and source[stop - _ONE] == _SPACE:
+            stop -= _ONE
+        for k in range(stop - start):
+            target[n + k] = source[start + k]
+        n += stop - start
+        target[n] = _NEWLINE
+        n += _ONE
     return int(n)

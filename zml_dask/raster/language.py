@@ -65,7 +65,7 @@ def identify(path: str, head: bytes) -> Identity:
     path : str
         The file's path or name; only what follows the last slash counts.
     head : bytes
-        The first `HEAD_BYTES` of its settled text; ``b""`` for what is no text.
+        The first `HEAD_BYTES` of its normalised text; ``b""`` for what is no text.
 
     Returns
     -------

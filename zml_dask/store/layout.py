@@ -40,7 +40,6 @@ FileStatus = Literal[
     "empty",
     "binary",
     "too_large",
-    "undecodable",
     "damaged",
     "encrypted",
     "unsupported",
@@ -49,9 +48,8 @@ FileStatus = Literal[
 ]
 """What became of a member of an archive; ``reason`` says why where it is not ``ok``.
 
-``ok``: rasterised; ``empty``: no lines; ``binary``: NUL bytes and no byte order
-mark; ``too_large``: over the limit; ``undecodable``: not in the encoding that
-its byte order mark names; ``damaged``: a bad checksum or a truncated body;
+``ok``: rasterised; ``empty``: no lines; ``binary``: NUL bytes, and neither UTF-16
+nor UTF-32; ``too_large``: over the limit; ``damaged``: a bad checksum or a truncated body;
 ``encrypted``; ``unsupported``: a compression nobody here reads; ``duplicate``: a
 later member of the same path; ``refused``: over a limit of the record.
 """

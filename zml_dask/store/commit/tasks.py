@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zml_dask.allocator import keep_freed_buffers
-from zml_dask.raster.images import Images, draw_settled, n_lines_dtype
+from zml_dask.raster.images import Images, n_lines_dtype, rasterize_into
 from zml_dask.raster.language import language_group
 from zml_dask.store.commit.index_columns import index_columns
 from zml_dask.store.commit.plan import CommitPlan, CommitTask, check_current, load_plan
@@ -205,7 +205,7 @@ def _draw(builder: ShardBuilder, texts: Iterable[DrawnText], shape: ImageShape) 
 
     def draw(count: int) -> None:
         room = cast(Images, builder.room[:count])
-        drawn = draw_settled(batch, room, counted[:count], skip=skip)
+        drawn = rasterize_into(batch, room, counted[:count], skip=skip)
         if drawn != count:
             raise StagingDamagedError(
                 f"texts that should fill {count} images filled {drawn}; "

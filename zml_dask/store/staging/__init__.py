@@ -1,4 +1,4 @@
-"""Staging: what is built and not yet committed, as settled text.
+"""Staging: what is built and not yet committed, as normalised text.
 
 ::
 

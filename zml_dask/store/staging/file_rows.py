@@ -35,7 +35,7 @@ class StagedFile:
     status : FileStatus
     reason : str or None
     n_lines : int
-        Lines of the settled text; 0 where there is none.
+        Lines of the normalised text; 0 where there is none.
     n_cut : int or None
         How many of them are longer than an image is wide.
     sha1_git : str or None

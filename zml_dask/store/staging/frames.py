@@ -5,7 +5,7 @@ A *blob* is one staged record, and can be read by itself wherever it lies::
     text frames | row frames | record frame | directory frame | trailer
 
 Every frame is one zstd frame with zstd's own checksum, so that no flipped byte
-goes unseen. A text frame holds the settled texts of several files one after
+goes unseen. A text frame holds the normalised texts of several files one after
 another; a row frame holds an Arrow stream of the rows of some files. The
 directory says where each frame is, the trailer where the directory is; the
 trailer alone tells how many files and images the record has.
@@ -26,7 +26,7 @@ import zstandard
 from zml_dask.errors import ZmlError
 
 TEXT_FRAME_BYTES = 512 * 1024
-"""Settled text that is gathered into one frame: enough for zstd to see repetition, little
+"""Normalised text that is gathered into one frame: enough for zstd to see repetition, little
 enough that one file is read without reading much else."""
 
 _LEVEL = 1  # staging lives for hours; zstd-1 takes in 127,000 images/s at 543 bytes each

@@ -36,7 +36,7 @@ class StagedLocation:
 
 @dataclass(frozen=True, slots=True)
 class DrawnText:
-    """Settled text of one file and which of its images are asked for."""
+    """Normalised text of one file and which of its images are asked for."""
 
     text: bytes
     first_image: int
@@ -114,7 +114,7 @@ class StagedReader:
             yield frame, pa.ipc.open_stream(stream).read_next_batch()
 
     def text(self, file: int) -> bytes:
-        """Return the settled text of the record's `file`-th file in path order; empty for none."""
+        """Return the normalised text of the `file`-th file in path order; empty for none."""
         for frame, rows in self.row_batches():
             if file < frame.first_file + frame.n_files:
                 row = file - frame.first_file
@@ -125,7 +125,7 @@ class StagedReader:
         raise IndexError(f"the record has {self.trailer.n_files} files, there is no {file}")
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-        """Give each file's row and settled text (None where it has none), in path order."""
+        """Give each file's row and normalised text (None where it has none), in path order."""
         for _, rows in self.row_batches():
             for row in rows.to_pylist():
                 number = row["frame"]

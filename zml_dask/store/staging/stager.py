@@ -1,4 +1,4 @@
-"""Staging one record: its files' settled text and rows, published in one atomic write."""
+"""Staging one record: its files' normalised text and rows, published in one atomic write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from zml_dask.raster.visible import visible_text
+from zml_dask.raster.text import visible_text
 from zml_dask.store.layout import RECORDS_SCHEMA, STAGING, ImageShape
 from zml_dask.store.staging.file_rows import FileRows, StagedFile
 from zml_dask.store.staging.frame_writer import FrameWriter
@@ -103,7 +103,7 @@ class RecordStager:
         file : StagedFile
             In any order; where two have one path, the order given is kept.
         text : bytes or None
-            Its settled UTF-8 text; None where it is listed only.
+            Its normalised UTF-8 text; None where it is listed only.
         """
         self._rows.append(file, self._texts.append(text) if text else -1)
 

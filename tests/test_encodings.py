@@ -1,0 +1,212 @@
+"""No character of a text is lost, whatever encoding it is in."""
+
+from __future__ import annotations
+
+import codecs
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from zml_dask.encodings import decode, decode_names
+
+GERMAN = "// Größe der Matrix für die Lösung\n"
+FRENCH = "% Méthode des éléments finis, créée par “Gérard” – 10 €\n"  # noqa: RUF001
+RUSSIAN = "c     программа для решения уравнения\nc     начальные условия\n"
+JAPANESE = "/* 行列の積を計算する関数 */\nint f(int a){return a;}\n// 初期化\n"
+CHINESE = "// 初始化函数，返回值为零\nint main(){}\n/* 读取文件中的数据 */\n"  # noqa: RUF001
+KOREAN = "/* 행렬의 곱을 계산하는 함수 */ int f;\n// 초기화\n"
+GREEK = "# Υπολογισμός του γινομένου των πινάκων, παράδειγμα χρήσης\n"
+
+
+def read(data: bytes) -> tuple[str, str, str | None]:
+    found = decode(data)
+    assert found is not None
+    return found.utf8.decode(), found.encoding, found.note
+
+
+@pytest.mark.parametrize(
+    ("text", "codec", "encoding"),
+    [
+        ("x = 1\n", "ascii", "ascii"),
+        (GERMAN, "utf-8", "utf-8"),
+        (GERMAN, "utf-8-sig", "utf-8-sig"),
+        (GERMAN, "cp1252", "windows-1252 (assumed)"),
+        (FRENCH, "cp1252", "windows-1252 (assumed)"),
+        (GERMAN, "latin-1", "windows-1252 (assumed)"),
+        ("x\xe9\n", "latin-1", "windows-1252 (assumed)"),
+        (RUSSIAN, "koi8-r", "koi8-r (detected)"),
+        (RUSSIAN, "cp1251", "windows-1251 (detected)"),
+        (RUSSIAN, "cp866", "ibm866 (detected)"),
+        (JAPANESE, "shift_jis", "shift_jis (detected)"),
+        (JAPANESE, "euc-jp", "euc-jp (detected)"),
+        (JAPANESE, "iso2022_jp", "iso-2022-jp (detected)"),
+        (CHINESE, "gbk", "gbk (detected)"),
+        (CHINESE, "gb18030", "gbk (detected)"),
+        (KOREAN, "euc-kr", "euc-kr (detected)"),
+        (GREEK, "cp1253", "windows-1253 (detected)"),
+        ("int x;\r\n", "utf-16-le", "utf-16-le (detected)"),
+        ("int x;\r\n", "utf-16-be", "utf-16-be (detected)"),
+        (GERMAN, "utf-16-le", "utf-16-le (detected)"),
+        (RUSSIAN, "utf-16-be", "utf-16-be (detected)"),
+    ],
+)
+def test_each_encoding_is_found(text: str, codec: str, encoding: str) -> None:
+    assert read(text.encode(codec)) == (text, encoding, None)
+
+
+@pytest.mark.parametrize(
+    ("head", "codec", "encoding"),
+    [
+        ("# -*- coding: latin-1 -*-\n", "latin-1", "iso-8859-1 (declared)"),
+        ("#!/usr/bin/python\n# vim: set fileencoding=iso-8859-15 :\n", "iso-8859-15",
+         "iso-8859-15 (declared)"),
+        ("# encoding: cp1250\n", "cp1250", "windows-1250 (declared)"),
+        ("// -*- coding: iso-8859-2-unix -*-\n", "iso-8859-2", "iso-8859-2 (declared)"),
+        ('<?xml version="1.0" encoding="ISO-8859-2"?>\n', "iso-8859-2", "iso-8859-2 (declared)"),
+        ("<?xml version='1.0' encoding='windows-1250' standalone='yes'?>\n", "cp1250",
+         "windows-1250 (declared)"),
+        ("<html><head><meta charset=mac_roman>\n", "mac-roman", "mac-roman (declared)"),
+        ('<META http-equiv="Content-Type" content="text/html; charset=cp850">\n', "cp850",
+         "cp850 (declared)"),
+        ('@charset "iso-8859-10";\n', "iso-8859-10", "iso-8859-10 (declared)"),
+        ("\\documentclass{article}\n\\usepackage[latin9]{inputenc}\n", "iso-8859-15",
+         "iso-8859-15 (declared)"),
+    ],
+)  # fmt: skip
+def test_each_declaration_is_followed(head: str, codec: str, encoding: str) -> None:
+    text = f"{head}é ü ö\n"
+    assert read(text.encode(codec)) == (text, encoding, None)
+
+
+@pytest.mark.parametrize("name", ["utf-8", "ascii", "utf-16", "rot13", "nonsense", "hex", "idna"])
+def test_what_is_declared_in_vain_is_passed_over(name: str) -> None:
+    text = f"# coding: {name}\n{FRENCH}"
+    assert read(text.encode("cp1252")) == (text, "windows-1252 (assumed)", None)
+
+
+@pytest.mark.parametrize("name", ["latin-1", "cp1252", "shift_jis", "utf-8"])
+def test_utf_8_is_utf_8_whatever_it_says(name: str) -> None:
+    text = f"# coding: {name}\n{GERMAN}{JAPANESE}"
+    assert read(text.encode()) == (text, "utf-8", None)
+
+
+def test_a_few_invalid_bytes_cost_themselves() -> None:
+    good = (GERMAN + JAPANESE).encode()
+    for bad, expected in ((b"\xe9", "é"), (b"\x93\xff\x94", "“ÿ”"), (b"\x81", "\x81")):
+        text, encoding, note = read(good + bad + b"\n" + good)
+        assert text == f"{GERMAN}{JAPANESE}{expected}\n{GERMAN}{JAPANESE}"
+        assert encoding == "utf-8 (repaired)"
+        assert note is not None
+        assert note.startswith(f"{len(bad)} of its bytes")
+    text, encoding, _ = read(CHINESE.encode("gbk") * 9 + b"\xff\n")
+    assert (text, encoding) == (CHINESE * 9 + "ÿ\n", "gbk (detected)")
+    head = "# coding: euc-jp\n"
+    text, encoding, _ = read((head + JAPANESE).encode("euc-jp") + b"\xff\n")
+    assert (text, encoding) == (f"{head}{JAPANESE}ÿ\n", "euc-jp (declared, repaired)")
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "encoding"),
+    [
+        (codecs.BOM_UTF8 + b"# Andr\xe9\n", "# André\n", "windows-1252 (assumed)"),
+        (codecs.BOM_UTF8 + GERMAN.encode() + b"\xe9", GERMAN + "é", "utf-8 (repaired)"),
+        (codecs.BOM_UTF8 + RUSSIAN.encode("koi8-r"), RUSSIAN, "koi8-r (detected)"),
+        ("int x;\r\n".encode("utf-16") + b"\n", "int x;\r\n\n", "utf-16-le (repaired)"),
+        (codecs.BOM_UTF16_BE + "a\n".encode("utf-16-be") + b"\xd8\x3d" + "b".encode("utf-16-be"),
+         "a\n\ufffdb", "utf-16-be (repaired)"),
+        ("ÿþetta er orð\n".encode("latin-1"), "ÿþetta er orð\n", "windows-1252 (assumed)"),
+        ("ÿþetta er\n".encode("latin-1"), "ÿþetta er\n", "windows-1252 (assumed)"),
+        ("þÿ\xe9".encode("latin-1"), "þÿé", "windows-1252 (assumed)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_mark_costs_nothing(data: bytes, text: str, encoding: str) -> None:
+    found, how, note = read(data)
+    assert (found, how) == (text, encoding)
+    assert note is not None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x7fELF\x02\x01\x01" + bytes(9),
+        b"; end\r\n\x1a" + bytes(100),
+        b"\x01\x00\x02\x00\x03\x00\x04\x00\x05\x00",
+        b"a\0",
+        bytes(64),
+        "a\0b\0c".encode("utf-16-le") * 4,
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    ],
+)
+def test_other_nul_bytes_are_binary(data: bytes) -> None:
+    assert decode(data) is None
+    kept = decode(data, keep_nul=True)
+    assert kept is not None
+    assert len(kept.utf8.decode()) == len(data)
+
+
+@given(st.binary(max_size=300))
+@example(b"\xff\xfe\x00\x00\x00\xd8\x00\x00")
+@example(b"\x1b$B\xff")
+def test_every_byte_is_a_character(data: bytes) -> None:
+    """In one byte each unless an encoding of several is found; never more, never an error."""
+    found = decode(data.replace(b"\0", b" "))
+    assert found is not None
+    text = found.utf8.decode()
+    assert len(text) <= len(data)
+    if found.encoding.startswith("windows-1252") and not data.startswith(codecs.BOM_UTF8):
+        assert len(text) == len(data)
+
+
+@given(st.text())
+def test_unicode_comes_back_in_every_form_with_a_mark(text: str) -> None:
+    assume(not text.startswith("\ufeff"))
+    for mark, codec in (
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+        (codecs.BOM_UTF32_LE, "utf-32-le"),
+        (codecs.BOM_UTF32_BE, "utf-32-be"),
+    ):
+        # The bytes of UTF-32's mark are those of UTF-16's and of a NUL character.
+        assume(codec != "utf-16-le" or not text.startswith("\0"))
+        assert read(mark + text.encode(codec))[0] == text
+
+
+CODECS = [
+    *("latin-1", "iso-8859-2", "iso-8859-15", "cp1252", "cp1251", "koi8-r", "cp437", "mac-roman"),
+    *("shift_jis", "cp932", "euc-jp", "gbk", "gb2312", "gb18030", "big5", "euc-kr", "cp949"),
+]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    "declaration",
+    ["# -*- coding: {} -*-\n", '<?xml version="1.0" encoding="{}"?>\n', '<meta charset="{}">\n'],
+)
+def test_no_character_of_a_declared_file_changes(codec: str, declaration: str) -> None:
+    @given(st.text(st.characters(codec=codec, exclude_characters="\0\x1b¥‾¢£¬‖\u2212〜\u3164")))
+    def holds(text: str) -> None:
+        text = declaration.format(codec) + text
+        try:
+            data = text.encode(codec)
+        except UnicodeEncodeError:
+            assume(False)
+        assume(data.decode(codec) == text)
+        # UTF-8 comes first: many files declare what they once were. Bytes that are UTF-8 by
+        # chance, all of them or all but a tenth, are rare but in texts of a few characters.
+        rest = data.decode("utf-8", "replace")
+        n_bad, n_high = rest.count("\ufffd"), sum(c > "\x7f" for c in rest)
+        assume(n_high == 0 or n_bad > 0.3 * n_high)
+        assert read(data)[0] == text
+
+    holds()
+
+
+def test_names_in_an_archive_share_an_encoding() -> None:
+    names = ["データ/実験結果.csv", "データ/解析.py", "README"]
+    assert decode_names([name.encode("cp932") for name in names], "cp437") == names
+    names = ["Данные/результат.csv", "Данные/анализ.py"]
+    assert decode_names([name.encode("cp866") for name in names], "cp437") == names
+    mixed = [b"a/\x84.txt", "naïve".encode(), b"plain"]
+    assert decode_names(mixed, "cp437") == ["a/ä.txt", "naïve", "plain"]

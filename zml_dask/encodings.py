@@ -1,0 +1,389 @@
+"""Bytes to text: which encoding a file or a name is in, so that no character is lost.
+
+``docs/format.md``, "Rasterising", holds the rules in words. Files in ASCII and UTF-8
+pass through untouched; everything else is rare, and may cost a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import threading
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+BYTE_ORDER_MARKS: Final = (
+    # UTF-32 before UTF-16: its little-endian mark begins with UTF-16's.
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+FALLBACK: Final = "windows-1252"
+"""Read where nothing says otherwise. Latin-1 fills its five gaps: every byte is a character."""
+
+CONFIDENCE: Final = 0.2
+"""Least confidence of the detector, from 0 to 1. Of Western text it is rarely above 0.2, and there
+what it finds is the fallback; text in other scripts reaches 0.25 to 0.6 with a comment or two."""
+
+_MARKED: Final = frozenset(mark[:1] for mark, _ in BYTE_ORDER_MARKS)
+
+NAMES_CONFIDENCE: Final = 0.1
+"""For names of files, which are few words; Western ones stay below 0.05."""
+
+_DETECTED_BYTES: Final = 4096
+_DECLARATION_BYTES: Final = 1024
+_LEAST_UTF16_BYTES: Final = 6
+_NOT_TEXT: Final = frozenset({"Cc", "Cn", "Co"})
+_PRINTABLE: Final = bytes(range(32, 127)) + b"\t\n\f\r"
+_NOT_PRINTABLE: Final = bytes(set(range(256)) - set(_PRINTABLE))
+_NOT_CONTROL: Final = _PRINTABLE + bytes(range(128, 256))
+# How many bytes of a text may be wrong for its encoding to be believed all the same.
+_FEW: Final = 0.1
+
+_COOKIE: Final = re.compile(rb"coding[:=][ \t]*[\"']?([-_.a-zA-Z0-9]+)")
+_XML: Final = re.compile(rb"\s*<\?xml\b[^>]{0,200}?encoding\s*=\s*[\"']([-_.:a-zA-Z0-9]+)[\"']")
+_HTML: Final = re.compile(rb"(?i)<meta\b[^>]{0,200}?charset\s*=\s*[\"']?([-_.:a-z0-9]+)")
+_CSS: Final = re.compile(rb"@charset\s+[\"']([-_.:a-zA-Z0-9]+)[\"']")
+_LATEX: Final = re.compile(rb"\\usepackage\s*\[([a-z0-9-]+)\]\s*\{inputenc\}")
+_LATEX_NAMES: Final = {
+    "ansinew": "windows-1252", "latin9": "iso-8859-15", "applemac": "mac_roman", "cp1250": "cp1250",
+}  # fmt: skip
+
+# Codecs that hold more than the standard of that name, as browsers read it. The labels are
+# those of the Encoding Standard (https://encoding.spec.whatwg.org).
+_WIDER: Final = {
+    "shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949",
+}  # fmt: skip
+_LABELS: Final = {
+    "cp932": "shift_jis", "gb18030": "gbk", "gb2312": "gbk", "cp949": "euc-kr", "euc_kr": "euc-kr",
+    "euc_jp": "euc-jp", "iso8859-1": "iso-8859-1", "cp866": "ibm866", "iso2022_jp": "iso-2022-jp",
+}  # fmt: skip
+_WESTERN: Final = frozenset({"ascii", "utf-8", "cp1252", "iso8859-1", "iso8859-15", "cp1254"})
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedText:
+    """A file's text.
+
+    Attributes
+    ----------
+    utf8 : bytes
+        The text as UTF-8, without a byte order mark.
+    encoding : str
+        What it was read as: ``"ascii"``, ``"utf-8"``, ``"utf-8-sig"``, ``"utf-16-le"``
+        and the like where the bytes themselves prove it; else a name and, in brackets,
+        how it was found: ``"euc-jp (declared)"``, ``"koi8-r (detected)"``,
+        ``"utf-8 (repaired)"``, ``"windows-1252 (assumed)"``.
+    note : str or None
+        What is wrong with the file: its byte order mark, or some of its bytes.
+    """
+
+    utf8: bytes
+    encoding: str
+    note: str | None = None
+
+
+def decode(data: bytes, *, keep_nul: bool = False) -> DecodedText | None:
+    r"""Decode a file.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    keep_nul : bool
+        Whether NUL bytes are characters; else a file that holds any and is not
+        UTF-16 or UTF-32 is no text.
+
+    Returns
+    -------
+    DecodedText or None
+        None for a binary file.
+
+    Examples
+    --------
+    >>> decode("naïve".encode()).encoding, decode(b"na\xefve")
+    ('utf-8', DecodedText(utf8=b'na\xc3\xafve', encoding='windows-1252 (assumed)', note=None))
+    >>> decode(b"\0\1\2") is None
+    True
+    """
+    # What nearly every file is comes first: the whole dataset passes through here.
+    has_nul = b"\0" in data
+    if not has_nul and b"\x1b" not in data and data[:1] not in _MARKED:
+        if data.isascii():
+            return DecodedText(data, "ascii")
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            pass
+        else:
+            return DecodedText(data, "utf-8")
+    note = None
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            found = _decode_marked(data[len(mark) :], encoding)
+            if found is not None:
+                return found
+            note = f"its byte order mark says {encoding}, which its bytes are not"
+            if encoding == "utf-8":
+                data = data[len(mark) :]
+                break
+    found = _decode_unmarked(data, has_nul=has_nul, keep_nul=keep_nul)
+    if found is None or note is None:
+        return found
+    return DecodedText(found.utf8, found.encoding, note)
+
+
+def decode_names(raw: Iterable[bytes], standard: str) -> list[str]:
+    r"""Decode the names in an archive, which are all in one encoding or UTF-8.
+
+    Parameters
+    ----------
+    raw : iterable of bytes
+    standard : str
+        The encoding that such archives have by their standard, for names that
+        are not UTF-8 where nothing else is detected.
+
+    Examples
+    --------
+    >>> decode_names([b"a/\x84.txt", "naïve".encode()], "cp437")
+    ['a/ä.txt', 'naïve']
+    """
+    names: list[str | bytes] = []
+    for name in raw:
+        try:
+            names.append(name.decode("utf-8"))
+        except UnicodeDecodeError:
+            names.append(name)
+    odd = [name for name in names if isinstance(name, bytes)]
+    codec = (_detect(b"\n".join(odd), least=NAMES_CONFIDENCE) if odd else None) or standard
+    return [name if isinstance(name, str) else _decode_lenient(name, codec)[0] for name in names]
+
+
+def _decode_marked(data: bytes, encoding: str) -> DecodedText | None:
+    """Decode what follows a byte order mark, unless the mark is wrong."""
+    if encoding == "utf-8":
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return None
+        return DecodedText(data, "utf-8-sig")
+    if _is_eight_bit(data):
+        return None
+    try:
+        return DecodedText(data.decode(encoding).encode(), encoding)
+    except UnicodeDecodeError:
+        pass
+    if not encoding.startswith("utf-16"):
+        return None  # UTF-16 text may begin with a NUL character
+    # Half a pair, or a byte too many, costs no more than itself. Text in UTF-16 has line
+    # ends or spaces, and so NUL bytes on one side.
+    high = data[1::2] if encoding.endswith("le") else data[::2]
+    text, n_bad = _decode_lenient(data, encoding)
+    if b"\0" not in high or n_bad > max(2, _FEW * len(data)):
+        return None
+    return DecodedText(text.encode(), f"{encoding} (repaired)", _bad_bytes(n_bad, encoding))
+
+
+def _is_eight_bit(data: bytes) -> bool:
+    """Tell whether what follows a UTF-16 mark shows that it is none, but the letters ÿþ or þÿ."""
+    printable = data.translate(None, _NOT_PRINTABLE)
+    return len(data) >= _LEAST_UTF16_BYTES and (
+        3 * len(printable) > 2 * len(data) and not data.translate(None, _NOT_CONTROL)
+    )
+
+
+def _decode_unmarked(data: bytes, *, has_nul: bool, keep_nul: bool) -> DecodedText | None:
+    if has_nul and not keep_nul:
+        return _decode_alternating(data)
+    found = _decode_escapes(data)
+    if found is not None:
+        return found
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        return DecodedText(data, "ascii" if data.isascii() else "utf-8")
+    if has_nul:
+        return DecodedText(_western(data).encode(), f"{FALLBACK} (assumed)")
+    declared = _declared_codec(data)
+    repaired = _decode_repaired(data, is_declared=declared is not None)
+    if repaired is not None:
+        return repaired
+    if declared is not None:
+        text, n_bad = _decode_lenient(data, declared)
+        if n_bad and declared in _WIDER:
+            text, n_bad = _decode_lenient(data, _WIDER[declared])
+        if n_bad <= _FEW * _n_high(data):
+            how = "declared, repaired" if n_bad else "declared"
+            note = _bad_bytes(n_bad, _label(declared)) if n_bad else None
+            return DecodedText(text.encode(), f"{_label(declared)} ({how})", note)
+    detected = _detect(data)
+    if detected is not None:
+        text, n_bad = _decode_lenient(data, detected)
+        note = _bad_bytes(n_bad, _label(detected)) if n_bad else None
+        return DecodedText(text.encode(), f"{_label(detected)} (detected)", note)
+    return DecodedText(_western(data).encode(), f"{FALLBACK} (assumed)")
+
+
+def _decode_alternating(data: bytes) -> DecodedText | None:
+    """Decode UTF-16 without a mark: where every other byte may be NUL, and no other is."""
+    even, odd = data[::2].count(0), data[1::2].count(0)
+    is_one_sided = bool(even) != bool(odd)
+    if not is_one_sided or even + odd < max(_LEAST_UTF16_BYTES // 2, len(data) // 16):
+        return None
+    encoding = "utf-16-le" if odd else "utf-16-be"
+    text, n_bad = _decode_lenient(data, encoding)
+    if n_bad > 2 or not all(map(_is_in_text, set(text))):
+        return None  # numbers of two bytes look the same, but are not letters
+    note = _bad_bytes(n_bad, encoding) if n_bad else None
+    how = "detected, repaired" if n_bad else "detected"
+    return DecodedText(text.encode(), f"{encoding} ({how})", note)
+
+
+def _decode_escapes(data: bytes) -> DecodedText | None:
+    """Decode ISO-2022-JP, whose bytes are all ASCII: escapes announce the characters."""
+    if b"\x1b$B" not in data and b"\x1b$@" not in data:
+        return None
+    for codec in ("iso2022_jp", "iso2022_jp_ext"):
+        try:
+            return DecodedText(data.decode(codec).encode(), "iso-2022-jp (detected)")
+        except UnicodeDecodeError:
+            continue
+    return None
+
+
+def _decode_repaired(data: bytes, *, is_declared: bool) -> DecodedText | None:
+    """Decode UTF-8 with a few invalid bytes: only where it has valid ones beyond ASCII, too."""
+    text, n_bad = _decode_lenient(data, "utf-8")
+    n_valid = sum(map(len, re.findall(r"[^\x00-\x7f]+", text))) - n_bad
+    # Two bytes in another encoding may look like UTF-8 by chance; ten times that is none.
+    if n_bad > (_FEW if is_declared else 1.0) * n_valid:
+        return None
+    return DecodedText(text.encode(), "utf-8 (repaired)", _bad_bytes(n_bad, "UTF-8"))
+
+
+def _decode_lenient(data: bytes, codec: str) -> tuple[str, int]:
+    """Decode `data`; what is invalid is read as the fallback. Also the number of invalid bytes."""
+    try:
+        return data.decode(codec), 0
+    except UnicodeDecodeError:
+        pass
+    _invalid.count = 0
+    return data.decode(codec, _HANDLER), _invalid.count
+
+
+class _Invalid(threading.local):
+    """Invalid bytes in what this thread decodes."""
+
+    count = 0
+
+
+_invalid = _Invalid()
+_HANDLER: Final = "zml-western"
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Read what is invalid as the fallback; half a pair of UTF-16 is no character at all."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    _invalid.count += error.end - error.start
+    bad = error.object[error.start : error.end]
+    is_half = len(bad) > 1 and error.encoding.replace("-", "").startswith("utf16")
+    return ("\ufffd" if is_half else _western(bad)), error.end
+
+
+codecs.register_error(_HANDLER, _replace)
+
+
+@cache
+def _fallback_table() -> dict[int, str]:
+    """What the fallback has in the place of Latin-1's control characters; its gaps stay."""
+    return {b: bytes([b]).decode("cp1252", "ignore") or chr(b) for b in range(0x80, 0xA0)}
+
+
+def _western(data: bytes) -> str:
+    return data.decode("latin-1").translate(_fallback_table())
+
+
+def _n_high(data: bytes) -> int:
+    return len(data) - len(data.translate(None, bytes(range(128, 256))))
+
+
+def _is_in_text(character: str) -> bool:
+    return character in "\t\n\v\f\r\x1a\x1b" or unicodedata.category(character) not in _NOT_TEXT
+
+
+def _bad_bytes(n: int, encoding: str) -> str:
+    return f"{n:,} of its bytes {'is' if n == 1 else 'are'} not {encoding}"
+
+
+def _declared_codec(data: bytes) -> str | None:
+    """Return the codec that a file names in its first lines; None for none, or one unknown."""
+    head = data[:_DECLARATION_BYTES]
+    lines = head.split(b"\n", 2)[:2]
+    names = [match[1] for form in (_XML, _CSS) if (match := form.match(head)) is not None]
+    names += [match[1] for line in lines if (match := _COOKIE.search(line)) is not None]
+    names += [match[1] for match in _HTML.finditer(head)][:1]
+    latex = _LATEX.search(data[: 4 * _DECLARATION_BYTES])
+    if latex is not None:
+        name = latex[1].decode("ascii")
+        names.append(_LATEX_NAMES.get(name, name).encode())
+    return next((codec for codec in map(_codec, names) if codec is not None), None)
+
+
+def _codec(name: bytes) -> str | None:
+    """Return Python's name of an encoding that a file can be in and still name it in ASCII."""
+    text = name.decode("ascii").lower()
+    # Emacs and vim say how lines end as well.
+    text = re.sub(r"[-_](unix|dos|mac)$", "", text)
+    try:
+        codec = codecs.lookup(text).name
+        probe = b"coding: \x7e".decode(codec)
+    except (LookupError, UnicodeError, TypeError, AssertionError, ValueError):
+        return None
+    if not isinstance(probe, str) or not probe.startswith("coding: ") or codec.startswith("utf"):
+        return None
+    if codec in {"unicode_escape", "raw_unicode_escape", "punycode", "idna", "ascii", "hz"}:
+        return None
+    return codec
+
+
+def _detect(data: bytes, *, least: float = CONFIDENCE) -> str | None:
+    """Return the codec that a detector finds in the lines beyond ASCII, if it is sure enough."""
+    from chardet import detect
+
+    lines, left = [], _DETECTED_BYTES
+    for line in data.split(b"\n"):
+        if not line.isascii():
+            lines.append(line[:left])
+            left -= len(lines[-1]) + 1
+            if left <= 0:
+                break
+    found = detect(b"\n".join(lines))
+    name, confidence = found["encoding"], found["confidence"]
+    if name is None or confidence < least:
+        return None
+    try:
+        codec = codecs.lookup(name).name
+    except LookupError:
+        return None
+    codec = _WIDER.get(codec, codec)
+    if codec in _WESTERN or codec.startswith("utf"):
+        return None
+    # What is cut off may be half a character; what is wrong beyond that, is.
+    _, n_bad = _decode_lenient(data, codec)
+    return codec if n_bad <= _FEW * _n_high(data) else None
+
+
+def _label(codec: str) -> str:
+    label = _LABELS.get(codec, codec)
+    if label.startswith("cp125"):
+        return f"windows-{label[2:]}"
+    return label.replace("iso8859-", "iso-8859-") if label.startswith("iso8859") else label
