@@ -266,3 +266,17 @@ def test_a_condition_chooses_what_is_built(harvested: Path, tmp_path: Path, run:
     )
     assert status == 0, err
     assert "14 records" in out
+
+
+def test_a_token_goes_where_the_harvest_or_the_user_says_and_not_where_a_copy_does(
+    harvested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    whole = Catalogue.open(harvested)
+    assert whole.token_url == whole.api_url
+    part = tmp_path / "part.jsonl"
+    part.write_text("".join(harvested.read_text().splitlines(keepends=True)[:2]))
+    assert Catalogue.open(part).token_url == "https://zenodo.org/api"
+    assert Catalogue.open(part, api_url=whole.api_url).token_url == whole.api_url
+    monkeypatch.setenv("ZENODO_TOKEN", "secret")
+    status, _, err = run("fetch", part, tmp_path / "cache")
+    assert status == 0, err

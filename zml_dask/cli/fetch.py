@@ -68,7 +68,7 @@ def command(
         options = FetchOptions(
             limits=limits_of(max_archive_size), github_url=github_url, trusted=opened.trusted
         )
-        token = Token.load(token_file, opened.api_url)
+        token = Token.load(token_file, opened.token_url)
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
         with HttpClient(token=token) as client:

@@ -30,6 +30,7 @@ from zml_dask.fetch.members import has_members, is_sound, kind_of
 from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import DiskFullError, NetworkError, ScratchError
 from zml_dask.net.transfer import local_disk
+from zml_dask.records.parse import record_name
 from zml_dask.records.record import Record
 
 __all__ = ["FetchOptions", "FetchedArchive", "FetchedRecord", "fetch_into", "open_record"]
@@ -269,5 +270,5 @@ def _of_repository(
 
 def _origin(record: Record) -> Origin:
     """``"url"`` where the user's own catalogue says where a file is."""
-    usual = f"/records/{record.record_id}/files/"
+    usual = f"/records/{record_name(record.record_id)}/files/"
     return "zenodo" if all(usual in file.url for file in record.files) else "url"

@@ -38,16 +38,19 @@ class CatalogueHandle:
         Root of the API that the files' URLs are built on.
     trusted : bool
         Whether its records may name file systems: only the user's own catalogue.
+    token_url : str
+        Root of the API that may see an access token.
     """
 
     path: str
     api_url: str = ZENODO_API
     trusted: bool = False
+    token_url: str = ZENODO_API
 
     @classmethod
     def of(cls, catalogue: Catalogue) -> CatalogueHandle:
         """Return the handle of an open catalogue."""
-        return cls(catalogue.path, catalogue.api_url, catalogue.trusted)
+        return cls(catalogue.path, catalogue.api_url, catalogue.trusted, catalogue.token_url)
 
     def read(self, ref: RecordRef) -> Record:
         """Read one record."""
@@ -123,7 +126,7 @@ def open_context(
         scratch = Path(stack.enter_context(_scratch_folder(options.scratch)))
         if client is None:
             token_file = Path(options.token_file) if options.token_file else None
-            token = Token.load(token_file, options.api_url or catalogue.api_url)
+            token = Token.load(token_file, options.api_url or catalogue.token_url)
             throttle = throttle or default_throttle()
             client = stack.enter_context(HttpClient(throttle=throttle, token=token))
         yield WorkerContext(storage, client, scratch, options, catalogue)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from zml_dask.errors import UsageError
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.records.catalogue import Catalogue
-from zml_dask.records.parse import canonical_json
+from zml_dask.records.parse import canonical_json, record_name
 from zml_dask.records.record import Record, RecordFile
 from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
 from zml_dask.store.layout import STAGING
@@ -116,7 +116,7 @@ def _written(records: Iterable[Record], path: Path, api_url: str | None) -> Cata
 
 def _root_of(record: Record, file: RecordFile) -> str:
     """Return the address of the API that a file's URL was built on; empty for any other URL."""
-    root, found, _ = file.url.partition(f"/records/{record.record_id}/files/")
+    root, found, _ = file.url.partition(f"/records/{record_name(record.record_id)}/files/")
     return root if found and root.startswith(("http://", "https://")) else ""
 
 

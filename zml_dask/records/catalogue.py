@@ -87,6 +87,9 @@ class Catalogue:
     trusted : bool
         Whether its records may name file systems. Those that name a server as
         their origin (``links.self``) never may.
+    token_url : str
+        Root of the API that may see an access token: the harvest's, or the one that
+        the user named. What the records of a copy name is not enough to send it there.
     """
 
     path: str
@@ -94,6 +97,7 @@ class Catalogue:
     harvest: HarvestState | None
     api_url: str
     trusted: bool = False
+    token_url: str = ZENODO_API
 
     @classmethod
     def open(
@@ -146,13 +150,21 @@ class Catalogue:
     ) -> Self:
         if api_url is None and harvest is not None:
             api_url = harvest.options.api_url
+        token_url = (api_url or ZENODO_API).rstrip("/")
         if api_url is None and len(roots) > 1:
             raise CatalogueError(
                 f"the records of {name} are from several servers ({', '.join(sorted(roots)[:3])}): "
                 "make one catalogue for each, or name one with --api-url"
             )
         root = api_url or next(iter(roots), ZENODO_API)
-        return cls(name, RefTable(rows), harvest, root.rstrip("/"), trusted=harvest is None)
+        return cls(
+            name,
+            RefTable(rows),
+            harvest,
+            root.rstrip("/"),
+            trusted=harvest is None,
+            token_url=token_url,
+        )
 
     def read(self, ref: RecordRef) -> Record:
         """Read one record.

@@ -39,6 +39,7 @@ from zml_dask.records.parse import (
     mapping,
     parse_record,
     record_id_of,
+    record_name,
     whole_number,
 )
 from zml_dask.records.record import Record
@@ -198,7 +199,7 @@ class DumpRound:
     def _ask(self, record_id: int) -> None:
         """Complete a record by a request of its own; remember those that are not wanted."""
         self._flush()
-        url = f"{self._state.options.api_url}/records/{record_id}"
+        url = f"{self._state.options.api_url}/records/{record_name(record_id)}"
         try:
             hit = mapping(self._client.get_json(url).payload)
             kept = record_id_of(hit) == record_id and self._is_wanted(hit) and self._choose(hit)

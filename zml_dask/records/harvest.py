@@ -29,6 +29,7 @@ from zml_dask.records.query import matcher
 from zml_dask.records.search import (
     EARLIEST,
     GUEST_SIZES,
+    LAST_FILTER,
     TOKEN_SIZES,
     WINDOW,
     SearchPage,
@@ -303,6 +304,9 @@ class HarvestRound:
         self._written = 0
         self._sizes = TOKEN_SIZES if client.has_token else GUEST_SIZES
         self._size = 0
+        # Learnt from the answers: how much of a search is shown, and how to ask for software.
+        self._window = WINDOW
+        self._type_filter = 0
         # Requests in a row that brought nothing new, and what the last one brought.
         self._stale = 0
         self._last: set[str] = set()
@@ -342,9 +346,13 @@ class HarvestRound:
         is_second_reading = False
         while not self._is_full():
             page, start = self._ask()
+            if page is None or self._widens(page):
+                self._state = replace(self._state, offset=0, slice_total=0)
+                earlier, ids = 0, set()
+                continue
             earlier = min(earlier, start)
             state = self._begun(page)
-            smaller = self._smaller_slices(page) if page.total > WINDOW else ()
+            smaller = self._smaller_slices(page) if page.total > self._window else ()
             if smaller:
                 pending = (*smaller, *state.pending[1:])
                 self._take(page, replace(state, pending=pending, offset=0, slice_total=0))
@@ -361,7 +369,7 @@ class HarvestRound:
             state = replace(state, offset=stop, slice_total=least)
             # An empty page where there should be one ends the slice, unless it is
             # the last one, whose records moved up.
-            if (page.hits or stop < start) and stop < min(page.total, WINDOW):
+            if (page.hits or stop < start) and stop < min(page.total, self._window):
                 self._take(page, _closed(state, page))
                 continue
             missing = max(page.total - earlier - len(ids), 0)
@@ -412,8 +420,18 @@ class HarvestRound:
             return self._state
         return replace(self._state, started=written(page.now), total=page.total)
 
-    def _ask(self) -> tuple[SearchPage, int]:
-        """Ask for the next page of the first pending slice; also where in the slice it begins."""
+    def _widens(self, page: SearchPage) -> bool:
+        """Whether the server passed over the filter by type; another is tried then."""
+        if self._type_filter == LAST_FILTER or all(map(_may_be_software, page.hits)):
+            return False
+        self._type_filter += 1
+        return True
+
+    def _ask(self) -> tuple[SearchPage | None, int]:
+        """Ask for the next page of the first pending slice; also where in the slice it begins.
+
+        There is none where that is past the window that the server shows.
+        """
         for size in (self._size,) if self._size else self._sizes:
             number = self._state.offset // size
             try:
@@ -423,6 +441,9 @@ class HarvestRound:
             except BadRequestError:
                 # Larger than the server grants, unless it refuses the smallest, too.
                 if size in {self._size, self._sizes[-1]}:
+                    if number and number * size < self._window:
+                        self._window = number * size
+                        return None, 0
                     raise
                 continue
             start = number * size
@@ -439,7 +460,12 @@ class HarvestRound:
         for tried in range(1, _TRIES + 1):
             try:
                 return search_page(
-                    self._client, state.options, state.pending[0], page=page, size=size
+                    self._client,
+                    state.options,
+                    state.pending[0],
+                    page=page,
+                    size=size,
+                    type_filter=self._type_filter,
                 )
             except BadQueryError:
                 if not is_proven or tried == _TRIES:
@@ -523,6 +549,14 @@ def _closed(state: HarvestState, page: SearchPage) -> HarvestState:
     rest = written(page.now - _INDEX_DELAY)
     pending = ((begin, now), *state.pending[1:], (max(rest, begin or rest), end))
     return replace(state, pending=pending)
+
+
+def _may_be_software(hit: object) -> bool:
+    try:
+        return parse_record(hit).resource_type == "software"  # type: ignore[arg-type]
+    except (RecordParseError, RecursionError):
+        # What is no record says nothing about the filter.
+        return True
 
 
 def _id_of(hit: object) -> str:

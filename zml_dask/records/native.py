@@ -18,6 +18,7 @@ from zml_dask.records.parse import (
     quote_key,
     raw_text,
     record_id_of,
+    record_name,
     text,
     whole_number,
 )
@@ -62,7 +63,7 @@ def search_hit(native: Mapping[str, Any], api_url: str) -> dict[str, Any]:
     (7, '6', 'https://zenodo.org/api/records/7')
     """
     record_id = record_id_of(native)
-    base = f"{api_url}/records/{record_id}"
+    base = f"{api_url}/records/{record_name(record_id)}"
     parent = mapping(native.get("parent"))
     concept = whole_number(parent.get("id"))
     doi = _doi(native)

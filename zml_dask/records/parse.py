@@ -10,6 +10,7 @@ a hit without a usable id cannot be a record.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,11 @@ from zml_dask.records.record import (
 )
 
 ZENODO_API: Final = "https://zenodo.org/api"
+
+# InvenioRDM's own names of records.
+_BASE_32: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_RECORD_NAME: Final = re.compile(f"[{_BASE_32}]{{5}}-[{_BASE_32}]{{5}}")
+_FIRST_NAMED: Final = 2**52
 
 _API_LINK: Final = re.compile(r"(https?://[^/?#\s]+(?:/[^/?#\s]+)*?/api)/(?:records|files)/")
 
@@ -103,7 +109,9 @@ def parse_record(
     record_id = record_id_of(hit)
     # A record that names a server as its origin was harvested, whoever copied it since.
     trusted = trusted and api_root_of(hit) is None
-    files = tuple(_files(hit, f"{api_url.rstrip('/')}/records/{record_id}/files", trusted))
+    files = tuple(
+        _files(hit, f"{api_url.rstrip('/')}/records/{record_name(record_id)}/files", trusted)
+    )
     reader = _native if _is_native(hit) else _legacy
     return reader(hit, record_id, files)
 
@@ -120,11 +128,41 @@ def record_id_of(hit: object) -> int:
         raise RecordParseError(
             f"a record must be a JSON object, not {type(hit).__name__}: leave it out"
         )
-    record_id = whole_number(hit.get("id")) or whole_number(hit.get("recid"))
+    record_id = record_number(hit.get("id")) or record_number(hit.get("recid"))
     if not record_id:
-        told = repr(hit["id"])[:40] if "id" in hit else "nothing"
-        raise RecordParseError(f"a record needs a positive whole number as id, not {told}")
+        found = repr(hit["id"])[:40] if "id" in hit else "nothing"
+        raise RecordParseError(
+            f"a record needs a positive whole number as id, or a name like 4bptb-2vq04, not {found}"
+        )
     return record_id
+
+
+def record_number(value: object) -> int | None:
+    """Give the number of a record by its id: Zenodo's are numbers, InvenioRDM's are names.
+
+    A name is ten digits of base 32 (without ``i``, ``l``, ``o`` and ``u``); it
+    becomes a number above 2**52, which `record_name` turns back.
+
+    Examples
+    --------
+    >>> record_number("1297336"), record_number("4bptb-2vq04")
+    (1297336, 4657215947267076)
+    >>> record_name(4657215947267076)
+    '4bptb-2vq04'
+    """
+    if isinstance(value, str) and _RECORD_NAME.fullmatch(value):
+        digits = (_BASE_32.index(digit) for digit in value.replace("-", ""))
+        return _FIRST_NAMED + functools.reduce(lambda number, digit: number * 32 + digit, digits)
+    return whole_number(value)
+
+
+def record_name(record_id: int) -> str:
+    """Give a record's id as its server writes it."""
+    number = record_id - _FIRST_NAMED
+    if not 0 <= number < 32**10:
+        return str(record_id)
+    digits = "".join(_BASE_32[number >> shift & 31] for shift in range(45, -1, -5))
+    return f"{digits[:5]}-{digits[5:]}"
 
 
 class _Brief(msgspec.Struct):
@@ -191,7 +229,7 @@ def _legacy(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...
     related = tuple(_related(metadata.get("related_identifiers"), "relation"))
     return Record(
         record_id=record_id,
-        concept_id=whole_number(hit.get("conceptrecid")) or _parent_of(metadata),
+        concept_id=record_number(hit.get("conceptrecid")) or _parent_of(metadata),
         doi=text(hit.get("doi")) or text(metadata.get("doi")),
         title=text(metadata.get("title")) or text(hit.get("title")),
         version=text(metadata.get("version")),
@@ -221,7 +259,7 @@ def _native(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...
     kind = lower(id_or_text(metadata.get("resource_type")))
     return Record(
         record_id=record_id,
-        concept_id=whole_number(mapping(hit.get("parent")).get("id")),
+        concept_id=record_number(mapping(hit.get("parent")).get("id")),
         doi=text(mapping(mapping(hit.get("pids")).get("doi")).get("identifier")),
         title=text(metadata.get("title")),
         version=text(metadata.get("version")),

@@ -24,7 +24,7 @@ from zml_dask.net.errors import (
     ServerError,
 )
 from zml_dask.records.journal import HarvestOptions
-from zml_dask.records.parse import RecordParseError, record_id_of
+from zml_dask.records.parse import RecordParseError, record_id_of, record_name
 
 T = TypeVar("T")
 
@@ -120,6 +120,9 @@ def halves(whole: Slice, *, first: datetime, now: datetime) -> tuple[Slice, Slic
 WINDOW: Final = 10_000
 """Results of one search that can be paged through."""
 
+LAST_FILTER: Final = 2
+"""The last of the ways to ask for software; see `search_page`."""
+
 _MOST_RECORDS: Final = 10**9
 
 _OPEN: Final = ("1970-01-01T00:00:00Z", "9999-12-31T00:00:00Z")
@@ -171,7 +174,13 @@ def search_query(query: str, created: Slice) -> str:
 
 
 def search_page(
-    client: HttpClient, options: HarvestOptions, created: Slice, *, page: int, size: int
+    client: HttpClient,
+    options: HarvestOptions,
+    created: Slice,
+    *,
+    page: int,
+    size: int,
+    type_filter: int = 0,
 ) -> SearchPage:
     """Ask for one page of the software records created in a slice, oldest first.
 
@@ -187,6 +196,9 @@ def search_page(
         From 1 on.
     size : int
         Hits a page.
+    type_filter : int
+        Which way of asking for software: 0 is Zenodo's parameter, 1 InvenioRDM's facet,
+        2 a part of the query. A server passes over a parameter that it does not know.
 
     Raises
     ------
@@ -198,13 +210,17 @@ def search_page(
         If the answer is not a search result.
     """
     url = f"{options.api_url.rstrip('/')}/records"
-    parameters = {
-        "type": "software",
+    query = search_query(options.query, created)
+    parameters = {"type": "software"} if type_filter == 0 else {}
+    if type_filter == 1:
+        parameters = {"resource_type": "software"}
+    if type_filter == LAST_FILTER:
+        query = " AND ".join(filter(None, [query, "metadata.resource_type.id:software*"]))
+    parameters |= {
         "sort": "oldest",
         "page": str(page),
         "size": str(size),
     }
-    query = search_query(options.query, created)
     if query:
         parameters["q"] = query
     if options.all_versions:
@@ -342,11 +358,17 @@ def _in_granted_size(sizes: Sequence[int], ask: Callable[[int], T]) -> tuple[T, 
     raise AssertionError("the last size returns or raises")
 
 
+def _by_number(record_id: int) -> str:
+    name = record_name(record_id)
+    # The field that Zenodo translates; other servers know their own.
+    return f"recid:{name}" if name == str(record_id) else f'id:"{name}"'
+
+
 def _page(
     root: str, record_ids: Sequence[int], client: HttpClient, size: int
 ) -> dict[int, Mapping[str, Any]]:
     parameters = {
-        "q": " OR ".join(f"recid:{record_id}" for record_id in record_ids),
+        "q": " OR ".join(map(_by_number, record_ids)),
         # Superseded versions are there, too.
         "all_versions": "true",
         "page": "1",
@@ -422,7 +444,7 @@ def find_withdrawn(
 
 def _looked_up(root: str, record_id: int, client: HttpClient) -> Iterator[Withdrawn]:
     try:
-        client.get_json(f"{root}/{record_id}")
+        client.get_json(f"{root}/{record_name(record_id)}")
     except GoneError as error:
         yield Withdrawn(record_id, "gone", str(error))
     except NotFoundError as error:
