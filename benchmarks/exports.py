@@ -19,8 +19,7 @@ from comparison import compare
 from density import normalized_files
 from h5py import h5d, h5p, h5s, h5t
 
-from zml_dask.legacy.hdf5_filters import ChunkEncoder
-from zml_dask.legacy.hdf5_writer import Hdf5Writer, create_file
+from zml_dask.legacy.hdf5 import ChunkEncoder, Hdf5Writer, create_file
 from zml_dask.legacy.pickle_writer import PickleWriter
 from zml_dask.legacy.record import Canvas
 

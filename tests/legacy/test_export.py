@@ -11,11 +11,12 @@ import pytest
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.progress import Counts, SilentProgress
-from zml_dask.legacy.committed import CommittedRecords, NoSuchRecordError
+from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import ExportResult, export_dataset, export_record, parse_formats
 from zml_dask.legacy.record import staged_record
 from zml_dask.store.commit import commit
 from zml_dask.store.info import NoDatasetError
+from zml_dask.store.snapshot import NoSuchRecordError
 from zml_dask.store.staging import StagingIndex, read_staged
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw

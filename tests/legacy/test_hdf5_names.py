@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.legacy.hdf5_names import split_name, split_path, told_apart
+from zml_dask.legacy.hdf5 import split_name, split_path, told_apart
 
 awkward = st.text(st.sampled_from("./%\0a_0125EF"), min_size=1, max_size=30)
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.legacy.segments import compact
+from zml_dask.legacy.import_record import compact
 from zml_dask.safe_pickle import (
     DamagedPickleError,
     ForbiddenPickleError,

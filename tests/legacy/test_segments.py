@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.legacy.segments import NotTextError, compact, recover_text
+from zml_dask.legacy.import_record import NotTextError, compact, recover_text
 from zml_dask.raster.images import rasterize_utf8
 
 from .reference import segments_2018

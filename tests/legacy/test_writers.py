@@ -18,7 +18,7 @@ import pytest
 
 from zml_dask.errors import UsageError
 from zml_dask.legacy.export import export_record, is_exported, parse_formats
-from zml_dask.legacy.hdf5_writer import Hdf5Writer
+from zml_dask.legacy.hdf5 import Hdf5Writer
 from zml_dask.legacy.pickle_writer import PickleWriter
 from zml_dask.legacy.readers import read_images_hdf5
 from zml_dask.legacy.record import Canvas, LegacyFile, LegacyRecord
@@ -233,7 +233,7 @@ def test_a_full_disk_is_said_to_be_one_and_the_process_ends_well(tmp_path: Path)
     script = """
 import resource, signal, sys
 from pathlib import Path
-from zml_dask.legacy.hdf5_writer import Hdf5Writer
+from zml_dask.legacy.hdf5 import Hdf5Writer
 from zml_dask.legacy.record import Canvas
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))

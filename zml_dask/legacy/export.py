@@ -21,7 +21,7 @@ from zml_dask.engine.job import Executor, Job, Report, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
 from zml_dask.legacy.committed import CommittedRecords
-from zml_dask.legacy.hdf5_writer import Hdf5Writer
+from zml_dask.legacy.hdf5 import Hdf5Writer
 from zml_dask.legacy.pickle_writer import PickleWriter
 from zml_dask.legacy.record import LegacyFormat, LegacyRecord
 from zml_dask.query.tree import Tree, build_tree

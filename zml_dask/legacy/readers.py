@@ -12,7 +12,7 @@ from h5py import h5d, h5g, h5l, h5o, h5s, h5t
 from numpy.typing import NDArray
 
 from zml_dask.errors import ZmlError
-from zml_dask.legacy.hdf5_names import split_name
+from zml_dask.legacy.hdf5 import split_name
 from zml_dask.safe_pickle import ArrayHook, load
 
 Segments: TypeAlias = list[NDArray[Any]]

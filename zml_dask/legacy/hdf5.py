@@ -1,9 +1,26 @@
-"""``images_<id>.h5``: a dataset a segment, ``<path>__<i>``, int64, as in 2018.
+r"""``images_<id>.h5``: a dataset a segment, ``<path>__<i>``, int64, as in 2018.
 
 h5py's low-level interface: creating datasets the usual way costs several times
 what all the rest does. Types, spaces and property lists are shared, and ready
-chunks are stored (``hdf5_filters.py``); the file says in the standard way how they
+chunks are stored; the file says in the standard way how they
 are made, and every HDF5 reader undoes it.
+
+Names are ``<path>__<i>``, as in 2018, and back.
+
+The folders of a path become groups, so a path that HDF5 would read otherwise
+than it is written is told apart by escapes, which :func:`split_name` undoes:
+
+=========  =========================================================================
+``%2E``    a part that is ``.``, which HDF5 drops
+``%00``    a NUL, which ends a name in HDF5
+``%2F``    a slash that opens or ends the path or follows another slash, which HDF5
+           drops; and one below 200 folders
+``%5F_``   the two underscores of a name ``x__<i>`` that is wanted both as a folder
+           and as a segment
+``%25``    a percent sign that stands where one of these escapes would be read
+=========  =========================================================================
+
+All other names, with other percent signs too, are those of 2018.
 """
 
 from __future__ import annotations
@@ -17,12 +34,117 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from h5py import h5d, h5f, h5g, h5o, h5p, h5s, h5t
 from h5py._objects import phil
+from isal import isal_zlib
+from numba import njit
+from numpy.typing import NDArray
 
-from zml_dask.legacy.hdf5_filters import DEFLATE_LEVEL, ChunkEncoder
-from zml_dask.legacy.hdf5_names import split_path, told_apart
-from zml_dask.legacy.record import LegacyFile
+from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyFile
+from zml_dask.query.tree import MAX_DEPTH
+from zml_dask.raster.images import Images
+
+_ESCAPES = {"%00": "\0", "%25": "%", "%2E": ".", "%2F": "/", "%5F": "_"}
+_ESCAPE = re.compile("|".join(_ESCAPES))
+_FALSE_ESCAPE = re.compile(f"%(?={'|'.join(escape[1:] for escape in _ESCAPES)})")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_LOST_SLASH = re.compile(r"\A/|(?<=/)/|/\Z")
+
+
+def split_path(path: str) -> tuple[list[str], str]:
+    """Split a path into the names of its groups and the stem of its segments' names.
+
+    Examples
+    --------
+    >>> split_path("src/./a.py"), split_path("/etc//motd")
+    ((['src', '%2E'], 'a.py'), (['%2Fetc'], '%2Fmotd'))
+    """
+    escaped = _FALSE_ESCAPE.sub("%25", path).replace("\0", "%00")
+    escaped = _LOST_SLASH.sub("%2F", escaped)
+    *folders, stem = escaped.split("/", MAX_DEPTH)
+    return (
+        ["%2E" if folder == "." else folder for folder in folders],
+        stem.replace("/", "%2F"),
+    )
+
+
+def told_apart(name: str) -> str:
+    """Return another spelling of a name ``x__<i>`` that is taken.
+
+    Examples
+    --------
+    >>> told_apart("a__0"), split_name(told_apart("a__0"))
+    ('a%5F_0', ('a', 0))
+    """
+    stem, _, number = name.rpartition("__")
+    return f"{stem}%5F_{number}"
+
+
+def split_name(name: str) -> tuple[str, int] | None:
+    """Read path and number of a segment from its full name within the HDF5 file.
+
+    Examples
+    --------
+    >>> split_name("src/%2E/a.py__12"), split_name("src/a.py")
+    (('src/./a.py', 12), None)
+    """
+    plain = _ESCAPE.sub(lambda found: _ESCAPES[found[0]], name)
+    path, underscores, number = plain.rpartition("__")
+    if not underscores or not _NUMBER.fullmatch(number):
+        return None
+    return path, int(number)
+
+
+DEFLATE_LEVEL = 1
+
+
+class ChunkEncoder:
+    """Turns segments into chunks, in memory that is used again.
+
+    Examples
+    --------
+    >>> import zlib
+    >>> chunk = ChunkEncoder().encode(np.array([[0x41, 0x20AC]], np.uint32))
+    >>> zlib.decompress(chunk).hex(" ", 2)
+    '41ac 0020 0000 0000 0000 0000 0000 0000'
+    """
+
+    def __init__(self) -> None:
+        self._shuffled = np.empty(0, np.uint8)
+
+    def encode(self, segment: Images) -> bytes:
+        """Return the bytes of the chunk that is the whole of a segment as int64.
+
+        Parameters
+        ----------
+        segment : numpy.ndarray of uint32, shape (lines, width)
+        """
+        size = segment.size * SEGMENT_DTYPE.itemsize
+        if len(self._shuffled) < size:
+            self._shuffled = np.empty(size, np.uint8)
+        shuffled = self._shuffled[:size]
+        _shuffle(segment.reshape(-1), shuffled)
+        return isal_zlib.compress(shuffled, DEFLATE_LEVEL)
+
+
+@njit(cache=True, nogil=True)
+def _shuffle(
+    pixels: NDArray[np.uint32], shuffled: NDArray[np.uint8]
+) -> None:  # pragma: no cover - compiled
+    """Write the lowest bytes of all pixels, then the next ones, up to the eighth of an int64.
+
+    Code points have three bytes; the rest is zero.
+    """
+    n = np.uintp(pixels.size)
+    for i in range(n):
+        pixel = pixels[i]
+        shuffled[i] = pixel
+        shuffled[n + i] = pixel >> 8
+        shuffled[n + n + i] = pixel >> 16
+    for i in range(n + n + n, np.uintp(shuffled.size)):
+        shuffled[i] = 0
+
 
 _AT_ONCE = 256
 """Segments written at once: drawing, deflating and HDF5 in turn for each of them would
