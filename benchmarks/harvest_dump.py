@@ -188,9 +188,8 @@ def timed() -> Iterator[float]:
 
 
 def measure(folder: Path, count: int) -> None:
-    from zml_dask.pipeline.partitioning import plan_partitions
-
     from zml_dask.pipeline.options import BuildOptions
+    from zml_dask.pipeline.stage import plan_partitions
     from zml_dask.records.catalogue import Catalogue
     from zml_dask.sandbox.corpus import Corpus
     from zml_dask.sandbox.exporter import JSON_DUMP

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from zml_dask.net.client import HttpClient
 from zml_dask.records.catalogue import Catalogue, CatalogueChangedError, CatalogueError
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.journal import CatalogueWriteError, load_state, state_path
+from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.sandbox.synthetic import synthetic_corpus
+
+from .harvests import Interruption, interrupt_after
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -280,3 +284,28 @@ def test_a_token_goes_where_the_harvest_or_the_user_says_and_not_where_a_copy_do
     monkeypatch.setenv("ZENODO_TOKEN", "secret")
     status, _, err = run("fetch", part, tmp_path / "cache")
     assert status == 0, err
+
+
+def test_a_harvest_into_parquet_goes_on_and_survives_an_interruption(
+    make_sandbox: Callable[..., Sandbox], harvested: Path, tmp_path: Path
+) -> None:
+    served = make_sandbox(synthetic_corpus(60))
+    options = HarvestOptions(api_url=served.api_url)
+    path, lines = tmp_path / "p.parquet", tmp_path / "lines.jsonl"
+    with HttpClient() as client:
+        with pytest.raises(Interruption):
+            harvest(path, options, client, progress=interrupt_after(2))
+        assert not path.exists()
+        searches = len(served.requests.searches)
+        assert harvest(path, options, client).finished
+        assert len(served.requests.searches) - searches <= 3
+        assert harvest(path, options, client).written == 0
+        served.corpus.add(make_record(9_000_001, created=datetime.now(UTC)))
+        assert harvest(path, options, client).written == 1
+        harvest(lines, options, client)
+    one, other = Catalogue.open(path), Catalogue.open(lines)
+    assert list(one.hits()) == [line.rstrip(b"\n") for line in other.hits()]
+    assert len(one.refs) == 61
+    assert one.harvest is not None
+    assert one.harvest.finished
+    assert not list(tmp_path.glob("p.parquet.*"))

@@ -21,9 +21,16 @@ from typing import Final
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import BadQueryError, BadRequestError
+from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.dump import choose_dump
 from zml_dask.records.dump_harvest import DumpProgress, DumpRound, is_excluded, put_in_order
-from zml_dask.records.journal import HarvestOptions, HarvestState, HarvestStateError, Journal
+from zml_dask.records.journal import (
+    HarvestOptions,
+    HarvestState,
+    HarvestStateError,
+    Journal,
+    state_path,
+)
 from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
 from zml_dask.records.query import matcher
 from zml_dask.records.search import (
@@ -40,6 +47,7 @@ from zml_dask.records.search import (
     search_page,
     written,
 )
+from zml_dask.records.table import write_parquet
 
 __all__ = ["HarvestOptions", "HarvestProgress", "HarvestResult", "HarvestState", "harvest"]
 
@@ -127,7 +135,7 @@ def harvest(
     Parameters
     ----------
     catalogue_path : path
-        A local file: JSON Lines, appended to.
+        A local file: JSON Lines, appended to, or Parquet, written at the end.
     options : HarvestOptions, optional
     client : HttpClient, optional
         Default: a new one without a token.
@@ -177,6 +185,8 @@ def harvest(
                 say=say,
             )
     path = Path(catalogue_path)
+    if path.suffix == ".parquet":
+        return _into_parquet(path, asked, client, from_dump, progress, dump_progress, say)
     with Journal(path) as journal:
         state = _resumed(journal.state, asked, begin, end, str(path))
         before = len(journal.ids)
@@ -201,6 +211,40 @@ def harvest(
                 finished=state.finished,
             )
         return result
+
+
+def _into_parquet(
+    path: Path,
+    asked: HarvestOptions,
+    client: HttpClient,
+    from_dump: str | None,
+    progress: Callable[[HarvestProgress], None] | None,
+    dump_progress: Callable[[DumpProgress], None] | None,
+    say: Callable[[str], None],
+) -> HarvestResult:
+    """Harvest into JSON Lines beside a Parquet catalogue, and write that at the end.
+
+    Parquet cannot be appended to: lines are what survives an interruption.
+    """
+    lines = path.with_name(path.name + ".jsonl")
+    state = Path(state_path(str(lines)))
+    if path.exists() and not state.exists():
+        lines.unlink(missing_ok=True)
+        Catalogue.open(path).write(lines)
+    result = harvest(
+        lines,
+        asked,
+        client,
+        from_dump=from_dump,
+        progress=progress,
+        dump_progress=dump_progress,
+        say=say,
+    )
+    catalogue = Catalogue.open(lines)
+    write_parquet(path, catalogue.hits(), catalogue.harvest)
+    state.unlink()
+    lines.unlink()
+    return result
 
 
 def _root(api_url: str) -> str:
