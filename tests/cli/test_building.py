@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import zml_dask as zml
 from zml_dask.cli.main import main
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.net.client import HttpClient
@@ -110,6 +111,41 @@ def test_build_says_what_it_did_and_the_second_time_that_there_is_nothing_to_do(
     assert capfd.readouterr().out.startswith("nothing to do: ")
     assert run("--quiet", *words) == 0
     assert capfd.readouterr().err == ""
+
+
+def test_what_is_left_out_for_its_size_is_said(
+    cluster: distributed.LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"a.py": 50, "b.py": 100_000, "c.py": 100_001, "frame.py": 400_000, "d.csv": 2_000_000}
+    files = {name: (b"x = 1\n" * size)[:size] for name, size in sizes.items()}
+    catalogue = tmp_path / "c.jsonl"
+    records = [make_record(n, {"o/r.zip": archive(files)}) for n in (7, 8)]
+    with Sandbox(Corpus(records)) as served:
+        _harvested(served, catalogue)
+        on = ("--cluster", cluster.scheduler_address)
+        assert run("build", catalogue, tmp_path / "ds", *on, "--limit", 1) == 0
+        line = "3 files of 2,500,001 bytes left out, each larger than 100,000 (--max-file-size)"
+        assert capfd.readouterr().out.rstrip().endswith(f"; {line}")
+        assert run("status", tmp_path / "ds") == 0
+        assert f"too large  {line}\n" in capfd.readouterr().out
+        assert line in repr(zml.open_dataset(tmp_path / "ds"))
+        # Another dataset with another limit, in any unit; it keeps its limit in later builds.
+        words = ("build", catalogue, tmp_path / "large", *on)
+        assert run(*words, "--limit", 1, "--max-file-size", "400kB") == 0
+        assert "; 1 file of 2,000,000 bytes left out, larger than 400,000" in capfd.readouterr().out
+        assert run(*words) == 0
+        said = capfd.readouterr()
+        assert "2 files of 4,000,000 bytes left out" in said.out
+        assert zml.open_dataset(tmp_path / "large").files.query("status == 'ok'").shape[0] == 8
+        assert "note:" not in said.err
+        # A dataset of two limits says so.
+        assert run("build", catalogue, tmp_path / "ds", *on, "--max-file-size", "1MB") == 0
+        assert "note: files of up to 1,000,000 bytes are read of new records only" in (
+            capfd.readouterr().err
+        )
+    for size in ("1 potato", "-5", "0"):
+        assert run("build", catalogue, tmp_path / "none", "--max-file-size", size) == 2
+        assert f"--max-file-size {size!r} is not a size" in capfd.readouterr().err
 
 
 def test_where_nothing_could_be_built_the_run_has_failed(

@@ -87,6 +87,12 @@ _BUILD = (
         help="Name files' languages by linguist's tables, or by content (extra magika; slow).",
     ),
     click.option("--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB)."),
+    click.option(
+        "--max-file-size",
+        metavar="SIZE",
+        help="List larger files, and do not read them (say 200kB or 1MB).  [default: 100kB, or as "
+        "the dataset was built]",
+    ),
 )
 
 
@@ -138,8 +144,10 @@ def options_of(
         given["export"] = [word.strip() for word in values["export"].split(",") if word.strip()]
     if values.get("binary"):
         given["keep_binary"] = values["binary"] == "keep"
-    if values.get("max_archive_size"):
-        given["limits"] = {"max_archive_bytes": _bytes(values["max_archive_size"])}
+    sizes = {"max_archive_size": "max_archive_bytes", "max_file_size": "max_file_bytes"}
+    limits = {key: _bytes(name, values[name]) for name, key in sizes.items() if values.get(name)}
+    if limits:
+        given["limits"] = limits
     if given.get("token_file"):
         # Workers may have another working directory.
         given["token_file"] = str(Path(given["token_file"]).absolute())
@@ -154,14 +162,18 @@ def limits_of(max_archive_size: str | None) -> FetchLimits:
     """Return the limits, with another size where one is given."""
     if max_archive_size is None:
         return FetchLimits()
-    return FetchLimits(max_archive_bytes=_bytes(max_archive_size))
+    return FetchLimits(max_archive_bytes=_bytes("max_archive_size", max_archive_size))
 
 
-def _bytes(text: str) -> int:
+def _bytes(name: str, text: str) -> int:
     try:
-        return int(parse_bytes(text))
-    except ValueError as error:
-        raise UsageError(f"--max-archive-size {text!r} is no size; write say 2GiB") from error
+        size = int(parse_bytes(text))
+    except ValueError:
+        size = 0
+    if size <= 0:
+        flag = f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag} {text!r} is not a size; write a number and a unit, as 2MB")
+    return size
 
 
 def executor_of(
@@ -216,12 +228,13 @@ def print_result(result: BuildResult) -> None:
     if not result.committed and not result.n_staged and not result.n_failed:
         click.echo(
             f"nothing to do: {result.dataset} is up to date with {result.n_records:,} records, "
-            f"{result.n_files:,} files, {result.n_images:,} images"
+            f"{result.n_files:,} files, {result.n_images:,} images{_left_out(result)}"
         )
         return
     click.echo(
         f"{result.dataset}: {result.n_records:,} records, {result.n_files:,} files, "
         f"{result.n_images:,} images ({result.n_staged:,} records built in {result.seconds:.1f} s)"
+        f"{_left_out(result)}"
     )
     if result.failures:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.failures.items())
@@ -229,3 +242,7 @@ def print_result(result: BuildResult) -> None:
         if not result.n_records and not result.n_staged:
             # A cache that is empty, a network that is down: scripts are not to go on from there.
             raise AllFailedError(f"{result.dataset} holds no record: all that were tried failed")
+
+
+def _left_out(result: BuildResult) -> str:
+    return f"; {result.left_out}" if result.left_out.files else ""

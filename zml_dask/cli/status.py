@@ -37,6 +37,8 @@ def _print_status(status: Status) -> None:
     click.echo(escape_text(status.dataset))
     commits = "1 commit" if status.commits == 1 else f"{status.commits:,} commits"
     click.echo(f"committed  {_amount(status.committed)}, in {commits}")
+    if status.left_out.files:
+        click.echo(f"too large  {status.left_out}")
     click.echo(f"staged     {_amount(status.staged)}")
     failed = ", ".join(f"{count:,} {kind}" for kind, count in status.failed.items())
     click.echo(f"failed     {escape_text(failed) or 'none'}")

@@ -20,6 +20,7 @@ from zml_dask.engine.job import Executor, OpenExecutor, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.engine.log import BuildLog, build_log
 from zml_dask.engine.progress import BuildProgress, SilentProgress
+from zml_dask.fetch.member import FetchLimits
 from zml_dask.pipeline.commit import CommitStaged, recorded_harvest, software_versions
 from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.ledger import Ledger, load_ledger
@@ -41,7 +42,9 @@ from zml_dask.store.commit.planning import check_shape
 from zml_dask.store.commit.steps import CommitOptions
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
+from zml_dask.store.summary import LeftOut, recorded_limit
 
 OpenClient: TypeAlias = Callable[[], AbstractContextManager[distributed.Client]]
 """Opens a cluster when there is something for it to do."""
@@ -137,7 +140,7 @@ def build_on(
         with dataset_lock(storage, on_wait=progress.say) as lock, build_log(storage) as log:
             # Read again now that nobody else can change it.
             info = check_target(storage)
-            options = _with_shape_of(info, options)
+            options = _as_built(info, options, progress)
             named = None if is_temporary(catalogue) else catalogue.path
             catalogue = publish_to_workers(catalogue, storage)
             run = _Run(storage, catalogue, named, options, lock, log, progress)
@@ -207,13 +210,24 @@ def _stage(run: _Run, executor: Executor, todo: RefTable, ledger: Ledger) -> Sta
     return run_job(job, executor, lock=run.lock, log=run.log, progress=run.progress)
 
 
-def _with_shape_of(info: DatasetInfo | None, options: BuildOptions) -> BuildOptions:
-    """Return the options with the image size that the dataset has, where it has one."""
+def _as_built(
+    info: DatasetInfo | None, options: BuildOptions, progress: BuildProgress
+) -> BuildOptions:
+    """Return the options with the image size and the limit of size that the dataset has."""
     if info is None:
         return options
     if options.image != ImageShape():  # the user named a size
         check_shape(info, options.image)
-    return replace(options, image=info.shape)
+    before, now = recorded_limit(info.options), options.limits.max_file_bytes
+    limits = options.limits
+    if now == FetchLimits().max_file_bytes:  # the user named none
+        limits = replace(limits, max_file_bytes=before)
+    elif now != before and info.counts.records:
+        progress.say(
+            f"note: files of up to {now:,} bytes are read of new records only; of the "
+            f"{info.counts.records:,} that are committed, of up to {before:,}"
+        )
+    return replace(options, image=info.shape, limits=limits)
 
 
 def _plan_line(refs: RefTable, ledger: Ledger, todo: RefTable) -> str:
@@ -240,5 +254,6 @@ def _result(run: _Run, info: DatasetInfo | None, staged: Staged, *, committed: b
         counts.records,
         counts.files,
         counts.images,
+        LeftOut() if info is None else Snapshot.open(run.storage).left_out(),
         committed,
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from zml_dask.errors import RecordError
 from zml_dask.store.staging import FailureRow
+from zml_dask.store.summary import LeftOut
 
 OutcomeStatus = Literal["staged", "failed", "already"]
 
@@ -111,6 +112,8 @@ class BuildResult:
         Kind of failure -> records of this run.
     n_records, n_files, n_images : int
         In the dataset now.
+    left_out : LeftOut
+        Files that the dataset lists and does not hold, for their size.
     committed : bool
         Whether this run changed the dataset.
     seconds : float
@@ -124,6 +127,7 @@ class BuildResult:
     n_records: int = 0
     n_files: int = 0
     n_images: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
     committed: bool = False
     seconds: float = 0.0
 

@@ -19,8 +19,10 @@ from zml_dask.pipeline.sources import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import LOCK, LOG, STAGING
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import FailureRow, StagingIndex
 from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.summary import LeftOut
 
 _EXAMPLES = 3
 
@@ -74,6 +76,8 @@ class Status:
     running : str or None
         Who holds the lock, where a build is at work.
     commits : int
+    left_out : LeftOut
+        Files that are listed and not held, for their size.
     arrays, tables : tuple of Cost
     failures : tuple of FailureGroup
         The most frequent kind first.
@@ -87,6 +91,7 @@ class Status:
     catalogue: str | None
     running: str | None
     commits: int
+    left_out: LeftOut
     arrays: tuple[Cost, ...] = ()
     tables: tuple[Cost, ...] = ()
     failures: tuple[FailureGroup, ...] = field(default=())
@@ -136,6 +141,7 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
         name,
         _running(storage),
         len(info.commits),
+        Snapshot.open(storage).left_out() if info.commits else LeftOut(),
         tuple(array_costs(storage, info)),
         tuple(table_costs(storage, info)),
         tuple(groups),

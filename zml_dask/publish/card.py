@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from zml_dask.store.info import Counts, DatasetInfo
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
+from zml_dask.store.summary import recorded_limit
 from zml_dask.text_safety import plain_words
 
 CARD = "README.md"
@@ -160,7 +161,7 @@ for its withdrawal; readers of this format leave withdrawn records out.
 
 ## Limits
 
-A file over {facts.info.options.get("limits", {}).get("max_file_bytes", 100_000):,} bytes has no
+A file over {recorded_limit(facts.info.options):,} bytes has no
 images; a line is cut at {width} characters. Languages are named by file names and, where those are
 ambiguous, by rules over the content: some are wrong. Popular licences and large records weigh more
 than others, and identical files occur in many records: split by record and by content.

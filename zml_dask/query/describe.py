@@ -51,6 +51,9 @@ def _facts(view: View) -> Iterator[tuple[str, str]]:
         yield "files", f"{counts.files:,}"
         yield "records", f"{counts.records:,}"
         yield "failures", f"{counts.failures:,}"
+        large = view.snapshot.left_out()
+        if large.files:
+            yield "too large", str(large)
         return
     selection = view.selection
     yield "files", f"{selection.file_id.size:,}"

@@ -22,9 +22,6 @@ WIDTH = 80
 HEIGHT = 80
 """Lines per image, as in the legacy (2018) dataset."""
 
-MAX_SOURCE_BYTES = 100_000
-"""Largest file that is read, in bytes, inclusive; the limit of the legacy (2018) dataset."""
-
 
 class BinaryFileError(ZmlError):
     """The file holds NUL bytes and is not UTF-16 or UTF-32: not text."""

@@ -26,6 +26,7 @@ from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.info import DatasetInfo, Part, committed_info
 from zml_dask.store.layout import TABLES
 from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.summary import LeftOut, recorded_limit
 
 _REPLACED = ("failures", "withdrawn")
 """Tables that a commit writes anew and whose former parts it removes; others only grow."""
@@ -133,6 +134,16 @@ class Snapshot:
         if not self.rows("withdrawn"):
             return frozenset()
         return frozenset(self.scan("withdrawn", ["record_id"])["record_id"].to_pylist())
+
+    def left_out(self) -> LeftOut:
+        """Count the files that were left out for their size; reads the summary alone."""
+        rows = self.scan(
+            "summary",
+            ["files", "bytes"],
+            (pc.field("dimension") == "status") & (pc.field("value") == "too_large"),
+        )
+        files, size = (pc.sum(rows[name]).as_py() or 0 for name in ("files", "bytes"))
+        return LeftOut(files, size, recorded_limit(self.info.options))
 
     def rows(self, table: str) -> int:
         """Rows a table has, those of withdrawn records included."""

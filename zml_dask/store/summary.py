@@ -10,12 +10,17 @@ withdrawal one with those of its records below zero, and a reader adds all parts
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from zml_dask.store.layout import SUMMARY_SCHEMA
+
+MAX_FILE_BYTES = 100_000
+"""Largest file that a dataset holds unless its options say otherwise; the limit of 2018."""
 
 FILE_COLUMNS = (
     "record_id",
@@ -166,3 +171,49 @@ def taken_away(summary: pa.Table) -> pa.Table:
     """Return the part that takes a summary's counts away from the others."""
     columns = [summary["dimension"], summary["value"], *(pc.negate(summary[n]) for n in _COUNTS)]
     return pa.table(columns, schema=SUMMARY_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """The files that a dataset lists and does not hold, for their size.
+
+    Attributes
+    ----------
+    files : int
+    bytes : int
+        Of all of them, as far as their archives state it.
+    limit : int
+        Bytes of the largest file that is held.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    limit: int = 0
+
+    def __str__(self) -> str:
+        """Say it in one line.
+
+        Examples
+        --------
+        >>> str(LeftOut(12, 3_456_000, 100_000))
+        '12 files of 3,456,000 bytes left out, each larger than 100,000 (--max-file-size)'
+        """
+        files = "1 file" if self.files == 1 else f"{self.files:,} files"
+        each = "" if self.files == 1 else "each "
+        return (
+            f"{files} of {self.bytes:,} bytes left out, {each}larger than {self.limit:,} "
+            "(--max-file-size)"
+        )
+
+
+def recorded_limit(options: Mapping[str, Any]) -> int:
+    """Return the size of the largest file that is read, by the options in ``dataset.json``.
+
+    Examples
+    --------
+    >>> recorded_limit({}), recorded_limit({"limits": {"max_file_bytes": 1_000_000}})
+    (100000, 1000000)
+    """
+    limits = options.get("limits")
+    limit = limits.get("max_file_bytes") if isinstance(limits, Mapping) else None
+    return limit if isinstance(limit, int) else MAX_FILE_BYTES
