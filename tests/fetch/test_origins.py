@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
+import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,7 @@ from zml_dask.fetch.errors import (
     SourceError,
     UnreadableArchiveError,
 )
+from zml_dask.fetch.members import Member
 from zml_dask.fetch.origins import FetchOptions, open_record
 from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import (
@@ -36,11 +41,37 @@ from zml_dask.sandbox.corpus import Corpus, Withdrawal, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
 
-from .archives import GOOD, make_tar, make_zip
+from .archives import GOOD, RawMember, make_tar, make_zip, raw_zip
 from .conftest import LoopbackGithub, fates, good
 from .records import FILES, bare_record, links
+from .test_reference import require
 
 MakeSandbox = Callable[..., Sandbox]
+
+
+def read_all(record: Record, client: HttpClient, scratch: Path) -> list[Member]:
+    with open_record(record, client, scratch) as fetched:
+        return list(fetched.members())
+
+
+class Broken:
+    """A server that fails whatever it is asked."""
+
+    def __enter__(self) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_error(500)
+
+            def log_message(self, *args: object) -> None:
+                """Keep the tests' output clean."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        return f"http://127.0.0.1:{self.server.server_port}/x"
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
 
 def harvested(sandbox: Sandbox, client: HttpClient, record_id: int = 7) -> Record:
@@ -263,6 +294,195 @@ def test_the_ruins_of_an_archive_are_read_where_there_is_nothing_else(
     sandbox = make_sandbox([make_record(7, {"code.zip": ruin})])
     with open_record(harvested(sandbox, client), client, scratch) as fetched:
         assert 3 < len(good(list(fetched.members()))) < 9
+
+
+# A fault costs only what it touches
+
+
+@pytest.mark.parametrize("trouble", ["404", "md5", "500"])
+@pytest.mark.parametrize("name", ["a-first.txt", "z-last.txt", "b.zip", "code.tar.gz"])
+def test_a_file_that_cannot_be_had_costs_itself_alone(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path, trouble: str, name: str
+) -> None:
+    sandbox = make_sandbox([make_record(7, {"good.zip": make_zip(), name: b"lost"})])
+    record = harvested(sandbox, client)
+    lost = {"md5": {"checksum": "md5:" + "0" * 32}, "404": {"url": "/none"}, "500": {}}[trouble]
+
+    def spoil(file: RecordFile) -> RecordFile:
+        if file.key != name:
+            return file
+        return replace(file, **{key: file.url + value if key == "url" else value
+                                for key, value in lost.items()})  # fmt: skip
+
+    record = replace(record, files=tuple(spoil(file) for file in record.files))
+    if trouble == "500":
+        with Broken() as url:
+            record = replace(record, files=tuple(
+                replace(file, url=url) if file.key == name else file for file in record.files
+            ))  # fmt: skip
+            members = read_all(record, client, scratch)
+    else:
+        members = read_all(record, client, scratch)
+    assert good(members) == GOOD
+    assert fates(members) == {name: "damaged"}
+    (reason,) = [str(one.reason) for one in members if one.path == name]
+    assert reason.startswith("it cannot be fetched: ")
+
+
+def test_code_that_cannot_be_had_is_looked_for_elsewhere_though_a_text_is_there(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path, github: LoopbackGithub
+) -> None:
+    github.add("owner", "name", {"v1": FILES})
+    sandbox = make_sandbox([make_record(7, {"code.zip": make_zip(), "README.md": b"read me"})])
+    record = harvested(sandbox, client)
+    lost = replace(record.files[-1], url=record.files[-1].url + "/none")
+    assert lost.key == "code.zip"
+    record = replace(record, files=(record.files[0], lost))
+    members = read_all(record, client, scratch)
+    assert good(members) == {"README.md": b"read me"}  # nowhere else to look
+    record = replace(record, related=links("https://github.com/owner/name/tree/v1"))
+    with open_record(record, client, scratch, FetchOptions(github_url=github.url)) as fetched:
+        assert fetched.origin == "github-archive"
+
+
+UNREADABLE = {
+    "password.zip": raw_zip(RawMember.of(b"a.py", b"x", flags=1)),
+    "damaged.zip": raw_zip(RawMember.of(b"a.py", b"x", crc=1)),
+    "method.zip": raw_zip(RawMember.of(b"a.py", b"x", method=98)),
+    "nested.zip": make_zip({"a.zip": make_zip({"b.zip": make_zip({"c.py": b"c"})})}),
+    "broken.7z": b"7z\xbc\xaf\x27\x1c" + bytes(200),
+    "small.deb": b"!<arch>\n"
+    b"debian-binary   0           0     0     100644  4         `\n2.0\n" + bytes(100),
+    "old.arj": b"\x60\xea\x2b\0\x22" + bytes(300),
+    "broken.tar.gz": gzip.compress(make_tar({"a.py": b"x" * 5000}))[:30] + b"\xff" * 50,
+}
+
+
+@pytest.mark.parametrize("padding", [0, 200_000])
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_of_what_nothing_could_be_read_the_record_fails(
+    make_sandbox: MakeSandbox,
+    client: HttpClient,
+    scratch: Path,
+    github: LoopbackGithub,
+    name: str,
+    padding: int,
+) -> None:
+    sandbox = make_sandbox([make_record(7, {name: UNREADABLE[name] + bytes(padding)})])
+    record = harvested(sandbox, client)
+    with pytest.raises(UnreadableArchiveError, match=re.escape(name.partition(".")[2])) as caught:
+        read_all(record, client, scratch)
+    assert caught.value.permanent
+    github.add("owner", "name", {"v1": FILES})
+    record = replace(record, related=links("https://github.com/owner/name/tree/v1"))
+    with open_record(record, client, scratch, FetchOptions(github_url=github.url)) as fetched:
+        assert fetched.origin == "github-archive"
+
+
+def test_what_is_no_text_and_was_read_is_no_failure(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    for files in ({"data.bin": bytes(100)}, {"data.zip": make_zip({"a.bin": bytes(100)})}):
+        record = harvested(make_sandbox([make_record(7, files)]), client)
+        assert len(good(read_all(record, client, scratch))) == 1
+
+
+# Split archives
+
+
+def split(whole: bytes, names: list[str]) -> dict[str, bytes]:
+    size = -(-len(whole) // len(names))
+    return {name: whole[n * size : (n + 1) * size] for n, name in enumerate(names)}
+
+
+CODE = {f"p/{n}.py": os.urandom(2000).hex().encode() for n in range(200)}
+SPLIT = {
+    "7-Zip": (make_zip(CODE, 0), ["v.zip.001", "v.zip.002", "v.zip.003"], "v.zip"),
+    "split": (gzip.compress(make_tar(CODE)), ["c.tar.gz.partaa", "c.tar.gz.partab"], "c.tar.gz"),
+    "split, bare": (gzip.compress(make_tar(CODE)), ["c.tgzaa", "c.tgzab", "c.tgzac"], "c.tgz"),
+    "numbers": (make_tar(CODE), ["c.tar.part1", "c.tar.part2"], "c.tar"),
+}
+
+
+@pytest.mark.parametrize("how", SPLIT)
+def test_the_parts_of_an_archive_are_joined(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path, how: str
+) -> None:
+    whole, names, joined = SPLIT[how]
+    files = split(whole, names)
+    record = harvested(make_sandbox([make_record(7, files)]), client)
+    with open_record(record, client, scratch) as fetched:
+        assert [(one.name, one.bytes) for one in fetched.archives] == [(joined, len(whole))]
+        assert good(list(fetched.members())) == CODE
+    # Without the last it is read as far as it goes, without the first it is not.
+    cut = replace(record, files=tuple(file for file in record.files if file.key != names[-1]))
+    members = read_all(cut, client, scratch)
+    assert 0 < len(good(members)) < len(CODE)
+    assert "damaged" in fates(members).values()
+
+
+def test_infozip_s_volumes(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path, tmp_path: Path
+) -> None:
+    require("zip")
+    source = tmp_path / "source"
+    (source / "p").mkdir(parents=True)
+    for path, data in CODE.items():
+        (source / path).write_bytes(data)
+    subprocess.run(["zip", "-qr", "-s", "200k", "v.zip", "p"], cwd=source, check=True)
+    files = {path.name: path.read_bytes() for path in source.glob("v.z*")}
+    assert len(files) > 2
+    record = harvested(make_sandbox([make_record(7, files)]), client)
+    members = read_all(record, client, scratch)
+    assert good(members) == CODE
+    assert fates(members) == {}
+    last = replace(record, files=tuple(file for file in record.files if file.key == "v.zip"))
+    members = read_all(last, client, scratch)
+    assert "another volume" in str([one.reason for one in members])
+    missing = replace(record, files=tuple(f for f in record.files if f.key != "v.z02"))
+    members = read_all(missing, client, scratch)
+    assert 0 < len(good(members)) < len(CODE)
+    assert good(members).items() <= CODE.items()
+
+
+def test_parts_whose_first_is_missing_say_so(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    files = split(make_zip(CODE, 0), ["v.zip.001", "v.zip.002", "v.zip.003"])
+    del files["v.zip.001"]
+    files["v.zip.003"] = files["v.zip.003"][:5000]
+    files["README"] = b"read me"
+    record = harvested(make_sandbox([make_record(7, files)]), client)
+    members = read_all(record, client, scratch)
+    assert good(members) == {"README": b"read me"}
+    assert set(fates(members)) == {"v.zip.002", "v.zip.003"}
+
+
+def test_texts_that_are_numbered_are_no_parts(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    files = {"run.001": b"one\n", "run.002": b"two\n", "x.aa": b"three\n", "x.ab": b"four\n"}
+    record = harvested(make_sandbox([make_record(7, files)]), client)
+    assert good(read_all(record, client, scratch)) == files
+
+
+def test_a_large_file_that_ends_as_a_zip_is_found_and_one_that_does_not_is_not_fetched(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    code = make_zip({"a.py": b"x = 1\n", "data": os.urandom(300_000)})
+    files = {
+        "setup.exe": b"MZ" + bytes(200_000) + code,
+        "other.exe": b"MZ" + os.urandom(300_000),
+        "paper.docx": make_zip({"[Content_Types].xml": b"", "word/document.xml": b"",
+                                "x": os.urandom(200_000)}),
+    }  # fmt: skip
+    record = harvested(make_sandbox([make_record(7, files)]), client)
+    with open_record(record, client, scratch) as fetched:
+        assert [one.name for one in fetched.archives] == ["setup.exe"]
+        members = list(fetched.members())
+    assert good(members) == {"a.py": b"x = 1\n"}
+    assert fates(members) == {"data": "too_large", "other.exe": "too_large",
+                              "paper.docx": "too_large"}  # fmt: skip
 
 
 # URLs of the user's own catalogue

@@ -350,6 +350,8 @@ def _volumes_of(keys: Iterable[str]) -> dict[str, _Volume]:
             if named.get("old"):
                 whole, place = f"{whole}.rar", int(named["old"]) + 1
             elif letters := named.get("letters"):
+                if f"{key[:-2]}aa" not in keys:
+                    break  # any name ends in two letters
                 place = (ord(letters[0]) - ord("a")) * 26 + ord(letters[1]) - ord("a")
             else:
                 place = int(named["number"]) - 1

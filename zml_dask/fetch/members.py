@@ -341,7 +341,8 @@ def _foreign_member(
     refusal = meter.limits.refusal(path, size or 0)
     spooled: IO[bytes] | None = None
     data = b""
-    if is_nested_archive(path, head, is_large=refusal is not None):
+    is_large = size is None or refusal is not None
+    if is_large and is_nested_archive(path, head, is_large=True):
         content.unread(head)
         spooled = spool(content, scratch, meter)
     else:

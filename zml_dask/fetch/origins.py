@@ -28,10 +28,11 @@ from zml_dask.fetch.github import GithubSource, github_source
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.members import has_members, is_sound, kind_of
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import DiskFullError, NetworkError, ScratchError
+from zml_dask.net.errors import DiskFullError, ForbiddenError, NetworkError, ScratchError
 from zml_dask.net.transfer import local_disk
 from zml_dask.records.parse import record_name
 from zml_dask.records.record import Record
+from zml_dask.text_safety import escape_path
 
 __all__ = ["FetchOptions", "FetchedArchive", "FetchedRecord", "fetch_into", "open_record"]
 
@@ -104,7 +105,7 @@ def fetch_into(
         cached = read_cached(options.cache, record.record_id, folder, options.limits)
         if cached is not None:
             if nothing := cached.lost():
-                raise _unreadable(record, nothing)
+                raise _unreadable(record, cached, nothing)
             return cached
     if options.offline:
         raise NotInCacheError(
@@ -125,6 +126,10 @@ def fetch_into(
         fault = _fault_of(record, own, files, lost)
     except _ELSEWHERE as error:
         fault = error
+    except ForbiddenError as error:
+        if record.access == "embargoed":
+            raise _embargoed(record) from error
+        raise
     if own is not None and fault is None:
         return own
     try:
@@ -151,10 +156,7 @@ def _check_access(record: Record) -> None:
     if record.files:
         return
     if record.access == "embargoed":
-        raise EmbargoedError(
-            f"record {record.record_id} is under an embargo{_embargo_end(record)}; it is asked "
-            "for again by every update"
-        )
+        raise _embargoed(record)
     if record.access in {"restricted", "closed"}:
         raise RestrictedError(
             f"record {record.record_id} is {record.access}; ask its authors, or use a token"
@@ -163,11 +165,13 @@ def _check_access(record: Record) -> None:
         raise NoFilesError(f"record {record.record_id} has metadata only; there is no file to read")
 
 
-def _embargo_end(record: Record) -> str:
-    """When an embargo ends, should the record say so."""
+def _embargoed(record: Record) -> EmbargoedError:
     metadata = record.metadata.get("metadata")
     end = metadata.get("embargo_date") if isinstance(metadata, Mapping) else None
-    return f" until {end}" if isinstance(end, str) and re.fullmatch(r"[0-9-]{4,10}", end) else ""
+    until = f" until {end}" if re.fullmatch(r"[0-9-]{4,10}", str(end)) else ""
+    return EmbargoedError(
+        f"record {record.record_id} is under an embargo{until}; every update asks for it again"
+    )
 
 
 def _fault_of(
@@ -175,7 +179,7 @@ def _fault_of(
 ) -> RecordError | None:
     """Why other origins are to be tried as well; None where the record's own files will do."""
     if lost:
-        return _unreadable(record, lost)
+        return _unreadable(record, own, lost)
     archives = [archive for archive in own.archives if has_members(archive.kind)]
     if any(is_sound(archive.path, archive.kind) for archive in archives):
         return None
@@ -186,9 +190,13 @@ def _fault_of(
     return None
 
 
-def _unreadable(record: Record, lost: tuple[str, ...]) -> UnreadableArchiveError:
+def _unreadable(
+    record: Record, fetched: FetchedRecord, lost: tuple[str, ...]
+) -> UnreadableArchiveError:
+    names = ", ".join(escape_path(archive.name)[0] for archive in fetched.archives[:3])
     return UnreadableArchiveError(
-        f"record {record.record_id} has no text that can be read ({'; '.join(lost)})"
+        f"record {record.record_id}: no text can be read in {names or 'its files'} "
+        f"({'; '.join(lost)})"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from zml_dask.fetch.member import FetchLimits, is_version_control
-from zml_dask.fetch.streams import HEAD_BYTES
+from zml_dask.fetch.streams import ARCHIVE_SUFFIXES, HEAD_BYTES
 from zml_dask.fetch.zip import (
     BrokenDirectoryError,
     Directory,
@@ -133,7 +133,8 @@ def _spans_to_read(buffer: memoryview, directory: Directory, limits: FetchLimits
         entry = read_entry(buffer, position, directory.shift, path)
         offsets.append(entry.offset)
         is_read = not raw.endswith(b"/") and not is_version_control(path) and not flags & 1
-        if is_read and entry.size <= limits.max_file_bytes:
+        is_archive = path.lower().endswith(ARCHIVE_SUFFIXES)
+        if is_read and (entry.size <= limits.max_file_bytes or is_archive):
             longest = min(entry.packed, 2 * entry.size + 65_536)
             wanted.append((entry.offset, entry.offset + longest + _LONGEST_LOCAL_HEADER))
     if not offsets:
