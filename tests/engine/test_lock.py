@@ -14,7 +14,9 @@ import fsspec
 import pytest
 
 from zml_dask.engine.lock import DatasetLock, LockTiming, ProcessIdentity, dataset_lock, holder
-from zml_dask.errors import LockedError, LockLostError
+from zml_dask.engine.log import build_log
+from zml_dask.engine.objects import LOG
+from zml_dask.errors import LockedError, LockLostError, ObjectMissingError
 from zml_dask.store import storage as operations
 from zml_dask.store.layout import LOCK
 from zml_dask.store.storage import Storage
@@ -179,3 +181,41 @@ def test_a_lock_that_was_taken_over_meanwhile_is_left_alone(
     ):
         pass
     assert storage.read(LOCK) == theirs
+
+
+def test_a_lock_that_is_not_seen_once_is_looked_for_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dataset_lock(storage, timing=QUICK) as lock:
+        real, missing = type(storage).read, ["once"]
+
+        def read(self: Storage, path: str) -> bytes:
+            if path == LOCK and missing:
+                missing.pop()
+                raise ObjectMissingError(path)
+            return real(self, path)
+
+        monkeypatch.setattr(type(storage), "read", read)
+        lock.check()
+        assert not missing
+    assert not storage.exists(LOCK)
+
+
+def test_a_process_that_lost_its_lock_leaves_the_log_and_the_claims_of_others_alone() -> None:
+    storage = Storage.open("memory://lock-test/lost")
+
+    def losing() -> None:
+        with dataset_lock(storage, timing=QUICK) as lock, build_log(storage) as log:
+            log.write("start")
+            elsewhere(storage)
+            storage.write("staging/claims/t1", b"{}")
+            storage.write(LOG, b"theirs")
+            lock.check()
+
+    try:
+        with pytest.raises(LockLostError):
+            losing()
+        assert storage.read(LOG) == b"theirs"
+        assert storage.exists("staging/claims/t1")
+    finally:
+        fsspec.filesystem("memory").store.clear()

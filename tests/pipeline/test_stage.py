@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from zml_dask.errors import ClusterError
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.sources import temporary_folder
 from zml_dask.pipeline.stage import StageRecords, make_partition
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable
@@ -92,3 +94,52 @@ def test_a_commit_of_less_than_workers_reported_is_refused(
         build(catalogue, storage, client=client, options=options, progress=Losing())
     assert read_info(storage) is None
     assert build(catalogue, storage, client=client, options=options).n_records == 2
+
+
+def test_a_flipped_bit_in_staging_is_fetched_again(
+    client: distributed.Client, make_sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    records = [
+        make_record(number, {"a.zip": archive({"a.py": b"x = %d\n" % number})}) for number in (7, 8)
+    ]
+    catalogue = harvested(make_sandbox(records), tmp_path)
+    build(catalogue, tmp_path / "whole", client=client)
+    storage = Storage.open(tmp_path / "ds")
+
+    class Flipping(SilentProgress):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+        def update(self, stage: str, counts: Counts) -> None:
+            if stage == "records" and counts.done == 2 and not self.lines[1:]:
+                (path,) = (path for path in storage.list("staging/packs") if "/7-" in path)
+                data = bytearray(storage.read(path))
+                data[40] ^= 1
+                storage.write(path, bytes(data))
+
+    progress = Flipping()
+    options = BuildOptions(partition_records=1)
+    result = build(catalogue, storage, client=client, options=options, progress=progress)
+    assert result.n_records == 2
+    assert any("staging/packs/7-" in line and "built again" in line for line in progress.lines)
+    for name in ("images", "record_id"):
+        path = f"images.zarr/{name}/c/0" + "/0/0" * (name == "images")
+        assert storage.read(path) == (tmp_path / "whole" / path).read_bytes()
+
+
+def test_what_a_killed_build_left_in_the_temporary_folder_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gone, alive = (
+        tmp_path / "zml-catalogue-999999999-x",
+        tmp_path / f"zml-catalogue-{os.getpid()}-y",
+    )
+    gone.mkdir()
+    alive.mkdir()
+    with temporary_folder() as folder:
+        assert folder.is_dir()
+    assert (gone.exists(), alive.exists(), folder.exists()) == (False, True, False)

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _CLAIMS = f"{STAGING}/claims"
 """Where observers agree who takes a stale lock over."""
 
+_LOOKS = 3
 _TORN = "torn"
 """Stands for the token of a lock whose owner died between creating and writing it."""
 
@@ -139,7 +140,7 @@ class DatasetLock:
         if not self._lost and now - self._checked < max_age:
             return
         self._checked = now
-        if self._lost or _read(self._storage, self._path).get("token") != self._token:
+        if self._lost or not self._is_ours():
             raise LockLostError(
                 f"{self._storage.url}: another build took over while this one showed no life "
                 "(was it suspended?); let that one finish, then run this command again"
@@ -147,7 +148,7 @@ class DatasetLock:
 
     def beat(self) -> None:
         """Raise the counter, if the lock is still ours."""
-        if _read(self._storage, self._path).get("token") != self._token:
+        if not self._is_ours():
             self._lost = True
             return
         self._beats += 1
@@ -163,8 +164,24 @@ class DatasetLock:
         self._released.set()
         if self._thread is not None:
             self._thread.join()
-        if _read(self._storage, self._path).get("token") == self._token:
+        if self._is_ours():
+            if self._path == LOCK:
+                for folder in (_CLAIMS, PROOFS):  # of processes that were killed
+                    self._storage.remove(self._storage.list(folder))
             self._storage.remove(self._path)
+
+    def _is_ours(self) -> bool:
+        """Whether the lock names this process; one that is not there is looked for again.
+
+        An object store may answer once that an object is missing which is there.
+        """
+        for again in range(_LOOKS):
+            seen = _read(self._storage, self._path)
+            if seen:
+                return bool(seen["token"] == self._token)
+            if again < _LOOKS - 1:
+                time.sleep(self._timing.heartbeat / 100)
+        return False
 
     def _keep_beating(self) -> None:
         while not self._released.wait(self._timing.heartbeat) and not self._lost:
@@ -207,8 +224,6 @@ def dataset_lock(
     try:
         yield lock
     finally:
-        for folder in (_CLAIMS, PROOFS):  # of processes that were killed
-            storage.remove(storage.list(folder))
         lock.release()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from zml_dask.engine.objects import LOG, Objects
+from zml_dask.errors import LockLostError
 
 
 class BuildLog:
@@ -56,6 +57,14 @@ def build_log(storage: Objects) -> Iterator[BuildLog]:
             spool.write(storage.read(LOG).decode())
         try:
             yield BuildLog(spool)
-        finally:
-            spool.seek(0)
-            storage.write(LOG, spool.read().encode())
+        except LockLostError:
+            raise  # the log is another process's now
+        except BaseException:
+            _put(storage, spool)
+            raise
+        _put(storage, spool)
+
+
+def _put(storage: Objects, spool: IO[str]) -> None:
+    spool.seek(0)
+    storage.write(LOG, spool.read().encode())

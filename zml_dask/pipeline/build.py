@@ -23,7 +23,7 @@ from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.pipeline.commit import CommitStaged, recorded_harvest, software_versions
 from zml_dask.pipeline.context import CatalogueHandle
-from zml_dask.pipeline.ledger import Ledger, load_ledger
+from zml_dask.pipeline.ledger import Ledger, load_ledger, remove_damaged
 from zml_dask.pipeline.memory import memory_need, memory_warning
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import BuildResult
@@ -43,6 +43,7 @@ from zml_dask.store.commit.steps import CommitOptions
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.staging import StagingDamagedError
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import LeftOut, recorded_limit
 
@@ -144,7 +145,17 @@ def build_on(
             named = None if is_temporary(catalogue) else catalogue.path
             catalogue = publish_to_workers(catalogue, storage)
             run = _Run(storage, catalogue, named, options, lock, log, progress)
-            result = _build_and_commit(run, info, open_executor, limit)
+            try:
+                result = _build_and_commit(run, info, open_executor, limit)
+            except StagingDamagedError as error:
+                removed = remove_damaged(storage)
+                if not removed:
+                    raise
+                progress.say(
+                    f"{error}; {len(removed):,} damaged objects, such as {removed[0]}, are "
+                    "removed from staging, and their records built again"
+                )
+                result = _build_and_commit(run, check_target(storage), open_executor, limit)
     return replace(result, seconds=time.monotonic() - started)
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from zml_dask.errors import ObjectMissingError
 from zml_dask.pipeline.outcome import Outcome
 from zml_dask.records.refs import RefTable
 from zml_dask.store.commit.planning import check_staged_shape
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
-from zml_dask.store.staging import StagingIndex
+from zml_dask.store.staging import StagingDamagedError, StagingIndex, read_staged
 from zml_dask.store.staging.failures import failure_rows
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
@@ -136,6 +137,30 @@ def staged_outcomes(storage: Storage, record_ids: Sequence[int]) -> list[Outcome
         if row.record_id in record_ids
     ]
     return outcomes
+
+
+def remove_damaged(storage: Storage) -> list[str]:
+    """Read all that is staged and remove what is damaged; its records are then built again.
+
+    Returns
+    -------
+    list of str
+        Paths of what was removed.
+    """
+    index = StagingIndex.load(storage)
+    damaged = list(index.damaged)
+    for position in range(index.record_id.size):
+        location = index.locate(position)
+        if location.path in damaged:
+            continue
+        try:
+            reader = read_staged(storage, location)
+            for _ in reader:
+                pass
+        except (StagingDamagedError, ObjectMissingError):
+            damaged.append(location.path)
+    storage.remove(damaged)
+    return damaged
 
 
 def _last_failures(tables: list[pa.Table], done: list[Ids]) -> pa.Table:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
+
+import psutil
 
 from zml_dask.errors import UsageError
 from zml_dask.pipeline.options import BuildOptions
@@ -53,8 +57,8 @@ def open_records(
     UsageError
         If it names no record.
     """
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
-        converted = Path(folder) / "catalogue.jsonl"
+    with temporary_folder() as folder:
+        converted = folder / "catalogue.jsonl"
         if isinstance(records, Catalogue):
             catalogue = records
         elif isinstance(records, str | Path):
@@ -70,6 +74,17 @@ def open_records(
                 "record: harvest some first, or check the harvest's query and the condition"
             )
         yield catalogue
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder for a catalogue of this process alone, and remove those of killed ones."""
+    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        number = left.name.removeprefix(TEMPORARY).partition("-")[0]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{os.getpid()}-") as folder:
+        yield Path(folder)
 
 
 def publish_to_workers(catalogue: Catalogue, storage: Storage) -> Catalogue:

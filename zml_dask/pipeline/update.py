@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from zml_dask.pipeline.ledger import load_ledger
 from zml_dask.pipeline.options import BuildOptions, recorded_options
 from zml_dask.pipeline.options import options_from as build_options_from
 from zml_dask.pipeline.outcome import BuildResult
-from zml_dask.pipeline.sources import TEMPORARY, check_target
+from zml_dask.pipeline.sources import check_target, temporary_folder
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.dump import DumpError, deleted_records
 from zml_dask.records.harvest import HarvestProgress, harvest
@@ -114,6 +113,11 @@ def update(
     options = options or build_options_from(options_of_dataset(info))
     if options.api_url is not None:
         asked = replace(asked, options=replace(asked.options, api_url=options.api_url))
+    if asked.options.until is not None:
+        progress.say(
+            f"the harvest of {storage.url} ended at {asked.options.until} (--until), so nothing "
+            "that was created later is asked for; harvest without it to go on"
+        )
     ledger = load_ledger(storage, info)
     failed = set(ledger.failed.tolist())
     if not options.retry_failed:
@@ -179,8 +183,8 @@ def _new_records(
     asked: HarvestState, failed: set[int], url: str, http: HttpClient, progress: BuildProgress
 ) -> Iterator[Catalogue]:
     """Harvest into a catalogue of its own what was created since, and add what failed before."""
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
-        path = Path(folder) / "catalogue.jsonl"
+    with temporary_folder() as folder:
+        path = folder / "catalogue.jsonl"
         path.touch()
         save_state(path, asked)
         found = harvest(path, asked.options, http, progress=_telling(progress))
