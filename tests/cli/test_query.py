@@ -8,9 +8,11 @@ import json
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from zml_dask.cli.main import main
+from zml_dask.cli.rows import _folded
 from zml_dask.store.storage import Storage
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
@@ -30,21 +32,102 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(base / "ds")
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def run(
+    capsys: pytest.CaptureFixture[str], *arguments: str, command: str = "query"
+) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
-        main(["query", *arguments])
+        main([command, *arguments])
     captured = capsys.readouterr()
     return int(ended.value.code or 0), captured.out, captured.err
 
 
-def test_a_table_with_counts(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, dataset, "language == 'C' and n_lines > 100", "--limit", "2")
+def test_a_table_for_a_pipe(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, dataset, "language == 'C' and n_lines > 100", "--limit", "2")
     lines = out.splitlines()
     assert status == 0
     assert lines[0].split() == ["record_id", "path", "language", "license", "n_lines", "n_images"]
-    assert len(lines) == 4
-    assert "files with" in lines[-1]
-    assert lines[-1].endswith("2 shown")
+    assert len(lines) == 3
+    assert not [line for line in lines if line.endswith(" ")]
+    assert lines[1].startswith("       10  ")  # numbers to the right
+    assert err.endswith("2 shown\n")
+    everything = run(capsys, dataset)[1].splitlines()
+    assert len(everything) == 1 + 40 * 4 + 1
+
+
+def test_a_table_on_a_terminal(
+    dataset: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, err = run(capsys, dataset, "--columns", "record_id,path,doi,sha256")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[-1].endswith("; 20 shown")
+    assert not err
+    status, _, err = run(capsys, dataset, "--format", "parquet")
+    assert status == 2
+    assert "--output" in err
+
+
+def test_paths_are_folded_after_their_slashes() -> None:
+    assert _folded("project/source/a.py", 10) == ["project/", "source/", "a.py"]
+    assert _folded("x" * 12, 10) == ["x" * 10, "xx"]
+
+
+def test_rows_are_ordered_and_written_to_files(
+    dataset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for form in ("csv", "json", "parquet", "table"):
+        status, out, _ = run(
+            capsys, dataset, "n_lines > 10", "--columns", "n_lines,title,records.n_images",
+            "--order-by", "n_lines desc, path", "--limit", "7", "--format", form,
+            "--output", str(tmp_path / form),
+        )  # fmt: skip
+        assert (status, out) == (0, "")
+    table = pq.read_table(tmp_path / "parquet")
+    rows = list(csv.DictReader((tmp_path / "csv").open()))
+    assert table["n_lines"].to_pylist() == [int(row["n_lines"]) for row in rows]
+    assert table["n_lines"].to_pylist() == sorted(table["n_lines"].to_pylist(), reverse=True)
+    assert json.loads((tmp_path / "json").read_text())["rows"] == table.to_pylist()
+    assert len((tmp_path / "table").read_text().splitlines()) == 8
+    status, _, err = run(capsys, dataset, "--order-by", "n_lines down")
+    assert (status, "asc or desc" in err) == (2, True)
+    missing = str(tmp_path / "none" / "x.csv")
+    status, _, err = run(capsys, dataset, "--format", "csv", "--output", missing)
+    assert (status, "cannot be written" in err) == (1, True)
+
+
+def test_sql_answers_any_select(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    query = "select license, count(*) as n from files join records using (record_id) group by all"
+    status, out, err = run(capsys, dataset, f"{query} order by n desc, license", command="sql")
+    assert status == 0
+    assert out.splitlines()[0].split() == ["license", "n"]
+    assert err == "3 rows\n"
+    answer = json.loads(run(capsys, dataset, query, "--format", "json", command="sql")[1])
+    assert sum(row["n"] for row in answer["rows"]) == 161
+    status, out, err = run(capsys, dataset, "select path from files where false", command="sql")
+    assert (status, out, err) == (0, "", "0 rows\n")
+    status, _, err = run(capsys, dataset, query, "--limit", "1", command="sql")
+    assert err == "1 rows shown, there are more\n"
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("select langauge from files", "did you mean 'language'?"),
+        ("select * from nothing", "ask files, records or failures"),
+        ("drop table files", "only a SELECT is answered"),
+        ("select 1; select 2", "more than one statement"),
+        ("select path::int from files", "Could not convert"),
+    ],
+)
+def test_what_sql_refuses_is_one_line(
+    dataset: str, capsys: pytest.CaptureFixture[str], query: str, said: str
+) -> None:
+    status, out, err = run(capsys, dataset, query, command="sql")
+    assert (status, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
 
 
 def test_json_and_csv_say_the_same(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +160,7 @@ def test_a_wrong_expression_is_a_wrong_call(
     status, out, err = run(capsys, dataset, "langauge == 'C'")
     assert (status, out) == (2, "")
     assert err == "zml-dask: no column 'langauge'; did you mean 'language'?\n"
-    assert run(capsys, dataset, "True", "--columns", "pth")[0] == 2
+    assert run(capsys, dataset, "true", "--columns", "pth")[0] == 2
     assert run(capsys, f"{dataset}/nothing", "True")[0] == 2
 
 
@@ -86,7 +169,7 @@ def test_a_wrong_expression_is_a_wrong_call(
     [
         ("license == 'MIT'", "no file has license 'MIT'; did you mean 'mit'?\n"),
         ("n_lines > 3 and language == 'Phyton'", "no file has language 'Phyton'; did you mean"),
-        ("language == '\\x1b[2J'", "no file has language '\\x1b[2J'\n"),
+        ("language == '\x1b[2J'", "no file has language '\\x1b[2J'\n"),
         ("language == 'C' and n_lines > 100_000", ""),
         ("path == 'none'", ""),
     ],
@@ -95,6 +178,6 @@ def test_a_value_that_no_file_has_is_told(
     dataset: str, capsys: pytest.CaptureFixture[str], expression: str, advice: str
 ) -> None:
     status, out, err = run(capsys, dataset, expression)
-    assert (status, out) == (0, "0 files with 0 images in 0 records\n")
-    assert err.startswith(advice) if advice else not err
+    assert (status, out) == (0, "")
+    assert err.startswith(f"0 files with 0 images in 0 records\n{advice}")
     assert "\x1b" not in err

@@ -102,7 +102,7 @@ def _forget(catalogue: Path) -> None:
 
 def _show(dataset: Dataset) -> None:
     """Print what is in the dataset by language, and one of its images."""
-    languages = dataset.select("n_images > 0 and language is not None").counts("language")
+    languages = dataset.select("n_images > 0 and language is not null").counts("language")
     click.echo(
         "images by language: "
         + ", ".join(f"{name} {count:,}" for name, count in languages["images"].head(6).items())
@@ -110,7 +110,7 @@ def _show(dataset: Dataset) -> None:
     example = dataset.select(_GOOD_EXAMPLE)
     if len(example):
         height = dataset.info.shape.height
-        path = example.columns("path", stop=1)["path"].iloc[0]
+        path = example.read("path", stop=1)["path"].iloc[0]
         click.echo(f"\n{escape_text(path)}, lines 1 to {height} as one image:\n")
         draw(example.images[0].compute(), Console())
         click.echo()

@@ -19,7 +19,7 @@ from zml_dask.query.pixels import VOCABULARY, Encoding, encode
 from zml_dask.query.rows import Int64, Rows
 
 if TYPE_CHECKING:
-    from zml_dask.query.view import View
+    from zml_dask.query.dataset import Dataset
 
 
 _Item = TypeVar("_Item")
@@ -76,7 +76,7 @@ class Batches:
 
     Parameters
     ----------
-    view : View
+    view : Dataset
     options : BatchOptions
 
     Attributes
@@ -88,7 +88,7 @@ class Batches:
         Label of each code; None where labels are numbers, or there are none.
     """
 
-    def __init__(self, view: View, options: BatchOptions) -> None:
+    def __init__(self, view: Dataset, options: BatchOptions) -> None:
         encode(np.empty((0, 1, 1), np.uint32), options.encoding, options.vocabulary)
         self._view = view
         self.options = options
@@ -300,7 +300,7 @@ def _join(
 
 
 def _labels_of(
-    view: View, name: str, classes: tuple[str, ...] | None
+    view: Dataset, name: str, classes: tuple[str, ...] | None
 ) -> tuple[NDArray[Any], tuple[str, ...] | None]:
     """Find the label of each file of a view: a code where it is text, -1 where it is missing."""
     if not isinstance(name, str):

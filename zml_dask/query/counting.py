@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 import pyarrow as pa
@@ -10,21 +12,40 @@ import pyarrow.compute as pc
 
 from zml_dask.errors import UsageError
 from zml_dask.query.frames import to_pandas
-from zml_dask.query.gather import find_file_columns, gather
-from zml_dask.query.selection import Selection
-from zml_dask.store.snapshot import Snapshot
+from zml_dask.query.sql import Column, UnknownColumnError, find_column
+
+if TYPE_CHECKING:
+    from zml_dask.query.dataset import Dataset
+
+COUNTS = ["images", "files", "records"]
+_OF_FEW_VALUES: Final = frozenset(
+    {
+        "language",
+        "language_group",
+        "kind",
+        "license",
+        "extension",
+        "encoding",
+        "status",
+        "origin",
+    }
+)
+"""Columns whose values a person writes from memory."""
+YEAR = "year"
+"""Not a column, but counted by as if it were one: of the publication date."""
 
 
-def count_by(snapshot: Snapshot, selection: Selection, by: Sequence[str]) -> pd.DataFrame:
+def count_by(dataset: Dataset, by: Sequence[str]) -> pd.DataFrame:
     """Count images, files and records by the values of columns.
+
+    Where the summary has the answer, nothing else is read.
 
     Parameters
     ----------
-    snapshot : Snapshot
-    selection : Selection
+    dataset : Dataset
     by : sequence of str
-        Columns of files or records. Of a column of lists (keywords), each item
-        counts.
+        Columns of files or records, or ``"year"``. Of a column of lists (keywords),
+        each item counts.
 
     Returns
     -------
@@ -33,61 +54,122 @@ def count_by(snapshot: Snapshot, selection: Selection, by: Sequence[str]) -> pd.
     """
     if not by or len(set(by)) < len(by):
         raise UsageError(f"count by one column or several, each named once, not by {list(by)!r}")
-    table = gather(snapshot, selection, by)
-    begins, ends = selection.images_of(slice(None))
-    table = table.append_column("@images", pa.array(ends - begins))
-    table = table.append_column("@record", pa.array(selection.record_id))
-    for name, column in zip(by, find_file_columns(by), strict=True):
+    columns = [find_countable(name) for name in by]
+    counted = _summarised(dataset, by) if len(by) == 1 else None
+    if counted is None:
+        counted = _counted(dataset, columns)
+    frame: pd.DataFrame = counted.rename_columns([*by, *COUNTS]).to_pandas()
+    return frame.set_index(list(by))
+
+
+def find_countable(name: str) -> Column:
+    """Find a column that has one value a file, or a list of them; ``"year"`` too.
+
+    Raises
+    ------
+    UsageError
+        If it is unknown, or a property of single images.
+    """
+    if name == YEAR:
+        return Column("records", YEAR, pa.int64())
+    column = find_column(name)
+    if column.level == "images":
+        raise UnknownColumnError(
+            f"{name!r} differs between a file's images; name a column of files"
+        )
+    return column
+
+
+def _summarised(dataset: Dataset, by: Sequence[str]) -> pa.Table | None:
+    """Take counts from the summary, if it has them."""
+    if not dataset.is_unselected:
+        return None
+    summary = dataset.snapshot.summary
+    rows = summary.filter(pc.equal(summary["dimension"], by[0])).select(["value", *COUNTS])
+    if not len(rows):
+        return None
+    if by[0] == YEAR:
+        rows = rows.set_column(0, YEAR, rows["value"].cast(pa.int64()))
+    return rows
+
+
+def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
+    source = ["record_id", "file_id", "coalesce(images, 0) AS images"]
+    for number, column in enumerate(columns):
+        key = f"{column.level}.{column.name}"
+        if column.name == YEAR:
+            key = "year(records.publication_date)"
+        source.append(f"{key} AS c{number}")
+    levels = {column.level for column in columns}
+    tables = "selected AS files"
+    if levels == {"records"} and dataset.is_unselected:
+        # Also the records without any file.
+        tables = "all_records AS records LEFT JOIN selected AS files USING (record_id)"
+    elif "records" in levels:
+        tables += " JOIN all_records AS records USING (record_id)"
+    rows = f"SELECT {', '.join(source)} FROM {tables}"
+    for number, column in enumerate(columns):
+        # One after another: two lists in one SELECT would be unrolled side by side.
         if pa.types.is_list(column.type):
-            table = _exploded(table, name)
-    counted = table.group_by(list(by)).aggregate(
-        [("@images", "sum"), ("@images", "count"), ("@record", "count_distinct")]
+            rows = f"SELECT * REPLACE (unnest(c{number}) AS c{number}) FROM ({rows})"
+    keys = [f"c{number}" for number in range(len(columns))]
+    query = (
+        f"SELECT {', '.join(keys)}, sum(images)::BIGINT AS images, count(file_id) AS files, "
+        f"count(DISTINCT record_id) AS records FROM ({rows}) GROUP BY ALL ORDER BY "
+        + ", ".join([*(f"{name} DESC" for name in COUNTS), *(f"{key} NULLS LAST" for key in keys)])
     )
-    names = {"@images_sum": "images", "@images_count": "files", "@record_count_distinct": "records"}
-    counted = counted.rename_columns([names.get(n, n) for n in counted.column_names])
-    order = [*((name, "descending") for name in names.values()), *((n, "ascending") for n in by)]
-    frame: pd.DataFrame = counted.sort_by(order).to_pandas()
-    return frame.set_index(list(by))[list(names.values())]
+    named = {column.name for column in columns if column.level == "files"}
+    others = ("records",) if "records" in levels else ()
+    with dataset.database({"file_id", "record_id", "n_images", *named}, others) as database:
+        return database.table(query)
 
 
-def _exploded(table: pa.Table, name: str) -> pa.Table:
-    """Give each item of a list a row of its own."""
-    lists = table[name].combine_chunks()
-    rows = table.drop_columns([name]).take(pc.list_parent_indices(lists))
-    return rows.append_column(name, pc.list_flatten(lists))
-
-
-def find_duplicates(snapshot: Snapshot, selection: Selection) -> pd.DataFrame:
+def find_duplicates(dataset: Dataset) -> pd.DataFrame:
     """Find files of identical content in different records, by sha256.
 
     Returns
     -------
     pandas.DataFrame
-        A row a content: ``sha256``, ``files``, ``records``, ``size`` in bytes, and
+        One row per content: ``sha256``, ``files``, ``records``, ``size`` in bytes, and
         ``file_id`` of the first; those that take most space first.
     """
-    names = ["sha256", "record_id", "file_id", "size"]
-    table = gather(snapshot, selection, names)
-    table = table.filter(pc.field("sha256").is_valid())
-    found = table.group_by("sha256").aggregate(
-        [
-            ("file_id", "count"),
-            ("record_id", "count_distinct"),
-            ("size", "max"),
-            ("file_id", "min"),
-        ]
-    )
-    found = found.rename_columns(
-        {
-            "file_id_count": "files",
-            "record_id_count_distinct": "records",
-            "size_max": "size",
-            "file_id_min": "file_id",
-        }
-    )
-    found = found.filter(pc.field("records") > 1)
-    spare = pc.multiply(found["size"], pc.subtract(found["files"], 1))
-    found = found.append_column("@spare", spare)
-    found = found.sort_by([("@spare", "descending"), ("file_id", "ascending")])
-    columns = ["sha256", "files", "records", "size", "file_id"]
-    return to_pandas(found.select(columns))
+    with dataset.database({"record_id", "file_id", "sha256", "size"}) as database:
+        # Short hashes of the hashes first: the texts themselves would take 3.6 GB.
+        database.execute(
+            "CREATE TABLE repeated AS SELECT hash(sha256) AS short FROM selected "
+            "WHERE sha256 IS NOT NULL GROUP BY short HAVING min(record_id) <> max(record_id)"
+        )
+        found = database.table(
+            "SELECT sha256, count(*) AS files, count(DISTINCT record_id) AS records, "
+            "max(size) AS size, min(file_id) AS file_id FROM selected "
+            "WHERE hash(sha256) IN (SELECT short FROM repeated) GROUP BY sha256 "
+            "HAVING records > 1 ORDER BY max(size) * (count(*) - 1) DESC, min(file_id)"
+        )
+    return to_pandas(found)
+
+
+def nearest_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | None:
+    """Say which values are nearest to the first of some that no file has.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    named : sequence of (str, str)
+        Columns, and a value of each that was asked for; see `sql.Condition.named`.
+
+    Returns
+    -------
+    str or None
+        One line; None where every value is there.
+    """
+    for name, text in named:
+        if name not in _OF_FEW_VALUES:
+            continue
+        known = [value for value in count_by(dataset, [name]).index if isinstance(value, str)]
+        if text not in known:
+            by_folded = {value.casefold(): value for value in reversed(known)}
+            near = difflib.get_close_matches(text.casefold(), by_folded, n=3)
+            choices = " or ".join(repr(by_folded[folded]) for folded in near)
+            advice = f"; did you mean {choices}?" if near else ""
+            return f"no file has {name} {text!r}{advice}"
+    return None

@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.query.batches import Batches, BatchOptions
-from zml_dask.query.counting import count_by, find_duplicates
+from zml_dask.query.counting import COUNTS, count_by, find_duplicates
 from zml_dask.query.describe import describe, describe_html
+from zml_dask.query.engine import Database, relation_of
 from zml_dask.query.file_images import FileImages, iterate_files
-from zml_dask.query.frames import to_pandas
+from zml_dask.query.frames import eager_columns, lazy_frame, to_pandas
+from zml_dask.query.gather import gather
 from zml_dask.query.pixels import VOCABULARY, Encoding
 from zml_dask.query.record_view import RecordView
-from zml_dask.query.selection import image_lines
+from zml_dask.query.rows import Int64, Rows, SelectedImages
+from zml_dask.query.selection import (
+    CHOSEN,
+    Selection,
+    files_table,
+    image_lines,
+    resolve,
+    select_files,
+)
 from zml_dask.query.split import LEFT_OUT, Split, assign_parts
+from zml_dask.query.sql import Condition, equality, parse_condition, parse_question
 from zml_dask.query.tree import Tree
-from zml_dask.query.view import View
 from zml_dask.raster.images import to_text
+from zml_dask.store.info import DatasetDamagedError, DatasetInfo
+from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.snapshot import NoSuchRecordError as NoSuchRecordError
 from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    import dask.array as da
+    import duckdb
     import xarray as xr
 
     from zml_dask.query.torch_loader import TorchImages
 
+_HEAD = ("file_id", "record_id", "path", "language", "license", "n_lines", "n_images")
+_RAISE: Final = object()
+
 
 class NoSuchFileError(UsageError):
-    """There is no file of that number, or it has no image of that number."""
+    """There is no file of that number or path, or it has no image of that number."""
+
+
+class MaskError(UsageError):
+    """A mask does not fit the files or images it should choose from."""
 
 
 def open_dataset(
@@ -67,48 +91,430 @@ def open_dataset(
     return Dataset(Snapshot.open(path, storage_options))
 
 
-class Dataset(View):
+class Dataset:
     """A dataset, or a view of some of its files and images.
 
     Get one from :func:`open_dataset`, and views from :meth:`select`,
     :meth:`sample` and :meth:`split`. A view has the same interface as the whole;
     nothing is read before it is asked for. ``len`` counts images; iterating gives
     each file with its images (``len(ds.files)`` of them).
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What is read from.
+    base : Selection, optional
+        What was chosen already; everything where it is None.
+    conditions : tuple of Condition
+        To be asked of it, on first use.
+    whole : Dataset, optional
+        The view that this one is a part of by `split`.
     """
 
-    def text(self, file_id: int) -> str:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        base: Selection | None = None,
+        conditions: tuple[Condition, ...] = (),
+        whole: Dataset | None = None,
+    ) -> None:
+        self.snapshot = snapshot
+        self.whole = whole
+        self._base = base
+        self._conditions = conditions
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What was read is read again where it is needed.
+        return type(self), (self.snapshot, self._base, self._conditions, self.whole)
+
+    def __dir__(self) -> list[str]:
+        """Name what users work with; what the package's own modules use is left out."""
+        return [name for name in super().__dir__() if name not in _INNER]
+
+    @property
+    def url(self) -> str:
+        """Where the dataset is."""
+        return self.snapshot.storage.url
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What ``dataset.json`` says: counts, options, versions; of the whole dataset."""
+        return self.snapshot.info
+
+    @property
+    def schema(self) -> dict[str, pa.Schema]:
+        """Names and types of the columns of ``files`` and ``records``, as pyarrow schemas."""
+        return {"files": FILES_SCHEMA, "records": RECORDS_SCHEMA}
+
+    @property
+    def is_unselected(self) -> bool:
+        """Whether nothing was chosen: this is all that is shown of the dataset."""
+        return self._base is None and not self._conditions
+
+    @property
+    def is_all(self) -> bool:
+        """Whether this is every file and image there is."""
+        return self.is_unselected and not self.snapshot.withdrawn
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The files and images of this view; found on first use."""
+        if self._base is not None and not self._conditions:
+            return self._base
+        return resolve(self.snapshot, self._conditions, self._base)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Which rows of ``images.zarr`` belong to it."""
+        return Rows.all(self.info.counts.images) if self.is_all else self.selection.rows
+
+    def __len__(self) -> int:
+        return self.counted["images"] if self.is_unselected else len(self.rows)
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """Numbers of images, files and records of the view."""
+        if self.is_all:
+            counts = self.info.counts
+            return {"images": counts.images, "files": counts.files, "records": counts.records}
+        if self.is_unselected:
+            for row in self.snapshot.summary.to_pylist():
+                if row["dimension"] == "total":
+                    return {name: row[name] for name in COUNTS}
+            return dict.fromkeys(COUNTS, 0)
+        return {
+            "images": len(self.rows),
+            "files": len(self.selection.files),
+            "records": len(self.record_rows),
+        }
+
+    def database(
+        self,
+        columns: set[str],
+        tables: tuple[str, ...] = (),
+        views: Mapping[str, str] | None = None,
+        *,
+        memory_limit: int | None = None,
+    ) -> Database:
+        """Open a database with the files of this view as ``selected``.
+
+        Parameters
+        ----------
+        columns : set of str
+            Columns of files that will be asked for. A further one, ``images``, says
+            how many of a file's images belong to the view.
+        tables : tuple of str
+            Other tables that will be asked for, as ``all_records`` and so on.
+        views : mapping of str to str
+            Further views, made of these.
+        memory_limit : int, optional
+            Bytes; see `Database`.
+        """
+        inline = self._base is None and "selection" not in self.__dict__
+        for condition in self._conditions:
+            inline &= not condition.has_subquery and "images" not in condition.levels
+        conditions = self._conditions if inline else ()
+        named = {c.name for one in conditions for c in one.columns if c.level == "files"}
+        files = files_table(self.snapshot, columns | named)
+        levels = {level for condition in conditions for level in condition.levels}
+        values: dict[str, pa.Array | pa.Table] = {
+            name: array for condition in conditions for name, array in condition.values.items()
+        }
+        bits = {}
+        if inline:
+            wanted = "files.*, files.n_images AS images"
+            selected = select_files(wanted, conditions, f"all_{files}")
+        else:
+            bits["chosen"] = self.selection.files
+            if self.selection.chosen is None:
+                counted, wanted = f"all_{files}", "files.*, files.n_images AS images"
+            else:
+                begins, ends = self.selection.images_of(slice(None))
+                values["chosen_images"] = pa.table(
+                    {"file_id": self.selection.file_id, "images": ends - begins}
+                )
+                wanted = "files.*"
+                counted = f"(SELECT * FROM all_{files} JOIN chosen_images USING (file_id))"
+            selected = f"SELECT {wanted} FROM {counted} AS files WHERE {CHOSEN}"
+        return Database(
+            self.snapshot,
+            tuple(dict.fromkeys([files, *tables, *(["records"] if "records" in levels else [])])),
+            {"selected": selected, **(views or {})},
+            bits=bits,
+            values=values,
+            memory_limit=memory_limit,
+        )
+
+    @cached_property
+    def images(self) -> da.Array:
+        """The images, uint32 code points, shape (n, height, width), in the dataset's order.
+
+        A block holds whole chunks of the store, so that none is read twice; a
+        slice (``images[:100]``) reads only the chunks it touches.
+        """
+        import dask.array as da  # here, since it takes as long to import as all else together
+
+        shape = self.info.shape
+        source = SelectedImages(self.snapshot.images, self.rows, self.snapshot.token)
+        array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
+            source,
+            chunks=(self.rows.block_sizes(), (shape.height,), (shape.width,)),
+            asarray=False,
+            meta=np.empty((0, 0, 0), np.uint32),
+        )
+        return array
+
+    @cached_property
+    def files(self) -> pd.DataFrame:
+        """The files table: one row per file, in the dataset's order (record, then path).
+
+        Columns of text are read when they are first looked at.
+        """
+        snapshot, names = self.snapshot, eager_columns("files")
+        if self.is_all:
+            rows = np.arange(self.info.counts.files, dtype=np.int64)
+            return lazy_frame(snapshot, "files", snapshot.scan("files", names), rows)
+        rows = self.selection.file_id
+        return lazy_frame(snapshot, "files", snapshot.take("files", rows, names), rows)
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """The records table: one row per record that has files here (or, unselected, any record).
+
+        Columns of text, of which ``metadata`` is most, are read when they are first looked at.
+        """
+        snapshot, names, rows = self.snapshot, eager_columns("records"), self.record_rows
+        return lazy_frame(snapshot, "records", snapshot.take("records", rows, names), rows)
+
+    @cached_property
+    def record_rows(self) -> Int64:
+        """Which rows of the records table belong to it."""
+        if self.is_all:
+            return np.arange(self.info.counts.records, dtype=np.int64)
+        known = self.snapshot.scan("records", ["record_id"], with_withdrawn=True)
+        known = known["record_id"].to_numpy()
+        if self.is_unselected:  # also those without files, which no file leads to
+            shown = ~np.isin(known, np.array([*self.snapshot.withdrawn], np.int64))
+        else:
+            with self.database({"record_id"}) as database:
+                found = database.table("SELECT DISTINCT record_id FROM selected")
+            shown = np.isin(known, found["record_id"].to_numpy())
+        return np.flatnonzero(shown)
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        """The records that could not be had, of the whole dataset, and why; one row per record."""
+        return to_pandas(self.snapshot.scan("failures"))
+
+    def read(self, *names: str, start: int = 0, stop: int | None = None) -> pd.DataFrame:
+        """Read some columns only, of files and records alike; one row per file.
+
+        Parameters
+        ----------
+        *names : str
+            ``"path"``, ``"license"``; ``"records.n_images"`` where both tables
+            have a column of that name.
+        start, stop : int
+            Only the files from one position to another.
+
+        Raises
+        ------
+        UnknownColumnError
+        """
+        return to_pandas(gather(self.snapshot, self.selection, names, slice(start, stop)))
+
+    def head(self, n: int = 5) -> pd.DataFrame:
+        """Read the most telling columns of the first `n` files."""
+        return self.read(*_HEAD, stop=max(0, n))
+
+    def select(
+        self, where: str | ArrayLike | pd.Series[bool] | None = None, /, **equals: Any
+    ) -> Dataset:
+        """Choose files, and with them their images; or single images.
+
+        Parameters
+        ----------
+        where : str or array_like of bool, optional
+            A SQL condition over columns of files and records, such as
+            ``"license == 'mit' and n_lines >= 30 and path.contains('src/')"``
+            (see :func:`zml_dask.query.sql.parse_condition`), or a mask with a value for
+            each of the view's files or images. ``n_lines`` is the file's;
+            ``image_lines`` and ``segment`` are the image's own: with those,
+            single images are chosen.
+        **equals
+            Column and the value it must have, or a list of them.
+
+        Returns
+        -------
+        Dataset
+            A view with the same interface.
+
+        Raises
+        ------
+        QueryError, UnknownColumnError
+            At once, before anything is read.
+
+        Examples
+        --------
+        >>> ds = zml.open_dataset("zenodo-ml")                             # doctest: +SKIP
+        >>> ds.select("n_lines >= 30", language=["C", "C++"]).images   # doctest: +SKIP
+        """
+        chosen, conditions = self._base, self._conditions
+        if where is not None and not isinstance(where, str):
+            chosen, conditions = _masked(self.selection, where), ()
+        new = tuple(equality(name, value) for name, value in equals.items())
+        if isinstance(where, str):
+            new = (*new, parse_condition(where))
+        return Dataset(self.snapshot, chosen, (*conditions, *new), self.whole)
+
+    def sample(self, n: int, seed: int = 0) -> Dataset:
+        """Choose `n` images at random, none twice; the same seed gives the same ones.
+
+        Parameters
+        ----------
+        n : int
+            All images where there are fewer.
+        seed : int
+
+        Raises
+        ------
+        UsageError
+            If `n` is negative, or no whole number.
+        """
+        if not isinstance(n, (int, np.integer)) or n < 0:
+            raise UsageError(f"cannot choose {n!r} images; give a whole number from 0 on")
+        total = len(self)
+        picked = np.random.default_rng(seed).choice(total, min(n, total), replace=False)
+        rows = self.rows.positions()[np.sort(picked)]
+        chosen = self.selection.with_images(Rows.of_positions(rows, self.rows.total))
+        return Dataset(self.snapshot, chosen, (), self.whole)
+
+    def sql(
+        self, query: str, *, memory_limit: int | None = None, timeout: float | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """Answer a SELECT over the tables ``files``, ``records`` and ``failures``.
+
+        Of a view, ``files`` are its files and ``records`` theirs. The statement can do
+        nothing but read these tables, so it may come from a stranger.
+
+        Parameters
+        ----------
+        query : str
+            One SELECT in `DuckDB's dialect <https://duckdb.org/docs/stable/sql/introduction>`_.
+        memory_limit : int, optional
+            Bytes; what takes more is written to temporary files. Default: 1.5 GiB, or
+            half of the machine's memory where that is less.
+        timeout : float, optional
+            Seconds. With it the answer is computed now, and held; without it when it
+            is asked for.
+
+        Returns
+        -------
+        duckdb.DuckDBPyRelation
+            Read it as ``.df()`` (pandas), ``.pl()`` (polars), ``.arrow()`` or
+            ``.fetchall()``.
+
+        Raises
+        ------
+        QueryError
+            If it is no such SELECT, or takes more than it may.
+
+        Examples
+        --------
+        >>> ds = zml.open_dataset("zenodo-ml")                             # doctest: +SKIP
+        >>> ds.sql("SELECT license, count(*) FROM files JOIN records "
+        ...        "USING (record_id) GROUP BY ALL").df()                  # doctest: +SKIP
+        """
+        if timeout is None:
+            return self._asked(query, memory_limit).relation(query, shown=query)
+        with self._asked(query, memory_limit) as database:
+            return relation_of(database.table(query, shown=query, timeout=timeout))
+
+    def ask(
+        self, query: str, *, memory_limit: int | None = None, timeout: float | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the answer to a SELECT as it comes, in bounded memory; see :meth:`sql`."""
+        with self._asked(query, memory_limit) as database:
+            yield from database.batches(query, shown=query, timeout=timeout)
+
+    def _asked(self, query: str, memory_limit: int | None) -> Database:
+        """Open a database with the tables that a SELECT reads."""
+        question = parse_question(query)
+        named = set(FILES_SCHEMA.names)
+        columns = named if question.has_star else {*(question.columns & named), "record_id"}
+        views = {"files": "SELECT * EXCLUDE (images) FROM selected"}
+        tables = []
+        if "records" in question.tables:
+            tables.append("records")
+            views["records"] = "SELECT * FROM all_records" + (
+                "" if self.is_unselected else " WHERE record_id IN (SELECT record_id FROM selected)"
+            )
+        if "failures" in question.tables:
+            tables.append("failures")
+            views["failures"] = "SELECT * FROM all_failures"
+        return self.database(columns, tuple(tables), views, memory_limit=memory_limit)
+
+    def text(self, file: int | str, default: Any = _RAISE) -> str:
         """Read a file back as text, from its images.
 
         Every line ends in a newline; what was cut from long lines, and spaces at
         the end of lines, are gone.
 
+        Parameters
+        ----------
+        file : int or str
+            Its ``file_id``, or its path in this view: the end of one will do where only
+            one file has it.
+        default : optional
+            What to return for a file that has no text, since it is binary or too
+            large; without it such a file is an error.
+
         Raises
         ------
         NoSuchFileError
             If there is no such file, or it has no images because it is not text.
+        DatasetDamagedError
+            If the images do not give the text that the table has the SHA-256 of.
         """
-        row = self._file(file_id)
+        row = self._file(file)
         if row["status"] not in ("ok", "empty"):
+            if default is not _RAISE:
+                return default  # type: ignore[no-any-return]
             raise NoSuchFileError(
-                f"file {file_id} ({row['path']!r}) has no text: it is {row['status']}"
+                f"file {row['file_id']} ({row['path']!r}) has no text: it is {row['status']}"
             )
         segment = np.arange(row["n_images"])
         images = self.snapshot.images.read(row["first_image"] + segment)
         n_lines = np.full(segment.shape, row["n_lines"], np.int64)
-        return to_text(images, image_lines(n_lines, segment, self.info.shape.height))
+        text = to_text(images, image_lines(n_lines, segment, self.info.shape.height))
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        if row["text_sha256"] not in (None, digest):
+            raise DatasetDamagedError(
+                f"the images of file {row['file_id']} ({row['path']!r}) in {self.url} do not give "
+                "its text; run zml-dask verify on the dataset"
+            )
+        return text
 
-    def image(self, file_id: int, segment: int = 0) -> NDArray[np.uint32]:
+    def image(self, file: int | str, segment: int = 0) -> NDArray[np.uint32]:
         """Read one image of a file: uint32, shape (height, width).
+
+        Parameters
+        ----------
+        file : int or str
+            As for :meth:`text`.
+        segment : int
+            Number of the image within the file.
 
         Raises
         ------
         NoSuchFileError
             If there is no such file, or it has no such image.
         """
-        row = self._file(file_id)
+        row = self._file(file)
         if not 0 <= segment < row["n_images"]:
             raise NoSuchFileError(
-                f"file {file_id} has no image {segment}; it has {row['n_images']}, counted from 0"
+                f"file {row['file_id']} has no image {segment}; it has {row['n_images']}, "
+                "counted from 0"
             )
         image: NDArray[np.uint32] = self.snapshot.images.read(
             np.array([row["first_image"] + segment])
@@ -130,17 +536,51 @@ class Dataset(View):
         """Arrange the files of a record as nested dicts, with their sizes in bytes."""
         return self.record(record_id).tree
 
-    def _file(self, file_id: int) -> dict[str, Any]:
-        if not isinstance(file_id, (int, np.integer)):
-            raise NoSuchFileError(f"a file goes by its number (files.file_id), not {file_id!r}")
-        snapshot = self.snapshot
-        names = ["path", "record_id", "status", "first_image", "n_images", "n_lines"]
-        if 0 <= file_id < snapshot.rows("files"):
-            table = snapshot.take("files", np.array([file_id], np.int64), names)
+    def _file(self, file: int | str) -> dict[str, Any]:
+        if isinstance(file, str):
+            file = self._find(file)
+        if not isinstance(file, (int, np.integer)) or isinstance(file, bool):
+            raise NoSuchFileError(
+                f"a file goes by its number (files.file_id) or its path, not {file!r}"
+            )
+        names = [
+            "file_id",
+            "path",
+            "record_id",
+            "status",
+            "first_image",
+            "n_images",
+            "n_lines",
+            "text_sha256",
+        ]
+        if 0 <= file < self.snapshot.rows("files"):
+            table = self.snapshot.take("files", np.array([file], np.int64), names)
             row: dict[str, Any] = table.to_pylist()[0]
             if row["record_id"] not in self.snapshot.withdrawn:
                 return row
-        raise NoSuchFileError(f"{self.url} holds no file {file_id}")
+        raise NoSuchFileError(f"{self.url} holds no file {file}")
+
+    def _find(self, path: str) -> int:
+        """Find the only file of this view whose path is this one, or ends with it."""
+        condition = equality("path", path).text.replace("files.path = ", "", 1)
+        with self.database({"file_id", "record_id", "path"}) as database:
+            found = database.table(
+                f"SELECT file_id, record_id, path FROM selected WHERE path = {condition} "
+                f"OR ends_with(path, '/' || {condition}) "
+                f"ORDER BY path <> {condition}, file_id LIMIT 4"
+            ).to_pylist()
+        whole = [row for row in found if row["path"] == path]
+        if not found:
+            raise NoSuchFileError(
+                f"no file here has the path {path!r}, or one that ends so; read('path') lists them"
+            )
+        if len(whole) == 1 or len(found) == 1:
+            return int(found[0]["file_id"])
+        others = ", ".join(f"{r['file_id']} ({r['record_id']}: {r['path']!r})" for r in found[:3])
+        raise NoSuchFileError(
+            f"several files have the path {path!r}, or one that ends so: {others}"
+            f"{' and more' if len(found) > 3 else ''}; give the number of one, or more of its path"
+        )
 
     def counts(self, by: str | list[str]) -> pd.DataFrame:
         """Count images, files and records by the values of a column, or of several.
@@ -148,14 +588,15 @@ class Dataset(View):
         Parameters
         ----------
         by : str or list of str
-            Columns of files or records. Of lists (``keywords``) each item counts.
+            Columns of files or records, or ``"year"`` of the publication date. Of lists
+            (``keywords``) each item counts.
 
         Returns
         -------
         pandas.DataFrame
             Indexed by `by`, columns ``images``, ``files``, ``records``, most images first.
         """
-        return count_by(self.snapshot, self.selection, [by] if isinstance(by, str) else by)
+        return count_by(self, [by] if isinstance(by, str) else by)
 
     def duplicates(self) -> pd.DataFrame:
         """Find files of identical content in different records, by sha256.
@@ -163,10 +604,10 @@ class Dataset(View):
         Returns
         -------
         pandas.DataFrame
-            A row a content: ``sha256``, ``files``, ``records``, ``size`` in bytes,
+            One row per content: ``sha256``, ``files``, ``records``, ``size`` in bytes,
             ``file_id`` of the first; those that take most space first.
         """
-        return find_duplicates(self.snapshot, self.selection)
+        return find_duplicates(self)
 
     def __iter__(self) -> Iterator[FileImages]:
         """Yield each file with its images, in bounded memory: ``for file, images in ds``."""
@@ -205,16 +646,19 @@ class Dataset(View):
         SplitError
             If the fractions do not add up to 1.
         """
-        selection = self.selection
-        parts = assign_parts(self.snapshot, selection, fractions, by, seed)
+        parts = assign_parts(self, fractions, by, seed)
+        base = None if self.is_unselected else self.selection
+        whole = self.whole or self
 
-        def view(part: int) -> Dataset:
-            return Dataset(
-                self.snapshot, selection.with_files(parts == part), (), self._whole or self
-            )
+        def view(files: Rows) -> Dataset:
+            chosen = None if base is None else base.chosen
+            selection = Selection(self.snapshot, files, None)
+            if chosen is not None:
+                selection = selection.with_images(chosen)
+            return Dataset(self.snapshot, selection, (), whole)
 
-        split = Split[Dataset]((name, view(part)) for part, name in enumerate(fractions))
-        split.left_out = view(LEFT_OUT)
+        split = Split[Dataset]((name, view(parts[name])) for name in fractions)
+        split.left_out = view(parts[LEFT_OUT])
         return split
 
     def to_xarray(self) -> xr.Dataset:
@@ -352,3 +796,32 @@ class Dataset(View):
 
     def _repr_html_(self) -> str:
         return describe_html(self)
+
+
+_INNER: Final = frozenset(
+    {"snapshot", "database", "selection", "rows", "record_rows", "whole", "is_all", "is_unselected"}
+)
+"""Attributes for the modules of this package."""
+
+
+def _masked(selection: Selection, where: ArrayLike | pd.Series[bool]) -> Selection:
+    """Apply a mask with a value for each file or each image."""
+    mask = np.asarray(where)
+    if mask.dtype != np.bool_ or mask.ndim != 1:
+        raise MaskError(
+            f"a mask has to be one-dimensional and of bool, not {mask.ndim}-dimensional and of "
+            f"{mask.dtype}; choose by number with select(file_id=[...])"
+        )
+    n_files, n_images = len(selection.files), len(selection.rows)
+    if mask.size == n_files:
+        # Where there are as many files as images, a mask is one of files.
+        return selection.with_files(
+            Rows.of_positions(selection.file_id[mask], selection.files.total)
+        )
+    if mask.size == n_images:
+        chosen = selection.rows.positions()[mask]
+        return selection.with_images(Rows.of_positions(chosen, selection.rows.total))
+    raise MaskError(
+        f"a mask of {mask.size:,} values fits neither the {n_files:,} files nor the "
+        f"{n_images:,} images"
+    )

@@ -7,13 +7,16 @@ import html
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.query.counting import count_by
-from zml_dask.query.view import View
 from zml_dask.raster.images import Images
+
+if TYPE_CHECKING:
+    from zml_dask.query.dataset import Dataset
 from zml_dask.text_safety import escape_text
 
 _STRIP = 8
@@ -21,13 +24,13 @@ _TOP = 5
 _BLANK = (32, 0)
 
 
-def describe(view: View) -> str:
+def describe(view: Dataset) -> str:
     """Summarise in a few lines; what is in the whole dataset needs nothing to be read."""
     facts = [f"{name:<10}{value}" for name, value in _facts(view)]
     return "\n".join([f"<Dataset {escape_text(view.url)}>", *facts])
 
 
-def describe_html(view: View) -> str:
+def describe_html(view: Dataset) -> str:
     """Summarise with a strip of the first images, each a PNG within the page."""
     rows = "".join(
         f"<tr><th style='text-align:left'>{name}</th>"
@@ -43,24 +46,21 @@ def describe_html(view: View) -> str:
     return f"<b>{html.escape(escape_text(view.url))}</b><table>{rows}</table><div>{strip}</div>"
 
 
-def _facts(view: View) -> Iterator[tuple[str, str]]:
+def _facts(view: Dataset) -> Iterator[tuple[str, str]]:
     shape = view.info.shape
-    yield "images", f"{len(view):,} of {shape.height} x {shape.width}, uint32 code points"
-    if view.is_all:
-        counts = view.info.counts
-        yield "files", f"{counts.files:,}"
-        yield "records", f"{counts.records:,}"
-        yield "failures", f"{counts.failures:,}"
+    counts = view.counted
+    images = f"{counts['images']:,}"
+    yield "images", f"{images} of {shape.height} x {shape.width}, uint32 code points"
+    yield "files", f"{counts['files']:,}"
+    yield "records", f"{counts['records']:,}"
+    if view.is_unselected:
+        yield "failures", f"{view.info.counts.failures:,}"
         large = view.snapshot.left_out()
         if large.files:
             yield "too large", str(large)
-        return
-    selection = view.selection
-    yield "files", f"{selection.file_id.size:,}"
-    yield "records", f"{view.record_rows.size:,}"
-    languages = count_by(view.snapshot, selection, ["language"]).head(_TOP)
+    languages = count_by(view, ["language"]).head(_TOP)
     top = (
-        f"{name if isinstance(name, str) else '(not named)'} {count:,}"
+        f"{escape_text(name) if isinstance(name, str) else '(not named)'} {count:,}"
         for name, count in languages["images"].items()
     )
     yield "languages", ", ".join(top) or "none"

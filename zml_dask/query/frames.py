@@ -1,8 +1,15 @@
-"""Rows of the tables as pandas DataFrames, their text read when it is looked at."""
+"""Rows of the tables as pandas DataFrames, their text read when it is looked at.
+
+Hashes, paths and metadata are nearly all of the tables' bytes, and most questions
+are about other columns. pandas has no lazy columns, but its arrays of text are
+Arrow arrays behind one attribute: here that attribute is read on first use, and
+choosing rows before then chooses rows to read.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +17,110 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zml_dask.query.lazy_texts import LazyTexts
+from zml_dask.store.image_reader import Int64
 from zml_dask.store.layout import TABLES
 from zml_dask.store.snapshot import Snapshot
+
+Read = Callable[[Int64], pa.ChunkedArray]
+"""Reads the values of some rows, whose numbers ascend."""
+
+
+_MAX_SINGLES = 16
+"""Values that are read one at a time, each with a row group of the table, before all are."""
+
+
+# The stubs know little of what pandas' arrays have in common.
+_ArrowTexts: Any = pd.arrays.ArrowStringArray
+
+
+class LazyTexts(_ArrowTexts):
+    """An array of text that knows its rows and reads them on first use.
+
+    Everything but choosing rows is what pandas does with the text that was read,
+    and gives pandas' own arrays.
+
+    Parameters
+    ----------
+    read : callable
+    rows : numpy.ndarray of int64, shape (n,)
+    """
+
+    def __init__(self, read: Read, rows: Int64) -> None:
+        self._read = read
+        self._rows = rows
+        self._dtype = pd.StringDtype("pyarrow", na_value=np.nan)
+        self._singles = 0
+        self._cache: dict[str, Any] = {}  # pandas' own
+
+    @cached_property
+    def _pa_array(self) -> pa.ChunkedArray:
+        numbers, places = np.unique(self._rows, return_inverse=True)
+        values = self._read(numbers).cast(pa.large_string())
+        in_order = numbers.size == self._rows.size and (places[:-1] <= places[1:]).all()
+        return values if in_order else values.take(pa.array(places))
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the text was read."""
+        return "_pa_array" in self.__dict__
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory: of the row numbers, until the text is read."""
+        return int(self._pa_array.nbytes if self.loaded else self._rows.nbytes)
+
+    @classmethod
+    def _from_sequence(cls, scalars: Any, **options: Any) -> Any:
+        return _ArrowTexts._from_sequence(scalars, **options)  # noqa: SLF001 - pandas' interface
+
+    def _from_pyarrow_array(self, values: Any) -> Any:
+        # How pandas makes the results of what it does with the text: as plain arrays.
+        return _plain(values)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _plain, (self._pa_array,)
+
+    def __getitem__(self, item: Any) -> Any:
+        item = pd.api.indexers.check_array_indexer(self, item)
+        if self.loaded or not isinstance(item, (slice, np.ndarray, int, np.integer)):
+            return super().__getitem__(item)
+        if isinstance(item, (int, np.integer)):
+            self._singles += 1
+            if self._singles > _MAX_SINGLES:  # somebody loops
+                return super().__getitem__(item)
+            return LazyTexts(self._read, self._rows[np.array([item])]).to_numpy(object)[0]
+        return LazyTexts(self._read, self._rows[item])
+
+    def take(
+        self, indices: Any, allow_fill: bool = False, fill_value: Any = None, **options: Any
+    ) -> Any:
+        """Choose rows by position; without reading them, unless some are to be filled."""
+        chosen = np.asarray(indices)
+        if self.loaded or (allow_fill and (chosen < 0).any()):
+            return super().take(indices, allow_fill, fill_value, **options)
+        return LazyTexts(self._read, self._rows[chosen])
+
+    def copy(self) -> LazyTexts:
+        """Copy; what was not read stays so."""
+        again = LazyTexts(self._read, self._rows)
+        if self.loaded:
+            again._pa_array = self._pa_array
+        return again
+
+    def view(self, dtype: Any = None) -> Any:
+        """Return the same values."""
+        if dtype is not None:
+            return super().view(dtype)
+        again = self.copy()
+        again._readonly = self._readonly  # noqa: SLF001 - one of ours
+        return again
+
+
+def _plain(values: pa.Array | pa.ChunkedArray) -> Any:
+    return _ArrowTexts(values, dtype=pd.StringDtype("pyarrow", na_value=np.nan))
 
 
 def lazy_frame(

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zml_dask.errors import UsageError
-from zml_dask.query.columns import Column, find_column
+from zml_dask.query.counting import find_countable
 from zml_dask.query.rows import Int64
 from zml_dask.query.selection import Selection
 from zml_dask.store.snapshot import Snapshot
 
 _ALL = slice(None)
-
-
-def find_file_columns(names: Iterable[str]) -> list[Column]:
-    """Find columns that have one value a file; ``records.n_images`` says which table.
-
-    Raises
-    ------
-    UsageError
-        If a column is unknown, or a property of single images.
-    """
-    found = []
-    for name in names:
-        level, _, bare = name.rpartition(".")
-        column = find_column(bare, level or None)
-        if column.level == "images":
-            raise UsageError(f"{name!r} differs between a file's images; name a column of files")
-        found.append(column)
-    return found
 
 
 def gather(
@@ -55,7 +36,7 @@ def gather(
     pyarrow.Table
         A row a file, the columns called as they were asked for.
     """
-    columns = find_file_columns(names)
+    columns = [find_countable(name) for name in names]
     own = [column.name for column in columns if column.level == "files"]
     of_files = snapshot.take("files", selection.file_id[files], own)
     of_records = _records_of(

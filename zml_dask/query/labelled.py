@@ -11,14 +11,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.query.gather import as_codes, find_file_columns, gather
+from zml_dask.query.counting import find_countable
+from zml_dask.query.gather import as_codes, gather
 from zml_dask.query.rows import Int64
 from zml_dask.query.selection import image_lines
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from zml_dask.query.view import View
+    from zml_dask.query.dataset import Dataset
 
 COORDINATES = ("record_id", "file_id", "path", "language", "extension")
 """Columns that become coordinates along ``image``."""
@@ -30,10 +31,10 @@ class _FileColumn:
     Held as one value a file, texts as codes, and spread to images block by block.
     """
 
-    def __init__(self, view: View, name: str) -> None:
+    def __init__(self, view: Dataset, name: str) -> None:
         self._view = view
         self._name = name
-        column = find_file_columns([name])[0]
+        column = find_countable(name)
         text = pa.types.is_string(column.type)
         self.dtype = np.dtype(object) if text else column.type.to_pandas_dtype()
         self.shape = (len(view),)
@@ -57,7 +58,7 @@ class _FileColumn:
 class _ImageColumn:
     """``segment`` or the lines of each image, worked out when it is indexed."""
 
-    def __init__(self, view: View, name: str) -> None:
+    def __init__(self, view: Dataset, name: str) -> None:
         self._view = view
         self._lines = name == "n_lines"
         self.dtype = np.dtype(np.int32)
@@ -76,7 +77,7 @@ class _ImageColumn:
         return segment.astype(np.int32)
 
 
-def _positions(view: View, key: Any) -> Int64:
+def _positions(view: Dataset, key: Any) -> Int64:
     if isinstance(key, slice) and key.step in (None, 1):
         start, stop, _ = key.indices(len(view))
         return view.rows.positions(start, stop)
@@ -84,7 +85,7 @@ def _positions(view: View, key: Any) -> Int64:
     return chosen
 
 
-def to_xarray(view: View) -> xr.Dataset:
+def to_xarray(view: Dataset) -> xr.Dataset:
     """Make an xarray Dataset of a view; nothing is read yet.
 
     Raises

@@ -17,6 +17,9 @@ from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.image_reader import Int64 as Int64
 from zml_dask.store.layout import IMAGES
 
+_WINDOW = 2**22
+"""Rows whose mask is made at once, 4 MB; a multiple of eight."""
+
 _BLOCK = IMAGES.shard  # a multiple of eight, so that a block begins with a byte
 
 
@@ -64,12 +67,12 @@ class Rows:
     @classmethod
     def of_runs(cls, first: Int64, count: Int64, total: int) -> Rows:
         """Runs of `count` rows from `first` on; runs do not overlap."""
-        steps = np.zeros(total + 1, np.int8)
-        filled = count > 0
-        # A run that begins where another ends takes the two steps in one place.
-        np.add.at(steps, first[filled], 1)
-        np.subtract.at(steps, (first + count)[filled], 1)
-        return cls.of_mask(np.cumsum(steps[:-1], dtype=np.int8).astype(np.bool_))
+        builder = RowsBuilder(total)
+        builder.add_runs(first, count)
+        return builder.finish()
+
+    def __and__(self, other: Rows) -> Rows:
+        return Rows(self.bits & other.bits, self.total)
 
     @cached_property
     def _starts(self) -> Int64:
@@ -147,6 +150,68 @@ class Rows:
                 open_rows = 0
             open_rows += rows
         return (*sizes, open_rows) if open_rows else tuple(sizes)
+
+
+class RowsBuilder:
+    """Gathers rows that come in batches, in memory of their bits and of one batch.
+
+    Parameters
+    ----------
+    total : int
+        Rows there are to choose from.
+
+    Examples
+    --------
+    >>> builder = RowsBuilder(10)
+    >>> builder.add(np.array([8, 1]))
+    >>> builder.add_runs(np.array([4, 2]), np.array([2, 1]))
+    >>> builder.finish().positions().tolist()
+    [1, 2, 4, 5, 8]
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bits = np.zeros(-(-total // 8), np.uint8)
+        self._waiting: list[tuple[Int64, Int64]] = []
+        self._n_waiting = 0
+
+    def add(self, rows: Int64) -> None:
+        """Add rows, in any order, also several times within a batch."""
+        each = np.unique(rows)
+        self.add_runs(each, np.ones(each.size, np.int64))
+
+    def add_runs(self, first: Int64, count: Int64) -> None:
+        """Add runs of `count` rows from `first` on, in any order; they do not overlap."""
+        filled = count > 0
+        self._waiting.append((first[filled].astype(np.int64), count[filled].astype(np.int64)))
+        self._n_waiting += first.size
+        if self._n_waiting > _WINDOW:
+            self._flush()
+
+    def finish(self) -> Rows:
+        """Return the rows."""
+        self._flush()
+        return Rows(self._bits, self._total)
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        first, count = (np.concatenate(arrays) for arrays in zip(*self._waiting, strict=True))
+        self._waiting, self._n_waiting = [], 0
+        order = np.argsort(first, kind="stable")
+        begins, ends = first[order], (first + count)[order]
+        at = 0
+        while at < begins.size:
+            low = int(begins[at]) // _WINDOW * _WINDOW
+            stop = int(np.searchsorted(begins, low + _WINDOW))
+            size = -(-(int(ends[stop - 1]) - low) // 8) * 8
+            steps = np.zeros(size + 1, np.int8)
+            # A run that begins where another ends takes the two steps in one place.
+            steps[begins[at:stop] - low] += 1
+            steps[ends[at:stop] - low] -= 1
+            filled = np.packbits(np.cumsum(steps[:-1], dtype=np.int8).astype(np.bool_))
+            self._bits[low // 8 : low // 8 + filled.size] |= filled
+            at = stop
 
 
 class SelectedImages:

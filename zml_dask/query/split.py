@@ -5,8 +5,8 @@ content. To merge whatever shares a file into one group would keep both
 promises, but what many share (a licence's text, a vendored library, the empty
 file) chains records together: of the 50 concepts of the demo one group holds
 37. Such groups only grow, and a record that is added tomorrow may join two that
-lie in different parts. So the parts are drawn by a hash of the concept alone, which no other record
-has a say in; and of content that comes in several parts, only the copies in
+lie in different parts. So the parts are drawn by a hash of the concept alone, which no
+other record has a say in; and of content that comes in several parts, only the copies in
 one of them are kept: in that of the file that was committed first. The others
 are *left out* of the split. What a later commit adds stands further down the
 files table, whatever its record's number (an older record may well come later:
@@ -16,25 +16,28 @@ its own and none of those that were there.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.query.gather import as_codes, gather
-from zml_dask.query.rows import Int64
-from zml_dask.query.selection import Selection
-from zml_dask.query.view import View
-from zml_dask.store.snapshot import Snapshot
+from zml_dask.query.counting import find_countable
+from zml_dask.query.engine import Database
+from zml_dask.query.rows import Int64, Rows
+from zml_dask.query.sql import quoted
 
-ViewT = TypeVar("ViewT", bound=View)
+if TYPE_CHECKING:
+    from zml_dask.query.dataset import Dataset
 
-LEFT_OUT = -1
+ViewT = TypeVar("ViewT")
+
+LEFT_OUT = "left out"
+_LEFT_OUT: Final = 254
+_NOWHERE: Final = 255
+_MOST_PARTS: Final = 250
 
 _CONTENTS = ("sha256", "text_sha256")
 """Identical bytes, and identical images."""
@@ -49,7 +52,7 @@ class Split(dict[str, ViewT]):
 
     Attributes
     ----------
-    left_out : View
+    left_out : Dataset
         Copies of content that another part has; in no part.
     """
 
@@ -57,18 +60,13 @@ class Split(dict[str, ViewT]):
 
 
 def assign_parts(
-    snapshot: Snapshot,
-    selection: Selection,
-    fractions: Mapping[str, float],
-    by: str = "concept",
-    seed: int = 0,
-) -> NDArray[np.int64]:
-    """Assign each file of a selection to a part.
+    dataset: Dataset, fractions: Mapping[str, float], by: str = "concept", seed: int = 0
+) -> dict[str, Rows]:
+    """Assign each file of a view to a part.
 
     Parameters
     ----------
-    snapshot : Snapshot
-    selection : Selection
+    dataset : Dataset
     fractions : mapping of str to float
         Part -> its share; they add up to 1. Their order does not matter.
     by : str
@@ -79,67 +77,98 @@ def assign_parts(
 
     Returns
     -------
-    numpy.ndarray of int64, shape (files,)
-        Number of the part in the order of `fractions`, or `LEFT_OUT`.
+    dict of str to Rows
+        Part -> its rows of the files table; `LEFT_OUT` too.
 
     Raises
     ------
     SplitError
         If the fractions name no parts, or do not add up to 1.
     """
+    _check(fractions)
+    names = sorted(fractions)
+    edges = np.cumsum([fractions[name] for name in names])[:-1]
+    group, columns = _group(by)
+    prefix = quoted(f"{seed}:")
+    # A number from 0 to 1 for each group: always the same one.
+    drawn = (
+        f"('0x' || left(sha256({prefix} || {group}), 16))::UBIGINT::DOUBLE / 1.8446744073709552e19"
+    )
+    part = " + ".join(f"(share >= {edge:.17e})::UTINYINT" for edge in edges.tolist()) or "0"
+    parts = np.full(dataset.info.counts.files, _NOWHERE, np.uint8)
+    needs_records = "records." in group
+    join = " JOIN all_records AS records USING (record_id)" if needs_records else ""
+    with dataset.database({*columns, "file_id", "record_id", *_CONTENTS}, ("records",)) as database:
+        # Short hashes of the hashes: enough to tell what comes once.
+        contents = ", ".join(
+            f"CASE WHEN files.{name} IS NOT NULL THEN hash(files.{name}) END AS {name}"
+            for name in _CONTENTS
+        )
+        database.execute(
+            f"CREATE TABLE drawn AS SELECT file_id, ({part})::UTINYINT AS part, "
+            f"{', '.join(_CONTENTS)} FROM (SELECT file_id, {drawn} AS share, {contents} "
+            f"FROM selected AS files{join})"
+        )
+        for batch in database.batches("SELECT file_id, part FROM drawn"):
+            parts[batch["file_id"].to_numpy()] = batch["part"].to_numpy()
+        for name in _CONTENTS:
+            parts[_copies(database, name)] = _LEFT_OUT
+    found = {name: Rows.of_mask(parts == names.index(name)) for name in fractions}
+    return {**found, LEFT_OUT: Rows.of_mask(parts == _LEFT_OUT)}
+
+
+def _copies(database: Database, name: str) -> Int64:
+    """Take copies out of ``drawn``: of content in several parts, all but those in the first's.
+
+    The first is the file that was committed first. Returns the numbers of the files.
+    """
+    database.execute(
+        f"CREATE OR REPLACE TABLE spread AS SELECT {name} AS short FROM drawn "
+        f"WHERE {name} IS NOT NULL GROUP BY short HAVING min(part) <> max(part)"
+    )
+    # Half of a SHA-256 is as unique as the whole, and a number.
+    database.execute(
+        "CREATE OR REPLACE TABLE copies AS WITH found AS MATERIALIZED ("
+        f"SELECT file_id, part, ('0x' || left(selected.{name}, 32))::UHUGEINT AS content "
+        f"FROM selected JOIN drawn USING (file_id) WHERE drawn.{name} IN (FROM spread)), "
+        "home AS (SELECT content, arg_min(part, file_id) AS part FROM found GROUP BY content) "
+        "SELECT file_id FROM found JOIN home USING (content) WHERE found.part <> home.part"
+    )
+    copies: Int64 = database.table("FROM copies")["file_id"].to_numpy()
+    if copies.size:
+        database.execute("DELETE FROM drawn WHERE file_id IN (FROM copies)")
+    return copies
+
+
+def _check(fractions: Mapping[str, float]) -> None:
     if not isinstance(fractions, Mapping):
         raise SplitError(
             f"{fractions!r} names no parts; give their shares, {{'train': 0.8, 'test': 0.2}} say"
         )
-    names = sorted(fractions)
-    shares = [fractions[name] for name in names]
-    if not names or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+    shares = list(fractions.values())
+    if not shares or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise SplitError(
             f"the shares {dict(fractions)} should be positive and add up to 1; "
             "give for example {'train': 0.8, 'test': 0.2}"
         )
-    edges = np.cumsum(shares)[:-1]
-    groups, group_of_file = _groups(snapshot, selection, by)
-    drawn = np.searchsorted(edges, [_fraction(seed, group) for group in groups], "right")
-    order = np.array([list(fractions).index(name) for name in names], np.int64)
-    parts: NDArray[np.int64] = order[drawn][group_of_file]
-    contents = gather(snapshot, selection, _CONTENTS)
-    for name in _CONTENTS:
-        _leave_out_copies(parts, contents[name], selection)
-    return parts
+    if len(shares) > _MOST_PARTS:
+        raise SplitError(f"a split has at most {_MOST_PARTS} parts, not {len(shares)}")
 
 
-def _groups(snapshot: Snapshot, selection: Selection, by: str) -> tuple[list[str], Int64]:
-    """Find the groups that stay together: their names, and the group of each file."""
+def _group(by: str) -> tuple[str, set[str]]:
+    """Write the name of the group that stays together, and which columns of files it needs.
+
+    What has no value stands for itself: a record without a concept is one, and a file
+    whose bytes were not read has nobody's content.
+    """
     if by == "record":
-        numbers, places = np.unique(selection.record_id, return_inverse=True)
-        return [str(number) for number in numbers.tolist()], places
-    column = {"concept": "concept_id", "file": "sha256"}.get(by, by)
-    values = gather(snapshot, selection, [column])[column]
-    if pa.types.is_list(values.type):
+        return "files.record_id::VARCHAR", set()
+    if by == "file":
+        return "coalesce(files.sha256, 'file ' || files.file_id)", {"sha256"}
+    column = find_countable("records.concept_id" if by == "concept" else by)
+    if pa.types.is_list(column.type):
         raise SplitError(f"{by!r} holds lists; a split needs one value a file")
-    places, different = as_codes(values)
-    names = [str(value) for value in different]
-    # What has no value stands for itself: a record without a concept is one, and
-    # a file whose bytes were not read has nobody's content.
-    alone = selection.file_id if by == "file" else selection.record_id
-    numbers, back = np.unique(alone[places < 0], return_inverse=True)
-    places[places < 0] = len(names) + back
-    own = "file " if by == "file" else ("" if by == "concept" else "record ")
-    return [*names, *(f"{own}{number}" for number in numbers.tolist())], places
-
-
-def _fraction(seed: int, group: str) -> float:
-    """Draw a number from 0 to 1 for a group, always the same one."""
-    digest = hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _leave_out_copies(parts: Int64, content: pa.ChunkedArray, selection: Selection) -> None:
-    """Of content in several parts, keep the copies in the part of the first file."""
-    codes, _ = as_codes(content)
-    known = np.flatnonzero((codes >= 0) & (parts != LEFT_OUT))
-    order = known[np.lexsort((selection.file_id[known], codes[known]))]
-    _, first, inverse = np.unique(codes[order], return_index=True, return_inverse=True)
-    home = parts[order][first][inverse]
-    parts[order[parts[order] != home]] = LEFT_OUT
+    own = "" if by == "concept" else "record "
+    name = f"{column.level}.{column.name}"
+    of_files = {column.name} if column.level == "files" else set()
+    return f"coalesce({name}::VARCHAR, '{own}' || files.record_id)", of_files

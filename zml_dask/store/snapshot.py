@@ -24,14 +24,16 @@ from numpy.typing import NDArray
 from zml_dask.errors import UsageError
 from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.info import DatasetInfo, Part, committed_info
-from zml_dask.store.layout import TABLES
+from zml_dask.store.layout import SUMMARY_SCHEMA, TABLES
 from zml_dask.store.storage import Storage, StorageError
-from zml_dask.store.summary import LeftOut, recorded_limit
+from zml_dask.store.summary import LeftOut, add_up, recorded_limit
 
 _REPLACED = ("failures", "withdrawn")
 """Tables that a commit writes anew and whose former parts it removes; others only grow."""
 
 _PARTS_AT_ONCE = 8
+_FOOTER = 65_536
+"""Bytes of a part's end that are read for its footer; a longer one takes a second request."""
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -137,13 +139,15 @@ class Snapshot:
 
     def left_out(self) -> LeftOut:
         """Count the files that were left out for their size; reads the summary alone."""
-        rows = self.scan(
-            "summary",
-            ["files", "bytes"],
-            (pc.field("dimension") == "status") & (pc.field("value") == "too_large"),
-        )
+        is_large = (pc.field("dimension") == "status") & (pc.field("value") == "too_large")
+        rows = self.summary.filter(is_large)
         files, size = (pc.sum(rows[name]).as_py() or 0 for name in ("files", "bytes"))
         return LeftOut(files, size, recorded_limit(self.info.options))
+
+    @cached_property
+    def summary(self) -> pa.Table:
+        """Counts of everything that is shown, by dimension; see `store.summary`."""
+        return add_up([self.scan("summary").cast(SUMMARY_SCHEMA)])
 
     def rows(self, table: str) -> int:
         """Rows a table has, those of withdrawn records included."""
@@ -227,7 +231,7 @@ class Snapshot:
                 tasks.append((part, rows[low:high] - first))
 
         def read(task: tuple[Part, NDArray[np.int64]]) -> pa.Table:
-            source = self._open(task[0])
+            source = self.open_part(task[0])
             return pa.concat_tables(_take(source, task[1], _wide(table, columns)))
 
         return _gather(table, columns, _map(read, tasks))
@@ -261,9 +265,19 @@ class Snapshot:
             )
         raise NoSuchRecordError(f"{missing}; 'zml-dask query' finds what it holds")
 
+    def visible_sql(self, table: str) -> str:
+        """Say in SQL which rows of a table are shown; ``scan`` does the same."""
+        if not self._hides(table):
+            return "true"
+        return f"record_id NOT IN ({', '.join(map(str, sorted(self.withdrawn)))})"
+
+    def _hides(self, table: str) -> bool:
+        has_records = "record_id" in TABLES[table].names
+        return table != "withdrawn" and has_records and bool(self.withdrawn)
+
     def _visible(self, table: str, where: pc.Expression | None) -> pc.Expression | None:
         """Leave out what belongs to withdrawn records: the one place where that is done."""
-        if table in ("withdrawn", "summary") or not self.withdrawn:
+        if not self._hides(table):
             return where
         hidden = pa.array(sorted(self.withdrawn), pa.int64())
         shown = ~pc.field("record_id").isin(hidden)
@@ -273,7 +287,7 @@ class Snapshot:
         self, table: str, part: Part, columns: Sequence[str], where: pc.Expression | None
     ) -> pa.Table:
         try:
-            fragment = pads.ParquetFileFormat().make_fragment(self._open(part))
+            fragment = pads.ParquetFileFormat().make_fragment(self.open_part(part))
             found: pa.Table = fragment.to_table(
                 schema=TABLES[table], columns=list(columns), filter=where
             )
@@ -281,10 +295,37 @@ class Snapshot:
             raise _unreadable(part.path, error) from error
         return found
 
-    def _open(self, part: Part) -> io.RawIOBase | io.BytesIO:
+    def open_part(self, part: Part) -> io.RawIOBase | io.BytesIO:
+        """Open a part as a seekable file; its footer is read once, whoever opens it."""
         if part.path in self.held:
             return io.BytesIO(self.held[part.path])
-        return _RangeFile(self.storage, part)
+        return _RangeFile(self.storage, part, self._footers.get(part.path, b""))
+
+    def read_footers(self, table: str) -> None:
+        """Read the footers of a table's parts, all at once, and keep them.
+
+        Without this each part that is opened asks for its footer by itself, in two
+        requests, and again when it is opened again.
+        """
+        missing = [
+            part
+            for part in self.info.tables.get(table, ())
+            if part.path not in self._footers and part.path not in self.held
+        ]
+        tails = self.storage.read_ranges(
+            [(part.path, max(0, part.size - _FOOTER), part.size) for part in missing]
+        )
+        for part, tail in zip(missing, tails, strict=True):
+            size = int.from_bytes(tail[-8:-4], "little") + 8
+            if len(tail) < size <= part.size:
+                start, stop = part.size - size, part.size - len(tail)
+                tail = self.storage.read_range(part.path, start, stop) + tail
+            self._footers[part.path] = tail
+
+    @cached_property
+    def _footers(self) -> dict[str, bytes]:
+        """Last bytes of parts, by path."""
+        return {}
 
 
 class _RangeFile(io.RawIOBase):
@@ -293,9 +334,10 @@ class _RangeFile(io.RawIOBase):
     fsspec's own files read five megabytes ahead, more than a column of a part has.
     """
 
-    def __init__(self, storage: Storage, part: Part) -> None:
+    def __init__(self, storage: Storage, part: Part, tail: bytes) -> None:
         self._storage = storage
         self._part = part
+        self._tail = tail
         self._at = 0
 
     def readable(self) -> bool:
@@ -316,7 +358,11 @@ class _RangeFile(io.RawIOBase):
         stop = min(self._at + len(target), self._part.size)
         if stop <= self._at:
             return 0
-        data = self._storage.read_range(self._part.path, self._at, stop)
+        start = self._part.size - len(self._tail)
+        if self._at >= start:
+            data = self._tail[self._at - start : stop - start]
+        else:
+            data = self._storage.read_range(self._part.path, self._at, stop)
         target[: len(data)] = data
         self._at += len(data)
         return len(data)

@@ -70,8 +70,9 @@ def test_opening_reads_none_of_the_tables(folder: Path, reads: Reads) -> None:
     ds = zml.open_dataset(folder)
     assert len(ds) > 1_000_000
     assert ds.images.shape == (len(ds), 80, 80)
-    assert repr(ds)
     assert reads.ranges == []
+    assert repr(ds)
+    assert {path.split("/")[0] for path, *_ in reads.ranges} == {"summary.parquet"}
 
 
 def test_a_selection_reads_a_few_columns(folder: Path, reads: Reads) -> None:

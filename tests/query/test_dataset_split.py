@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from dataset_builders import LICENCE, stage_record
 
 import zml_dask as zml
-from zml_dask.query import split as split_module
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.split import LEFT_OUT, SplitError, assign_parts
+from zml_dask.query.split import SplitError
 from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 
@@ -55,7 +52,7 @@ def test_neither_concepts_nor_contents_straddle(grown: tuple[Dataset, Dataset]) 
     split = ds.split(FRACTIONS)
     assert list(split) == list(FRACTIONS)
     for column in ("records.concept_id", "sha256", "text_sha256"):
-        seen = [set(part.columns(column)[column].dropna()) for part in split.values()]
+        seen = [set(part.read(column)[column].dropna()) for part in split.values()]
         assert sum(map(len, seen)) == len(set.union(*seen)), column
     pixels = [{i.tobytes() for i in part.images.compute()} for part in split.values()]
     assert sum(map(len, pixels)) == len(set.union(*pixels))
@@ -93,29 +90,8 @@ def test_other_units(grown: tuple[Dataset, Dataset], by: str) -> None:
     assert len(split["a"])
     assert len(split["b"])
     column = {"record": "record_id", "file": "sha256"}.get(by, by)
-    values = [set(part.columns(column)[column]) for part in split.values()]
+    values = [set(part.read(column)[column]) for part in split.values()]
     assert not values[0] & values[1]
-
-
-@pytest.mark.parametrize("by", ["record", "repository"])
-def test_more_text_than_32_bits_count(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Chunks that are one and the same: 2.5 GiB of text in 16 MiB of memory.
-    chunk = pa.array([f"{number:04d}" + "x" * 2**22 for number in range(4)], pa.large_string())
-    column = pa.chunked_array([chunk] * 160)
-    ids = np.arange(len(column))
-    everything = SimpleNamespace(record_id=ids, file_id=ids)
-    monkeypatch.setattr(
-        split_module,
-        "gather",
-        lambda _tables, _selection, names: pa.table(dict.fromkeys(names, column)),
-    )
-    peak = pa.default_memory_pool().max_memory()
-    parts = assign_parts(None, everything, {"a": 0.5, "b": 0.5}, by)  # type: ignore[arg-type]
-    assert pa.default_memory_pool().max_memory() < peak + 2**30
-    kept = [set((ids % 4)[parts == part]) for part in (0, 1)]
-    assert set.union(*kept) == {0, 1, 2, 3}
-    assert not set.intersection(*kept)
-    assert LEFT_OUT in parts or by == "repository"
 
 
 def test_shares_that_are_none(grown: tuple[Dataset, Dataset]) -> None:

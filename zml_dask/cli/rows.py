@@ -1,0 +1,255 @@
+"""Rows that a question gives, printed or written: as a table, CSV, JSON or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zml_dask.errors import UsageError, ZmlError
+from zml_dask.text_safety import escape_text
+
+_FORMATS = ["table", "csv", "json", "parquet"]
+_TABLE_ROWS = 20
+"""Rows of a table on a terminal."""
+_MEASURED_ROWS = 1_000
+"""Rows that the widths of a table in a pipe are taken from."""
+_NARROWEST = 12
+_BREAKS = re.compile(r"[/\s]+")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class OutputError(ZmlError):
+    """The rows could not be written where they should."""
+
+
+@dataclass(slots=True)
+class Shown:
+    """What was written.
+
+    Attributes
+    ----------
+    rows : int
+    cut : bool
+        Whether there are more rows.
+    to_terminal : bool
+        Whether a person reads it; then the summary stands below the table.
+    """
+
+    rows: int = 0
+    cut: bool = False
+    to_terminal: bool = False
+
+    def say(self, summary: str) -> None:
+        """Print a line about it, where it is in nobody's way."""
+        click.echo(summary, err=not self.to_terminal)
+
+
+def output_options(command: _Command) -> _Command:
+    """Give a command the options that say what becomes of its rows."""
+    for option in (
+        click.option("--output", type=click.Path(dir_okay=False), help="Write to this file."),
+        click.option(
+            "--format",
+            "form",
+            type=click.Choice(_FORMATS),
+            default="table",
+            show_default=True,
+            help="What to write.",
+        ),
+        click.option(
+            "--limit",
+            type=click.IntRange(0),
+            help="Rows at most; 20 in a table on a terminal, else all.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def write_rows(
+    tables: Iterator[pa.Table],
+    form: str,
+    output: str | None,
+    *,
+    limit: int | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> Shown:
+    """Write rows as they come, in bounded memory.
+
+    Parameters
+    ----------
+    tables : iterator of pyarrow.Table
+        Of one schema; at least one.
+    form : str
+        ``"table"``, ``"csv"``, ``"json"`` or ``"parquet"``.
+    output : str or None
+        A file; standard output where it is None.
+    limit : int, optional
+        Rows at most.
+    counts : mapping of str to int, optional
+        Written beside the rows, as JSON.
+
+    Raises
+    ------
+    OutputError
+        If `output` cannot be written.
+    UsageError
+        If Parquet would go to a terminal.
+    """
+    terminal = output is None and sys.stdout.isatty()
+    if form == "parquet" and terminal:
+        raise UsageError("Parquet is no text; name a file with --output, or send it to a pipe")
+    if limit is None and form == "table" and terminal:
+        limit = _TABLE_ROWS
+    shown = Shown(to_terminal=terminal and form == "table")
+    rows = _limited(tables, limit, shown)
+    if form == "parquet":
+        with _opened(output, binary=True) as file:
+            _write_parquet(rows, file)
+        return shown
+    with _opened(output, binary=False) as file:
+        if form == "csv":
+            _write_csv(rows, file)
+        elif form == "json":
+            _write_json(rows, counts, file)
+        else:
+            width = shutil.get_terminal_size().columns if terminal else None
+            _write_table(rows, file, width)
+    return shown
+
+
+@contextmanager
+def _opened(output: str | None, *, binary: bool) -> Iterator[IO[Any]]:
+    if output is None:
+        yield sys.stdout.buffer if binary else sys.stdout
+        return
+    try:
+        path = Path(output)
+        with path.open("wb") if binary else path.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror or error}") from error
+
+
+def _limited(tables: Iterable[pa.Table], limit: int | None, shown: Shown) -> Iterator[pa.Table]:
+    """Yield rows until there are as many as were asked for, counting them."""
+    for table in tables:
+        left = None if limit is None else limit - shown.rows
+        shown.cut = left is not None and len(table) > left
+        kept = table if left is None else table.slice(0, left)
+        shown.rows += len(kept)
+        yield kept
+        if shown.cut:
+            return
+
+
+def _write_parquet(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
+    first = next(tables)
+    with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
+
+
+def _write_csv(tables: Iterator[pa.Table], file: IO[str]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    for number, table in enumerate(tables):
+        if not number:
+            writer.writerow(map(escape_text, table.column_names))
+        writer.writerows(_spelled(table))
+
+
+def _write_json(
+    tables: Iterator[pa.Table], counts: Mapping[str, int] | None, file: IO[str]
+) -> None:
+    """Write ``{"counts": ..., "rows": [...]}``, ASCII only, so that nothing acts on a terminal."""
+    head = "" if counts is None else f' "counts": {json.dumps(counts)},\n'
+    file.write("{\n" + head + ' "rows": [')
+    before = ""
+    for table in tables:
+        for row in table.to_pylist():
+            file.write(f"{before}\n  {json.dumps(row, default=str)}")
+            before = ","
+    file.write("\n ]\n}\n")
+
+
+def _write_table(tables: Iterator[pa.Table], file: IO[str], width: int | None) -> None:
+    """Write columns side by side: numbers to the right; for a terminal folded to its width."""
+    first = next(tables)
+    names = [escape_text(name) for name in first.column_names]
+    right = [
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        for kind in first.schema.types
+    ]
+    rows = _spelled(first)
+    if not rows:
+        return
+    measured = [names, *rows[:_MEASURED_ROWS]]
+    widths = [max(len(row[i]) for row in measured) for i in range(len(names))]
+    if width is not None:
+        widths = _fitting(widths, right, width)
+    for row in chain([names], rows, (row for table in tables for row in _spelled(table))):
+        cells = [
+            _folded(cell, size) if width else [cell] for cell, size in zip(row, widths, strict=True)
+        ]
+        for number in range(max(map(len, cells))):
+            line = [cell[number] if number < len(cell) else "" for cell in cells]
+            file.write(
+                "  ".join(
+                    text.rjust(size) if to_right else text.ljust(size)
+                    for text, size, to_right in zip(line, widths, right, strict=True)
+                ).rstrip()
+                + "\n"
+            )
+
+
+def _fitting(widths: list[int], right: list[bool], width: int) -> list[int]:
+    """Narrow the widest columns of text until a line fits."""
+    fitted = list(widths)
+    while sum(fitted) + 2 * (len(fitted) - 1) > width:
+        texts = [i for i, to_right in enumerate(right) if not to_right and fitted[i] > _NARROWEST]
+        if not texts:
+            break
+        fitted[max(texts, key=lambda i: fitted[i])] -= 1
+    return fitted
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Divide a text into lines, after a slash or between words where that is possible."""
+    lines = []
+    while len(text) > width:
+        ends = [found.end() for found in _BREAKS.finditer(text[:width])]
+        at = ends[-1] if ends else width
+        lines.append(text[:at].rstrip())
+        text = text[at:]
+    return [*lines, text]
+
+
+def _spelled(table: pa.Table) -> list[list[str]]:
+    return [[_spell(value) for value in row.values()] for row in _as_rows(table)]
+
+
+def _as_rows(table: pa.Table) -> list[dict[str, Any]]:
+    # By number: a question may give two columns one name.
+    renamed = table.rename_columns([str(number) for number in range(table.num_columns)])
+    rows: list[dict[str, Any]] = renamed.to_pylist()
+    return rows
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(_spell(item) for item in value)
+    return "" if value is None else escape_text(str(value))

@@ -1,0 +1,41 @@
+"""``zml-dask sql``: any SELECT over a dataset's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pyarrow as pa
+
+from zml_dask.cli.rows import output_options, write_rows
+from zml_dask.query.dataset import open_dataset
+
+
+@click.command("sql")
+@click.argument("dataset")
+@click.argument("query")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), help="Give up after so many seconds."
+)
+@output_options
+def command(
+    dataset: str,
+    query: str,
+    timeout: float | None,
+    limit: int | None,
+    form: str,
+    output: str | None,
+) -> None:
+    """Answer QUERY, a SELECT over the tables of DATASET.
+
+    The tables are files, records and failures: "select language, count(*) from files
+    group by all". QUERY can do nothing but read them.
+    """
+    opened = open_dataset(dataset)
+    shown = write_rows(_answered(opened.ask(query, timeout=timeout)), form, output, limit=limit)
+    shown.say(f"{shown.rows:,} rows" + (" shown, there are more" if shown.cut else ""))
+
+
+def _answered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    for batch in batches:
+        yield pa.Table.from_batches([batch])

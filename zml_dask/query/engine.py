@@ -1,0 +1,295 @@
+"""DuckDB over the tables of a snapshot, behind a fence.
+
+DuckDB was chosen over a language of our own, polars and Arrow's expressions: its SQL is
+known, and it answers over 65 million files in a few gigabytes. Local parts it
+reads itself; parts anywhere else through `_PartFiles`, which keeps the footers. Measured
+over 13 million files, that is as fast as plain DuckDB; Arrow datasets in the place of
+files take three times as long.
+
+The fence: no files but the parts, no network, no extensions, no settings that a statement
+could change, no names of Python; bounded memory and disk, and time where the caller
+wants that. What a statement may say is checked in `sql`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+import duckdb
+import psutil
+import pyarrow as pa
+from dask.system import CPU_COUNT
+from fsspec import AbstractFileSystem
+
+from zml_dask.query.rows import Rows
+from zml_dask.query.sql import query_error
+from zml_dask.store.layout import TABLES
+from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.storage import StorageError
+
+_REMOTE_THREADS = 32
+"""Each waits for one range; DuckDB asks for no more at a time than it has threads."""
+
+_MEMORY: Final = 3 * 2**29
+_PROTOCOL = "zml"
+_BATCH = 131_072
+
+
+class Database:
+    """A fenced DuckDB connection with views of a snapshot's tables; close it, or use ``with``.
+
+    The tables are called ``all_files``, ``all_records`` and so on, without what was
+    withdrawn; `views` are made of them.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    tables : iterable of str
+        Of `layout.TABLES`; those that are asked for.
+    views : mapping of str to str
+        Name of a view and its SELECT, in the order in which they are made.
+    bits : mapping of str to Rows
+        Sets of rows, for ``get_bit(getvariable('name'), row)``.
+    values : mapping of str to pyarrow.Array or Table
+        Small tables.
+    memory_limit : int, optional
+        Bytes; beyond them DuckDB spills to `tempfile.gettempdir()`. Default: 1.5 GiB, or
+        half of the machine's memory where that is less.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        tables: tuple[str, ...] = ("files", "records"),
+        views: Mapping[str, str] | None = None,
+        *,
+        bits: Mapping[str, Rows] | None = None,
+        values: Mapping[str, pa.Array | pa.Table] | None = None,
+        memory_limit: int | None = None,
+    ) -> None:
+        self._snapshot = snapshot
+        self._parts = _PartFiles(snapshot)
+        memory = memory_limit or min(_MEMORY, psutil.virtual_memory().total // 2)
+        local = snapshot.storage.is_local
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "threads": CPU_COUNT if local else _REMOTE_THREADS,
+                "memory_limit": f"{memory // 1024} KiB",
+                "temp_directory": str(Path(tempfile.gettempdir(), f"zml-{uuid.uuid4().hex}")),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                "python_enable_replacements": False,
+            },
+        )
+        run = self._connection.execute
+        if not local:
+            self._connection.register_filesystem(self._parts)
+        paths = []
+        with self._errors():
+            for name, items in (values or {}).items():
+                table = items if isinstance(items, pa.Table) else pa.table({"value": items})
+                self._copy(name, table)
+            for name, rows in (bits or {}).items():
+                run(f"SET VARIABLE {name} = ?::BLOB", [rows.bits.tobytes()])
+                run(f"SET VARIABLE {name} = getvariable('{name}')::BIT")
+            for name in tables:
+                paths += self._add_table(name)
+            run(f"SET allowed_paths = [{_listed(paths)}]")
+            run("SET enable_external_access = false")
+            for name, select in (views or {}).items():
+                run(f"CREATE VIEW {name} AS {select}")
+            run("SET lock_configuration = true")
+
+    def _add_table(self, name: str) -> list[str]:
+        """Make ``all_<name>`` of a table's parts; return the paths that DuckDB has to read."""
+        snapshot = self._snapshot
+        parts = snapshot.info.tables.get(name, ())
+        if not parts or any(part.path in snapshot.held for part in parts):
+            self._copy(f"all_{name}", snapshot.scan(name))
+            return []
+        if snapshot.storage.is_local:
+            paths = [str(Path(snapshot.storage.url, part.path)) for part in parts]
+        else:
+            snapshot.read_footers(name)
+            paths = [f"{_PROTOCOL}://{part.path}" for part in parts]
+        columns = ", ".join(f'"{column}"' for column in TABLES[name].names)
+        self._connection.execute(
+            f"CREATE VIEW all_{name} AS SELECT {columns} FROM read_parquet([{_listed(paths)}]) "
+            f"WHERE {snapshot.visible_sql(name)}"
+        )
+        return paths
+
+    def _copy(self, name: str, table: pa.Table) -> None:
+        self._connection.register("copied", table)
+        self._connection.execute(f"CREATE TABLE {name} AS SELECT * FROM copied")
+        self._connection.unregister("copied")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def relation(self, query: str, *, shown: str = "") -> duckdb.DuckDBPyRelation:
+        """Return what a SELECT gives, not yet computed; it keeps the connection alive.
+
+        Parameters
+        ----------
+        query : str
+            Checked by `sql` where it came from elsewhere.
+        shown : str
+            What the user wrote, for the message where DuckDB refuses it.
+        """
+        with self._errors(shown):
+            return self._connection.sql(query)
+
+    def execute(self, statement: str) -> None:
+        """Run a statement of our own, say one that makes a table of what it computes."""
+        with self._errors():
+            self._connection.execute(statement)
+
+    def table(self, query: str, *, shown: str = "", timeout: float | None = None) -> pa.Table:
+        """Return what a SELECT gives, as a table.
+
+        Raises
+        ------
+        QueryError
+            If it takes longer than `timeout` seconds, or more memory than it may.
+        """
+        with self._errors(shown), self._interrupted(timeout):
+            return self._connection.sql(query).to_arrow_table()
+
+    def batches(
+        self, query: str, *, shown: str = "", timeout: float | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield what a SELECT gives, in bounded memory; at least one batch, be it empty."""
+        with self._errors(shown), self._interrupted(timeout):
+            reader = self._connection.sql(query).to_arrow_reader(_BATCH)
+            n = 0
+            for n, batch in enumerate(reader, 1):  # noqa: B007 - how many there were
+                yield batch
+            if not n:
+                yield from reader.schema.empty_table().to_batches() or [
+                    pa.RecordBatch.from_pylist([], reader.schema)
+                ]
+
+    @contextmanager
+    def _interrupted(self, timeout: float | None) -> Iterator[None]:
+        if timeout is None:
+            yield
+            return
+        timer = threading.Timer(timeout, self._connection.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except duckdb.InterruptException as error:
+            if not timer.finished.is_set():
+                raise
+            raise query_error("", TimeoutError(f"it takes longer than {timeout:g} s")) from error
+        finally:
+            timer.cancel()
+
+    @contextmanager
+    def _errors(self, shown: str = "") -> Iterator[None]:
+        """Say in one line what went wrong: with the question, or with a part of a table."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException) as error:
+            if self._parts.failure is not None:
+                raise self._parts.failure from error
+            raise _said(shown, error) from error
+
+
+def _said(shown: str, error: Exception) -> Exception:
+    line = str(error).strip().split("\n")[0]
+    if isinstance(error, duckdb.InterruptException):
+        return error
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return query_error(shown, MemoryError("it needs more memory than it may have"))
+    if isinstance(error, duckdb.IOException | duckdb.HTTPException) or (
+        isinstance(error, duckdb.InvalidInputException) and "parquet" in line.lower()
+    ):
+        return StorageError(f"the tables cannot be read ({line}); run zml-dask verify")
+    return query_error(shown, error)
+
+
+def _listed(paths: list[str]) -> str:
+    return ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+
+
+class _PartFiles(AbstractFileSystem):
+    """The parts of a snapshot's tables as DuckDB reads files: by ranges, from any storage."""
+
+    protocol = _PROTOCOL
+    cachable = False
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__()
+        self._snapshot = snapshot
+        self._known = {p.path: p for parts in snapshot.info.tables.values() for p in parts}
+        self.failure: Exception | None = None
+
+    def _part(self, path: str) -> Any:
+        return self._known[path.removeprefix(f"{_PROTOCOL}://")]
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return {"name": path, "size": self._part(path).size, "type": "file"}
+
+    def exists(self, path: str, **_: Any) -> bool:
+        return path.removeprefix(f"{_PROTOCOL}://") in self._known
+
+    def glob(self, path: str, **_: Any) -> list[str]:
+        return [path] if self.exists(path) else []
+
+    def modified(self, path: str) -> datetime:
+        return datetime.fromtimestamp(0, UTC)  # parts never change
+
+    def open(self, path: str, mode: str = "rb", **_: Any) -> io.RawIOBase | io.BytesIO:
+        return _Noting(self._snapshot.open_part(self._part(path)), self._note)
+
+    def _note(self, error: Exception) -> None:
+        self.failure = self.failure or error
+
+
+class _Noting(io.RawIOBase):
+    """A file that keeps the error of a read: DuckDB tells its text only."""
+
+    def __init__(self, file: io.RawIOBase | io.BytesIO, note: Callable[[Exception], None]) -> None:
+        self._file = file
+        self._note = note
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, target: Any, /) -> int:
+        try:
+            return self._file.readinto(target) or 0
+        except Exception as error:
+            self._note(error)
+            raise
+
+
+def relation_of(table: pa.Table) -> duckdb.DuckDBPyRelation:
+    """Return a table as a relation that can read nothing else."""
+    connection = duckdb.connect(":memory:", config={"enable_external_access": False})
+    return connection.from_arrow(table)

@@ -1,0 +1,579 @@
+"""SQL as users write it: conditions and questions, read by DuckDB's own parser and checked.
+
+A condition (``language == 'Python' and n_lines >= 30``) becomes part of our own
+statements, a question (``select ... from files``) is a statement of its own. Either may
+come from a stranger. So a text is taken only where DuckDB's syntax tree shows one
+SELECT that reads the dataset's tables by name and calls no table function but a few that
+read nothing; the rest of the fence is in `engine`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, Literal
+
+import duckdb
+import pyarrow as pa
+
+from zml_dask.errors import UsageError
+from zml_dask.store.layout import FAILURES_SCHEMA, FILES_SCHEMA, RECORDS_SCHEMA
+from zml_dask.text_safety import escape_text
+
+Level = Literal["files", "records", "images"]
+
+SCHEMAS: Final[Mapping[str, pa.Schema]] = {
+    "files": FILES_SCHEMA,
+    "records": RECORDS_SCHEMA,
+    "failures": FAILURES_SCHEMA,
+}
+"""Tables that SQL may name."""
+
+IMAGE_COLUMNS: Final[Mapping[str, pa.DataType]] = {"segment": pa.int64(), "image_lines": pa.int64()}
+"""``segment``: number of the image within its file; ``image_lines``: how many of its rows
+are lines of the text. ``n_lines`` is the whole file's."""
+
+_TABLE_FUNCTIONS = frozenset({"unnest", "range", "generate_series"})
+_REFUSED_FUNCTIONS = frozenset(
+    {"current_setting", "getvariable", "current_query", "write_log", "sleep_ms", "getenv"}
+)
+_FROM = frozenset(
+    {"BASE_TABLE", "JOIN", "SUBQUERY", "TABLE_FUNCTION", "EMPTY", "EXPRESSION_LIST", "EMPTY_FROM"}
+)
+_MAX_CHARACTERS = 1_000_000
+_MAX_LITERALS = 1_000
+"""Longer lists become a table: DuckDB takes 90 s over a million literals."""
+_MAX_SHOWN = 200
+_TEXTS = re.compile(r"'(?:[^']|'')*'?|--[^\n]*|/\*.*?\*/", re.DOTALL)
+
+_HABITS: Final[tuple[tuple[str, str], ...]] = (
+    (r"&", "'and' is written as a word"),
+    (r"\|", "'or' is written as a word"),
+    (r"(^|[(,\s])~\s*[(\w]", "'not' is written as a word"),
+    (r"=~", "a regular expression is written regexp_matches(path, '(^|/)src/')"),
+    (r"!~", "a regular expression is written not regexp_matches(path, '(^|/)src/')"),
+    (r"\.\s*str\s*\.", "methods need no .str: path.contains('src/')"),
+    (r"\bisin\b", "one of several is written language in ('C', 'C++')"),
+    (r"\b(isna|isnull)\b|\bis\s+(none|nan)\b", "what is missing is written license is null"),
+    (r"\b(notna|notnull)\b|\bis\s+not\s+(none|nan)\b", "what is there is written is not null"),
+    (r"(==?|!=|<>)\s*(none|nan|null)\b", "what is missing is written license is null"),
+    (r"\bstartswith\b", "write path.starts_with('src/')"),
+    (r"\bendswith\b", "write path.ends_with('.py')"),
+    (r"\bfullmatch\b", "write regexp_full_match(path, '.*[.]py')"),
+    (r"\bmatch\b", "write regexp_matches(path, '^src/')"),
+    (r"\w\s+contains\s+''", "write path.contains('src/')"),
+    (r"\b\d[\d_]*(\.\d+)?\s?[kmgt]i?b\b", "a size is a number of bytes: size > 10_000"),
+    (r"\bis\s+(not\s+)?''", "'equal' is written ==, and only null stands after is"),
+    (r"[<>]=?[^<>=!()]+[<>]=?", "two comparisons are joined by and: n_lines >= 3 and n_lines < 9"),
+    (r"(?<![\w-])\d{4}-\d\d?(-\d\d?)?", "a date is written in quotes: '2015-01-31'"),
+    (r"\b\w+\.(year|month)\b(?!\s*\()", "write year(publication_date) == 2015"),
+    (r"\\''", "a quote within text is written twice: 'O''Brien'"),
+)
+"""What users of pandas, C or other SQL write and DuckDB refuses, and what to write instead."""
+
+
+class QueryError(UsageError):
+    """A condition or a question cannot be answered as it is written."""
+
+
+class UnknownColumnError(QueryError):
+    """There is no column of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the files or the records, or a property of each image.
+
+    Attributes
+    ----------
+    level : Level
+        ``"images"``: calculated, a value an image.
+    name : str
+    type : pyarrow.DataType
+    """
+
+    level: Level
+    name: str
+    type: pa.DataType
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition over the columns of files, of their records, and of single images.
+
+    Attributes
+    ----------
+    text : str
+        SQL in which every column that two tables have is said with its table's name.
+    columns : frozenset of Column
+        What it names, subqueries aside.
+    named : tuple of (str, str)
+        Columns that must equal a text, and the text: where nothing is found, the
+        nearest ones are looked for.
+    values : mapping of str to pyarrow.Array
+        Tables of one column, ``value``, that the text names.
+    has_subquery : bool
+        Whether it reads the tables itself.
+    """
+
+    text: str
+    columns: frozenset[Column]
+    named: tuple[tuple[str, str], ...] = ()
+    values: Mapping[str, pa.Array] = field(default_factory=dict)
+    has_subquery: bool = False
+
+    @property
+    def levels(self) -> frozenset[Level]:
+        """Which tables it needs."""
+        return frozenset(column.level for column in self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a SELECT reads.
+
+    Attributes
+    ----------
+    tables : frozenset of str
+        Of `SCHEMAS`.
+    columns : frozenset of str
+        All names of columns in it, in lower case.
+    has_star : bool
+        Whether it asks for all columns somewhere.
+    """
+
+    tables: frozenset[str]
+    columns: frozenset[str]
+    has_star: bool
+
+
+_FILES = {name: Column("files", name, FILES_SCHEMA.field(name).type) for name in FILES_SCHEMA.names}
+_RECORDS = {
+    name: Column("records", name, RECORDS_SCHEMA.field(name).type) for name in RECORDS_SCHEMA.names
+}
+_IMAGES = {name: Column("images", name, kind) for name, kind in IMAGE_COLUMNS.items()}
+_BY_NAME: Final[Mapping[str, Column]] = {**_IMAGES, **_RECORDS, **_FILES}
+_BY_KEY: Final[Mapping[str, Column]] = {
+    f"{c.level}.{c.name}": c for c in (*_FILES.values(), *_RECORDS.values())
+}
+_SHARED = frozenset(_FILES) & frozenset(_RECORDS)
+
+
+def find_column(name: str) -> Column:
+    """Find a column; where files and records both have one of that name, the files' one.
+
+    Parameters
+    ----------
+    name : str
+        ``"path"``, or ``"records.n_images"`` to say which table.
+
+    Raises
+    ------
+    UnknownColumnError
+        With the names nearest to it.
+
+    Examples
+    --------
+    >>> find_column("n_images").level, find_column("records.n_images").level
+    ('files', 'records')
+    >>> find_column("langauge")
+    Traceback (most recent call last):
+    zml_dask.query.sql.UnknownColumnError: no column 'langauge'; did you mean 'language'?
+    """
+    folded = name.lower() if isinstance(name, str) else name
+    found = _BY_NAME.get(folded) or _BY_KEY.get(folded)
+    if found is None:
+        raise _unknown(str(name))
+    return found
+
+
+def _unknown(name: str) -> UnknownColumnError:
+    known = list(_BY_KEY if "." in name else _BY_NAME)
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.7)
+    shown = repr(escape_text(name[:_MAX_SHOWN]))
+    if near:
+        return UnknownColumnError(
+            f"no column {shown}; did you mean {' or '.join(map(repr, near))}?"
+        )
+    return UnknownColumnError(f"no column {shown}; there are {', '.join(_BY_NAME)}")
+
+
+def parse_condition(text: str) -> Condition:
+    """Read a SQL condition over the columns of files, records and single images.
+
+    Parameters
+    ----------
+    text : str
+        What stands after WHERE, in DuckDB's dialect (`functions
+        <https://duckdb.org/docs/stable/sql/functions/overview>`_): comparisons
+        (``==`` or ``=``), ``and``/``or``/``not``, ``in ('C', 'C++')``, ``between``,
+        ``like``, ``is null``, ``regexp_matches(path, '[.]py$')``,
+        ``path.contains('src/')``, ``'astronomy' in keywords``,
+        ``year(publication_date) >= 2015``. It may run over several lines. A
+        comparison with what is missing is neither true nor false.
+
+    Raises
+    ------
+    QueryError
+        If it cannot be read, with what to write instead where that is known.
+    UnknownColumnError
+        If a column is named that is not there.
+
+    Examples
+    --------
+    >>> condition = parse_condition("license == 'mit' and n_images > 3")
+    >>> condition.text, sorted(condition.levels)
+    ("license == 'mit' and files.n_images > 3", ['files', 'records'])
+    """
+    if not text.strip():
+        raise QueryError(f"the condition is empty; {_EXAMPLE}")
+    before = "SELECT 1 FROM files WHERE (\n"
+    node = _parse(f"{before}{text}\n)", text)
+    template = _parse(f"{before}true\n)", text)
+    where = node.pop("where_clause", None)
+    template.pop("where_clause")
+    if where is None or _without_places(node) != _without_places(template):
+        raise _refused(text, "it is more than one condition")
+    _check(where, text)
+    found: dict[int, tuple[str, Column]] = {}
+    for place, names in _columns_of(where):
+        column = _BY_NAME.get(names[0]) or _BY_KEY.get(".".join(names[:2]))
+        if column is not None:
+            found[place] = (names[0], column)
+    _check_habits(where, text)
+    # Places count bytes.
+    data = text.encode()
+    for place, (first, column) in sorted(found.items(), reverse=True):
+        if first in _SHARED:
+            at = place - len(before)
+            data = data[:at] + b"%s." % column.level.encode() + data[at:]
+    condition = Condition(
+        data.decode(),
+        frozenset(column for _, column in found.values()),
+        tuple(_named(where)),
+        has_subquery=any(part.get("class") == "SUBQUERY" for part in _nodes(where)),
+    )
+    _try(condition.text, text)
+    return condition
+
+
+def equality(name: str, value: object) -> Condition:
+    """Make the condition that a column equals a value, or one of a list of values.
+
+    Examples
+    --------
+    >>> equality("language", ["C", None]).text
+    "(files.language IN ('C') OR files.language IS NULL)"
+    """
+    column = find_column(name)
+    key = column.name if column.level == "images" else f"{column.level}.{column.name}"
+    several = isinstance(value, (list, tuple, set, frozenset)) or hasattr(value, "tolist")
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    listed = isinstance(plain, (list, tuple, set, frozenset))
+    items = list(plain) if several and isinstance(plain, (list, tuple, set, frozenset)) else [plain]
+    columns = frozenset({column})
+    if len(items) > _MAX_LITERALS:
+        kinds = {type(item) for item in items}
+        if kinds <= {int} or kinds == {str}:
+            table = f"values_{abs(hash(tuple(items))):x}"
+            values = pa.array(items, pa.int64() if kinds <= {int} else pa.string())
+            return Condition(f"{key} IN (SELECT value FROM {table})", columns, (), {table: values})
+    literals = [_literal(column, name, item) for item in items if item is not None]
+    tests = []
+    if listed and literals:
+        tests.append(f"{key} IN ({', '.join(literals)})")
+    elif literals:
+        tests.append(f"{key} = {literals[0]}")
+    if None in items:
+        tests.append(f"{key} IS NULL")
+    text = tests[0] if len(tests) == 1 else f"({' OR '.join(tests)})" if tests else "false"
+    named = tuple((column.name, item) for item in items if isinstance(item, str))
+    return Condition(text, columns, named if len(items) == 1 else ())
+
+
+def _literal(column: Column, name: str, value: object) -> str:
+    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise QueryError(
+            f"{name}={value!r}: a column can equal text, a number, None, or one of a list of them"
+        )
+    if isinstance(value, str) and is_number:
+        raise QueryError(f"{name}={value!r}: {name} is a number, and written without quotes")
+    if pa.types.is_list(column.type):
+        raise QueryError(f"{name} holds lists; write \"'word' in {name}\"")
+    if isinstance(value, str):
+        return quoted(value)
+    if not is_number:
+        raise QueryError(f"{name}={value!r}: {name} is text, and written in quotes")
+    if not math.isfinite(value):
+        raise QueryError(f"{name}={value!r}: no column holds it; what is missing equals None")
+    return repr(value)
+
+
+def quoted(text: str) -> str:
+    """Write text as SQL."""
+    if not _can_be_stored(text):
+        return "NULL"  # equals nothing, as no table can hold it
+    doubled = text.replace("'", "''")
+    return "'" + doubled.replace("\0", "' || chr(0) || '") + "'"
+
+
+def _can_be_stored(text: str) -> bool:
+    return not any(0xD800 <= ord(char) < 0xE000 for char in text)
+
+
+def parse_question(text: str) -> Question:
+    """Check that a text is one SELECT over the dataset's tables and does nothing else.
+
+    Raises
+    ------
+    QueryError
+    """
+    if not text.strip():
+        raise QueryError("the question is empty; give a SELECT over files, records or failures")
+    node = _parse(text, text)
+    tables = _check(node, text)
+    columns: set[str] = set()
+    for _, names in _columns_of(node, subqueries=True):
+        columns.update(names)
+    has_star = any(part.get("class") == "STAR" for part in _nodes(node))
+    return Question(frozenset(tables), frozenset(columns), has_star)
+
+
+@cache
+def _parser(_process: int) -> duckdb.DuckDBPyConnection:
+    """Open a database of empty tables that texts are read and tried with; one a process.
+
+    One a process, since threads do not survive a fork.
+    """
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": 1,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "enable_external_access": False,
+            "python_enable_replacements": False,
+        },
+    )
+    for name, schema in SCHEMAS.items():
+        extra = [pa.field(*item) for item in IMAGE_COLUMNS.items()] if name == "files" else []
+        # A row of nothing: without any, wrong constants would not be found.
+        row = pa.table({f.name: pa.nulls(1, f.type) for f in [*schema, *extra]})
+        connection.register("row", row)
+        connection.execute(f"CREATE TABLE {name} AS SELECT * FROM row")
+        connection.unregister("row")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _ask(query: str, parameters: list[str] | None = None) -> list[Any]:
+    # A cursor, since threads may read conditions at the same time.
+    with _parser(os.getpid()).cursor() as cursor:
+        return cursor.execute(query, parameters or []).fetchall()
+
+
+def _parse(query: str, shown: str) -> dict[str, Any]:
+    """Read a SELECT as DuckDB's syntax tree."""
+    if len(query) > _MAX_CHARACTERS:
+        raise QueryError("the text is over a million characters long; select in steps")
+    if "\0" in query or not _can_be_stored(query):
+        raise QueryError("the text holds a character that SQL cannot")
+    try:
+        tree = json.loads(_ask("SELECT json_serialize_sql(?)", [query])[0][0])
+    except (duckdb.Error, RecursionError) as error:
+        raise _refused(shown, str(error)) from error
+    if tree["error"]:
+        if "Only SELECT" in tree["error_message"]:
+            raise _refused(shown, "only a SELECT is answered")
+        raise _refused(shown, tree["error_message"])
+    if len(tree["statements"]) != 1:
+        raise _refused(shown, "it is more than one statement")
+    node: dict[str, Any] = tree["statements"][0]["node"]
+    return node
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield every node of a syntax tree; without recursion, since trees may be deep."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+
+
+def _without_places(tree: dict[str, Any]) -> str:
+    """Spell a syntax tree without where its parts stand in the text."""
+    return re.sub(r'"query_location(_length)?": \d+', "", json.dumps(tree))
+
+
+def _check(tree: dict[str, Any], shown: str) -> set[str]:
+    """Refuse whatever reads anything but the dataset's tables; return those it reads."""
+    own = {
+        entry["key"].lower()
+        for node in _nodes(tree)
+        for entry in (node.get("cte_map") or {}).get("map", ())
+    }
+    tables: set[str] = set()
+    for node in _nodes(tree):
+        kind = node.get("type")
+        if kind == "BASE_TABLE":
+            name = str(node["table_name"]).lower()
+            if node.get("schema_name") or node.get("catalog_name") or name not in {*own, *SCHEMAS}:
+                raise _refused(shown, f"there is no table {name!r}; ask files, records or failures")
+            tables |= {name} & set(SCHEMAS)
+        elif kind == "TABLE_FUNCTION":
+            function = node["function"]
+            if _name_of(function) not in _TABLE_FUNCTIONS:
+                raise _refused(
+                    shown, f"the function {_name_of(function)} reads more than the tables"
+                )
+        elif kind == "FUNCTION" and _name_of(node) in _REFUSED_FUNCTIONS:
+            raise _refused(shown, f"the function {_name_of(node)} is not for conditions")
+        elif node.get("from_table"):
+            for source in _sources(node["from_table"]):
+                if source.get("type") not in _FROM:
+                    raise _refused(shown, "it reads something that is no table")
+    return tables
+
+
+def _sources(source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    waiting = [source]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting += [part[side] for side in ("left", "right") if isinstance(part.get(side), dict)]
+
+
+def _name_of(function: Mapping[str, Any]) -> str:
+    return str(function.get("function_name", "")).lower()
+
+
+def _columns_of(tree: Any, *, subqueries: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield where columns are named in a syntax tree, and how: in lower case."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+            continue
+        if not isinstance(part, dict) or (part.get("class") == "SUBQUERY" and not subqueries):
+            continue
+        place = int(part.get("query_location") or 0)
+        if part.get("class") == "COLUMN_REF":
+            yield place, [name.lower() for name in part["column_names"]]
+        elif part.get("class") == "FUNCTION" and part.get("schema"):
+            # A method: what it is called of is parsed as its schema.
+            owner = [part.get("catalog"), part["schema"]]
+            yield place, [name.lower() for name in owner if name]
+        waiting += part.values()
+
+
+def _named(where: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the columns that have to equal a text, of conditions that must all hold."""
+    waiting = [where]
+    while waiting:
+        node = waiting.pop()
+        if node.get("type") == "CONJUNCTION_AND":
+            waiting += reversed(node["children"])
+        elif node.get("type") == "COMPARE_EQUAL":
+            column, text = _name_and_text(node["left"], node["right"])
+            if column is not None and text is not None:
+                yield column.name, text
+
+
+def _name_and_text(left: dict[str, Any], right: dict[str, Any]) -> tuple[Column | None, str | None]:
+    column = text = None
+    for side in (left, right):
+        if side.get("class") == "COLUMN_REF":
+            column = _BY_NAME.get(side["column_names"][-1].lower())
+        literal = side.get("literal") or {}
+        if literal.get("kind") == "STRING":
+            text = literal["text"]
+    return column, text
+
+
+def _check_habits(where: dict[str, Any], shown: str) -> None:
+    """Refuse what DuckDB would take for something else than was meant."""
+    for node in _nodes(where):
+        sides = [node.get("left"), node.get("right")]
+        if node.get("class") == "COMPARISON" and all(isinstance(side, dict) for side in sides):
+            first, second = sides[0] or {}, sides[1] or {}
+            column, text = _name_and_text(first, second)
+            if column is not None and pa.types.is_list(column.type) and text is not None:
+                raise _refused(shown, f"{column.name} holds lists; write 'word' in {column.name}")
+            if "list_value" in (_name_of(first), _name_of(second)):
+                raise _refused(shown, "one of several is written language in ('C', 'C++')")
+            if "NULL_LITERAL" in [
+                (side.get("literal") or {}).get("kind") for side in (first, second)
+            ]:
+                raise _refused(shown, "what is missing is written license is null")
+        elif _name_of(node) == "contains" and not node.get("schema"):
+            arguments = [a.get("expression", a) for a in node.get("arguments", ())]
+            if arguments and arguments[0].get("class") == "CONSTANT":
+                raise _refused(shown, "one of several is written language in ('C', 'C++')")
+
+
+_EXAMPLE = "write it like \"language == 'Python' and n_lines >= 30\""
+
+
+def _try(condition: str, shown: str) -> None:
+    """Ask a condition of tables that hold nothing: DuckDB says what is wrong with it."""
+    tables = "FROM files JOIN records ON files.record_id = records.record_id"
+    try:
+        described = _ask(f"DESCRIBE SELECT (\n{condition}\n) AS answer {tables}")
+        if described[0][1] not in ("BOOLEAN", '"NULL"'):
+            raise _refused(shown, "it is not a condition; compare it with something")
+        _ask(f"SELECT 1 {tables} WHERE (\n{condition}\n)")
+    except duckdb.Error as error:
+        raise query_error(shown, error) from error
+
+
+def query_error(text: str, error: Exception) -> QueryError:
+    """Say in one line why DuckDB refuses a text, and what to write instead."""
+    message = str(error)
+    found = re.search(r'column "?([^"!\n]+?)"? not found|column named "([^"\n]+)"', message)
+    if found is not None:
+        name = next(group for group in found.groups() if group)
+        habit = _habit(text)
+        if habit is not None and name.lower() in ("none", "nan", "str"):
+            return _refused(text, message)
+        unknown = _unknown(name)
+        if str(unknown).endswith("?"):
+            return unknown
+        shown = escape_text(name[:_MAX_SHOWN])
+        return UnknownColumnError(
+            f"no column {shown!r}; text is written in single quotes: '{shown}'"
+        )
+    return _refused(text, message)
+
+
+def _refused(text: str, why: str) -> QueryError:
+    """Make the error that says what is wrong with a text, in one line."""
+    reason = re.sub(r"^[A-Z][A-Za-z-]+ ([A-Z][a-z]+ )?Error: ", "", why.strip().split("\n")[0])
+    if reason[:1].isupper() or reason.startswith(("syntax", "unterminated")):  # DuckDB's
+        if "depth limit" in reason:
+            reason = "it is nested too deeply; select in steps"
+        if "type VARCHAR" in reason and reason.startswith("Cannot compare"):
+            reason = "text does not compare with a number; text is written in quotes: '3'"
+        reason = _habit(text) or (f"{reason}; {_EXAMPLE}" if reason[:1].islower() else reason)
+    shown = escape_text(" ".join(text.split())[:_MAX_SHOWN])
+    return QueryError(f"cannot read {shown!r}: {escape_text(reason[: 2 * _MAX_SHOWN])}")
+
+
+def _habit(text: str) -> str | None:
+    """Say how something from another language is written here, if the text holds it."""
+    code = _TEXTS.sub("''", text)
+    for habit, ours in _HABITS:
+        if re.search(habit, code, re.IGNORECASE):
+            return ours
+    return None
