@@ -148,6 +148,37 @@ def test_what_is_left_out_for_its_size_is_said(
         assert f"--max-file-size {size!r} is not a size" in capfd.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_said_while_it_is_tried_again(
+    cluster: distributed.LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    catalogue = tmp_path / "c.jsonl"
+    with Sandbox(Corpus([make_record(7, {"o/r.zip": archive({"a.py": b"1\n"})})])) as served:
+        _harvested(served, catalogue)
+        host = served.api_url.removeprefix("http://").partition("/")[0]
+    words = ("build", catalogue, tmp_path / "ds", "--cluster", cluster.scheduler_address)
+    assert run(*words) == 1
+    said = capfd.readouterr().err
+    assert said.index(f"{host} does not answer; trying again\n") < said.index("record 7 failed")
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o644, True)])
+def test_a_token_that_others_can_read_is_warned_of(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], mode: int, warned: bool
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret-word\n")
+    token.chmod(mode)
+    with Sandbox(Corpus([make_record(7, {"a.py": b"1\n"})])) as served:
+        words = ("harvest", tmp_path / "c.jsonl", "--api-url", served.api_url)
+        assert run(*words, "--token-file", token) == 0
+        said = capfd.readouterr().err
+        assert ("warning: others can read the token in" in said) == warned
+        assert run("fetch", tmp_path / "c.jsonl", tmp_path / "cache", "--token-file", token) == 0
+        assert ("chmod 600" in capfd.readouterr().err) == warned
+    assert "secret-word" not in said
+
+
 def test_where_nothing_could_be_built_the_run_has_failed(
     catalogue: Path,
     cluster: distributed.LocalCluster,

@@ -416,3 +416,18 @@ def test_too_large_stays_too_large(server: Misbehaving, client: HttpClient, targ
     url = server.on("/f", lambda exchange: exchange.send_file(BODY, Content_Encoding="gzip"))
     with pytest.raises(TooLargeError):
         client.download(url, target, max_bytes=1000)
+
+
+def test_a_server_in_trouble_is_known() -> None:
+    budget = Budget()
+    budget.observe("default", 0.0, 0, {})  # of unknown fate: a clone by git, a dead worker
+    assert budget.trouble == ""
+    budget.observe("default", 1.0, 0, {}, took=3.0)
+    assert budget.trouble == "does not answer"
+    budget.observe("default", 2.0, 404, {}, took=0.1)
+    assert budget.trouble == ""
+    for _ in range(2):
+        budget.observe("default", 3.0, 502, {}, took=0.1)
+    assert budget.trouble == ""
+    budget.observe("default", 3.0, 502, {}, took=0.1)
+    assert budget.trouble == "answers 502"

@@ -25,6 +25,7 @@ from zml_dask.pipeline.build import on_cluster
 from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_options
 from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.raster.identifiers import IDENTIFIERS
+from zml_dask.text_safety import escape_text
 
 
 class AllFailedError(ZmlError):
@@ -149,6 +150,7 @@ def options_of(
     if limits:
         given["limits"] = limits
     if given.get("token_file"):
+        warn_of_exposed(Path(given["token_file"]))
         # Workers may have another working directory.
         given["token_file"] = str(Path(given["token_file"]).absolute())
     if given.get("cache") and "://" not in given["cache"]:
@@ -156,6 +158,16 @@ def options_of(
     if values.get("config"):
         return read_options(values["config"], given, recorded)
     return options_from(merged(recorded, given))
+
+
+def warn_of_exposed(token_file: Path | None) -> None:
+    """Warn, on standard error, of a token file that other users of the machine can read."""
+    if token_file is not None and (mode := token_file.stat().st_mode & 0o777) & 0o077:
+        name = escape_text(str(token_file))
+        click.echo(
+            f"warning: others can read the token in {name} (mode {mode:04o}): chmod 600 {name}",
+            err=True,
+        )
 
 
 def limits_of(max_archive_size: str | None) -> FetchLimits:

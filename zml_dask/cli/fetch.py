@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from dask.utils import format_bytes
 
-from zml_dask.cli.building import AllFailedError, limits_of, progress_of
+from zml_dask.cli.building import AllFailedError, limits_of, progress_of, warn_of_exposed
 from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.engine.job import run_job
 from zml_dask.fetch.origins import FetchOptions
@@ -69,9 +69,10 @@ def command(
             limits=limits_of(max_archive_size), github_url=github_url, trusted=opened.trusted
         )
         token = Token.load(token_file, opened.token_url)
+        warn_of_exposed(token_file)
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
-        with HttpClient(token=token) as client:
+        with HttpClient(token=token, on_retry=progress.say) as client:
             job = FetchArchives(
                 CatalogueHandle.of(opened),
                 opened.refs[:limit],

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from zml_dask.cli.building import warn_of_exposed
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import LocalThrottle
@@ -85,6 +86,7 @@ def command(
         all_versions=all_versions,
     )
     token = Token.load(token_file, api_url)
+    warn_of_exposed(token_file)
     throttle = LocalThrottle()
     with (
         _Bar(throttle, quiet=ctx.obj["quiet"]) as bar,

@@ -53,7 +53,10 @@ def command(
     options = options_of(values, options_of_dataset(info))
     api_url = options.api_url or asked.options.api_url
     token = Token.load(Path(options.token_file) if options.token_file else None, api_url)
-    with progress_of(ctx) as progress, HttpClient(token=token) as http:
+    with (
+        progress_of(ctx) as progress,
+        HttpClient(token=token, on_retry=progress.say) as http,
+    ):
         result = update(
             storage,
             executor_of(values, progress, dataset),

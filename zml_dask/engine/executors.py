@@ -64,9 +64,9 @@ class SerialExecutor:
                 live.finish(number)
                 yield result
 
-    def waiting(self) -> float:
-        """Return 0.0: what waits here waits within a task."""
-        return 0.0
+    def waiting(self) -> tuple[float, str]:
+        """Return nothing: what waits here waits within a task."""
+        return 0.0, ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,9 @@ class ThreadsExecutor:
         finally:
             stopped.set()
 
-    def waiting(self) -> float:
-        """Return 0.0: what waits here waits within a task."""
-        return 0.0
+    def waiting(self) -> tuple[float, str]:
+        """Return nothing: what waits here waits within a task."""
+        return 0.0, ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +175,8 @@ class DaskExecutor:
                 self.client.sync(self.client.scheduler.zml_forget, job=token)
                 self.client.run(close_contexts, token, on_error="ignore")
 
-    def waiting(self) -> float:
-        """Seconds until a server's limit lets the workers go on."""
+    def waiting(self) -> tuple[float, str]:
+        """Seconds until a server's limit lets the workers go on; also which server fails."""
         return throttle_waiting(self.client)
 
 

@@ -21,6 +21,7 @@ from zml_dask.engine.log import BuildLog
 from zml_dask.engine.objects import Objects
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.errors import RecordError
+from zml_dask.text_safety import escape_text
 
 TaskT = TypeVar("TaskT")
 ContextT = TypeVar("ContextT")
@@ -181,8 +182,8 @@ class Executor(Protocol):
         """
         ...
 
-    def waiting(self) -> float:
-        """Seconds until a server's limit lets the workers go on; 0.0 where none waits."""
+    def waiting(self) -> tuple[float, str]:
+        """Seconds until a server's limit lets the workers go on; also which server fails."""
         ...
 
 
@@ -279,13 +280,17 @@ def _ticking(
     stopped = threading.Event()
 
     def tick() -> None:
+        said = ""
         while not stopped.wait(_TICK):
             try:
-                waiting = executor.waiting()
+                waiting, trouble = executor.waiting()
             except OSError:  # the cluster is lost: the executor is about to say so
                 return
             counts = state.counts
             done = min(counts.total, counts.done + live.total())
+            if trouble and trouble != said:
+                progress.say(f"{escape_text(trouble)}; trying again")
+            said = trouble
             if not stopped.is_set():
                 progress.update(name, replace(counts, done=done, waiting=waiting))
 

@@ -125,8 +125,8 @@ class ClusterThrottle:
             raise ClusterError("this worker has left the cluster; another takes its work")
 
 
-def throttle_waiting(client: distributed.Client) -> float:
-    """Tell for how long the servers' limits hold the workers up, for progress lines.
+def throttle_waiting(client: distributed.Client) -> tuple[float, str]:
+    """Tell what holds the workers up, for progress lines.
 
     Parameters
     ----------
@@ -134,15 +134,17 @@ def throttle_waiting(client: distributed.Client) -> float:
 
     Returns
     -------
-    float
-        Seconds until every line of waiting requests moves again; 0.0 where
-        nothing waits.
+    seconds : float
+        Until every queue of waiting requests moves again; 0.0 where nothing waits.
+    trouble : str
+        Which server fails, and how; ``""`` for none.
     """
     if client not in _with_plugin:
         install(client, ThrottlePlugin())
         _with_plugin.add(client)
-    lines = client.sync(client.scheduler.zml_throttle_state)
-    return max((float(line["seconds"]) for line in lines), default=0.0)
+    queues = client.sync(client.scheduler.zml_throttle_state)
+    trouble = client.sync(client.scheduler.zml_server_trouble)
+    return max((float(queue["seconds"]) for queue in queues), default=0.0), str(trouble)
 
 
 @dataclass(slots=True)
@@ -186,6 +188,7 @@ class ThrottlePlugin(SchedulerPlugin):
         """Begin to answer the workers and the driver."""
         scheduler.handlers["zml_acquire"] = self.acquire
         scheduler.handlers["zml_throttle_state"] = self.state
+        scheduler.handlers["zml_server_trouble"] = self.trouble
         scheduler.stream_handlers["zml-report"] = self.report
 
     async def acquire(self, worker: str, host: str, bucket: str) -> bool:
@@ -244,6 +247,11 @@ class ThrottlePlugin(SchedulerPlugin):
             for (host, _), queue in self._queues.items()
             if queue.waiters
         ]
+
+    def trouble(self) -> str:
+        """Which server fails, and how; ``""`` for none."""
+        failing = {host: budget.trouble for host, budget in self._budgets.items()}
+        return "; ".join(f"{host} {what}" for host, what in failing.items() if what)
 
     async def _serve(self, queue: _Queue) -> None:
         """Let the waiters of a queue go, each as soon as the budget has room."""

@@ -67,7 +67,7 @@ _REDACTED: Final = "***"
 _PART: Final = 206
 _UNSATISFIABLE: Final = 416
 # An unreachable server is reported within five seconds of the first attempt.
-_FIRST_CONNECT_TIMEOUT: Final = 4.0
+_FIRST_CONNECT_TIMEOUT: Final = 3.0
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ DEFAULT: Final = "default"
 _LATENESS: Final = 0.03
 _PAUSE_WITHOUT_ADVICE: Final = 30.0
 _LONGEST_PAUSE: Final = 3600.0
+_FAILURES_OF_A_SERVER: Final = 3
 _LONGEST_WINDOW: Final = 24 * 3600.0
 """Of a server that is believed: one that counts in milliseconds would name a century."""
 # Instants in headers have whole seconds.
@@ -150,6 +151,17 @@ class Budget:
         self._policy = RatePolicy() if policy is None else policy
         self._buckets: dict[str, list[_Window]] = {}
         self._paused_until = float("-inf")
+        self._failed = ("", 0)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the server (``"does not answer"``), or ``""``.
+
+        A server that cannot be reached is in trouble at once; one that answers 5xx,
+        if it does so several times in a row.
+        """
+        what, times = self._failed
+        return what if times >= (_FAILURES_OF_A_SERVER if "answers" in what else 1) else ""
 
     def grant(self, bucket: str, now: float) -> float:
         """Ask to send one request.
@@ -202,6 +214,7 @@ class Budget:
             counts as sent when it was granted.
         """
         known = {name.lower(): value for name, value in headers.items()}
+        self._note(status, took)
         windows = self._windows(bucket)
         for window in windows:
             window.record_answer(now, took)
@@ -229,6 +242,14 @@ class Budget:
     def paused_for(self, now: float) -> float:
         """Seconds for which a 429 or 503 still stops every request; 0.0 for none."""
         return max(0.0, self._paused_until - now)
+
+    def _note(self, status: int, took: float | None) -> None:
+        """Count failures of the server in a row; a request of unknown fate is none."""
+        if status == 0 and took is None:
+            return
+        what = "does not answer" if status == 0 else f"answers {status}" if status >= 500 else ""
+        before, times = self._failed
+        self._failed = (what, times + 1 if what == before else 1)
 
     def _windows(self, bucket: str) -> list[_Window]:
         if bucket not in self._buckets:
@@ -332,12 +353,12 @@ STRANGER: Final = RatePolicy(default=(RateLimit(120, 60.0),), search=(RateLimit(
 UNLIMITED: Final = RatePolicy()
 """For this machine itself: nothing, until its headers name a limit."""
 
-# Long waits are cut up so that what another thread learns is heeded soon.
+# Long waits are cut up so that what another thread learns counts soon.
 _LONGEST_NAP: Final = 1.0
 
 
 class Throttle(Protocol):
-    """Asked before, and told after, every request."""
+    """Decides when a request may be sent, and learns from every answer."""
 
     def acquire(self, url: str) -> float:
         """Block until a request to `url` may be sent; return the seconds waited."""
