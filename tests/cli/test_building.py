@@ -162,6 +162,23 @@ def test_a_server_that_is_gone_is_said_while_it_is_tried_again(
     assert said.index(f"{host} does not answer; trying again\n") < said.index("record 7 failed")
 
 
+def test_an_update_says_that_its_sandbox_is_gone(
+    cluster: distributed.LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Sandbox(Corpus([make_record(7, {"a.py": b"1\n"})])) as served:
+        catalogue = _harvested(served, tmp_path / "c.jsonl")
+        on = ("--cluster", cluster.scheduler_address)
+        assert run("build", catalogue, tmp_path / "ds", *on) == 0
+        assert run("update", tmp_path / "ds", *on) == 0
+    capfd.readouterr()
+    began = time.monotonic()
+    assert run("update", tmp_path / "ds", *on) == 1
+    assert time.monotonic() - began < 10
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{served.api_url}, which no longer runs: the sandbox of a demo ends with it" in said
+
+
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o644, True)])
 def test_a_token_that_others_can_read_is_warned_of(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], mode: int, warned: bool

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -16,11 +18,15 @@ from zml_dask.cli.building import (
     progress_of,
 )
 from zml_dask.net.client import HttpClient
+from zml_dask.net.errors import ConnectError
 from zml_dask.net.options import Token
+from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.pipeline.sources import check_target
 from zml_dask.pipeline.update import UpdateResult, harvest_of, options_of_dataset, update
 from zml_dask.store.storage import Storage
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, redact_url
+
+_LOOPBACK_TIMEOUT: Final = 3.0
 
 
 @click.command("update")
@@ -52,6 +58,7 @@ def command(
     asked = harvest_of(info, storage.url)
     options = options_of(values, options_of_dataset(info))
     api_url = options.api_url or asked.options.api_url
+    _check_sandbox(api_url, storage.url)
     token = Token.load(Path(options.token_file) if options.token_file else None, api_url)
     with (
         progress_of(ctx) as progress,
@@ -67,6 +74,28 @@ def command(
             progress=progress,
         )
     _print(result, storage.url)
+
+
+def _check_sandbox(api_url: str, dataset: str) -> None:
+    """Say at once where the server of a demo is gone: it ends with the demo.
+
+    Raises
+    ------
+    ConnectError
+    """
+    parts = urlsplit(api_url)
+    if not is_loopback(host_of(api_url)):
+        return
+    try:
+        socket.create_connection(
+            (parts.hostname or "", parts.port or 80), _LOOPBACK_TIMEOUT
+        ).close()
+    except OSError:
+        raise ConnectError(
+            f"{dataset} was built from a server on this machine, {redact_url(api_url)}, which no "
+            "longer runs: the sandbox of a demo ends with it; 'zml-dask sandbox' starts one to "
+            "harvest, build and update from"
+        ) from None
 
 
 def _print(result: UpdateResult, url: str) -> None:
