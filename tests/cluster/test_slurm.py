@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -161,6 +162,25 @@ def test_a_full_cluster_is_waited_for_and_said_why(
     ):
         pass
     assert any("waiting for workers" in line and "PENDING" in line for line in said)
+
+
+def test_a_port_that_is_in_use_is_named(slurm: SlurmLab, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        path.write_text(
+            path.read_text().replace("cores: 1", f"scheduler-options: {{port: {port}}}")
+        )
+        with (
+            pytest.raises(
+                ClusterOptionError, match=f"port {port} of this host is in use"
+            ) as raised,
+            open_cluster("slurm", 1, options=ClusterOptions(config=path)),
+        ):
+            pass
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("state", ["drain", "down"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from zml_dask.errors import ClusterError
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.options import BuildOptions
-from zml_dask.pipeline.sources import temporary_folder
 from zml_dask.pipeline.stage import StageRecords, make_partition
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable
@@ -128,18 +126,3 @@ def test_a_flipped_bit_in_staging_is_fetched_again(
     for name in ("images", "record_id"):
         path = f"images.zarr/{name}/c/0" + "/0/0" * (name == "images")
         assert storage.read(path) == (tmp_path / "whole" / path).read_bytes()
-
-
-def test_what_a_killed_build_left_in_the_temporary_folder_goes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    gone, alive = (
-        tmp_path / "zml-catalogue-999999999-x",
-        tmp_path / f"zml-catalogue-{os.getpid()}-y",
-    )
-    gone.mkdir()
-    alive.mkdir()
-    with temporary_folder() as folder:
-        assert folder.is_dir()
-    assert (gone.exists(), alive.exists(), folder.exists()) == (False, True, False)

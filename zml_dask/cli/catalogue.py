@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.table import row_of
 from zml_dask.text_safety import escape_text
@@ -50,8 +50,8 @@ def command(catalogue: str, where: str, limit: int | None, form: str, output: Pa
     --output they become a catalogue themselves: to build a part, or to turn JSON
     Lines into Parquet, which is opened in a fraction of the time.
     """
-    with tempfile.TemporaryDirectory(prefix="zml-") as folder:
-        opened = Catalogue.open(catalogue, into=Path(folder) / "catalogue.jsonl")
+    with temporary_folder("catalogue") as folder:
+        opened = Catalogue.open(catalogue, into=folder / "catalogue.jsonl")
         found = opened.where(where) if where.strip() else opened
         if output is not None:
             found.write(output)

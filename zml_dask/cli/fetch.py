@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from dask.utils import format_bytes
 from zml_dask.cli.building import AllFailedError, limits_of, progress_of, warn_of_exposed
 from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.engine.job import run_job
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.fetch.origins import FetchOptions
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
@@ -59,12 +59,9 @@ def command(
     """
     with (
         progress_of(ctx) as progress,
-        # Interrupted, downloads may still write to it.
-        tempfile.TemporaryDirectory(prefix="zml-fetch-", ignore_cleanup_errors=True) as temporary,
+        temporary_folder("fetch") as temporary,
     ):
-        opened = Catalogue.open(
-            catalogue, api_url=api_url, into=Path(temporary) / "catalogue.jsonl"
-        )
+        opened = Catalogue.open(catalogue, api_url=api_url, into=temporary / "catalogue.jsonl")
         options = FetchOptions(
             limits=limits_of(max_archive_size), github_url=github_url, trusted=opened.trusted
         )
@@ -78,7 +75,7 @@ def command(
                 opened.refs[:limit],
                 cache,
                 client,
-                scratch or Path(temporary),
+                scratch or temporary,
                 options,
             )
             result = run_job(job, ThreadsExecutor(_DOWNLOADS), progress=progress)

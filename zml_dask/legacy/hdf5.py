@@ -38,9 +38,9 @@ import numpy as np
 from h5py import h5d, h5f, h5g, h5o, h5p, h5s, h5t
 from h5py._objects import phil
 from isal import isal_zlib
-from numba import njit
 from numpy.typing import NDArray
 
+from zml_dask.compiled import compiled
 from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyFile
 from zml_dask.query.tree import MAX_DEPTH
 from zml_dask.raster.images import Images
@@ -128,7 +128,7 @@ class ChunkEncoder:
         return isal_zlib.compress(shuffled, DEFLATE_LEVEL)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shuffle(
     pixels: NDArray[np.uint32], shuffled: NDArray[np.uint8]
 ) -> None:  # pragma: no cover - compiled

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-import psutil
-
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.records.catalogue import Catalogue
@@ -26,7 +22,7 @@ from zml_dask.store.storage import Storage
 Records: TypeAlias = str | Path | Catalogue | Iterable[Record]
 """A catalogue's path (JSON Lines, or ``records.pkl`` of 2018), an open one, or records."""
 
-TEMPORARY = "zml-catalogue-"
+TEMPORARY = "catalogue"
 """Begins the name of a temporary folder with a catalogue that is gone after its build."""
 
 _SHARED = f"{STAGING}/catalogue"
@@ -57,7 +53,7 @@ def open_records(
     UsageError
         If it names no record.
     """
-    with temporary_folder() as folder:
+    with temporary_folder(TEMPORARY) as folder:
         converted = folder / "catalogue.jsonl"
         if isinstance(records, Catalogue):
             catalogue = records
@@ -76,17 +72,6 @@ def open_records(
         yield catalogue
 
 
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Make a folder for a catalogue of this process alone, and remove those of killed ones."""
-    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
-        number = left.name.removeprefix(TEMPORARY).partition("-")[0]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{os.getpid()}-") as folder:
-        yield Path(folder)
-
-
 def publish_to_workers(catalogue: Catalogue, storage: Storage) -> Catalogue:
     """Return the catalogue where every worker can read it.
 
@@ -103,7 +88,7 @@ def publish_to_workers(catalogue: Catalogue, storage: Storage) -> Catalogue:
 
 def is_temporary(catalogue: Catalogue) -> bool:
     """Whether a catalogue was written for one build, and is gone after it."""
-    return Path(catalogue.path).parent.name.startswith(TEMPORARY)
+    return Path(catalogue.path).parent.name.startswith(f"zml-{TEMPORARY}-")
 
 
 def remove_published(storage: Storage) -> None:

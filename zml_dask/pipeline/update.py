@@ -13,6 +13,7 @@ from zml_dask.engine.job import OpenExecutor
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.log import build_log
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.build import build_on
@@ -20,7 +21,7 @@ from zml_dask.pipeline.ledger import load_ledger
 from zml_dask.pipeline.options import BuildOptions, recorded_options
 from zml_dask.pipeline.options import options_from as build_options_from
 from zml_dask.pipeline.outcome import BuildResult
-from zml_dask.pipeline.sources import check_target, temporary_folder
+from zml_dask.pipeline.sources import TEMPORARY, check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.dump import DumpError, deleted_records
 from zml_dask.records.harvest import HarvestProgress, harvest
@@ -183,7 +184,7 @@ def _new_records(
     asked: HarvestState, failed: set[int], url: str, http: HttpClient, progress: BuildProgress
 ) -> Iterator[Catalogue]:
     """Harvest into a catalogue of its own what was created since, and add what failed before."""
-    with temporary_folder() as folder:
+    with temporary_folder(TEMPORARY) as folder:
         path = folder / "catalogue.jsonl"
         path.touch()
         save_state(path, asked)

@@ -14,8 +14,9 @@ vector instructions. The drawing loop takes three times as long with signed ones
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from zml_dask.compiled import compiled
 
 _NEWLINE = 10
 _RETURN = 13
@@ -25,7 +26,7 @@ _ONE = np.uintp(1)  # unsigned plus a plain 1 would be a float
 TAB_WIDTH = 4
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def normalize(
     source: NDArray[np.uint8], target: NDArray[np.uint8], width: int
 ) -> tuple[int, int, int]:  # pragma: no cover - compiled
@@ -73,7 +74,7 @@ def normalize(
     return int(n), n_lines, n_cut
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_lines(
     text: NDArray[np.uint8], width: int
 ) -> tuple[int, int]:  # pragma: no cover - compiled
@@ -96,7 +97,7 @@ def count_lines(
     return n_lines, n_cut
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _skip_line(
     text: NDArray[np.uint8], i: np.uintp, stop: np.uintp
 ) -> np.uintp:  # pragma: no cover - compiled
@@ -106,7 +107,7 @@ def _skip_line(
     return i + _ONE
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _decode(
     text: NDArray[np.uint8], i: np.uintp
 ) -> tuple[np.uint32, np.uintp]:  # pragma: no cover - compiled
@@ -122,14 +123,14 @@ def _decode(
     return point, i + _ONE
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fill(row: NDArray[np.uint32], start: np.uintp) -> None:  # pragma: no cover - compiled
     """Fill a row with spaces from a column on."""
     for column in range(start, np.uintp(row.size)):
         row[column] = _SPACE
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _draw_line(
     text: NDArray[np.uint8], i: np.uintp, stop: np.uintp, row: NDArray[np.uint32]
 ) -> np.uintp:  # pragma: no cover - compiled
@@ -157,7 +158,7 @@ def _draw_line(
     return _skip_line(text, i, stop)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def rasterize(
     text: NDArray[np.uint8],
     starts: NDArray[np.int64],
@@ -198,7 +199,7 @@ def rasterize(
     return image
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unrasterize(
     images: NDArray[np.uint32], n_lines: NDArray[np.int64], target: NDArray[np.uint32]
 ) -> int:  # pragma: no cover - compiled
@@ -222,7 +223,7 @@ def unrasterize(
     return int(n)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def copy_visible(
     source: NDArray[np.uint8], target: NDArray[np.uint8], width: int
 ) -> int:  # pragma: no cover - compiled

@@ -15,7 +15,6 @@ import json
 import re
 import shutil
 import tarfile
-import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from typing import IO, Any, Final, cast
 import msgspec
 from isal import igzip, isal_zlib
 
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import (
@@ -446,8 +446,8 @@ def deleted_records(
     DumpError
         If the list is damaged.
     """
-    with tempfile.TemporaryDirectory(prefix="zml-") as folder:
-        target = Path(folder) / DELETED_LIST
+    with temporary_folder("dump") as folder:
+        target = folder / DELETED_LIST
         try:
             client.download(f"{api_url}/exporter/{DELETED_LIST}", target)
         except (NotFoundError, GoneError):

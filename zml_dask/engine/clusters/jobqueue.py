@@ -8,6 +8,7 @@ error that says what the queue says where no worker ever starts.
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -126,7 +127,7 @@ def _cluster(
                 )
             )
         except (ValueError, RuntimeError, OSError, TypeError) as error:
-            raise ClusterOptionError(_one_line(section.name, error)) from error
+            raise ClusterOptionError(_one_line(section.name, error, scheduler)) from error
         yield cluster
 
 
@@ -154,7 +155,16 @@ def _missing_folders(path: str | None) -> list[Path]:
     return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
-def _one_line(section: str, error: Exception) -> str:
+def _one_line(section: str, error: Exception, scheduler: Mapping[str, Any]) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+            return (
+                f"--cluster {section}: port {scheduler.get('port')} of this host is in use, by "
+                f"another scheduler perhaps; leave jobqueue.{section}.scheduler-options.port out "
+                "for any free one"
+            )
+        cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split())
     if "network interface" in text:
         text += f"; set jobqueue.{section}.interface (see `ip address` on a compute node)"

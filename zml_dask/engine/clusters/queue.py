@@ -223,7 +223,7 @@ def await_first_job(
             running_since = (running_since or now) if running else None
             if running_since is not None and now - running_since > _RUNNING_PATIENCE:
                 raise ClusterUnavailableError(_hint(system, states, now - began))
-        if now > say_at and states:
+        if now > say_at and states and not running_since:
             say_at = now + _SAY_SECONDS
             options.say(f"waiting for workers: {_summary(states)}")
 

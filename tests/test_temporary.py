@@ -1,0 +1,110 @@
+"""What killed processes leave in the temporary folder, and kernels where nothing may be written."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from zml_dask.engine.temporary import temporary_folder
+
+ROOT = Path(__file__).parents[1]
+HOLDER = """
+import sys
+from zml_dask.engine.temporary import temporary_folder
+with temporary_folder(sys.argv[1]) as folder:
+    (folder / "large").write_text("x" * 1000)
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files of this test and of what it starts."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def holder(purpose: str) -> tuple[subprocess.Popen[str], Path]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, purpose],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+@pytest.mark.parametrize("purpose", ["catalogue", "fetch"])
+def test_what_a_killed_process_left_is_removed_by_the_next(temporary: Path, purpose: str) -> None:
+    killed, left = holder(purpose)
+    killed.kill()
+    killed.wait()
+    living, kept = holder("catalogue")
+    try:
+        assert not left.exists()
+        with temporary_folder("other") as mine:
+            assert kept.exists()
+            assert mine.parent == temporary
+            assert stat.S_IMODE(mine.stat().st_mode) == 0o700
+    finally:
+        living.communicate("")
+    assert list(temporary.iterdir()) == []
+
+
+def test_folders_of_others_are_left_alone(temporary: Path) -> None:
+    (temporary / "zml-without-a-lock").mkdir()
+    foreign = temporary / "zml-somebody-elses"
+    foreign.mkdir()
+    (foreign / ".in-use").touch()
+    if os.getuid() == 0:
+        os.chown(foreign / ".in-use", 65534, 65534)
+    with temporary_folder("mine"):
+        pass
+    assert (temporary / "zml-without-a-lock").exists()
+    assert foreign.exists() is (os.getuid() == 0)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_kernels_run_where_neither_package_nor_home_may_be_written(
+    temporary: Path, tmp_path: Path, private: bool
+) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "kernel.py").write_text(
+        "from zml_dask.compiled import compiled\n"
+        "@compiled\ndef double(number):\n    return 2 * number\nprint(double(21))\n"
+    )
+    read_only = f"mount --bind {package} {package} && mount -o remount,ro,bind {package}"
+    if subprocess.run(["unshare", "-m", "bash", "-c", read_only], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here: needs root")
+    kept = temporary / f"zml-compiled-{os.getuid()}"
+    if not private:  # somebody made it before us, and may put into it what we would run
+        kept.mkdir()
+        kept.chmod(0o777)
+    for _ in range(2):  # the second time from the cache, where there is one
+        done = subprocess.run(
+            [
+                "unshare",
+                "-m",
+                "bash",
+                "-c",
+                f"{read_only} && exec {sys.executable} -c 'import kernel'",
+            ],
+            env=os.environ | {"HOME": "/proc/none", "PYTHONPATH": f"{ROOT}:{package}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.stdout, done.stderr, done.returncode) == ("42\n", "", 0)
+    assert bool(list(kept.glob("**/*.nbi"))) is private

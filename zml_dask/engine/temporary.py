@@ -1,0 +1,62 @@
+"""Folders for temporary files, of which a killed process leaves nothing for longer than needed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+_PREFIX: Final = "zml-"
+_LOCK: Final = ".in-use"
+
+
+@contextmanager
+def temporary_folder(purpose: str) -> Iterator[Path]:
+    """Make a folder in the system's folder for temporary files, and remove it in the end.
+
+    A process that is killed removes nothing. So each folder holds a locked file, and the
+    lock ends with its process, however that ended: what nobody holds is removed here.
+
+    Parameters
+    ----------
+    purpose : str
+        A part of the folder's name.
+
+    Yields
+    ------
+    Path
+
+    Examples
+    --------
+    >>> with temporary_folder("example") as folder:
+    ...     _ = (folder / "file").write_text("text")
+    >>> folder.exists()
+    False
+    """
+    parent = Path(tempfile.gettempdir())
+    _remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-", dir=parent))
+    with (folder / _LOCK).open("wb") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            # Interrupted, threads may still write to it.
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for marker in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError):
+            if marker.lstat().st_uid != os.getuid() or marker.is_symlink():
+                continue
+            with marker.open("rb") as lock:
+                # Refused where its process lives.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(marker.parent, ignore_errors=True)
