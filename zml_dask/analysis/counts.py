@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dask.base import compute
-from dask.delayed import delayed
 
 from zml_dask.analysis.partial import COLUMNS, SUMS, UNNAMED, Partial, add, count_files
+from zml_dask.engine.executors import ThreadsExecutor
+from zml_dask.engine.job import Job, run_job
 from zml_dask.store.info import Part
 from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.snapshot import Snapshot
@@ -72,9 +73,8 @@ class Numbers:
 def count(dataset: str) -> Numbers:
     """Count what is in a dataset.
 
-    Parts of the files table are counted as Dask tasks wherever Dask's scheduler
-    runs them (in threads by default), and their sums added up as a tree, so that
-    memory holds a few parts whatever the dataset's size.
+    Parts of the files table are counted in threads, and their sums added up as they
+    come, so that memory holds a few parts whatever the dataset's size.
 
     Parameters
     ----------
@@ -87,23 +87,45 @@ def count(dataset: str) -> Numbers:
         If there is none.
     """
     snapshot = Snapshot.open(dataset)
-    info = snapshot.info
-    step = delayed(_count_part, pure=False)
-    merge = delayed(add, pure=False)
-    empty = count_files(FILES_SCHEMA.empty_table().to_pandas(), info.shape.height)
-    level = [empty, *(step(snapshot, part) for part in info.tables.get("files", ()))]
-    while len(level) > 1:
-        level = [
-            merge(level[i : i + _MERGED_AT_ONCE]) for i in range(0, len(level), _MERGED_AT_ONCE)
-        ]
-    counted: Partial
-    (counted,) = compute(level[0])  # type: ignore[no-untyped-call]
+    counted = run_job(CountFiles(snapshot), ThreadsExecutor())
     records = snapshot.scan("records", _RECORD_COLUMNS).to_pandas()
     failures = snapshot.scan("failures").to_pandas()
     return _numbers(counted, records, failures)
 
 
 _RECORD_COLUMNS = ["record_id", "title", "license", "publication_date", "origin", "n_images"]
+
+
+@dataclass(frozen=True)
+class CountFiles(Job[Part, None, Partial, Partial]):
+    """Counts the files of a commit, part by part.
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+    """
+
+    name: ClassVar[str] = "counts"
+
+    snapshot: Snapshot
+
+    def plan(self, workers: int) -> tuple[Part, ...]:
+        """Give one task per part of the files table."""
+        return self.snapshot.info.tables.get("files", ())
+
+    def run(self, task: Part, context: None) -> Partial:
+        """Count one part."""
+        return _count_part(self.snapshot, task)
+
+    def finish(self, results: Iterator[Partial]) -> Partial:
+        """Add the counts up."""
+        empty = FILES_SCHEMA.empty_table().to_pandas()
+        waiting = [count_files(empty, self.snapshot.info.shape.height)]
+        for result in results:
+            waiting.append(result)
+            if len(waiting) >= _MERGED_AT_ONCE:
+                waiting = [add(waiting)]
+        return add(waiting)
 
 
 def _count_part(snapshot: Snapshot, part: Part) -> Partial:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
-from zml_dask.cli.building import fetch_options, options_of
+from zml_dask.cli.building import fetch_options, options_of, progress_of
+from zml_dask.engine.executors import ThreadsExecutor
+from zml_dask.engine.job import Each, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
+from zml_dask.engine.progress import BuildProgress
 from zml_dask.legacy.verification import verify_exports
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
@@ -36,7 +36,8 @@ from zml_dask.text_safety import escape_text
 
 _SHOWN = 20
 _THREADS = 4
-_LINE_EVERY = 2_000
+_SHOW_FROM = 200
+"""Objects: fewer are verified at once."""
 
 
 @click.command("verify")
@@ -70,8 +71,8 @@ def command(
     """
     storage = Storage.open(dataset)
     restage = _restage_from(storage, values)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        mapper = _with_progress(pool, quiet=ctx.obj["quiet"])
+    with progress_of(ctx) as progress:
+        mapper = _mapper(progress)
         check = partial(
             verify, storage, deep=deep, source=source or 0, restage=restage, mapper=mapper
         )
@@ -113,21 +114,17 @@ def _mend(
     return report
 
 
-def _with_progress(pool: ThreadPoolExecutor, *, quiet: bool) -> Mapper:
-    """Map over threads with a progress bar on a terminal, a line now and then elsewhere."""
-    console = Console(stderr=True, quiet=quiet)
+class _Verify(Each[Report]):
+    name = "verify"
 
-    def mapper(function: Callable[..., Report], *items: Iterable[Any]) -> Iterator[Report]:
-        columns = [list(column) for column in items]
-        total = len(columns[0])
-        bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
-        with bar:
-            task = bar.add_task("verify", total=total)
-            for done, report in enumerate(pool.map(function, *columns), 1):
-                bar.advance(task)
-                if not console.is_terminal and done % _LINE_EVERY == 0:
-                    console.print(f"verify: {done:,} of {total:,} objects", highlight=False)
-                yield report
+
+def _mapper(progress: BuildProgress) -> Mapper:
+    """Map over threads, as a job of the engine; short work shows no progress."""
+
+    def mapper(function: Callable[..., Report], *columns: Iterable[Any]) -> Iterator[Report]:
+        arguments = list(zip(*columns, strict=True))
+        shown = progress if len(arguments) >= _SHOW_FROM else None
+        yield from run_job(_Verify(function, arguments), ThreadsExecutor(_THREADS), progress=shown)
 
     return mapper
 

@@ -132,6 +132,47 @@ class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
         return Report()
 
 
+@dataclass(frozen=True)
+class Each(Job[tuple[int, tuple[Any, ...]], None, tuple[int, ResultT], list[ResultT]]):
+    """Applies one function to each of some items, as ``map`` does, and gives a list.
+
+    Attributes
+    ----------
+    function : callable
+    arguments : sequence of tuple
+        Those of each call.
+
+    Examples
+    --------
+    >>> from zml_dask.engine.executors import ThreadsExecutor
+    >>> run_job(Each(pow, [(2, 3), (3, 2)]), ThreadsExecutor(2))
+    [8, 9]
+    """
+
+    name: ClassVar[str] = "tasks"
+
+    function: Callable[..., ResultT]
+    arguments: Sequence[tuple[Any, ...]]
+
+    def plan(self, workers: int) -> list[tuple[int, tuple[Any, ...]]]:
+        """Give one task per item."""
+        return list(enumerate(self.arguments))
+
+    def for_workers(self) -> Each[ResultT]:
+        """Return the job without its items."""
+        return replace(self, arguments=())
+
+    def run(self, task: tuple[int, tuple[Any, ...]], context: None) -> tuple[int, ResultT]:
+        """Call the function."""
+        number, arguments = task
+        return number, self.function(*arguments)
+
+    def finish(self, results: Iterator[tuple[int, ResultT]]) -> list[ResultT]:
+        """Put the results into the items' order."""
+        found = dict(results)
+        return [found[number] for number in range(len(found))]
+
+
 class LiveCounts:
     """Items done within tasks that still run, as their workers say."""
 
