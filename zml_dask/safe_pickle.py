@@ -544,7 +544,7 @@ def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | N
     except ForbiddenPickleError as error:
         raise ForbiddenPickleError(f"{name} {error}; nothing of it was run") from None
     except (pickle.UnpicklingError, *_WHAT_BAD_PICKLES_RAISE) as error:
-        what = str(error).encode("unicode_escape").decode("ascii")[:200] or type(error).__name__
+        what = escape_text(str(error))[:200] or type(error).__name__
         raise DamagedPickleError(f"{name} cannot be read as a pickle: {what}") from error
 
 

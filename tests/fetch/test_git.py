@@ -8,12 +8,14 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from net.networks import certificate, send, socks_proxy, web_server
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch.errors import GitError
@@ -195,3 +197,36 @@ def test_git_goes_to_the_address_that_was_checked(
     base = github.url.replace("127.0.0.1", "git.invalid")
     snapshot(GithubSource(base, "owner", "name", ()), "v1", scratch, GitLimits(60, 10**9))
     assert (scratch / "git.tar").exists()
+
+
+def test_git_trusts_the_certificates_that_requests_trust(
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = certificate(tmp_path)
+    for name in ("GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    source = GithubSource("", "owner", "name", ())
+    with web_server(lambda handler: send(handler, 404, b""), tls=pair) as url:
+        source = replace(source, base=url)
+        with pytest.raises(GitError, match=r"(?i)certificate"):
+            snapshot(source, None, scratch, GitLimits(60, 10**9))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pair[0]))
+        with pytest.raises(GitError, match="not found"):
+            snapshot(source, None, scratch, GitLimits(60, 10**9))
+
+
+def test_git_goes_by_the_proxy_of_everything_else(
+    github: LoopbackGithub, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    github.add("owner", "name", {"v1": FILES})
+    with socks_proxy() as proxy:
+        proxy.names["github.example"] = "127.0.0.1"
+        monkeypatch.setenv("ALL_PROXY", f"socks5h://{proxy.url}")
+        base = github.url.replace("127.0.0.1", "github.example")
+        with HttpClient() as client:
+            url = find_repository(GithubSource(base, "owner", "name", ()), client)
+        snapshot(
+            GithubSource(base, "owner", "name", ()), "v1", scratch, GitLimits(60, 10**9), url=url
+        )
+        assert (scratch / "git.tar").exists()
+        assert {host for _, host, _ in proxy.asked} == {"github.example"}

@@ -21,7 +21,7 @@ from zml_dask.fetch.github import GithubSource
 from zml_dask.net.client import HttpClient
 from zml_dask.net.connection import resolve
 from zml_dask.net.errors import NetworkError
-from zml_dask.net.responses import proxy_of
+from zml_dask.net.responses import CA_BUNDLE_VARIABLES, proxy_of
 from zml_dask.net.urls import check_url, is_private_host, is_public
 from zml_dask.text_safety import redact_url
 
@@ -43,7 +43,8 @@ _NO_ANSWER: Final = "unable to access"
 """What git says of a server that it cannot reach, or that fails."""
 _PASSED_ON: Final = frozenset(
     {"PATH", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-     "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "LD_LIBRARY_PATH"}
+     "all_proxy", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO",
+     "LD_LIBRARY_PATH"}
 )  # fmt: skip
 
 
@@ -246,6 +247,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _environment(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON}
+    bundle = next((os.environ[n] for n in CA_BUNDLE_VARIABLES if os.environ.get(n)), None)
+    if bundle is not None:
+        # The certificates that our own requests trust.
+        kept.setdefault("GIT_SSL_CAPATH" if Path(bundle).is_dir() else "GIT_SSL_CAINFO", bundle)
     return kept | {
         "HOME": str(folder),
         "LC_ALL": "C",

@@ -11,6 +11,7 @@ import pyarrow as pa
 from zml_dask.store.layout import FAILURES_SCHEMA, STAGING
 from zml_dask.store.staging.frames import StagingDamagedError
 from zml_dask.store.storage import Storage
+from zml_dask.text_safety import encodable
 
 STAGED_FAILURES = f"{STAGING}/failures"
 
@@ -74,7 +75,7 @@ def failures_table(failures: Iterable[FailureRow]) -> pa.Table:
     rows = []
     for _, failure in sorted(last.items()):
         row = asdict(failure)
-        row["message"] = failure.message.encode("utf-8", "backslashreplace").decode()
+        row["message"] = encodable(failure.message)
         rows.append(row)
     return pa.Table.from_pylist(rows, FAILURES_SCHEMA)
 
