@@ -1,27 +1,82 @@
-"""What is in a dataset, counted with Dask over the parts of its tables."""
+"""What is in a dataset: every number of the report, asked of its tables by SQL."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zml_dask.analysis.partial import COLUMNS, SUMS, UNNAMED, Partial, add, count_files
-from zml_dask.engine.executors import ThreadsExecutor
-from zml_dask.engine.job import Job, run_job
-from zml_dask.store.info import Part
-from zml_dask.store.layout import FILES_SCHEMA
+from zml_dask.query.engine import Database
 from zml_dask.store.snapshot import Snapshot
 
-_ROWS_AT_ONCE = 262_144
-_MERGED_AT_ONCE = 16
+LONG_LINES = 30
+"""The first edition counted images of more lines than this."""
+
+UNNAMED = "(not named)"
+"""Stands for a language that nothing named."""
+
+SUMS = ["files", "images", "long_images", "lines", "bytes"]
+
+_EXAMPLES_PER_LANGUAGE = 4
+
+_REPRODUCIBLE: Mapping[str, str] = {
+    "README": "readme",
+    "LICENSE": "licen[cs]e|copying",
+    "Dockerfile": "dockerfile",
+    "Singularity": "singularity",
+}
+"""What makes software reproducible, by how a file's name begins."""
+
+_SUMS = """
+    count(*)::BIGINT AS files, sum(n_images)::BIGINT AS images,
+    sum(long_images)::BIGINT AS long_images, sum(n_lines)::BIGINT AS lines,
+    coalesce(sum(size), 0)::BIGINT AS bytes"""
+
+_QUERIES: Mapping[str, str] = {
+    "by_extension": f"SELECT extension, {_SUMS} FROM drawn GROUP BY ALL "
+    "ORDER BY long_images DESC, extension",
+    "by_language": f"SELECT language, kind, {_SUMS} FROM drawn GROUP BY ALL "
+    "ORDER BY images DESC, language, kind",
+    "by_kind": f"SELECT kind, {_SUMS} FROM drawn GROUP BY ALL ORDER BY images DESC, kind",
+    "by_license": f"SELECT coalesce(license, '{UNNAMED}') AS license, count(*) AS records, "
+    "sum(n_images)::BIGINT AS images FROM all_records GROUP BY ALL ORDER BY records DESC, license",
+    "by_year": f"SELECT coalesce(year(publication_date)::VARCHAR, '{UNNAMED}') AS year, "
+    "count(*) AS records, sum(n_images)::BIGINT AS images FROM all_records GROUP BY ALL "
+    "ORDER BY year",
+    "by_origin": f"SELECT coalesce(origin, '{UNNAMED}') AS origin, count(*) AS records, "
+    "sum(n_images)::BIGINT AS images FROM all_records GROUP BY ALL ORDER BY records DESC, origin",
+    "by_txt": f"SELECT lower(name) AS name, {_SUMS} FROM drawn WHERE extension = 'txt' "
+    "GROUP BY ALL ORDER BY long_images DESC, 1",
+    "by_status": "SELECT status, count(*) AS files, coalesce(sum(size), 0)::BIGINT AS bytes "
+    "FROM listed GROUP BY ALL ORDER BY files DESC, status",
+    "reproducible": f"SELECT what, {_SUMS}, count(DISTINCT record_id) AS records FROM drawn "
+    "JOIN patterns ON regexp_matches(name, '^(' || pattern || ')', 'i') GROUP BY ALL "
+    "ORDER BY images DESC, what",
+    "by_record": f"SELECT record_id, title, {_SUMS} FROM listed LEFT JOIN "
+    "(SELECT record_id, title FROM all_records) USING (record_id) GROUP BY ALL "
+    "ORDER BY images DESC, record_id",
+    "failures": "SELECT kind, stage, count(*) AS records, sum(permanent::INT)::BIGINT AS permanent,"
+    " min(message) AS example FROM all_failures GROUP BY ALL ORDER BY records DESC, kind, stage",
+}
+"""Table of the report -> what gives it, in order; ``listed`` are all files, ``drawn`` those
+with images."""
+
+_EXAMPLES = f"""
+    WITH firsts AS (
+        SELECT language, record_id, min(file_id) AS file_id FROM listed
+        WHERE is_full AND language <> '{UNNAMED}' GROUP BY ALL),
+    chosen AS (
+        SELECT file_id FROM firsts QUALIFY {_EXAMPLES_PER_LANGUAGE} >=
+        row_number() OVER (PARTITION BY language ORDER BY file_id))
+    SELECT file_id, record_id, path, language, first_image FROM listed
+    SEMI JOIN chosen USING (file_id) ORDER BY file_id"""
+"""One per record, so that the mosaic shows more than the first package."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +128,8 @@ class Numbers:
 def count(dataset: str) -> Numbers:
     """Count what is in a dataset.
 
-    Parts of the files table are counted in threads, and their sums added up as they
-    come, so that memory holds a few parts whatever the dataset's size.
+    No pixel is read: how many images a file has, and of how many lines, follows from
+    its lines.
 
     Parameters
     ----------
@@ -87,100 +142,50 @@ def count(dataset: str) -> Numbers:
         If there is none.
     """
     snapshot = Snapshot.open(dataset)
-    counted = run_job(CountFiles(snapshot), ThreadsExecutor())
-    records = snapshot.scan("records", _RECORD_COLUMNS).to_pandas()
-    failures = snapshot.scan("failures").to_pandas()
-    return _numbers(counted, records, failures)
-
-
-_RECORD_COLUMNS = ["record_id", "title", "license", "publication_date", "origin", "n_images"]
-
-
-@dataclass(frozen=True)
-class CountFiles(Job[Part, None, Partial, Partial]):
-    """Counts the files of a commit, part by part.
-
-    Attributes
-    ----------
-    snapshot : Snapshot
-    """
-
-    name: ClassVar[str] = "counts"
-
-    snapshot: Snapshot
-
-    def plan(self, workers: int) -> tuple[Part, ...]:
-        """Give one task per part of the files table."""
-        return self.snapshot.info.tables.get("files", ())
-
-    def run(self, task: Part, context: None) -> Partial:
-        """Count one part."""
-        return _count_part(self.snapshot, task)
-
-    def finish(self, results: Iterator[Partial]) -> Partial:
-        """Add the counts up."""
-        empty = FILES_SCHEMA.empty_table().to_pandas()
-        waiting = [count_files(empty, self.snapshot.info.shape.height)]
-        for result in results:
-            waiting.append(result)
-            if len(waiting) >= _MERGED_AT_ONCE:
-                waiting = [add(waiting)]
-        return add(waiting)
-
-
-def _count_part(snapshot: Snapshot, part: Part) -> Partial:
-    """Count one part of the files table, some rows at a time."""
     height = snapshot.info.shape.height
-    files = snapshot.scan_part("files", part, COLUMNS)
-    batches = files.to_batches(max_chunksize=_ROWS_AT_ONCE)
-    return add(
-        [
-            count_files(FILES_SCHEMA.empty_table().to_pandas(), height),
-            *(count_files(batch.to_pandas(), height) for batch in batches),
-        ]
-    )
-
-
-def _numbers(counted: Partial, records: pd.DataFrame, failures: pd.DataFrame) -> Numbers:
-    extensions = _ranked(counted.by_extension, "long_images")
-    largest = _ranked(counted.by_record, "images")
-    largest = largest.merge(records[["record_id", "title"]], how="left", on="record_id")
-    n_images = int(counted.by_record["images"].sum())
+    views = {
+        "listed": f"SELECT * REPLACE (coalesce(language, '{UNNAMED}') AS language, "
+        f"coalesce(kind, '{UNNAMED}') AS kind), {long_images(height)} AS long_images, "
+        f"n_lines >= {height} AS is_full FROM all_files",
+        "drawn": "SELECT * FROM listed WHERE n_images > 0",
+    }
+    patterns = pa.table({"what": list(_REPRODUCIBLE), "pattern": list(_REPRODUCIBLE.values())})
+    with Database(
+        snapshot, ("files", "records", "failures"), views, values={"patterns": patterns}
+    ) as database:
+        tables = {name: database.table(query).to_pandas() for name, query in _QUERIES.items()}
+        examples = database.table(_EXAMPLES).to_pandas()
+    largest = tables["by_record"]
+    n_images = int(largest["images"].sum())
     share = largest["images"].to_numpy(np.float64) / max(n_images, 1)
-    largest = largest.assign(share=share)[["record_id", "title", *SUMS, "share"]]
+    tables["by_record"] = largest.assign(share=share)
+    extensions = tables["by_extension"]
     slope, intercept = rank_line(extensions["long_images"].to_numpy())
-    reproducible = counted.reproducible.reset_index()
-    sums = reproducible.groupby("what")[SUMS].sum()
-    sums["records"] = reproducible.groupby("what")["record_id"].nunique()
     totals: dict[str, float] = {
-        "records": len(records),
-        "failures": len(failures),
+        "records": int(tables["by_license"]["records"].sum()),
+        "failures": int(tables["failures"]["records"].sum()),
         "extensions": len(extensions),
-        **{name: int(counted.by_record[name].sum()) for name in SUMS},
+        **{name: int(largest[name].sum()) for name in SUMS},
         "slope": slope,
         "intercept": intercept,
         "top_10_share": float(share[:10].sum()),
         "top_1_percent_share": float(share[: max(len(share) // 100, 1)].sum()),
     }
-    by_kind = counted.by_language.groupby(level="kind").sum()
-    years = records["publication_date"].astype("string").str[:4].astype("object")
-    return Numbers(
-        totals,
-        {
-            "by_extension": extensions,
-            "by_language": _ranked(counted.by_language, "images"),
-            "by_kind": _ranked(by_kind, "images"),
-            "by_license": _records_by(records, records["license"], "license"),
-            "by_year": _records_by(records, years, "year").sort_values("year", ignore_index=True),
-            "by_origin": _records_by(records, records["origin"], "origin"),
-            "by_txt": _ranked(counted.by_txt, "long_images"),
-            "by_status": _ranked(counted.by_status, "files"),
-            "reproducible": _ranked(sums, "images"),
-            "by_record": largest,
-            "failures": _failures(failures),
-        },
-        counted.examples,
-    )
+    return Numbers(totals, tables, examples)
+
+
+def long_images(height: int) -> str:
+    """Return the SQL for how many images of a file hold more than `LONG_LINES` lines.
+
+    Examples
+    --------
+    >>> import duckdb
+    >>> lines = "(SELECT unnest([30, 31, 80, 110, 111]) AS n_lines)"
+    >>> duckdb.sql(f"SELECT {long_images(80)} FROM {lines}").fetchall()
+    [(0,), (1,), (1,), (1,), (2,)]
+    """
+    full = f"n_lines // {height}" if height > LONG_LINES else "0"
+    return f"({full} + (n_lines % {height} > {LONG_LINES})::INT)"
 
 
 def rank_line(counts: np.ndarray) -> tuple[float, float]:
@@ -197,23 +202,3 @@ def rank_line(counts: np.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     slope, intercept = np.polyfit(np.log10(np.arange(1, values.size + 1)), np.log10(values), 1)
     return float(slope), float(intercept)
-
-
-def _ranked(sums: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Sort by a sum, the most first, and by key among equals."""
-    table = sums.reset_index()
-    key = str(table.columns[0])
-    return table.sort_values([by, key], ascending=[False, True], ignore_index=True)
-
-
-def _records_by(records: pd.DataFrame, key: pd.Series, name: str) -> pd.DataFrame:
-    named = key.astype("object").where(key.notna(), UNNAMED).rename(name)
-    sums = records.groupby(named)["n_images"].agg(["size", "sum"])
-    return _ranked(sums.set_axis(["records", "images"], axis=1), "records")
-
-
-def _failures(failures: pd.DataFrame) -> pd.DataFrame:
-    grouped = failures.groupby(["kind", "stage"]).agg(
-        records=("record_id", "size"), permanent=("permanent", "sum"), example=("message", "first")
-    )
-    return _ranked(grouped, "records")

@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zml_dask.raster.images import Images
-from zml_dask.store.arrays import open_arrays
-from zml_dask.store.storage import Storage
+from zml_dask.store.snapshot import Snapshot
 
 _SPACE = 32
 
@@ -52,14 +50,13 @@ def to_grey(image: Images) -> NDArray[np.uint8]:
 
 
 def tiles(
-    storage: Storage, examples: pd.DataFrame, languages: Sequence[str], n: int = 64
+    snapshot: Snapshot, examples: pd.DataFrame, languages: Sequence[str], n: int = 64
 ) -> list[Tile]:
     """Read the first image of some files, the languages in turn.
 
     Parameters
     ----------
-    storage : Storage
-        Of the dataset.
+    snapshot : Snapshot
     examples : pandas.DataFrame
         Rows of the files table whose first image is full.
     languages : sequence of str
@@ -76,15 +73,15 @@ def tiles(
     )
     if not len(chosen):
         return []
-    images: Any = open_arrays(storage)["images"]
+    chosen = chosen.sort_values("first_image")
+    images = snapshot.images.read(chosen["first_image"].to_numpy(np.int64))
+    urls = map(_png_url, images)
     return [
-        Tile(
-            str(row["language"]),
-            str(row["path"]),
-            int(row["record_id"]),
-            _png_url(np.asarray(images[int(row["first_image"])], np.uint32)),
+        Tile(str(row["language"]), str(row["path"]), int(row["record_id"]), url)
+        for row, url in sorted(
+            zip(chosen.to_dict("records"), urls, strict=True),
+            key=lambda pair: (pair[0]["language"], pair[0]["file_id"]),
         )
-        for row in chosen.sort_values(["language", "file_id"]).to_dict("records")
     ]
 
 

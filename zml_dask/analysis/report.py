@@ -9,11 +9,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zml_dask.analysis.charts import Ranked, rank_plot
-from zml_dask.analysis.counts import Numbers
+from zml_dask.analysis.counts import LONG_LINES, Numbers
 from zml_dask.analysis.mosaic import tiles
-from zml_dask.analysis.partial import LONG_LINES
-from zml_dask.store.info import committed_info
-from zml_dask.store.storage import Storage
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.text_safety import escape_text
 
 _SECTIONS = [
@@ -51,8 +49,8 @@ def render(dataset: str, numbers: Numbers) -> str:
     str
         A page that loads nothing from elsewhere.
     """
-    storage = Storage.open(dataset)
-    info = committed_info(storage)
+    snapshot = Snapshot.open(dataset)
+    info = snapshot.info
     extensions = numbers.tables["by_extension"]
     extensions = extensions[extensions["long_images"] > 0]
 
@@ -63,7 +61,7 @@ def render(dataset: str, numbers: Numbers) -> str:
         _environment()
         .get_template("report.html")
         .render(
-            title=storage.url.rstrip("/").rpartition("/")[2],
+            title=snapshot.storage.url.rstrip("/").rpartition("/")[2],
             height=info.shape.height,
             width=info.shape.width,
             software=info.software.get("zml-dask", info.software.get("zml_dask", "")),
@@ -85,7 +83,7 @@ def render(dataset: str, numbers: Numbers) -> str:
                 )
             ),
             tiles=tiles(
-                storage,
+                snapshot,
                 numbers.examples,
                 numbers.tables["by_language"]["language"].head(_SHOWN_LANGUAGES).tolist(),
             ),

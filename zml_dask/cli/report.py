@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from zml_dask.analysis.counts import count
-from zml_dask.analysis.partial import UNNAMED
+from zml_dask.analysis.counts import UNNAMED, count
 from zml_dask.analysis.report import render
 from zml_dask.text_safety import escape_text
 
