@@ -16,7 +16,7 @@ import pytest
 
 from zml_dask.fetch import foreign
 from zml_dask.fetch.errors import ArchiveTimeError
-from zml_dask.fetch.zip_legacy import explode, inflate64
+from zml_dask.fetch.zip_methods import explode, inflate64
 
 from .archives import RawMember, make_tar, make_zip, raw_zip
 from .conftest import Read, fates, good

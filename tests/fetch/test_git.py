@@ -19,8 +19,7 @@ from net.networks import certificate, send, socks_proxy, web_server
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch.errors import GitError
-from zml_dask.fetch.git import GitLimits, find_repository, snapshot
-from zml_dask.fetch.github import GithubSource
+from zml_dask.fetch.git import GithubSource, GitLimits, find_repository, snapshot
 from zml_dask.net.client import HttpClient
 from zml_dask.net.errors import BadRedirectError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zml_dask.fetch.github import GithubSource, github_source, parse_link
+from zml_dask.fetch.git import GithubSource, github_source, parse_link
 from zml_dask.records.record import RelatedIdentifier
 
 from .records import bare_record, links

@@ -25,7 +25,7 @@ import zstandard
 from zml_dask.fetch import member as limits_module
 from zml_dask.fetch.errors import ArchiveTimeError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
-from zml_dask.fetch.zip import _UNPACKERS
+from zml_dask.fetch.zip_methods import UNPACKERS
 
 from .archives import (
     COMPRESSIONS,
@@ -107,8 +107,8 @@ def pax_header(**records: str) -> bytes:
 )
 def test_what_a_header_hides_is_never_unpacked(method: int, body: bytes) -> None:
     # Implode (6) has no end mark: it is unpacked to its stated size, and no further.
-    assert set(_UNPACKERS) == {0, 8, 9, 12, 14, 93, 95}
-    assert len(_UNPACKERS[method](memoryview(body), 10)) == 11
+    assert set(UNPACKERS) == {0, 8, 9, 12, 14, 93, 95}
+    assert len(UNPACKERS[method](memoryview(body), 10)) == 11
 
 
 def test_memory_that_an_xz_asks_for_is_refused(read: Read) -> None:

@@ -16,8 +16,8 @@ MemberStatus = Literal[
 # Small archives may be mostly zeros and harm nobody.
 _RATIO_FROM_BYTES: Final = 512 * 1024 * 1024
 # Ordinary code has one line for eight bytes of its archive.
-_LINES_PER_BYTE: Final = 12
-_LINES_FROM: Final = 8_000_000
+_LINES_PER_BYTE: Final = 4
+_LINES_FROM: Final = 4_000_000
 _LONGEST_SHOWN_PATH: Final = 4096
 # How the reasons of rows begin that are about no regular file.
 _SPECIAL_FILES: Final = ("a device", "a hard link", "a symbolic link")

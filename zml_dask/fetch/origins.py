@@ -23,8 +23,7 @@ from zml_dask.fetch.errors import (
 )
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions, Origin
 from zml_dask.fetch.files import FILE_FAULTS, FetchedFiles, FileFetcher
-from zml_dask.fetch.git import GitLimits, find_repository, snapshot
-from zml_dask.fetch.github import GithubSource, github_source
+from zml_dask.fetch.git import GithubSource, GitLimits, find_repository, github_source, snapshot
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.members import has_members, is_sound, kind_of
 from zml_dask.net.client import HttpClient

@@ -11,22 +11,17 @@ shifted, padded or wrapped at 4 GiB.
 
 from __future__ import annotations
 
-import bz2
-import lzma
 import mmap
 import re
 import stat
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final
-
-import zstandard
+from typing import BinaryIO, Final, NamedTuple
 
 from zml_dask.encodings import decode_names
 from zml_dask.fetch.errors import BrokenStreamError, OverLimitError
@@ -42,22 +37,22 @@ from zml_dask.fetch.member import (
 from zml_dask.fetch.streams import (
     ARCHIVE_SUFFIXES,
     HEAD_BYTES,
-    OPENERS,
-    InflateError,
     Layer,
-    Readable,
     crc32,
-    inflate,
     is_nested_archive,
-    memory_error,
-    open_deflate,
     spool,
 )
-from zml_dask.fetch.zip_legacy import explode, inflate64
+from zml_dask.fetch.zip_methods import (
+    DECOMPRESSION_ERRORS,
+    IMPLODED,
+    SLOW,
+    STREAMS,
+    UNPACKERS,
+    explode,
+)
 from zml_dask.text_safety import escape_path
 
 Buffer = memoryview
-Unpacker = Callable[[Buffer, int], bytes]
 
 LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 ENTRY_SIGNATURE: Final = b"PK\x01\x02"
@@ -110,10 +105,6 @@ _OFFICE_FOLDERS: Final = frozenset(
      b"[Content_Types].xml", b"docMetadata", b"userCustomization"}
 )  # fmt: skip
 
-# What the decompressors raise; `struct` where LZMA's own header breaks off.
-_DECOMPRESSION_ERRORS: Final = (InflateError, OSError, EOFError, ValueError, lzma.LZMAError,
-                                struct.error, zlib.error, zstandard.ZstdError)  # fmt: skip
-
 
 class BrokenDirectoryError(Exception):
     """The central directory is not there or makes no sense."""
@@ -145,9 +136,8 @@ class Directory:
     n_volumes: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of the central directory.
+class Entry(NamedTuple):
+    """One entry of the central directory; a tuple, since a million are made.
 
     Attributes
     ----------
@@ -395,8 +385,8 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
     """One regular file from its packed body; damaged where it is not what its header says."""
     if len(body) < entry.packed:
         return _refused(entry, ("damaged", "the archive ends within it"))
-    unpack = _UNPACKERS.get(entry.method)
-    if entry.method == _IMPLODED:
+    unpack = UNPACKERS.get(entry.method)
+    if entry.method == IMPLODED:
         unpack = partial(explode, flags=entry.flags)
     if unpack is None:
         return _refused(entry, ("unsupported", f"compression method {entry.method}"))
@@ -404,7 +394,7 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
         data = unpack(body, entry.size)
     except MemoryError:
         return _refused(entry, ("refused", "its decompression asks for too much memory"))
-    except _DECOMPRESSION_ERRORS:
+    except DECOMPRESSION_ERRORS:
         return _refused(entry, ("damaged", "it does not decompress"))
     if len(data) != entry.size:
         more = "more" if len(data) > entry.size else "less"
@@ -421,7 +411,7 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
 def large_member(body: Buffer, entry: Entry, meter: Meter, scratch: Path) -> Member:
     """The row of a file over the limit: with its content, should that be an archive."""
     row = unread(entry.path, entry.size, *meter.limits.too_large)
-    open_stream = _STREAMS.get(entry.method)
+    open_stream = STREAMS.get(entry.method)
     if open_stream is None or not entry.path.lower().endswith(ARCHIVE_SUFFIXES):
         return row
     layer = Layer(open_stream(Slices(body)), meter)
@@ -538,7 +528,7 @@ def _read_member(bodies: _Bodies, entry: Entry, meter: Meter, scratch: Path) -> 
             again = unpack_member(other, entry, meter)
             if again.status == "ok":
                 return again
-    if entry.method in _SLOW:
+    if entry.method in SLOW:
         meter.check_time()
     return member
 
@@ -561,13 +551,14 @@ def _index(
             if over is None and raw.endswith(b"/"):
                 has_slash = True
                 continue
-            path = decode_path(raw, flags, extra)
+            is_ascii = raw.isascii()
+            path = raw.decode("ascii") if is_ascii else decode_path(raw, flags, extra)
             if over is not None:
                 reason = f"{over}; neither it nor what follows in the archive is read"
                 stopped = unread(path[: meter.limits.max_path_bytes], None, "refused", reason)
                 break
             if not is_version_control(path):
-                if not raw.isascii() and path == raw.decode(_STANDARD_NAMES):
+                if not is_ascii and path == raw.decode(_STANDARD_NAMES):
                     others[len(found)] = raw
                 found.append((path, position))
             else:
@@ -627,8 +618,8 @@ def _special(bodies: _Bodies, entry: Entry) -> Member | None:
     body = bodies.at(entry, entry.offset)
     target = None
     if body is not None and entry.size <= _LONGEST_LINK and entry.method in {0, 8}:
-        with suppress(*_DECOMPRESSION_ERRORS):
-            target = _UNPACKERS[entry.method](body, entry.size)
+        with suppress(*DECOMPRESSION_ERRORS):
+            target = UNPACKERS[entry.method](body, entry.size)
     if target is None:
         return _refused(entry, ("refused", "a symbolic link that cannot be read"))
     return link_member(entry.path, target.decode("utf-8", "replace"))
@@ -705,64 +696,3 @@ def _zip64_fields(extra: bytes, size: int, packed: int, offset: int) -> tuple[in
         packed = next(values, packed) if packed == UNKNOWN_32 else packed
         offset = next(values, offset) if offset == UNKNOWN_32 else offset
     return size, packed, offset
-
-
-def _stored(body: Buffer, size: int) -> bytes:
-    return bytes(body[: size + 1])
-
-
-def _unpack_bzip2(body: Buffer, size: int) -> bytes:
-    return bz2.BZ2Decompressor().decompress(body, size + 1)
-
-
-def _unpack_xz(body: Buffer, size: int) -> bytes:
-    try:
-        return lzma.LZMADecompressor(memlimit=128 * 1024 * 1024).decompress(body, size + 1)
-    except lzma.LZMAError as error:
-        raise memory_error(error) from error
-
-
-def _unpack_zstd(body: Buffer, size: int) -> bytes:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=2**27)
-    with decompressor.stream_reader(body) as reader:
-        return reader.read(size + 1)
-
-
-def _unpack_lzma(body: Buffer, size: int) -> bytes:
-    """A raw LZMA stream after the four bytes and the properties that zip puts before it."""
-    _, n_properties, packed_properties, dictionary = struct.unpack_from("<2sHBL", body, 0)
-    if n_properties != 5:
-        raise lzma.LZMAError("unknown properties")
-    rest, lc = divmod(packed_properties, 9)
-    pb, lp = divmod(rest, 5)
-    properties = {
-        "id": lzma.FILTER_LZMA1,
-        "lc": lc,
-        "lp": lp,
-        "pb": pb,
-        # No match reaches back further than the file: a header that asks for
-        # gigabytes gets what the file can use.
-        "dict_size": max(4096, min(dictionary, size + 1)),
-    }
-    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=[properties])
-    return decompressor.decompress(body[9:], size + 1)
-
-
-_UNPACKERS: Final[dict[int, Unpacker]] = {
-    0: _stored,
-    8: inflate,
-    9: inflate64,
-    12: _unpack_bzip2,
-    14: _unpack_lzma,
-    93: _unpack_zstd,
-    95: _unpack_xz,
-}
-_STREAMS: Final[dict[int, Callable[[Readable], Readable]]] = {
-    0: lambda stream: stream,
-    8: open_deflate,
-    12: OPENERS["bzip2"],
-    93: OPENERS["zstd"],
-    95: OPENERS["xz"],
-}
-_IMPLODED: Final = 6
-_SLOW: Final = frozenset({_IMPLODED, 9})

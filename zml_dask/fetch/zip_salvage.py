@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -153,7 +152,7 @@ def _measured(
         if len(fields) == 12:
             crc, packed, size = struct.unpack("<3L", fields)
             if packed == position - start:
-                return replace(entry, crc=crc, packed=packed, size=size), position, None
+                return entry._replace(crc=crc, packed=packed, size=size), position, None
     return entry, None, None
 
 
@@ -181,7 +180,7 @@ def _inflated(
         if over is not None:
             return entry, None, over
     end = position - len(decompressor.unused_data)
-    return replace(entry, crc=crc, packed=end - start, size=size), end, None
+    return entry._replace(crc=crc, packed=end - start, size=size), end, None
 
 
 def _after_descriptor(buffer: Buffer, end: int, entry: Entry) -> int:

@@ -1,14 +1,35 @@
-"""The two compressions of zip files that no library at hand undoes: implode and Deflate64.
+"""The compressions of zip files, each undone within the size that its header states.
 
-PKZIP imploded until 1993; Windows' Explorer and 7-Zip write Deflate64. Only members
-of the size of source files are read, so plain Python is fast enough, and it cannot
-be made to touch memory that is not its own.
+Two of them no library at hand undoes: PKZIP imploded until 1993; Windows' Explorer and
+7-Zip write Deflate64. Only members of the size of source files are read, so plain
+Python is fast enough, and it cannot be made to touch memory that is not its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bz2
+import lzma
+import struct
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Final
+
+import zstandard
+
+from zml_dask.fetch.streams import (
+    OPENERS,
+    InflateError,
+    Readable,
+    inflate,
+    memory_error,
+    open_deflate,
+)
+
+Unpacker = Callable[[memoryview, int], bytes]
+
+# What the decompressors raise; `struct` where LZMA's own header breaks off.
+DECOMPRESSION_ERRORS: Final = (InflateError, OSError, EOFError, ValueError, lzma.LZMAError,
+                                struct.error, zlib.error, zstandard.ZstdError)  # fmt: skip
 
 Codes = dict[tuple[int, int], int]
 """Symbol of each code, by its length and its bits, the first of them highest."""
@@ -201,3 +222,64 @@ def _copy(out: bytearray, distance: int, length: int) -> None:
         return
     for position in range(start, start + length):
         out.append(out[position])
+
+
+def _stored(body: memoryview, size: int) -> bytes:
+    return bytes(body[: size + 1])
+
+
+def _unpack_bzip2(body: memoryview, size: int) -> bytes:
+    return bz2.BZ2Decompressor().decompress(body, size + 1)
+
+
+def _unpack_xz(body: memoryview, size: int) -> bytes:
+    try:
+        return lzma.LZMADecompressor(memlimit=128 * 1024 * 1024).decompress(body, size + 1)
+    except lzma.LZMAError as error:
+        raise memory_error(error) from error
+
+
+def _unpack_zstd(body: memoryview, size: int) -> bytes:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=2**27)
+    with decompressor.stream_reader(body) as reader:
+        return reader.read(size + 1)
+
+
+def _unpack_lzma(body: memoryview, size: int) -> bytes:
+    """A raw LZMA stream after the four bytes and the properties that zip puts before it."""
+    _, n_properties, packed_properties, dictionary = struct.unpack_from("<2sHBL", body, 0)
+    if n_properties != 5:
+        raise lzma.LZMAError("unknown properties")
+    rest, lc = divmod(packed_properties, 9)
+    pb, lp = divmod(rest, 5)
+    properties = {
+        "id": lzma.FILTER_LZMA1,
+        "lc": lc,
+        "lp": lp,
+        "pb": pb,
+        # No match reaches back further than the file: a header that asks for
+        # gigabytes gets what the file can use.
+        "dict_size": max(4096, min(dictionary, size + 1)),
+    }
+    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=[properties])
+    return decompressor.decompress(body[9:], size + 1)
+
+
+UNPACKERS: Final[dict[int, Unpacker]] = {
+    0: _stored,
+    8: inflate,
+    9: inflate64,
+    12: _unpack_bzip2,
+    14: _unpack_lzma,
+    93: _unpack_zstd,
+    95: _unpack_xz,
+}
+STREAMS: Final[dict[int, Callable[[Readable], Readable]]] = {
+    0: lambda stream: stream,
+    8: open_deflate,
+    12: OPENERS["bzip2"],
+    93: OPENERS["zstd"],
+    95: OPENERS["xz"],
+}
+IMPLODED: Final = 6
+SLOW: Final = frozenset({IMPLODED, 9})
