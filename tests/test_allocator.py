@@ -15,7 +15,7 @@ COUNT_FAULTS = textwrap.dedent(
     import resource
     import numpy as np
     from zml_dask.allocator import keep_freed_buffers
-    from zml_dask.store.commit.shards import ShardBuilder
+    from zml_dask.store.shards import ShardBuilder
     from zml_dask.store.layout import ImageShape, image_arrays
 
     def faults_of_an_encoding():

@@ -13,7 +13,7 @@ from zml_dask.raster.language import identify
 from zml_dask.raster.text import normalize_text
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
-from zml_dask.store.staging.failures import FailureRow, stage_failure
+from zml_dask.store.staging.packs import FailureRow, stage_failure
 from zml_dask.store.staging.stager import RecordStager, StagedFile
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw

@@ -62,7 +62,7 @@ def test_says_what_is_wrong_and_exits_1(
     assert f"made again: {path}" in capsys.readouterr().out
     assert dataset.read(path) == good
     assert not dataset.exists("build.lock")
-    dataset.remove(["dataset.json", path, "images.zarr/zarr.json"])
+    dataset.remove([path, "images.zarr/zarr.json"])
     assert run(dataset.url, "--repair") == 0
     assert dataset.read(path) == good
     # What only a fetch could bring back, from a server that is not there.

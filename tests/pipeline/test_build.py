@@ -34,7 +34,7 @@ from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.server import Sandbox
-from zml_dask.store.commit.planning import StagedShapeError
+from zml_dask.store.commit.plan import StagedShapeError
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.verify import verify

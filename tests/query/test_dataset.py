@@ -22,11 +22,11 @@ from zml_dask.query.gather import gather
 from zml_dask.query.split import SplitError
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store import snapshot
-from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.commit.steps import commit, plan_commit
 from zml_dask.store.info import NoDatasetError, NotADatasetError, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
-from zml_dask.store.staging.failures import FailureRow, stage_failure
+from zml_dask.store.shards import ShardDamagedError
+from zml_dask.store.staging.packs import FailureRow, stage_failure
 from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.withdrawal import withdraw
 

@@ -23,8 +23,8 @@ from zml_dask.errors import UsageError
 from zml_dask.query.batches import LabelError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.pixels import EncodingError, encode
-from zml_dask.store.commit.shards import ShardDamagedError
 from zml_dask.store.image_reader import ImageReader
+from zml_dask.store.shards import ShardDamagedError
 from zml_dask.store.storage import Storage
 
 

@@ -12,9 +12,9 @@ from large_dataset import FILES_A_SHARD, write_large_dataset
 
 import zml_dask as zml
 from zml_dask.query.dataset import Dataset
-from zml_dask.store.commit.shards import ShardReader
 from zml_dask.store.layout import image_arrays, shard_path
 from zml_dask.store.local_storage import LocalStorage
+from zml_dask.store.shards import ShardReader
 from zml_dask.store.storage import Range
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from zml_dask.raster.images import rasterize_into
-from zml_dask.store.commit.shards import ShardBuilder
 from zml_dask.store.commit.tasks import in_language_order, index_columns
 from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import Counts, DatasetInfo
@@ -22,6 +21,7 @@ from zml_dask.store.layout import (
     image_arrays,
     shard_path,
 )
+from zml_dask.store.shards import ShardBuilder
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import summarise
 from zml_dask.store.tables import records_table, write_part

@@ -15,8 +15,9 @@ from store_builders import content_of, objects, sources, stage
 
 from zml_dask.store import layout
 from zml_dask.store import storage as operations
-from zml_dask.store.commit import commit
-from zml_dask.store.info import read_info
+from zml_dask.store.commit import commit, finish_commit, plan_commit, run_task
+from zml_dask.store.commit.plan import StalePlanError
+from zml_dask.store.info import DatasetChangedError, DatasetInfo, read_info
 from zml_dask.store.staging import FailureRow, StagingIndex, pack_records, stage_failure
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import read_table
@@ -213,6 +214,52 @@ def test_an_append_that_died_may_be_given_up(
         zarr.open_group(s.zarr_store("images.zarr"), mode="r")["images"][:] for s in (storage, good)
     ]
     assert np.array_equal(*images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begin", ["same", "new"])
+def test_a_driver_that_slept_overwrites_no_newer_commit(
+    tmp_path: Path, committed: tuple[Storage, np.ndarray], begin: str
+) -> None:
+    """Suspended at any operation of its last step, while another driver commits."""
+    first_storage, first = committed
+    for number in range(1000):
+        storage = copy(first_storage, tmp_path / f"{number}")
+        for record_id, files in SECOND.items():
+            stage(storage, tmp_path, record_id, files)
+        plan = plan_commit(storage)
+        assert plan is not None
+        results = [run_task(storage, task) for task in plan.tasks]
+        other: list[DatasetInfo] = []
+
+        def sleep(storage: Storage = storage, other: list[DatasetInfo] = other) -> None:
+            operations.before_operation = None
+            if begin == "new":
+                stage(storage, tmp_path, 7, sources(3, 7))
+            other.append(commit(storage))
+
+        hook = FailAt(number, sleep)
+        operations.before_operation = hook
+        refused = None
+        try:
+            finish_commit(storage, plan, results)
+        except (DatasetChangedError, StalePlanError) as error:
+            refused = error
+        finally:
+            operations.before_operation = None
+        if not hook.failed:
+            break
+        # Whoever was first is not undone, and what both staged is in once.
+        info = read_info(storage)
+        assert info == other[0]
+        assert info is not None
+        assert refused is not None or info.counts.records >= 4
+        ids = read_table(storage, info, "records")["record_id"].to_pylist()
+        assert sorted(ids) == [1, 2, 3, 4, *([7] if begin == "new" else [])]
+        check_first_commit_readable(storage, first)
+        assert commit(storage) == info
+        assert not verify(storage, deep=True).notes
+    assert number > 10
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from zml_dask.store.staging import (
     read_staged,
     stage_failure,
 )
-from zml_dask.store.staging.spool import Spool
+from zml_dask.store.staging.frames import Spool
 from zml_dask.store.storage import Storage
 
 TEXTS = st.text(st.characters(exclude_characters="\r\t", exclude_categories=["Cs"]))
@@ -61,8 +61,8 @@ def test_same_files_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_million_rows_wait_in_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zml_dask.store.staging.file_rows._ROWS_IN_MEMORY", 100)
-    monkeypatch.setattr("zml_dask.store.staging.file_rows.ROW_FRAME_FILES", 30)
+    monkeypatch.setattr("zml_dask.store.staging.stager._ROWS_IN_MEMORY", 100)
+    monkeypatch.setattr("zml_dask.store.staging.stager.ROW_FRAME_FILES", 30)
     storage = Storage.open(tmp_path / "ds")
     rng = np.random.default_rng(0)
     files = [(f"{i:04}.txt", "x\n" * (i % 90)) for i in rng.permutation(1000)]

@@ -96,11 +96,7 @@ def test_any_missing_object_is_found(storage: Storage) -> None:
 
 def test_what_can_be_made_again_is(storage: Storage) -> None:
     good = objects(storage)
-    repairable = [
-        p for p in good if p.startswith(("images.zarr", "files.parquet", "dataset", "records"))
-    ]
-    # The second part has a record without any file.
-    repairable = [p for p in repairable if not p.startswith("records.parquet/part-00001")]
+    repairable = [p for p in good if p.startswith(("images.zarr", "files"))]
     assert len(repairable) > 15
     # By themselves, and many at once.
     for damaged in [*([path] for path in repairable), repairable[2:-1]]:
@@ -112,38 +108,34 @@ def test_what_can_be_made_again_is(storage: Storage) -> None:
         assert objects(storage) == good
     # What follows from the tables needs no record.
     storage.remove(["images.zarr/file_id/c/0", "images.zarr/n_lines/c/1", "images.zarr/zarr.json"])
-    storage.remove("dataset.json")
-    for _ in range(2):
-        repair(storage, verify(storage), None)
+    storage.remove(storage.list("files_by_language.parquet"))
+    outcome = repair(storage, verify(storage), None)
+    assert outcome.ok
+    assert len(outcome.notes) == 5
     assert objects(storage) == good
 
 
-def test_a_lost_list_of_objects_is_made_from_them(storage: Storage) -> None:
+def test_what_nothing_else_holds_is_said_and_left(storage: Storage) -> None:
     good = objects(storage)
-    storage.remove(storage.list("manifest.parquet")[0])
-    assert repair(storage, verify(storage)).ok
-    assert verify(storage, deep=True).ok
-    assert storage.list("images.zarr") == [p for p in good if p.startswith("images.zarr")]
-    # But not where the images do not prove themselves.
-    path = "images.zarr/images/c/0/0/0"
-    storage.write(path, storage.read("images.zarr/images/c/1/0/0"))
-    storage.remove(storage.list("manifest.parquet"))
-    problems = repair(storage, verify(storage)).problems
-    assert "do not prove themselves" in problems[0].message
-    assert not verify(storage).ok
-
-
-def test_lost_failures_are_tried_again_and_lost_withdrawals_are_not_guessed(
-    storage: Storage,
-) -> None:
-    storage.remove(storage.list("failures.parquet"))
-    outcome = repair(storage, verify(storage))
-    assert outcome.ok
-    assert "tries those records again" in outcome.notes[-1]
+    for folder in ("records", "failures", "withdrawn", "summary", "manifest"):
+        path = storage.list(f"{folder}.parquet")[0]
+        storage.remove(path)
+        before = objects(storage)
+        outcome = repair(storage, verify(storage), restage)
+        assert path in {problem.path for problem in outcome.problems}
+        assert objects(storage) == before
+        storage.write(path, good[path])
     assert verify(storage).ok
-    storage.remove(storage.list("withdrawn.parquet"))
-    assert not repair(storage, verify(storage), restage).ok
-    assert not verify(storage).ok
+
+
+def test_counts_that_no_object_backs_are_damage_at_once(storage: Storage) -> None:
+    info = read_info(storage)
+    assert info is not None
+    for counts in (replace(info.counts, images=2**62), replace(info.counts, images=2**40)):
+        storage.write("dataset.json", replace(info, counts=counts).to_bytes())
+        report = verify(storage)
+        assert {problem.kind for problem in report.problems} >= {"missing"}
+        assert len(report.problems) < 1000
 
 
 def test_without_its_source_an_image_stays_damaged(storage: Storage) -> None:
@@ -186,7 +178,7 @@ def test_without_its_source_an_image_stays_damaged(storage: Storage) -> None:
 
 def test_pixels_that_are_not_the_text_are_found(tmp_path: Path) -> None:
     """Checksums say what was written; the text's hash says whether that was right."""
-    from zml_dask.store.commit.shards import ShardBuilder, ShardReader
+    from zml_dask.store.shards import ShardBuilder, ShardReader
 
     storage = Storage.open(tmp_path / "ds")
     stage(storage, tmp_path, 1, [("a.py", "x = 1\n"), ("b.py", "y = 2\n" * 81)])
@@ -201,7 +193,7 @@ def test_pixels_that_are_not_the_text_are_found(tmp_path: Path) -> None:
         builder.extend(images)
         storage.write(path, builder.finish())
         # As if it had been committed so: every checksum fits.
-        from zml_dask.store.manifest import WrittenObject, digest_of, write_manifest
+        from zml_dask.store.tables import WrittenObject, digest_of, write_manifest
 
         data = storage.read(path)
         part = write_manifest(storage, 9, [WrittenObject(path, len(data), digest_of(data), 3)])

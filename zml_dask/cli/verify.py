@@ -28,10 +28,9 @@ from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_rows
 from zml_dask.store.verify import verify
-from zml_dask.store.verify.objects import Mapper
-from zml_dask.store.verify.repair import repair
+from zml_dask.store.verify.repair import Restage, repair
 from zml_dask.store.verify.report import Report
-from zml_dask.store.verify.restage import Restage
+from zml_dask.store.verify.verification import Mapper
 from zml_dask.text_safety import escape_text
 
 _SHOWN = 20

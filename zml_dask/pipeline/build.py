@@ -38,7 +38,7 @@ from zml_dask.pipeline.sources import (
 from zml_dask.pipeline.stage import Staged, StageRecords
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RefTable
-from zml_dask.store.commit.planning import check_shape
+from zml_dask.store.commit.plan import check_shape
 from zml_dask.store.commit.steps import CommitOptions
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import zarr
 from zarr.codecs import BloscCodec
 
-from zml_dask.store.arrays import open_arrays
-from zml_dask.store.info import DatasetInfo
+from zml_dask.store.info import DatasetInfo, open_arrays
 from zml_dask.store.storage import Storage
 
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from zml_dask.errors import ObjectMissingError
 from zml_dask.pipeline.outcome import Outcome
 from zml_dask.records.refs import RefTable
-from zml_dask.store.commit.planning import check_staged_shape
+from zml_dask.store.commit.plan import check_staged_shape
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import StagingDamagedError, StagingIndex, read_staged
-from zml_dask.store.staging.failures import failure_rows
+from zml_dask.store.staging.packs import failure_rows
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
 

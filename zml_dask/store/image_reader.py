@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.raster.images import Images
-from zml_dask.store.commit.shards import ShardDamagedError, ShardReader, chunk_bytes
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import IMAGES, ArraySpec, row_shape, shard_path
+from zml_dask.store.shards import ShardDamagedError, ShardReader, chunk_bytes
 from zml_dask.store.storage import Range, Storage
 
 Int64 = NDArray[np.int64]

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import zarr
+
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.store.layout import (
-    DATASET_COPY,
     DATASET_JSON,
     IMAGES_ZARR,
     LEGACY,
@@ -28,6 +29,8 @@ from zml_dask.store.layout import (
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 
 FORMAT = "zml-dask"
+
+_RESTORE = "restore it from a backup, or build again into a new folder"
 
 
 class NoDatasetError(UsageError):
@@ -198,9 +201,7 @@ class DatasetInfo:
         try:
             plain = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise DatasetDamagedError(
-                f"{where} is not JSON ({error}); run zml-dask verify --repair"
-            ) from error
+            raise DatasetDamagedError(f"{where} is not JSON ({error}); {_RESTORE}") from error
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
             raise NotADatasetError(f"{where} is not of a zml-dask dataset; choose another folder")
         if isinstance(plain.get("schema_version"), int):
@@ -217,17 +218,15 @@ class DatasetInfo:
                 )
         # The bytes and not only the values: a flipped byte in white space counts too.
         if plain.pop("sha256", None) != _digest(plain):
-            raise DatasetDamagedError(
-                f"{where} does not fit its own checksum; run zml-dask verify --repair"
-            )
+            raise DatasetDamagedError(f"{where} does not fit its own checksum; {_RESTORE}")
         try:
             info = _from_plain(plain)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DatasetDamagedError(
-                f"{where} does not say what it must ({error!r}); run zml-dask verify --repair"
+                f"{where} does not say what it must ({error!r}); {_RESTORE}"
             ) from error
         if info.to_bytes() != data:
-            raise DatasetDamagedError(f"{where} was changed by hand; run zml-dask verify --repair")
+            raise DatasetDamagedError(f"{where} was changed by hand; {_RESTORE}")
         return info
 
 
@@ -305,7 +304,6 @@ def ensure_ours(storage: Storage) -> None:
 
 _NAMES = {
     DATASET_JSON,
-    DATASET_COPY,
     IMAGES_ZARR,
     LEGACY,
     LOCK,
@@ -329,11 +327,10 @@ def read_info(storage: Storage) -> DatasetInfo | None:
     try:
         data = storage.read(DATASET_JSON)
     except ObjectMissingError as error:
-        if storage.exists(DATASET_COPY):
+        if storage.list("manifest.parquet") and not storage.exists(f"{STAGING}/commit/plan.arrow"):
             # A build would begin anew, and write over what is committed.
             raise DatasetDamagedError(
-                f"{storage.url}/{DATASET_JSON} is gone, but its copy is there; "
-                "run zml-dask verify --repair"
+                f"{storage.url}/{DATASET_JSON} is gone, but its tables are there; {_RESTORE}"
             ) from error
         return None
     return DatasetInfo.from_bytes(data, f"{storage.url}/{DATASET_JSON}")
@@ -386,12 +383,24 @@ def replace_info(storage: Storage, base: DatasetInfo | None, changed: DatasetInf
             f"{storage.url}/{DATASET_JSON} was changed by another process since this one began; "
             "nothing was overwritten; run the command again"
         )
-    refresh_copy(storage, changed)
     return changed
 
 
-def refresh_copy(storage: Storage, info: DatasetInfo) -> None:
-    """Bring the copy up to date, where a crash came between the two."""
-    data = info.to_bytes()
-    if not (storage.exists(DATASET_COPY) and storage.read(DATASET_COPY) == data):
-        storage.write(DATASET_COPY, data)
+def open_arrays(storage: Storage) -> zarr.Group:
+    """Open the group of a dataset's arrays.
+
+    As Zarr format 3 and nothing else: zarr-python would also take the format
+    before, whose arrays may ask for codecs that unpickle what they read.
+
+    Raises
+    ------
+    DatasetDamagedError
+        If there is no such group.
+    """
+    try:
+        return zarr.open_group(storage.zarr_store(IMAGES_ZARR), mode="r", zarr_format=3)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise DatasetDamagedError(
+            f"{storage.url}/{IMAGES_ZARR} is no Zarr group of format 3; "
+            "run zml-dask verify --repair"
+        ) from error

@@ -23,8 +23,6 @@ from zml_dask.raster.text import HEIGHT, WIDTH
 SCHEMA_VERSION = 2
 
 DATASET_JSON = "dataset.json"
-DATASET_COPY = "dataset-copy.json"
-"""The same bytes once more, for repair: without them nothing else has a meaning."""
 IMAGES_ZARR = "images.zarr"
 LEGACY = "legacy"
 

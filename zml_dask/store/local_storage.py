@@ -114,11 +114,15 @@ class LocalStorage(Storage):
     def _replace_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
         target = self._locate(path)
         temporary = self._write_aside(path, data, durable=True)
-        with _locked(target.with_name(f"{_LOCK}-{target.name}")):
-            if (target.read_bytes() if target.exists() else None) != expected:
-                temporary.unlink(missing_ok=True)
-                return False
-            self._replace(temporary, target, path, durable=True)
+        try:
+            note_operation("rename", path)
+            with _locked(target.with_name(f"{_LOCK}-{target.name}")):
+                if (target.read_bytes() if target.exists() else None) != expected:
+                    return False
+                temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(target.parent)
         return True
 
     def _publish(self, local: Path, path: str, *, durable: bool) -> None:
@@ -174,11 +178,7 @@ class LocalStorage(Storage):
             temporary.unlink(missing_ok=True)
             raise
         if durable:
-            folder = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync(target.parent)
 
     def _exists(self, path: str) -> bool:
         return self._locate(path).is_file()
@@ -242,6 +242,14 @@ def _read_at(file: IO[bytes], start: int, stop: int | None) -> bytes:
         pieces.append(piece)
         start += len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _sync(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager

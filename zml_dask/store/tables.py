@@ -6,6 +6,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zml_dask.store.info import DatasetInfo, Part
+from zml_dask.store.info import DatasetInfo, Part, WrittenObject
 from zml_dask.store.layout import RECORDS_SCHEMA, TABLES, part_path
 from zml_dask.store.storage import Storage, StorageError
 
@@ -234,3 +235,37 @@ def read_record_ids(storage: Storage, info: DatasetInfo, table: str) -> set[int]
 def _hash_file(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+MANIFEST = "manifest"
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("rows_sha256", pa.string()),
+        pa.field("last_rows_sha256", pa.string()),
+    ]
+)
+
+
+def write_manifest(storage: Storage, number: int, objects: Sequence[WrittenObject]) -> Part:
+    """Write the list of what one commit wrote."""
+    table = pa.Table.from_pylist(list(map(asdict, objects)), MANIFEST_SCHEMA)
+    return write_part(storage, MANIFEST, number, [table], schema=MANIFEST_SCHEMA)
+
+
+def read_manifest(storage: Storage, info: DatasetInfo) -> dict[str, WrittenObject]:
+    """Read the list of all objects; the last row of a path is the one that counts."""
+    return {
+        row["path"]: WrittenObject(**row)
+        for part in info.manifest
+        for row in read_part(storage, part).to_pylist()
+    }
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(data).hexdigest()

@@ -12,14 +12,23 @@ the rows that are committed; running the commit again writes the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from zml_dask.errors import ZmlError
-from zml_dask.store.commit.plan import PLAN, PLAN_DIGEST, CommitPlan, CommitTask, store_plan
-from zml_dask.store.commit.planning import CommitOptions, make_plan
+from zml_dask.store.commit.plan import (
+    PLAN,
+    PLAN_DIGEST,
+    CommitOptions,
+    CommitPlan,
+    CommitTask,
+    check_current,
+    load_plan,
+    make_plan,
+    store_plan,
+)
 from zml_dask.store.commit.tasks import TaskResult, run_task
 from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import (
@@ -29,17 +38,13 @@ from zml_dask.store.info import (
     Part,
     WrittenObject,
     read_info,
-    refresh_copy,
     replace_info,
 )
-from zml_dask.store.layout import DATASET_COPY, DATASET_JSON, LEGACY, STAGING, TABLES
-from zml_dask.store.manifest import MANIFEST, digest_of, write_manifest
-from zml_dask.store.staging.failures import STAGED_FAILURES
-from zml_dask.store.staging.packs import STAGED_PACKS
-from zml_dask.store.staging.stager import STAGED_RECORDS
+from zml_dask.store.layout import DATASET_JSON, LEGACY, STAGING, TABLES
+from zml_dask.store.staging.index import StagingIndex
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import add_up
-from zml_dask.store.tables import write_part, write_summary
+from zml_dask.store.tables import MANIFEST, digest_of, write_manifest, write_part, write_summary
 
 __all__ = [
     "CommitOptions",
@@ -75,18 +80,19 @@ def plan_commit(storage: Storage, options: CommitOptions | None = None) -> Commi
     -------
     CommitPlan or None
         None where there is nothing to commit; what a dead commit left behind
-        is tidied up then.
+        is removed then.
 
     Raises
     ------
     UsageError
         If the dataset, or what is staged, has another image size.
     """
-    plan = make_plan(storage, options or CommitOptions())
+    index = StagingIndex.load(storage)
+    info = read_info(storage)
+    plan = make_plan(storage, options or CommitOptions(), info, index)
     if plan is None:
-        info = read_info(storage)
         if info is not None:
-            _tidy(storage, info, _used_up(storage))
+            _tidy(storage, None, (*index.paths, *index.damaged))
         return None
     return store_plan(storage, plan)
 
@@ -112,6 +118,8 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
         If a task has no result.
     DatasetChangedError
         If the dataset is not the one that the commit was planned for any more.
+    StalePlanError
+        If another commit has begun since.
     """
     by_task = {result.task: result for result in results}
     missing = [task for task in plan.tasks if task not in by_task]
@@ -152,8 +160,9 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
         next_part=next_part,
         **plan.notes,
     )
+    check_current(storage, plan.digest)
     info = replace_info(storage, committed, info)
-    _tidy(storage, info, [PLAN_DIGEST, *plan.paths, PLAN])
+    _tidy(storage, plan, plan.paths)
     return info
 
 
@@ -201,35 +210,38 @@ def _extend_tables(
     return tables, next_part
 
 
-def _tidy(storage: Storage, info: DatasetInfo, used: Iterable[str]) -> None:
-    """Remove what the commit used up, and what dead commits left behind."""
-    refresh_copy(storage, info)
-    storage.remove(list(used))
+def _tidy(storage: Storage, plan: CommitPlan | None, used: Iterable[str]) -> None:
+    """Remove what a commit used up, and what dead commits left behind.
+
+    Nothing is removed where another commit has begun since, and nothing of one
+    that has ended: what is listed first and not named later is nobody's.
+    """
+    parts = [path for table in (*TABLES, MANIFEST) for path in storage.list(f"{table}.parquet")]
+    info = read_info(storage)
+    if info is None or _is_another_under_way(storage, plan, info):
+        return
+    listed = {part.path for group in info.tables.values() for part in group}
+    listed |= {part.path for part in info.manifest}
+    storage.remove([PLAN_DIGEST, *used, PLAN])
     storage.prune(STAGING)
-    storage.remove(list(unlisted_parts(storage, info)))
+    storage.remove([path for path in parts if path not in listed])
     storage.remove([path for path in storage.leftovers() if _is_ours(path)])
 
 
-def _used_up(storage: Storage) -> list[str]:
-    """What a commit that died after its last step left in staging."""
-    folders = (STAGED_RECORDS, STAGED_FAILURES, STAGED_PACKS, PLAN.rpartition("/")[0])
-    return [path for folder in folders for path in storage.list(folder)]
+def _is_another_under_way(storage: Storage, plan: CommitPlan | None, info: DatasetInfo) -> bool:
+    if not storage.exists(PLAN_DIGEST):
+        return False
+    digest = storage.read(PLAN_DIGEST).decode()
+    if plan is not None:
+        return digest != plan.digest
+    # A plan that was made from what is committed now; any other one is of a commit that is over.
+    return storage.exists(PLAN) and load_plan(storage, digest).base == digest_of(info.to_bytes())
 
 
 def _is_ours(leftover: str) -> bool:
     """Whether a half-written object is of the store: others may be writing theirs right now."""
     folder, separator, name = leftover.rpartition("/")
-    return (
-        folder != LEGACY if separator else name.endswith((f"-{DATASET_JSON}", f"-{DATASET_COPY}"))
-    )
-
-
-def unlisted_parts(storage: Storage, info: DatasetInfo) -> Iterator[str]:
-    """Give the parts of tables and lists that ``dataset.json`` does not name."""
-    listed = {part.path for parts in info.tables.values() for part in parts}
-    listed |= {part.path for part in info.manifest}
-    for table in (*TABLES, MANIFEST):
-        yield from (path for path in storage.list(f"{table}.parquet") if path not in listed)
+    return folder != LEGACY if separator else name.endswith(f"-{DATASET_JSON}")
 
 
 def commit(

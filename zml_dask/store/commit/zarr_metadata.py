@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zml_dask.store.commit.shards import CODEC_LEVEL, chunk_bytes
 from zml_dask.store.layout import (
     IMAGES_ZARR,
     SCHEMA_VERSION,
@@ -21,6 +20,7 @@ from zml_dask.store.layout import (
     ImageShape,
     row_shape,
 )
+from zml_dask.store.shards import CODEC_LEVEL, chunk_bytes
 
 _COORDINATES = "record_id file_id segment n_lines"
 _CRC: dict[str, Any] = {"name": "crc32c"}

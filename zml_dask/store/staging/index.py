@@ -11,15 +11,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zml_dask.store.staging.failures import (
+from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer, StagingDamagedError
+from zml_dask.store.staging.packs import (
+    ENTRY_SCHEMA,
     STAGED_FAILURES,
+    STAGED_PACKS,
     FailureRow,
+    entry_of,
     failure_rows,
     failures_table,
+    read_pack_index,
     read_staged_failure,
 )
-from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer, StagingDamagedError
-from zml_dask.store.staging.packs import ENTRY_SCHEMA, STAGED_PACKS, entry_of, read_pack_index
 from zml_dask.store.staging.staged import StagedLocation
 from zml_dask.store.staging.stager import STAGED_RECORDS
 from zml_dask.store.storage import ObjectMissingError, Storage

@@ -1,44 +1,58 @@
-"""Repair: damaged objects made again, from the tables or from the records themselves."""
+"""Repair: damaged objects made again by the commit's own tasks, and put back where they fit.
+
+Everything is made in a folder aside and compared with the recorded SHA-256 first, so
+that a repair never writes anything but what was committed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from functools import partial
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from zml_dask.store.commit.index_columns import index_columns
-from zml_dask.store.commit.plan import CommitTask
-from zml_dask.store.commit.shards import ShardBuilder
-from zml_dask.store.commit.tasks import perform, write_shard
+from zml_dask.store.commit.plan import CommitPlan, CommitTask, TaskKind
+from zml_dask.store.commit.tasks import in_language_order, index_columns, perform, write_shard
 from zml_dask.store.commit.zarr_metadata import zarr_objects
-from zml_dask.store.info import DatasetInfo, WrittenObject, replace_info
-from zml_dask.store.layout import (
-    IMAGES_ZARR,
-    ArraySpec,
-)
-from zml_dask.store.manifest import (
-    MANIFEST,
+from zml_dask.store.info import DatasetDamagedError, DatasetInfo, NotADatasetError, committed_info
+from zml_dask.store.layout import FILES_BY_LANGUAGE_SCHEMA, IMAGES_ZARR, ArraySpec
+from zml_dask.store.shards import ShardBuilder
+from zml_dask.store.staging.index import StagingIndex
+from zml_dask.store.staging.packs import failures_table
+from zml_dask.store.staging.staged import StagedReader
+from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.tables import (
     digest_of,
     read_manifest,
-    write_manifest,
+    read_part,
+    read_rows,
+    read_table,
+    write_part,
 )
-from zml_dask.store.staging.staged import read_staged
-from zml_dask.store.storage import Storage, StorageError
-from zml_dask.store.verify.repair_tables import DONE, rebuild_manifest, repair_tables, restore_info
-from zml_dask.store.verify.report import Problem, Report
-from zml_dask.store.verify.restage import (
-    RecordRows,
-    Restage,
-    StageAgain,
-    plan_of,
-    recorded_files,
-    restaged,
-    staged_files,
-)
+from zml_dask.store.verify.report import Report
 from zml_dask.store.verify.rows import file_batches, numbers
+
+Restage = Callable[[Sequence[int], Storage], None]
+"""Fetches records again and stages them into a storage of their own (or stages their
+failures); the store itself knows no network."""
+
+Int64 = NDArray[np.int64]
+FileKey = tuple[str, str | None, str | None, str]
+
+DONE = "made again: "
+"""How a note about a repaired object begins; its path follows."""
+
+_COMPARED = ("path", "sha256", "text_sha256", "status")
+
+
+class _CannotRepairError(Exception):
+    """Why an object cannot be made again."""
 
 
 def repair(
@@ -46,9 +60,9 @@ def repair(
 ) -> Report:
     """Make damaged or missing objects again, as far as can be.
 
-    Metadata and index arrays follow from the tables; shards of images and parts
-    of the files and records tables from the records, which `restage` gets
-    again. What comes back is first compared with what is recorded of it.
+    Metadata, index arrays and the files by language follow from the tables; shards
+    of images and parts of the files table from the records, which `restage`
+    fetches again.
 
     Parameters
     ----------
@@ -58,7 +72,7 @@ def repair(
     restage : callable, optional
         Fetches records again; without it only what follows from the tables is repaired.
     scratch : Path, optional
-        Folder for records that are fetched again.
+        Folder for what is made again.
 
     Returns
     -------
@@ -66,57 +80,95 @@ def repair(
         ``notes``: what was repaired; ``problems``: what could not be, and why.
     """
     outcome = Report(storage.url)
-    info = restore_info(storage, outcome)
-    if info is None:
-        return _leave(outcome, report)
-    damaged = {problem.path: problem for problem in report.problems if _is_object(problem)}
-    done: list[WrittenObject] = []
-    # Tables first: the rest is made by what they say.
-    stage_again = partial(restaged, restage, scratch=scratch) if restage else None
-    info = repair_tables(storage, info, set(damaged), stage_again, outcome)
-    if outcome.problems:
-        return _leave(outcome, report)
-    for path, data in zarr_objects(info, info.counts.images):
-        if path in damaged:
-            storage.write(path, data)
-            done.append(WrittenObject(path, len(data), digest_of(data)))
-    images, *indices = info.arrays
-    for spec in indices:
-        done += [
-            _rebuild_index(storage, info, spec, shard) for shard in _damaged_shards(spec, damaged)
-        ]
-    for shard in _damaged_shards(images, damaged):
-        found = _rebuild_images(storage, info, shard, stage_again, outcome)
-        done += [found] if found else []
-    outcome.notes += [DONE + written.path for written in done]
-    info = _record(storage, info, done)
-    if any(part.path in damaged for part in info.manifest):
-        rebuild_manifest(storage, info, outcome)
-    return _leave(outcome, report)
-
-
-def _leave(outcome: Report, report: Report) -> Report:
-    """Add the problems that nothing was done about."""
-    settled = {note.removeprefix(DONE) for note in outcome.notes}
-    settled |= {problem.path for problem in outcome.problems}
-    outcome.problems += [problem for problem in report.problems if problem.path not in settled]
+    try:
+        info = committed_info(storage)
+        recorded = {part.path: part.sha256 for group in info.tables.values() for part in group}
+        # Tables first: the rest is made by what they say.
+        recorded |= {path: o.sha256 for path, o in read_manifest(storage, info).items()}
+    except (DatasetDamagedError, NotADatasetError, StorageError):
+        outcome.problems += report.problems
+        return outcome
+    damaged = {p.path: p for p in report.problems if p.kind in ("damaged", "missing")}
+    folder = tempfile.mkdtemp(prefix="zml-repair-", dir=scratch)
+    try:
+        aside = Storage.open(folder)
+        for path in (path for path in recorded if path in damaged):
+            try:
+                _make(storage, aside, info, path, restage)
+            except (_CannotRepairError, StorageError) as error:
+                outcome.add("unreadable", path, str(error))
+                continue
+            if aside.exists(path) and digest_of(aside.read(path)) == recorded[path]:
+                storage.write(path, aside.read(path))
+                outcome.notes.append(DONE + path)
+            else:
+                what = "what came back has other files by now, or another release wrote it"
+                outcome.add("unreadable", path, what)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    tried = {problem.path for problem in outcome.problems}
+    repaired = {note.removeprefix(DONE) for note in outcome.notes}
+    outcome.problems += [p for p in report.problems if p.path not in tried | repaired]
     return outcome
 
 
-def _is_object(problem: Problem) -> bool:
-    return problem.kind in ("damaged", "missing")
+def _make(
+    storage: Storage, aside: Storage, info: DatasetInfo, path: str, restage: Restage | None
+) -> None:
+    """Make one object again in a storage aside."""
+    metadata = dict(zarr_objects(info, info.counts.images))
+    if path in metadata:
+        aside.write(path, metadata[path], durable=False)
+        return
+    folder, name = path.split("/")[:2]
+    if folder == IMAGES_ZARR:
+        spec, shard = info.array(name), int(path.split("/")[3])
+        start, stop = shard * spec.shard, min((shard + 1) * spec.shard, info.counts.images)
+        if name != "images":
+            _make_index(storage, aside, info, spec, shard)
+            return
+        rows = RecordRows.read(storage, info)
+        owners = (rows.first_image < stop) & (rows.first_image + rows.n_images > start)
+        kind: TaskKind = "images"
+    else:
+        table = folder.removesuffix(".parquet")
+        parts = info.tables[table]
+        at = next(number for number, part in enumerate(parts) if part.path == path)
+        first = sum(part.rows for part in parts[:at])
+        shard = int(path.split("-")[1])
+        if table == "files_by_language":
+            files = _files_between(storage, info, first, first + parts[at].rows)
+            write_part(aside, table, shard, in_language_order(files))
+            return
+        if table != "files":
+            raise _CannotRepairError("nothing else holds what it says; restore it from a backup")
+        rows = RecordRows.read(storage, info)
+        last = rows.first_file + rows.n_files
+        owners = (rows.first_file >= first) & (last <= first + parts[at].rows) & (rows.n_files > 0)
+        kind, start, stop = "files", 0, 0
+    if restage is None:
+        raise _CannotRepairError("its records must be fetched again; give their catalogue")
+    low, high = np.flatnonzero(owners)[[0, -1]].tolist()
+    with restaged(restage, rows.record_id[low : high + 1].tolist()) as (source, index):
+        plan = _plan_of(index, rows, low, high + 1, info)
+        task = CommitTask(kind, shard, start, stop if kind == "images" else high + 1 - low, "")
+        perform(source, aside, plan, task)
 
 
-def _damaged_shards(spec: ArraySpec, damaged: Iterable[str]) -> Sequence[int]:
-    prefix = f"{IMAGES_ZARR}/{spec.name}/c/"
-    return sorted(
-        int(path.removeprefix(prefix).split("/")[0]) for path in damaged if path.startswith(prefix)
-    )
+def _files_between(storage: Storage, info: DatasetInfo, start: int, stop: int) -> pa.Table:
+    """Read what ``files_by_language`` has of a range of files."""
+    found, first = [FILES_BY_LANGUAGE_SCHEMA.empty_table()], 0
+    for part in info.tables["files"]:
+        if first < stop and first + part.rows > start:
+            rows = read_part(storage, part, FILES_BY_LANGUAGE_SCHEMA.names)
+            found.append(rows.slice(max(start - first, 0), stop - max(first, start)))
+        first += part.rows
+    return pa.concat_tables(found)
 
 
-def _rebuild_index(
-    storage: Storage, info: DatasetInfo, spec: ArraySpec, shard: int
-) -> WrittenObject:
+def _make_index(
+    storage: Storage, aside: Storage, info: DatasetInfo, spec: ArraySpec, shard: int
+) -> None:
     """Make a shard of an index array again from the files table."""
     start, stop = shard * spec.shard, min((shard + 1) * spec.shard, info.counts.images)
     builder = ShardBuilder(spec)
@@ -131,63 +183,100 @@ def _rebuild_index(
                 columns["n_images"],
                 columns["n_lines"],
                 info.shape.height,
-            )[spec.name]
-            builder.extend(values[max(start - first, 0) : stop - first])
-    return write_shard(storage, spec, info.shape, shard, stop - start, builder)
+            )
+            builder.extend(values[spec.name][max(start - first, 0) : stop - first])
+    write_shard(aside, spec, info.shape, shard, stop - start, builder)
 
 
-def _rebuild_images(
-    storage: Storage,
-    info: DatasetInfo,
-    shard: int,
-    stage_again: StageAgain | None,
-    outcome: Report,
-) -> WrittenObject | None:
-    """Make a shard of images again from the records that own them."""
-    spec = info.array("images")
-    start, stop = shard * spec.shard, min((shard + 1) * spec.shard, info.counts.images)
-    path = f"{IMAGES_ZARR}/{spec.name}/c/{shard}/0/0"
-    if stage_again is None:
-        outcome.add("unreadable", path, "its records must be fetched again; give their catalogue")
-        return None
-    rows = RecordRows.read(storage, info)
-    owners = np.flatnonzero((rows.first_image < stop) & (rows.first_image + rows.n_images > start))
-    low, high = int(owners[0]), int(owners[-1]) + 1
-    ids = rows.record_id[low:high].tolist()
-    with stage_again(ids) as (source, index):
-        plan = plan_of(source, index, rows, low, high, info)
-        if isinstance(plan, str):
-            outcome.add("unreadable", path, plan)
-            return None
-        recorded = recorded_files(storage, info, ids)
-        for position, record_id in enumerate(ids):
-            if staged_files(read_staged(source, plan.locate(position))) != recorded[record_id]:
-                outcome.add("source", path, f"record {record_id} has other files by now")
-                return None
-        task = CommitTask("images", shard, start, stop, "")
-        return perform(source, storage, plan, task).objects[0]
+@dataclass(frozen=True, eq=False)
+class RecordRows:
+    """All records of the dataset in the order of their rows, and where their rows begin."""
+
+    record_id: Int64
+    n_files: Int64
+    n_images: Int64
+    first_file: Int64
+    first_image: Int64
+
+    @classmethod
+    def read(cls, storage: Storage, info: DatasetInfo) -> RecordRows:
+        """Read them from the records table."""
+        table = read_table(storage, info, "records", ["record_id", "n_files", "n_images"])
+        ids, files, images = (
+            table[name].to_numpy().astype(np.int64) for name in table.schema.names
+        )
+        return cls(ids, files, images, np.cumsum(files) - files, np.cumsum(images) - images)
 
 
-def _record(storage: Storage, info: DatasetInfo, done: Sequence[WrittenObject]) -> DatasetInfo:
-    """Note objects whose bytes differ from before: another release may compress otherwise."""
-    try:
-        manifest = read_manifest(storage, info)
-    except StorageError:
-        return info  # made again from the objects themselves
-    # The rows are those that were there, so what is recorded of them still holds.
-    done = [
-        replace(written, last_rows_sha256=known.last_rows_sha256)
-        if (known := manifest.get(written.path))
-        else written
-        for written in done
-    ]
-    changed = [written for written in done if manifest.get(written.path) != written]
-    if not changed:
-        return info
-    number = info.next_part.get(MANIFEST, 0)
-    changed_info = replace(
-        info,
-        manifest=(*info.manifest, write_manifest(storage, number, changed)),
-        next_part={**info.next_part, MANIFEST: number + 1},
+def _plan_of(
+    index: StagingIndex, rows: RecordRows, start: int, stop: int, info: DatasetInfo
+) -> CommitPlan:
+    """Plan as a commit would that records `start` to `stop` of the dataset get their own rows."""
+    ids = rows.record_id[start:stop]
+    missing = np.setdiff1d(ids, index.record_id)
+    if missing.size:
+        raise _CannotRepairError(f"record {missing[0]} could not be had again")
+    positions = np.searchsorted(index.record_id, ids)
+    changed = (index.n_files[positions] != rows.n_files[start:stop]) | (
+        index.n_images[positions] != rows.n_images[start:stop]
     )
-    return replace_info(storage, info, changed_info)
+    if changed.any():
+        raise _CannotRepairError(
+            f"record {ids[changed][0]} has other files by now than were committed"
+        )
+    columns = ("source", "offset", "length", "n_files", "n_images")
+    return CommitPlan(
+        record_id=ids,
+        **{name: getattr(index, name)[positions] for name in columns},
+        paths=index.paths,
+        shape=info.shape,
+        arrays=info.arrays,
+        base=None,
+        images_before=int(rows.first_image[start]),
+        files_before=int(rows.first_file[start]),
+        next_part={},
+        failures=failures_table([]),
+        notes={},
+    )
+
+
+@contextmanager
+def restaged(
+    restage: Restage, record_ids: Sequence[int], scratch: Path | None = None
+) -> Iterator[tuple[Storage, StagingIndex]]:
+    """Have records staged into a temporary folder.
+
+    Yields
+    ------
+    storage : Storage
+    index : StagingIndex
+        What arrived there; `failures` has the rest.
+    """
+    folder = tempfile.mkdtemp(prefix="zml-restaged-", dir=scratch)
+    try:
+        storage = Storage.open(folder)
+        restage(record_ids, storage)
+        yield storage, StagingIndex.load(storage)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def recorded_files(
+    storage: Storage, info: DatasetInfo, record_ids: Sequence[int]
+) -> dict[int, list[FileKey]]:
+    """Read what the files table says of some records' files, in row order."""
+    found: dict[int, list[FileKey]] = {record_id: [] for record_id in record_ids}
+    columns = ["record_id", *_COMPARED]
+    for row in read_rows(storage, info, "files", columns, record_ids).to_pylist():
+        found[row["record_id"]].append(_key(row))
+    return found
+
+
+def staged_files(reader: StagedReader) -> list[FileKey]:
+    """Read the same of a staged record."""
+    return [_key(row) for _, rows in reader.row_batches() for row in rows.to_pylist()]
+
+
+def _key(row: dict[str, str]) -> FileKey:
+    path, sha256, text_sha256, status = (row[name] for name in _COMPARED)
+    return path, sha256, text_sha256, status

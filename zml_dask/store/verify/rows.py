@@ -13,16 +13,25 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.raster.images import to_text
-from zml_dask.store.commit.index_columns import index_columns
-from zml_dask.store.commit.shards import ShardDamagedError
+from zml_dask.store.commit.tasks import index_columns
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import FILES_SCHEMA, FILL_VALUE, IMAGES_ZARR
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.layout import (
+    FILES_SCHEMA,
+    FILL_VALUE,
+    IMAGES_ZARR,
+    ArraySpec,
+    ImageShape,
+    row_shape,
+    shard_path,
+)
+from zml_dask.store.shards import ShardDamagedError, ShardReader
+from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 from zml_dask.store.tables import read_table
 from zml_dask.store.verify.report import Report
-from zml_dask.store.verify.stored_rows import StoredRows
 
 Int64 = NDArray[np.int64]
+
+_MAX_GROUP_ROWS = 2**20  # a few bytes can claim any number of rows, and memory must hold a group
 
 _COLUMNS = ["file_id", "record_id", "n_lines", "first_image", "n_images", "text_sha256"]
 
@@ -54,6 +63,12 @@ def file_groups(storage: Storage, info: DatasetInfo) -> list[FileGroup]:
     for part in info.tables["files"]:
         with storage.open_reader(part.path) as stream:
             metadata = pq.ParquetFile(stream).metadata
+        sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        if metadata.num_rows != part.rows or max(sizes, default=0) > _MAX_GROUP_ROWS:
+            raise StorageError(
+                f"{part.path} has {metadata.num_rows} rows in {len(sizes)} groups, where "
+                f"dataset.json says {part.rows}: it is damaged"
+            )
         for number in range(metadata.num_row_groups):
             statistics = metadata.row_group(number).column(column).statistics
             found.append(FileGroup(part.path, number, statistics.min, statistics.max))
@@ -92,6 +107,8 @@ def check_tables(storage: Storage, info: DatasetInfo) -> Report:
         expected = np.where(filled, -(-columns["n_lines"] // info.shape.height), 0)
         if (counts != expected).any():
             report.add("counts", path, "files' images do not fit their lines")
+        elif next_image + counts.sum() > info.counts.images:
+            report.add("counts", path, "files have more images than the arrays")
         else:
             _check_indices(report, indices, info, columns, next_image)
         unique, inverse = np.unique(columns["record_id"], return_inverse=True)
@@ -248,3 +265,53 @@ def _says(images: NDArray[np.generic], n_lines: int, height: int, digest: str) -
     return hashlib.sha256(text).hexdigest() == digest and bool(
         (images[-1, lines[-1] :] == FILL_VALUE).all()
     )
+
+
+class StoredRows:
+    """Reads runs of rows; keeps the shard and the chunk it read last.
+
+    For going through an array in order, as verification does; queries use Zarr.
+
+    Parameters
+    ----------
+    storage : Storage
+    spec : ArraySpec
+    shape : ImageShape
+    """
+
+    def __init__(self, storage: Storage, spec: ArraySpec, shape: ImageShape) -> None:
+        self._storage = storage
+        self._spec = spec
+        self._row = row_shape(spec, shape)
+        self._shard: tuple[int, ShardReader] | None = None
+        self._chunk: tuple[int, NDArray[np.generic]] | None = None
+
+    def rows(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Decode rows `start` to `stop` of the array.
+
+        Raises
+        ------
+        ShardDamagedError
+            If a chunk or an index does not fit its checksum.
+        ObjectMissingError
+            If a shard is not there.
+        """
+        size = self._spec.chunk
+        parts = []
+        for chunk in range(start // size, -(-stop // size)):
+            decoded = self._decode(chunk)
+            parts.append(decoded[max(start - chunk * size, 0) : stop - chunk * size])
+        if len(parts) == 1:
+            return parts[0]
+        empty = np.empty((0, *self._row), self._spec.dtype)
+        return np.concatenate([empty, *parts])
+
+    def _decode(self, chunk: int) -> NDArray[np.generic]:
+        if self._chunk is None or self._chunk[0] != chunk:
+            shard, within = divmod(chunk, self._spec.shard // self._spec.chunk)
+            if self._shard is None or self._shard[0] != shard:
+                path = shard_path(self._spec.name, shard, 1 + len(self._row))
+                data = self._storage.read(path)
+                self._shard = shard, ShardReader(self._spec, self._row, data)
+            self._chunk = chunk, self._shard[1].chunk(within)
+        return self._chunk[1]

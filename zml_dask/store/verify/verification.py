@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from zml_dask.store.commit.tasks import rows_digest
+from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import (
     DatasetDamagedError,
     DatasetInfo,
     NotADatasetError,
+    Part,
+    WrittenObject,
     ensure_ours,
     read_info,
 )
-from zml_dask.store.layout import DATASET_COPY, DATASET_JSON, STAGING
-from zml_dask.store.manifest import read_manifest
-from zml_dask.store.staging.staged import read_staged
-from zml_dask.store.storage import Storage, StorageError
-from zml_dask.store.tables import read_table
-from zml_dask.store.verify.objects import (
-    Mapper,
-    check_copy,
-    check_objects,
-    check_part,
-    note_leftovers,
+from zml_dask.store.layout import (
+    DATASET_JSON,
+    IMAGES_ZARR,
+    LEGACY,
+    LOCK,
+    LOG,
+    STAGING,
+    row_shape,
+    shard_path,
 )
+from zml_dask.store.shards import ShardDamagedError, ShardReader
+from zml_dask.store.staging.staged import read_staged
+from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+from zml_dask.store.tables import digest_of, read_manifest, read_table
+from zml_dask.store.verify.repair import Restage, recorded_files, restaged, staged_files
 from zml_dask.store.verify.report import Problem, Report
-from zml_dask.store.verify.restage import Restage, recorded_files, restaged, staged_files
 from zml_dask.store.verify.rows import check_tables, check_texts, file_groups
 
 __all__ = ["Problem", "Report", "verify"]
@@ -40,6 +48,10 @@ SAMPLED_SHARDS = 8
 """Shards whose images are held to their text without ``deep``, evenly spread."""
 
 _THREADS = 4
+
+Mapper = Callable[..., "Iterator[Report]"]
+
+_AHEAD = "a commit has begun and not ended; build again to finish it"
 
 
 def verify(
@@ -81,9 +93,7 @@ def verify(
     report = Report(storage.url)
     try:
         info = read_info(storage)
-    except (DatasetDamagedError, NotADatasetError) as error:
-        if isinstance(error, NotADatasetError) and not storage.exists(DATASET_COPY):
-            raise
+    except DatasetDamagedError as error:
         report.add("damaged", DATASET_JSON, str(error))
         return report
     if info is None:
@@ -108,9 +118,10 @@ def _verify(
         report.merge(found)
     if not report.ok:
         return  # what the list of objects says cannot be trusted
-    report.merge(check_copy(storage, info))
     manifest = read_manifest(storage, info)
     report.merge(check_objects(storage, info, manifest, mapper))
+    if _number_expected(info) > len(manifest):
+        return  # nor how many rows it claims
     report.notes += note_leftovers(storage, info, manifest)
     parts = [part for group in info.tables.values() for part in group]
     tables = Report(storage.url)
@@ -169,3 +180,141 @@ def _check_sources(
                     f"{len(differing)} files are not as in the archive fetched again, such as "
                     f"{differing[:1]}",
                 )
+
+
+def expected_paths(info: DatasetInfo) -> Iterator[str]:
+    """Give the paths of all shards and metadata that a dataset of its counts has."""
+    for spec in info.arrays:
+        for shard in range(-(-info.counts.images // spec.shard)):
+            yield shard_path(spec.name, shard, 1 + len(row_shape(spec, info.shape)))
+    yield from (path for path, _ in zarr_objects(info, info.counts.images))
+
+
+def _number_expected(info: DatasetInfo) -> int:
+    shards = sum(-(-info.counts.images // spec.shard) for spec in info.arrays)
+    return shards + sum(1 for _ in zarr_objects(info, 0))
+
+
+def check_part(storage: Storage, part: Part) -> Report:
+    """Check one immutable object."""
+    return _check_bytes(storage, WrittenObject(part.path, part.size, part.sha256), None)
+
+
+def check_object(storage: Storage, info: DatasetInfo, written: WrittenObject) -> Report:
+    """Check one object of the manifest.
+
+    One that a later, dead commit has replaced is fine as long as it says the
+    same about what is committed.
+    """
+    return _check_bytes(storage, written, info)
+
+
+def _check_bytes(storage: Storage, written: WrittenObject, info: DatasetInfo | None) -> Report:
+    report = Report(storage.url)
+    try:
+        data = storage.read(written.path)
+    except ObjectMissingError:
+        report.add("missing", written.path, "the object is not there")
+        return report
+    report.count("objects")
+    report.count("bytes", len(data))
+    if digest_of(data) == written.sha256:
+        return report
+    if info is not None and _is_ahead(written, info, data):
+        report.notes.append(f"{written.path} is ahead of the last commit: {_AHEAD}")
+        return report
+    size = "" if len(data) == written.size else f", {len(data)} bytes instead of {written.size}"
+    report.add("damaged", written.path, f"its bytes do not fit the recorded SHA-256{size}")
+    return report
+
+
+def _is_ahead(written: WrittenObject, info: DatasetInfo, data: bytes) -> bool:
+    """Whether an object was replaced by a commit that died, and keeps what is committed."""
+    if written.rows_sha256 is not None:
+        spec = info.array(written.path.split("/")[1])
+        try:
+            reader = ShardReader(spec, row_shape(spec, info.shape), data)
+            return rows_digest(reader, spec, written.rows) == written.rows_sha256
+        except ShardDamagedError:
+            return False
+    if written.path.endswith("zarr.json"):
+        return _is_longer_metadata(written, info, data)
+    return False
+
+
+def _is_longer_metadata(written: WrittenObject, info: DatasetInfo, data: bytes) -> bool:
+    try:
+        node = json.loads(data)
+        arrays = node.get("consolidated_metadata", {}).get("metadata", {"": node})
+        lengths = {int(array["shape"][0]) for array in arrays.values()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return False
+    if len(lengths) != 1:
+        return False
+    return dict(zarr_objects(info, lengths.pop())).get(written.path) == data
+
+
+def check_objects(
+    storage: Storage,
+    info: DatasetInfo,
+    manifest: dict[str, WrittenObject],
+    mapper: Mapper,
+) -> Report:
+    """Check all objects that the manifest lists, and that it lists all there must be.
+
+    Parameters
+    ----------
+    storage : Storage
+    info : DatasetInfo
+    manifest : dict of str to WrittenObject
+        By path.
+    mapper : Mapper
+        Maps in parallel.
+    """
+    report = Report(storage.url)
+    # No further than what is listed: the counts may claim anything.
+    expected = set(islice(expected_paths(info), len(manifest) + 1))
+    for path in sorted(expected - manifest.keys()):
+        report.add("missing", path, "the manifest does not list it")
+    for path in sorted(manifest.keys() - expected):
+        report.add("counts", path, "the manifest lists what no dataset of these counts has")
+    listed = [written for path, written in manifest.items() if path in expected]
+    for found in mapper(partial(check_object, storage, info), listed):
+        report.merge(found)
+    report.notes = sorted(set(report.notes))
+    return report
+
+
+def note_leftovers(
+    storage: Storage, info: DatasetInfo, manifest: dict[str, WrittenObject]
+) -> Iterator[str]:
+    """Say what lies in the dataset and is not part of it."""
+    listed = {DATASET_JSON, LOCK, LOG, *manifest}
+    listed |= {part.path for parts in info.tables.values() for part in parts}
+    listed |= {part.path for part in info.manifest}
+    unlisted: list[str] = []
+    strangers: list[str] = []
+    staged = 0
+    for name in storage.names():
+        if name == LEGACY or name.startswith(LOG.partition(".")[0]):
+            continue
+        paths = storage.list(name) or [name]
+        if name == STAGING:
+            staged = len(storage.list(name))
+        else:
+            is_ours = name == IMAGES_ZARR or name.endswith(".parquet")
+            found = unlisted if is_ours else strangers
+            found += [path for path in paths if path not in listed]
+    if staged:
+        yield f"{staged} objects are staged and not committed: build again to commit them"
+    unlisted += storage.leftovers()
+    if unlisted:
+        yield (
+            f"{len(unlisted)} objects are not part of the dataset, such as {unlisted[0]!r}: "
+            "left by a commit that did not end; the next one removes them"
+        )
+    if strangers:
+        yield (
+            f"{len(strangers)} other files lie in the dataset's folder, such as {strangers[0]!r}: "
+            "nobody reads or touches them"
+        )
