@@ -210,7 +210,8 @@ class Dataset:
         memory_limit : int, optional
             Bytes; see `Database`.
         """
-        inline = self._base is None and "selection" not in self.__dict__
+        # Conditions pass over most row groups; the bits of what they find pass over none.
+        inline = self._base is None
         for condition in self._conditions:
             inline &= not condition.has_subquery and "images" not in condition.levels
         conditions = self._conditions if inline else ()

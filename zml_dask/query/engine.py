@@ -13,12 +13,11 @@ wants that. What a statement may say is checked in `sql`.
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +31,7 @@ from fsspec import AbstractFileSystem
 
 from zml_dask.query.rows import Rows
 from zml_dask.query.sql import query_error
+from zml_dask.store.info import Part
 from zml_dask.store.layout import TABLES
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import StorageError
@@ -120,7 +120,7 @@ class Database:
         if snapshot.storage.is_local:
             paths = [str(Path(snapshot.storage.url, part.path)) for part in parts]
         else:
-            snapshot.read_footers(name)
+            snapshot.read_footers(parts)
             paths = [f"{_PROTOCOL}://{part.path}" for part in parts]
         columns = ", ".join(f'"{column}"' for column in TABLES[name].names)
         self._connection.execute(
@@ -240,7 +240,7 @@ class _PartFiles(AbstractFileSystem):
         self._known = {p.path: p for parts in snapshot.info.tables.values() for p in parts}
         self.failure: Exception | None = None
 
-    def _part(self, path: str) -> Any:
+    def _part(self, path: str) -> Part:
         return self._known[path.removeprefix(f"{_PROTOCOL}://")]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
@@ -255,38 +255,46 @@ class _PartFiles(AbstractFileSystem):
     def modified(self, path: str) -> datetime:
         return datetime.fromtimestamp(0, UTC)  # parts never change
 
-    def open(self, path: str, mode: str = "rb", **_: Any) -> io.RawIOBase | io.BytesIO:
-        return _Noting(self._snapshot.open_part(self._part(path)), self._note)
+    def open(self, path: str, mode: str = "rb", **_: Any) -> _PartFile:
+        return _PartFile(self, self._part(path))
 
-    def _note(self, error: Exception) -> None:
-        self.failure = self.failure or error
+    def read(self, part: Part, start: int, stop: int) -> bytes:
+        """Read a range; keep its error, of which DuckDB tells the text only."""
+        try:
+            return self._snapshot.read_part(part, start, stop)
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
 
 
-class _Noting(io.RawIOBase):
-    """A file that keeps the error of a read: DuckDB tells its text only."""
+class _PartFile:
+    """A part as DuckDB reads it: by several threads at once, each at a place of its own.
 
-    def __init__(self, file: io.RawIOBase | io.BytesIO, note: Callable[[Exception], None]) -> None:
-        self._file = file
-        self._note = note
+    DuckDB seeks and then reads, and lets other threads of its own in between.
+    """
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+    def __init__(self, files: _PartFiles, part: Part) -> None:
+        self._files = files
+        self._part = part
+        self._places: dict[int, int] = {}
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._part.size}[whence]
+        self._places[threading.get_ident()] = base + offset
+        return base + offset
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._places.get(threading.get_ident(), 0)
 
-    def readinto(self, target: Any, /) -> int:
-        try:
-            return self._file.readinto(target) or 0
-        except Exception as error:
-            self._note(error)
-            raise
+    def read(self, size: int = -1) -> bytes:
+        start = self.tell()
+        stop = self._part.size if size < 0 else min(start + size, self._part.size)
+        data = self._files.read(self._part, start, stop) if start < stop else b""
+        self._places[threading.get_ident()] = start + len(data)
+        return data
+
+    def close(self) -> None:
+        self._places.clear()
 
 
 def relation_of(table: pa.Table) -> duckdb.DuckDBPyRelation:

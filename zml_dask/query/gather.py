@@ -37,11 +37,12 @@ def gather(
         A row a file, the columns called as they were asked for.
     """
     columns = [find_countable(name) for name in names]
-    own = [column.name for column in columns if column.level == "files"]
-    of_files = snapshot.take("files", selection.file_id[files], own)
-    of_records = _records_of(
-        snapshot, selection.record_id[files], [c.name for c in columns if c.level == "records"]
-    )
+    own = {column.name: None for column in columns if column.level == "files"}
+    others = [column.name for column in columns if column.level == "records"]
+    if others:
+        own["record_id"] = None
+    of_files = snapshot.take("files", selection.file_id[files], list(own))
+    of_records = _records_of(snapshot, of_files["record_id"].to_numpy(), others) if others else {}
     arrays = [
         (of_files if column.level == "files" else of_records)[column.name] for column in columns
     ]

@@ -466,7 +466,10 @@ def _columns_of(tree: Any, *, subqueries: bool = False) -> Iterator[tuple[int, l
         if isinstance(part, list):
             waiting += part
             continue
-        if not isinstance(part, dict) or (part.get("class") == "SUBQUERY" and not subqueries):
+        if not isinstance(part, dict):
+            continue
+        if part.get("class") == "SUBQUERY" and not subqueries:
+            waiting.append(part.get("child"))  # what stands before IN
             continue
         place = int(part.get("query_location") or 0)
         if part.get("class") == "COLUMN_REF":

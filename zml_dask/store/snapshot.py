@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -188,6 +188,7 @@ class Snapshot:
         parts = self.info.tables.get(table, ())
         names = TABLES[table].names if columns is None else list(columns)
         where = where if with_withdrawn else self._visible(table, where)
+        self.read_footers(parts)
 
         def read(part: Part) -> pa.Table:
             return self._scan_part(table, part, names, where)
@@ -229,6 +230,8 @@ class Snapshot:
             low, high = np.searchsorted(rows, [first, stop])
             if low < high:
                 tasks.append((part, rows[low:high] - first))
+
+        self.read_footers(part for part, _ in tasks)
 
         def read(task: tuple[Part, NDArray[np.int64]]) -> pa.Table:
             source = self.open_part(task[0])
@@ -299,18 +302,35 @@ class Snapshot:
         """Open a part as a seekable file; its footer is read once, whoever opens it."""
         if part.path in self.held:
             return io.BytesIO(self.held[part.path])
-        return _RangeFile(self.storage, part, self._footers.get(part.path, b""))
+        return _RangeFile(self, part)
 
-    def read_footers(self, table: str) -> None:
-        """Read the footers of a table's parts, all at once, and keep them.
+    def read_part(self, part: Part, start: int, stop: int) -> bytes:
+        """Read bytes `start` to `stop` of a part, which both lie within it.
+
+        Raises
+        ------
+        StorageError
+            If the part ends before.
+        """
+        tail = self._footers.get(part.path, b"")
+        first = part.size - len(tail)
+        if start >= first:
+            return tail[start - first : stop - first]
+        data = self.storage.read_range(part.path, start, stop)
+        if len(data) != stop - start:
+            raise _unreadable(part.path, EOFError(f"it ends before byte {stop:,}"))
+        return data
+
+    def read_footers(self, parts: Iterable[Part]) -> None:
+        """Read the footers of some parts, all at once, and keep them.
 
         Without this each part that is opened asks for its footer by itself, in two
-        requests, and again when it is opened again.
+        requests, and again when it is opened again. On this machine that costs nothing.
         """
+        if self.storage.is_local:
+            return
         missing = [
-            part
-            for part in self.info.tables.get(table, ())
-            if part.path not in self._footers and part.path not in self.held
+            part for part in parts if part.path not in self._footers and part.path not in self.held
         ]
         tails = self.storage.read_ranges(
             [(part.path, max(0, part.size - _FOOTER), part.size) for part in missing]
@@ -334,10 +354,9 @@ class _RangeFile(io.RawIOBase):
     fsspec's own files read five megabytes ahead, more than a column of a part has.
     """
 
-    def __init__(self, storage: Storage, part: Part, tail: bytes) -> None:
-        self._storage = storage
+    def __init__(self, snapshot: Snapshot, part: Part) -> None:
+        self._snapshot = snapshot
         self._part = part
-        self._tail = tail
         self._at = 0
 
     def readable(self) -> bool:
@@ -358,11 +377,7 @@ class _RangeFile(io.RawIOBase):
         stop = min(self._at + len(target), self._part.size)
         if stop <= self._at:
             return 0
-        start = self._part.size - len(self._tail)
-        if self._at >= start:
-            data = self._tail[self._at - start : stop - start]
-        else:
-            data = self._storage.read_range(self._part.path, self._at, stop)
+        data = self._snapshot.read_part(self._part, self._at, stop)
         target[: len(data)] = data
         self._at += len(data)
         return len(data)
