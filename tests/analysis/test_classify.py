@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from zml_dask.analysis import classify
-from zml_dask.analysis.samples import SampleOptions, TooFewSamplesError, draw, to_tokens
+from zml_dask.analysis.samples import SampleOptions, draw, to_tokens
+from zml_dask.errors import UsageError
 from zml_dask.query.dataset import open_dataset
 
 from .conftest import Known, build_known
@@ -136,7 +137,7 @@ def test_an_association_needs_records_of_both_families_in_each_fold(with_later: 
 
 def test_too_few_records_are_refused(tmp_path: Path) -> None:
     known = build_known(tmp_path)
-    with pytest.raises(TooFewSamplesError, match="give more records"):
+    with pytest.raises(UsageError, match="give more records"):
         draw(open_dataset(str(known.path)), SampleOptions(min_records=50))
 
 

@@ -27,8 +27,9 @@ from werkzeug.serving import make_server
 import zml_dask as zml
 from zml_dask.analysis.counts import count
 from zml_dask.analysis.report import render
+from zml_dask.errors import UsageError
 from zml_dask.publish import viewer
-from zml_dask.publish.viewer import DataUrlError, ViewerServer, export_page
+from zml_dask.publish.viewer import ViewerServer, export_page
 from zml_dask.raster.language import identify
 from zml_dask.store.info import NoDatasetError
 from zml_dask.store.storage import Storage
@@ -515,7 +516,7 @@ def test_export_of_a_bucket_needs_its_public_address(known: Known, tmp_path: Pat
     assert "connect-src 'self' https://data.example;" in page.read_text().replace("&#x27;", "'")
     storage = Storage.open("memory://viewer/known")
     storage.write("dataset.json", (known.path / "dataset.json").read_bytes())
-    with pytest.raises(DataUrlError):
+    with pytest.raises(UsageError):
         export_page("memory://viewer/known", tmp_path / "q")
 
 

@@ -25,7 +25,6 @@ from zml_dask.net.errors import (
     ServerError,
     TooLargeError,
 )
-from zml_dask.net.options import TokenFileError
 
 from .conftest import BODY, MD5, Misbehaving
 
@@ -197,9 +196,9 @@ def test_whom_to_ask_is_for_the_user_to_say(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_token_file_that_holds_none(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "token"
     path.write_bytes(content)
-    with pytest.raises(TokenFileError, match=said):
+    with pytest.raises(UsageError, match=said):
         Token.load(path, "https://zenodo.org/api")
-    with pytest.raises(TokenFileError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         Token.load(tmp_path / "none", "https://zenodo.org/api")
 
 

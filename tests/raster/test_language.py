@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zml_dask.errors import UsageError
 from zml_dask.raster import language
 from zml_dask.raster.language import HEAD_BYTES, Identity, identify
 
@@ -104,13 +105,12 @@ def test_a_missing_magika_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "magika", None)
     identifiers.magika.cache_clear()
-    with pytest.raises(identifiers.MagikaMissingError, match=r"zml-dask\[magika\]"):
+    with pytest.raises(UsageError, match=r"zml-dask\[magika\]"):
         identifiers.identify_with_magika("a.py", b"x = 1\n")
 
 
 def test_a_build_names_languages_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("magika")
-    from zml_dask.errors import UsageError
     from zml_dask.fetch.member import Member
     from zml_dask.pipeline.options import BuildOptions
     from zml_dask.pipeline.process import read_member

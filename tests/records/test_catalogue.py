@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.errors import RecordError
+from zml_dask.errors import RecordError, UsageError
 from zml_dask.records.catalogue import (
     Catalogue,
     CatalogueChangedError,
@@ -21,7 +21,6 @@ from zml_dask.records.catalogue import (
     read_record,
 )
 from zml_dask.records.journal import HarvestOptions, HarvestState, HarvestStateError, save_state
-from zml_dask.records.records_pickle import NotARecordsPickleError
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.safe_pickle import UnsafePickleError
 
@@ -144,7 +143,7 @@ def test_a_pickle_of_2018_becomes_a_catalogue(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [3, {"a": 1}, {1: {"no": "id"}}, {1: hit(1, x={1, 2})}])
 def test_a_pickle_of_something_else_is_no_catalogue(tmp_path: Path, content: Any) -> None:
     (tmp_path / "r.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(NotARecordsPickleError):
+    with pytest.raises(UsageError):
         Catalogue.open(tmp_path / "r.pkl", into=tmp_path / "c.jsonl")
     assert not (tmp_path / "c.jsonl").exists()
 

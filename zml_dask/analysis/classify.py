@@ -27,10 +27,6 @@ from zml_dask.query.dataset import open_dataset
 NETWORK, CHARACTERS, PAIRS = "network", "bag of characters", "bag of pairs"
 
 
-class ExtraMissingError(UsageError):
-    """A package of the extra ``ml`` is not installed."""
-
-
 @dataclass(frozen=True, slots=True)
 class ClassifyOptions:
     """Everything that a run depends on, but for the dataset.
@@ -63,7 +59,7 @@ def run(dataset: str, directory: Path, options: ClassifyOptions | None = None) -
 
     Raises
     ------
-    ExtraMissingError, TooFewSamplesError
+    UsageError
     """
     _check_extra()
     # Imported here: torch takes seconds, and need not be installed.
@@ -115,7 +111,7 @@ def run(dataset: str, directory: Path, options: ClassifyOptions | None = None) -
 def _check_extra() -> None:
     for package in ("torch", "sklearn", "matplotlib"):
         if find_spec(package) is None:
-            raise ExtraMissingError(
+            raise UsageError(
                 f"learning needs {package}: pip install 'zml-dask[ml]' (its extra 'ml')"
             )
 

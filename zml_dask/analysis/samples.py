@@ -20,10 +20,6 @@ N_TOKENS = 97
 _FIRST, _OTHER, _REST = 33, 95, 96
 
 
-class TooFewSamplesError(UsageError):
-    """The dataset has not enough languages or records to learn from."""
-
-
 @dataclass(frozen=True, slots=True)
 class SampleOptions:
     """What is drawn.
@@ -103,7 +99,7 @@ def draw(dataset: Dataset, options: SampleOptions) -> tuple[list[str], Samples, 
 
     Raises
     ------
-    TooFewSamplesError
+    UsageError
         If fewer than two languages are left.
     """
     shares = {"train": 1 - options.test_share, "test": options.test_share}
@@ -111,7 +107,7 @@ def draw(dataset: Dataset, options: SampleOptions) -> tuple[list[str], Samples, 
     frames = {name: _eligible(part, options) for name, part in split.items()}
     languages = _shared(frames["train"], frames["test"], options.min_records)
     if len(languages) < 2:
-        raise TooFewSamplesError(
+        raise UsageError(
             f"{dataset.url} has {len(languages)} languages of at least {options.min_records} "
             "records in either part of the split; learning needs two: give more records"
         )

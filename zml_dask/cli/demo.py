@@ -35,10 +35,6 @@ _GOOD_EXAMPLE = "language == 'Python' and n_lines >= 160 and n_cut == 0"
 """A file whose first image is full, and whole."""
 
 
-class ForeignCatalogueError(UsageError):
-    """Beside the dataset lies a catalogue that the demo did not make."""
-
-
 @click.command("demo")
 @click.argument("dataset", default="zenodo-ml", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--workers", type=click.IntRange(1), help="Worker processes; one a core by default.")
@@ -93,9 +89,7 @@ def _forget(catalogue: Path) -> None:
         return
     state = load_state(catalogue)
     if state is None or not is_loopback(host_of(state.options.api_url)):
-        raise ForeignCatalogueError(
-            f"{catalogue} is no demo's catalogue; run the demo in another folder"
-        )
+        raise UsageError(f"{catalogue} is no demo's catalogue; run the demo in another folder")
     Path(state_path(str(catalogue))).unlink()
     catalogue.unlink()
 

@@ -32,10 +32,6 @@ _BREAKS = re.compile(r"[/\s]+")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class OutputError(ZmlError):
-    """The rows could not be written where they should."""
-
-
 @dataclass(slots=True)
 class Shown:
     """What was written.
@@ -105,7 +101,7 @@ def write_rows(
 
     Raises
     ------
-    OutputError
+    ZmlError
         If `output` cannot be written.
     UsageError
         If Parquet would go to a terminal.
@@ -142,7 +138,7 @@ def _opened(output: str | None, *, binary: bool) -> Iterator[IO[Any]]:
         with path.open("wb") if binary else path.open("w", encoding="utf-8", newline="") as file:
             yield file
     except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror or error}") from error
+        raise ZmlError(f"{output} cannot be written: {error.strerror or error}") from error
 
 
 def _limited(tables: Iterable[pa.Table], limit: int | None, shown: Shown) -> Iterator[pa.Table]:

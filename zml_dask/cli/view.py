@@ -12,10 +12,6 @@ from zml_dask.publish.viewer import ViewerServer, export_page
 from zml_dask.text_safety import escape_text
 
 
-class PortError(ZmlError):
-    """The page cannot be served at that port."""
-
-
 @click.command("view")
 @click.argument("dataset")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
@@ -49,6 +45,6 @@ def _serve(dataset: str, port: int) -> ViewerServer:
     try:
         return ViewerServer(dataset, port)
     except OSError as error:
-        raise PortError(
+        raise ZmlError(
             f"port {port} of 127.0.0.1 cannot be used: {error.strerror}; take another with --port"
         ) from error

@@ -158,24 +158,6 @@ ORIGIN = "legacy"
 """Where the records table says that an imported record comes from."""
 
 
-class HostilePickleRecordError(RecordError):
-    """A record's pickle asks for more than plain data."""
-
-    kind = "hostile_pickle"
-
-
-class DamagedLegacyRecordError(RecordError):
-    """Neither of a record's image files can be read."""
-
-    kind = "damaged_legacy"
-
-
-class UnreadableSourceError(RecordError):
-    """The disk or the network did not give a file's bytes, which may be sound."""
-
-    kind = "unreadable_source"
-
-
 def import_record(
     source: LegacySource,
     record: SourceRecord,
@@ -228,7 +210,7 @@ def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None
         with _opened(source, record.metadata) as stream:
             content = load(stream, name=record.metadata)
     except ForbiddenPickleError as error:
-        raise HostilePickleRecordError(str(error)) from error
+        raise RecordError("hostile_pickle", str(error)) from error
     except (DamagedPickleError, SourceDamagedError):
         return None
     hit = content.get("hit") if isinstance(content, dict) else None
@@ -242,15 +224,16 @@ def _opened(source: LegacySource, path: str) -> Iterator[IO[bytes]]:
 
     Raises
     ------
-    UnreadableSourceError
+    RecordError
     """
     try:
         with closing(source.open(path)) as stream:
             yield stream
     except OSError as error:
-        raise UnreadableSourceError(
+        raise RecordError(
+            "unreadable_source",
             f"{path} could not be read: {error.strerror or error}; "
-            "see to the source and run the same import again"
+            "see to the source and run the same import again",
         ) from error
 
 
@@ -264,7 +247,7 @@ def _images(
             with _opened(source, record.pickle) as stream:
                 return read_images_pickle(stream, name=record.pickle, on_array=compact).items()
         except ForbiddenPickleError as error:
-            raise HostilePickleRecordError(str(error)) from error
+            raise RecordError("hostile_pickle", str(error)) from error
         except (DamagedPickleError, LegacyFileError, SourceDamagedError) as error:
             complaints.append(str(error))
     if record.hdf5 is not None:
@@ -273,8 +256,9 @@ def _images(
                 return list(_compact(stream, record.hdf5, scratch))
         except (LegacyFileError, SourceDamagedError) as error:
             complaints.append(str(error))
-    raise DamagedLegacyRecordError(
-        "; ".join(complaints) or f"record {record.record_id} has neither pickle nor HDF5 file"
+    raise RecordError(
+        "damaged_legacy",
+        "; ".join(complaints) or f"record {record.record_id} has neither pickle nor HDF5 file",
     )
 
 

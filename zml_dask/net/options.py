@@ -15,10 +15,6 @@ from zml_dask.net.throttle import host_of
 CONTACT: Final = "https://pypi.org/project/zml-dask/"
 
 
-class TokenFileError(UsageError):
-    """The file that should hold the access token does not."""
-
-
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
     """Patience and limits of a client.
@@ -102,7 +98,7 @@ class Token:
 
         Raises
         ------
-        TokenFileError
+        UsageError
             Where the file cannot be read, is empty, or holds more than a token.
         """
         if path is None:
@@ -111,14 +107,14 @@ class Token:
             try:
                 value = path.read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise TokenFileError(
+                raise UsageError(
                     f"token file {str(path)!r} cannot be read: {type(error).__name__}; "
                     "give a file that holds the token alone"
                 ) from None
             if not value:
-                raise TokenFileError(f"token file {str(path)!r} is empty")
+                raise UsageError(f"token file {str(path)!r} is empty")
         if not value:
             return None
         if not value.isascii() or not value.isprintable() or " " in value:
-            raise TokenFileError("the access token is not one word of ASCII; check its file")
+            raise UsageError("the access token is not one word of ASCII; check its file")
         return cls(value, host_of(api_url))

@@ -36,14 +36,6 @@ _INSTALL = (
 )
 
 
-class MksquashfsMissingError(ZmlError):
-    """``mksquashfs`` is not installed."""
-
-
-class MksquashfsError(ZmlError):
-    """``mksquashfs`` failed."""
-
-
 @dataclass(frozen=True, slots=True)
 class SquashfsImage:
     """A finished image.
@@ -86,14 +78,14 @@ def write_squashfs(
 
     Raises
     ------
-    MksquashfsMissingError
+    ZmlError
         If ``mksquashfs`` is not installed.
-    MksquashfsError
+    ZmlError
         If it fails.
     """
     program = shutil.which(_PROGRAM)
     if program is None:
-        raise MksquashfsMissingError(f"{_PROGRAM} is not installed; {_INSTALL}")
+        raise ZmlError(f"{_PROGRAM} is not installed; {_INSTALL}")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
     partial.unlink(missing_ok=True)
@@ -135,7 +127,7 @@ def _run(
         if process.returncode or stopped_reading:
             log.seek(0)
             words = " ".join(log.read().decode("utf-8", "replace").split())[:300]
-            raise MksquashfsError(
+            raise ZmlError(
                 f"{_PROGRAM} failed on {target.name} (status {process.returncode}): "
                 f"{words or 'it said nothing'}; if it knows no -tar, {_INSTALL}"
             )

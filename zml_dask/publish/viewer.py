@@ -45,10 +45,6 @@ _IDLE_SECONDS = 60
 """A connection that says nothing for so long is closed, so that none holds a thread for ever."""
 
 
-class DataUrlError(UsageError):
-    """The page cannot know where the dataset will be."""
-
-
 def page_files(dataset: str, name: str) -> dict[str, bytes]:
     """Return the page's files.
 
@@ -96,7 +92,7 @@ def export_page(dataset: str, directory: Path, data_url: str | None = None) -> P
 
     Raises
     ------
-    NoDatasetError, DataUrlError
+    NoDatasetError, UsageError
     """
     storage = _open(dataset)
     if data_url is None:
@@ -106,7 +102,7 @@ def export_page(dataset: str, directory: Path, data_url: str | None = None) -> P
         elif dataset.startswith(("http://", "https://")):
             data_url = dataset
         else:
-            raise DataUrlError(
+            raise UsageError(
                 f"a browser cannot read {dataset}; name its public address with --data-url"
             )
     directory.mkdir(parents=True, exist_ok=True)

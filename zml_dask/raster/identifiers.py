@@ -58,10 +58,6 @@ NAMES: Mapping[str, str] = {
 """Magika's label -> linguist's name."""
 
 
-class MagikaMissingError(UsageError):
-    """The extra ``magika`` is not installed."""
-
-
 def identify_with_magika(path: str, head: bytes) -> Identity:
     """Name the language of a file by its content; by its name where Magika is not sure.
 
@@ -77,7 +73,7 @@ def identify_with_magika(path: str, head: bytes) -> Identity:
 
     Raises
     ------
-    MagikaMissingError
+    UsageError
         If the package is not installed.
     """
     by_name = identify(path, head)
@@ -98,13 +94,13 @@ def magika() -> Any:
 
     Raises
     ------
-    MagikaMissingError
+    UsageError
         If its package is not installed.
     """
     try:
         from magika import Magika
     except ImportError as error:
-        raise MagikaMissingError(
+        raise UsageError(
             "--language magika needs Magika: pip install 'zml-dask[magika]' (its extra 'magika')"
         ) from error
     return Magika()

@@ -113,10 +113,6 @@ class BadPatternError(UsageError):
     """``--exclude`` is not a regular expression."""
 
 
-class BadApiUrlError(UsageError):
-    """The API's root is none."""
-
-
 def harvest(
     catalogue_path: str | Path,
     options: HarvestOptions | None = None,
@@ -154,7 +150,7 @@ def harvest(
 
     Raises
     ------
-    BadApiUrlError, BadDateError, BadPatternError
+    UsageError, BadDateError, BadPatternError
         If an option cannot be.
     HarvestStateError
         If the catalogue was harvested with other options.
@@ -251,7 +247,7 @@ def _root(api_url: str) -> str:
     root = api_url.rstrip("/")
     # The path is how the throttle tells a search, which has a limit of its own.
     if re.fullmatch(r"https?://[^/]+(/.*)?/api", root) is None:
-        raise BadApiUrlError(
+        raise UsageError(
             f"--api-url {api_url!r} is no root of an API: write it like https://zenodo.org/api"
         )
     return root

@@ -13,10 +13,6 @@ from zml_dask.records.parse import RecordParseError, canonical_json, record_id_o
 from zml_dask.safe_pickle import load
 
 
-class NotARecordsPickleError(UsageError):
-    """A pickle of something else than records."""
-
-
 def convert_records_pickle(stream: BinaryIO, into: Path, *, origin: str) -> int:
     """Write the records of a ``records.pkl`` as JSON Lines, in id order.
 
@@ -40,20 +36,20 @@ def convert_records_pickle(stream: BinaryIO, into: Path, *, origin: str) -> int:
     ------
     UnsafePickleError
         If it holds more than plain containers, or is damaged.
-    NotARecordsPickleError
+    UsageError
         If it is not a collection of hits.
     """
     content = load(stream, name=origin)
     hits = list(content.values()) if isinstance(content, Mapping) else content
     if not isinstance(hits, list | tuple):
-        raise NotARecordsPickleError(f"{origin} holds no records, but a {type(content).__name__}")
+        raise UsageError(f"{origin} holds no records, but a {type(content).__name__}")
     lines: dict[int, str] = {}
     newest: str | None = None
     for hit in hits:
         try:
             lines[record_id_of(hit)] = canonical_json(hit)
         except (RecordParseError, TypeError, ValueError, RecursionError) as error:
-            raise NotARecordsPickleError(f"{origin} holds more than records: {error}") from None
+            raise UsageError(f"{origin} holds more than records: {error}") from None
         created = hit.get("created")
         if isinstance(created, str):
             newest = max(newest or created, created)
