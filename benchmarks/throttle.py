@@ -15,8 +15,7 @@ from distributed import Client, LocalCluster
 
 from zml_dask.engine.throttle import ClusterThrottle
 from zml_dask.sandbox.corpus import Corpus, make_record
-from zml_dask.sandbox.limits import GUEST
-from zml_dask.sandbox.server import Sandbox
+from zml_dask.sandbox.server import GUEST, Sandbox
 
 WORKERS = 8
 MINUTES = 3

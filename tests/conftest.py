@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from serving import Sandbox
 
 from zml_dask.cli.main import main
 from zml_dask.sandbox.corpus import Corpus, SandboxRecord
 from zml_dask.sandbox.distributions import installed_corpus
-from zml_dask.sandbox.server import Sandbox
 
 # No test depends on time passing, so no example has a deadline; CI is derandomised.
 settings.register_profile("default", deadline=None)

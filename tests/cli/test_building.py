@@ -15,6 +15,7 @@ import distributed
 import numpy as np
 import pytest
 from PIL import Image
+from serving import Faults, Sandbox
 
 import zml_dask as zml
 from zml_dask.cli.main import main
@@ -24,8 +25,6 @@ from zml_dask.pipeline.build import build
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.sandbox.archives import Source, zip_bytes
 from zml_dask.sandbox.corpus import Corpus, make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.storage import Storage
 
 HOSTILE = "evil\x1b[31m\u202e.py"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from zml_dask.pipeline.ledger import load_ledger
-from zml_dask.sandbox.request_log import Seen
+from zml_dask.sandbox.server import Seen
 from zml_dask.store.storage import Storage
 
 COMMAND = [sys.executable, "-c", "from zml_dask.cli.main import main; main()"]

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from serving import Sandbox
 
 from zml_dask.sandbox.distributions import installed_corpus
-from zml_dask.sandbox.server import Sandbox
 
 from .runs import content, until
 from .slurm_lab import SlurmLab

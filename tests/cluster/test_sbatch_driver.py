@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from serving import Faults, Sandbox
 
 from zml_dask.sandbox.distributions import installed_corpus
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 
 from .runs import content, records_of, run, staged, until
 from .slurm_lab import SlurmLab

@@ -9,11 +9,10 @@ from signal import SIGKILL
 
 import pyarrow.parquet as pq
 import pytest
+from serving import Faults, Sandbox
 
 from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.distributions import installed_corpus
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 
 from .conftest import write_config
 from .runs import content, finish, records_of, run, staged, start, until

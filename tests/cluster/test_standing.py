@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dask
 import pytest
+from serving import Faults, Sandbox
 
 from zml_dask.engine.clusters import (
     ClusterOptionError,
@@ -22,8 +23,6 @@ from zml_dask.engine.clusters import (
 )
 from zml_dask.engine.clusters.settings import resolve, settings_of
 from zml_dask.sandbox.distributions import installed_corpus
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 
 from .runs import COMMAND, content, records_of, run, staged, start, until
 

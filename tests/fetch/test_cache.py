@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from serving import Faults, Sandbox
 
 from zml_dask.fetch.cache import cache_record, is_cached
 from zml_dask.fetch.errors import CacheError, NotInCacheError
@@ -20,8 +21,6 @@ from zml_dask.net.errors import ConnectError, NotFoundError
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 
 from .archives import GOOD, make_tar, make_zip
 from .conftest import fates, good

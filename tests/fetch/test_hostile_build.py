@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from serving import Sandbox
 
 import zml_dask as zml
 from zml_dask.net.client import HttpClient
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.sandbox.server import Sandbox
 
 from .archives import (
     RawMember,

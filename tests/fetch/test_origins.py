@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from serving import Faults, Sandbox
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch.errors import (
@@ -38,8 +39,6 @@ from zml_dask.net.errors import (
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record, RecordFile
 from zml_dask.sandbox.corpus import Corpus, Withdrawal, make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 
 from .archives import GOOD, RawMember, make_tar, make_zip, raw_zip
 from .conftest import LoopbackGithub, fates, good

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import Faults, Sandbox
 
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.origins import FetchOptions, open_record
@@ -21,8 +22,6 @@ from zml_dask.net.errors import TooLargeError
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 
 from .archives import make_tar
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from serving import Sandbox
 
 from zml_dask import parse_record, process
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.process import row_of_hit
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestOptions, harvest
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.commit import commit
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage

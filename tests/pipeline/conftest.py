@@ -8,8 +8,7 @@ from pathlib import Path
 
 import distributed
 import pytest
-
-from zml_dask.sandbox.server import Sandbox
+from serving import Sandbox
 
 from .datasets import harvested
 

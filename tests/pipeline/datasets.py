@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from serving import Sandbox
 
 from zml_dask.net.client import HttpClient
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.sandbox.archives import Source, zip_bytes
 from zml_dask.sandbox.corpus import SandboxRecord, make_record
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import add_up

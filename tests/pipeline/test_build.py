@@ -17,6 +17,7 @@ from pathlib import Path
 
 import distributed
 import pytest
+from serving import Faults, Sandbox
 
 import zml_dask
 from zml_dask.engine.executors import DaskExecutor
@@ -32,8 +33,6 @@ from zml_dask.pipeline.status import read_status
 from zml_dask.records.catalogue import Catalogue, CatalogueChangedError
 from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Corpus, make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.commit.plan import StagedShapeError
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.storage import Storage, StorageError
@@ -398,7 +397,7 @@ def test_every_text_can_be_read_back(reference: Path) -> None:
         if file.status != "ok":
             continue
         (content,) = records[file.record_id].files.values()
-        settled = content.settle()
+        settled = content.made()
         with zipfile.ZipFile(io.BytesIO(settled.read(0, settled.size))) as packed:
             assert dataset.text(file.file_id) == packed.read(file.path).decode()
         checked += 1

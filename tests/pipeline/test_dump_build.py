@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import distributed
+from serving import Sandbox
 
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.build import build
@@ -15,7 +16,6 @@ from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.native import LACKING
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.distributions import installed_corpus
-from zml_dask.sandbox.server import Sandbox
 
 from .datasets import archive, array_bytes, tables
 

@@ -15,6 +15,7 @@ import dask
 import distributed
 import psutil
 import pytest
+from serving import Faults, Sandbox
 
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.progress import Counts
@@ -22,8 +23,6 @@ from zml_dask.pipeline import stage
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.sandbox.corpus import Corpus, make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.staging import StagingIndex
 from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify

@@ -13,6 +13,7 @@ import distributed
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import Sandbox
 
 import zml_dask
 from zml_dask.engine.clusters.options import ClusterOptions
@@ -28,7 +29,6 @@ from zml_dask.pipeline.stage import plan_partitions
 from zml_dask.pipeline.status import failure_groups
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.sandbox.corpus import Corpus, make_record
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.layout import LOG, ImageShape
 from zml_dask.store.staging import FailureRow
 from zml_dask.store.storage import Storage

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from serving import Faults, Sandbox
 
 from zml_dask.errors import UsageError
 from zml_dask.legacy.export import legacy_paths
@@ -18,8 +19,6 @@ from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.process import process
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.staging import StagingIndex, read_staged
 from zml_dask.store.storage import Storage, StorageError
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import distributed
 import pytest
 from distributed.core import Status
+from serving import Sandbox
 
 from zml_dask.engine.progress import Counts, SilentProgress
 from zml_dask.errors import ClusterError
@@ -18,7 +19,6 @@ from zml_dask.pipeline.stage import StageRecords, make_partition
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.info import read_info
 from zml_dask.store.staging import FailureRow, stage_failure
 from zml_dask.store.storage import Storage

@@ -13,6 +13,7 @@ from typing import Any
 
 import distributed
 import pytest
+from serving import Faults, Sandbox
 
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.progress import SilentProgress
@@ -27,8 +28,6 @@ from zml_dask.pipeline.update import options_of_dataset, update
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import Withdrawal, make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.info import read_info, replace_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.storage import Storage

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from serving import Sandbox
 
 from zml_dask.net.client import HttpClient, HttpOptions, Token
 from zml_dask.net.throttle import host_of
 from zml_dask.records import harvest as harvest_module
 from zml_dask.records import search as search_module
 from zml_dask.sandbox import search
-from zml_dask.sandbox.server import Sandbox
 
 
 @pytest.fixture

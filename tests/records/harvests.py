@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from serving import Sandbox
+
 from zml_dask.net.client import HttpClient
 from zml_dask.records.harvest import HarvestProgress
 from zml_dask.sandbox.corpus import Corpus
-from zml_dask.sandbox.server import Sandbox
 
 Make = Callable[..., Sandbox]
 

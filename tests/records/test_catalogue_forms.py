@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from serving import Sandbox
+from synthetic import synthetic_corpus
 
 from zml_dask.net.client import HttpClient
 from zml_dask.records.catalogue import Catalogue, CatalogueChangedError, CatalogueError
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.journal import CatalogueWriteError, load_state, state_path
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.sandbox.server import Sandbox
-from zml_dask.sandbox.synthetic import synthetic_corpus
 
 from .harvests import Interruption, interrupt_after
 

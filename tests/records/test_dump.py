@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import Faults, Sandbox
+from synthetic import synthetic_corpus
 
 from zml_dask.errors import UsageError
 from zml_dask.net.errors import NetworkError
@@ -26,10 +28,7 @@ from zml_dask.records.native import LACKING
 from zml_dask.records.query import QuerySyntaxError
 from zml_dask.sandbox.corpus import Corpus, Withdrawal, make_record
 from zml_dask.sandbox.exporter import JSON_DUMP, json_dump
-from zml_dask.sandbox.faults import Faults
 from zml_dask.sandbox.serialise import native_json
-from zml_dask.sandbox.server import Sandbox
-from zml_dask.sandbox.synthetic import synthetic_corpus
 from zml_dask.sandbox.troubles import troubled_records
 
 from .harvests import ClientOf, Interruption, Make
@@ -164,7 +163,7 @@ def test_what_is_newer_than_the_dump_comes_from_the_search(both: Both) -> None:
     corpus.withdraw(first.record_id, Withdrawal(reason="spam"))
     both.served.exporter.make(both.served.api_url, later)
     both.served.exporter._versions[-1].contents[JSON_DUMP]._make = (
-        both.served.exporter._versions[0].contents[JSON_DUMP].settle().source
+        both.served.exporter._versions[0].contents[JSON_DUMP].made().source
     )
     both.by_dump()
     assert len(both.served.requests.searches) == 1
@@ -180,7 +179,7 @@ def test_a_downloaded_file_and_a_version_are_taken_by_name(both: Both, tmp_path:
     both.dumped.unlink()
     both.dumped.with_name("dump.jsonl.state.json").unlink()
     file = tmp_path / "mine.tar.gz"
-    content = newest.contents[JSON_DUMP].settle().source
+    content = newest.contents[JSON_DUMP].made().source
     assert isinstance(content, bytes)
     file.write_bytes(content)
     both.served.requests.clear()
@@ -222,7 +221,7 @@ def test_a_transfer_that_breaks_off_or_is_damaged_is_made_good(both: Both, fault
 
 
 def test_a_resumed_download_asks_for_the_rest_alone(both: Both) -> None:
-    size = both.served.exporter.versions(both.served.api_url)[0].contents[JSON_DUMP].settle().size
+    size = both.served.exporter.versions(both.served.api_url)[0].contents[JSON_DUMP].made().size
     both.served.faults = Faults(cut_every=1)
     with pytest.raises(NetworkError):
         both.by_dump()
@@ -241,8 +240,8 @@ def test_a_resumed_download_asks_for_the_rest_alone(both: Both) -> None:
 
 def test_a_dump_that_is_not_what_its_listing_says_is_refused(both: Both) -> None:
     version = both.served.exporter.versions(both.served.api_url)[0]
-    settled = version.contents[JSON_DUMP].settle()
-    version.contents[JSON_DUMP]._settled = replace(settled, md5="0" * 32)
+    settled = version.contents[JSON_DUMP].made()
+    version.contents[JSON_DUMP]._kept = replace(settled, md5="0" * 32)
     with pytest.raises(DumpError, match="not what its listing says"):
         both.by_dump()
     assert Catalogue.open(both.dumped).refs.record_ids.tolist() == []

@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from serving import Faults, Sandbox
+from synthetic import synthetic_corpus
 
 from zml_dask.records.harvest import HarvestOptions, HarvestProgress, harvest
 from zml_dask.sandbox.corpus import Corpus, make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.server import Sandbox
-from zml_dask.sandbox.synthetic import synthetic_corpus
 
 from .harvests import ClientOf, Interruption, Make, ids_in, ids_of, interrupt_after
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import synthetic_corpus
 
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import BadPatternError, HarvestOptions, HarvestProgress, harvest
@@ -20,7 +21,6 @@ from zml_dask.records.journal import (
 )
 from zml_dask.records.search import BadDateError
 from zml_dask.sandbox.corpus import SandboxRecord, make_record
-from zml_dask.sandbox.synthetic import synthetic_corpus
 
 from .harvests import ClientOf, Make, ids_in, ids_of
 

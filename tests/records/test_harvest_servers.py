@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from serving import Faults
+from synthetic import synthetic_corpus
 
 from zml_dask.errors import ZmlError
 from zml_dask.net.client import HttpOptions, JsonAnswer
@@ -21,8 +23,6 @@ from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestOptions, HarvestProgress, SlicesIgnoredError, harvest
 from zml_dask.sandbox import search
 from zml_dask.sandbox.corpus import Corpus, Question, SandboxRecord, make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.synthetic import synthetic_corpus
 
 from .harvests import ClientOf, Make, ids_in
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from serving import Sandbox
+from synthetic import synthetic_corpus
 
 from zml_dask.net.client import HttpClient
 from zml_dask.records.search import find_withdrawn
 from zml_dask.sandbox.corpus import Withdrawal, make_record
-from zml_dask.sandbox.server import Sandbox
-from zml_dask.sandbox.synthetic import synthetic_corpus
 
 Make = Callable[..., Sandbox]
 ClientOf = Callable[..., HttpClient]

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
 import requests
+from serving import Sandbox
 
 from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Withdrawal, make_record
-from zml_dask.sandbox.server import Sandbox
 
 Make = Callable[..., Sandbox]
 KEYS = {"records-xml.tar.gz", "records-json.tar.gz", "records-deleted.csv.gz"}

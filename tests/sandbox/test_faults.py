@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from serving import Faults, Sandbox
 
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.limits import RateLimiter, SandboxLimits
-from zml_dask.sandbox.server import Sandbox
+from zml_dask.sandbox.server import RateLimiter, SandboxLimits
 
 Make = Callable[..., Sandbox]
 DATA = bytes(range(256)) * 4000

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 import requests
+from serving import Sandbox
 
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.sandbox.server import Sandbox
 from zml_dask.sandbox.troubles import METADATA_ONLY, RESTRICTED, WITHDRAWN
 
 Make = Callable[..., Sandbox]
@@ -74,7 +74,7 @@ def test_what_cannot_be_had_says_so_in_zenodo_s_words(
 ) -> None:
     restricted = session.get(url_of(sandbox, str(RESTRICTED))).json()
     assert (restricted["files"], restricted["metadata"]["access_right"]) == ([], "restricted")
-    for rest in ("files", "files/tides.zip/content", "files-archive"):
+    for rest in ("files", "files/tides.zip/content"):
         answer = session.get(url_of(sandbox, f"{RESTRICTED}/{rest}"))
         assert answer.status_code == 403
         assert answer.json() == {"status": 403, "message": "Permission denied."}
@@ -100,9 +100,7 @@ def test_a_concept_leads_to_its_latest_version(served: Sandbox, session: request
     assert session.get(url_of(served, "7/versions")).json()["hits"]["total"] == 1
 
 
-def test_the_listing_the_page_and_the_archive_of_all_files(
-    served: Sandbox, session: requests.Session
-) -> None:
+def test_the_listing_and_the_page(served: Sandbox, session: requests.Session) -> None:
     listing = session.get(url_of(served, "7/files")).json()["entries"]
     assert {entry["key"] for entry in listing} == {"lab/tool one-v1.zip", "data.bin", "x/content"}
     one = session.get(url_of(served, "7/files/data.bin")).json()
@@ -111,22 +109,8 @@ def test_the_listing_the_page_and_the_archive_of_all_files(
     page = session.get(f"{site}/record/7/files/data.bin", params={"download": "1"})
     assert page.history[0].status_code == 301
     assert page.content == DATA
-    archive = session.get(url_of(served, "7/files-archive")).content
-    assert zipfile.ZipFile(io.BytesIO(archive)).read("data.bin") == DATA
     native = {"Accept": "application/vnd.inveniordm.v1+json"}
     assert session.get(url_of(served, "7/files"), headers=native).status_code == 406
-
-
-def test_looking_into_a_zip(served: Sandbox, session: requests.Session) -> None:
-    container = url_of(served, "7/files/lab/tool%20one-v1.zip/container")
-    listing = session.get(container).json()
-    assert [entry["key"] for entry in listing["entries"]] == ["top/a.py", "top/b c.txt"]
-    assert listing["entries"][0]["size"] == 6
-    assert (listing["total"], listing["truncated"]) == (2, False)
-    member = session.get(f"{container}/top/b%20c.txt", headers={"Range": "bytes=0-0"})
-    assert (member.status_code, member.content) == (200, b"two")
-    assert session.get(f"{container}/top/none").status_code == 404
-    assert session.get(url_of(served, "7/files/data.bin/container")).status_code == 500
 
 
 def test_the_default_agent_of_requests_is_blocked_with_a_page(served: Sandbox) -> None:

@@ -8,11 +8,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import requests
+from serving import Sandbox
+from synthetic import synthetic_corpus
 
 from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.sandbox.server import Sandbox
-from zml_dask.sandbox.synthetic import synthetic_corpus
 
 Make = Callable[..., Sandbox]
 BEARER = {"Authorization": "Bearer any"}

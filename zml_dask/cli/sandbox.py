@@ -8,8 +8,7 @@ import threading
 import click
 
 from zml_dask.sandbox.distributions import installed_corpus
-from zml_dask.sandbox.limits import GUEST, SandboxLimits
-from zml_dask.sandbox.server import Sandbox
+from zml_dask.sandbox.server import GUEST, Sandbox, SandboxLimits
 
 
 @click.command("sandbox")

@@ -1,13 +1,76 @@
-"""Requests and answers as plain values, so that the routes need no socket."""
+"""Requests, answers and the bytes of files as plain values, so that the routes need no socket."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from zml_dask.sandbox.content import Settled
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Content that is there.
+
+    Attributes
+    ----------
+    source : bytes or Path
+    size : int
+        Bytes.
+    md5 : str
+        Hex digits.
+    """
+
+    source: bytes | Path
+    size: int
+    md5: str
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)``."""
+        if isinstance(self.source, bytes):
+            return self.source[start:stop]
+        with self.source.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(stop - start)
+
+
+class Content:
+    """Content that is made by a function, once, by whichever thread asks first.
+
+    Parameters
+    ----------
+    make : bytes, Path or callable
+        The content, a file that holds it, or a function that gives either.
+    """
+
+    def __init__(self, make: bytes | Path | Callable[[], bytes | Path]) -> None:
+        self._make = make
+        self._kept: Made | None = None
+        self._lock = threading.Lock()
+
+    def made(self) -> Made:
+        """Make it, if need be, and say how large it is and what its md5 is."""
+        with self._lock:
+            if self._kept is None:
+                source = self._make() if callable(self._make) else self._make
+                self._kept = _measured(source)
+            return self._kept
+
+
+def _measured(source: bytes | Path) -> Made:
+    if isinstance(source, bytes):
+        return Made(source, len(source), hashlib.md5(source, usedforsecurity=False).hexdigest())
+    digest = hashlib.md5(usedforsecurity=False)
+    with source.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            digest.update(piece)
+    return Made(source, source.stat().st_size, digest.hexdigest())
+
 
 BLOCKED_PAGE: Final = (
     b"<!DOCTYPE html><html><head><title>Blocked</title></head><body><h1>Access blocked</h1>"
@@ -43,7 +106,7 @@ class Request:
 class Body:
     """Bytes ``[start, stop)`` of some content. Faults fall on these bodies only."""
 
-    settled: Settled
+    made: Made
     start: int
     stop: int
 
@@ -94,19 +157,19 @@ def blocked() -> Answer:
     return Answer(403, {"Content-Type": "application/octet-stream"}, BLOCKED_PAGE)
 
 
-def content_answer(settled: Settled, range_header: str | None) -> Answer:
+def content_answer(made: Made, range_header: str | None) -> Answer:
     """Answer with a content, or the part of it that a ``Range`` header asks for."""
-    headers = {"Content-Type": "application/octet-stream", "ETag": f'"md5:{settled.md5}"'}
+    headers = {"Content-Type": "application/octet-stream", "ETag": f'"md5:{made.md5}"'}
     if range_header is None:
-        return Answer(200, headers, Body(settled, 0, settled.size))
-    span = _span(range_header, settled.size)
+        return Answer(200, headers, Body(made, 0, made.size))
+    span = _span(range_header, made.size)
     if span is None:
-        return Answer(200, headers, Body(settled, 0, settled.size))
+        return Answer(200, headers, Body(made, 0, made.size))
     start, stop = span
     if start >= stop:
-        return Answer(416, headers | {"Content-Range": f"bytes */{settled.size}"})
-    told = f"bytes {start}-{stop - 1}/{settled.size}"
-    return Answer(206, headers | {"Content-Range": told}, Body(settled, start, stop))
+        return Answer(416, headers | {"Content-Range": f"bytes */{made.size}"})
+    told = f"bytes {start}-{stop - 1}/{made.size}"
+    return Answer(206, headers | {"Content-Range": told}, Body(made, start, stop))
 
 
 def _span(header: str, size: int) -> tuple[int, int] | None:

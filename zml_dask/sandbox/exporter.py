@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
-from zml_dask.sandbox.content import Content
-from zml_dask.sandbox.corpus import Corpus
-from zml_dask.sandbox.record import SandboxRecord
+from zml_dask.sandbox.answers import Content
+from zml_dask.sandbox.corpus import Corpus, SandboxRecord
 from zml_dask.sandbox.serialise import native_json
 
 JSON_DUMP: Final = "records-json.tar.gz"
@@ -147,14 +146,14 @@ class Exporter:
 
 
 def _described(url: str, key: str, version: DumpVersion, *, is_head: bool) -> dict[str, Any]:
-    settled = version.contents[key].settle()
+    made = version.contents[key].made()
     links = {"self": f"{url}/{version.version_id}"} | ({"self_head": url} if is_head else {})
     return {
         "version_id": version.version_id,
         "created": version.created.isoformat(),
         "is_head": is_head,
-        "size": settled.size,
-        "checksum": f"md5:{settled.md5}",
+        "size": made.size,
+        "checksum": f"md5:{made.md5}",
         "links": links,
     }
 

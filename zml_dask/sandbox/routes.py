@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from zml_dask.records.parse import quote_key
 from zml_dask.sandbox.answers import (
     Answer,
+    Content,
     Request,
     blocked,
     content_answer,
@@ -17,12 +18,8 @@ from zml_dask.sandbox.answers import (
     json_answer,
     redirect,
 )
-from zml_dask.sandbox.containers import container_answer, files_archive
-from zml_dask.sandbox.content import Content
-from zml_dask.sandbox.corpus import Corpus
+from zml_dask.sandbox.corpus import Corpus, SandboxRecord
 from zml_dask.sandbox.exporter import Exporter
-from zml_dask.sandbox.faults import Faults
-from zml_dask.sandbox.record import SandboxRecord
 from zml_dask.sandbox.search import answer_search
 from zml_dask.sandbox.serialise import files_json, legacy_json, native_json, tombstone_json
 
@@ -44,42 +41,37 @@ def is_content(path: str) -> bool:
     return path.endswith("/content") or path.startswith("/records/")
 
 
-def _exporter_route(
-    key: str, version_id: str, request: Request, exporter: Exporter, faults: Faults
-) -> Answer:
+def _exporter_route(key: str, version_id: str, request: Request, exporter: Exporter) -> Answer:
     if not key:
         return json_answer(200, exporter.listing(request.api_url))
     version = exporter.find(request.api_url, version_id)
     if version is None or key not in version.contents:
         return error_answer(404, "The requested URL was not found on the server.")
-    wanted = None if faults.no_range else request.headers.get("range")
-    return content_answer(version.contents[key].settle(), wanted)
+    return content_answer(version.contents[key].made(), request.headers.get("range"))
 
 
-def answer(request: Request, corpus: Corpus, exporter: Exporter, faults: Faults) -> Answer:
+def answer(request: Request, corpus: Corpus, exporter: Exporter) -> Answer:
     """Answer one request."""
     agent = request.headers.get("user-agent", "")
-    if faults.blocked or agent.startswith(_BLOCKED_AGENTS):
+    if agent.startswith(_BLOCKED_AGENTS):
         return blocked()
     if is_search(request.path):
         if request.path.endswith("/"):
             return redirect(f"{request.api_url}/records?{urlencode(request.query)}", 301)
         native = _wants_native(request)
         return answer_search(
-            request, corpus, lambda record: _shaped(record, request, faults, native=native)
+            request, corpus, lambda record: _shaped(record, request, native=native)
         )
     if match := _EXPORTER.fullmatch(request.path):
-        return _exporter_route(match[1] or "", match[2] or "", request, exporter, faults)
+        return _exporter_route(match[1] or "", match[2] or "", request, exporter)
     if match := _RECORD.fullmatch(request.path):
-        return _record_route(int(match[1]), match[2] or "", request, corpus, faults)
+        return _record_route(int(match[1]), match[2] or "", request, corpus)
     if match := _PAGE.fullmatch(request.path):
-        return _page_route(int(match[1]), match[2] or "", request, corpus, faults)
+        return _page_route(int(match[1]), match[2] or "", request, corpus)
     return error_answer(404, "The requested URL was not found on the server.")
 
 
-def _record_route(
-    record_id: int, rest: str, request: Request, corpus: Corpus, faults: Faults
-) -> Answer:
+def _record_route(record_id: int, rest: str, request: Request, corpus: Corpus) -> Answer:
     record = corpus.get(record_id)
     if record is None:
         latest = corpus.latest_of(record_id)
@@ -90,48 +82,42 @@ def _record_route(
     if record.withdrawal is not None:
         return json_answer(410, tombstone_json(record.withdrawal, record))
     if rest in {"", "/"}:
-        return json_answer(200, _shaped(record, request, faults, native=_wants_native(request)))
+        return json_answer(200, _shaped(record, request, native=_wants_native(request)))
     if rest == "/versions/latest":
         latest = corpus.latest_of(record.concept) or record
         return redirect(f"{request.api_url}/records/{latest.record_id}")
     if rest == "/versions":
         hits = [
-            _shaped(one, request, faults, native=_wants_native(request))
+            _shaped(one, request, native=_wants_native(request))
             for one in reversed(corpus.versions_of(record.concept))
         ]
         return json_answer(200, {"hits": {"hits": hits, "total": len(hits)}, "links": {}})
-    if rest == "/files-archive" or rest.startswith("/files"):
-        return _files_route(record, rest, request, faults)
+    if rest.startswith("/files"):
+        return _files_route(record, rest, request)
     return error_answer(404, "The requested URL was not found on the server.")
 
 
-def _files_route(record: SandboxRecord, rest: str, request: Request, faults: Faults) -> Answer:
+def _files_route(record: SandboxRecord, rest: str, request: Request) -> Answer:
     if record.access in {"restricted", "embargoed", "closed"}:
         return error_answer(403, "Permission denied.")
     if _wants_native(request):
         return error_answer(406, "Not acceptable.")
-    if rest == "/files-archive":
-        return content_answer(files_archive(record.files).settle(), None)
-    listing = files_json(record, request.api_url, wrong_md5=_lies(record, faults))
+    listing = files_json(record, request.api_url)
     if rest == "/files":
-        return json_answer(
-            200, files_json(record, request.api_url, wrong_md5=_lies(record, faults))
-        )
+        return json_answer(200, files_json(record, request.api_url))
     tail = rest.removeprefix("/files/")
     key, what = _key_of(tail, record.files)
     if key is None:
         missing = tail.removesuffix("/content")
         return error_answer(404, f"Record '{record.record_id}' has no file '{missing}'.")
     if what == "/content":
-        return _content(record, key, request, faults)
+        return _content(record, key, request)
     if what == "":
         return json_answer(200, next(one for one in listing["entries"] if one["key"] == key))
-    return container_answer(key, record.files[key].settle(), what.removeprefix("/container"))
+    return error_answer(404, "The requested URL was not found on the server.")
 
 
-def _page_route(
-    record_id: int, rest: str, request: Request, corpus: Corpus, faults: Faults
-) -> Answer:
+def _page_route(record_id: int, rest: str, request: Request, corpus: Corpus) -> Answer:
     """Answer under the user interface's paths: the download link, and old forms of URLs."""
     site = request.api_url.removesuffix("/api")
     if request.path.startswith("/record/"):
@@ -145,35 +131,26 @@ def _page_route(
     if key in record.files:
         if record.access != "open":
             return Answer(403, {"Content-Type": "text/html"}, b"<h1>Permission required</h1>")
-        return _content(record, key, request, faults)
+        return _content(record, key, request)
     return Answer(200, {"Content-Type": "text/html"}, b"<h1>A record</h1>")
 
 
-def _content(record: SandboxRecord, key: str, request: Request, faults: Faults) -> Answer:
-    if faults.redirect_to is not None:
-        return redirect(f"{faults.redirect_to.rstrip('/')}{quote_key(request.path)}")
-    wanted = None if faults.no_range else request.headers.get("range")
-    return content_answer(record.files[key].settle(), wanted)
+def _content(record: SandboxRecord, key: str, request: Request) -> Answer:
+    return content_answer(record.files[key].made(), request.headers.get("range"))
 
 
 def _key_of(tail: str, files: Mapping[str, Content]) -> tuple[str | None, str]:
     """Tell a file's key, which may hold slashes, from what is asked about it."""
     for key in sorted(files, key=len, reverse=True):
         what = tail.removeprefix(key) if tail.startswith(key) else None
-        if what in {"", "/content", "/container"} or (what or "").startswith("/container/"):
-            return key, what or ""
+        if what in {"", "/content"}:
+            return key, what
     return None, ""
 
 
-def _shaped(
-    record: SandboxRecord, request: Request, faults: Faults, *, native: bool
-) -> dict[str, Any]:
+def _shaped(record: SandboxRecord, request: Request, *, native: bool) -> dict[str, Any]:
     shape: Callable[..., dict[str, Any]] = native_json if native else legacy_json
-    return shape(record, request.api_url, wrong_md5=_lies(record, faults))
-
-
-def _lies(record: SandboxRecord, faults: Faults) -> bool:
-    return record.record_id in faults.wrong_checksums
+    return shape(record, request.api_url)
 
 
 def _wants_native(request: Request) -> bool:

@@ -16,8 +16,7 @@ from zml_dask.sandbox.answers import (
     json_answer,
     validation_error,
 )
-from zml_dask.sandbox.corpus import Corpus, Question
-from zml_dask.sandbox.record import SandboxRecord
+from zml_dask.sandbox.corpus import Corpus, Question, SandboxRecord
 
 GUEST_PAGE: Final = 25
 TOKEN_PAGE: Final = 100

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from zml_dask.records.parse import quote_key
-from zml_dask.sandbox.content import Content
-from zml_dask.sandbox.record import SandboxRecord, Withdrawal
-
-_OTHER_MD5 = "0" * 32
+from zml_dask.sandbox.answers import Content
+from zml_dask.sandbox.corpus import SandboxRecord, Withdrawal
 
 
-def legacy_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False) -> dict[str, Any]:
+def legacy_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
     """Give a record as today's default answer has it (``application/json``)."""
     base = f"{api_url}/records/{record.record_id}"
     moment = record.created.isoformat(timespec="microseconds")
@@ -70,8 +68,8 @@ def legacy_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False)
             {
                 "id": _file_id(record, key),
                 "key": key,
-                "size": content.settle().size,
-                "checksum": _checksum(content, wrong_md5),
+                "size": content.made().size,
+                "checksum": f"md5:{content.made().md5}",
                 "links": {"self": f"{base}/files/{quote_key(key)}/content"},
             }
             for key, content in open_files(record).items()
@@ -85,7 +83,7 @@ def legacy_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False)
     }
 
 
-def native_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False) -> dict[str, Any]:
+def native_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
     """Give a record in InvenioRDM's own shape (``application/vnd.inveniordm.v1+json``)."""
     base = f"{api_url}/records/{record.record_id}"
     moment = record.created.isoformat(timespec="microseconds")
@@ -135,19 +133,19 @@ def native_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False)
             "embargo": {"active": record.access == "embargoed", "reason": None},
             "status": record.access,
         },
-        "files": _native_files(record, base, wrong_md5),
+        "files": _native_files(record, base),
         "links": {"self": base, "files": f"{base}/files"},
     }
 
 
-def files_json(record: SandboxRecord, api_url: str, *, wrong_md5: bool = False) -> dict[str, Any]:
+def files_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
     """Give the listing of a record's files."""
     base = f"{api_url}/records/{record.record_id}/files"
     entries = [
         {
             "key": key,
-            "size": content.settle().size,
-            "checksum": _checksum(content, wrong_md5),
+            "size": content.made().size,
+            "checksum": f"md5:{content.made().md5}",
             "status": "completed",
             "links": {
                 "self": f"{base}/{quote_key(key)}",
@@ -180,7 +178,7 @@ def open_files(record: SandboxRecord) -> Mapping[str, Content]:
     return record.files if record.access == "open" else {}
 
 
-def _native_files(record: SandboxRecord, base: str, wrong_md5: bool) -> dict[str, Any]:
+def _native_files(record: SandboxRecord, base: str) -> dict[str, Any]:
     if record.access in {"restricted", "embargoed", "closed"}:
         return {"enabled": True}
     entries = {
@@ -188,13 +186,13 @@ def _native_files(record: SandboxRecord, base: str, wrong_md5: bool) -> dict[str
             "id": _file_id(record, key),
             "key": key,
             "ext": key.rpartition(".")[2],
-            "size": content.settle().size,
-            "checksum": _checksum(content, wrong_md5),
+            "size": content.made().size,
+            "checksum": f"md5:{content.made().md5}",
             "links": {"content": f"{base}/files/{quote_key(key)}/content"},
         }
         for key, content in open_files(record).items()
     }
-    total = sum(content.settle().size for content in open_files(record).values())
+    total = sum(content.made().size for content in open_files(record).values())
     return {
         "enabled": bool(entries),
         "order": [],
@@ -206,7 +204,3 @@ def _native_files(record: SandboxRecord, base: str, wrong_md5: bool) -> dict[str
 
 def _file_id(record: SandboxRecord, key: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{record.record_id}/{key}"))
-
-
-def _checksum(content: Content, wrong: bool) -> str:
-    return f"md5:{_OTHER_MD5 if wrong else content.settle().md5}"

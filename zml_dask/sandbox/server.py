@@ -1,28 +1,28 @@
-"""The sandbox over HTTP/1.1 on the loopback interface, a thread a connection."""
+"""The sandbox over HTTP/1.1 on the loopback interface: a thread per connection, limits, a log."""
 
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import threading
-import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from time import time
+from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from zml_dask.errors import ZmlError
-from zml_dask.sandbox.answers import Answer, Body, Request, error_answer, internal_error
+from zml_dask.sandbox.answers import Answer, Body, Request, error_answer
 from zml_dask.sandbox.corpus import Corpus
 from zml_dask.sandbox.exporter import Exporter
-from zml_dask.sandbox.faults import FaultCounter, Faults
-from zml_dask.sandbox.limits import RateLimiter, SandboxLimits
-from zml_dask.sandbox.request_log import RequestLog, Seen
-from zml_dask.sandbox.routes import answer, is_search
+from zml_dask.sandbox.routes import answer, is_content, is_search
 
 _log = logging.getLogger(__name__)
-_PIECE: Final = 256 * 1024
 
 
 class SandboxPortError(ZmlError):
@@ -37,8 +37,6 @@ class Sandbox:
     corpus : Corpus
     port : int, optional
         0 takes a free one.
-    faults : Faults, optional
-        May be set anew at any time; counting begins again then.
     limits : SandboxLimits, optional
         Default: none.
 
@@ -58,37 +56,26 @@ class Sandbox:
     'Record 7'
     """
 
+    handler: ClassVar[type[BaseHTTPRequestHandler]]
+
     def __init__(
         self,
         corpus: Corpus,
         *,
         port: int = 0,
-        faults: Faults | None = None,
         limits: SandboxLimits | None = None,
     ) -> None:
         self.corpus = corpus
         self.exporter = Exporter(corpus)
         self.requests = RequestLog()
         self._port = port
-        self._counter = FaultCounter(faults or Faults())
         self._limiter = RateLimiter(limits or SandboxLimits())
-        self._lock = threading.Lock()
         self._server: _Server | None = None
 
     @property
     def api_url(self) -> str:
         """Root of the API: ``http://127.0.0.1:PORT/api``."""
         return f"http://127.0.0.1:{self._port}/api"
-
-    @property
-    def faults(self) -> Faults:
-        """What it does wrong."""
-        return self._counter.faults
-
-    @faults.setter
-    def faults(self, faults: Faults) -> None:
-        with self._lock:
-            self._counter = FaultCounter(faults)
 
     def __enter__(self) -> Self:
         try:
@@ -108,31 +95,17 @@ class Sandbox:
             self._server.close()
             self._server = None
 
-    def reply(self, request: Request, client: str) -> tuple[Answer, str]:
-        """Answer a request; and the fault that its body is to have."""
-        faults = self.faults
-        if faults.delay:
-            time.sleep(faults.delay)
-        search = is_search(request.path)
-        with self._lock:
-            unavailable = self._counter.is_unavailable()
-            failing = search and not unavailable and self._counter.search_fails()
+    def reply(self, request: Request, client: str) -> Answer:
+        """Answer a request of a client, within the limits."""
         # Zenodo counts by agent and address, and apart from that by account.
         account = request.headers.get("authorization") or request.headers.get("user-agent", "")
-        verdict = self._limiter.ask(f"{client} {account}", is_search=search)
-        if not verdict.granted:
-            reply = error_answer(429, "Rate limit exceeded.")
-        elif unavailable:
-            reply = error_answer(503, "Service Unavailable")
-        elif failing:
-            reply = internal_error()
-        else:
-            reply = answer(request, self.corpus, self.exporter, faults)
-        fault = ""
-        if isinstance(reply.body, Body):
-            with self._lock:
-                fault = self._counter.body()
-        return Answer(reply.status, {**reply.headers, **verdict.headers}, reply.body), fault
+        verdict = self._limiter.ask(f"{client} {account}", is_search=is_search(request.path))
+        reply = (
+            answer(request, self.corpus, self.exporter)
+            if verdict.granted
+            else error_answer(429, "Rate limit exceeded.")
+        )
+        return Answer(reply.status, {**reply.headers, **verdict.headers}, reply.body)
 
 
 class _Server(ThreadingHTTPServer):
@@ -144,7 +117,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, sandbox: Sandbox, port: int) -> None:
         self.sandbox = sandbox
         self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), sandbox.handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
@@ -168,8 +141,8 @@ class _Server(ThreadingHTTPServer):
                 _log.debug("a connection was closed already")
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """One connection: reads requests, writes answers, and does the faults."""
+class Handler(BaseHTTPRequestHandler):
+    """One connection: reads requests and writes answers."""
 
     protocol_version = "HTTP/1.1"
     server_version = "nginx"
@@ -204,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             api_url=sandbox.api_url,
             is_authenticated=bearer or "access_token" in query,
         )
-        reply, fault = sandbox.reply(request, self.client_address[0])
+        reply = sandbox.reply(request, self.client_address[0])
         sandbox.requests.append(
             Seen(
                 request.path,
@@ -213,38 +186,194 @@ class _Handler(BaseHTTPRequestHandler):
                 request.is_authenticated,
                 headers.get("user-agent", ""),
                 headers.get("range"),
-                time.time(),
+                time(),
             )
         )
         body = reply.body
         length = body.stop - body.start if isinstance(body, Body) else len(body)
-        told = length + max(length // 10, 1) if fault == "lie" else length
         self.send_response(reply.status, self._statuses.get(reply.status))
         for name, value in reply.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(told))
+        self.send_header("Content-Length", str(self.stated_length(length)))
         self.end_headers()
         if with_body:
-            self._send(body, length, fault)
+            self.send_body(body, length)
 
-    def _send(self, body: bytes | Body, length: int, fault: str) -> None:
+    def stated_length(self, length: int) -> int:
+        """Give what ``Content-Length`` says of a body."""
+        return length
+
+    def send_body(self, body: bytes | Body, length: int) -> None:
+        """Send a body."""
         if isinstance(body, bytes):
             self.wfile.write(body)
-            return
-        if not fault and isinstance(body.settled.source, Path):
+        elif isinstance(body.made.source, Path):
             # The kernel copies: the client under test has the processor for itself.
             self.wfile.flush()
-            with body.settled.source.open("rb") as stream:
+            with body.made.source.open("rb") as stream:
                 self.connection.sendfile(stream, body.start, length)
-            return
-        stop = body.start + length // 2 if fault in {"cut", "stall"} else body.stop
-        for start in range(body.start, stop, _PIECE):
-            piece = body.settled.read(start, min(start + _PIECE, stop))
-            if fault == "corrupt" and start == body.start and piece:
-                piece = bytes([piece[0] ^ 0xFF]) + piece[1:]
-            self.wfile.write(piece)
-        self.wfile.flush()
-        if fault == "stall":
-            time.sleep(self.server.sandbox.faults.stall_seconds)
-        if fault in {"cut", "stall", "lie"}:
-            self.close_connection = True
+        else:
+            self.wfile.write(body.made.read(body.start, body.stop))
+
+
+Sandbox.handler = Handler
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLimits:
+    """How many requests are answered; None: as many as come, and no headers about it.
+
+    Attributes
+    ----------
+    search : int or None
+        Searches a minute; they count here alone.
+    minute, hour : int or None
+        All other requests.
+    minute_seconds, hour_seconds : float
+        How long a minute and an hour last: tests have less time.
+    """
+
+    search: int | None = None
+    minute: int | None = None
+    hour: int | None = None
+    minute_seconds: float = 60.0
+    hour_seconds: float = 3600.0
+
+    def windows(self, *, is_search: bool) -> tuple[tuple[int, float], ...]:
+        """Give the limits that hold for a request: (count, seconds) each."""
+        pairs = (
+            [(self.search, self.minute_seconds)]
+            if is_search
+            else [(self.minute, self.minute_seconds), (self.hour, self.hour_seconds)]
+        )
+        return tuple((count, seconds) for count, seconds in pairs if count is not None)
+
+
+GUEST = SandboxLimits(search=30, minute=60, hour=2000)
+"""Zenodo's published limits for guests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a request is answered, and what its headers say.
+
+    Attributes
+    ----------
+    granted : bool
+    headers : dict
+        ``X-RateLimit-*`` and, as Zenodo does, ``Retry-After`` on every answer.
+    """
+
+    granted: bool
+    headers: dict[str, str]
+
+
+class RateLimiter:
+    """Counts requests in moving windows. A refused request does not count.
+
+    Parameters
+    ----------
+    limits : SandboxLimits
+    clock : callable, optional
+        Seconds since the epoch.
+    """
+
+    def __init__(self, limits: SandboxLimits, clock: Callable[[], float] = time) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._granted: dict[tuple[str, bool], deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, client: str, *, is_search: bool) -> Verdict:
+        """Count one request of `client`."""
+        windows = self._limits.windows(is_search=is_search)
+        if not windows:
+            return Verdict(True, {})
+        with self._lock:
+            now = self._clock()
+            times = self._granted.setdefault((client, is_search), deque())
+            while times and times[0] <= now - max(seconds for _, seconds in windows):
+                times.popleft()
+            used = [sum(1 for at in times if at > now - seconds) for _, seconds in windows]
+            granted = all(count > n for (count, _), n in zip(windows, used, strict=True))
+            if granted:
+                times.append(now)
+                used = [n + 1 for n in used]
+            # The header tells of the window that is nearest to its end.
+            left, limit, seconds = min(
+                (count - n, count, seconds)
+                for (count, seconds), n in zip(windows, used, strict=True)
+            )
+            oldest = next((at for at in times if at > now - seconds), now)
+        wait = max(oldest + seconds - now, 0.0)
+        headers = {
+            "X-RateLimit-Limit": str(limit),
+            "X-RateLimit-Remaining": str(left),
+            "X-RateLimit-Reset": str(math.ceil(oldest + seconds)),
+            "Retry-After": str(math.ceil(wait)),
+        }
+        return Verdict(granted, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request that was answered.
+
+    Attributes
+    ----------
+    path : str
+        Percent-decoded, without the query.
+    query : str
+    status : int
+    is_authenticated : bool
+        Whether it carried a token.
+    agent : str
+        Its ``User-Agent``.
+    range : str or None
+        Its ``Range`` header.
+    at : float
+        When it was answered: seconds since the epoch.
+    """
+
+    path: str
+    query: str
+    status: int
+    is_authenticated: bool
+    agent: str
+    range: str | None
+    at: float
+
+
+class RequestLog:
+    """The requests of a sandbox, in the order of their answers."""
+
+    def __init__(self) -> None:
+        self._seen: list[Seen] = []
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __iter__(self) -> Iterator[Seen]:
+        return iter(list(self._seen))
+
+    def append(self, seen: Seen) -> None:
+        """Add a request."""
+        self._seen.append(seen)
+
+    def clear(self) -> None:
+        """Forget all requests."""
+        self._seen = []
+
+    def to(self, part: str) -> list[Seen]:
+        """Give the requests whose path contains `part`."""
+        return [seen for seen in self if part in seen.path]
+
+    @property
+    def searches(self) -> list[Seen]:
+        """The requests to the search."""
+        return [seen for seen in self if is_search(seen.path)]
+
+    @property
+    def downloads(self) -> list[Seen]:
+        """The requests for files' bytes."""
+        return [seen for seen in self if is_content(seen.path)]

@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from zml_dask.sandbox.archives import Source, write_tar_gz, zip_bytes
-from zml_dask.sandbox.record import SandboxRecord, Withdrawal, make_record
+from zml_dask.sandbox.corpus import SandboxRecord, Withdrawal, make_record
 
 RESTRICTED: Final = 16_000_001
 METADATA_ONLY: Final = 16_000_003

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from zml_dask.sandbox.answers import Content
 from zml_dask.sandbox.archives import Source, zip_bytes
-from zml_dask.sandbox.content import Content
-from zml_dask.sandbox.corpus import Corpus
-from zml_dask.sandbox.record import SandboxRecord
+from zml_dask.sandbox.corpus import Corpus, SandboxRecord
 
 _FIRST: Final = datetime(2014, 1, 1, tzinfo=UTC)
 _SPAN: Final = timedelta(days=11 * 365)
