@@ -35,6 +35,7 @@ with atheris.instrument_imports(include=["zml_dask.fetch", "zml_dask.records", "
     from zml_dask.records.search import NotASearchError, hits_of
 
 from tests.fetch.archives import COMPRESSIONS, make_zip
+from tests.fetch.test_foreign import FILES, WRITERS
 from tests.fetch.test_fuzz import ARCHIVES
 from tests.records.test_parse import SHAPES
 
@@ -145,7 +146,10 @@ def main() -> None:
     corpus = Path(sys.argv[1])
     corpus.mkdir(parents=True, exist_ok=True)
     seeds = {
-        "archives": [b"\0" + archive for archive in ARCHIVES],
+        "archives": [
+            b"\0" + archive
+            for archive in (*ARCHIVES, *(write(FILES) for write in WRITERS.values()))
+        ],
         "json": [json.dumps(shape()).encode() for shape in SHAPES],
     }
     for number, seed in enumerate(seeds[target]):

@@ -29,7 +29,7 @@ _POLL_SECONDS: Final = 1.0
 _OUT_OF: Final = {signal.SIGXCPU: "time", signal.SIGKILL: "memory or time"}
 
 
-class MissingLibraryError(Exception):
+class MissingLibraryError(BrokenStreamError):
     """The library that reads such archives is not installed."""
 
 
@@ -219,8 +219,6 @@ class ForeignStream:
     def _close(self, body: bytes) -> None:
         try:
             self._reader.finish(body)
-        except MissingLibraryError as error:
-            raise BrokenStreamError(str(error)) from None
         finally:
             self._reader.close()
 

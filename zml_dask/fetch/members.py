@@ -448,6 +448,8 @@ def _single(opened: _Opened) -> Member:
         opened.layer.check()
     except OverLimitError as error:
         return unread(path, size, "refused", str(error))
+    except MissingLibraryError as error:
+        return unread(name, opened.size, "unsupported", str(error))
     except TrailingBytesError as error:
         note = f"{error}; they are not read"
     except BrokenStreamError as error:

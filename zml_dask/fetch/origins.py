@@ -178,7 +178,8 @@ def _fault_of(
 ) -> RecordError | None:
     """Why other origins are to be tried as well; None where the record's own files will do."""
     if lost:
-        return _unreadable(record, own, lost)
+        is_passing = files.fault is not None and not files.fault.permanent
+        return files.fault if is_passing else _unreadable(record, own, lost)
     archives = [archive for archive in own.archives if has_members(archive.kind)]
     if any(is_sound(archive.path, archive.kind) for archive in archives):
         return None
