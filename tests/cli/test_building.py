@@ -112,6 +112,35 @@ def test_build_says_what_it_did_and_the_second_time_that_there_is_nothing_to_do(
     assert capfd.readouterr().err == ""
 
 
+def test_records_without_text_are_counted_and_those_that_could_not_be_read_fail(
+    cluster: distributed.LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nested = archive({"inner.zip": archive({"a.py": b"x = 1\n"})})
+    records = [
+        make_record(7, {"data.zip": archive({"a.bin": bytes(50)})}),
+        make_record(8, {"code.zip": nested}),
+        make_record(9, {"broken.7z": b"7z\xbc\xaf\x27\x1c" + bytes(200)}),
+        make_record(10, {"deep.zip": archive({"code.zip": nested})}),
+    ]
+    with Sandbox(Corpus(records)) as served:
+        catalogue = _harvested(served, tmp_path / "c.jsonl")
+        words = ("build", catalogue, tmp_path / "ds", "--cluster", cluster.scheduler_address)
+        assert run(*words) == 0
+        assert "failed: 2 unreadable_archive" in capfd.readouterr().out
+    assert run("status", tmp_path / "ds") == 0
+    assert "no images  1 of the committed records\n" in capfd.readouterr().out
+    assert run("status", tmp_path / "ds", "--failures") == 0
+    said = capfd.readouterr().out
+    assert "broken.7z" in said
+    assert "an archive within an archive within an archive is not opened" in said
+    files = zml.open_dataset(tmp_path / "ds").files
+    paths = list(files.path[files.record_id == 8])
+    assert [path.partition("/")[2] for path in paths] == [
+        "inner.zip",
+        f"inner.zip/{paths[0].partition('/')[0]}/a.py",
+    ]
+
+
 def test_what_is_left_out_for_its_size_is_said(
     cluster: distributed.LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

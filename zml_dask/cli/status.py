@@ -39,6 +39,8 @@ def _print_status(status: Status) -> None:
     click.echo(f"committed  {_amount(status.committed)}, in {commits}")
     if status.left_out.files:
         click.echo(f"too large  {status.left_out}")
+    if status.without_images:
+        click.echo(f"no images  {status.without_images:,} of the committed records")
     click.echo(f"staged     {_amount(status.staged)}")
     failed = ", ".join(f"{count:,} {kind}" for kind, count in status.failed.items())
     click.echo(f"failed     {escape_text(failed) or 'none'}")

@@ -78,6 +78,8 @@ class Status:
     commits : int
     left_out : LeftOut
         Files that are listed and not held, for their size.
+    without_images : int
+        Committed records that hold no text.
     arrays, tables : tuple of Cost
     failures : tuple of FailureGroup
         The most frequent kind first.
@@ -92,6 +94,7 @@ class Status:
     running: str | None
     commits: int
     left_out: LeftOut
+    without_images: int = 0
     arrays: tuple[Cost, ...] = ()
     tables: tuple[Cost, ...] = ()
     failures: tuple[FailureGroup, ...] = field(default=())
@@ -132,6 +135,7 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
     groups = failure_groups(FailureRow(**row) for row in ledger.failures.to_pylist())
     name = catalogue or _last_catalogue(storage)
     counts = info.counts
+    snapshot = Snapshot.open(storage) if info.commits else None
     return Status(
         storage.url,
         Amount(counts.records, counts.files, counts.images),
@@ -141,7 +145,8 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
         name,
         _running(storage),
         len(info.commits),
-        Snapshot.open(storage).left_out() if info.commits else LeftOut(),
+        LeftOut() if snapshot is None else snapshot.left_out(),
+        0 if snapshot is None else snapshot.records_without_images(),
         tuple(array_costs(storage, info)),
         tuple(table_costs(storage, info)),
         tuple(groups),

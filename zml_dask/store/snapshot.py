@@ -144,6 +144,10 @@ class Snapshot:
         files, size = (pc.sum(rows[name]).as_py() or 0 for name in ("files", "bytes"))
         return LeftOut(files, size, recorded_limit(self.info.options))
 
+    def records_without_images(self) -> int:
+        """Count the records that hold no text: data, documents, programs."""
+        return len(self.scan("records", ["record_id"], pc.field("n_images") == 0))
+
     @cached_property
     def summary(self) -> pa.Table:
         """Counts of everything that is shown, by dimension; see `store.summary`."""
