@@ -6,6 +6,9 @@ import gzip
 import io
 import json
 import re
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -405,3 +408,23 @@ def test_the_command_says_what_it_does(
         "harvest", tmp_path / "d.jsonl", "--from-dump", "x.tar.gz", "--api-url", both.served.api_url
     )
     assert (status, "no file x.tar.gz" in err) == (2, True)
+
+
+def test_a_killed_process_goes_on_and_downloads_the_dump_once(
+    make_sandbox: Make, client_of: ClientOf, tmp_path: Path
+) -> None:
+    served = make_sandbox(synthetic_corpus(3_500))
+    served.exporter.make(served.api_url, MADE)
+    both = Both(served, client_of, tmp_path)
+    words = [sys.executable, "-m", "zml_dask", "harvest", str(both.dumped), "--from-dump"]
+    words += ["--api-url", served.api_url]
+    for written in (1, 2_500_000, 5_000_000):
+        with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                if both.dumped.exists() and both.dumped.stat().st_size >= written:
+                    process.kill()
+        assert process.returncode == -signal.SIGKILL
+    subprocess.run(words, check=True, capture_output=True)
+    assert len(served.requests.to(f"{JSON_DUMP}/")) == 1
+    both.by_search()
+    both.assert_equal()
