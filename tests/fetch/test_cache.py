@@ -170,3 +170,22 @@ def test_a_cache_that_cannot_be_opened_or_written(
     in_the_way.write_text("")
     with pytest.raises(CacheError):
         cache_record(record, client, str(in_the_way), tmp_path / "scratch")
+
+
+def test_archives_within_a_cached_archive_need_no_room_in_the_cache(
+    make_sandbox: Callable[..., Sandbox], client: HttpClient, scratch: Path, tmp_path: Path
+) -> None:
+    inner = make_zip({"a.py": b"x = 1\n", "noise": os.urandom(150_000)})
+    sandbox = make_sandbox([make_record(7, {"outer.zip": make_zip({"inner.zip": inner})})])
+    answer = client.get_json(f"{sandbox.api_url}/records/7")
+    record = parse_record(answer.payload, api_url=sandbox.api_url)
+    cache = tmp_path / "cache"
+    cache_record(record, client, str(cache), scratch)
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    options = FetchOptions(cache=str(cache), offline=True)
+    with open_record(record, client, scratch, options) as fetched:
+        (folder,) = scratch.iterdir()
+        assert fetched.scratch == folder
+        assert good(list(fetched.members())) == {"inner.zip/a.py": b"x = 1\n"}
+    # Writing there would have changed the folder's own time.
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before

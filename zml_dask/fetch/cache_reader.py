@@ -54,7 +54,7 @@ def read_cached(
             for entry in manifest["archives"]
         )
         listed = tuple(Member(**row) for row in manifest["listed"])
-        return FetchedRecord(manifest["origin"], archives, listed, limits)
+        return FetchedRecord(manifest["origin"], archives, listed, limits, folder)
     except FileNotFoundError as error:
         raise CacheError(
             f"record {record_id} lacks an archive in the cache {cache!r}; fetch it again"

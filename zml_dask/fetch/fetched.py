@@ -86,12 +86,15 @@ class FetchedRecord:
         Files of the record whose first bytes or size showed that they hold
         nothing to read, and which were therefore not downloaded.
     limits : FetchLimits
+    scratch : Path or None
+        Folder for archives within the archives, by default where those lie.
     """
 
     origin: Origin
     archives: tuple[FetchedArchive, ...]
     listed: tuple[Member, ...] = ()
     limits: FetchLimits = field(default_factory=FetchLimits)
+    scratch: Path | None = None
 
     def members(self) -> Iterator[Member]:
         """Every file of every archive.
@@ -144,7 +147,13 @@ class FetchedRecord:
         beside = {name_of(archive) for archive in self.archives if not has_members(archive.kind)}
         yield from self.listed
         for archive in self.archives:
-            members = read_members(archive.path, name=archive.name, limits=self.limits, first=first)
+            members = read_members(
+                archive.path,
+                name=archive.name,
+                limits=self.limits,
+                first=first,
+                scratch=self.scratch,
+            )
             for member in members:
                 if several and has_members(archive.kind) and member.path != name_of(archive):
                     yield replace(member, path=f"{name_of(archive)}/{member.path}")

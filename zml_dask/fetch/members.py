@@ -62,7 +62,12 @@ _MAX_NESTED: Final = 1000
 
 
 def read_members(
-    archive: Path, *, name: str, limits: FetchLimits | None = None, first: int | None = None
+    archive: Path,
+    *,
+    name: str,
+    limits: FetchLimits | None = None,
+    first: int | None = None,
+    scratch: Path | None = None,
 ) -> Iterator[Member]:
     """Every regular file of an archive, with its content or the reason why not.
 
@@ -81,6 +86,8 @@ def read_members(
     limits : FetchLimits, optional
     first : int, optional
         Look at no more than so many entries of a zip file's directory.
+    scratch : Path, optional
+        Folder for archives within the archive, by default where it lies itself.
 
     Yields
     ------
@@ -91,7 +98,7 @@ def read_members(
     ArchiveTimeError
         Where reading takes too long.
     DiskFullError, ScratchError
-        Where an archive within the archive cannot be put beside it.
+        Where `scratch` cannot be written.
 
     Examples
     --------
@@ -104,7 +111,7 @@ def read_members(
     """
     limits = FetchLimits() if limits is None else limits
     meter = Meter(limits, archive.stat().st_size, escape_path(name)[0])
-    scratch = archive.parent
+    scratch = archive.parent if scratch is None else scratch
     with archive.open("rb") as file, _opened(file, meter, scratch) as opened:
         for member in opened.members(first):
             over = meter.add_lines(member.data) if member.data else None
