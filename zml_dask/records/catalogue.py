@@ -178,10 +178,17 @@ class Catalogue:
 
     def hits(self) -> Iterator[bytes]:
         """Yield the JSON of every record, in the order of the file; in bounded memory."""
-        read = _reader(self.path)
-        order = np.argsort(self.refs.offsets, kind="stable")
-        for position in order.tolist():
-            yield read(self.refs[position])
+        order = np.argsort(self.refs.offsets, kind="stable").tolist()
+        if _head(self.path, len(PARQUET_MAGIC)) == PARQUET_MAGIC:
+            read = _reader(self.path)
+            for position in order:
+                yield read(self.refs[position])
+            return
+        with fsspec.open(self.path, "rb") as stream:
+            for position in order:
+                ref = self.refs[position]
+                stream.seek(ref.offset)
+                yield stream.read(ref.length)
 
     def write(self, path: Path) -> int:
         """Write its records into another catalogue; give their number.

@@ -436,7 +436,7 @@ class HarvestRound:
         state = self._state
         if state.slices_total > 2 * state.total + WINDOW:
             raise SlicesIgnoredError(
-                f"{state.options.api_url} told of {state.slices_total:,} records in slices of "
+                f"{state.options.api_url} lists {state.slices_total:,} records in slices of "
                 f"{state.total:,}: it does not heed 'created:[...]', so that only its first "
                 f"{WINDOW:,} can be had; ask for fewer with --query"
             )

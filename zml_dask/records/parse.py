@@ -1,6 +1,6 @@
 """From Zenodo's JSON, in any shape it has had, to a `Record`.
 
-Two families are told apart by shape, never by date. *Legacy*: the API of 2018
+Two families are distinguished by shape, never by date. *Legacy*: the API of 2018
 and 2023, its transitional form of October 2023 (files as ``filename`` and
 ``filesize``, a bare md5) and today's default answer. *Native*: InvenioRDM's own
 (``application/vnd.inveniordm.v1+json``). Metadata is written by people and by
@@ -295,10 +295,10 @@ def _files(hit: Mapping[str, Any], base: str, trusted: bool) -> Iterator[RecordF
 
 def _file_entries(hit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Give a hit's file entries by key; the first of one key counts."""
-    told = hit.get("files")
-    pairs: list[tuple[object, object]] = [(None, entry) for entry in listed(told)]
-    if isinstance(told, Mapping):
-        pairs = list(mapping(told.get("entries")).items())
+    found_files = hit.get("files")
+    pairs: list[tuple[object, object]] = [(None, entry) for entry in listed(found_files)]
+    if isinstance(found_files, Mapping):
+        pairs = list(mapping(found_files.get("entries")).items())
     found: dict[str, Mapping[str, Any]] = {}
     for name, value in pairs:
         entry = mapping(value)

@@ -292,9 +292,9 @@ def updated_hits(
 
 
 def _clock(headers: Mapping[str, str]) -> datetime:
-    told = {name.lower(): value for name, value in headers.items()}.get("date", "")
+    date_header = {name.lower(): value for name, value in headers.items()}.get("date", "")
     try:
-        return parsedate_to_datetime(told).astimezone(UTC)
+        return parsedate_to_datetime(date_header).astimezone(UTC)
     except ValueError:
         return datetime.now(UTC)
 
@@ -450,5 +450,5 @@ def _looked_up(root: str, record_id: int, client: HttpClient) -> Iterator[Withdr
     except NotFoundError as error:
         yield Withdrawn(record_id, "not_found", str(error))
     except (ForbiddenError, ServerError):
-        # Hidden, or not to be told now: no reason to call it gone.
+        # Hidden, or in trouble just now: neither means that it is gone.
         return

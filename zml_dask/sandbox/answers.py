@@ -168,8 +168,8 @@ def content_answer(made: Made, range_header: str | None) -> Answer:
     start, stop = span
     if start >= stop:
         return Answer(416, headers | {"Content-Range": f"bytes */{made.size}"})
-    told = f"bytes {start}-{stop - 1}/{made.size}"
-    return Answer(206, headers | {"Content-Range": told}, Body(made, start, stop))
+    span_header = f"bytes {start}-{stop - 1}/{made.size}"
+    return Answer(206, headers | {"Content-Range": span_header}, Body(made, start, stop))
 
 
 def _span(header: str, size: int) -> tuple[int, int] | None:

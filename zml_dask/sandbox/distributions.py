@@ -219,7 +219,7 @@ class PackageMetadata:
     ----------
     name, version, summary : str
     license : str
-        A lower-case identifier; Zenodo's ``other-open`` where it is not told apart.
+        A lower-case identifier; Zenodo's ``other-open`` where it cannot be recognised.
     keywords, authors : tuple of str
     repository : str or None
         ``https://github.com/owner/name``.

@@ -1,7 +1,7 @@
 """Zenodo's monthly metadata dumps, ``/api/exporter``: all records, and the list of deleted ones.
 
 A version holds the records as they were when it was made; the last three are
-kept. Without being told otherwise a sandbox makes a new one whenever somebody
+kept. Unless its user makes them, a sandbox makes a new one whenever somebody
 asks after its records have changed.
 """
 
