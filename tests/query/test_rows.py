@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,11 +35,20 @@ def test_positions_are_those_of_the_mask(mask: np.ndarray, data: st.DataObject) 
     expected = np.flatnonzero(mask)
     assert len(rows) == expected.size
     np.testing.assert_array_equal(rows.mask(), mask)
+    for chunk in (8, 64, 4096, 12, 1):
+        size = math.lcm(chunk, 8)
+        sums = np.add.reduceat(mask, np.arange(0, mask.size, size), dtype=int) if mask.size else []
+        np.testing.assert_array_equal(rows.chunk_starts(chunk), [0, *np.cumsum(sums)])
     start = data.draw(st.integers(0, expected.size))
     stop = data.draw(st.integers(start, expected.size + 5))
     np.testing.assert_array_equal(rows.positions(start, stop), expected[start:stop])
     asked = np.array(data.draw(st.lists(st.integers(0, mask.size), max_size=9)), np.int64)
     np.testing.assert_array_equal(rows.rank(asked), np.searchsorted(expected, asked))
+
+
+@given(st.integers(0, 5_000))
+def test_all_rows_are_all(total: int) -> None:
+    np.testing.assert_array_equal(Rows.all(total).bits, Rows.of_mask(np.ones(total, bool)).bits)
 
 
 @given(masks(), st.integers(64, 5000))
@@ -51,7 +61,7 @@ def test_blocks_and_pieces_divide_no_chunk(mask: np.ndarray, limit: int) -> None
     assert (positions[edges - 1] // 4096 < positions[edges] // 4096).all()
     start = 0
     while start < len(rows):
-        piece = rows.piece(start, limit)
+        piece = rows.piece(start, limit, 64)
         assert 0 < piece.size <= limit
         stop = start + piece.size
         np.testing.assert_array_equal(piece, positions[start:stop])

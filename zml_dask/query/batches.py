@@ -215,8 +215,9 @@ class Batches:
         if first >= stop:
             return
         seed, size = self.options.seed, self.options.batch_size
-        order = _Order(self._view.rows, None if seed is None else [int(seed), epoch])
         reader = self._view.snapshot.images
+        shuffle = None if seed is None else [int(seed), epoch]
+        order = _Order(self._view.rows, reader.spec.chunk, shuffle)
         decoders = max(1, CPU_COUNT // workers)
         largest = max(size, self.options.buffer)
         # Two, used in turn: memory mapped anew for every window costs as much as reading.
@@ -251,9 +252,9 @@ class _Order:
     the last rank.
     """
 
-    def __init__(self, rows: Rows, seed: list[int] | None) -> None:
+    def __init__(self, rows: Rows, chunk: int, seed: list[int] | None) -> None:
         self._rows = rows
-        self._starts = rows.chunk_starts()
+        self._starts = rows.chunk_starts(chunk)
         sizes = np.diff(self._starts)
         self._chunks = np.flatnonzero(sizes)
         if seed is not None:

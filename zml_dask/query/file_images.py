@@ -108,7 +108,7 @@ class _Pieces:
         stop = self._start + len(self._held)
         more = []
         while stop < end:
-            piece = self._rows.piece(stop, _IMAGES_AT_ONCE)
+            piece = self._rows.piece(stop, _IMAGES_AT_ONCE, self._reader.spec.chunk)
             more.append(self._reader.read(piece))
             stop += piece.size
         self._held = np.concatenate([held, *more]) if more else held

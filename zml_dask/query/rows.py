@@ -6,6 +6,7 @@ graph; ranges would take more wherever files are scattered.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -98,25 +99,33 @@ class Rows:
         skipped = int(self._starts[low])
         return found[start - skipped : stop - skipped].astype(np.int64)
 
-    def chunk_starts(self) -> Int64:
-        """How many selected rows come before each chunk of the store, and in all."""
-        return self._starts_of(IMAGES.chunk)
+    def chunk_starts(self, chunk: int) -> Int64:
+        """How many selected rows come before each chunk of `chunk` rows, and in all.
+
+        Of chunks that a byte does not end with, several are taken for one.
+        """
+        return self._starts_of(math.lcm(chunk, 8))
 
     def _starts_of(self, size: int) -> Int64:
-        """How many rows are selected before each `size` rows, and in all."""
-        counts = np.bitwise_count(self.bits).astype(np.int64)
-        if not counts.size:
+        """How many rows are selected before each `size` rows, a multiple of eight, and in all."""
+        if not self.bits.size:
             return np.zeros(1, np.int64)
-        sums = np.add.reduceat(counts, np.arange(0, counts.size, size // 8))
-        return np.concatenate(([0], np.cumsum(sums))).astype(np.int64)
+        bits, step = self.bits, size // 8
+        if step % 8 == 0:  # eight bytes at a time
+            bits = np.pad(bits, (0, -bits.size % 8)).view(np.uint64)
+            step //= 8
+        counts = np.bitwise_count(bits)
+        if step > 1:
+            counts = np.add.reduceat(counts, np.arange(0, counts.size, step), dtype=np.int64)
+        return np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
 
-    def piece(self, start: int, limit: int) -> Int64:
+    def piece(self, start: int, limit: int, chunk: int) -> Int64:
         """Numbers of up to `limit` rows from the `start`-th on, that end where a chunk ends."""
         found = self.positions(start, start + limit + 1)
         if found.size <= limit:
             return found
         # The chunk of the first row too many begins the next piece.
-        whole = int(np.searchsorted(found, found[limit] // IMAGES.chunk * IMAGES.chunk))
+        whole = int(np.searchsorted(found, found[limit] // chunk * chunk))
         return found[: whole or limit]
 
     def rank(self, rows: Int64) -> Int64:

@@ -51,6 +51,8 @@ class ImageReader:
 
     Attributes
     ----------
+    spec : ArraySpec
+        Chunk and shard sizes.
     row : tuple of int
         Shape of an image.
     """
@@ -58,8 +60,8 @@ class ImageReader:
     def __init__(self, storage: Storage, info: DatasetInfo) -> None:
         self.storage = storage
         self.info = info
-        self._spec = info.array(IMAGES.name)
-        self.row = row_shape(self._spec, info.shape)
+        self.spec = info.array(IMAGES.name)
+        self.row = row_shape(self.spec, info.shape)
         self._indexes: dict[int, bytes] = {}
         self._last_rows = {
             shard.path: (shard.rows, shard.last_rows_sha256) for shard in info.boundary_shards
@@ -98,13 +100,13 @@ class ImageReader:
         except ShardDamagedError:
             # The dataset's last shard is replaced by a commit that fills it up;
             # one that came between the index and a chunk leaves the same rows.
-            for shard in np.unique(rows // self._spec.shard).tolist():
+            for shard in np.unique(rows // self.spec.shard).tolist():
                 self._indexes.pop(shard, None)
             self._read(rows, images, decoders)
         return images
 
     def _read(self, rows: Int64, images: Images, decoders: int) -> None:
-        spec = self._spec
+        spec = self.spec
         shards = self._open([shard for shard, _, _ in _runs(rows // spec.shard)])
         runs = _runs(rows // spec.chunk)
         places = [divmod(chunk, spec.shard // spec.chunk) for chunk, _, _ in runs]
@@ -128,18 +130,18 @@ class ImageReader:
 
     def _open(self, shards: Sequence[int]) -> dict[int, _Shard]:
         """Open shards, after reading the indexes that are not known yet, all at once."""
-        paths = {shard: shard_path(self._spec.name, shard, 1 + len(self.row)) for shard in shards}
+        paths = {shard: shard_path(self.spec.name, shard, 1 + len(self.row)) for shard in shards}
         known = {shard: self._indexes[shard] for shard in shards if shard in self._indexes}
         missing = [shard for shard in shards if shard not in known]
-        size = ShardReader.tail_bytes(self._spec)
+        size = ShardReader.tail_bytes(self.spec)
         found = self.storage.read_ranges([(paths[shard], -size, None) for shard in missing])
         known.update(zip(missing, found, strict=True))
         opened = {
-            shard: _Shard(self.storage.url, paths[shard], known[shard], self._spec, self.row)
+            shard: _Shard(self.storage.url, paths[shard], known[shard], self.spec, self.row)
             for shard in shards
         }
         for number, shard in opened.items():
-            rows = min(self.info.counts.images - number * self._spec.shard, self._spec.shard)
+            rows = min(self.info.counts.images - number * self.spec.shard, self.spec.shard)
             shard.expect(rows, self._last_rows.get(shard.path))
         if len(self._indexes) + len(missing) > _INDEXES_KEPT:
             self._indexes.clear()
