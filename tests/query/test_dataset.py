@@ -6,7 +6,6 @@ import pickle
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from zml_dask.store import snapshot
 from zml_dask.store.commit.steps import commit, plan_commit
 from zml_dask.store.info import NoDatasetError, NotADatasetError, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
+from zml_dask.store.local_storage import LocalStorage
 from zml_dask.store.shards import ShardDamagedError
 from zml_dask.store.staging.packs import FailureRow, stage_failure
 from zml_dask.store.storage import ObjectMissingError, Storage
@@ -63,13 +63,13 @@ def test_every_text_comes_back(ds: Dataset) -> None:
 
 def test_opening_reads_one_small_object(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touched = []
-    opened = Path.open
+    locate = LocalStorage._locate
 
-    def watched(path: Path, *arguments: Any, **options: Any) -> Any:
-        touched.append(path.name)
-        return opened(path, *arguments, **options)
+    def watched(storage: LocalStorage, path: str) -> Path:
+        touched.append(Path(path).name)
+        return locate(storage, path)
 
-    monkeypatch.setattr(Path, "open", watched)
+    monkeypatch.setattr(LocalStorage, "_locate", watched)
     ds = zml.open_dataset(folder)
     assert len(ds) == read_info(Storage.open(folder)).counts.images
     ds.select("n_lines > 3")

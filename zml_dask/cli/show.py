@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
-import numpy as np
 import pyarrow.compute as pc
 from dask.utils import format_bytes
 from rich.console import Console
 
 from zml_dask.cli.drawing import draw
 from zml_dask.errors import UsageError, ZmlError
+from zml_dask.query.file_images import image_rows, read_text
 from zml_dask.query.selection import image_lines
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images, to_text
@@ -150,8 +150,9 @@ def _show_file(
                 f"{file['path']} has no image, it is {file['status'].replace('_', ' ')}{why}"
             )
         )
-    segment = np.arange(file["n_images"])
-    images = snapshot.images.read(file["first_image"] + segment)
+    rows = image_rows(snapshot.info, file)
+    segment, images = rows - file["first_image"], snapshot.images.read(rows)
+    read_text(file, images, segment)  # which checks it
     counts = image_lines(file["n_lines"], segment, snapshot.info.shape.height)
     if number is not None:
         if number >= len(images):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,7 +18,7 @@ from zml_dask.query.batches import Batches, BatchOptions
 from zml_dask.query.counting import COUNTS, count_by, find_duplicates
 from zml_dask.query.describe import describe, describe_html
 from zml_dask.query.engine import Database, relation_of
-from zml_dask.query.file_images import FileImages, iterate_files
+from zml_dask.query.file_images import FileImages, image_rows, iterate_files, read_text
 from zml_dask.query.frames import eager_columns, lazy_frame, to_pandas
 from zml_dask.query.gather import gather
 from zml_dask.query.pixels import VOCABULARY, Encoding
@@ -29,15 +28,13 @@ from zml_dask.query.selection import (
     CHOSEN,
     Selection,
     files_table,
-    image_lines,
     resolve,
     select_files,
 )
 from zml_dask.query.split import LEFT_OUT, Split, assign_parts
 from zml_dask.query.sql import Condition, equality, parse_condition, parse_question
 from zml_dask.query.tree import Tree
-from zml_dask.raster.images import to_text
-from zml_dask.store.info import DatasetDamagedError, DatasetInfo
+from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.snapshot import NoSuchRecordError as NoSuchRecordError
 from zml_dask.store.snapshot import Snapshot
@@ -475,7 +472,7 @@ class Dataset:
         NoSuchFileError
             If there is no such file, or it has no images because it is not text.
         DatasetDamagedError
-            If the images do not give the text that the table has the SHA-256 of.
+            If the images do not hold the text that was committed (``text_sha256``).
         """
         row = self._file(file)
         if row["status"] not in ("ok", "empty"):
@@ -484,17 +481,8 @@ class Dataset:
             raise NoSuchFileError(
                 f"file {row['file_id']} ({row['path']!r}) has no text: it is {row['status']}"
             )
-        segment = np.arange(row["n_images"])
-        images = self.snapshot.images.read(row["first_image"] + segment)
-        n_lines = np.full(segment.shape, row["n_lines"], np.int64)
-        text = to_text(images, image_lines(n_lines, segment, self.info.shape.height))
-        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-        if row["text_sha256"] not in (None, digest):
-            raise DatasetDamagedError(
-                f"the images of file {row['file_id']} ({row['path']!r}) in {self.url} do not give "
-                "its text; run zml-dask verify on the dataset"
-            )
-        return text
+        rows = image_rows(self.info, row)
+        return read_text(row, self.snapshot.images.read(rows), rows - row["first_image"])
 
     def image(self, file: int | str, segment: int = 0) -> NDArray[np.uint32]:
         """Read one image of a file: uint32, shape (height, width).
@@ -517,9 +505,8 @@ class Dataset:
                 f"file {row['file_id']} has no image {segment}; it has {row['n_images']}, "
                 "counted from 0"
             )
-        image: NDArray[np.uint32] = self.snapshot.images.read(
-            np.array([row["first_image"] + segment])
-        )[0]
+        rows = image_rows(self.info, row)[segment : segment + 1]
+        image: NDArray[np.uint32] = self.snapshot.images.read(rows)[0]
         return image
 
     def record(self, record_id: int) -> RecordView:

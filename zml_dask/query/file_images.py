@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from zml_dask.errors import UsageError
 from zml_dask.query.selection import Selection, image_lines
 from zml_dask.raster.images import Images, to_text
 from zml_dask.store.image_reader import ImageReader, Int64
+from zml_dask.store.info import DatasetDamagedError, DatasetInfo
 from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.snapshot import Snapshot
 
@@ -66,10 +70,65 @@ class FileImages:
 
     @property
     def text(self) -> str:
-        """The images as text."""
-        height = self.images.shape[1]
-        n_lines = np.full(self.segment.shape, self.file.n_lines, np.int64)
-        return to_text(self.images, image_lines(n_lines, self.segment, height))
+        """The images as text; of a whole file it is checked against ``text_sha256``.
+
+        Raises
+        ------
+        DatasetDamagedError
+            If the images do not hold the text that was committed.
+        """
+        return read_text(asdict(self.file), self.images, self.segment)
+
+
+def image_rows(info: DatasetInfo, file: Mapping[str, Any]) -> Int64:
+    """Rows of ``images.zarr`` that belong to a row of the files table, int64, shape (n,).
+
+    Raises
+    ------
+    DatasetDamagedError
+        If there cannot be such images.
+    """
+    first, n = file["first_image"], file["n_images"]
+    fits = n == info.shape.n_images(file["n_lines"]) and first >= 0
+    if not fits or first + n > info.counts.images:
+        raise DatasetDamagedError(
+            f"the files table says of {file['path']!r} that its {file['n_lines']:,} lines are "
+            f"{n:,} images from {first:,} on, of {info.counts.images:,}, which cannot be; "
+            "run zml-dask verify on the dataset"
+        )
+    rows: Int64 = first + np.arange(n, dtype=np.int64)
+    return rows
+
+
+def read_text(file: Mapping[str, Any], images: Images, segment: Int64) -> str:
+    """Read images of a file as text, and check it where they are the whole file.
+
+    Parameters
+    ----------
+    file : mapping
+        A row of the files table.
+    images : numpy.ndarray of uint32, shape (n, height, width)
+    segment : numpy.ndarray of int64, shape (n,)
+
+    Raises
+    ------
+    DatasetDamagedError
+        If the images do not hold the text that was committed.
+    """
+    n_lines = np.full(segment.shape, file["n_lines"], np.int64)
+    expected = file["text_sha256"] if segment.size == file["n_images"] else None
+    try:
+        text = to_text(images, image_lines(n_lines, segment, images.shape[1]))
+        found = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    except (UnicodeDecodeError, UsageError):  # a pixel that is no character, lines that do not fit
+        found, expected = "", "text"
+    if expected is not None and found != expected:
+        raise DatasetDamagedError(
+            f"the images of {file['path']!r} (file {file['file_id']}) do not hold the text that "
+            "was committed: they are damaged, or an older state of a shard, from a cache say; "
+            "run zml-dask verify on the dataset"
+        )
+    return text
 
 
 def iterate_files(snapshot: Snapshot, selection: Selection) -> Iterator[FileImages]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.raster.images import Images
-from zml_dask.store.info import DatasetInfo
+from zml_dask.store.info import DatasetDamagedError, DatasetInfo
 from zml_dask.store.layout import IMAGES, ArraySpec, row_shape, shard_path
 from zml_dask.store.shards import ShardDamagedError, ShardReader, chunk_bytes
 from zml_dask.store.storage import Range, Storage
@@ -93,7 +93,14 @@ class ImageReader:
             If a shard is not what was committed.
         ObjectMissingError
             If a shard is not there.
+        DatasetDamagedError
+            If there are no such images.
         """
+        if rows.size and not 0 <= rows[0] <= rows[-1] < self.info.counts.images:
+            raise DatasetDamagedError(
+                f"{self.storage.url} has {self.info.counts.images:,} images, but {rows[0]:,} to "
+                f"{rows[-1]:,} are asked for, as its tables say; run zml-dask verify on the dataset"
+            )
         images: Images = np.empty((rows.size, *self.row), np.uint32) if target is None else target
         try:
             self._read(rows, images, decoders)

@@ -32,6 +32,9 @@ FORMAT = "zml-dask"
 
 _RESTORE = "restore it from a backup, or build again into a new folder"
 
+_MOST_IMAGES = 2**33
+"""Twenty times all of Zenodo; whoever reads a dataset holds one bit of memory per image."""
+
 
 class NoDatasetError(UsageError):
     """There is no committed dataset at that place."""
@@ -238,6 +241,8 @@ def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
     arrays = tuple(ArraySpec(**spec) for spec in plain["arrays"])
     check_arrays(arrays, shape)
     counts = Counts(**_whole(plain["counts"]))
+    if counts.images > _MOST_IMAGES:
+        raise ValueError(f"it counts {counts.images} images")
     for table, rows in ("files", counts.files), ("records", counts.records):
         if sum(part["rows"] for part in plain["tables"][table]) != rows:
             raise ValueError(f"its parts of {table} do not have the {rows} rows that it counts")

@@ -18,6 +18,7 @@ from zml_dask.errors import UsageError
 from zml_dask.store.storage import Range, Storage, StorageError, is_url, note_operation
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from zarr.abc.store import Store
 
 _TEMPORARY = ".tmp-"
@@ -90,6 +91,11 @@ class LocalStorage(Storage):
 
     def _open_reader(self, path: str) -> IO[bytes]:
         return self._locate(path).open("rb")
+
+    def _open_native(self, path: str) -> pa.NativeFile:
+        import pyarrow as pa  # here, since not everything that stores needs it
+
+        return pa.OSFile(str(self._locate(path)))
 
     def _write(self, path: str, data: bytes, *, durable: bool) -> None:
         temporary = self._write_aside(path, data, durable=durable)

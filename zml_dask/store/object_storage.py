@@ -233,16 +233,16 @@ class ObjectStorage(Storage):
         return int(fs.info(place)["size"])
 
     def _list(self, prefix: str) -> Sequence[str]:
-        fs, root = self._connect()
         try:
+            fs, root = self._connect()
             found = fs.find(self._join(root, prefix))
         except FileNotFoundError:
             return []
         return [str(name).removeprefix(root).lstrip("/") for name in found]
 
     def _names(self) -> Sequence[str]:
-        fs, root = self._connect()
         try:
+            fs, root = self._connect()
             found = fs.ls(root, detail=False)
         except FileNotFoundError:
             return []

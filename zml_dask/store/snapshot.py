@@ -238,7 +238,7 @@ class Snapshot:
         self.read_footers(part for part, _ in tasks)
 
         def read(task: tuple[Part, NDArray[np.int64]]) -> pa.Table:
-            source = self.open_part(task[0])
+            source = self._arrow_file(task[0])
             return pa.concat_tables(_take(source, task[1], _wide(table, columns)))
 
         return _gather(table, columns, _map(read, tasks))
@@ -294,7 +294,7 @@ class Snapshot:
         self, table: str, part: Part, columns: Sequence[str], where: pc.Expression | None
     ) -> pa.Table:
         try:
-            fragment = pads.ParquetFileFormat().make_fragment(self.open_part(part))
+            fragment = pads.ParquetFileFormat().make_fragment(self._arrow_file(part))
             found: pa.Table = fragment.to_table(
                 schema=TABLES[table], columns=list(columns), filter=where
             )
@@ -307,6 +307,16 @@ class Snapshot:
         if part.path in self.held:
             return io.BytesIO(self.held[part.path])
         return _RangeFile(self, part)
+
+    def _arrow_file(self, part: Part) -> io.RawIOBase | pa.NativeFile:
+        """Open a part for Arrow: in memory, or as a file, of its own where that can be."""
+        if part.path in self.held:
+            copy = pa.allocate_buffer(len(self.held[part.path]))
+            memoryview(copy).cast("B")[:] = self.held[part.path]
+            return pa.BufferReader(copy)
+        return (
+            self.storage.open_native(part.path) if self.storage.is_local else self.open_part(part)
+        )
 
     def read_part(self, part: Part, start: int, stop: int) -> bytes:
         """Read bytes `start` to `stop` of a part, which both lie within it.
@@ -420,7 +430,7 @@ def _wide(table: str, columns: Sequence[str]) -> pa.Schema:
 
 
 def _take(
-    source: io.RawIOBase | io.BytesIO, rows: NDArray[np.int64], schema: pa.Schema
+    source: io.RawIOBase | pa.NativeFile, rows: NDArray[np.int64], schema: pa.Schema
 ) -> list[pa.Table]:
     """Take rows of one part, row group by row group."""
     file = pq.ParquetFile(source, pre_buffer=True)

@@ -22,6 +22,7 @@ from zml_dask.errors import StorageError as StorageError
 from zml_dask.errors import UsageError, ZmlError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from zarr.abc.store import Store
 
 Range: TypeAlias = tuple[str, int, int | None]
@@ -207,6 +208,15 @@ class Storage(ABC):
         with self._operation("read", path):
             return self._open_reader(path)
 
+    def open_native(self, path: str) -> pa.NativeFile:
+        """Open a local object as a file of Arrow's own.
+
+        One of Arrow's threads that lets go of a file of Python's, or of its bytes, when
+        the interpreter has gone ends the process with SIGABRT, after all was done right.
+        """
+        with self._operation("read", path):
+            return self._open_native(path)
+
     def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write an object whole, atomically.
 
@@ -334,6 +344,9 @@ class Storage(ABC):
 
     @abstractmethod
     def _open_reader(self, path: str) -> IO[bytes]: ...
+
+    def _open_native(self, path: str) -> pa.NativeFile:
+        raise NotImplementedError
 
     @abstractmethod
     def _write(self, path: str, data: bytes, *, durable: bool) -> None: ...
