@@ -18,10 +18,12 @@ from zml_dask.text_safety import escape_text
 COMMANDS = {
     "build": "Build the records of CATALOGUE into DATASET.",
     "catalogue": "List the records of CATALOGUE that a condition chooses.",
+    "cite": "Print how to cite DATASET and its records.",
     "cluster-config": "Print what will be used of the cluster configuration FILE.",
     "demo": "Build a small dataset from the software installed here.",
     "export": "Write DATASET into DIR in another form.",
     "fetch": "Fetch the archives of CATALOGUE's records into CACHE.",
+    "grep": "Search the text of DATASET for PATTERN, line by line.",
     "harvest": "Harvest Zenodo's software records into CATALOGUE.",
     "import-legacy": "Import the 2018 dataset SOURCE into DATASET.",
     "query": "Count and list the files of DATASET that match WHERE.",

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     import duckdb
     import xarray as xr
 
+    from zml_dask.query.citation import CitationFormat
+    from zml_dask.query.grep import Match
     from zml_dask.query.torch_loader import TorchImages
 
 _HEAD = ("file_id", "record_id", "path", "language", "license", "n_lines", "n_images")
@@ -569,6 +571,66 @@ class Dataset:
             f"several files have the path {path!r}, or one that ends so: {others}"
             f"{' and more' if len(found) > 3 else ''}; give the number of one, or more of its path"
         )
+
+    def grep(
+        self, pattern: str, *, ignore_case: bool = False, fixed: bool = False
+    ) -> Iterator[Match]:
+        """Search the text of the files, line by line.
+
+        Parameters
+        ----------
+        pattern : str
+            A regular expression (Python's `re`), or plain text where `fixed`.
+        ignore_case, fixed : bool
+
+        Yields
+        ------
+        Match
+            ``file_id``, ``record_id``, ``path``, ``line_number`` from 1, and ``line``, in
+            the dataset's order.
+
+        Raises
+        ------
+        UsageError
+            If the pattern is not a regular expression.
+        """
+        from zml_dask.query.grep import compile_pattern, grep
+
+        return grep(self, compile_pattern(pattern, ignore_case=ignore_case, fixed=fixed))
+
+    def cite(
+        self,
+        format: CitationFormat = "bibtex",  # noqa: A002 - as in every writer
+        *,
+        records: bool | None = None,
+    ) -> str:
+        """Say how to cite the dataset, and the records that it shows.
+
+        Parameters
+        ----------
+        format : str
+            ``"bibtex"``, or ``"csl"`` for CSL JSON, which reference managers read.
+        records : bool, optional
+            Whether to cite each record too. Default: for a selection, not for the whole.
+
+        Returns
+        -------
+        str
+        """
+        from zml_dask.query.citation import (
+            CITED_COLUMNS,
+            bibtex,
+            csl_json,
+            dataset_item,
+            record_items,
+        )
+
+        name = self.url.rstrip("/").rpartition("/")[2]
+        items = [dataset_item(self.info, name, self.url)]
+        if records if records is not None else not self.is_unselected:
+            rows = self.snapshot.take("records", self.record_rows, CITED_COLUMNS)
+            items += record_items(rows.to_pylist())
+        return bibtex(items) if format == "bibtex" else csl_json(items)
 
     def counts(self, by: str | list[str]) -> pd.DataFrame:
         """Count images, files and records by the values of a column, or of several.
