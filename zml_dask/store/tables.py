@@ -23,7 +23,6 @@ ROW_GROUP_ROWS = 65_536
 
 # Columns of few different values; a dictionary of the others would be discarded anyway.
 _DICTIONARY = [
-    "record_id",
     "name",
     "extension",
     "language",
@@ -40,6 +39,10 @@ _DICTIONARY = [
     "stage",
     "dimension",
 ]
+
+# Numbers that grow from row to row: by their differences the files by language take 6.6
+# bytes per row and not 8.0, and are read in a third of the time.
+_INCREASING = ("file_id", "record_id", "first_image")
 
 # Hashes are asked for one at a time, and a row group's statistics never exclude one:
 # 4 bytes per row instead of reading 90 of each row (hex text costs 10 % more than
@@ -89,6 +92,9 @@ def write_part(
             compression="zstd",
             compression_level=3,
             use_dictionary=[n for n in _DICTIONARY if n.partition(".")[0] in schema.names],
+            column_encoding={
+                name: "DELTA_BINARY_PACKED" for name in _INCREASING if name in schema.names
+            },
             write_page_checksum=True,
             bloom_filter_options={
                 name: {"ndv": row_group_rows, "fpp": 0.01}
