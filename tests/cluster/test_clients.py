@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import distributed
+import psutil
 import pytest
+from serving import Faults, Sandbox
 
 from zml_dask.engine.clusters import (
     ClusterOptionError,
@@ -26,8 +29,9 @@ from zml_dask.engine.clusters import (
 )
 from zml_dask.engine.clusters.handshake import difference, own_versions
 from zml_dask.pipeline.build import build
+from zml_dask.sandbox.distributions import installed_corpus
 
-from .runs import until
+from .runs import COMMAND, run, until
 from .test_standing import standing
 
 pytestmark = pytest.mark.timeout(300)
@@ -297,3 +301,32 @@ def test_the_pages_of_the_scheduler_have_an_address_that_nobody_guesses() -> Non
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(root + path, timeout=20)
     assert options.http_prefix != ClusterOptions().http_prefix
+
+
+@pytest.mark.parametrize("at_work", [False, True])
+def test_ctrl_c_says_one_line(tmp_path: Path, at_work: bool) -> None:
+    """The terminal sends it to the driver and to every worker, also to those that still start."""
+    with Sandbox(installed_corpus(4, most_bytes=200_000), faults=Faults(delay=5)) as zenodo:
+        catalogue, log = tmp_path / "catalogue.jsonl", tmp_path / "log"
+        run("harvest", catalogue, "--api-url", zenodo.api_url, log=tmp_path / "harvest")
+        zenodo.requests.clear()
+        with log.open("wb") as output:
+            build_ = subprocess.Popen(
+                [*COMMAND, "build", str(catalogue), str(tmp_path / "ds"), "--workers", "2"],
+                stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+        try:
+            if at_work:
+                until(lambda: bool(zenodo.requests.downloads), "a download")
+            else:
+                children = psutil.Process(build_.pid).children
+                until(lambda: len(children(recursive=True)) >= 2, "workers start")
+            os.killpg(build_.pid, signal.SIGINT)
+            assert build_.wait(100) == 130
+        finally:
+            build_.kill()
+            build_.wait()
+    said = [line for line in log.read_text().splitlines() if line and "records: " not in line]
+    assert said.pop().startswith("zml-dask: interrupted; the same command goes on")
+    assert [line for line in said if "to build" not in line and "worker" not in line] == []
+    assert "Traceback" not in log.read_text()

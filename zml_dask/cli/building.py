@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -220,19 +218,8 @@ def executor_of(
 @contextmanager
 def progress_of(ctx: click.Context) -> Iterator[BuildProgress]:
     """Show progress on standard error, as the terminal and ``--quiet`` permit."""
-    if not ctx.obj["debug"]:
-        quieten()
     with open_progress(sys.stderr, quiet=ctx.obj["quiet"]) as progress:
         yield progress
-
-
-def quieten() -> None:
-    """Silence Dask's logs; the build reports lost workers and retries itself."""
-    for name in ("distributed", "dask", "tornado", "asyncio", "bokeh"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.filterwarnings(
-        "ignore", message=r"(?s).*Port \d+ is already in use", module="distributed"
-    )
 
 
 def print_result(result: BuildResult) -> None:

@@ -9,7 +9,6 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from zml_dask.cli.building import quieten
 from zml_dask.engine.clusters import ClusterOptions, job_name_of
 from zml_dask.engine.clusters.jobqueue import job_script, job_settings
 from zml_dask.engine.clusters.settings import (
@@ -32,7 +31,6 @@ def command(file: Path | None, cluster: str | None, dataset: str) -> None:
     Each setting stands with the place that its value came from. Without FILE, it is what
     Dask finds by itself (DASK_CONFIG, ~/.config/dask). Nothing is submitted or changed.
     """
-    quieten()
     options = ClusterOptions(config=file, job_name=job_name_of(dataset))
     for section in [cluster] if cluster else sections_of(options) if file else ["slurm"]:
         resolved = resolve(section, options)

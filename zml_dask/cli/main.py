@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import os
 import signal
 import sys
 import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -94,8 +99,11 @@ def main(arguments: list[str] | None = None) -> Any:
     if threading.current_thread() is threading.main_thread():
         # Batch systems and containers ask by SIGTERM; that is to be as good as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if arguments is None and not debug:  # what Python says while it ends comes after all else
+        sys.unraisablehook = _say_nothing
     try:
-        sys.exit(cli.main(args=words, prog_name="zml-dask", standalone_mode=False) or 0)
+        with nullcontext() if debug else _only_our_own_words():
+            sys.exit(cli.main(args=words, prog_name="zml-dask", standalone_mode=False) or 0)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -122,6 +130,24 @@ def main(arguments: list[str] | None = None) -> Any:
             raise
         click.echo(f"zml-dask: {_unforeseen(error)}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def _only_our_own_words() -> Iterator[None]:
+    """Keep warnings and logs of libraries off the terminal, here and in worker processes.
+
+    What matters of them (a lost worker, a retry, a full disk) is said by the commands.
+    """
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    for name in ("distributed", "dask", "dask_jobqueue", "tornado", "asyncio", "bokeh"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _say_nothing(_unraisable: object) -> None:
+    """Drop an exception that nobody can catch: of a thread or a coroutine that was cut off."""
 
 
 def _wrong_call(wrong: click.ClickException) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import logging
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -53,7 +55,7 @@ def open_local(
     )
     try:
         started = distributed.LocalCluster(
-            n_workers=0 if adapt else count,
+            n_workers=0,
             threads_per_worker=1,
             processes=True,
             memory_limit=int(MEMORY_LIMIT * _LOCAL_MEMORY_SHARE / count),
@@ -62,7 +64,6 @@ def open_local(
             scheduler_kwargs=options.scheduler_options,
             worker_dashboard_address=None,
             silence_logs=logging.CRITICAL,
-            preload=["zml_dask.engine.clusters.plugin"],
         )
     except (RuntimeError, ValueError, OSError) as error:
         asked = f" with --dashboard {options.dashboard!r}" if options.dashboard else ""
@@ -72,12 +73,25 @@ def open_local(
         ) from error
     with started as cluster, distributed.Client(cluster) as client:
         dashboard_of(client, options)
+        cluster.sync(_leave_interrupts_to_the_driver)
+        cluster.scale(max(1, adapt[0]) if adapt else count)
         # Also for a fixed number: a worker that dies while it starts ends its nanny,
         # and adapting is what puts another in its place.
         least = max(1, adapt[0]) if adapt else count
         cluster.adapt(minimum=least, maximum=count)
         await_worker(client, options.start_timeout or 120.0, "look at --debug's output")
         yield client
+
+
+async def _leave_interrupts_to_the_driver() -> None:
+    """Have worker processes that are started from here on never see Ctrl-C.
+
+    The terminal sends it to every process. The driver stops the build and closes its
+    workers; they would otherwise each print a traceback first, most of all while they
+    start. What blocks it in the thread that starts them is what they inherit.
+    """
+    resource_tracker.ensure_running()  # the first process would start it, and lift the block
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _require_main_guard() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -94,12 +93,3 @@ def worker_scratch() -> Path:
     scratch = Path(worker.local_directory) / "records"
     scratch.mkdir(exist_ok=True)
     return scratch
-
-
-def dask_setup(_worker: distributed.Worker) -> None:
-    """Leave Ctrl-C to the driver; Dask calls this in the main thread of a local worker.
-
-    The terminal sends it to every process. The driver stops the build and closes its
-    workers; they would otherwise each print a traceback first.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Builds deploy/Dockerfile without Docker and without a registry, and runs the demo in it as
+# the image's own user with a read-only root file system.
+#
+#   deploy/build-image.sh [FOLDER]        needs root, and buildah and debootstrap from Debian
+#
+# FOLDER (default: a temporary one, removed in the end) keeps the base for the next time.
+# The base is Debian's; ZML_SUITE and ZML_MIRROR name another suite or mirror.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+folder=${1:-}
+if [ -z "$folder" ]; then
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+fi
+suite=${ZML_SUITE:-bookworm}
+mirror=${ZML_MIRROR:-http://deb.debian.org/debian}
+most_mib=${ZML_MOST_MIB:-1600}
+storage=(--storage-driver vfs --root "$folder/storage" --runroot "$folder/run")
+
+say() { printf '%s %s\n' "$(date +%T)" "$*"; }
+
+if [ ! -e "$folder/base/usr/bin/tini" ]; then
+  say "base: $suite from $mirror"
+  debootstrap --variant=minbase --include=ca-certificates,git,python3,python3-venv,tini \
+    "$suite" "$folder/base" "$mirror" >"$folder/debootstrap.log"
+  rm -rf "$folder"/base/var/cache/apt/* "$folder"/base/var/lib/apt/lists/*
+fi
+base=$(buildah "${storage[@]}" from scratch)
+buildah "${storage[@]}" add --quiet "$base" "$folder/base" / >/dev/null
+buildah "${storage[@]}" commit --quiet "$base" localhost/zml-base >/dev/null
+buildah "${storage[@]}" rm "$base" >/dev/null
+
+# Such as --volume /etc/ssl/certs:/etc/ssl/certs:ro, behind a proxy with its own authority.
+read -ra more <<<"${ZML_BUILD_OPTIONS:-}"
+say "image: deploy/Dockerfile on it"
+buildah "${storage[@]}" build --isolation chroot --quiet \
+  --build-arg BASE=localhost/zml-base "${more[@]}" \
+  --file deploy/Dockerfile --ignorefile deploy/Dockerfile.dockerignore \
+  --tag localhost/zml-dask . >/dev/null
+
+container=$(buildah "${storage[@]}" from localhost/zml-dask)
+root=$(buildah "${storage[@]}" mount "$container")
+size=$(du -sm --exclude=proc "$root" | cut -f1)
+say "size: $size MiB"
+[ "$size" -le "$most_mib" ] || { echo "more than $most_mib MiB" >&2; exit 1; }
+for left in "$root"/src "$root"/root/.cache "$root"/opt/zml/bin/pip; do
+  [ ! -e "$left" ] || { echo "left of the build: $left" >&2; exit 1; }
+done
+
+say "demo: as the image's user, nothing but /tmp and the home to write to"
+# shellcheck disable=SC2016 # the inner shell fills in $root
+unshare --mount --pid --fork bash -euo pipefail -c '
+  root=$1
+  mount --bind "$root" "$root"
+  mount -t proc proc "$root/proc"
+  mount --rbind /dev "$root/dev"
+  for writable in tmp home/zml; do
+    mount -t tmpfs -o mode=1777 tmpfs "$root/$writable"
+  done
+  mount -o remount,ro,bind "$root"
+  if chroot --userspec=10001:10001 "$root" touch /opt/zml/x 2>/dev/null; then
+    echo "the root file system can be written" >&2
+    exit 1
+  fi
+  exec chroot --userspec=10001:10001 "$root" /usr/bin/env -i HOME=/home/zml LANG=C.UTF-8 \
+    PATH=/opt/zml/bin:/usr/bin:/bin tini -s -- \
+    bash -euc "cd && zml-dask demo zenodo-ml && zml-dask verify zenodo-ml"
+' demo "$root"
+buildah "${storage[@]}" rm "$container" >/dev/null
+say "done"
