@@ -16,8 +16,9 @@ from dataset_builders import LICENCE, RECORDS, files_of, stage_record, write_dat
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
-from zml_dask.query.dataset import Dataset, MaskError, NoSuchFileError, NoSuchRecordError
+from zml_dask.query.dataset import Dataset, NoSuchFileError, NoSuchRecordError
 from zml_dask.query.gather import gather
+from zml_dask.query.selection import MaskError
 from zml_dask.query.split import SplitError
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store import snapshot

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from large_dataset import FILES_A_SHARD, write_large_dataset
+from range_server import RangeServer
 
 import zml_dask as zml
 from zml_dask.query.dataset import Dataset
@@ -166,3 +167,24 @@ def test_the_graph_stays_small(folder: Path) -> None:
 
     view = zml.open_dataset(folder).select("language == 'C'")
     assert len(pickle.dumps(dict(view.images.dask))) < 1_000_000
+
+
+def test_over_http_many_threads_read_a_part_at_once_and_little_of_it(folder: Path) -> None:
+    local = zml.open_dataset(folder)
+    with RangeServer(folder.parent) as server:
+        server.delay = 0.01
+        remote = zml.open_dataset(f"{server.url}/ds")
+        for _ in range(3):
+            assert remote.counts(["kind", "status"]).equals(local.counts(["kind", "status"]))
+        server.sent.clear()
+        chosen = remote.select("language == 'Fortran'")
+        assert len(chosen) == len(local.select("language == 'Fortran'"))
+        assert len(server.sent) <= 60
+        assert server.bytes_sent("/files.parquet") == 0
+        server.sent.clear()
+        paths = chosen.read("path", start=500, stop=510).path.tolist()
+        assert paths == local.select("language == 'Fortran'").files.path[500:510].tolist()
+        assert len(server.sent) <= 20
+        server.sent.clear()
+        assert remote.counts("license").equals(local.counts("license"))
+        assert server.bytes_sent("files") == 0

@@ -18,21 +18,28 @@ from zml_dask.query.batches import Batches, BatchOptions
 from zml_dask.query.counting import COUNTS, count_by, find_duplicates
 from zml_dask.query.describe import describe, describe_html
 from zml_dask.query.engine import Database, relation_of
-from zml_dask.query.file_images import FileImages, image_rows, iterate_files, read_text
+from zml_dask.query.file_images import (
+    FileImages,
+    find_file,
+    image_rows,
+    iterate_files,
+    read_text,
+)
+from zml_dask.query.file_images import NoSuchFileError as NoSuchFileError
 from zml_dask.query.frames import eager_columns, lazy_frame, to_pandas
 from zml_dask.query.gather import gather
 from zml_dask.query.pixels import VOCABULARY, Encoding
 from zml_dask.query.record_view import RecordView
 from zml_dask.query.rows import Int64, Rows, SelectedImages
 from zml_dask.query.selection import (
-    CHOSEN,
     Selection,
-    files_table,
+    mask_selection,
+    open_question,
+    open_selected,
     resolve,
-    select_files,
 )
 from zml_dask.query.split import LEFT_OUT, Split, assign_parts
-from zml_dask.query.sql import Condition, equality, parse_condition, parse_question
+from zml_dask.query.sql import Condition, equality, parse_condition
 from zml_dask.query.tree import Tree
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
@@ -50,14 +57,6 @@ if TYPE_CHECKING:
 
 _HEAD = ("file_id", "record_id", "path", "language", "license", "n_lines", "n_images")
 _RAISE: Final = object()
-
-
-class NoSuchFileError(UsageError):
-    """There is no file of that number or path, or it has no image of that number."""
-
-
-class MaskError(UsageError):
-    """A mask does not fit the files or images it should choose from."""
 
 
 def open_dataset(
@@ -119,12 +118,12 @@ class Dataset:
     ) -> None:
         self.snapshot = snapshot
         self.whole = whole
-        self._base = base
-        self._conditions = conditions
+        self.base = base
+        self.conditions = conditions
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What was read is read again where it is needed.
-        return type(self), (self.snapshot, self._base, self._conditions, self.whole)
+        return type(self), (self.snapshot, self.base, self.conditions, self.whole)
 
     def __dir__(self) -> list[str]:
         """Name what users work with; what the package's own modules use is left out."""
@@ -148,7 +147,7 @@ class Dataset:
     @property
     def is_unselected(self) -> bool:
         """Whether nothing was chosen: this is all that is shown of the dataset."""
-        return self._base is None and not self._conditions
+        return self.base is None and not self.conditions
 
     @property
     def is_all(self) -> bool:
@@ -158,9 +157,9 @@ class Dataset:
     @cached_property
     def selection(self) -> Selection:
         """The files and images of this view; found on first use."""
-        if self._base is not None and not self._conditions:
-            return self._base
-        return resolve(self.snapshot, self._conditions, self._base)
+        if self.base is not None and not self.conditions:
+            return self.base
+        return resolve(self.snapshot, self.conditions, self.base)
 
     @cached_property
     def rows(self) -> Rows:
@@ -195,55 +194,8 @@ class Dataset:
         *,
         memory_limit: int | None = None,
     ) -> Database:
-        """Open a database with the files of this view as ``selected``.
-
-        Parameters
-        ----------
-        columns : set of str
-            Columns of files that will be asked for. A further one, ``images``, says
-            how many of a file's images belong to the view.
-        tables : tuple of str
-            Other tables that will be asked for, as ``all_records`` and so on.
-        views : mapping of str to str
-            Further views, made of these.
-        memory_limit : int, optional
-            Bytes; see `Database`.
-        """
-        # Conditions pass over most row groups; the bits of what they find pass over none.
-        inline = self._base is None
-        for condition in self._conditions:
-            inline &= not condition.has_subquery and "images" not in condition.levels
-        conditions = self._conditions if inline else ()
-        named = {c.name for one in conditions for c in one.columns if c.level == "files"}
-        files = files_table(self.snapshot, columns | named)
-        levels = {level for condition in conditions for level in condition.levels}
-        values: dict[str, pa.Array | pa.Table] = {
-            name: array for condition in conditions for name, array in condition.values.items()
-        }
-        bits = {}
-        if inline:
-            wanted = "files.*, files.n_images AS images"
-            selected = select_files(wanted, conditions, f"all_{files}")
-        else:
-            bits["chosen"] = self.selection.files
-            if self.selection.chosen is None:
-                counted, wanted = f"all_{files}", "files.*, files.n_images AS images"
-            else:
-                begins, ends = self.selection.images_of(slice(None))
-                values["chosen_images"] = pa.table(
-                    {"file_id": self.selection.file_id, "images": ends - begins}
-                )
-                wanted = "files.*"
-                counted = f"(SELECT * FROM all_{files} JOIN chosen_images USING (file_id))"
-            selected = f"SELECT {wanted} FROM {counted} AS files WHERE {CHOSEN}"
-        return Database(
-            self.snapshot,
-            tuple(dict.fromkeys([files, *tables, *(["records"] if "records" in levels else [])])),
-            {"selected": selected, **(views or {})},
-            bits=bits,
-            values=values,
-            memory_limit=memory_limit,
-        )
+        """Open a database with the files of this view as ``selected``; see `open_selected`."""
+        return open_selected(self, columns, tables, views, memory_limit=memory_limit)
 
     @cached_property
     def images(self) -> da.Array:
@@ -359,9 +311,9 @@ class Dataset:
         >>> ds = zml.open_dataset("zenodo-ml")                             # doctest: +SKIP
         >>> ds.select("n_lines >= 30", language=["C", "C++"]).images   # doctest: +SKIP
         """
-        chosen, conditions = self._base, self._conditions
+        chosen, conditions = self.base, self.conditions
         if where is not None and not isinstance(where, str):
-            chosen, conditions = _masked(self.selection, where), ()
+            chosen, conditions = mask_selection(self.selection, where), ()
         new = tuple(equality(name, value) for name, value in equals.items())
         if isinstance(where, str):
             new = (*new, parse_condition(where))
@@ -426,33 +378,16 @@ class Dataset:
         ...        "USING (record_id) GROUP BY ALL").df()                  # doctest: +SKIP
         """
         if timeout is None:
-            return self._asked(query, memory_limit).relation(query, shown=query)
-        with self._asked(query, memory_limit) as database:
+            return open_question(self, query, memory_limit).relation(query, shown=query)
+        with open_question(self, query, memory_limit) as database:
             return relation_of(database.table(query, shown=query, timeout=timeout))
 
     def ask(
         self, query: str, *, memory_limit: int | None = None, timeout: float | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield the answer to a SELECT as it comes, in bounded memory; see :meth:`sql`."""
-        with self._asked(query, memory_limit) as database:
+        with open_question(self, query, memory_limit) as database:
             yield from database.batches(query, shown=query, timeout=timeout)
-
-    def _asked(self, query: str, memory_limit: int | None) -> Database:
-        """Open a database with the tables that a SELECT reads."""
-        question = parse_question(query)
-        named = set(FILES_SCHEMA.names)
-        columns = named if question.has_star else {*(question.columns & named), "record_id"}
-        views = {"files": "SELECT * EXCLUDE (images) FROM selected"}
-        tables = []
-        if "records" in question.tables:
-            tables.append("records")
-            views["records"] = "SELECT * FROM all_records" + (
-                "" if self.is_unselected else " WHERE record_id IN (SELECT record_id FROM selected)"
-            )
-        if "failures" in question.tables:
-            tables.append("failures")
-            views["failures"] = "SELECT * FROM all_failures"
-        return self.database(columns, tuple(tables), views, memory_limit=memory_limit)
 
     def text(self, file: int | str, default: Any = _RAISE) -> str:
         """Read a file back as text, from its images.
@@ -476,7 +411,7 @@ class Dataset:
         DatasetDamagedError
             If the images do not hold the text that was committed (``text_sha256``).
         """
-        row = self._file(file)
+        row = find_file(self, file)
         if row["status"] not in ("ok", "empty"):
             if default is not _RAISE:
                 return default  # type: ignore[no-any-return]
@@ -501,7 +436,7 @@ class Dataset:
         NoSuchFileError
             If there is no such file, or it has no such image.
         """
-        row = self._file(file)
+        row = find_file(self, file)
         if not 0 <= segment < row["n_images"]:
             raise NoSuchFileError(
                 f"file {row['file_id']} has no image {segment}; it has {row['n_images']}, "
@@ -525,52 +460,6 @@ class Dataset:
     def tree(self, record_id: int) -> Tree:
         """Arrange the files of a record as nested dicts, with their sizes in bytes."""
         return self.record(record_id).tree
-
-    def _file(self, file: int | str) -> dict[str, Any]:
-        if isinstance(file, str):
-            file = self._find(file)
-        if not isinstance(file, (int, np.integer)) or isinstance(file, bool):
-            raise NoSuchFileError(
-                f"a file goes by its number (files.file_id) or its path, not {file!r}"
-            )
-        names = [
-            "file_id",
-            "path",
-            "record_id",
-            "status",
-            "first_image",
-            "n_images",
-            "n_lines",
-            "text_sha256",
-        ]
-        if 0 <= file < self.snapshot.rows("files"):
-            table = self.snapshot.take("files", np.array([file], np.int64), names)
-            row: dict[str, Any] = table.to_pylist()[0]
-            if row["record_id"] not in self.snapshot.withdrawn:
-                return row
-        raise NoSuchFileError(f"{self.url} holds no file {file}")
-
-    def _find(self, path: str) -> int:
-        """Find the only file of this view whose path is this one, or ends with it."""
-        condition = equality("path", path).text.replace("files.path = ", "", 1)
-        with self.database({"file_id", "record_id", "path"}) as database:
-            found = database.table(
-                f"SELECT file_id, record_id, path FROM selected WHERE path = {condition} "
-                f"OR ends_with(path, '/' || {condition}) "
-                f"ORDER BY path <> {condition}, file_id LIMIT 4"
-            ).to_pylist()
-        whole = [row for row in found if row["path"] == path]
-        if not found:
-            raise NoSuchFileError(
-                f"no file here has the path {path!r}, or one that ends so; read('path') lists them"
-            )
-        if len(whole) == 1 or len(found) == 1:
-            return int(found[0]["file_id"])
-        others = ", ".join(f"{r['file_id']} ({r['record_id']}: {r['path']!r})" for r in found[:3])
-        raise NoSuchFileError(
-            f"several files have the path {path!r}, or one that ends so: {others}"
-            f"{' and more' if len(found) > 3 else ''}; give the number of one, or more of its path"
-        )
 
     def grep(
         self, pattern: str, *, ignore_case: bool = False, fixed: bool = False
@@ -849,29 +738,17 @@ class Dataset:
 
 
 _INNER: Final = frozenset(
-    {"snapshot", "database", "selection", "rows", "record_rows", "whole", "is_all", "is_unselected"}
+    {
+        "snapshot",
+        "base",
+        "conditions",
+        "database",
+        "selection",
+        "rows",
+        "record_rows",
+        "whole",
+        "is_all",
+        "is_unselected",
+    }
 )
 """Attributes for the modules of this package."""
-
-
-def _masked(selection: Selection, where: ArrayLike | pd.Series[bool]) -> Selection:
-    """Apply a mask with a value for each file or each image."""
-    mask = np.asarray(where)
-    if mask.dtype != np.bool_ or mask.ndim != 1:
-        raise MaskError(
-            f"a mask has to be one-dimensional and of bool, not {mask.ndim}-dimensional and of "
-            f"{mask.dtype}; choose by number with select(file_id=[...])"
-        )
-    n_files, n_images = len(selection.files), len(selection.rows)
-    if mask.size == n_files:
-        # Where there are as many files as images, a mask is one of files.
-        return selection.with_files(
-            Rows.of_positions(selection.file_id[mask], selection.files.total)
-        )
-    if mask.size == n_images:
-        chosen = selection.rows.positions()[mask]
-        return selection.with_images(Rows.of_positions(chosen, selection.rows.total))
-    raise MaskError(
-        f"a mask of {mask.size:,} values fits neither the {n_files:,} files nor the "
-        f"{n_images:,} images"
-    )

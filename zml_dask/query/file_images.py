@@ -1,22 +1,26 @@
-"""Files one after another, with their images, in bounded memory."""
+"""Files: found by number or path, and one after another with their images."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from zml_dask.errors import UsageError
 from zml_dask.query.selection import Selection, image_lines
+from zml_dask.query.sql import equality
 from zml_dask.raster.images import Images, to_text
 from zml_dask.store.image_reader import ImageReader, Int64
 from zml_dask.store.info import DatasetDamagedError, DatasetInfo
 from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from zml_dask.query.dataset import Dataset
 
 _FILES_AT_ONCE = 16_384
 _IMAGES_AT_ONCE = 1_024
@@ -173,3 +177,61 @@ class _Pieces:
         self._held = np.concatenate([held, *more]) if more else held
         self._start = begin
         return self._held[: end - begin].copy()
+
+
+class NoSuchFileError(UsageError):
+    """There is no file of that number or path, or it has no image of that number."""
+
+
+def find_file(dataset: Dataset, file: int | str) -> dict[str, Any]:
+    """Return what is needed to read a file: by its number, or by its path within a view.
+
+    Raises
+    ------
+    NoSuchFileError
+    """
+    if isinstance(file, str):
+        file = _find_path(dataset, file)
+    if not isinstance(file, (int, np.integer)) or isinstance(file, bool):
+        raise NoSuchFileError(
+            f"a file goes by its number (files.file_id) or its path, not {file!r}"
+        )
+    names = [
+        "file_id",
+        "path",
+        "record_id",
+        "status",
+        "first_image",
+        "n_images",
+        "n_lines",
+        "text_sha256",
+    ]
+    if 0 <= file < dataset.snapshot.rows("files"):
+        table = dataset.snapshot.take("files", np.array([file], np.int64), names)
+        row: dict[str, Any] = table.to_pylist()[0]
+        if row["record_id"] not in dataset.snapshot.withdrawn:
+            return row
+    raise NoSuchFileError(f"{dataset.url} holds no file {file}")
+
+
+def _find_path(dataset: Dataset, path: str) -> int:
+    """Find the only file of this view whose path is this one, or ends with it."""
+    condition = equality("path", path).text.replace("files.path = ", "", 1)
+    with dataset.database({"file_id", "record_id", "path"}) as database:
+        found = database.table(
+            f"SELECT file_id, record_id, path FROM selected WHERE path = {condition} "
+            f"OR ends_with(path, '/' || {condition}) "
+            f"ORDER BY path <> {condition}, file_id LIMIT 4"
+        ).to_pylist()
+    whole = [row for row in found if row["path"] == path]
+    if not found:
+        raise NoSuchFileError(
+            f"no file here has the path {path!r}, or one that ends so; read('path') lists them"
+        )
+    if len(whole) == 1 or len(found) == 1:
+        return int(found[0]["file_id"])
+    others = ", ".join(f"{r['file_id']} ({r['record_id']}: {r['path']!r})" for r in found[:3])
+    raise NoSuchFileError(
+        f"several files have the path {path!r}, or one that ends so: {others}"
+        f"{' and more' if len(found) > 3 else ''}; give the number of one, or more of its path"
+    )

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import ArrayLike
 
+from zml_dask.errors import UsageError
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows, RowsBuilder
-from zml_dask.query.sql import Condition
-from zml_dask.store.layout import TABLES
+from zml_dask.query.sql import Condition, parse_question
+from zml_dask.store.layout import FILES_SCHEMA, TABLES
 from zml_dask.store.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from zml_dask.query.dataset import Dataset
 
 BY_LANGUAGE = "files_by_language"
 _ORDERED_BY = frozenset({"language", "language_group", "extension"})
@@ -230,3 +238,108 @@ def _select_images(
     images = f"(SELECT *, {lines} AS image_lines FROM ({images}))"
     of_images = [condition for condition in conditions if "images" in condition.levels]
     return select_files("files.file_id, files.first_image + segment AS image", of_images, images)
+
+
+class MaskError(UsageError):
+    """A mask does not fit the files or images it should choose from."""
+
+
+def mask_selection(selection: Selection, where: ArrayLike | pd.Series[bool]) -> Selection:
+    """Apply a mask with a value for each file or each image."""
+    mask = np.asarray(where)
+    if mask.dtype != np.bool_ or mask.ndim != 1:
+        raise MaskError(
+            f"a mask has to be one-dimensional and of bool, not {mask.ndim}-dimensional and of "
+            f"{mask.dtype}; choose by number with select(file_id=[...])"
+        )
+    n_files, n_images = len(selection.files), len(selection.rows)
+    if mask.size == n_files:
+        # Where there are as many files as images, a mask is one of files.
+        return selection.with_files(
+            Rows.of_positions(selection.file_id[mask], selection.files.total)
+        )
+    if mask.size == n_images:
+        chosen = selection.rows.positions()[mask]
+        return selection.with_images(Rows.of_positions(chosen, selection.rows.total))
+    raise MaskError(
+        f"a mask of {mask.size:,} values fits neither the {n_files:,} files nor the "
+        f"{n_images:,} images"
+    )
+
+
+def open_selected(
+    dataset: Dataset,
+    columns: set[str],
+    tables: tuple[str, ...] = (),
+    views: Mapping[str, str] | None = None,
+    *,
+    memory_limit: int | None = None,
+) -> Database:
+    """Open a database with the files of a view as ``selected``.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    columns : set of str
+        Columns of files that will be asked for. A further one, ``images``, says
+        how many of a file's images belong to the view.
+    tables : tuple of str
+        Other tables that will be asked for, as ``all_records`` and so on.
+    views : mapping of str to str
+        Further views, made of these.
+    memory_limit : int, optional
+        Bytes; see `Database`.
+    """
+    # Conditions pass over most row groups; the bits of what they find pass over none.
+    inline = dataset.base is None
+    for condition in dataset.conditions:
+        inline &= not condition.has_subquery and "images" not in condition.levels
+    conditions = dataset.conditions if inline else ()
+    named = {c.name for one in conditions for c in one.columns if c.level == "files"}
+    files = files_table(dataset.snapshot, columns | named)
+    levels = {level for condition in conditions for level in condition.levels}
+    values: dict[str, pa.Array | pa.Table] = {
+        name: array for condition in conditions for name, array in condition.values.items()
+    }
+    bits = {}
+    if inline:
+        wanted = "files.*, files.n_images AS images"
+        selected = select_files(wanted, conditions, f"all_{files}")
+    else:
+        bits["chosen"] = dataset.selection.files
+        if dataset.selection.chosen is None:
+            counted, wanted = f"all_{files}", "files.*, files.n_images AS images"
+        else:
+            begins, ends = dataset.selection.images_of(slice(None))
+            values["chosen_images"] = pa.table(
+                {"file_id": dataset.selection.file_id, "images": ends - begins}
+            )
+            wanted = "files.*"
+            counted = f"(SELECT * FROM all_{files} JOIN chosen_images USING (file_id))"
+        selected = f"SELECT {wanted} FROM {counted} AS files WHERE {CHOSEN}"
+    return Database(
+        dataset.snapshot,
+        tuple(dict.fromkeys([files, *tables, *(["records"] if "records" in levels else [])])),
+        {"selected": selected, **(views or {})},
+        bits=bits,
+        values=values,
+        memory_limit=memory_limit,
+    )
+
+
+def open_question(dataset: Dataset, query: str, memory_limit: int | None = None) -> Database:
+    """Open a database with the tables that a SELECT reads."""
+    question = parse_question(query)
+    named = set(FILES_SCHEMA.names)
+    columns = named if question.has_star else {*(question.columns & named), "record_id"}
+    views = {"files": "SELECT * EXCLUDE (images) FROM selected"}
+    tables = []
+    if "records" in question.tables:
+        tables.append("records")
+        views["records"] = "SELECT * FROM all_records" + (
+            "" if dataset.is_unselected else " WHERE record_id IN (SELECT record_id FROM selected)"
+        )
+    if "failures" in question.tables:
+        tables.append("failures")
+        views["failures"] = "SELECT * FROM all_failures"
+    return open_selected(dataset, columns, tuple(tables), views, memory_limit=memory_limit)
