@@ -18,6 +18,7 @@ from zml_dask.store.layout import (
     LEGACY,
     LOCK,
     LOG,
+    PLAN,
     SCHEMA_VERSION,
     STAGING,
     TABLES,
@@ -332,7 +333,7 @@ def read_info(storage: Storage) -> DatasetInfo | None:
     try:
         data = storage.read(DATASET_JSON)
     except ObjectMissingError as error:
-        if storage.list("manifest.parquet") and not storage.exists(f"{STAGING}/commit/plan.arrow"):
+        if storage.list("manifest.parquet") and not storage.exists(PLAN):
             # A build would begin anew, and write over what is committed.
             raise DatasetDamagedError(
                 f"{storage.url}/{DATASET_JSON} is gone, but its tables are there; {_RESTORE}"

@@ -24,6 +24,8 @@ SCHEMA_VERSION = 2
 
 DATASET_JSON = "dataset.json"
 IMAGES_ZARR = "images.zarr"
+PLAN = f"{STAGING}/commit/plan.arrow"
+"""The plan of the commit that is under way."""
 LEGACY = "legacy"
 
 _MAX_BLOSC_BYTES = 2**31 - 32
@@ -75,7 +77,7 @@ class ArraySpec:
     dtype : str
         A NumPy type name.
     chunk, shard : int
-        Images a chunk and a shard; a shard is written once, whole, by one task.
+        Images per chunk and per shard; a shard is written once, whole, by one task.
     fill_value : int
     """
 

@@ -19,7 +19,7 @@ from zml_dask.store.layout import RECORDS_SCHEMA, TABLES, part_path
 from zml_dask.store.storage import Storage, StorageError
 
 ROW_GROUP_ROWS = 65_536
-"""Rows a row group: what a reader that filters by statistics can pass over at once."""
+"""Rows per row group: what a reader that filters by statistics can skip at once."""
 
 # Columns of few different values; a dictionary of the others would be discarded anyway.
 _DICTIONARY = [
@@ -72,7 +72,7 @@ def write_part(
     batches : iterable of pyarrow.RecordBatch or Table
         Rows in order; consumed as they come, so that memory holds one row group.
     row_group_rows : int
-        Rows a row group, however the batches are cut.
+        Rows per row group, however the batches are cut.
     schema : pyarrow.Schema, optional
         Instead of the table's own.
     check : callable

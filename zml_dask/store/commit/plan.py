@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import STAGING, ArraySpec, ImageShape
+from zml_dask.store.layout import PLAN, STAGING, ArraySpec, ImageShape
 from zml_dask.store.staging.index import StagingIndex
 from zml_dask.store.staging.packs import failure_rows, failures_table
 from zml_dask.store.staging.staged import StagedLocation
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import digest_of, read_table
 
-PLAN = f"{STAGING}/commit/plan.arrow"
 PLAN_DIGEST = f"{STAGING}/commit/plan.sha256"
 """Names the plan that counts: a task of another one writes nothing."""
 

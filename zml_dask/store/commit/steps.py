@@ -19,7 +19,6 @@ from typing import Protocol
 
 from zml_dask.errors import ZmlError
 from zml_dask.store.commit.plan import (
-    PLAN,
     PLAN_DIGEST,
     CommitOptions,
     CommitPlan,
@@ -40,7 +39,7 @@ from zml_dask.store.info import (
     read_info,
     replace_info,
 )
-from zml_dask.store.layout import DATASET_JSON, LEGACY, STAGING, TABLES
+from zml_dask.store.layout import DATASET_JSON, LEGACY, PLAN, STAGING, TABLES
 from zml_dask.store.staging.index import StagingIndex
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import add_up

@@ -45,7 +45,7 @@ ENTRY_SCHEMA = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
     ]
 )
-"""The index of a pack: a row a blob."""
+"""The index of a pack: one row per blob."""
 
 _COPY_BYTES = 4 * 2**20
 _TAIL_BYTES = 64 * 1024
