@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
+from zml_dask.query import labelled as labelled_module
 from zml_dask.query.batches import LabelError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.pixels import EncodingError, encode
@@ -280,3 +281,66 @@ def test_a_missing_extra_is_named(ds: Dataset) -> None:
     )
     assert "install zml-dask[ml]" in ran.stdout
     assert "xarray" in ran.stdout
+
+
+def test_xarray_groups_looks_up_and_drops(ds: Dataset) -> None:
+    pytest.importorskip("xarray")
+    labelled = ds.to_xarray()
+    expected = ds.counts("language").images
+    groups = {name: len(group.image) for name, group in labelled.groupby("language")}
+    assert groups == {name: n for name, n in expected.items() if isinstance(name, str)}
+    only_c = labelled.where(labelled.language == "C", drop=True)
+    np.testing.assert_array_equal(only_c.images, ds.select("language == 'C'").images)
+    of_record = labelled.sel(record_id=20)
+    np.testing.assert_array_equal(of_record.images, ds.select(record_id=20).images)
+    file_id = int(labelled.file_id[7])
+    of_file = labelled.sel(file_id=file_id)
+    np.testing.assert_array_equal(of_file.images, ds.select(file_id=file_id).images)
+
+
+def test_xarray_reads_coordinates_of_many_images_when_they_are_asked_for(
+    ds: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xarray")
+    small = ds.to_xarray()
+    monkeypatch.setattr(labelled_module, "SMALL", 10)
+    large = ds.to_xarray()
+    assert large.language.chunks is not None
+    known = small.language.isin(["C", "Python", "Fortran"]).values
+    np.testing.assert_array_equal(large.language.values[known], small.language.values[known])
+    assert known.sum() == sum(map(len, small.groupby("language").groups.values()))
+    loaded = large.assign_coords(language=large.language.compute())
+    assert len(loaded.groupby("language")) == len(small.groupby("language"))
+
+
+def test_a_generator_gives_fixed_shapes_epoch_after_epoch(ds: Dataset) -> None:
+    """What tf.data.Dataset.from_generator does: the callable anew for every epoch."""
+    view = ds.select("language in ['Python', 'C']")
+    batches = view.batches(16, seed=0, labels="language", encoding="float32", drop_last=True)
+    epochs = [list((lambda: iter(batches))()) for _ in range(2)]
+    for epoch in epochs:
+        assert len(epoch) == len(batches)
+        for images, codes in epoch:
+            assert (images.shape, images.dtype) == ((16, 80, 80), np.float32)
+            assert (codes.shape, codes.dtype) == ((16,), np.int64)
+    assert not np.array_equal(epochs[0][0][0], epochs[1][0][0])
+
+
+def test_jax_takes_the_batches(ds: Dataset) -> None:
+    jax = pytest.importorskip("jax")
+    batches = ds.batches(
+        16,
+        seed=0,
+        labels="record_id",
+        encoding="float32",
+        drop_last=True,
+        rank=jax.process_index(),
+        world_size=jax.process_count(),
+    )
+    images, _ = next(iter(batches))
+
+    def loss_of(weights: object, pixels: object) -> object:
+        return jax.numpy.mean(pixels * weights)
+
+    _, gradients = jax.value_and_grad(loss_of)(jax.numpy.ones((80, 80)), jax.numpy.asarray(images))
+    np.testing.assert_allclose(gradients * 6400, images.mean(axis=0), rtol=1e-4, atol=1e-6)

@@ -604,8 +604,11 @@ class Dataset:
         """Label the images: an xarray Dataset, still lazy.
 
         Its coordinates along ``image`` are ``record_id``, ``file_id``, ``path``,
-        ``language``, ``extension``, ``segment`` and ``n_lines`` (of the image), read
-        when they are asked for.
+        ``language``, ``extension``, ``segment`` and ``n_lines`` (of the image). Up to a
+        million images they are read at once, and ``record_id`` and ``file_id`` are
+        indexes (``labelled.sel(record_id=...)``). Those of more images are read when they
+        are asked for; to group by one, load it:
+        ``labelled.assign_coords(language=labelled.language.compute())``.
         """
         from zml_dask.query.labelled import to_xarray
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 COORDINATES = ("record_id", "file_id", "path", "language", "extension")
 """Columns that become coordinates along ``image``."""
 
+SMALL = 1_000_000
+"""Images up to which coordinates are read at once, so that they can be grouped by and looked up."""
+
 
 class _FileColumn:
     """A column of files or records, repeated for each image; reads when it is indexed.
@@ -86,7 +89,11 @@ def _positions(view: Dataset, key: Any) -> Int64:
 
 
 def to_xarray(view: Dataset) -> xr.Dataset:
-    """Make an xarray Dataset of a view; nothing is read yet.
+    """Make an xarray Dataset of a view; its images are not read yet.
+
+    Up to a million images the coordinates are read, and `record_id` and `file_id` are
+    indexes. Those of more are read when they are asked for; to group by one, load it:
+    ``labelled.assign_coords(language=labelled.language.compute())``.
 
     Raises
     ------
@@ -99,7 +106,11 @@ def to_xarray(view: Dataset) -> xr.Dataset:
         raise UsageError("to_xarray() needs xarray; pip install xarray") from error
     images = view.images
 
-    def lazy(column: _FileColumn | _ImageColumn, name: str) -> tuple[str, da.Array]:
+    small = len(view) <= SMALL
+
+    def lazy(column: _FileColumn | _ImageColumn, name: str) -> tuple[str, da.Array | NDArray[Any]]:
+        if small:
+            return "image", column[:]
         array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
             column,
             chunks=(images.chunks[0],),
@@ -111,8 +122,12 @@ def to_xarray(view: Dataset) -> xr.Dataset:
 
     coordinates = {name: lazy(_FileColumn(view, name), name) for name in COORDINATES}
     coordinates |= {name: lazy(_ImageColumn(view, name), name) for name in ("segment", "n_lines")}
-    return xr.Dataset(
+    labelled = xr.Dataset(
         {"images": (("image", "row", "column"), images)},
         coords=coordinates,
         attrs={"source": view.url, "pixels": "Unicode code points"},
     )
+    if small:
+        for name in ("record_id", "file_id"):
+            labelled = labelled.set_xindex(name)
+    return labelled
