@@ -59,7 +59,7 @@ def test_says_what_is_wrong_and_exits_1(
     assert run(dataset.url) == 1
     assert f"damaged: {path}: its bytes do not fit" in capsys.readouterr().out
     assert run(dataset.url, "--repair") == 0
-    assert f"made again: {path}" in capsys.readouterr().out
+    assert f"repaired: {path}" in capsys.readouterr().out
     assert dataset.read(path) == good
     assert not dataset.exists("build.lock")
     dataset.remove([path, "images.zarr/zarr.json"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import pickle
 import shutil
@@ -12,13 +13,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+import distributed
 import h5py
 import numpy as np
 import pytest
 import zarr
 from PySquashfsImage import SquashFsImage
 
-from zml_dask.engine.executors import SerialExecutor
+from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.progress import Counts, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.legacy.committed import CommittedRecords
@@ -39,6 +41,7 @@ from zml_dask.store.tables import read_table
 from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
 
+from .import_poison import POISON
 from .reference import segments_2018
 from .test_safe_pickle import FORBIDDEN
 
@@ -424,3 +427,32 @@ def test_records_are_found_wherever_they_lie(tmp_path: Path) -> None:
         (7, "data/a/7/images_7.pkl"),
         (8, "8/images_8.pkl"),
     ]
+
+
+@pytest.mark.timeout(400)
+def test_a_record_that_kills_its_workers_fails_alone_and_counts_its_attempts(
+    tmp_path: Path,
+) -> None:
+    for number in range(1, 6):
+        write_2018(tmp_path / "old", number)
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=":0",
+            silence_logs=50,
+            preload=[str(Path(__file__).with_name("import_poison.py"))],
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        # As on the build's own clusters: a nanny ends with a worker that dies as it starts.
+        cluster.adapt(minimum=2, maximum=2)
+        opened = lambda: nullcontext(DaskExecutor(client))  # noqa: E731
+        first = import_legacy(tmp_path / "old", tmp_path / "new", opened)
+        assert (first.imported, first.failed) == (4, 1)
+        import_legacy(tmp_path / "old", tmp_path / "new", opened, retry_failed=True)
+    (failure,) = rows(tmp_path / "new", "failures")
+    assert (failure["record_id"], failure["kind"]) == (POISON, "worker_killed")
+    assert (failure["attempts"], failure["permanent"]) == (2, True)
+    log = [json.loads(line) for line in (tmp_path / "new/build.log.jsonl").open()]
+    assert {event["event"] for event in log} == {"start", "record", "end"}

@@ -18,7 +18,7 @@ from store_builders import objects, sources, stage
 
 import zml_dask as zml
 from zml_dask.errors import ZmlError
-from zml_dask.pipeline.costs import array_costs
+from zml_dask.pipeline.status import array_costs
 from zml_dask.store.commit import commit
 from zml_dask.store.info import DatasetDamagedError, DatasetInfo, open_arrays, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA

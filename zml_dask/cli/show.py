@@ -93,7 +93,7 @@ def _print_record(row: Row, files: list[Row]) -> None:
 
 
 def _tree_lines(tree: Tree, files: dict[str, Row]) -> Iterator[str]:
-    """Yield a line a folder or file, indented by depth."""
+    """Yield one line per folder or file, indented by depth."""
     # By a stack of our own: a path may be of any depth.
     waiting = [(name, "", 0, child) for name, child in reversed(tree.items())]
     while waiting:

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zml_dask.pipeline.costs import Cost
-from zml_dask.pipeline.status import Amount, FailureGroup, Status, read_status
+from zml_dask.pipeline.status import Amount, Cost, FailureGroup, Status, read_status
 from zml_dask.text_safety import escape_text
 
 
@@ -88,7 +87,7 @@ def _print_failures(groups: Iterable[FailureGroup]) -> None:
     printed = False
     for group in groups:
         printed = True
-        kept = f", {group.permanent:,} of them for good" if group.permanent else ""
+        kept = f", {group.permanent:,} of them permanent" if group.permanent else ""
         click.echo(escape_text(f"{group.records:,} {group.kind}{kept}: {group.advice}"))
         for row in group.examples:
             tries = "once" if row.attempts == 1 else f"{row.attempts} times"

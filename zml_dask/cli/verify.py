@@ -48,7 +48,7 @@ _SHOW_FROM = 200
     metavar="N",
     help="Fetch N records again and compare them with their archives.",
 )
-@click.option("--repair", "mend", is_flag=True, help="Make damaged objects again.")
+@click.option("--repair", "fix", is_flag=True, help="Make damaged objects again.")
 @click.option("--catalogue", help="Where records are fetched from; by default as harvested.")
 @fetch_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -59,7 +59,7 @@ def command(
     dataset: str,
     deep: bool,
     source: int | None,
-    mend: bool,
+    fix: bool,
     as_json: bool,
     **values: Any,
 ) -> int:
@@ -76,11 +76,11 @@ def command(
             verify, storage, deep=deep, source=source or 0, restage=restage, mapper=mapper
         )
         report = check()
-        if mend:
+        if fix:
             with dataset_lock(storage) as lock:
-                report = _mend(storage, report, restage, check, lock)
+                report = _repair(storage, report, restage, check, lock)
     if report.ok:  # what is damaged itself proves nothing about its exports
-        report.merge(verify_exports(storage, mend=mend))
+        report.merge(verify_exports(storage, repair=fix))
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1))
     else:
@@ -88,7 +88,7 @@ def command(
     return 0 if report.ok else 1
 
 
-def _mend(
+def _repair(
     storage: Storage,
     report: Report,
     restage: Restage,

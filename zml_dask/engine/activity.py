@@ -33,7 +33,7 @@ _running: ContextVar[_Running | None] = ContextVar("zml_running", default=None)
 
 @contextmanager
 def running(job: str, task: int, note: Callable[[int, int], None]) -> Iterator[None]:
-    """Note which task this thread runs, and who is told of its records."""
+    """Note which task this thread runs, and what notes its records."""
     token = _running.set(_Running(job, task, note))
     try:
         yield
@@ -77,7 +77,7 @@ def note_done(item: int) -> None:
 
 
 def tell_driver(task: int, item: int) -> None:
-    """Tell the driver of a Dask cluster what `note_done` was told."""
+    """Tell the driver of a Dask cluster what `note_done` got."""
     worker, current = dask_worker(), _running.get()
     if worker is not None and current is not None:
         worker.log_event(DONE_TOPIC, {"job": current.job, "task": task, "item": item})

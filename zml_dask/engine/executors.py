@@ -40,6 +40,9 @@ _LOST = (FutureCancelledError, CommClosedError, TimeoutError, ConnectionError)
 _SMALLEST_WORKER = 200 * 2**20
 """Bytes that Python with NumPy, Arrow and Dask takes before it does anything."""
 
+_ENDING_SECONDS = 10.0
+"""After which a worker that does not answer is left: it closes what it holds at the next job."""
+
 ContextT = TypeVar("ContextT")
 ItemT = TypeVar("ItemT")
 
@@ -171,9 +174,7 @@ class DaskExecutor:
         ):
             runner = TaskRunner(job.for_workers(), token, proof)
             yield from _DaskRun(self.client, job, runner, live).results(tasks)
-            with suppress(Exception):  # a worker that has gone has closed what it opened
-                self.client.sync(self.client.scheduler.zml_forget, job=token)
-                self.client.run(close_contexts, token, on_error="ignore")
+            _end_job(self.client, token)
 
     def waiting(self) -> tuple[float, str]:
         """Seconds until a server's limit lets the workers go on; also which server fails."""
@@ -304,6 +305,19 @@ def _tried(
             except Exception:  # noqa: BLE001, S112 - the last one is raised
                 continue
         return job.run(task, context)
+
+
+def _end_job(client: distributed.Client, token: str) -> None:
+    """Have workers close what they opened for a job; nobody waits long for one that is gone."""
+
+    def end() -> None:
+        with suppress(Exception):
+            client.sync(client.scheduler.zml_forget, job=token)
+            client.run(close_contexts, token, on_error="ignore")
+
+    thread = threading.Thread(target=end, name="zml-end-job", daemon=True)
+    thread.start()
+    thread.join(_ENDING_SECONDS)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def verdict(items: Sequence[int], deaths: Mapping[int, int]) -> Verdict:
 class DeathWatch(SchedulerPlugin):
     """On the scheduler: which records are active on each worker, and which were at deaths.
 
-    Records are told apart by their job (its token) and their id.
+    Records are distinguished by their job (its token) and their id.
     """
 
     name = "zml-death-watch"

@@ -40,7 +40,7 @@ _TORN = "torn"
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """A process, told apart from every other that ever had its number.
+    """A process, distinguished from every other that ever had its number.
 
     Attributes
     ----------

@@ -160,7 +160,7 @@ class _Queue:
     bucket: str
     budget: Budget
     waiters: deque[_Waiter] = field(default_factory=deque)
-    # Permits given to workers that have not yet told how the request went.
+    # Permits given to workers that have not yet reported how the request went.
     under_way: Counter[str] = field(default_factory=Counter)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     server: asyncio.Task[None] | None = None
@@ -254,7 +254,7 @@ class ThrottlePlugin(SchedulerPlugin):
         return "; ".join(f"{host} {what}" for host, what in failing.items() if what)
 
     async def _serve(self, queue: _Queue) -> None:
-        """Let the waiters of a queue go, each as soon as the budget has room."""
+        """Let the waiters of a queue go, each as soon as the budget permits."""
         while queue.waiters:
             if queue.waiters[0].turn.done():  # its worker hung up: Dask cancelled the answer
                 queue.waiters.popleft()

@@ -43,7 +43,7 @@ class RecoveredText:
     Attributes
     ----------
     text : bytes
-        UTF-8; a line a row, without the spaces at its end.
+        UTF-8; one line per row, without the spaces at its end.
     n_lines : int
     note : str or None
         What of the segments was changed; None where drawing `text` gives

@@ -20,7 +20,7 @@ Segments: TypeAlias = list[NDArray[Any]]
 
 _MAX_PIXELS = 2 * 100_000 * 80
 """More than a file of 2018 has: under 100,000 bytes, a row has at least one of them,
-and the last line may stand there once more, a row a character. Also what a pickle may
+and the last line may stand there once more, one row per character. Also what a pickle may
 show of arrays that it has shown before."""
 
 

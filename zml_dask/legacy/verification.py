@@ -26,14 +26,16 @@ from zml_dask.store.storage import Storage
 from zml_dask.store.verify.report import Report
 
 
-def verify_exports(dataset: Storage, *, mend: bool = False, scratch: Path | None = None) -> Report:
+def verify_exports(
+    dataset: Storage, *, repair: bool = False, scratch: Path | None = None
+) -> Report:
     """Compare ``legacy/`` with what the dataset gives.
 
     Parameters
     ----------
     dataset : Storage
         Verified already: what is damaged itself proves nothing.
-    mend : bool
+    repair : bool
         Put the right bytes where others are.
     scratch : Path, optional
         A local folder.
@@ -61,7 +63,7 @@ def verify_exports(dataset: Storage, *, mend: bool = False, scratch: Path | None
             record = next(committed.records([int(name)]))
             export_record(record, made, formats, folder=LEGACY, scratch=scratch)
             for path in made.list():
-                _compare(report, dataset, made, path, mend=mend)
+                _compare(report, dataset, made, path, repair=repair)
             report.notes += [
                 f"{path} is no export of its record"
                 for path in found[name]
@@ -81,7 +83,7 @@ def _formats_of(record_id: int, paths: list[str]) -> tuple[LegacyFormat, ...]:
     return tuple(wanted())
 
 
-def _compare(report: Report, dataset: Storage, made: Storage, path: str, *, mend: bool) -> None:
+def _compare(report: Report, dataset: Storage, made: Storage, path: str, *, repair: bool) -> None:
     report.count("exports")
     if dataset.exists(path):
         n_other = _n_other(dataset, made, path)
@@ -90,9 +92,9 @@ def _compare(report: Report, dataset: Storage, made: Storage, path: str, *, mend
         if path.endswith(".h5") and n_other > _FLIPPED and _alike(dataset, made, path):
             report.count("HDF5 files of another version")
             return
-    if mend:
+    if repair:
         dataset.publish(Path(made.url, path), path)
-        report.notes.append(f"made again: {path}")
+        report.notes.append(f"repaired: {path}")
     elif dataset.exists(path):
         report.add("damaged", path, "not what the dataset gives for this record")
     else:

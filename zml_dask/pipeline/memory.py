@@ -63,7 +63,7 @@ def memory_need(options: BuildOptions) -> MemoryNeed:
     >>> need.worker < 2**30
     True
     """
-    # A file's bytes, decoded (up to four bytes a character), settled (a tab
+    # A file's bytes, decoded (up to four bytes a character), normalised (a tab
     # becomes four spaces), and as images: one line of one character fills 320 bytes.
     largest = options.limits.max_file_bytes
     lines = options.image.width * _PIXEL if options.export else 0

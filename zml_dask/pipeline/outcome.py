@@ -140,7 +140,7 @@ def failure_row(record_id: int, error: Exception, attempts: int) -> FailureRow:
     record_id : int
     error : Exception
         A :class:`RecordError` knows its kind, stage and permanence; a lack of
-        memory or of scratch space is told apart; anything else is a mistake of
+        memory or of scratch space has a kind of its own; anything else is a mistake of
         ours or of a library: kind ``"internal"``, with its type in the message.
     attempts : int
         How often the record was tried, this time included.

@@ -45,7 +45,7 @@ failures); the store itself knows no network."""
 Int64 = NDArray[np.int64]
 FileKey = tuple[str, str | None, str | None, str]
 
-DONE = "made again: "
+DONE = "repaired: "
 """How a note about a repaired object begins; its path follows."""
 
 _COMPARED = ("path", "sha256", "text_sha256", "status")
