@@ -192,8 +192,8 @@ def test_nodes_that_come_back_are_waited_for(
 
     def say(line: str) -> None:
         said.append(line)
-        if "PENDING" in line:
-            slurm.run("scontrol", "update", nodes, "state=resume")
+        if "PENDING" in line:  # it may be said again when they are back already
+            slurm.run("scontrol", "update", nodes, "state=resume", check=False)
 
     monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 1.0)
     slurm.run("scontrol", "update", nodes, f"state={state}", "reason=maintenance")
