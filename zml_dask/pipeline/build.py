@@ -21,7 +21,7 @@ from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.engine.log import BuildLog, build_log
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.pipeline.commit import CommitStaged, recorded_harvest, software_versions
+from zml_dask.pipeline.commit import CommitStaged, recorded_harvest
 from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.ledger import Ledger, load_ledger, remove_damaged
 from zml_dask.pipeline.memory import memory_need, memory_warning
@@ -38,8 +38,8 @@ from zml_dask.pipeline.sources import (
 from zml_dask.pipeline.stage import Staged, StageRecords
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RefTable
+from zml_dask.store.commit import CommitOptions, software_versions
 from zml_dask.store.commit.plan import check_shape
-from zml_dask.store.commit.steps import CommitOptions
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.snapshot import Snapshot

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,8 +27,6 @@ _SHARES = 16
 _MOST_SHARDS = 8
 """Shards that a task writes at most, and shares that a worker gets at least: a shard takes
 a worker a tenth of a second, of which a Dask task of its own would waste a twentieth."""
-
-_SOFTWARE = ("zml-dask", "numpy", "zarr", "numcodecs", "pyarrow", "dask")
 
 
 @dataclass
@@ -136,14 +132,3 @@ def recorded_harvest(harvest: HarvestState | None) -> Mapping[str, Any] | None:
     if harvest is None or harvest.complete_until is None:
         return None
     return {**asdict(harvest.options), "complete_until": harvest.complete_until}
-
-
-def software_versions() -> dict[str, str]:
-    """Return the versions of what decides a dataset's bytes.
-
-    Examples
-    --------
-    >>> sorted(software_versions())[-1]
-    'zml-dask'
-    """
-    return {"python": platform.python_version()} | {name: version(name) for name in _SOFTWARE}

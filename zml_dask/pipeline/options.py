@@ -184,10 +184,10 @@ def recorded_options(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
     Examples
     --------
-    >>> recorded_options({"image": {"height": 40}, "api_url": None})
+    >>> recorded_options({"image": {"height": 40}, "api_url": None, "saved_from": {}})
     {'image': {'height': 40}}
     """
-    return {name: value for name, value in recorded.items() if value is not None}
+    return {name: recorded[name] for name in _CONTENT if recorded.get(name) is not None}
 
 
 def merged(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,10 +47,14 @@ from zml_dask.store.snapshot import NoSuchRecordError as NoSuchRecordError
 from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import dask.array as da
     import duckdb
     import xarray as xr
 
+    from zml_dask.engine.job import Executor
+    from zml_dask.engine.progress import BuildProgress
     from zml_dask.query.citation import CitationFormat
     from zml_dask.query.grep import Match
     from zml_dask.query.torch_loader import TorchImages
@@ -599,6 +603,48 @@ class Dataset:
         split = Split[Dataset]((name, view(parts[name])) for name in fractions)
         split.left_out = view(parts[LEFT_OUT])
         return split
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scratch: Path | None = None,
+        executor: Executor | None = None,
+        progress: BuildProgress | None = None,
+    ) -> Dataset:
+        """Save this view as a dataset of its own, with its files and their records alone.
+
+        Images are identical and rows keep what they say (hashes, encoding, licence, the
+        record's JSON); files get new numbers. ``info.options["saved_from"]`` says what it
+        came from. Withdrawn records and failures stay out. Called again after it ended
+        early, it goes on.
+
+        Parameters
+        ----------
+        path : str or path
+            A new folder, or any fsspec URL.
+        scratch : pathlib.Path, optional
+            A local folder for files at work.
+        executor : Executor, optional
+            What runs the tasks; by default this process, one after the other.
+        progress : BuildProgress, optional
+
+        Returns
+        -------
+        Dataset
+            What was saved.
+
+        Raises
+        ------
+        UsageError
+            If single images were chosen, or another dataset is there.
+        DatasetDamagedError
+            If images do not hold the text that was committed.
+        """
+        from zml_dask.query.saving import save_view
+
+        save_view(self, os.fspath(path), scratch=scratch, executor=executor, progress=progress)
+        return open_dataset(path)
 
     def to_xarray(self) -> xr.Dataset:
         """Label the images: an xarray Dataset, still lazy.

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from zml_dask.store.commit.plan import software_versions
 from zml_dask.store.commit.steps import (
     CommitOptions,
     CommitPlan,
@@ -26,4 +27,5 @@ __all__ = [
     "finish_commit",
     "plan_commit",
     "run_task",
+    "software_versions",
 ]

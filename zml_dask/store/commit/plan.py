@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -389,3 +391,17 @@ def check_staged_shape(index: StagingIndex, wanted: NDArray[np.bool_], shape: Im
             f"images of {index.height[position]} lines by {index.width[position]} characters; "
             "build with that size ([image] in --config), or remove staging/"
         )
+
+
+_SOFTWARE = ("zml-dask", "numpy", "zarr", "numcodecs", "pyarrow", "dask")
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of what decides a dataset's bytes.
+
+    Examples
+    --------
+    >>> sorted(software_versions())[-1]
+    'zml-dask'
+    """
+    return {"python": platform.python_version()} | {name: version(name) for name in _SOFTWARE}

@@ -1,0 +1,206 @@
+"""A view saved as a dataset of its own: staged from what is committed, and committed as a build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow.compute as pc
+
+from zml_dask.engine.activity import active, check_staying, note_done, worker_folder
+from zml_dask.engine.executors import SerialExecutor
+from zml_dask.engine.job import Each, Executor, Job, Report, run_job
+from zml_dask.engine.lock import dataset_lock
+from zml_dask.engine.progress import BuildProgress, SilentProgress
+from zml_dask.errors import UsageError
+from zml_dask.query.file_images import FileImages
+from zml_dask.query.portions import Portion, check_whole_files, cut, fingerprint
+from zml_dask.store.commit import (
+    CommitOptions,
+    CommitTask,
+    TaskResult,
+    commit,
+    software_versions,
+)
+from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
+from zml_dask.store.layout import STAGING
+from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.staging import RecordStager, StagedFile, StagedRecord, pack_records
+from zml_dask.store.staging.packs import STAGED_PACKS
+from zml_dask.store.storage import Storage
+
+if TYPE_CHECKING:
+    from zml_dask.query.dataset import Dataset
+
+_MARK = f"{STAGING}/saving"
+"""Names the view that is being saved, while it is."""
+
+_COLUMNS = tuple(column.name for column in fields(StagedFile))
+
+
+@dataclass(frozen=True)
+class SaveView(Job[Portion, None, list[StagedRecord], int]):
+    """Stages the records of a view in another dataset.
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+        What is read.
+    target : Storage
+    portions : sequence of Portion
+        Needed by the driver only.
+    key : str
+        Of the view, for the names of what is staged.
+    scratch : Path or None
+        A local folder for files at work.
+    """
+
+    name: ClassVar[str] = "records"
+
+    snapshot: Snapshot
+    target: Storage
+    portions: tuple[Portion, ...] = ()
+    key: str = ""
+    scratch: Path | None = None
+
+    def plan(self, workers: int) -> list[Portion]:
+        """Leave out the portions that are staged."""
+        staged = {path.rpartition("-")[0] for path in self.target.list(STAGED_PACKS)}
+        return [each for each in self.portions if self._pack(each) not in staged]
+
+    def for_workers(self) -> SaveView:
+        """Return the job without its portions."""
+        return replace(self, portions=())
+
+    def shared(self) -> tuple[Storage]:
+        """Return the target; what is read fails by itself where it is not to be seen."""
+        return (self.target,)
+
+    def run(self, task: Portion, context: None) -> list[StagedRecord]:
+        """Stage a portion's records and pack them."""
+        is_its_own = pc.field("record_id").isin(task.record_ids)
+        rows = {
+            row["record_id"]: row
+            for row in self.snapshot.scan("records", where=is_its_own).to_pylist()
+        }
+        staged = []
+        parent = self.scratch or worker_folder()
+        with TemporaryDirectory(prefix="save-", dir=parent) as scratch:
+            for record_id, files in task.read(self.snapshot):
+                staged.append(self._stage(rows.pop(record_id), files, Path(scratch)))
+            staged += [self._stage(row, (), Path(scratch)) for row in rows.values()]
+            pack = self._pack(task).rpartition("/")[2]
+            pack_records(self.target, pack, task.record_ids, scratch=Path(scratch))
+        return staged
+
+    def _stage(
+        self, row: dict[str, Any], files: Iterable[FileImages], scratch: Path
+    ) -> StagedRecord:
+        check_staying()
+        record_id = row["record_id"]
+        with (
+            active(record_id),
+            RecordStager(scratch, record_id, self.snapshot.info.shape) as stager,
+        ):
+            for each in files:
+                file = StagedFile(**{name: getattr(each.file, name) for name in _COLUMNS})
+                # Drawn again, the text gives these images: what they do not show is not kept.
+                text = each.text.encode("utf-8", "surrogatepass") if len(each.images) else None
+                stager.add(file, text)
+            staged = stager.finish(self.target, row)
+        note_done(record_id)
+        return staged
+
+    def _pack(self, portion: Portion) -> str:
+        return f"{STAGED_PACKS}/save-{self.key}-{portion.number:06d}"
+
+    def finish(self, results: Iterator[list[StagedRecord]]) -> int:
+        """Count what was staged."""
+        return sum(len(result) for result in results)
+
+    def size(self, task: Portion) -> int:
+        """Count a portion's records."""
+        return len(task.record_ids)
+
+    def report(self, result: list[StagedRecord]) -> Report:
+        """Count records, files and images."""
+        return Report(
+            done=len(result),
+            n_files=sum(each.n_files for each in result),
+            n_images=sum(each.n_images for each in result),
+        )
+
+
+def save_view(
+    view: Dataset,
+    target: str | Path | Storage,
+    *,
+    scratch: Path | None = None,
+    executor: Executor | None = None,
+    progress: BuildProgress | None = None,
+) -> DatasetInfo:
+    """Write a view as a dataset of its own; see `zml_dask.query.dataset.Dataset.save`."""
+    storage = Storage.open(target)
+    if storage.url == view.url:
+        raise UsageError(f"{storage.url} is the dataset itself; give another folder to save into")
+    check_whole_files(view, "a dataset")
+    executor, progress = executor or SerialExecutor(), progress or SilentProgress()
+    key = fingerprint(view)
+    origin = {
+        "url": view.url,
+        "where": _condition(view),
+        "generation": view.info.generation,
+        **view.counted,
+        "fingerprint": key,
+    }
+    with dataset_lock(storage, on_wait=progress.say) as lock:
+        ensure_ours(storage)
+        info = read_info(storage)
+        if info is not None:
+            if info.options.get("saved_from") == origin:
+                return info
+            raise UsageError(
+                f"{storage.url} holds another dataset already; give a new folder to save into"
+            )
+        _begin(storage, key)
+        portions = tuple(cut(view))
+        job = SaveView(view.snapshot, storage, portions, key, scratch)
+        run_job(job, executor, lock=lock, progress=progress)
+
+        def mapped(
+            function: Callable[[CommitTask], TaskResult], tasks: Iterable[CommitTask], /
+        ) -> list[TaskResult]:
+            calls = Each(function, [(task,) for task in tasks])
+            return run_job(calls, executor, lock=lock, progress=progress)
+
+        notes = CommitOptions(
+            shape=view.info.shape,
+            options={**view.info.options, "saved_from": origin},
+            software=software_versions(),
+        )
+        info = commit(storage, notes, map=mapped)
+        storage.remove([_MARK])
+        storage.prune(STAGING)
+        return info
+
+
+def _condition(view: Dataset) -> str | None:
+    """Return what was asked for, as SQL; None where more than conditions made the view."""
+    if view.base is not None:
+        return None
+    return " AND ".join(f"({condition.text})" for condition in view.conditions) or "true"
+
+
+def _begin(storage: Storage, key: str) -> None:
+    """Go on where saving this view ended early; remove what saving another one has left."""
+    left = storage.list(STAGING)
+    if left and not storage.exists(_MARK):
+        raise UsageError(
+            f"{storage.url} holds records that a build has staged; give a new folder to save into"
+        )
+    if left and storage.read(_MARK) != key.encode():
+        storage.remove([path for path in left if path != _MARK])
+    storage.write(_MARK, key.encode())
