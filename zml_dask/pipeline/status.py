@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,11 +21,12 @@ from zml_dask.pipeline.ledger import Ledger, load_ledger
 from zml_dask.pipeline.sources import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.info import DatasetInfo, open_arrays
-from zml_dask.store.layout import LOCK, LOG, STAGING
+from zml_dask.store.layout import IMAGES_ZARR, LOCK, LOG, STAGING
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import FailureRow, StagingIndex
 from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.summary import LeftOut
+from zml_dask.store.tables import read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,19 @@ def array_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
     """
     if not info.commits:
         return []
+    stored: Counter[str] = Counter()
+    # What the manifest says: asking the storage takes a request per shard.
+    for path, written in read_manifest(storage, info).items():
+        stored[path.removeprefix(f"{IMAGES_ZARR}/").partition("/")[0]] += written.size
     group = open_arrays(storage)
     arrays = [array for _, array in group.arrays()]
-    return [_array_cost(array) for array in sorted(arrays, key=lambda array: -array.nbytes)]
+    return [
+        _array_cost(array, stored[array.name.strip("/")])
+        for array in sorted(arrays, key=lambda array: -array.nbytes)
+    ]
 
 
-def _array_cost(array: zarr.Array[Any]) -> Cost:
-    stored = int(array.nbytes_stored())
+def _array_cost(array: zarr.Array[Any], stored: int) -> Cost:
     rows, chunk = array.shape[0], array.chunks[0]
     shard = (array.shards or array.chunks)[0]
     return Cost(

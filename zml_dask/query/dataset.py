@@ -32,7 +32,9 @@ from zml_dask.query.pixels import VOCABULARY, Encoding
 from zml_dask.query.record_view import RecordView
 from zml_dask.query.rows import Int64, Rows, SelectedImages
 from zml_dask.query.selection import (
+    BY_LANGUAGE,
     Selection,
+    files_table,
     mask_selection,
     open_question,
     open_selected,
@@ -231,7 +233,16 @@ class Dataset:
             rows = np.arange(self.info.counts.files, dtype=np.int64)
             return lazy_frame(snapshot, "files", snapshot.scan("files", names), rows)
         rows = self.selection.file_id
-        return lazy_frame(snapshot, "files", snapshot.take("files", rows, names), rows)
+        asked = {c.name for one in self.conditions for c in one.columns if c.level == "files"}
+        if self.base is None and files_table(snapshot, {*names, *asked}) == BY_LANGUAGE:
+            # Its rows lie together there, and all over the table in the dataset's order.
+            with self.database(set(names)) as database:
+                listed = ", ".join(names)
+                eager = database.table(f"SELECT {listed} FROM selected ORDER BY file_id")
+            eager = eager.cast(pa.schema([FILES_SCHEMA.field(name) for name in names]))
+        else:
+            eager = snapshot.take("files", rows, names)
+        return lazy_frame(snapshot, "files", eager, rows)
 
     @cached_property
     def records(self) -> pd.DataFrame:

@@ -208,6 +208,7 @@ FILES_BY_LANGUAGE_SCHEMA = pa.schema(
             "status",
             "size",
             "n_lines",
+            "n_cut",
             "first_image",
             "n_images",
         )
