@@ -6,7 +6,7 @@ and shards: an export walks through datasets whose tables do not fit in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zml_dask.legacy.record import LegacyFile, LegacyRecord
+from zml_dask.query.portions import Portion
 from zml_dask.query.selection import image_lines
 from zml_dask.raster.images import Images
 from zml_dask.store.snapshot import Snapshot
@@ -84,6 +85,19 @@ class CommittedRecords:
             self.snapshot.record(missing)  # says why it is not to be had
         files = self.snapshot.scan("files", _FILE_COLUMNS, where)
         files = files.sort_by([("record_id", "ascending"), ("file_id", "ascending")])
+        yield from self._records(wanted, metadata, files)
+
+    def portion(self, portion: Portion) -> Iterator[LegacyRecord]:
+        """Yield the records of a portion of a view, with the files of that alone."""
+        where = pc.field("record_id").isin(portion.record_ids)
+        rows = self.snapshot.scan("records", ["record_id", "metadata"], where).to_pylist()
+        metadata = {row["record_id"]: row["metadata"] for row in rows}
+        files = self.snapshot.take("files", portion.files.positions(), _FILE_COLUMNS)
+        yield from self._records(portion.record_ids, metadata, files)
+
+    def _records(
+        self, wanted: Iterable[int], metadata: Mapping[int, str | None], files: pa.Table
+    ) -> Iterator[LegacyRecord]:
         by_record: dict[int, list[dict[str, Any]]] = {
             record_id: list(group)
             for record_id, group in groupby(files.to_pylist(), itemgetter("record_id"))

@@ -12,9 +12,9 @@ import pickle
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from zml_dask.engine.activity import active, note_done
 from zml_dask.engine.job import Executor, Job, Report, run_job
@@ -24,8 +24,13 @@ from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.hdf5 import Hdf5Writer
 from zml_dask.legacy.pickle_writer import PickleWriter
 from zml_dask.legacy.record import LegacyFormat, LegacyRecord
+from zml_dask.query.portions import Portion, cut
 from zml_dask.query.tree import Tree, build_tree
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
+
+if TYPE_CHECKING:
+    from zml_dask.query.dataset import Dataset
 
 _HDF5_HEAD = 52
 _HDF5_VERSION = 8
@@ -33,7 +38,7 @@ _HDF5_END = {0: slice(40, 48), 1: slice(44, 52)}
 """Where an HDF5 file says at what byte it ends, by the version of its superblock (HDF5 File
 Format Specification 3.0, II.A): 1 is ours, 0 stood in files exported before it."""
 
-_RECORDS_PER_TASK = 8
+RECORDS_PER_TASK = 8
 _METADATA_PROTOCOL = 3
 """As in 2018, and read by every Python 3."""
 
@@ -211,11 +216,12 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
-class ExportLegacy(Job[tuple[int, ...], None, ExportResult, ExportResult]):
-    """Writes ``TARGET/<id>/...`` for every record of a dataset.
+class ExportLegacy(Job[Portion, None, ExportResult, ExportResult]):
+    """Writes ``TARGET/<id>/...`` for every record of a view.
 
-    A record whose files are there already is left as it is, so that an export that was cut
-    short goes on where it stopped.
+    Of a whole dataset, a record whose files are there already is left as it is, so that an
+    export that was cut short goes on where it stopped. Of a selection all are written: what
+    is there may be another one's.
 
     Attributes
     ----------
@@ -225,6 +231,10 @@ class ExportLegacy(Job[tuple[int, ...], None, ExportResult, ExportResult]):
     formats : tuple of {"pickle", "hdf5", "tree"}
     scratch : pathlib.Path or None
         A local folder for files at work.
+    keep : bool
+        Whether files that are there are right.
+    portions : tuple of Portion
+        Needed by the driver only.
     """
 
     name: ClassVar[str] = "records"
@@ -233,32 +243,38 @@ class ExportLegacy(Job[tuple[int, ...], None, ExportResult, ExportResult]):
     target: Storage
     formats: tuple[LegacyFormat, ...]
     scratch: Path | None = None
+    keep: bool = False
+    portions: tuple[Portion, ...] = ()
 
-    def plan(self, workers: int) -> list[tuple[int, ...]]:
-        """Cut the records into tasks."""
-        ids = self.committed.record_ids()
-        return [
-            tuple(ids[start : start + _RECORDS_PER_TASK])
-            for start in range(0, len(ids), _RECORDS_PER_TASK)
-        ]
+    def plan(self, workers: int) -> tuple[Portion, ...]:
+        """Return the portions."""
+        return self.portions
+
+    def for_workers(self) -> ExportLegacy:
+        """Return the job without its portions."""
+        return replace(self, portions=())
 
     def shared(self) -> tuple[Storage, ...]:
         """Return the target; what is read from the dataset fails by itself where it is not."""
         return (self.target,)
 
-    def run(self, task: tuple[int, ...], context: None) -> ExportResult:
+    def run(self, task: Portion, context: None) -> ExportResult:
         """Write the files of some records."""
-        missing = [
-            number for number in task if not is_exported(self.target, number, self.formats, "")
-        ]
+        done = {
+            number
+            for number in task.record_ids
+            if self.keep and is_exported(self.target, number, self.formats, "")
+        }
         images = 0
-        for record in self.committed.records(missing):
+        for record in self.committed.portion(task):
+            if record.record_id in done:
+                continue
             with active(record.record_id):
                 images += export_record(
                     record, self.target, self.formats, folder="", scratch=self.scratch
                 )
             note_done(record.record_id)
-        return ExportResult(len(missing), len(task) - len(missing), images)
+        return ExportResult(len(task.record_ids) - len(done), len(done), images)
 
     def finish(self, results: Iterator[ExportResult]) -> ExportResult:
         """Add up what was written."""
@@ -271,9 +287,9 @@ class ExportLegacy(Job[tuple[int, ...], None, ExportResult, ExportResult]):
             )
         return total
 
-    def size(self, task: tuple[int, ...]) -> int:
+    def size(self, task: Portion) -> int:
         """Count a task's records."""
-        return len(task)
+        return len(task.record_ids)
 
     def report(self, result: ExportResult) -> Report:
         """Count records."""
@@ -281,7 +297,7 @@ class ExportLegacy(Job[tuple[int, ...], None, ExportResult, ExportResult]):
 
 
 def export_dataset(
-    dataset: str | Path | Storage,
+    dataset: str | Path | Storage | Dataset,
     target: str | Path | Storage,
     formats: Collection[LegacyFormat],
     *,
@@ -289,11 +305,11 @@ def export_dataset(
     executor: Executor | None = None,
     progress: BuildProgress | None = None,
 ) -> ExportResult:
-    """Write ``TARGET/<id>/...`` for every record of a dataset; see `ExportLegacy`.
+    """Write ``TARGET/<id>/...`` for every record of a dataset or view; see `ExportLegacy`.
 
     Parameters
     ----------
-    dataset : str, path or Storage
+    dataset : str, path, Storage or Dataset
     target : str, path or Storage
         A folder or any fsspec URL.
     formats : collection of {"pickle", "hdf5", "tree"}
@@ -307,8 +323,17 @@ def export_dataset(
     -------
     ExportResult
     """
+    # Here, for the time they take to import: a build's workers need neither.
     from zml_dask.engine.executors import SerialExecutor
+    from zml_dask.query.dataset import Dataset
 
-    committed = CommittedRecords.open(dataset)
-    job = ExportLegacy(committed, Storage.open(target), tuple(formats), scratch)
+    view = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
+    job = ExportLegacy(
+        CommittedRecords(view.snapshot),
+        Storage.open(target),
+        tuple(formats),
+        scratch,
+        view.is_unselected,
+        tuple(cut(view, records=RECORDS_PER_TASK)),
+    )
     return run_job(job, executor or SerialExecutor(), progress=progress)

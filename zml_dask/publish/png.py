@@ -99,14 +99,25 @@ def encode_png(image: NDArray[np.uint32], depth: Depth = 8) -> bytes:
     return stream.getvalue()
 
 
+def largest_pixel(depth: Depth) -> int:
+    """Return the largest value of a pixel, which larger code points become.
+
+    Examples
+    --------
+    >>> largest_pixel(8)
+    255
+    """
+    return int(np.iinfo(_TYPES[depth]).max)
+
+
 def export_png(
-    dataset: str | Path | Storage,
+    dataset: str | Path | Storage | Dataset,
     folder: Path,
     options: PngOptions | None = None,
     *,
     progress: Progress | None = None,
 ) -> PngResult:
-    """Write every image of a dataset as ``<record>_<file>_<segment>.png``.
+    """Write every image of a dataset, or of a view, as ``<record>_<file>_<segment>.png``.
 
     The dataset is read once, from front to back, a few chunks at a time. The
     numbers in a name lead back through the tables to the record, the file and
@@ -114,7 +125,7 @@ def export_png(
 
     Parameters
     ----------
-    dataset : str, path or Storage
+    dataset : str, path, Storage or Dataset
     folder : pathlib.Path
         Gets a folder, or with `tar` a file ``<group>.tar``, for each group.
     options : PngOptions, optional
@@ -131,10 +142,10 @@ def export_png(
         If nothing is committed in `dataset`.
     """
     options = options or PngOptions()
-    opened = Dataset(Snapshot.open(dataset))
+    opened = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
     total, done = len(opened), 0
     result = PngResult()
-    largest = np.iinfo(_TYPES[options.depth]).max
+    largest = largest_pixel(options.depth)
     with TarTarget(folder) if options.tar else FolderTarget(folder) as target:
         for found in opened:
             file = found.file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import dask.array as da
+    import datasets
     import duckdb
     import xarray as xr
 
@@ -656,6 +658,42 @@ class Dataset:
 
         save_view(self, os.fspath(path), scratch=scratch, executor=executor, progress=progress)
         return open_dataset(path)
+
+    def export(self, path: str | os.PathLike[str], format: str, **options: Any) -> None:  # noqa: A002
+        """Write this view in another tool's form; `zml-dask export` does the same on a cluster.
+
+        Parameters
+        ----------
+        path : str or path
+            A folder.
+        format : str
+            ``"dataset"``, ``"pickle"``, ``"hdf5"``, ``"tree"``, ``"parquet"``,
+            ``"webdataset"``, ``"squashfs"``, ``"png"`` or ``"croissant"``.
+        **options
+            Fields of `zml_dask.publish.export.ExportOptions`.
+
+        Raises
+        ------
+        UsageError
+            If there is no such format, or it cannot hold the view.
+        """
+        # By name: the formats are in layers above this one.
+        above = import_module("zml_dask.publish.export")
+        above.export(self, os.fspath(path), [format], above.ExportOptions(**options))
+
+    def to_huggingface(self) -> datasets.Dataset:
+        """Read the files as a ``datasets.Dataset``, one row per file (extra ``huggingface``).
+
+        Its columns are those of the format ``parquet``: the file, its text, its record. It is
+        written into that library's cache, not held in memory.
+
+        Raises
+        ------
+        UsageError
+            If the library is not installed, or single images were chosen.
+        """
+        found: datasets.Dataset = import_module("zml_dask.publish.samples").to_huggingface(self)
+        return found
 
     def to_xarray(self) -> xr.Dataset:
         """Label the images: an xarray Dataset, still lazy.

@@ -1,0 +1,244 @@
+"""A dataset, or a view of it, written in another form: one function for all formats."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from zml_dask.engine.executors import SerialExecutor
+from zml_dask.engine.job import Executor
+from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.errors import UsageError
+from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.export import (
+    RECORDS_PER_TASK,
+    export_dataset,
+    export_record,
+    parse_formats,
+)
+from zml_dask.legacy.record import LegacyFormat
+from zml_dask.publish import croissant
+from zml_dask.publish.png import PngOptions, export_png
+from zml_dask.publish.samples import ImageForm, export_parquet, export_webdataset
+from zml_dask.publish.squashfs import Compression, write_squashfs
+from zml_dask.query.dataset import Dataset
+from zml_dask.query.portions import check_whole_files, cut
+from zml_dask.query.saving import save_view
+from zml_dask.store.storage import Storage
+
+LEGACY: tuple[str, ...] = get_args(LegacyFormat)
+JOBS = ("dataset", *LEGACY, "parquet", "webdataset")
+"""Formats that several processes can write."""
+
+FORMATS = (*JOBS, "squashfs", "png", "croissant")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How the formats are written.
+
+    Attributes
+    ----------
+    png : PngOptions
+        Of PNGs, in folders, in tars and in shards.
+    image : {"npy", "png"}
+        What an image is in a shard of ``webdataset``.
+    compression : {"gzip", "zstd", "xz", "lz4"}
+        Of a squashfs image.
+    scratch : pathlib.Path or None
+        A local folder for files at work.
+    """
+
+    png: PngOptions = field(default_factory=PngOptions)
+    image: ImageForm = "npy"
+    compression: Compression = "gzip"
+    scratch: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Export:
+    view: Dataset
+    target: str
+    options: ExportOptions
+    executor: Executor
+    progress: BuildProgress
+
+    def teller(self, stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.progress.update(stage, Counts(done, total))
+
+
+def check_formats(names: Collection[str]) -> None:
+    """Check names of formats.
+
+    Raises
+    ------
+    UsageError
+        If one is not known.
+    """
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(f"format: there is no {name!r}; choose from {', '.join(FORMATS)}")
+
+
+def export(
+    view: Dataset,
+    target: str | Path,
+    formats: Collection[str],
+    options: ExportOptions | None = None,
+    *,
+    executor: Executor | None = None,
+    progress: BuildProgress | None = None,
+) -> list[str]:
+    """Write a view in other forms.
+
+    Parameters
+    ----------
+    view : Dataset
+    target : str or pathlib.Path
+        A folder; for all but ``squashfs``, ``png`` and ``croissant`` any fsspec URL.
+    formats : collection of str
+        Of `FORMATS`.
+    options : ExportOptions, optional
+    executor : Executor, optional
+        What runs the tasks of `JOBS`; by default this process, one after the other.
+    progress : BuildProgress, optional
+
+    Returns
+    -------
+    list of str
+        A line for each, that says what was written.
+
+    Raises
+    ------
+    UsageError
+        If a format is not known, cannot hold the view, or `target` is the dataset itself.
+    """
+    check_formats(formats)
+    chosen = list(dict.fromkeys(formats))
+    if chosen != ["croissant"] and Storage.open(target).url == view.url:
+        raise UsageError(f"{target} is the dataset itself; give another folder to export into")
+    for name in chosen:
+        if name not in ("webdataset", "png", "croissant"):
+            check_whole_files(view, f"the format {name}")
+    if "croissant" in chosen and not view.is_unselected:
+        raise UsageError(
+            "croissant describes a whole dataset, not a selection: export the selection as "
+            "dataset first, and describe that"
+        )
+    work = _Export(
+        view,
+        str(target),
+        options or ExportOptions(),
+        executor or SerialExecutor(),
+        progress or SilentProgress(),
+    )
+    legacy = [name for name in chosen if name in LEGACY]
+    lines = [_legacy(work, legacy)] if legacy else []
+    return lines + [_WRITERS[name](work) for name in chosen if name in _WRITERS]
+
+
+def _legacy(work: _Export, formats: list[str]) -> str:
+    result = export_dataset(
+        work.view,
+        work.target,
+        parse_formats(formats),
+        scratch=work.options.scratch,
+        executor=work.executor,
+        progress=work.progress,
+    )
+    there = f", {result.already:,} were there already" if result.already else ""
+    return f"{work.target}: {result.records:,} records, {result.images:,} images{there}"
+
+
+def _dataset(work: _Export) -> str:
+    info = save_view(
+        work.view,
+        work.target,
+        scratch=work.options.scratch,
+        executor=work.executor,
+        progress=work.progress,
+    )
+    counts = info.counts
+    return (
+        f"{work.target}: a dataset of {counts.records:,} records, {counts.files:,} files, "
+        f"{counts.images:,} images"
+    )
+
+
+def _parquet(work: _Export) -> str:
+    written = export_parquet(work.view, work.target, executor=work.executor, progress=work.progress)
+    return f"{work.target}: {written.samples:,} files in {written.objects:,} Parquet parts"
+
+
+def _webdataset(work: _Export) -> str:
+    written = export_webdataset(
+        work.view,
+        work.target,
+        image=work.options.image,
+        depth=work.options.png.depth,
+        executor=work.executor,
+        progress=work.progress,
+    )
+    return f"{work.target}: {written.samples:,} images in {written.objects:,} shards" + _clipped(
+        written.clipped
+    )
+
+
+def _squashfs(work: _Export) -> str:
+    path = Path(work.target)
+    if path.suffix != ".sqsh":
+        name = work.view.url.rstrip("/").rpartition("/")[2]
+        path /= f"{name or 'dataset'}.sqsh"
+    with tempfile.TemporaryDirectory(dir=work.options.scratch, prefix="squashfs-") as scratch:
+        files = _legacy_files(work.view, Path(scratch), work.teller("records"))
+        image = write_squashfs(files, path, compression=work.options.compression)
+    return f"{image.path}: {image.size:,} bytes, md5 {image.md5}"
+
+
+def _legacy_files(
+    view: Dataset, scratch: Path, tell: Callable[[int, int], None]
+) -> Iterator[tuple[str, Path]]:
+    """Yield the files of one record after the other; those of the last one are removed."""
+    committed = CommittedRecords(view.snapshot)
+    storage = Storage.open(scratch)
+    portions = cut(view, records=RECORDS_PER_TASK)
+    total, done = sum(len(portion.record_ids) for portion in portions), 0
+    for portion in portions:
+        for record in committed.portion(portion):
+            export_record(record, storage, ("pickle", "hdf5"), folder="", scratch=scratch)
+            names = storage.list(str(record.record_id))
+            yield from ((name, scratch / name) for name in names)
+            storage.remove(names)
+            storage.prune(str(record.record_id))
+            done += 1
+            tell(done, total)
+
+
+def _png(work: _Export) -> str:
+    options = work.options.png
+    result = export_png(work.view, Path(work.target), options, progress=work.teller("images"))
+    return (
+        f"{work.target}: {result.images.total():,} images of "
+        f"{len(result.images):,} {options.by}s" + _clipped(result.clipped)
+    )
+
+
+def _clipped(images: int) -> str:
+    return f", {images:,} with code points that were clipped" if images else ""
+
+
+def _croissant(work: _Export) -> str:
+    return f"{croissant.export(work.view.url, work.target)}: Croissant metadata"
+
+
+_WRITERS: dict[str, Callable[[_Export], str]] = {
+    "dataset": _dataset,
+    "parquet": _parquet,
+    "webdataset": _webdataset,
+    "squashfs": _squashfs,
+    "png": _png,
+    "croissant": _croissant,
+}
