@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zml_dask.derived.derive import derive as derive
     from zml_dask.pipeline.build import build as build
     from zml_dask.pipeline.process import process as process
     from zml_dask.query.dataset import Dataset as Dataset
@@ -27,6 +28,7 @@ _HOMES = {
     "Dataset": "zml_dask.query.dataset",
     "Record": "zml_dask.records.record",
     "build": "zml_dask.pipeline.build",
+    "derive": "zml_dask.derived.derive",
     "open_dataset": "zml_dask.query.dataset",
     "parse_record": "zml_dask.records.parse",
     "process": "zml_dask.pipeline.process",
@@ -39,6 +41,7 @@ __all__ = [
     "Record",
     "__version__",
     "build",
+    "derive",
     "open_dataset",
     "parse_record",
     "process",

@@ -12,7 +12,9 @@ from zml_dask.errors import UsageError
 from zml_dask.query.counting import find_countable, nearest_values
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.gather import gather
-from zml_dask.query.sql import parse_condition
+from zml_dask.query.selection import derived_tables, join_derived
+from zml_dask.query.sql import Column, parse_condition
+from zml_dask.store.layout import derived_table
 from zml_dask.text_safety import escape_text
 
 _COLUMNS = "record_id,path,language,license,n_lines,n_images"
@@ -52,9 +54,9 @@ def command(
     if not names:
         raise UsageError("--columns names none; give for example --columns path,license")
     for name in names:
-        find_countable(name)
+        find_countable(name, opened.snapshot.derived)
     counts = found.counted
-    ordered = _order(order_by)
+    ordered = _order(opened, order_by)
     tables = _sorted(found, names, ordered, limit) if ordered else _listed(found, names, limit)
     shown = write_rows(tables, form, output, limit=limit, counts=counts)
     total = (
@@ -63,12 +65,16 @@ def command(
     )
     more = "" if shown.rows == counts["files"] else f"; {shown.rows:,} shown"
     shown.say(f"{total}{more}")
-    advice = nearest_values(opened, parse_condition(condition).named) if condition else None
+    advice = (
+        nearest_values(opened, parse_condition(condition, opened.snapshot.derived).named)
+        if condition
+        else None
+    )
     if advice is not None and not counts["files"]:
         click.echo(escape_text(advice), err=True)
 
 
-def _order(order_by: str) -> list[tuple[str, str]]:
+def _order(found_in: Dataset, order_by: str) -> list[tuple[Column, str]]:
     """Read columns and directions to sort by."""
     found = []
     for item in order_by.split(","):
@@ -80,8 +86,8 @@ def _order(order_by: str) -> list[tuple[str, str]]:
             raise UsageError(
                 f"--order-by {item.strip()!r}: give a column, and asc or desc after it"
             )
-        column = find_countable(words[0])
-        found.append((f"{column.level}.{column.name}", direction))
+        column = find_countable(words[0], found_in.snapshot.derived)
+        found.append((column, direction))
     return found
 
 
@@ -95,22 +101,22 @@ def _listed(found: Dataset, names: list[str], limit: int | None) -> Iterator[pa.
 
 
 def _sorted(
-    found: Dataset, names: list[str], order: list[tuple[str, str]], limit: int | None
+    found: Dataset, names: list[str], order: list[tuple[Column, str]], limit: int | None
 ) -> Iterator[pa.Table]:
     """Yield the files in the order that was asked for."""
-    wanted = [find_countable(name) for name in names]
-    keys = [f"{key} {direction} NULLS LAST" for key, direction in order]
+    wanted = [find_countable(name, found.snapshot.derived) for name in names]
+    keys = [f"{column.key} {direction} NULLS LAST" for column, direction in order]
+    derived = derived_tables([*wanted, *(column for column, _ in order)])
     selected = ", ".join(
-        f'{column.level}.{column.name} AS "{name}"'
-        for column, name in zip(wanted, names, strict=True)
+        f'{column.key} AS "{name}"' for column, name in zip(wanted, names, strict=True)
     )
     query = (
         f"SELECT {selected} FROM selected AS files JOIN all_records AS records "  # noqa: S608
-        f"USING (record_id) ORDER BY {', '.join(keys)}, file_id"
-        + ("" if limit is None else f" LIMIT {limit}")
+        f"USING (record_id){join_derived(found.snapshot, derived)} "
+        f"ORDER BY {', '.join(keys)}, files.file_id" + ("" if limit is None else f" LIMIT {limit}")
     )
     columns = {"file_id", "record_id", *(c.name for c in wanted if c.level == "files")}
-    columns |= {key.partition(".")[2] for key, _ in order if key.startswith("files.")}
-    with found.database(columns, ("records",)) as database:
+    columns |= {column.name for column, _ in order if column.level == "files"}
+    with found.database(columns, ("records", *map(derived_table, derived))) as database:
         for batch in database.batches(query):
             yield pa.Table.from_batches([batch])

@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 
 from zml_dask.errors import UsageError
 from zml_dask.query.frames import to_pandas
-from zml_dask.query.sql import Column, UnknownColumnError, find_column
+from zml_dask.query.selection import derived_tables, join_derived
+from zml_dask.query.sql import NO_TABLES, Column, Derived, UnknownColumnError, find_column
+from zml_dask.store.layout import derived_table
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
@@ -54,7 +56,7 @@ def count_by(dataset: Dataset, by: Sequence[str]) -> pd.DataFrame:
     """
     if not by or len(set(by)) < len(by):
         raise UsageError(f"count by one column or several, each named once, not by {list(by)!r}")
-    columns = [find_countable(name) for name in by]
+    columns = [find_countable(name, dataset.snapshot.derived) for name in by]
     counted = _summarised(dataset, by) if len(by) == 1 else None
     if counted is None:
         counted = _counted(dataset, columns)
@@ -62,7 +64,7 @@ def count_by(dataset: Dataset, by: Sequence[str]) -> pd.DataFrame:
     return frame.set_index(list(by))
 
 
-def find_countable(name: str) -> Column:
+def find_countable(name: str, derived: Derived = NO_TABLES) -> Column:
     """Find a column that has one value a file, or a list of them; ``"year"`` too.
 
     Raises
@@ -72,7 +74,7 @@ def find_countable(name: str) -> Column:
     """
     if name == YEAR:
         return Column("records", YEAR, pa.int64())
-    column = find_column(name)
+    column = find_column(name, derived)
     if column.level == "images":
         raise UnknownColumnError(
             f"{name!r} differs between a file's images; name a column of files"
@@ -94,9 +96,9 @@ def _summarised(dataset: Dataset, by: Sequence[str]) -> pa.Table | None:
 
 
 def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
-    source = ["record_id", "file_id", "coalesce(images, 0) AS images"]
+    source = ["record_id", "files.file_id", "coalesce(images, 0) AS images"]
     for number, column in enumerate(columns):
-        key = f"{column.level}.{column.name}"
+        key = column.key
         if column.name == YEAR:
             key = "year(records.publication_date)"
         source.append(f"{key} AS c{number}")
@@ -107,6 +109,8 @@ def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
         tables = "all_records AS records LEFT JOIN selected AS files USING (record_id)"
     elif "records" in levels:
         tables += " JOIN all_records AS records USING (record_id)"
+    derived = derived_tables(columns)
+    tables += join_derived(dataset.snapshot, derived)
     rows = f"SELECT {', '.join(source)} FROM {tables}"
     for number, column in enumerate(columns):
         # One after another: two lists in one SELECT would be unrolled side by side.
@@ -119,7 +123,7 @@ def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
         + ", ".join([*(f"{name} DESC" for name in COUNTS), *(f"{key} NULLS LAST" for key in keys)])
     )
     named = {column.name for column in columns if column.level == "files"}
-    others = ("records",) if "records" in levels else ()
+    others = (*(("records",) if "records" in levels else ()), *map(derived_table, derived))
     with dataset.database({"file_id", "record_id", "n_images", *named}, others) as database:
         return database.table(query)
 

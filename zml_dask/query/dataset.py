@@ -149,8 +149,8 @@ class Dataset:
 
     @property
     def schema(self) -> dict[str, pa.Schema]:
-        """Names and types of the columns of ``files`` and ``records``, as pyarrow schemas."""
-        return {"files": FILES_SCHEMA, "records": RECORDS_SCHEMA}
+        """Columns of ``files``, ``records`` and the derived tables, as pyarrow schemas."""
+        return {"files": FILES_SCHEMA, "records": RECORDS_SCHEMA, **self.snapshot.derived}
 
     @property
     def is_unselected(self) -> bool:
@@ -282,7 +282,7 @@ class Dataset:
         ----------
         *names : str
             ``"path"``, ``"license"``; ``"records.n_images"`` where both tables
-            have a column of that name.
+            have a column of that name; ``"lines_of_code.code"`` of a derived table.
         start, stop : int
             Only the files from one position to another.
 
@@ -309,7 +309,8 @@ class Dataset:
             (see :func:`zml_dask.query.sql.parse_condition`), or a mask with a value for
             each of the view's files or images. ``n_lines`` is the file's;
             ``image_lines`` and ``segment`` are the image's own: with those,
-            single images are chosen.
+            single images are chosen. Columns of derived tables are called
+            ``lines_of_code.code``.
         **equals
             Column and the value it must have, or a list of them.
 
@@ -331,9 +332,10 @@ class Dataset:
         chosen, conditions = self.base, self.conditions
         if where is not None and not isinstance(where, str):
             chosen, conditions = mask_selection(self.selection, where), ()
-        new = tuple(equality(name, value) for name, value in equals.items())
+        derived = self.snapshot.derived
+        new = tuple(equality(name, value, derived) for name, value in equals.items())
         if isinstance(where, str):
-            new = (*new, parse_condition(where))
+            new = (*new, parse_condition(where, derived))
         return Dataset(self.snapshot, chosen, (*conditions, *new), self.whole)
 
     def sample(self, n: int, seed: int = 0) -> Dataset:
@@ -361,7 +363,7 @@ class Dataset:
     def sql(
         self, query: str, *, memory_limit: int | None = None, timeout: float | None = None
     ) -> duckdb.DuckDBPyRelation:
-        """Answer a SELECT over the tables ``files``, ``records`` and ``failures``.
+        """Answer a SELECT over ``files``, ``records``, ``failures`` and the derived tables.
 
         Of a view, ``files`` are its files and ``records`` theirs. The statement can do
         nothing but read these tables, so it may come from a stranger.

@@ -32,7 +32,6 @@ from fsspec import AbstractFileSystem
 from zml_dask.query.rows import Rows
 from zml_dask.query.sql import query_error
 from zml_dask.store.info import Part
-from zml_dask.store.layout import TABLES
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import StorageError
 
@@ -54,7 +53,7 @@ class Database:
     ----------
     snapshot : Snapshot
     tables : iterable of str
-        Of `layout.TABLES`; those that are asked for.
+        Of `layout.TABLES`, or ``derived/<name>``; those that are asked for.
     views : mapping of str to str
         Name of a view and its SELECT, in the order in which they are made.
     bits : mapping of str to Rows
@@ -111,20 +110,24 @@ class Database:
             run("SET lock_configuration = true")
 
     def _add_table(self, name: str) -> list[str]:
-        """Make ``all_<name>`` of a table's parts; return the paths that DuckDB has to read."""
+        """Make ``all_<name>`` of a table's parts; return the paths that DuckDB has to read.
+
+        Of a derived table it is ``all_derived_<name>``.
+        """
         snapshot = self._snapshot
+        view = f"all_{name.replace('/', '_')}"
         parts = snapshot.info.tables.get(name, ())
         if not parts or any(part.path in snapshot.held for part in parts):
-            self._copy(f"all_{name}", snapshot.scan(name))
+            self._copy(view, snapshot.scan(name))
             return []
         if snapshot.storage.is_local:
             paths = [str(Path(snapshot.storage.url, part.path)) for part in parts]
         else:
             snapshot.read_footers(parts)
             paths = [f"{_PROTOCOL}://{part.path}" for part in parts]
-        columns = ", ".join(f'"{column}"' for column in TABLES[name].names)
+        columns = ", ".join(f'"{column}"' for column in snapshot.info.table_schema(name).names)
         self._connection.execute(
-            f"CREATE VIEW all_{name} AS SELECT {columns} FROM read_parquet([{_listed(paths)}]) "
+            f"CREATE VIEW {view} AS SELECT {columns} FROM read_parquet([{_listed(paths)}]) "
             f"WHERE {snapshot.visible_sql(name)}"
         )
         return paths

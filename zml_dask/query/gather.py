@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from zml_dask.query.counting import find_countable
 from zml_dask.query.rows import Int64
 from zml_dask.query.selection import Selection
+from zml_dask.query.sql import Column
+from zml_dask.store.layout import derived_table
 from zml_dask.store.snapshot import Snapshot
 
 _ALL = slice(None)
@@ -36,7 +38,7 @@ def gather(
     pyarrow.Table
         A row a file, the columns called as they were asked for.
     """
-    columns = [find_countable(name) for name in names]
+    columns = [find_countable(name, snapshot.derived) for name in names]
     own = {column.name: None for column in columns if column.level == "files"}
     others = [column.name for column in columns if column.level == "records"]
     if others:
@@ -44,9 +46,21 @@ def gather(
     of_files = snapshot.take("files", selection.file_id[files], list(own))
     of_records = _records_of(snapshot, of_files["record_id"].to_numpy(), others) if others else {}
     arrays = [
-        (of_files if column.level == "files" else of_records)[column.name] for column in columns
+        _derived(snapshot, column, selection.file_id[files])
+        if column.level == "derived"
+        else (of_files if column.level == "files" else of_records)[column.name]
+        for column in columns
     ]
     return pa.table(dict(zip(names, arrays, strict=True)))
+
+
+def _derived(snapshot: Snapshot, column: Column, file_id: Int64) -> pa.ChunkedArray:
+    """Read a column of a derived table, whose row n is of file n; null for later files."""
+    name, _, field = column.name.partition(".")
+    table = derived_table(name)
+    known = int(np.searchsorted(file_id, snapshot.rows(table)))
+    found = snapshot.take(table, file_id[:known], [field])[field]
+    return pa.chunked_array([*found.chunks, pa.nulls(file_id.size - known, found.type)])
 
 
 def as_codes(values: pa.ChunkedArray) -> tuple[Int64, list[Any]]:

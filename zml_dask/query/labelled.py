@@ -37,7 +37,7 @@ class _FileColumn:
     def __init__(self, view: Dataset, name: str) -> None:
         self._view = view
         self._name = name
-        column = find_countable(name)
+        column = find_countable(name, view.snapshot.derived)
         text = pa.types.is_string(column.type)
         self.dtype = np.dtype(object) if text else column.type.to_pandas_dtype()
         self.shape = (len(view),)

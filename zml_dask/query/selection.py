@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 from zml_dask.errors import UsageError
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows, RowsBuilder
-from zml_dask.query.sql import Condition, parse_question
-from zml_dask.store.layout import FILES_SCHEMA, TABLES
+from zml_dask.query.sql import Column, Condition, derived_join, parse_question
+from zml_dask.store.layout import FILES_SCHEMA, TABLES, derived_table
 from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -150,7 +150,20 @@ def files_table(snapshot: Snapshot, columns: Collection[str]) -> str:
     return "files"
 
 
+def derived_tables(parts: Iterable[Condition | Column]) -> list[str]:
+    """Return the derived tables that conditions or columns name, each once."""
+    return sorted(set().union(*(part.derived for part in parts)))
+
+
+def join_derived(snapshot: Snapshot, names: Iterable[str]) -> str:
+    """Write the joins of derived tables with ``files``; see `sql.derived_join`."""
+    return "".join(
+        derived_join(name, snapshot.derived[name].names, f"all_derived_{name}") for name in names
+    )
+
+
 def select_files(
+    snapshot: Snapshot,
     wanted: str,
     conditions: Sequence[Condition],
     source: str = "all_files",
@@ -166,6 +179,7 @@ def select_files(
         if "records" in levels
         else ""
     )
+    join += join_derived(snapshot, derived_tables(conditions))
     tests = [f"(\n{condition.text}\n)" for condition in conditions]
     if base is not None:
         tests.append(CHOSEN)
@@ -199,13 +213,17 @@ def resolve(
     if reads_tables:
         tables.append("failures")
     views = {name: f"SELECT * FROM all_{name}" for name in tables} if reads_tables else {}
+    for name in derived_tables(conditions):
+        tables.append(derived_table(name))
+        if reads_tables:
+            views[name] = f"SELECT * FROM all_derived_{name}"
     values = {name: table for c in conditions for name, table in c.values.items()}
     bits = {} if base is None else {"chosen": base.files}
     info = snapshot.info
     file_bits, image_bits = RowsBuilder(info.counts.files), RowsBuilder(info.counts.images)
     with Database(snapshot, tuple(tables), views, bits=bits, values=values) as database:
         if by_image:
-            query = _select_images(conditions, f"all_{files}", base, info.shape.height)
+            query = _select_images(snapshot, conditions, f"all_{files}", base, info.shape.height)
             for batch in database.batches(query):
                 file_bits.add(batch["file_id"].to_numpy())
                 image_bits.add(batch["image"].to_numpy())
@@ -214,7 +232,11 @@ def resolve(
             found = Selection(snapshot, file_bits.finish(), rows)
             return found if chosen is rows else found.with_images(chosen)
         query = select_files(
-            "files.file_id, files.first_image, files.n_images", conditions, f"all_{files}", base
+            snapshot,
+            "files.file_id, files.first_image, files.n_images",
+            conditions,
+            f"all_{files}",
+            base,
         )
         for batch in database.batches(query):
             file_bits.add(batch["file_id"].to_numpy())
@@ -228,16 +250,21 @@ def resolve(
 
 
 def _select_images(
-    conditions: Sequence[Condition], source: str, base: Selection | None, height: int
+    snapshot: Snapshot,
+    conditions: Sequence[Condition],
+    source: str,
+    base: Selection | None,
+    height: int,
 ) -> str:
     """Write the SELECT of single images, each a row with ``segment`` and ``image_lines``."""
     of_files = [condition for condition in conditions if "images" not in condition.levels]
-    files = select_files("files.*", of_files, source, base)
+    files = select_files(snapshot, "files.*", of_files, source, base)
     images = f"SELECT *, unnest(range(n_images)) AS segment FROM ({files})"
     lines = f"least(n_lines - segment * {height}, {height})"
     images = f"(SELECT *, {lines} AS image_lines FROM ({images}))"
     of_images = [condition for condition in conditions if "images" in condition.levels]
-    return select_files("files.file_id, files.first_image + segment AS image", of_images, images)
+    wanted = "files.file_id, files.first_image + segment AS image"
+    return select_files(snapshot, wanted, of_images, images)
 
 
 class MaskError(UsageError):
@@ -298,13 +325,15 @@ def open_selected(
     named = {c.name for one in conditions for c in one.columns if c.level == "files"}
     files = files_table(dataset.snapshot, columns | named)
     levels = {level for condition in conditions for level in condition.levels}
+    others = ["records"] if "records" in levels else []
+    others += map(derived_table, derived_tables(conditions))
     values: dict[str, pa.Array | pa.Table] = {
         name: array for condition in conditions for name, array in condition.values.items()
     }
     bits = {}
     if inline:
         wanted = "files.*, files.n_images AS images"
-        selected = select_files(wanted, conditions, f"all_{files}")
+        selected = select_files(dataset.snapshot, wanted, conditions, f"all_{files}")
     else:
         bits["chosen"] = dataset.selection.files
         if dataset.selection.chosen is None:
@@ -319,7 +348,7 @@ def open_selected(
         selected = f"SELECT {wanted} FROM {counted} AS files WHERE {CHOSEN}"
     return Database(
         dataset.snapshot,
-        tuple(dict.fromkeys([files, *tables, *(["records"] if "records" in levels else [])])),
+        tuple(dict.fromkeys([files, *tables, *others])),
         {"selected": selected, **(views or {})},
         bits=bits,
         values=values,
@@ -329,9 +358,10 @@ def open_selected(
 
 def open_question(dataset: Dataset, query: str, memory_limit: int | None = None) -> Database:
     """Open a database with the tables that a SELECT reads."""
-    question = parse_question(query)
+    derived = dataset.snapshot.derived
+    question = parse_question(query, derived)
     named = set(FILES_SCHEMA.names)
-    columns = named if question.has_star else {*(question.columns & named), "record_id"}
+    columns = named if question.has_star else {*(question.columns & named), "record_id", "file_id"}
     views = {"files": "SELECT * EXCLUDE (images) FROM selected"}
     tables = []
     if "records" in question.tables:
@@ -342,4 +372,9 @@ def open_question(dataset: Dataset, query: str, memory_limit: int | None = None)
     if "failures" in question.tables:
         tables.append("failures")
         views["failures"] = "SELECT * FROM all_failures"
+    for name in sorted(question.tables & derived.keys()):
+        tables.append(derived_table(name))
+        views[name] = f"SELECT * FROM all_derived_{name}" + (
+            "" if dataset.is_unselected else " WHERE file_id IN (SELECT file_id FROM selected)"
+        )
     return open_selected(dataset, columns, tuple(tables), views, memory_limit=memory_limit)

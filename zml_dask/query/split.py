@@ -27,7 +27,9 @@ from zml_dask.errors import UsageError
 from zml_dask.query.counting import find_countable
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows
-from zml_dask.query.sql import quoted
+from zml_dask.query.selection import derived_tables, join_derived
+from zml_dask.query.sql import Derived, quoted
+from zml_dask.store.layout import derived_table
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
@@ -88,7 +90,7 @@ def assign_parts(
     _check(fractions)
     names = sorted(fractions)
     edges = np.cumsum([fractions[name] for name in names])[:-1]
-    group, columns = _group(by)
+    group, columns, derived = _group(by, dataset.snapshot.derived)
     prefix = quoted(f"{seed}:")
     # A number from 0 to 1 for each group: always the same one.
     drawn = (
@@ -98,7 +100,9 @@ def assign_parts(
     parts = np.full(dataset.info.counts.files, _NOWHERE, np.uint8)
     needs_records = "records." in group
     join = " JOIN all_records AS records USING (record_id)" if needs_records else ""
-    with dataset.database({*columns, "file_id", "record_id", *_CONTENTS}, ("records",)) as database:
+    join += join_derived(dataset.snapshot, derived)
+    tables = ("records", *map(derived_table, derived))
+    with dataset.database({*columns, "file_id", "record_id", *_CONTENTS}, tables) as database:
         # Short hashes of the hashes: enough to tell what comes once.
         contents = ", ".join(
             f"CASE WHEN files.{name} IS NOT NULL THEN hash(files.{name}) END AS {name}"
@@ -155,20 +159,24 @@ def _check(fractions: Mapping[str, float]) -> None:
         raise SplitError(f"a split has at most {_MOST_PARTS} parts, not {len(shares)}")
 
 
-def _group(by: str) -> tuple[str, set[str]]:
-    """Write the name of the group that stays together, and which columns of files it needs.
+def _group(by: str, derived: Derived) -> tuple[str, set[str], list[str]]:
+    """Write the name of the group that stays together; name the columns and tables it needs.
 
     What has no value stands for itself: a record without a concept is one, and a file
     whose bytes were not read has nobody's content.
     """
     if by == "record":
-        return "files.record_id::VARCHAR", set()
+        return "files.record_id::VARCHAR", set(), []
     if by == "file":
-        return "coalesce(files.sha256, 'file ' || files.file_id)", {"sha256"}
-    column = find_countable("records.concept_id" if by == "concept" else by)
+        return "coalesce(files.sha256, 'file ' || files.file_id)", {"sha256"}, []
+    column = find_countable("records.concept_id" if by == "concept" else by, derived)
     if pa.types.is_list(column.type):
         raise SplitError(f"{by!r} holds lists; a split needs one value a file")
     own = "" if by == "concept" else "record "
-    name = f"{column.level}.{column.name}"
+    name = column.key
     of_files = {column.name} if column.level == "files" else set()
-    return f"coalesce({name}::VARCHAR, '{own}' || files.record_id)", of_files
+    return (
+        f"coalesce({name}::VARCHAR, '{own}' || files.record_id)",
+        of_files,
+        derived_tables([column]),
+    )

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Literal
@@ -23,10 +23,10 @@ import duckdb
 import pyarrow as pa
 
 from zml_dask.errors import UsageError
-from zml_dask.store.layout import FAILURES_SCHEMA, FILES_SCHEMA, RECORDS_SCHEMA
+from zml_dask.store.layout import COLUMN_TYPES, FAILURES_SCHEMA, FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.text_safety import escape_text
 
-Level = Literal["files", "records", "images"]
+Level = Literal["files", "records", "images", "derived"]
 
 SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "files": FILES_SCHEMA,
@@ -88,19 +88,30 @@ class UnknownColumnError(QueryError):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the files or the records, or a property of each image.
+    """A column of the files, the records or a derived table, or a property of each image.
 
     Attributes
     ----------
     level : Level
-        ``"images"``: calculated, a value an image.
+        ``"images"``: calculated, one value per image.
     name : str
+        Of a derived table's column, ``table.column``.
     type : pyarrow.DataType
     """
 
     level: Level
     name: str
     type: pa.DataType
+
+    @property
+    def key(self) -> str:
+        """How it is said in SQL where the tables are joined."""
+        return self.name if self.level in ("images", "derived") else f"{self.level}.{self.name}"
+
+    @property
+    def derived(self) -> frozenset[str]:
+        """The derived table that it is of, if any."""
+        return frozenset({self.name.partition(".")[0]} if self.level == "derived" else ())
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,8 @@ class Condition:
         Tables of one column, ``value``, that the text names.
     has_subquery : bool
         Whether it reads the tables itself.
+    derived : frozenset of str
+        Derived tables that it names.
     """
 
     text: str
@@ -127,6 +140,7 @@ class Condition:
     named: tuple[tuple[str, str], ...] = ()
     values: Mapping[str, pa.Array] = field(default_factory=dict)
     has_subquery: bool = False
+    derived: frozenset[str] = frozenset()
 
     @property
     def levels(self) -> frozenset[Level]:
@@ -141,7 +155,7 @@ class Question:
     Attributes
     ----------
     tables : frozenset of str
-        Of `SCHEMAS`.
+        Of `SCHEMAS`, or derived ones.
     columns : frozenset of str
         All names of columns in it, in lower case.
     has_star : bool
@@ -165,13 +179,21 @@ _BY_KEY: Final[Mapping[str, Column]] = {
 _SHARED = frozenset(_FILES) & frozenset(_RECORDS)
 
 
-def find_column(name: str) -> Column:
+Derived = Mapping[str, pa.Schema]
+"""Name of a derived table -> its columns."""
+
+NO_TABLES: Final[Derived] = {}
+
+
+def find_column(name: str, derived: Derived = NO_TABLES) -> Column:
     """Find a column; where files and records both have one of that name, the files' one.
 
     Parameters
     ----------
     name : str
         ``"path"``, or ``"records.n_images"`` to say which table.
+    derived : mapping
+        Derived tables, whose columns are named ``table.column``.
 
     Raises
     ------
@@ -188,9 +210,24 @@ def find_column(name: str) -> Column:
     """
     folded = name.lower() if isinstance(name, str) else name
     found = _BY_NAME.get(folded) or _BY_KEY.get(folded)
+    if found is None and isinstance(folded, str):
+        found = _derived_column(folded.split("."), derived)
     if found is None:
         raise _unknown(str(name))
     return found
+
+
+def _derived_column(names: list[str], derived: Derived) -> Column | None:
+    """Find a column of a derived table; None where no such table is named."""
+    if len(names) < 2 or names[0] not in derived:
+        return None
+    schema = derived[names[0]]
+    if names[1] not in schema.names:
+        raise UnknownColumnError(
+            f"derived table {names[0]!r} has no column {names[1]!r}; it has "
+            f"{', '.join(schema.names)}"
+        )
+    return Column("derived", ".".join(names[:2]), schema.field(names[1]).type)
 
 
 def _unknown(name: str) -> UnknownColumnError:
@@ -204,7 +241,7 @@ def _unknown(name: str) -> UnknownColumnError:
     return UnknownColumnError(f"no column {shown}; there are {', '.join(_BY_NAME)}")
 
 
-def parse_condition(text: str) -> Condition:
+def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
     """Read a SQL condition over the columns of files, records and single images.
 
     Parameters
@@ -217,6 +254,8 @@ def parse_condition(text: str) -> Condition:
         ``path.contains('src/')``, ``'astronomy' in keywords``,
         ``year(publication_date) >= 2015``. It may run over several lines. A
         comparison with what is missing is neither true nor false.
+    derived : mapping
+        Derived tables, whose columns are named ``table.column``.
 
     Raises
     ------
@@ -240,10 +279,11 @@ def parse_condition(text: str) -> Condition:
     template.pop("where_clause")
     if where is None or _without_places(node) != _without_places(template):
         raise _refused(text, "it is more than one condition")
-    _check(where, text)
+    tables = _check(where, text, derived)
     found: dict[int, tuple[str, Column]] = {}
     for place, names in _columns_of(where):
         column = _BY_NAME.get(names[0]) or _BY_KEY.get(".".join(names[:2]))
+        column = column or _derived_column(names, derived)
         if column is not None:
             found[place] = (names[0], column)
     _check_habits(where, text)
@@ -253,17 +293,20 @@ def parse_condition(text: str) -> Condition:
         if first in _SHARED:
             at = place - len(before)
             data = data[:at] + b"%s." % column.level.encode() + data[at:]
+    columns = frozenset(column for _, column in found.values())
+    joined: set[str] = set().union(*(column.derived for column in columns))
     condition = Condition(
         data.decode(),
-        frozenset(column for _, column in found.values()),
+        columns,
         tuple(_named(where)),
         has_subquery=any(part.get("class") == "SUBQUERY" for part in _nodes(where)),
+        derived=frozenset(joined | (tables & derived.keys())),
     )
-    _try(condition.text, text)
+    _try(condition, text, derived)
     return condition
 
 
-def equality(name: str, value: object) -> Condition:
+def equality(name: str, value: object, derived: Derived = NO_TABLES) -> Condition:
     """Make the condition that a column equals a value, or one of a list of values.
 
     Examples
@@ -271,8 +314,8 @@ def equality(name: str, value: object) -> Condition:
     >>> equality("language", ["C", None]).text
     "(files.language IN ('C') OR files.language IS NULL)"
     """
-    column = find_column(name)
-    key = column.name if column.level == "images" else f"{column.level}.{column.name}"
+    column = find_column(name, derived)
+    key, joined = column.key, column.derived
     several = isinstance(value, (list, tuple, set, frozenset)) or hasattr(value, "tolist")
     plain = value.tolist() if hasattr(value, "tolist") else value
     listed = isinstance(plain, (list, tuple, set, frozenset))
@@ -283,7 +326,8 @@ def equality(name: str, value: object) -> Condition:
         if kinds <= {int} or kinds == {str}:
             table = f"values_{abs(hash(tuple(items))):x}"
             values = pa.array(items, pa.int64() if kinds <= {int} else pa.string())
-            return Condition(f"{key} IN (SELECT value FROM {table})", columns, (), {table: values})
+            text = f"{key} IN (SELECT value FROM {table})"
+            return Condition(text, columns, (), {table: values}, derived=joined)
     literals = [_literal(column, name, item) for item in items if item is not None]
     tests = []
     if listed and literals:
@@ -294,10 +338,12 @@ def equality(name: str, value: object) -> Condition:
         tests.append(f"{key} IS NULL")
     text = tests[0] if len(tests) == 1 else f"({' OR '.join(tests)})" if tests else "false"
     named = tuple((column.name, item) for item in items if isinstance(item, str))
-    return Condition(text, columns, named if len(items) == 1 else ())
+    return Condition(text, columns, named if len(items) == 1 else (), derived=joined)
 
 
 def _literal(column: Column, name: str, value: object) -> str:
+    if pa.types.is_boolean(column.type) and isinstance(value, bool):
+        return "true" if value else "false"
     is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise QueryError(
@@ -328,8 +374,14 @@ def _can_be_stored(text: str) -> bool:
     return not any(0xD800 <= ord(char) < 0xE000 for char in text)
 
 
-def parse_question(text: str) -> Question:
+def parse_question(text: str, derived: Derived = NO_TABLES) -> Question:
     """Check that a text is one SELECT over the dataset's tables and does nothing else.
+
+    Parameters
+    ----------
+    text : str
+    derived : mapping
+        Derived tables, which are among them.
 
     Raises
     ------
@@ -338,7 +390,7 @@ def parse_question(text: str) -> Question:
     if not text.strip():
         raise QueryError("the question is empty; give a SELECT over files, records or failures")
     node = _parse(text, text)
-    tables = _check(node, text)
+    tables = _check(node, text, derived)
     columns: set[str] = set()
     for _, names in _columns_of(node, subqueries=True):
         columns.update(names)
@@ -416,7 +468,7 @@ def _without_places(tree: dict[str, Any]) -> str:
     return re.sub(r'"query_location(_length)?": \d+', "", json.dumps(tree))
 
 
-def _check(tree: dict[str, Any], shown: str) -> set[str]:
+def _check(tree: dict[str, Any], shown: str, derived: Derived) -> set[str]:
     """Refuse whatever reads anything but the dataset's tables; return those it reads."""
     own = {
         entry["key"].lower()
@@ -424,13 +476,15 @@ def _check(tree: dict[str, Any], shown: str) -> set[str]:
         for entry in (node.get("cte_map") or {}).get("map", ())
     }
     tables: set[str] = set()
+    known = {*SCHEMAS, *derived}
     for node in _nodes(tree):
         kind = node.get("type")
         if kind == "BASE_TABLE":
             name = str(node["table_name"]).lower()
-            if node.get("schema_name") or node.get("catalog_name") or name not in {*own, *SCHEMAS}:
-                raise _refused(shown, f"there is no table {name!r}; ask files, records or failures")
-            tables |= {name} & set(SCHEMAS)
+            if node.get("schema_name") or node.get("catalog_name") or name not in own | known:
+                there = ", ".join([*SCHEMAS, *sorted(derived)])
+                raise _refused(shown, f"there is no table {name!r}; there are {there}")
+            tables |= {name} & known
         elif kind == "TABLE_FUNCTION":
             function = node["function"]
             if _name_of(function) not in _TABLE_FUNCTIONS:
@@ -498,7 +552,9 @@ def _name_and_text(left: dict[str, Any], right: dict[str, Any]) -> tuple[Column 
     column = text = None
     for side in (left, right):
         if side.get("class") == "COLUMN_REF":
-            column = _BY_NAME.get(side["column_names"][-1].lower())
+            # Of a derived table it is none of ours, whatever it is called.
+            names = [name.lower() for name in side["column_names"]]
+            column = _BY_NAME.get(names[0]) or _BY_KEY.get(".".join(names))
         literal = side.get("literal") or {}
         if literal.get("kind") == "STRING":
             text = literal["text"]
@@ -526,17 +582,37 @@ def _check_habits(where: dict[str, Any], shown: str) -> None:
                 raise _refused(shown, "one of several is written language in ('C', 'C++')")
 
 
+_SQL_TYPES: Final = dict(COLUMN_TYPES.values())
 _EXAMPLE = "write it like \"language == 'Python' and n_lines >= 30\""
 
 
-def _try(condition: str, shown: str) -> None:
+def derived_join(name: str, columns: Iterable[str], source: str) -> str:
+    """Write the join of a derived table with ``files``, as a column of structs of its name.
+
+    So its columns are called ``table.column`` and none is ever taken for one of the files.
+    """
+    fields = ", ".join(f'"{column}": "{column}"' for column in columns)
+    return (
+        f' LEFT JOIN (SELECT file_id AS "{name}.file_id", {{{fields}}} AS "{name}" '
+        f'FROM {source}) AS "derived {name}" ON files.file_id = "{name}.file_id"'
+    )
+
+
+def _try(parsed: Condition, shown: str, derived: Derived) -> None:
     """Ask a condition of tables that hold nothing: DuckDB says what is wrong with it."""
+    condition = parsed.text
     tables = "FROM files JOIN records ON files.record_id = records.record_id"
+    before = []
+    for name in sorted(parsed.derived):
+        row = ", ".join(f'NULL::{_SQL_TYPES[c.type]} AS "{c.name}"' for c in derived[name])
+        before.append(f'"{name}" AS (SELECT {row})')
+        tables += derived_join(name, derived[name].names, f'"{name}"')
+    begin = f"WITH {', '.join(before)} " if before else ""
     try:
-        described = _ask(f"DESCRIBE SELECT (\n{condition}\n) AS answer {tables}")
+        described = _ask(f"DESCRIBE {begin}SELECT (\n{condition}\n) AS answer {tables}")
         if described[0][1] not in ("BOOLEAN", '"NULL"'):
             raise _refused(shown, "it is not a condition; compare it with something")
-        _ask(f"SELECT 1 {tables} WHERE (\n{condition}\n)")
+        _ask(f"{begin}SELECT 1 {tables} WHERE (\n{condition}\n)")
     except duckdb.Error as error:
         raise query_error(shown, error) from error
 
@@ -544,6 +620,11 @@ def _try(condition: str, shown: str) -> None:
 def query_error(text: str, error: Exception) -> QueryError:
     """Say in one line why DuckDB refuses a text, and what to write instead."""
     message = str(error)
+    table = re.search(r'[Rr]eferenced table "([a-z_0-9]+)" not found', message)
+    if table is not None:
+        return _refused(
+            text, f"there is no table {table[1]!r}; zml-dask derive DATASET NAME makes one"
+        )
     found = re.search(r'column "?([^"!\n]+?)"? not found|column named "([^"\n]+)"', message)
     if found is not None:
         name = next(group for group in found.groups() if group)

@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
 import zarr
 
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.store.layout import (
+    COLUMN_TYPES,
     DATASET_JSON,
+    DERIVED,
     IMAGES_ZARR,
     LEGACY,
     LOCK,
@@ -25,6 +28,8 @@ from zml_dask.store.layout import (
     ArraySpec,
     ImageShape,
     check_arrays,
+    derived_schema,
+    derived_table,
     image_arrays,
 )
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
@@ -120,6 +125,36 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class DerivedTable:
+    """Where the columns of a derived table came from; its parts are among the other tables'.
+
+    Attributes
+    ----------
+    columns : tuple of (str, str)
+        Names, and types as keys of `layout.COLUMN_TYPES`.
+    function : str
+        Module and name.
+    fingerprint : str
+        Hash of the function's code, hex: with other code all rows are computed anew.
+    software : mapping of str to str
+        Versions of what the last rows were computed with.
+    errors : int
+        Rows for which the function failed; they say why.
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    function: str
+    fingerprint: str
+    software: Mapping[str, str]
+    errors: int = 0
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns as they are stored."""
+        return derived_schema(self.columns)
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """Everything ``dataset.json`` says.
 
@@ -130,7 +165,7 @@ class DatasetInfo:
         Rows of `images.zarr` and of the tables that count; arrays may be
         longer while a commit is under way, and end here for a reader.
     tables : mapping of str to tuple of Part
-        Parts of each of `layout.TABLES`, in row order.
+        Parts of each of `layout.TABLES`, and of derived tables, in row order.
     arrays : tuple of ArraySpec
         Type, chunk and shard size of each array, ``images`` first.
     boundary_shards : tuple of WrittenObject
@@ -144,6 +179,8 @@ class DatasetInfo:
         What was committed after each commit.
     options, software, harvest : mapping
         How the dataset was made; not interpreted by the store.
+    derived : mapping of str to DerivedTable
+        Tables computed from the files, by name. Not written where there are none.
     generation : int
         How often ``dataset.json`` was replaced; `replace_info` sees by it that
         nobody else has.
@@ -165,6 +202,7 @@ class DatasetInfo:
     software: Mapping[str, str] = field(default_factory=dict)
     harvest: Mapping[str, Any] | None = None
     next_part: Mapping[str, int] = field(default_factory=dict)
+    derived: Mapping[str, DerivedTable] = field(default_factory=dict)
     generation: int = 0
     schema_version: int = SCHEMA_VERSION
 
@@ -182,6 +220,20 @@ class DatasetInfo:
         """
         return next(spec for spec in self.arrays if spec.name == name)
 
+    def table_schema(self, table: str) -> pa.Schema:
+        """Return the columns of a table: one of `layout.TABLES`, or ``derived/<name>``.
+
+        Examples
+        --------
+        >>> DatasetInfo().table_schema("withdrawn").names
+        ['record_id', 'reason']
+        """
+        return TABLES[table] if table in TABLES else self._derived_schemas[table]
+
+    @property
+    def _derived_schemas(self) -> dict[str, pa.Schema]:
+        return {derived_table(name): table.schema for name, table in self.derived.items()}
+
     def to_bytes(self) -> bytes:
         """Arrange as JSON that carries a checksum of itself.
 
@@ -191,6 +243,8 @@ class DatasetInfo:
         True
         """
         plain = {"format": FORMAT, **asdict(self)}
+        if not self.derived:
+            del plain["derived"]
         plain["sha256"] = _digest(plain)
         return json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -247,6 +301,12 @@ def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
     for table, rows in ("files", counts.files), ("records", counts.records):
         if sum(part["rows"] for part in plain["tables"][table]) != rows:
             raise ValueError(f"its parts of {table} do not have the {rows} rows that it counts")
+    derived = {name: _derived(name, item) for name, item in plain.get("derived", {}).items()}
+    for name in plain["tables"].keys() - TABLES.keys():
+        if name.removeprefix(f"{DERIVED}/") not in derived:
+            raise ValueError(f"there is a table {name!r}")
+        if sum(part["rows"] for part in plain["tables"][name]) > counts.files:
+            raise ValueError(f"{name} has more rows than there are files")
     return DatasetInfo(
         shape=shape,
         counts=counts,
@@ -262,6 +322,7 @@ def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
         software={**plain["software"]},
         harvest=None if plain["harvest"] is None else {**plain["harvest"]},
         next_part=_whole(plain["next_part"]),
+        derived=derived,
         generation=_whole({"generation": plain["generation"]})["generation"],
         schema_version=plain["schema_version"],
     )
@@ -274,9 +335,23 @@ def _whole(numbers: Mapping[str, Any], least: int = 0) -> dict[str, int]:
     return {**numbers}
 
 
+DERIVED_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
+"""What a derived table, and a column of one, may be called."""
+
+
+def _derived(name: str, plain: Mapping[str, Any]) -> DerivedTable:
+    columns = tuple((column, kind) for column, kind in plain["columns"])
+    table = DerivedTable(**{**plain, "columns": columns})
+    for known in (name, *dict(columns)):
+        if not DERIVED_NAME.fullmatch(known):
+            raise ValueError(f"there is a derived table or column {known!r}")
+    if not {kind for _, kind in columns} <= COLUMN_TYPES.keys():
+        raise ValueError(f"the types of derived table {name!r} are {table.columns!r}")
+    _whole({"errors": table.errors})
+    return table
+
+
 def _part(table: str, plain: Mapping[str, Any]) -> Part:
-    if table not in (*TABLES, "manifest"):
-        raise ValueError(f"there is a table {table!r}")
     part = Part(**plain)
     _whole({"rows": part.rows, "size": part.size})
     if not re.fullmatch(
@@ -310,6 +385,7 @@ def ensure_ours(storage: Storage) -> None:
 
 _NAMES = {
     DATASET_JSON,
+    DERIVED,
     IMAGES_ZARR,
     LEGACY,
     LOCK,

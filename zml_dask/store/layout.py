@@ -7,6 +7,7 @@ readers that do not use this package.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +28,7 @@ IMAGES_ZARR = "images.zarr"
 PLAN = f"{STAGING}/commit/plan.arrow"
 """The plan of the commit that is under way."""
 LEGACY = "legacy"
+DERIVED = "derived"
 
 _MAX_BLOSC_BYTES = 2**31 - 32
 _MAX_CHUNK_BYTES = 2**27
@@ -290,6 +292,53 @@ TABLES = {
 }
 """Table -> its columns. Each lies in parts in a folder, ``<table>.parquet/``;
 ``dataset.json`` names those that count."""
+
+
+DERIVED_KEYS = (
+    pa.field("file_id", pa.int64(), nullable=False),
+    pa.field("record_id", pa.int64(), nullable=False),
+)
+"""First columns of every derived table; its row *n* is of file *n*."""
+
+COLUMN_TYPES = {
+    "bool": (pa.bool_(), "BOOLEAN"),
+    "int8": (pa.int8(), "TINYINT"),
+    "int16": (pa.int16(), "SMALLINT"),
+    "int32": (pa.int32(), "INTEGER"),
+    "int64": (pa.int64(), "BIGINT"),
+    "float": (pa.float32(), "FLOAT"),
+    "double": (pa.float64(), "DOUBLE"),
+    "string": (pa.string(), "VARCHAR"),
+    "binary": (pa.binary(), "BLOB"),
+    "date32": (pa.date32(), "DATE"),
+    "list<int64>": (pa.list_(pa.int64()), "BIGINT[]"),
+    "list<float>": (pa.list_(pa.float32()), "FLOAT[]"),
+    "list<string>": (pa.list_(pa.string()), "VARCHAR[]"),
+}
+"""Types that a column of a derived table may have: by name, for Arrow and in SQL."""
+
+
+def derived_table(name: str) -> str:
+    """Return what the parts of a derived table go by in ``dataset.json``.
+
+    Examples
+    --------
+    >>> derived_table("lines_of_code")
+    'derived/lines_of_code'
+    """
+    return f"{DERIVED}/{name}"
+
+
+def derived_schema(columns: Iterable[tuple[str, str]]) -> pa.Schema:
+    """Return the columns of a derived table, by their names and the names of their types.
+
+    Examples
+    --------
+    >>> derived_schema([("code", "int32")]).names
+    ['file_id', 'record_id', 'code', 'error']
+    """
+    fields = (pa.field(name, COLUMN_TYPES[kind][0]) for name, kind in columns)
+    return pa.schema([*DERIVED_KEYS, *fields, pa.field("error", pa.string())])
 
 
 def part_path(table: str, number: int, digest: str) -> str:

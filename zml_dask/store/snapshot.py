@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from zml_dask.errors import UsageError
 from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.info import DatasetInfo, Part, committed_info
-from zml_dask.store.layout import SUMMARY_SCHEMA, TABLES
+from zml_dask.store.layout import SUMMARY_SCHEMA
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.summary import LeftOut, add_up, recorded_limit
 
@@ -137,6 +137,11 @@ class Snapshot:
             return frozenset()
         return frozenset(self.scan("withdrawn", ["record_id"])["record_id"].to_pylist())
 
+    @cached_property
+    def derived(self) -> dict[str, pa.Schema]:
+        """Columns of the derived tables, by the tables' names."""
+        return {name: table.schema for name, table in sorted(self.info.derived.items())}
+
     def left_out(self) -> LeftOut:
         """Count the files that were left out for their size; reads the summary alone."""
         is_large = (pc.field("dimension") == "status") & (pc.field("value") == "too_large")
@@ -172,7 +177,7 @@ class Snapshot:
         Parameters
         ----------
         table : str
-            A key of `layout.TABLES`.
+            A key of `layout.TABLES`, or ``derived/<name>``.
         columns : sequence of str, optional
             Default: all.
         where : pyarrow.compute.Expression, optional
@@ -190,14 +195,14 @@ class Snapshot:
             If a part is missing, or not a Parquet file.
         """
         parts = self.info.tables.get(table, ())
-        names = TABLES[table].names if columns is None else list(columns)
+        names = self.info.table_schema(table).names if columns is None else list(columns)
         where = where if with_withdrawn else self._visible(table, where)
         self.read_footers(parts)
 
         def read(part: Part) -> pa.Table:
             return self._scan_part(table, part, names, where)
 
-        return _gather(table, names, _map(read, parts))
+        return _gather(table, self._wide(table, names), _map(read, parts))
 
     def scan_part(
         self,
@@ -207,9 +212,9 @@ class Snapshot:
         where: pc.Expression | None = None,
     ) -> pa.Table:
         """Read what `scan` reads, of one part only: for tasks that share the work."""
-        names = TABLES[table].names if columns is None else list(columns)
+        names = self.info.table_schema(table).names if columns is None else list(columns)
         found = self._scan_part(table, part, names, self._visible(table, where))
-        return _gather(table, names, iter([found]))
+        return _gather(table, self._wide(table, names), iter([found]))
 
     def take(self, table: str, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Read some columns of rows by their numbers; row groups without any are not read.
@@ -239,9 +244,9 @@ class Snapshot:
 
         def read(task: tuple[Part, NDArray[np.int64]]) -> pa.Table:
             source = self._arrow_file(task[0])
-            return pa.concat_tables(_take(source, task[1], _wide(table, columns)))
+            return pa.concat_tables(_take(source, task[1], self._wide(table, columns)))
 
-        return _gather(table, columns, _map(read, tasks))
+        return _gather(table, self._wide(table, columns), _map(read, tasks))
 
     def record(self, record_id: int) -> dict[str, Any]:
         """Return a record's row.
@@ -279,7 +284,7 @@ class Snapshot:
         return f"record_id NOT IN ({', '.join(map(str, sorted(self.withdrawn)))})"
 
     def _hides(self, table: str) -> bool:
-        has_records = "record_id" in TABLES[table].names
+        has_records = "record_id" in self.info.table_schema(table).names
         return table != "withdrawn" and has_records and bool(self.withdrawn)
 
     def _visible(self, table: str, where: pc.Expression | None) -> pc.Expression | None:
@@ -296,11 +301,21 @@ class Snapshot:
         try:
             fragment = pads.ParquetFileFormat().make_fragment(self._arrow_file(part))
             found: pa.Table = fragment.to_table(
-                schema=TABLES[table], columns=list(columns), filter=where
+                schema=self.info.table_schema(table), columns=list(columns), filter=where
             )
         except (pa.ArrowException, EOFError) as error:
             raise _unreadable(part.path, error) from error
         return found
+
+    def _wide(self, table: str, columns: Sequence[str]) -> pa.Schema:
+        """Columns of a table with 64-bit offsets where they hold text.
+
+        Those of `pyarrow.string` end at 2 GiB, which 33 million SHA-256 fill: taking rows of
+        such a column, or combining its chunks, overflows.
+        """
+        wide = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.list_(pa.large_string())}
+        fields = map(self.info.table_schema(table).field, columns)
+        return pa.schema([one.with_type(wide.get(one.type, one.type)) for one in fields])
 
     def open_part(self, part: Part) -> io.RawIOBase | io.BytesIO:
         """Open a part as a seekable file; its footer is read once, whoever opens it."""
@@ -406,8 +421,7 @@ def _map(function: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> Iterat
         yield from pool.map(function, tasks)
 
 
-def _gather(table: str, columns: Sequence[str], found: Iterator[pa.Table]) -> pa.Table:
-    schema = _wide(table, columns)
+def _gather(table: str, schema: pa.Schema, found: Iterator[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in found)])
     except (pa.ArrowException, EOFError) as error:
@@ -416,17 +430,6 @@ def _gather(table: str, columns: Sequence[str], found: Iterator[pa.Table]) -> pa
 
 def _unreadable(what: str, error: Exception) -> StorageError:
     return StorageError(f"{what} cannot be read ({error}); run zml-dask verify on the dataset")
-
-
-def _wide(table: str, columns: Sequence[str]) -> pa.Schema:
-    """Columns of a table with 64-bit offsets where they hold text.
-
-    Those of `pyarrow.string` end at 2 GiB, which 33 million SHA-256 fill: taking rows of
-    such a column, or combining its chunks, overflows.
-    """
-    wide = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.list_(pa.large_string())}
-    fields = (TABLES[table].field(name) for name in columns)
-    return pa.schema([column.with_type(wide.get(column.type, column.type)) for column in fields])
 
 
 def _take(

@@ -189,7 +189,7 @@ def _extend_tables(
     storage: Storage, base: DatasetInfo, plan: CommitPlan, results: list[TaskResult]
 ) -> tuple[dict[str, tuple[Part, ...]], dict[str, int]]:
     """Add the tasks' parts; write the failures anew where they have changed."""
-    tables = {name: base.tables.get(name, ()) for name in TABLES}
+    tables = {**dict.fromkeys(TABLES, ()), **base.tables}
     next_part = dict(base.next_part)
     for result in results:
         if result.part is not None:

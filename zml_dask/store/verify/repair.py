@@ -21,7 +21,7 @@ from zml_dask.store.commit.plan import CommitPlan, CommitTask, TaskKind
 from zml_dask.store.commit.tasks import in_language_order, index_columns, perform, write_shard
 from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import DatasetDamagedError, DatasetInfo, NotADatasetError, committed_info
-from zml_dask.store.layout import FILES_BY_LANGUAGE_SCHEMA, IMAGES_ZARR, ArraySpec
+from zml_dask.store.layout import DERIVED, FILES_BY_LANGUAGE_SCHEMA, IMAGES_ZARR, ArraySpec
 from zml_dask.store.shards import ShardBuilder
 from zml_dask.store.staging.index import StagingIndex
 from zml_dask.store.staging.packs import failures_table
@@ -121,6 +121,9 @@ def _make(
         aside.write(path, metadata[path], durable=False)
         return
     folder, name = path.split("/")[:2]
+    if folder == DERIVED:
+        table = name.removesuffix(".parquet")
+        raise _CannotRepairError(f"run zml-dask derive DATASET {table} --again")
     if folder == IMAGES_ZARR:
         spec, shard = info.array(name), int(path.split("/")[3])
         start, stop = shard * spec.shard, min((shard + 1) * spec.shard, info.counts.images)

@@ -26,6 +26,7 @@ from zml_dask.store.info import (
 )
 from zml_dask.store.layout import (
     DATASET_JSON,
+    DERIVED,
     IMAGES_ZARR,
     LEGACY,
     LOCK,
@@ -302,7 +303,7 @@ def note_leftovers(
         if name == STAGING:
             staged = len(storage.list(name))
         else:
-            is_ours = name == IMAGES_ZARR or name.endswith(".parquet")
+            is_ours = name in (IMAGES_ZARR, DERIVED) or name.endswith(".parquet")
             found = unlisted if is_ours else strangers
             found += [path for path in paths if path not in listed]
     if staged:

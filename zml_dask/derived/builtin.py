@@ -1,0 +1,252 @@
+"""Derived tables that everybody can ask for by name: lines of code, generated and vendored files.
+
+Which files count as generated or vendored follows the kinds that linguist, GitHub's own
+detector, names; the patterns here are written anew for what a dataset holds: the text as
+its images show it, cut at their width, and the row of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from zml_dask.query.file_images import FileRow
+
+_HASH_LANGUAGES: Final = frozenset(
+    {
+        "Python",
+        "R",
+        "Shell",
+        "Perl",
+        "Ruby",
+        "Julia",
+        "Makefile",
+        "CMake",
+        "YAML",
+        "TOML",
+        "Dockerfile",
+        "Tcl",
+        "Elixir",
+        "Nix",
+        "Nim",
+        "Awk",
+        "PowerShell",
+        "Raku",
+        "Crystal",
+        "Starlark",
+        "Meson",
+        "Snakemake",
+        "gnuplot",
+        "Cython",
+    }
+)
+_LINE_COMMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(_HASH_LANGUAGES, ("#",)),
+    **dict.fromkeys(("MATLAB", "TeX", "Erlang", "Prolog", "PostScript"), ("%",)),
+    **dict.fromkeys(("Fortran", "Fortran Free Form"), ("!",)),
+    **dict.fromkeys(("Haskell", "Lua", "SQL", "Ada", "VHDL", "Elm", "PLSQL"), ("--",)),
+    **dict.fromkeys(("Common Lisp", "Emacs Lisp", "Scheme", "Clojure", "Racket", "INI"), (";",)),
+    "PHP": ("//", "#"),
+    "Batchfile": ("::", "REM ", "rem "),
+    "Vim Script": ('"',),
+}
+_SLASHES: Final = frozenset(
+    {
+        "C",
+        "C++",
+        "Java",
+        "JavaScript",
+        "TypeScript",
+        "TSX",
+        "Go",
+        "Rust",
+        "C#",
+        "Swift",
+        "Kotlin",
+        "Scala",
+        "Dart",
+        "Groovy",
+        "PHP",
+        "Cuda",
+        "D",
+        "Zig",
+        "Objective-C",
+        "Objective-C++",
+        "OpenCL",
+        "GLSL",
+        "HLSL",
+        "Verilog",
+        "SystemVerilog",
+        "Solidity",
+        "Less",
+        "SCSS",
+    }
+)
+_BLOCKS: Final[Mapping[str, tuple[str, str]]] = {
+    **dict.fromkeys((*_SLASHES, "CSS", "SQL"), ("/*", "*/")),
+    **dict.fromkeys(("HTML", "XML", "SVG", "Markdown", "Vue", "XSLT"), ("<!--", "-->")),
+    **dict.fromkeys(("Haskell", "Elm"), ("{-", "-}")),
+    **dict.fromkeys(("OCaml", "Standard ML", "Rocq Prover", "Pascal", "Mathematica"), ("(*", "*)")),
+}
+
+
+def lines_of_code(text: str, row: FileRow) -> dict[str, int]:
+    r"""Count the lines of a file that hold code, comments alone, or nothing.
+
+    A line counts as a comment where it begins as one, or lies in a block of them; a string
+    that looks like a comment is taken for one. In languages that are not known here, every
+    line that holds something is code.
+    """
+    language = row.language or ""
+    marks = _LINE_COMMENTS.get(language, ("//",) if language in _SLASHES else ())
+    begin, end = _BLOCKS.get(language, ("", ""))
+    counts = {"code": 0, "comment": 0, "blank": 0}
+    in_block = False
+    for line in text.split("\n")[:-1]:
+        bare = line.strip()
+        if not bare:
+            counts["blank"] += 1
+            continue
+        if in_block:
+            counts["comment"] += 1
+            in_block = end not in bare
+            continue
+        is_block = bool(begin) and bare.startswith(begin)
+        if is_block:
+            in_block = end not in bare[len(begin) :]
+            rest = bare.rpartition(end)[2] if not in_block else ""
+            counts["code" if rest.strip() else "comment"] += 1
+            continue
+        counts["comment" if marks and bare.startswith(marks) else "code"] += 1
+    return counts
+
+
+_Rules = tuple[tuple[str, re.Pattern[str]], ...]
+
+
+def _rules(rules: Mapping[str, str], flags: int = 0) -> _Rules:
+    return tuple((name, re.compile(pattern, flags)) for name, pattern in rules.items())
+
+
+_GENERATED_PATHS: Final = _rules(
+    {
+        "lock file": r"(^|/)(package-lock\.json|npm-shrinkwrap\.json|yarn\.lock|pnpm-lock\.yaml|"
+        r"bun\.lock|composer\.lock|Cargo\.lock|Pipfile\.lock|poetry\.lock|pdm\.lock|uv\.lock|"
+        r"pixi\.lock|Gemfile\.lock|Gopkg\.lock|glide\.lock|flake\.lock|deno\.lock|mix\.lock|"
+        r"\.terraform\.lock\.hcl|MODULE\.bazel\.lock)$",
+        "protocol buffers": r"(_pb2(_grpc)?\.pyi?|\.pb(\.gw)?\.go|\.pb\.(cc|h)|_pb\.(js|d\.ts|rb)|"
+        r"\.grpc\.pb\.(cc|h))$",
+        "designer": r"(?i)(\.designer\.(cs|vb)|\.feature\.cs|\.xcworkspacedata|\.xcuserstate|"
+        r"\.nib|\.storyboardc|/project\.pbxproj)$",
+        "source map": r"(?i)\.(js|css)\.map$",
+        "minified": r"(?i)[.-]min\.(js|mjs|css)$",
+        "bundle": r"(^|/)\.pnp\.c?js$|(^|/)\.yarn/(releases|plugins)/",
+        "wrapper": r"(^|/)(gradlew|gradlew\.bat|mvnw|mvnw\.cmd)$",
+        "snapshot": r"(^|/)__snapshots__/|\.snap$",
+        "autotools": r"(^|/)(aclocal\.m4|config\.h\.in|Makefile\.in|ltmain\.sh|libtool\.m4)$",
+        "parser": r"(^|/)(parser\.out|y\.tab\.[ch]|lex\.yy\.c)$",
+    }
+)
+_GENERATED_TEXTS: Final = _rules(
+    {
+        "says so": r"@generated\b|\bDO NOT (EDIT|MODIFY)\b[^\n]{0,40}"
+        r"(generated|auto-?generated)|\b(generated|auto-?generated)\b[^\n]{0,100}\n?[^\n]{0,60}"
+        r"\b(do not|don't|DO NOT) (edit|modify|change|EDIT|MODIFY|CHANGE)\b",
+        "automatic": r"\b(automatically|auto-?)[ ]?(generated|created) (by|from|with|using)\b|"
+        r"\b(was|is|been) (automatically|auto-?) ?generated\b|<auto-?generated",
+        "protocol buffers": r"Generated by the (protocol buffer|gRPC)|protoc-gen-",
+        "thrift": r"Autogenerated by Thrift",
+        "cython": r"Generated by Cython \d",
+        "swig": r"automatically generated by SWIG|generated by SWIG",
+        "parser": r"A Bison parser, made by|A lexical scanner generated by flex|"
+        r"Generated (from .{1,80} )?by (ANTLR|JavaCC|PEG\.js|Ragel|re2c|jison|Lemon)|"
+        r"generated by (PLY|Haskell|ocamlyacc|Menhir|racc|Happy|JFlex)",
+        "autotools": r"generated (automatically )?by (GNU Autoconf|automake|aclocal|autoheader)|"
+        r"Generated (from \S+ )?by (GNU )?[Aa]uto(conf|make|header)",
+        "roxygen": r"% Generated by roxygen2|# Generated by roxygen2",
+        "documentation": r"<meta name=.generator. content=.(Doxygen|Docutils|Sphinx|pandoc|"
+        r"Hugo|Jekyll|org mode)|Generated by (javadoc|Doxygen|jsdoc|YARD|ldoc|pdoc|epydoc)|"
+        r"<!-- Generated by",
+        "decompiler": r"JD-Core Version:|Decompiled (by|with)|COMPILED BY|Created by Rcpp|"
+        r"Generated by using Rcpp",
+        "coffee": r"Generated by CoffeeScript|Generated by Haxe|Compiled by .{1,40} transpiler",
+        "qt": r"Created by: The (Qt )?(Meta Object|Resource) Compiler|"
+        r"Form implementation generated from reading ui file|"
+        r"Created by: (The )?Resource Compiler for PyQt|Qt User Interface Compiler",
+    }
+)
+_HEAD: Final = 2_000
+"""Characters of a file's beginning that are searched."""
+_MINIFIABLE: Final = frozenset({"js", "mjs", "cjs", "css"})
+_MINIFIED_LINE: Final = 110
+"""Mean bytes per line from which linguist takes JavaScript and CSS for minified."""
+
+
+def is_generated(text: str, row: FileRow) -> dict[str, Any]:
+    """Tell whether a program wrote a file: by its path, its beginning, or its long lines."""
+    rule = _first(_GENERATED_PATHS, row.path) or _first(_GENERATED_TEXTS, text[:_HEAD])
+    if rule is None and row.extension.lower() in _MINIFIABLE and row.size:
+        if row.size / max(row.n_lines, 1) > _MINIFIED_LINE:
+            rule = "minified"
+        elif "\n//# sourceMappingURL=" in text[-400:] or "\n/*# sourceMappingURL=" in text[-400:]:
+            rule = "source map"
+    return {"value": rule is not None, "rule": rule}
+
+
+_VENDORED_PATHS: Final = _rules(
+    {
+        "folder": r"(^|/)(node_modules|bower_components|jspm_packages|vendors?|_vendor|extlibs?|"
+        r"externals?|third[-_]?part(y|ies)|3rd[-_]?part(y|ies)|Godeps/_workspace|"
+        r"Carthage|Pods|site-packages|_?dependencies|deps|"
+        r"packrat|renv/library|\.bundle|\.gems)/",
+        "cache": r"(^|/)(cache|\.cache|__pycache__|\.ipynb_checkpoints)/",
+        "build": r"(^|/)dist/",
+        "editor": r"(^|/)(\.vscode|\.idea|\.vs|\.settings|nbproject|\.sublime[^/]*)/",
+        "service": r"(^|/)(\.github|\.gitlab|\.circleci|\.devcontainer)/|"
+        r"(^|/)\.(gitignore|gitattributes|gitmodules)$",
+        "documentation theme": r"(^|/)_static/(underscore|jquery|doctools|searchtools|"
+        r"language_data|sphinx_highlight|basic|pygments)[^/]*\.(js|css)$|"
+        r"(^|/)_?(javadocs?|doxygen|apidocs?)/",
+        "minified": r"(?i)[.-]min\.(js|mjs|css)$",
+        "library": r"(?i)(^|/)(jquery([.-]ui)?|bootstrap|prototype|mootools|dojo|yui|ext-all|"
+        r"backbone|underscore|lodash|angular|ember|react(-dom)?|vue|d3|three|modernizr|require|"
+        r"raphael|mathjax|leaflet|handlebars|mustache|normalize|font-?awesome|animate|foundation|"
+        r"select2|codemirror|ckeditor|tinymce|shim-?sham|html5shiv|respond|es5-shim|less|moment|"
+        r"chart|highlight|prettify|knockout|socket\.io|swfobject|bulma|pure|materialize)"
+        r"([.-](\d[\w.-]*|min|bundle|slim|core|all|debug|esm|umd|pack|custom|grid|reboot))*"
+        r"\.(js|mjs|css|scss|less)$",
+        "font or icons": r"(?i)(^|/)(fontello|iconfont|glyphicons?)[^/]*\.(css|svg|json)$",
+        "autotools": r"(^|/)(configure|config\.(guess|sub|rpath)|aclocal\.m4|libtool\.m4|"
+        r"lt(options|sugar|version|~obsolete)\.m4|ltmain\.sh|install-sh|missing|depcomp|compile|"
+        r"mkinstalldirs|py-compile|ylwrap|test-driver|texinfo\.tex|ar-lib|mdate-sh)$",
+        "wrapper": r"(^|/)(gradlew(\.bat)?|mvnw(\.cmd)?|\.mvn/wrapper/.*|gradle/wrapper/.*|"
+        r"ez_setup\.py|distribute_setup\.py|versioneer\.py|waf|bootstrap-buildout\.py|fabfile\.py)$",
+        "single file library": r"(?i)(^|/)(sqlite3(ext)?\.[ch]|stb_\w+\.h|catch(2)?\.hpp|"
+        r"catch_amalgamated\.[ch]pp|doctest\.h|json\.hpp|miniz\.[ch]|lodepng\.(cpp|h)|"
+        r"tinyxml2\.(cpp|h)|rapidxml[^/]*\.hpp|cJSON\.[ch]|uthash\.h|gtest-all\.cc|httplib\.h)$",
+        "test data of a tool": r"(^|/)(vcr_cassettes|fixtures/vcr)/|(^|/)cassettes/.*\.ya?ml$",
+        "framework": r"(^|/)(Eigen/src|boost/(?!test)|gmock/|gtest/|googletest/|pybind11/include|"
+        r"eigen3?/Eigen)/?|\.(framework|xcframework)/",
+    }
+)
+
+
+def is_vendored(row: FileRow) -> dict[str, Any]:
+    """Tell by its path whether a file came from elsewhere: a library, or what a tool put there."""
+    rule = _first(_VENDORED_PATHS, row.path)
+    return {"value": rule is not None, "rule": rule}
+
+
+def _first(rules: _Rules, text: str) -> str | None:
+    return next((name for name, pattern in rules if pattern.search(text)), None)
+
+
+_JUDGEMENT: Final = {"value": "bool", "rule": "string"}
+
+BUILT_IN: Final[Mapping[str, tuple[Callable[..., Any], Mapping[str, str]]]] = {
+    "lines_of_code": (lines_of_code, {"code": "int32", "comment": "int32", "blank": "int32"}),
+    "is_generated": (is_generated, _JUDGEMENT),
+    "is_vendored": (is_vendored, _JUDGEMENT),
+}
+"""Name of a table -> its function and columns."""

@@ -1,0 +1,504 @@
+"""Derived tables: a function of each file's text, images or row, computed over a dataset once.
+
+Row *n* of a derived table is of file *n*, so that joining it costs no search, and a dataset
+that has grown needs only the rows of its new files. The work is a job of the engine:
+ranges of files are computed by any worker and staged; when all are there they are written
+as parts and ``dataset.json`` is replaced, last. So a run that was interrupted goes on where
+it stopped, and the same files give the same bytes whoever computed them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from types import CodeType
+from typing import Any, ClassVar, Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zml_dask.engine.job import Job, OpenExecutor, Report, run_job
+from zml_dask.engine.lock import DatasetLock, dataset_lock
+from zml_dask.engine.progress import BuildProgress, SilentProgress
+from zml_dask.errors import UsageError
+from zml_dask.query.dataset import Dataset
+from zml_dask.query.file_images import FileRow
+from zml_dask.query.selection import image_lines
+from zml_dask.query.sql import IMAGE_COLUMNS, SCHEMAS
+from zml_dask.raster.images import to_text
+from zml_dask.store.info import (
+    DERIVED_NAME,
+    DatasetInfo,
+    DerivedTable,
+    Part,
+    committed_info,
+    replace_info,
+)
+from zml_dask.store.layout import COLUMN_TYPES, STAGING, TABLES, derived_table
+from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.storage import Storage
+from zml_dask.store.tables import write_part
+
+INPUTS: Final = ("text", "images", "row")
+"""What a function may ask for, by the names of its parameters."""
+
+FILES_PER_TASK = 4_096
+_IMAGES_AT_ONCE = 2_048
+"""52 MB at 80 by 80."""
+_ROWS_PER_PART = 2**20
+
+_OWN = frozenset({*TABLES, *SCHEMAS, *IMAGE_COLUMNS, "images", "selected"}).union(
+    *(schema.names for schema in TABLES.values())
+)
+"""Names that mean something else in a condition or a question."""
+
+
+class DeriveError(UsageError):
+    """A function cannot be computed over a dataset as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a derived table is computed.
+
+    Attributes
+    ----------
+    name : str
+        Of the table.
+    function : callable
+        Of some of `INPUTS`, by name.
+    columns : tuple of (str, str)
+        Names, and types as keys of `layout.COLUMN_TYPES`.
+    inputs : tuple of str
+    fingerprint : str
+        Hash of the function's code and constants; not of what it calls.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    columns: tuple[tuple[str, str], ...]
+    inputs: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any], schema: Schema) -> Recipe:
+        """Check what a user gives.
+
+        Raises
+        ------
+        DeriveError
+            If a name or type cannot be, or the function takes something else.
+        """
+        _check_name(name)
+        if name in _OWN:
+            raise DeriveError(f"{name!r} means something else in a condition; choose another name")
+        columns = {column: _type_name(column, kind) for column, kind in _pairs(schema)}
+        for column in columns:
+            _check_name(column)
+            if column in ("file_id", "record_id", "error"):
+                raise DeriveError(f"every derived table has a column {column!r} of its own")
+        if not columns:
+            raise DeriveError("give at least one column, as in {'code': 'int32'}")
+        try:
+            inputs = tuple(inspect.signature(function).parameters)
+        except (TypeError, ValueError):
+            inputs = ()
+        if not inputs or not set(inputs) <= set(INPUTS):
+            raise DeriveError(
+                f"the function takes {', '.join(inputs) or 'nothing'}; its parameters are called "
+                "text, images or row, by what it is to be given"
+            )
+        code = _spelled(function).encode("utf-8", "replace")
+        fingerprint = hashlib.sha256(code).hexdigest()
+        return cls(name, function, tuple(columns.items()), inputs, fingerprint)
+
+    @property
+    def title(self) -> str:
+        """Module and name of the function."""
+        inner = inspect.unwrap(self.function)
+        inner = inner.func if isinstance(inner, partial) else inner
+        return f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
+
+    def described(self, errors: int) -> DerivedTable:
+        """Say in ``dataset.json`` where the columns came from."""
+        return DerivedTable(
+            self.columns, self.title, self.fingerprint, software(self.title), errors
+        )
+
+
+Schema: TypeAlias = "Mapping[str, str | pa.DataType] | pa.Schema"
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not DERIVED_NAME.fullmatch(name):
+        raise DeriveError(
+            f"{name!r} is no name for a table or a column; use small letters, digits and _"
+        )
+
+
+def _pairs(schema: Schema) -> list[tuple[str, Any]]:
+    if isinstance(schema, pa.Schema):
+        return [(field.name, field.type) for field in schema]
+    return list(schema.items())
+
+
+def _type_name(column: str, kind: str | pa.DataType) -> str:
+    for name, (arrow, _) in COLUMN_TYPES.items():
+        if kind in (name, arrow):
+            return name
+    raise DeriveError(f"column {column!r} cannot be {kind}; there are {', '.join(COLUMN_TYPES)}")
+
+
+def _spelled(value: object) -> str:
+    """Spell code and constants the same way in every process."""
+    if isinstance(value, partial):
+        return f"partial({_spelled(value.func)}, {value.args!r}, {sorted(value.keywords.items())})"
+    if isinstance(value, CodeType):
+        constants = ", ".join(map(_spelled, value.co_consts))
+        return f"code({value.co_code.hex()}, {value.co_names}, {constants})"
+    if isinstance(value, frozenset):
+        return f"frozenset({sorted(map(_spelled, value))})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_spelled, value))})"
+    code = getattr(value, "__code__", None)
+    if code is None:
+        is_plain = isinstance(value, (str, bytes, int, float, complex, type(None)))
+        return repr(value) if is_plain or value is ... else type(value).__qualname__
+    cells = [_spelled(cell.cell_contents) for cell in getattr(value, "__closure__", None) or ()]
+    return f"{_spelled(code)}, {getattr(value, '__defaults__', None)!r}, {cells}"
+
+
+def software(title: str) -> dict[str, str]:
+    """Return the versions of what a function of that module and name runs with."""
+    package = title.partition(".")[0]
+    found = {"zml-dask": version("zml-dask"), "python": platform.python_version()}
+    with suppress(PackageNotFoundError):  # a script or a notebook
+        found.setdefault(package.replace("_", "-"), version(package))
+    return found
+
+
+def derive_on(
+    dataset: str | Storage,
+    open_executor: OpenExecutor,
+    *,
+    recipe: Recipe,
+    again: bool = False,
+    progress: BuildProgress | None = None,
+) -> Dataset:
+    """Compute what is missing of a derived table, on an executor that is opened if need be."""
+    progress = progress or SilentProgress()
+    storage = Storage.open(dataset)
+    committed_info(storage)
+    with dataset_lock(storage, on_wait=progress.say) as lock:
+        snapshot = Snapshot.open(storage)
+        job = DeriveFiles.planned(snapshot, recipe, lock, again=again)
+        if job.first < snapshot.info.counts.files or recipe.name not in snapshot.info.derived:
+            with open_executor() as executor:
+                run_job(job, executor, lock=lock, progress=progress)
+    return Dataset(Snapshot.open(storage))
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The rows of some files, computed.
+
+    Attributes
+    ----------
+    start, stop : int
+        The files' numbers.
+    errors : int
+        Rows for which the function failed.
+    called : int
+        Files for which it was called.
+    example : str
+        What went wrong with the first of them.
+    """
+
+    start: int
+    stop: int
+    errors: int = 0
+    called: int = 0
+    example: str = ""
+
+
+@dataclass(frozen=True)
+class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
+    """Computes the rows of a derived table that are not there yet.
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+    recipe : Recipe
+    first : int
+        The first file to compute.
+    lock : DatasetLock or None
+        Held by the driver.
+    """
+
+    name: ClassVar[str] = "files"
+
+    snapshot: Snapshot
+    recipe: Recipe
+    first: int
+    lock: DatasetLock | None = None
+
+    @classmethod
+    def planned(
+        cls, snapshot: Snapshot, recipe: Recipe, lock: DatasetLock, *, again: bool
+    ) -> DeriveFiles:
+        """Find the first file without a row of this function."""
+        known = snapshot.info.derived.get(recipe.name)
+        same = (
+            known is not None
+            and not again
+            and known.fingerprint == recipe.fingerprint
+            and known.columns == recipe.columns
+        )
+        first = snapshot.rows(derived_table(recipe.name)) if same else 0
+        return cls(snapshot, recipe, first, lock)
+
+    @property
+    def folder(self) -> str:
+        """Where rows are staged: only those of the same function are found there."""
+        key = f"{self.recipe.fingerprint} {self.recipe.columns} {self.first}"
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        return f"{STAGING}/derived/{self.recipe.name}/{digest}"
+
+    def path(self, start: int, stop: int) -> str:
+        """Where the rows of some files are staged."""
+        return f"{self.folder}/{start:012d}-{stop:012d}.parquet"
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Cut the files, always at the same numbers."""
+        total = self.snapshot.info.counts.files
+        edges = range(self.first - self.first % FILES_PER_TASK, total, FILES_PER_TASK)
+        return [(max(at, self.first), min(at + FILES_PER_TASK, total)) for at in edges]
+
+    def plan(self, workers: int) -> list[tuple[int, int]]:
+        """Leave out what an interrupted run has staged."""
+        there = set(self.snapshot.storage.list(self.folder))
+        return [one for one in self.ranges() if self.path(*one) not in there]
+
+    def for_workers(self) -> DeriveFiles:
+        """Return the job without the lock."""
+        return replace(self, lock=None)
+
+    def shared(self) -> tuple[Storage, ...]:
+        """Workers stage where the driver looks."""
+        return (self.snapshot.storage,)
+
+    def size(self, task: tuple[int, int]) -> int:
+        """Count files."""
+        return task[1] - task[0]
+
+    def report(self, result: Staged) -> Report:
+        """Count files, and those for which the function failed."""
+        return Report(done=result.stop - result.start, failed=result.errors)
+
+    def run(self, task: tuple[int, int], context: None) -> Staged:
+        """Compute the rows of some files and stage them."""
+        start, stop = task
+        rows = compute(self.snapshot, self.recipe, start, stop)
+        called = sum(not isinstance(row, _NotCalled) for row in rows)
+        columns = _as_table(self.recipe, rows)
+        failed = columns["error"].drop_null()
+        target = io.BytesIO()
+        pq.write_table(columns, target, compression="zstd")
+        self.snapshot.storage.write(self.path(start, stop), target.getvalue(), durable=False)
+        example = failed[0].as_py() if len(failed) else ""
+        return Staged(start, stop, len(failed), called, example)
+
+    def finish(self, results: Iterator[Staged]) -> DatasetInfo:
+        """Write what is staged as parts, and name them in ``dataset.json``."""
+        called = 0
+        example = ""
+        for result in results:
+            called += result.called - result.errors
+            example = example or result.example
+        storage, recipe = self.snapshot.storage, self.recipe
+        if example and not called:
+            storage.remove(storage.list(self.folder))
+            raise DeriveError(f"{recipe.title} failed for every file: {example}")
+        errors = 0
+
+        def staged() -> Iterator[pa.Table]:
+            nonlocal errors
+            file_id = self.snapshot.info.table_schema("files").field("file_id").type
+            record_id = self.snapshot.scan("files", ["record_id"], with_withdrawn=True)
+            for start, stop in self.ranges():
+                data = pa.BufferReader(storage.read(self.path(start, stop)))
+                columns = pq.read_table(data)
+                errors += len(columns) - columns["error"].null_count
+                yield pa.table(
+                    [
+                        pa.array(np.arange(start, stop), file_id),
+                        record_id["record_id"].slice(start, stop - start),
+                        *columns.columns,
+                    ],
+                    schema=schema,
+                )
+
+        schema = recipe.described(0).schema
+        table = derived_table(recipe.name)
+        info = committed_info(storage)
+        kept = info.tables.get(table, ()) if self.first else ()
+        number = info.next_part.get(table, 0)
+        parts = list(write_table(storage, table, number, staged(), schema))
+        if self.first:
+            errors += info.derived[recipe.name].errors
+        info = put_table(storage, info, recipe.name, recipe.described(errors), (*kept, *parts))
+        staging = f"{STAGING}/derived/{recipe.name}"
+        storage.remove(storage.list(staging))
+        storage.prune(staging)
+        return info
+
+
+def write_table(
+    storage: Storage, table: str, number: int, rows: Iterable[pa.Table], schema: pa.Schema
+) -> Iterator[Part]:
+    """Write rows as parts, whose bytes do not depend on how the rows were cut."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for several in rows:
+        waiting.append(several)
+        count += len(several)
+        while count >= _ROWS_PER_PART:
+            gathered = pa.concat_tables(waiting)
+            yield write_part(
+                storage, table, number, [gathered.slice(0, _ROWS_PER_PART)], schema=schema
+            )
+            waiting = [gathered.slice(_ROWS_PER_PART)]
+            count -= _ROWS_PER_PART
+            number += 1
+    if count or not number:
+        rest = waiting or [schema.empty_table()]
+        yield write_part(storage, table, number, rest, schema=schema)
+
+
+def put_table(
+    storage: Storage,
+    info: DatasetInfo,
+    name: str,
+    described: DerivedTable,
+    parts: tuple[Part, ...],
+) -> DatasetInfo:
+    """Name the parts of a derived table in ``dataset.json``.
+
+    The parts that they replace stay until the next time, for those who have the dataset
+    open; older ones are removed.
+    """
+    table = derived_table(name)
+    last = max((int(part.path.rsplit("-", 2)[1]) for part in parts), default=-1)
+    changed = replace(
+        info,
+        tables={**info.tables, table: parts},
+        next_part={**info.next_part, table: last + 1},
+        derived={**info.derived, name: described},
+    )
+    keep = {part.path for part in (*parts, *info.tables.get(table, ()))}
+    changed = replace_info(storage, info, changed)
+    storage.remove([path for path in storage.list(f"{table}.parquet") if path not in keep])
+    return changed
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a function gave nothing for a file."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _NotCalled:
+    """A file that the function was not called for."""
+
+
+def compute(snapshot: Snapshot, recipe: Recipe, start: int, stop: int) -> list[Any]:
+    """Call a recipe's function for the files from one number to another.
+
+    Returns
+    -------
+    list
+        What it returned, or an object that says why there is nothing.
+    """
+    names = [field.name for field in snapshot.info.table_schema("files")]
+    needs_text = bool({"text", "images"} & set(recipe.inputs))
+    if "row" not in recipe.inputs:
+        names = ["file_id", "record_id", "status", "n_lines", "first_image", "n_images"]
+    table = snapshot.take("files", np.arange(start, stop), names)
+    first, count, lines = (
+        table[name].to_numpy().astype(np.int64) for name in ("first_image", "n_images", "n_lines")
+    )
+    height, width = snapshot.info.shape.height, snapshot.info.shape.width
+    found: list[Any] = []
+    rows = table.to_pylist()
+    position = 0
+    while position < len(rows):
+        last = int(np.searchsorted(first + count, first[position] + _IMAGES_AT_ONCE, "right"))
+        last = min(max(last, position + 1), len(rows))
+        images = np.empty((0, height, width), np.uint32)
+        if needs_text:
+            images = snapshot.images.read(np.arange(first[position], (first + count)[last - 1]))
+        for at in range(position, last):
+            row = rows[at]
+            has_text = row["status"] in ("ok", "empty")
+            if row["record_id"] in snapshot.withdrawn or (needs_text and not has_text):
+                found.append(_NotCalled())
+                continue
+            given: dict[str, Any] = {}
+            if needs_text:
+                begin = first[at] - first[position]
+                own = images[begin : begin + count[at]]
+                if "images" in recipe.inputs:
+                    given["images"] = own
+                if "text" in recipe.inputs:
+                    segment = np.arange(count[at])
+                    given["text"] = to_text(own, image_lines(int(lines[at]), segment, height))
+            if "row" in recipe.inputs:
+                given["row"] = FileRow(**row)
+            found.append(_called(recipe, given))
+        position = last
+    return found
+
+
+def _called(recipe: Recipe, given: Mapping[str, Any]) -> Any:
+    try:
+        result = recipe.function(**given)
+    except Exception as error:  # noqa: BLE001 - it is the user's; the row says what it was
+        return _Failure(f"{type(error).__name__}: {error}"[:500])
+    if result is None:
+        return None
+    if not isinstance(result, Mapping):
+        if len(recipe.columns) == 1:
+            return {recipe.columns[0][0]: result}
+        return _Failure(f"it returned {type(result).__name__}, not a mapping of the columns")
+    unknown = set(result) - dict(recipe.columns).keys()
+    if unknown:
+        return _Failure(f"it returned {min(map(str, unknown))!r}, which is no column")
+    return result
+
+
+def _as_table(recipe: Recipe, rows: list[Any]) -> pa.Table:
+    """Arrange what a function returned; values that do not fit their column are errors."""
+    schema = pa.schema([pa.field(name, COLUMN_TYPES[k][0]) for name, k in recipe.columns])
+    errors: list[str | None] = [row.message if isinstance(row, _Failure) else None for row in rows]
+    plain = [row if isinstance(row, Mapping) else {} for row in rows]
+    try:
+        table = pa.Table.from_pylist(plain, schema)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        for number, row in enumerate(plain):
+            try:
+                pa.Table.from_pylist([row], schema)
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                plain[number] = {}
+                errors[number] = f"{type(error).__name__}: {error}"[:500]
+        table = pa.Table.from_pylist(plain, schema)
+    return table.append_column("error", pa.array(errors, pa.string()))
