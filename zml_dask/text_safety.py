@@ -98,15 +98,17 @@ def encodable(value: Any) -> Any:
     return value
 
 
-def plain_words(text: str) -> str:
+def plain_words(text: str, also: str = "") -> str:
     """Return `text` without anything that Markdown, HTML or YAML could take for markup.
+
+    Characters in `also` are kept too: YAML alone minds some.
 
     Examples
     --------
     >>> plain_words("C++ <b>|x|</b>")
     'C++ ?b??x??/b?'
     """
-    return "".join(c if c.isalnum() or c in " .+#-_()/" else "?" for c in text)
+    return "".join(c if c.isalnum() or c in f" .+#-_()/{also}" else "?" for c in text)
 
 
 def _escape(text: str, is_kept: Callable[[str], bool]) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import mlcroissant
 import pytest
 
+from zml_dask.pipeline.options import options_from
 from zml_dask.publish.croissant import CROISSANT, RO_CRATE, export
 from zml_dask.query.dataset import open_dataset
-from zml_dask.store.info import NoDatasetError
+from zml_dask.store.info import NoDatasetError, committed_info, replace_info
+from zml_dask.store.storage import Storage
 
 from .conftest import Known
 
@@ -74,7 +77,7 @@ def test_card_counts_and_leaves_others_alone(known: Known, described: Path, tmp_
     assert f"Parquet tables of {len(known.shown()):,} files" in card
     ds = open_dataset(known.path)
     assert f"as {len(ds.images):,} images of 80 lines" in card
-    assert f"note = {{{len(ds.images)} images}}" in described.read_text()
+    assert f"note = {{{len(ds.images)} images of {len(ds.files)} files of " in described.read_text()
     for name in ("mit", "gpl-3.0"):
         count = sum(row["license"] == name for row in shown.values())
         assert f"| {name} | {count} |" in card
@@ -90,3 +93,40 @@ def test_card_counts_and_leaves_others_alone(known: Known, described: Path, tmp_
 def test_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(NoDatasetError):
         export(str(tmp_path), tmp_path)
+
+
+def test_title_creators_licence_and_doi_that_were_set(known: Known, tmp_path: Path) -> None:
+    shutil.copytree(known.path, tmp_path / "set")
+    storage = Storage.open(tmp_path / "set")
+    info = committed_info(storage)
+    about = {
+        "title": "Images: of <code>",
+        "creators": ["Roe, Ada", "Example Institute"],
+        "license": "CC-BY-4.0",
+        "doi": "10.5072/zenodo.7",
+    }
+    recorded = options_from({"about": about}).recorded()["about"]
+    assert recorded == about
+    replace_info(storage, info, replace(info, options={**info.options, "about": recorded}))
+    described = export(str(tmp_path / "set"), tmp_path / "out")
+    dataset = mlcroissant.Dataset(described)
+    assert not dataset.metadata.ctx.issues.errors
+    said = json.loads(described.read_text())
+    assert said["name"] == "Images: of <code>"
+    assert said["license"] == "https://spdx.org/licenses/CC-BY-4.0"
+    assert said["url"] == said["identifier"] == "https://doi.org/10.5072/zenodo.7"
+    assert said["creator"] == [
+        {"@type": "Person", "name": "Roe, Ada"},
+        {"@type": "Organization", "name": "Example Institute"},
+    ]
+    assert "author = {Roe, Ada and {Example Institute}}" in said["citeAs"]
+    crate = json.loads((tmp_path / "out" / RO_CRATE).read_text())
+    [root] = [entity for entity in crate["@graph"] if entity["@id"] == "./"]
+    assert root["creator"] == said["creator"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# Images? of ?code?" in card
+    assert "- DOI: 10.5072/zenodo.7" in card
+    assert "- Creators: Roe, Ada; Example Institute" in card
+    saved = open_dataset(tmp_path / "set").save(tmp_path / "saved")
+    assert not saved.info.options["about"], "a part has another title and no DOI of its own"
+    assert saved.info.options["saved_from"]["about"] == about

@@ -28,12 +28,13 @@ from zml_dask.errors import (
     ZmlError,
 )
 from zml_dask.pipeline.build import build, build_on
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.options import BuildOptions, options_from
 from zml_dask.pipeline.status import read_status
 from zml_dask.records.catalogue import Catalogue, CatalogueChangedError
 from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.store.commit.plan import StagedShapeError
+from zml_dask.store.info import committed_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.verify import verify
@@ -140,6 +141,27 @@ def test_building_again_does_nothing_and_asks_for_no_cluster(
     assert "2 failed permanently" in lines.said[0]
     assert len(served.requests) == 0
     assert (array_bytes(reference), (reference / "dataset.json").read_bytes()) == before
+
+
+def test_what_a_dataset_says_of_itself_can_be_set_later_and_stays(
+    catalogue: Path, reference: Path, tmp_path: Path
+) -> None:
+    dataset = tmp_path / "dataset"
+    shutil.copytree(reference, dataset)
+    before = committed_info(Storage.open(dataset)).counts
+
+    def again(**about: object) -> dict[str, object]:
+        options = options_from({"partition_records": 3, "about": about})
+        build_on(catalogue, dataset, lambda: pytest.fail("a cluster was opened"), options=options)
+        info = committed_info(Storage.open(dataset))
+        assert info.counts == before
+        return info.options["about"]
+
+    said = {"title": "Set", "creators": ["Roe, Ada"], "doi": "10.5072/zenodo.7"}
+    assert again(**said) == said
+    assert again() == said
+    assert verify(Storage.open(dataset)).ok
+    assert again(title="Other") == {"title": "Other"}
 
 
 def test_what_failed_for_good_is_tried_again_when_asked(

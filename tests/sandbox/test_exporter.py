@@ -68,7 +68,7 @@ def test_the_dumps_hold_what_is_public(make_sandbox: Make, session: requests.Ses
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         assert archive.getnames() == ["1.xml", "3.xml", "5.xml"]
         root = ET.parse(archive.extractfile("3.xml")).getroot()
-    assert root.find("{*}identifier").text == "10.5281/zenodo.3"
+    assert root.find("{*}identifier").text == "10.5072/zenodo.3"
     content = session.get(f"{served.api_url}/exporter/records-deleted.csv.gz").content
     [row] = csv.DictReader(io.StringIO(gzip.decompress(content).decode()))
     assert row["record_id"] == "7"

@@ -75,7 +75,7 @@ def test_arguments_that_cannot_be_are_400(
     assert session.get(f"{served.api_url}/records?{arguments}").status_code == 400
 
 
-@pytest.mark.parametrize("query", ["a:b:c", "10.5281/zenodo.7", "(tides", 'title:"open', "a AND"])
+@pytest.mark.parametrize("query", ["a:b:c", "10.5072/zenodo.7", "(tides", 'title:"open', "a AND"])
 def test_bad_syntax_is_500_each_time(
     make_sandbox: Make, session: requests.Session, query: str
 ) -> None:

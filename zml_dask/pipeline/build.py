@@ -14,6 +14,7 @@ import distributed
 import numpy as np
 from distributed.deploy import Cluster
 
+from zml_dask.decoding import decode
 from zml_dask.engine.clusters import check_client, open_cluster, use_client
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.job import Executor, OpenExecutor, run_job
@@ -25,7 +26,7 @@ from zml_dask.pipeline.commit import CommitStaged, recorded_harvest
 from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.ledger import Ledger, load_ledger, remove_damaged
 from zml_dask.pipeline.memory import memory_need, memory_warning
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.options import About, BuildOptions
 from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.pipeline.sources import (
     Records,
@@ -40,7 +41,7 @@ from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RefTable
 from zml_dask.store.commit import CommitOptions, software_versions
 from zml_dask.store.commit.plan import check_shape
-from zml_dask.store.info import DatasetInfo
+from zml_dask.store.info import DatasetInfo, replace_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import StagingDamagedError
@@ -189,6 +190,10 @@ def _build_and_commit(
         software=software_versions(),
     )
     if not len(todo) and not len(ledger.staged) and not ledger.uncommitted_failures:
+        about = run.options.recorded()["about"]
+        if info is not None and about != (info.options.get("about") or {}):
+            said = {**info.options, "about": about}
+            info = replace_info(run.storage, info, replace(info, options=said))
         run.log.write("end", committed=False)
         return _result(run, info, Staged(), committed=False)
     with open_executor() as executor:
@@ -224,7 +229,7 @@ def _stage(run: _Run, executor: Executor, todo: RefTable, ledger: Ledger) -> Sta
 def _as_built(
     info: DatasetInfo | None, options: BuildOptions, progress: BuildProgress
 ) -> BuildOptions:
-    """Return the options with the image size and the limit of size that the dataset has."""
+    """Return the options with what the dataset has: image size, limit of size, title."""
     if info is None:
         return options
     if options.image != ImageShape():  # the user named a size
@@ -238,7 +243,10 @@ def _as_built(
             f"note: files of up to {now:,} bytes are read of new records only; of the "
             f"{info.counts.records:,} that are committed, of up to {before:,}"
         )
-    return replace(options, image=info.shape, limits=limits)
+    about = options.about
+    if about == About():  # the user named none
+        about = decode(info.options.get("about") or {}, About)
+    return replace(options, image=info.shape, limits=limits, about=about)
 
 
 def _plan_line(refs: RefTable, ledger: Ledger, todo: RefTable) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,11 +20,51 @@ from zml_dask.store.layout import ImageShape
 EXPORT_FORMATS: tuple[str, ...] = get_args(LegacyFormat)
 """The legacy per-record files (2018), which a build may write beside the dataset."""
 
-_CONTENT = ("image", "limits", "keep_binary", "language", "export", "api_url", "github_url")
-"""The fields that decide what is in the dataset: what ``dataset.json`` records.
+_CONTENT = (
+    "about",
+    "image",
+    "limits",
+    "keep_binary",
+    "language",
+    "export",
+    "api_url",
+    "github_url",
+)
+"""What ``dataset.json`` records: what decides the dataset's content, and what it is called.
 
 Neither paths of this machine nor anything secret is among them.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a dataset says of itself: in citations, Croissant, RO-Crate and its card.
+
+    Attributes
+    ----------
+    title : str or None
+    creators : tuple of str
+        Each ``"Family, Given"``, or the name of an organisation.
+    license : str or None
+        SPDX identifier or URL, of the collection; every record keeps its own.
+    doi : str or None
+        As ``10.5072/zenodo.7``.
+
+    Examples
+    --------
+    >>> About(doi="https://example.org/7")
+    Traceback (most recent call last):
+    zml_dask.errors.UsageError: about.doi: 'https://example.org/7' is no DOI; write 10.5072/zenodo.7
+    """
+
+    title: str | None = None
+    creators: tuple[str, ...] = ()
+    license: str | None = None
+    doi: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.doi is not None and not re.fullmatch(r"10\.\d{4,9}/[^\s\"<>]+", self.doi):
+            raise UsageError(f"about.doi: {self.doi!r} is no DOI; write 10.5072/zenodo.7")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +73,8 @@ class BuildOptions:
 
     Attributes
     ----------
+    about : About
+        Title, creators, licence and DOI of the dataset.
     image : ImageShape
         Lines and characters of an image.
     limits : FetchLimits
@@ -69,6 +112,7 @@ class BuildOptions:
     ('pickle',)
     """
 
+    about: About = field(default_factory=About)
     image: ImageShape = field(default_factory=ImageShape)
     limits: FetchLimits = field(default_factory=FetchLimits)
     keep_binary: bool = False
@@ -116,9 +160,11 @@ class BuildOptions:
         Examples
         --------
         >>> sorted(BuildOptions(token_file="/home/me/token").recorded())
-        ['api_url', 'export', 'github_url', 'image', 'keep_binary', 'language', 'limits']
+        ['about', 'api_url', 'export', 'github_url', 'image', 'keep_binary', 'language', 'limits']
         """
         known = asdict(self)
+        about = known["about"] | {"creators": list(self.about.creators)}
+        known["about"] = {name: value for name, value in about.items() if value}
         return {name: known[name] for name in _CONTENT}
 
 
@@ -133,7 +179,7 @@ def read_options(
     ----------
     path : path-like
         Top-level keys are the fields of :class:`BuildOptions`; tables ``[image]``
-        (``height``, ``width``) and ``[limits]`` hold those of theirs.
+        (``height``, ``width``), ``[limits]`` and ``[about]`` hold those of theirs.
     overrides, defaults : mapping
         What goes before the file's own, and what counts where it says nothing;
         shaped like it.

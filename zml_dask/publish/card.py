@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,6 +44,16 @@ class Facts:
     languages: Sequence[tuple[str, int]]
     licenses: Sequence[tuple[str, int]]
     date: str
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What was set of title, creators, license and doi."""
+        return self.info.options.get("about") or {}
+
+    @property
+    def title(self) -> str:
+        """The title that was set, or the name."""
+        return str(self.about.get("title") or self.name)
 
     @property
     def top_languages(self) -> list[str]:
@@ -118,18 +129,19 @@ def write_card(facts: Facts, folder: Path) -> Path | None:
 def _card(facts: Facts) -> str:
     height, width = facts.info.shape.height, facts.info.shape.width
     name = plain_words(facts.name).strip() or "dataset"
+    title = plain_words(facts.title).strip() or name
     return f"""---
-pretty_name: {name}
+pretty_name: {title}
 tags: [source code, research software, images]
 license: other
 size_categories: [{_size_category(facts.counts.images)}]
 ---
 {_MARK}
 
-# {name}
+# {title}
 
 {facts.description}
-
+{_said(facts.about)}
 ## Reading it
 
 ```python
@@ -166,6 +178,17 @@ images; a line is cut at {width} characters. Languages are named by file names a
 ambiguous, by rules over the content: some are wrong. Popular licences and large records weigh more
 than others, and identical files occur in many records: split by record and by content.
 """
+
+
+def _said(about: Mapping[str, Any]) -> str:
+    """Say what was set besides the title, as a list."""
+    said = {
+        "Creators": "; ".join(about.get("creators") or ()),
+        "Licence of the collection": about.get("license"),
+        "DOI": about.get("doi"),
+    }
+    lines = [f"- {name}: {plain_words(value, ':;,')}" for name, value in said.items() if value]
+    return "\n".join(["", *lines, ""]) if lines else ""
 
 
 def _rows(pairs: Sequence[tuple[str, int]]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from zml_dask.publish.card import Facts, read_facts, write_card
+from zml_dask.query.citation import bibtex, dataset_item
 from zml_dask.store.info import Part
 from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR, TABLES
 from zml_dask.store.storage import Storage
@@ -149,10 +151,7 @@ def croissant_of(facts: Facts, base: str = "") -> dict[str, Any]:
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         **_about(facts),
-        "citeAs": (
-            f"@misc{{zml, title = {{Images of research software: {facts.name}}}, "
-            f"year = {{{facts.date[:4]}}}, note = {{{facts.counts.images} images}}}}"
-        ),
+        "citeAs": bibtex([dataset_item(replace(facts.info, counts=facts.counts), facts.name, "")]),
         "distribution": distribution,
         "recordSet": record_sets,
     }
@@ -198,17 +197,30 @@ def ro_crate_of(facts: Facts, base: str = "") -> dict[str, Any]:
 
 
 def _about(facts: Facts) -> dict[str, Any]:
+    about = facts.about
+    own = "Every record has its own licence: column license of the table records"
+    doi = {"identifier": f"https://doi.org/{about['doi']}"} if about.get("doi") else {}
     return {
-        "name": facts.name,
+        "name": facts.title,
         "description": facts.description,
-        "license": "Every record has its own licence: column license of the table records",
-        "url": "https://zenodo.org",
+        "license": _license(about["license"]) if about.get("license") else own,
+        "url": doi.get("identifier", "https://zenodo.org"),
+        **doi,
         "version": f"{facts.info.schema_version}.{len(facts.info.commits)}.0",
         "datePublished": facts.date,
-        "creator": {"@type": "Organization", "name": "The zml_dask developers"},
+        "creator": [
+            # Names with a comma are those of persons, as in DataCite.
+            {"@type": "Person" if "," in name else "Organization", "name": name}
+            for name in about.get("creators") or ("The zml_dask developers",)
+        ],
         "keywords": ["research software", "source code", "images of code", *facts.top_languages],
         "isAccessibleForFree": True,
     }
+
+
+def _license(name: str) -> str:
+    """Return a licence as a URL, SPDX's where it has no other."""
+    return name if "://" in name else f"https://spdx.org/licenses/{quote(name)}"
 
 
 def _file_object(part: Part, base: str) -> dict[str, Any]:

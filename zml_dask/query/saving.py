@@ -151,6 +151,7 @@ def save_view(
     key = fingerprint(view)
     origin = {
         "url": view.url,
+        "about": view.info.options.get("about") or {},
         "where": _condition(view),
         "generation": view.info.generation,
         **view.counted,
@@ -178,7 +179,8 @@ def save_view(
 
         notes = CommitOptions(
             shape=view.info.shape,
-            options={**view.info.options, "saved_from": origin},
+            # A part is not the whole: title and DOI are not its own.
+            options={**view.info.options, "about": {}, "saved_from": origin},
             software=software_versions(),
         )
         info = commit(storage, notes, map=mapped)

@@ -18,6 +18,9 @@ from zml_dask.sandbox.answers import Content
 _EPOCH: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
 
+_DOI_PREFIX = "10.5072/zenodo."
+
+
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
     """Why a record is no longer there: its tombstone."""
@@ -74,8 +77,13 @@ class SandboxRecord:
 
     @property
     def doi(self) -> str:
-        """A DOI under Zenodo's prefix. It resolves to nothing of ours."""
-        return f"10.5281/zenodo.{self.record_id}"
+        """A DOI under the prefix of Zenodo's tests: no link leads to a stranger's record."""
+        return f"{_DOI_PREFIX}{self.record_id}"
+
+    @property
+    def concept_doi(self) -> str:
+        """The DOI that all versions share."""
+        return f"{_DOI_PREFIX}{self.concept}"
 
 
 def make_record(

@@ -182,7 +182,7 @@ def deleted_list(records: Iterable[SandboxRecord]) -> bytes:
     for one in records:
         if one.withdrawal is not None:
             gone = one.withdrawal
-            row = [one.record_id, one.doi, one.concept, f"10.5281/zenodo.{one.concept}", gone.note]
+            row = [one.record_id, one.doi, one.concept, one.concept_doi, gone.note]
             writer.writerow([*row, gone.reason, gone.date, f"{one.title}. {one.doi}"])
     return gzip.compress(text.getvalue().encode(), mtime=0)
 

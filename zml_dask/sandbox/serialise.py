@@ -48,7 +48,7 @@ def legacy_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
         "id": record.record_id,
         "conceptrecid": str(record.concept),
         "doi": record.doi,
-        "conceptdoi": f"10.5281/zenodo.{record.concept}",
+        "conceptdoi": record.concept_doi,
         "doi_url": f"https://doi.org/{record.doi}",
         # Zenodo leaves out what is empty.
         "metadata": {name: value for name, value in metadata.items() if value},
@@ -121,7 +121,7 @@ def native_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
         "parent": {
             "id": str(record.concept),
             "communities": {},
-            "pids": {"doi": {"identifier": f"10.5281/zenodo.{record.concept}"}},
+            "pids": {"doi": {"identifier": record.concept_doi}},
         },
         "versions": {"is_latest": record.is_latest, "index": 1},
         "pids": {"doi": {"identifier": record.doi, "provider": "datacite"}},
