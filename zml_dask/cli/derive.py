@@ -41,8 +41,8 @@ def command(
 ) -> None:
     """Compute the table NAME from the files of DATASET.
 
-    NAME is lines_of_code, is_generated, is_vendored, or of your own --function, whose
-    --column is given as code=int32. Afterwards conditions name its columns:
+    NAME is lines_of_code, is_generated, is_vendored, near_duplicates, or of your own
+    --function, whose --column is given as code=int32. Afterwards conditions name its columns:
     "lines_of_code.code > 10". The same command computes only the files that are new.
     """
     compute = _table(name, function, columns)

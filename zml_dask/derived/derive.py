@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from zml_dask.derived.builtin import BUILT_IN
 from zml_dask.derived.job import DeriveError, Recipe, Schema, derive_on
+from zml_dask.derived.near_duplicates import NAME as NEAR_DUPLICATES
+from zml_dask.derived.near_duplicates import derive_clusters
 from zml_dask.engine.clusters.opening import use_client
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.job import Executor, OpenExecutor
@@ -58,7 +60,8 @@ def derive(
         The whole dataset, not a selection; it must be writable.
     name : str
         Of the table: small letters, digits and ``_``; or of one of those that are built in,
-        which need no function: ``lines_of_code``, ``is_generated``, ``is_vendored``.
+        which need no function: ``lines_of_code``, ``is_generated``, ``is_vendored``,
+        ``near_duplicates``.
     function : callable, optional
         Called once for each file, with what its parameters are called: ``text`` (str, as
         `Dataset.text`), ``images`` (uint32, shape (n, height, width)) or ``row`` (a
@@ -120,11 +123,14 @@ def table_of(
     """
     if function is not None:
         recipe = Recipe.of(name, function, schema or {})
+    elif name == NEAR_DUPLICATES:
+        return derive_clusters
     elif name in BUILT_IN:
         recipe = Recipe.of(name, *BUILT_IN[name])
     else:
         raise DeriveError(
-            f"there is no built-in table {name!r}; there are {', '.join(BUILT_IN)}, or give a "
+            f"there is no built-in table {name!r}; there are "
+            f"{', '.join([*BUILT_IN, NEAR_DUPLICATES])}, or give a "
             "function and its columns (--function, --column)"
         )
     return partial(derive_on, recipe=recipe)

@@ -152,6 +152,39 @@ def find_duplicates(dataset: Dataset) -> pd.DataFrame:
     return to_pandas(found)
 
 
+def find_near_duplicates(dataset: Dataset) -> pd.DataFrame:
+    """Find files that are nearly the same, by the derived table ``near_duplicates``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per cluster of at least two files of the view: ``cluster``, ``files``,
+        ``records``, ``size`` of all in bytes, and ``file_id`` of the first; those of most
+        files first.
+
+    Raises
+    ------
+    UsageError
+        If the table has not been derived, or files have been added since.
+    """
+    snapshot, name = dataset.snapshot, "near_duplicates"
+    if name not in snapshot.derived or snapshot.rows(derived_table(name)) < snapshot.rows("files"):
+        raise UsageError(
+            f"the near-duplicates of {snapshot.storage.url} are not known, or not those of its "
+            f"latest files; run zml-dask derive DATASET {name}"
+        )
+    tables = (derived_table(name),)
+    with dataset.database({"record_id", "file_id", "size"}, tables) as database:
+        found = database.table(
+            "SELECT cluster, count(*) AS files, count(DISTINCT files.record_id) AS records, "
+            "sum(files.size)::BIGINT AS size, min(files.file_id) AS file_id "
+            "FROM selected AS files JOIN all_derived_near_duplicates AS near USING (file_id) "
+            "WHERE cluster IS NOT NULL GROUP BY cluster HAVING count(*) > 1 "
+            "ORDER BY files DESC, cluster"
+        )
+    return to_pandas(found)
+
+
 def nearest_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | None:
     """Say which values are nearest to the first of some that no file has.
 

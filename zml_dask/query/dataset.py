@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.query.batches import Batches, BatchOptions
-from zml_dask.query.counting import COUNTS, count_by, find_duplicates
+from zml_dask.query.counting import COUNTS, count_by, find_duplicates, find_near_duplicates
 from zml_dask.query.describe import describe, describe_html
 from zml_dask.query.engine import Database, relation_of
 from zml_dask.query.file_images import (
@@ -556,16 +556,30 @@ class Dataset:
         """
         return count_by(self, [by] if isinstance(by, str) else by)
 
-    def duplicates(self) -> pd.DataFrame:
+    def duplicates(self, *, near: bool = False) -> pd.DataFrame:
         """Find files of identical content in different records, by sha256.
+
+        Parameters
+        ----------
+        near : bool
+            Find files that are nearly the same instead, in any record: at least 70 % of
+            their runs of five words in common. It takes the table ``near_duplicates``
+            (``zml.derive(ds, "near_duplicates")``).
 
         Returns
         -------
         pandas.DataFrame
             One row per content: ``sha256``, ``files``, ``records``, ``size`` in bytes,
-            ``file_id`` of the first; those that take most space first.
+            ``file_id`` of the first; those that take most space first. Of near-duplicates
+            one row per cluster: ``cluster``, ``files``, ``records``, ``size`` of all, and
+            ``file_id`` of the first; those of most files first.
+
+        Raises
+        ------
+        UsageError
+            If near-duplicates have not been derived, or files have been added since.
         """
-        return find_duplicates(self)
+        return find_near_duplicates(self) if near else find_duplicates(self)
 
     def __iter__(self) -> Iterator[FileImages]:
         """Yield each file with its images, in bounded memory: ``for file, images in ds``."""
@@ -589,8 +603,9 @@ class Dataset:
             divided (concepts), on average: where records differ in size, the shares of
             images are others.
         by : str
-            What must not be divided: ``"concept"``, ``"record"``, ``"file"``, or
-            any column of files or records, such as ``"repository"``.
+            What must not be divided: ``"concept"``, ``"record"``, ``"file"``,
+            ``"cluster"`` (of near-duplicates, which have to be derived), or any column of
+            files, records or derived tables, such as ``"repository"``.
         seed : int
             Another one gives another split.
 

@@ -45,6 +45,10 @@ _CONTENTS = ("sha256", "text_sha256")
 """Identical bytes, and identical images."""
 
 
+_SHORT: Final = {"concept": "records.concept_id", "cluster": "near_duplicates.cluster"}
+"""Names of columns that are divided by most."""
+
+
 class SplitError(UsageError):
     """The parts of a split are not what parts can be."""
 
@@ -73,7 +77,7 @@ def assign_parts(
         Part -> its share; they add up to 1. Their order does not matter.
     by : str
         What must not be divided: ``"concept"`` (all versions of a record),
-        ``"record"``, ``"file"``, or any column (``"repository"``).
+        ``"record"``, ``"file"``, ``"cluster"`` (of near-duplicates), or any column.
     seed : int
         Another one gives another split.
 
@@ -169,14 +173,17 @@ def _group(by: str, derived: Derived) -> tuple[str, set[str], list[str]]:
         return "files.record_id::VARCHAR", set(), []
     if by == "file":
         return "coalesce(files.sha256, 'file ' || files.file_id)", {"sha256"}, []
-    column = find_countable("records.concept_id" if by == "concept" else by, derived)
+    if by == "cluster" and "near_duplicates" not in derived:
+        raise SplitError("clusters have to be derived: zml-dask derive DATASET near_duplicates")
+    column = find_countable(_SHORT.get(by, by), derived)
     if pa.types.is_list(column.type):
         raise SplitError(f"{by!r} holds lists; a split needs one value a file")
-    own = "" if by == "concept" else "record "
+    own = {"concept": "", "cluster": "file "}.get(by, "record ")
+    whose = "files.file_id" if by == "cluster" else "files.record_id"
     name = column.key
     of_files = {column.name} if column.level == "files" else set()
     return (
-        f"coalesce({name}::VARCHAR, '{own}' || files.record_id)",
+        f"coalesce({name}::VARCHAR, '{own}' || {whose})",
         of_files,
         derived_tables([column]),
     )

@@ -1,0 +1,296 @@
+"""Files that are nearly the same: signatures of their texts, and clusters of those.
+
+Two texts are near-duplicates where the sets of their runs of five words overlap by 0.7
+(Jaccard). A signature of 128 numbers, by one permutation, estimates that: where two
+signatures agree in a share of their numbers, the sets overlap by about that share. Files
+whose signatures agree in four neighbouring numbers anywhere are compared, and files that
+are near-duplicates are joined, so that a cluster may be a chain.
+
+Signatures are a derived table as any other, so that an update computes those of new files
+only; the clusters are found anew, on the driver: 13 million signatures take 3.3 GB, which
+are kept in a temporary file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from zml_dask.compiled import compiled
+from zml_dask.derived.job import Recipe, derive_on, put_table, software, write_table
+from zml_dask.engine.job import OpenExecutor
+from zml_dask.engine.lock import dataset_lock
+from zml_dask.engine.progress import BuildProgress, SilentProgress
+from zml_dask.query.dataset import Dataset
+from zml_dask.store.info import DerivedTable
+from zml_dask.store.layout import derived_schema, derived_table
+from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.storage import Storage
+
+UInt16 = NDArray[np.uint16]
+Int64 = NDArray[np.int64]
+
+BINS: Final = 128
+"""Numbers of a signature; the top bits of a hash say which of them it belongs to."""
+SHINGLE: Final = 5
+"""Words in a row that are one element of a text's set."""
+THRESHOLD: Final = 0.7
+_ACCEPTED: Final = 0.66
+"""Share of numbers from which two files are joined. An estimate of 0.7 has a standard error
+of 0.04, so a limit of 0.7 would lose half of the pairs that lie on it."""
+_ROWS_PER_BAND: Final = 4
+"""One 64-bit number; at an overlap of 0.7 all but 2 in 10,000 pairs agree in one of 32."""
+_MOST_LEADERS: Final = 64
+"""Different files of one bucket that a further one is compared with."""
+
+NAME: Final = "near_duplicates"
+SIGNATURES: Final = "signatures"
+_COLUMNS: Final = (("cluster", "int64"), ("size", "int32"))
+_ROWS_AT_ONCE: Final = 2**18
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
+_MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
+_SHIFT = np.uint64(33)
+_TO_BIN = np.uint64(57)
+_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+_LOW = np.uint64(0xFFFF)
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+
+_IS_WORD = np.array(
+    [chr(byte).isalnum() or byte == 0x5F or byte >= 0x80 for byte in range(256)], np.bool_
+)
+
+
+@compiled
+def _mixed(number: np.uint64) -> np.uint64:  # pragma: no cover - compiled
+    number ^= number >> _SHIFT
+    number *= _MIX_1
+    number ^= number >> _SHIFT
+    number *= _MIX_2
+    return number ^ (number >> _SHIFT)
+
+
+@compiled
+def sign(
+    text: NDArray[np.uint8], is_word: NDArray[np.bool_], signature: UInt16
+) -> int:  # pragma: no cover - compiled
+    """Write the signature of UTF-8 text; return the number of its runs of words.
+
+    Where there are none, the signature is not written.
+    """
+    least = np.full(BINS, _EMPTY, np.uint64)
+    words = np.zeros(SHINGLE, np.uint64)
+    n_words = 0
+    word = _ZERO
+    inside = False
+    size = text.size
+    for i in range(size + 1):
+        byte = text[i] if i < size else np.uint8(32)
+        if is_word[byte]:
+            word = (word + np.uint64(byte) + _ONE) * _MULTIPLIER
+            inside = True
+            continue
+        if not inside:
+            continue
+        words[n_words % SHINGLE] = _mixed(word)
+        n_words += 1
+        word = _ZERO
+        inside = False
+        if n_words >= SHINGLE:
+            run = _ZERO
+            for k in range(SHINGLE):
+                run = (run + words[(n_words + k) % SHINGLE]) * _MULTIPLIER
+            run = _mixed(run)
+            own = run >> _TO_BIN
+            if run < least[own]:
+                least[own] = run
+    if n_words < SHINGLE:
+        return 0
+    for place in range(BINS):
+        # An empty bin borrows from one that chance picks, the same in every file.
+        source = np.uint64(place)
+        attempt = _ZERO
+        while least[source] == _EMPTY:
+            attempt += _ONE
+            source = _mixed(np.uint64(place) * _MULTIPLIER + attempt) >> _TO_BIN
+        signature[place] = np.uint16(least[source] & _LOW)
+    return n_words - SHINGLE + 1
+
+
+def signature_of(text: str) -> bytes | None:
+    """Return the signature of a text, 256 bytes; None for one of fewer than five words.
+
+    Examples
+    --------
+    >>> one = signature_of("to be or not to be, that is the question")
+    >>> len(one), signature_of("to be or not")
+    (256, None)
+    """
+    signature = np.empty(BINS, np.uint16)
+    data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+    if not sign(data, _IS_WORD, signature):
+        return None
+    return signature.astype("<u2", copy=False).tobytes()
+
+
+@compiled
+def _root(parent: Int64, node: int) -> int:  # pragma: no cover - compiled
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node
+
+
+@compiled
+def _join_buckets(
+    signatures: UInt16, keys: NDArray[np.uint64], order: Int64, parent: Int64, needed: int
+) -> None:  # pragma: no cover - compiled
+    """Join near-duplicates among those of equal keys, which `order` brings together."""
+    leaders = np.empty(_MOST_LEADERS, np.int64)
+    start = 0
+    while start < order.size:
+        stop = start + 1
+        while stop < order.size and keys[order[stop]] == keys[order[start]]:
+            stop += 1
+        n_leaders = 0
+        for position in range(start, stop):
+            node = order[position]
+            root = _root(parent, node)
+            known = False
+            for k in range(n_leaders):
+                other = _root(parent, leaders[k])
+                if other != root:
+                    equal = 0
+                    for place in range(BINS):
+                        equal += signatures[node, place] == signatures[leaders[k], place]
+                    if equal < needed:
+                        continue
+                    # The file of the smallest number names the cluster.
+                    parent[max(root, other)] = min(root, other)
+                    root = min(root, other)
+                known = True
+            if not known and n_leaders < _MOST_LEADERS:
+                leaders[n_leaders] = node
+                n_leaders += 1
+        start = stop
+
+
+def cluster(signatures: UInt16) -> Int64:
+    """Find which rows are near-duplicates.
+
+    Parameters
+    ----------
+    signatures : numpy.ndarray of uint16, shape (n, 128)
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (n,)
+        The smallest row of each row's cluster.
+    """
+    n = len(signatures)
+    parent = np.arange(n, dtype=np.int64)
+    bands = signatures.view(np.uint64)
+    needed = int(np.ceil(_ACCEPTED * BINS))
+    for band in range(BINS // _ROWS_PER_BAND):
+        keys = np.ascontiguousarray(bands[:, band])
+        order = np.argsort(keys, kind="stable")
+        _join_buckets(signatures, keys, order, parent, needed)
+    while (above := parent[parent] != parent).any():
+        parent[above] = parent[parent[above]]
+    return parent
+
+
+RECIPE: Final = Recipe.of(SIGNATURES, signature_of, {"minhash": "binary"})
+_FINGERPRINT: Final = hashlib.sha256(
+    f"1 {BINS} {SHINGLE} {_ACCEPTED} {_ROWS_PER_BAND} {_MOST_LEADERS}".encode()
+).hexdigest()
+"""Of what the clusters depend on; the first number counts the changes of the code."""
+
+
+def derive_clusters(
+    dataset: str | Storage,
+    open_executor: OpenExecutor,
+    *,
+    again: bool = False,
+    progress: BuildProgress | None = None,
+) -> Dataset:
+    """Compute the signatures that are missing, and the clusters of all.
+
+    The table ``near_duplicates`` has ``cluster``, the smallest file number of each file's
+    cluster, null for a file of fewer than five words, and ``size``, its number of files.
+    """
+    progress = progress or SilentProgress()
+    signed = derive_on(dataset, open_executor, recipe=RECIPE, again=again, progress=progress)
+    table, storage = derived_table(NAME), signed.snapshot.storage
+    known = signed.info.derived.get(NAME)
+    is_current = known is not None and known.fingerprint == _FINGERPRINT and not again
+    if is_current and signed.snapshot.rows(table) == signed.info.counts.files:
+        return signed
+    with dataset_lock(storage, on_wait=progress.say) as lock:
+        snapshot = Snapshot.open(storage)
+        info = snapshot.info
+        progress.say(f"finding the clusters of {info.counts.files:,} files")
+        clusters, size, records = _clusters(snapshot)
+
+        def rows() -> Iterator[pa.Table]:
+            for at in range(0, clusters.size, _ROWS_AT_ONCE):
+                several = slice(at, at + _ROWS_AT_ONCE)
+                missing = clusters[several] < 0
+                yield pa.table(
+                    [
+                        pa.array(np.arange(at, at + missing.size)),
+                        records[several],
+                        pa.array(clusters[several], mask=missing),
+                        pa.array(size[several], mask=missing),
+                        pa.nulls(missing.size, pa.string()),
+                    ],
+                    schema=schema,
+                )
+
+        schema = derived_schema(_COLUMNS)
+        title = f"{__name__}.{cluster.__name__}"
+        described = DerivedTable(_COLUMNS, title, _FINGERPRINT, software(title))
+        parts = tuple(write_table(storage, table, info.next_part.get(table, 0), rows(), schema))
+        lock.check()
+        put_table(storage, info, NAME, described, parts)
+    return Dataset(Snapshot.open(storage))
+
+
+def _clusters(snapshot: Snapshot) -> tuple[Int64, NDArray[np.int32], pa.Array]:
+    """Return each file's cluster (-1 for none), the cluster's size, and the file's record."""
+    table = derived_table(SIGNATURES)
+    total = snapshot.rows(table)
+    records = []
+    file_id: list[Int64] = []
+    with tempfile.TemporaryDirectory(prefix="zml-signatures-") as scratch:
+        path = Path(scratch, "signatures")
+        with path.open("wb") as target:
+            for at in range(0, total, _ROWS_AT_ONCE):
+                rows = np.arange(at, min(at + _ROWS_AT_ONCE, total))
+                found = snapshot.take(table, rows, ["record_id", "minhash"])
+                records += found["record_id"].chunks
+                signed = found["minhash"].is_valid().to_numpy()
+                file_id.append(rows[signed])
+                for chunk in found["minhash"].drop_null().chunks:
+                    target.write(b"".join(chunk.to_pylist()))
+        files = np.concatenate([np.empty(0, np.int64), *file_id])
+        signatures = np.empty((0, BINS), np.uint16)
+        if files.size:
+            signatures = np.asarray(np.memmap(path, "<u2", "r", shape=(files.size, BINS)))
+        roots = cluster(signatures)
+        del signatures
+    clusters = np.full(total, -1, np.int64)
+    clusters[files] = files[roots]
+    sizes = np.bincount(roots, minlength=roots.size)[roots].astype(np.int32)
+    size = np.zeros(total, np.int32)
+    size[files] = sizes
+    return clusters, size, pa.chunked_array(records, pa.int64()).combine_chunks()
