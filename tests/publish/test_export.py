@@ -224,3 +224,13 @@ def test_the_library_datasets_reads_both(
     assert list(loaded) == list(direct)
     assert loaded["path"][:] == view.files["path"].tolist()
     assert loaded[0]["text"] == view.text(loaded[0]["file_id"])
+
+
+def test_a_cluster_writes_the_same(run: Run, dataset: Path, view: Dataset, tmp_path: Path) -> None:
+    chosen = ("--where", WHERE, "--workers", "2", "--dashboard", "off")
+    for form in ("dataset", "parquet", "webdataset", "pickle"):
+        status, _, err = run("export", dataset, tmp_path / form, "--format", form, *chosen)
+        assert status == 0, err
+        view.export(tmp_path / "here" / form, form)
+        found, expected = digests(tmp_path / form), digests(tmp_path / "here" / form)
+        assert found == expected, form

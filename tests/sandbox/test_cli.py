@@ -27,6 +27,7 @@ def test_a_sandbox_is_served_and_harvested(tmp_path: Path, how: signal.Signals) 
         catalogue = str(tmp_path / "c.jsonl")
         token = tmp_path / "token"
         token.write_text("secret\n")
+        token.chmod(0o600)
         options = ("--api-url", api_url, "--token-file", str(token))
         done = run("harvest", catalogue, *options)
         assert done.returncode == 0, done.stderr
