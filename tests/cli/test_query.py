@@ -16,7 +16,7 @@ from zml_dask.cli.rows import _folded
 from zml_dask.store.storage import Storage
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
-from dataset_builders import stage_record, write_dataset
+from dataset_builders import LANGUAGES, stage_record, write_dataset
 
 HOSTILE = "a/\x1b[2J[red]=cmd|' /C calc'!.py"
 
@@ -119,6 +119,7 @@ def test_sql_answers_any_select(dataset: str, capsys: pytest.CaptureFixture[str]
         ("drop table files", "only a SELECT is answered"),
         ("select 1; select 2", "more than one statement"),
         ("select path::int from files", "Could not convert"),
+        ("select path from files group all", 'write it like "select'),
     ],
 )
 def test_what_sql_refuses_is_one_line(
@@ -181,3 +182,28 @@ def test_a_value_that_no_file_has_is_told(
     assert (status, out) == (0, "")
     assert err.startswith(f"0 files with 0 images in 0 records\n{advice}")
     assert "\x1b" not in err
+
+
+def test_what_a_value_leaves_out_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zml_dask.store.commit import commit
+
+    monkeypatch.setitem(LANGUAGES, "f03", "Fortran Free Form")
+    storage = write_dataset(Storage.open(tmp_path / "ds"), tmp_path)
+    for record_id, named in ((60, "zlib and mit"), (61, "zlib")):
+        licenses = ["Zlib", "MIT"][: 1 + (record_id == 60)]
+        stage_record(
+            storage, tmp_path, record_id, [("a.f03", "x\n")],
+            {"license": named, "licenses": licenses},
+        )  # fmt: skip
+    commit(storage)
+    where = str(tmp_path / "ds")
+    _, _, err = run(capsys, where, "language == 'Fortran' and n_lines > 3")
+    assert "language_group == 'Fortran' finds" in err
+    _, _, err = run(capsys, where, "license == 'zlib'")
+    assert "'Zlib' in licenses finds 2 images of the dataset, license == 'zlib' 1" in err
+    for whole in ("'MIT' in licenses", "language == 'Python'", "language != 'Python'"):
+        assert "left out" not in run(capsys, where, whole)[2]
+    _, _, err = run(capsys, where, "'mit' in licenses")
+    assert "no file has licenses 'mit'; did you mean 'MIT'" in err

@@ -86,6 +86,17 @@ def test_the_command(ds: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err == f"{len(expected):,} lines\n"
 
 
+def test_the_command_prints_a_table(ds: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["grep", ds.url, "x", "--limit", "2"])
+    assert not ended.value.code
+    captured = capsys.readouterr()
+    names, *lines = captured.out.splitlines()
+    assert names.split() == ["file_id", "record_id", "path", "line_number", "line"]
+    assert [int(line.split()[0]) for line in lines] == [m.file_id for m in ds.grep("x")][:2]
+    assert captured.err == "2 lines shown, there are more\n"
+
+
 def test_the_command_on_workers(ds: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["grep", ds.url, "x", "--workers", "1", "--format", "csv"])

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from zml_dask.query.frames import LazyTexts
+from zml_dask.query.frames import TEXT, LazyTexts
 
 VALUES = [None if i % 10 == 3 else f"t{i % 40}" for i in range(100)]
 
@@ -41,7 +41,7 @@ def frame(source: Source) -> pd.DataFrame:
     return frame
 
 
-PLAIN = pd.DataFrame({"x": np.arange(100), "t": pd.array(VALUES, dtype="str")})
+PLAIN = pd.DataFrame({"x": np.arange(100), "t": pd.array(VALUES, dtype=TEXT)})
 
 OPERATIONS: dict[str, Callable[[pd.DataFrame], Any]] = {
     "mask": lambda f: f[f.x > 50],

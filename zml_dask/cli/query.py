@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from zml_dask.cli.rows import output_options, write_rows
 from zml_dask.errors import UsageError
-from zml_dask.query.counting import find_countable, nearest_values
+from zml_dask.query.counting import find_countable, nearest_values, wider_values
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.gather import gather
 from zml_dask.query.selection import derived_tables, join_derived
@@ -45,7 +45,7 @@ def command(
     """Count and list the files of DATASET that match WHERE.
 
     WHERE is a SQL condition over the columns of files and records, like
-    "language == 'Fortran' and license == 'mit'"; without one, everything matches.
+    "language_group == 'Fortran' and 'MIT' in licenses"; without one, everything matches.
     """
     opened = open_dataset(dataset)
     condition = where.strip()
@@ -65,13 +65,11 @@ def command(
     )
     more = "" if shown.rows == counts["files"] else f"; {shown.rows:,} shown"
     shown.say(f"{total}{more}")
-    advice = (
-        nearest_values(opened, parse_condition(condition, opened.snapshot.derived).named)
-        if condition
-        else None
-    )
-    if advice is not None and not counts["files"]:
-        click.echo(escape_text(advice), err=True)
+    if condition:
+        advise = wider_values if counts["files"] else nearest_values
+        advice = advise(opened, parse_condition(condition, opened.snapshot.derived).named)
+        if advice is not None:
+            click.echo(escape_text(advice), err=True)
 
 
 def _order(found_in: Dataset, order_by: str) -> list[tuple[Column, str]]:

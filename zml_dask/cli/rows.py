@@ -185,6 +185,8 @@ def _write_json(
 def _write_table(tables: Iterator[pa.Table], file: IO[str], width: int | None) -> None:
     """Write columns side by side: numbers to the right; for a terminal folded to its width."""
     first = next(tables)
+    while not len(first) and (following := next(tables, None)) is not None:
+        first = following
     names = [escape_text(name) for name in first.column_names]
     right = [
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from zml_dask.errors import UsageError
 from zml_dask.query.frames import to_pandas
 from zml_dask.query.selection import derived_tables, join_derived
-from zml_dask.query.sql import NO_TABLES, Column, Derived, UnknownColumnError, find_column
+from zml_dask.query.sql import NO_TABLES, Column, Derived, UnknownColumnError, find_column, quoted
 from zml_dask.store.layout import derived_table
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _OF_FEW_VALUES: Final = frozenset(
         "language_group",
         "kind",
         "license",
+        "licenses",
         "extension",
         "encoding",
         "status",
@@ -209,4 +210,39 @@ def nearest_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | 
             choices = " or ".join(repr(by_folded[folded]) for folded in near)
             advice = f"; did you mean {choices}?" if near else ""
             return f"no file has {name} {text!r}{advice}"
+    return None
+
+
+def wider_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | None:
+    """Say which condition finds more of what was probably meant, if there is one.
+
+    ``language == 'Fortran'`` leaves out "Fortran Free Form", and ``license == 'mit'``
+    records that name several licences. The summary alone is read.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    named : sequence of (str, str)
+        Columns, and a value of each that was asked for; see `sql.Condition.named`.
+
+    Returns
+    -------
+    str or None
+        One line.
+    """
+    for name, text in named:
+        wider = {"language": "language_group", "license": "licenses"}.get(name)
+        if wider is None:
+            continue
+        asked = count_by(dataset, [name]).images
+        others = count_by(dataset, [wider]).images
+        near = next((v for v in others.index if str(v).casefold() == text.casefold()), None)
+        if near is None or text not in asked.index or others[near] <= asked[text]:
+            continue
+        condition = f"{quoted(near)} in licenses" if name == "license" else f"{wider} == {near!r}"
+        kind = "records of several licences" if name == "license" else "related languages"
+        return (
+            f"{kind} are left out: {condition} finds {others[near]:,} images of the dataset, "
+            f"{name} == {text!r} {asked[text]:,}"
+        )
     return None

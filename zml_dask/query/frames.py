@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
+from packaging.version import Version
 
 from zml_dask.store.image_reader import Int64
 from zml_dask.store.layout import TABLES
@@ -29,8 +30,17 @@ _MAX_SINGLES = 16
 """Values that are read one at a time, each with a row group of the table, before all are."""
 
 
+_pandas_version = Version(pd.__version__)
+
+TEXT: Any = (
+    pd.StringDtype("pyarrow", na_value=np.nan)
+    if _pandas_version >= Version("2.3")
+    else pd.StringDtype("pyarrow_numpy")
+)
+"""The type of columns of text; what is missing is NaN in every version of pandas."""
+
 # The stubs know little of what pandas' arrays have in common.
-_ArrowTexts: Any = pd.arrays.ArrowStringArray
+_ArrowTexts: Any = TEXT.construct_array_type()
 
 
 class LazyTexts(_ArrowTexts):
@@ -45,10 +55,14 @@ class LazyTexts(_ArrowTexts):
     rows : numpy.ndarray of int64, shape (n,)
     """
 
+    def __new__(cls, read: Any, rows: Int64 | None = None, **_options: Any) -> Any:
+        """Make one, or of results what pandas makes: before version 3 it calls the class."""
+        return _plain(read) if rows is None else super().__new__(cls)
+
     def __init__(self, read: Read, rows: Int64) -> None:
         self._read = read
         self._rows = rows
-        self._dtype = pd.StringDtype("pyarrow", na_value=np.nan)
+        self._dtype = TEXT
         self._singles = 0
         self._cache: dict[str, Any] = {}  # pandas' own
 
@@ -120,7 +134,9 @@ class LazyTexts(_ArrowTexts):
 
 
 def _plain(values: pa.Array | pa.ChunkedArray) -> Any:
-    return _ArrowTexts(values, dtype=pd.StringDtype("pyarrow", na_value=np.nan))
+    # Since pandas 3 one class has several types; before, each type has its own.
+    options = {"dtype": TEXT} if _pandas_version >= Version("3") else {}
+    return _ArrowTexts(values, **options)
 
 
 def lazy_frame(

@@ -125,8 +125,8 @@ class Condition:
     columns : frozenset of Column
         What it names, subqueries aside.
     named : tuple of (str, str)
-        Columns that must equal a text, and the text: where nothing is found, the
-        nearest ones are looked for.
+        Columns that must equal a text, or lists that must hold it, and the text: where
+        nothing is found, the nearest ones are looked for.
     values : mapping of str to pyarrow.Array
         Tables of one column, ``value``, that the text names.
     has_subquery : bool
@@ -536,7 +536,7 @@ def _columns_of(tree: Any, *, subqueries: bool = False) -> Iterator[tuple[int, l
 
 
 def _named(where: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the columns that have to equal a text, of conditions that must all hold."""
+    """Yield the columns that have to equal or hold a text, of conditions that must all hold."""
     waiting = [where]
     while waiting:
         node = waiting.pop()
@@ -545,6 +545,11 @@ def _named(where: dict[str, Any]) -> Iterator[tuple[str, str]]:
         elif node.get("type") == "COMPARE_EQUAL":
             column, text = _name_and_text(node["left"], node["right"])
             if column is not None and text is not None:
+                yield column.name, text
+        elif _name_of(node) == "contains" and len(node.get("arguments", ())) == 2:
+            sides = [argument.get("expression", argument) for argument in node["arguments"]]
+            column, text = _name_and_text(*sides)
+            if column is not None and text is not None and pa.types.is_list(column.type):
                 yield column.name, text
 
 
@@ -584,6 +589,9 @@ def _check_habits(where: dict[str, Any], shown: str) -> None:
 
 _SQL_TYPES: Final = dict(COLUMN_TYPES.values())
 _EXAMPLE = "write it like \"language == 'Python' and n_lines >= 30\""
+_EXAMPLE_OF_SELECT = (
+    'write it like "select language, count(*) from files group by all order by 2 desc"'
+)
 
 
 def derived_join(name: str, columns: Iterable[str], source: str) -> str:
@@ -649,7 +657,9 @@ def _refused(text: str, why: str) -> QueryError:
             reason = "it is nested too deeply; select in steps"
         if "type VARCHAR" in reason and reason.startswith("Cannot compare"):
             reason = "text does not compare with a number; text is written in quotes: '3'"
-        reason = _habit(text) or (f"{reason}; {_EXAMPLE}" if reason[:1].islower() else reason)
+        is_select = re.match(r"\s*(select|with|from)\b", text, re.IGNORECASE)
+        example = _EXAMPLE_OF_SELECT if is_select else _EXAMPLE
+        reason = _habit(text) or (f"{reason}; {example}" if reason[:1].islower() else reason)
     shown = escape_text(" ".join(text.split())[:_MAX_SHOWN])
     return QueryError(f"cannot read {shown!r}: {escape_text(reason[: 2 * _MAX_SHOWN])}")
 
