@@ -115,7 +115,7 @@ def test_sql_answers_any_select(dataset: str, capsys: pytest.CaptureFixture[str]
     ("query", "said"),
     [
         ("select langauge from files", "did you mean 'language'?"),
-        ("select * from nothing", "ask files, records or failures"),
+        ("select * from nothing", "there are files, records, failures"),
         ("drop table files", "only a SELECT is answered"),
         ("select 1; select 2", "more than one statement"),
         ("select path::int from files", "Could not convert"),
