@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -179,7 +180,52 @@ def measured_over_http(folder: str) -> list[dict[str, Any]]:
         for question in REMOTE:
             rows.append({"question": question, **asked(server.url, question, "zml", server)})
             tell(rows[-1])
+    if shutil.which("chromedriver"):
+        for address in ("", "#language=Fortran"):
+            rows.append(viewer_page(folder, address))
+            tell(rows[-1])
     return rows
+
+
+def viewer_page(folder: str, address: str = "") -> dict[str, Any]:
+    """Open a page of the viewer in Chromium; seconds until its wall is drawn, and its heap."""
+    from range_server import RangeServer
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    from zml_dask.publish.viewer import export_page
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking"):
+        options.add_argument(f"--{flag}")
+    state = "document.body.dataset.state + ' ' + document.getElementById('wall').dataset.state"
+    with tempfile.TemporaryDirectory() as site, RangeServer(Path(site)) as server:
+        Path(site, "dataset").symlink_to(Path(folder).absolute())
+        export_page(folder, Path(site, "viewer"), "../dataset")
+        browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        try:
+            browser.get(f"{server.url}/viewer/viewer.css")  # the browser itself has started
+            server.sent.clear()
+            server.delay = DELAY
+            start = time.perf_counter()
+            browser.get(f"{server.url}/viewer/index.html{address}")
+            WebDriverWait(browser, 120, 0.02).until(
+                lambda b: b.execute_script(f"return {state}") == "ready drawn"
+            )
+            seconds = time.perf_counter() - start
+            browser.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+            metrics = browser.execute_cdp_cmd("Runtime.getHeapUsage", {})
+        finally:
+            browser.quit()
+        return {
+            "question": f"the viewer's page {address or 'of everything'}",
+            "seconds": seconds,
+            "memory": metrics["usedSize"] + metrics.get("backingStorageSize", 0),
+            "requests": len(server.sent),
+            "bytes": server.bytes_sent(""),
+        }
 
 
 def tell(row: dict[str, Any]) -> None:

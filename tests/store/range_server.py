@@ -80,6 +80,7 @@ class RangeServer:
                     file.seek(start)
                     data = file.read(stop - start)
                 self.send_response(status)
+                self.send_header("Content-Type", self.guess_type(path))
                 self.send_header("Accept-Ranges", "bytes")
                 self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
                 self.send_header("Content-Length", str(stop - start))
