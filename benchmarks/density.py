@@ -1,4 +1,4 @@
-"""Bytes an image on disk: by codec, by chunk, by kind of file; the text's own floor; the price.
+"""Bytes per image on disk: by codec, by chunk, by kind of file; the text's own floor; the price.
 
 Of two corpora: the Python wheels that the other benchmarks share, and the packages of
 fifteen languages that `real_packages.py` gathers, which are nearer to what Zenodo holds.
@@ -100,7 +100,7 @@ def main() -> None:
         },
     }
     keep_values(
-        "Bytes an image",
+        "Bytes per image",
         "bytes-an-image",
         {name: f"{size:,.0f} B" for name, size in sizes.items()},
     )

@@ -18,8 +18,8 @@ AIMS = """\
 `archive_to_commit.py` |
 | the same with pickles and HDF5 beside it | 220 to 250 images/s | 5,000 images/s | {exports} | \
 `archive_to_commit.py` |
-| bytes an image on disk | 51,262 and 51,618 | under 550 | {size}; {python_size} for Python wheels \
-alone | `density.py` |
+| bytes per image on disk | 51,262 and 51,618 | under 550 | {size}; {python_size} for Python \
+wheels alone | `density.py` |
 | bytes read for a selection, of those of its chunks | everything | under 1.1 times | {read} times \
 | `query.py` |
 | memory of a worker, a record of {images:,} images | grows with the record | under 1 GiB | \
@@ -90,6 +90,7 @@ def use(kept: dict[str, Any]) -> str:
         [
             row["question"],
             f"{row['seconds']:.2f} s",
+            f"{row['memory'] / MIB:,.0f} MiB",
             f"{row['requests']:,}",
             f"{row['bytes'] / 1e6:.1f} MB",
         ]
@@ -99,7 +100,7 @@ def use(kept: dict[str, Any]) -> str:
         [
             f"### {kept['title']}",
             table(["from the disk", "time", "peak memory", "a peer, in the same run"], local),
-            table(["over HTTP, 30 ms away", "time", "requests", "bytes"], remote),
+            table(["over HTTP, 30 ms away", "time", "peak memory", "requests", "bytes"], remote),
         ]
     )
 
@@ -136,7 +137,7 @@ def aims(kept: Kept) -> str:
     """Return the table of what was aimed at and what is reached."""
     commit = "Archive to commit, one core"
     cores = "The build on one worker and on two"
-    size = "Bytes an image"
+    size = "Bytes per image"
     throttle = "The shared throttle against Zenodo's limits"
     scheduler = "The scheduler with 500,000 records"
     records = kept["Peak memory by stage"]["rows"]

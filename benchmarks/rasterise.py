@@ -75,7 +75,7 @@ def main() -> None:
         "MB",
         {
             "padded lines, one encode a file": lambda: [padded_lines(data) for data in files],
-            "settle alone": lambda: [normalize_text(data) for data in files],
+            "normalise alone": lambda: [normalize_text(data) for data in files],
             "zml_dask, a file at a time": lambda: file_at_a_time(files),
             "zml_dask, into a chunk": lambda: chunk_at_a_time(files),
         },
