@@ -222,6 +222,8 @@ def test_the_library_datasets_reads_both(
     direct = view.to_huggingface()
     assert loaded.column_names == direct.column_names == SCHEMA.names
     assert list(loaded) == list(direct)
+    again = zml.open_dataset(view.url).select(WHERE).to_huggingface()
+    assert again.cache_files == direct.cache_files, "what is in the cache is not written anew"
     assert loaded["path"][:] == view.files["path"].tolist()
     assert loaded[0]["text"] == view.text(loaded[0]["file_id"])
 

@@ -204,3 +204,13 @@ def test_portions_of_single_images(dataset: Path) -> None:
     assert np.concatenate(images).tolist() == view.rows.positions().tolist()
     assert Places.of(np.empty(0, np.int64)).positions().size == 0
     assert portions.fingerprint(view) != portions.fingerprint(zml.open_dataset(dataset))
+
+
+def test_a_view_is_saved_and_exported_into_an_object_store(dataset: Path) -> None:
+    view = zml.open_dataset(dataset).select("language == 'C' and record_id == 10")
+    saved = view.save("memory://share/saved")
+    assert np.array_equal(saved.images.compute(), view.images.compute())
+    again = saved.save("memory://share/again")
+    assert again.info.options["saved_from"]["url"].endswith("share/saved")
+    saved.export("memory://share/parquet", "parquet")
+    assert len(Storage.open("memory://share/parquet").names()) == 1

@@ -227,7 +227,7 @@ def export_webdataset(
     target : str, path or Storage
         A folder or any fsspec URL, without other tars.
     image : {"npy", "png"}
-        ``npy`` holds every code point (uint32); a grey PNG is a tenth of its size.
+        ``npy`` holds every code point (uint32); a shard of grey PNGs has a fifth of the size.
     depth : {8, 16}
         Bits a pixel of a PNG; a code point that does not fit becomes the largest value.
     executor : Executor, optional
