@@ -82,6 +82,10 @@ PROSE = (
     "TODO",
 )  # fmt: skip
 
+# Extensions that linguist counts to a language whose manual they hold: the markup of R's help
+# pages is not R, and looks like TeX.
+OWN = {".rd": ("R Documentation", "markup")}
+
 # A Ruby-only construct (possessive groups, subexpression calls) keeps these
 # rules from being translated; both are lists of host names, not programs.
 UNTRANSLATED = {"Hosts File", "Adblock Filter List"}
@@ -124,6 +128,9 @@ def main(package: Path) -> None:
             if len(found) > 1 and (choice := default(e, found, first[e]))
         },
     }
+    for extension, (language, kind) in OWN.items():
+        table["extensions"][extension] = language
+        table["kinds"][language] = kind
     assert set(DEFAULTS) <= set(extensions), set(DEFAULTS) - set(extensions)
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_text(json.dumps(table, indent=0, sort_keys=True, ensure_ascii=False) + "\n")

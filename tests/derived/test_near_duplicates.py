@@ -147,6 +147,26 @@ def test_a_dataset_s_clusters(ds: Dataset, tmp_path: Path) -> None:
         assert not parts[0] & parts[1]
 
 
+def test_a_split_says_what_leaks(ds: Dataset) -> None:
+    shares = {"train": 0.5, "test": 0.5}
+    assert ds.split(shares).leakage().near.isna().all()
+    found = zml.derive(ds, "near_duplicates")
+    columns = ("file_id", "text_sha256", "near_duplicates.cluster")
+    for by in ("file", "concept", "cluster"):
+        split = found.split(shares, by=by, seed=3)
+        frames = {name: view.read(*columns) for name, view in split.items()}
+        leaks = split.leakage()
+        for name, other in (("train", "test"), ("test", "train")):
+            mine, theirs = (frames[n][frames[n].text_sha256.notna()] for n in (name, other))
+            exact = mine.text_sha256.isin(theirs.text_sha256)
+            clusters = theirs["near_duplicates.cluster"].dropna()
+            near = exact | mine["near_duplicates.cluster"].isin(clusters)
+            assert leaks.loc[name].tolist() == [len(mine), exact.sum(), near.sum()]
+        assert leaks.exact.sum() == 0  # the split sees to that
+        if by != "concept":
+            assert (leaks.near.sum() > 0) == (by == "file")
+
+
 def test_an_update_finds_the_clusters_anew(
     ds: Dataset, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -20,6 +20,8 @@ KINDS = {"programming", "markup", "data", "prose", None}
     [
         ("a/b/c.py", b"", "Python"),
         ("c.PY", b"", "Python"),
+        ("man/fit.Rd", b"", "R Documentation"),
+        ("R/fit.R", b"", "R"),
         ("x.blade.php", b"", "Blade"),
         ("a.f90", b"", "Fortran Free Form"),
         ("Makefile", b"", "Makefile"),

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from zml_dask.errors import UsageError
@@ -63,6 +64,24 @@ class Split(dict[str, ViewT]):
     """
 
     left_out: ViewT
+
+    def leakage(self) -> pd.DataFrame:
+        """Count the files of each part that another part knows.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by the part's name: ``files`` with text, ``exact``: those of them whose
+            text another part has as well, ``near``: those that are in a cluster of
+            near-duplicates with a file of another part, exact copies included; null where
+            near-duplicates are not derived.
+
+        Examples
+        --------
+        >>> split = ds.split({"train": 0.8, "test": 0.2})        # doctest: +SKIP
+        >>> split.leakage()                                      # doctest: +SKIP
+        """
+        return count_leaks(cast("Split[Dataset]", self))
 
 
 def assign_parts(
@@ -123,6 +142,53 @@ def assign_parts(
             parts[_copies(database, name)] = _LEFT_OUT
     found = {name: Rows.of_mask(parts == names.index(name)) for name in fractions}
     return {**found, LEFT_OUT: Rows.of_mask(parts == _LEFT_OUT)}
+
+
+def count_leaks(split: Split[Dataset]) -> pd.DataFrame:
+    """Count the files of each part of a split that another part knows; see `Split.leakage`."""
+    counts: dict[str, list[int | None]] = {name: [] for name in split}
+    if not split:
+        raise SplitError("the split has no parts")
+    snapshot = next(iter(split.values())).snapshot
+    part = np.full(snapshot.info.counts.files, len(split), np.uint8)
+    for number, view in enumerate(split.values()):
+        part[view.selection.file_id] = number
+    near = derived_table("near_duplicates")
+    has_near = "near_duplicates" in snapshot.derived
+    bits = {f"part_{number}": Rows.of_mask(part == number) for number in range(len(split))}
+    chosen = " ".join(
+        f"WHEN get_bit(getvariable('{name}'), file_id::INTEGER) = 1 THEN {number}"
+        for number, name in enumerate(bits)
+    )
+    tables = ("files", near) if has_near else ("files",)
+    with Database(snapshot, tables, bits=bits) as database:
+        source = "all_files"
+        if has_near:
+            source += " LEFT JOIN all_derived_near_duplicates AS near USING (file_id)"
+        database.execute(
+            "CREATE TABLE parts AS SELECT * FROM (SELECT file_id, hash(text_sha256) AS text, "
+            f"{'near.cluster' if has_near else 'NULL::BIGINT'} AS cluster, "
+            f"CASE {chosen} END AS part FROM {source} WHERE text_sha256 IS NOT NULL) "
+            "WHERE part IS NOT NULL"
+        )
+        for name in ("text", "cluster"):
+            database.execute(
+                f"CREATE TABLE shared_{name} AS SELECT {name} FROM parts WHERE {name} IS NOT NULL "
+                f"GROUP BY {name} HAVING min(part) <> max(part)"
+            )
+        found = database.table(
+            "SELECT part, count(*) AS files, "
+            "count(*) FILTER (text IN (FROM shared_text)) AS exact, "
+            "count(*) FILTER (text IN (FROM shared_text) OR cluster IN (FROM shared_cluster)) "
+            "AS near FROM parts GROUP BY part"
+        ).to_pylist()
+    rows = {row["part"]: row for row in found}
+    for number, name in enumerate(split):
+        row = rows.get(number, {"files": 0, "exact": 0, "near": 0})
+        counts[name] = [row["files"], row["exact"], row["near"] if has_near else None]
+    return pd.DataFrame.from_dict(
+        counts, orient="index", columns=["files", "exact", "near"]
+    ).astype("Int64")
 
 
 def _copies(database: Database, name: str) -> Int64:
