@@ -363,6 +363,23 @@ def test_status_tells_what_is_left_to_do(
     assert json.loads(capfd.readouterr().out)["to_do"] == 2
 
 
+def test_status_counts_what_the_last_builds_condition_chose(
+    catalogue: Path,
+    cluster: distributed.LocalCluster,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    first = json.loads(catalogue.read_text().splitlines()[0])["id"]
+    words = ("--cluster", cluster.scheduler_address, "--where", f"record_id = {first}")
+    assert run("build", catalogue, tmp_path / "ds", *words) == 0
+    capfd.readouterr()
+    assert run("status", tmp_path / "ds", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["to_do"] == 0
+    # Whoever names the catalogue asks about all of it.
+    assert run("status", tmp_path / "ds", "--catalogue", catalogue, "--json") == 0
+    assert json.loads(capfd.readouterr().out)["to_do"] == 2
+
+
 def test_show_prints_a_tree_that_no_name_can_break(
     dataset: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

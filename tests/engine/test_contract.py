@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import distributed
 import pytest
 
 from zml_dask.engine import executors
@@ -217,3 +219,25 @@ def test_workers_that_cannot_hold_python_are_refused(
     monkeypatch.setattr(executors, "_limits", lambda _: [1024])
     with pytest.raises(ZmlError, match=r"1.00 kiB of memory each.*a number without a unit"):
         run_job(Numbers(tmp_path, TASKS), cluster)
+
+
+def test_a_local_cluster_that_has_lost_all_its_workers_is_not_waited_for(tmp_path: Path) -> None:
+    job = Numbers(tmp_path, ((1, 2),), {1: ("hang", 1)})
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+
+        def close_workers() -> None:
+            while not job.tries(1):
+                time.sleep(0.05)
+            for nanny in list(cluster.workers.values()):
+                cluster.sync(nanny.close, timeout=5)
+
+        closing = threading.Thread(target=close_workers)
+        closing.start()
+        with pytest.raises(ClusterError, match=r"no worker of the LocalCluster is left.*scale"):
+            run_job(job, DaskExecutor(client))
+        closing.join()

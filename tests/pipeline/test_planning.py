@@ -21,6 +21,7 @@ from zml_dask.engine.log import build_log
 from zml_dask.engine.progress import Counts, PlainProgress, open_progress
 from zml_dask.errors import RecordError
 from zml_dask.failures import FAILURES, advice_for
+from zml_dask.fetch.foreign import FOREIGN_MEMORY
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.memory import memory_need, memory_warning
 from zml_dask.pipeline.options import BuildOptions
@@ -85,6 +86,7 @@ def test_memory_is_worked_out_before_anything_runs() -> None:
     small, large = BuildOptions(), BuildOptions(image=ImageShape(400, 400))
     assert memory_need(small).worker < 2**30
     assert memory_warning(memory_need(small), [0, 2**30]) is None
+    assert memory_need(small).record > FOREIGN_MEMORY  # of the process beside the worker
     assert memory_need(large).shard > 5 * memory_need(small).shard
     warning = memory_warning(memory_need(large), [8 * 2**30, 2**30])
     assert warning is not None

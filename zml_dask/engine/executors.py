@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from dask.base import annotate
 from dask.utils import format_bytes
 from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
+from distributed.core import Status
 
 from zml_dask.engine.activity import DONE_TOPIC, running
 from zml_dask.engine.clusters.plugin import install
@@ -37,8 +39,14 @@ are the cluster's fault: too little memory for any, a walltime too short for any
 _LOST = (FutureCancelledError, CommClosedError, TimeoutError, ConnectionError)
 """What a lost cluster looks like; another OSError is some worker's own."""
 
+_ENDED = (Status.closed, Status.closing, Status.failed)
+"""Of a worker or a nanny that does not come back."""
+
 _SMALLEST_WORKER = 200 * 2**20
 """Bytes that Python with NumPy, Arrow and Dask takes before it does anything."""
+
+_LOOK_SECONDS = 2.0
+"""Between two looks whether a cluster still has what could do anything."""
 
 _ENDING_SECONDS = 10.0
 """After which a worker that does not answer is left: it closes what it holds at the next job."""
@@ -199,7 +207,7 @@ class _DaskRun:
         """Yield results as tasks complete; those of records given up when others succeed."""
         completed = distributed.as_completed(self.submit(tasks))
         try:
-            for future in completed:
+            for future in self.completing(completed):
                 number, task = self.submitted.pop(future)
                 try:
                     done = _result(future)
@@ -222,6 +230,25 @@ class _DaskRun:
                 yield from self.released()
         finally:
             self.client.cancel(list(self.submitted), reason="the job has stopped")
+
+    def completing(self, completed: distributed.as_completed) -> Iterator[distributed.Future]:
+        """Yield futures as they complete.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster's workers are gone and nothing will start others.
+        """
+        looked = time.monotonic()
+        while not completed.is_empty():
+            ready = completed.next_batch(block=False)
+            if not ready:
+                with completed.thread_condition:
+                    completed.thread_condition.wait(timeout=0.1)
+                if time.monotonic() - looked >= _LOOK_SECONDS:
+                    _check_not_deserted(self.client)
+                    looked = time.monotonic()
+            yield from ready
 
     def submit(self, tasks: Sequence[Any]) -> list[distributed.Future]:
         """Start tasks; those that come first have priority."""
@@ -365,6 +392,28 @@ def _check_memory(client: distributed.Client) -> None:
             f"the workers have {format_bytes(max(limits))} of memory each, and Python alone takes "
             f"{format_bytes(_SMALLEST_WORKER)}: give them more (a number without a unit, such as "
             "memory: 1024, means bytes)"
+        )
+
+
+def _check_not_deserted(client: distributed.Client) -> None:
+    """Refuse to wait where no worker is left, and nothing would start another.
+
+    Queues start the next job, an adaptive cluster the next worker, and at an address
+    somebody else does; a plain cluster on this machine has nobody but its nannies.
+    """
+    cluster = client.cluster
+    if not isinstance(cluster, distributed.LocalCluster):
+        return
+    adapts = getattr(cluster, "_adaptive", None) is not None
+    ended = all(
+        name in cluster.workers and cluster.workers[name].status in _ENDED
+        for name in cluster.worker_spec
+    )
+    if ended and not adapts and not _workers(client):
+        raise ClusterError(
+            "no worker of the LocalCluster is left, and it starts no other: most likely they "
+            "died while they started, or were closed; what is staged is kept: start workers "
+            "(cluster.scale(2), or a new cluster) and run the same command again"
         )
 
 

@@ -23,7 +23,10 @@ INSTALL: Final = (
     "pip install 'zml-dask[archives]', with the system's libarchive (Debian: libarchive13)"
 )
 _PROGRAM: Final = Path(__file__).with_name("foreign_child.py")
-_MEMORY: Final = 1024**3
+FOREIGN_MEMORY: Final = 512 * 2**20
+"""Bytes that the process may take, beside its worker: the largest dictionary that 7-Zip offers
+by a preset is an eighth of it."""
+
 _LARGEST_FRAME: Final = 1024 * 1024
 _POLL_SECONDS: Final = 1.0
 _OUT_OF: Final = {signal.SIGXCPU: "time", signal.SIGKILL: "memory or time"}
@@ -56,7 +59,7 @@ class ForeignReader:
         archives: tuple[str, ...] = (),
     ) -> None:
         asked = {
-            "memory": _MEMORY,
+            "memory": FOREIGN_MEMORY,
             "seconds": max(1, int(meter.limits.max_seconds)),
             "most": meter.limits.max_file_bytes,
             "archives": archives,

@@ -145,7 +145,7 @@ def build_on(
             options = _as_built(info, options, progress)
             named = None if is_temporary(catalogue) else catalogue.path
             catalogue = publish_to_workers(catalogue, storage)
-            run = _Run(storage, catalogue, named, options, lock, log, progress)
+            run = _Run(storage, catalogue, named, where, options, lock, log, progress)
             try:
                 result = _build_and_commit(run, info, open_executor, limit)
             except StagingDamagedError as error:
@@ -167,6 +167,7 @@ class _Run:
     storage: Storage
     catalogue: Catalogue
     named: str | None
+    where: str | None
     options: BuildOptions
     lock: DatasetLock
     log: BuildLog
@@ -184,6 +185,7 @@ def _build_and_commit(
     run.log.write(
         "start",
         catalogue=run.named,
+        where=run.where,
         todo=len(todo),
         staged=len(ledger.staged),
         options=run.options.recorded(),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dask.utils import format_bytes
 
+from zml_dask.fetch.foreign import FOREIGN_MEMORY
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.store.layout import IMAGES
 
@@ -32,7 +33,8 @@ class MemoryNeed:
     ----------
     record : int
         While it stages a record: text of the largest file in its several forms,
-        and what waits in memory before it goes to scratch.
+        what waits in memory before it goes to scratch, and the process beside it that
+        reads 7z, RAR and the like.
     shard : int
         While it commits: the pixels of one shard and their compressed form.
     """
@@ -68,7 +70,7 @@ def memory_need(options: BuildOptions) -> MemoryNeed:
     largest = options.limits.max_file_bytes
     lines = options.image.width * _PIXEL if options.export else 0
     file = largest * (1 + 4 + 4 + lines)
-    record = file + _SPOOLS + (1 + options.prefetch) * _FETCH + 65_536 * _ROW
+    record = file + FOREIGN_MEMORY + _SPOOLS + (1 + options.prefetch) * _FETCH + 65_536 * _ROW
     image = options.image.height * options.image.width * _PIXEL
     # One shard drawn, and its chunks encoded: source and codes barely shrink in
     # the worst case, which the quarter stands for.

@@ -184,7 +184,8 @@ class Status:
         Kind -> records.
     to_do : int or None
         Records of the catalogue that a build would take up; None where the
-        catalogue is not known or no longer there.
+        catalogue is not known or no longer there. Of the last build's own
+        catalogue those that its ``--where`` chose.
     catalogue : str or None
         The one that was built last, or that was named.
     running : str or None
@@ -247,7 +248,7 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
     ledger = load_ledger(storage, info)
     info = info or DatasetInfo()
     groups = failure_groups(FailureRow(**row) for row in ledger.failures.to_pylist())
-    name = catalogue or _last_catalogue(storage)
+    chosen = _last_choice(storage) if catalogue is None else {"catalogue": catalogue}
     counts = info.counts
     snapshot = Snapshot.open(storage) if info.commits else None
     return Status(
@@ -255,8 +256,8 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
         Amount(counts.records, counts.files, counts.images),
         _staged(storage, ledger),
         {group.kind: group.records for group in groups},
-        _to_do(ledger, name, strict=catalogue is not None),
-        name,
+        _to_do(ledger, chosen, strict=catalogue is not None),
+        chosen.get("catalogue"),
         _running(storage),
         len(info.commits),
         LeftOut() if snapshot is None else snapshot.left_out(),
@@ -299,23 +300,26 @@ def _staged(storage: Storage, ledger: Ledger) -> Amount:
     return Amount(int(new.sum()), int(index.n_files[new].sum()), int(index.n_images[new].sum()))
 
 
-def _to_do(ledger: Ledger, catalogue: str | None, *, strict: bool) -> int | None:
-    if catalogue is None:
+def _to_do(ledger: Ledger, chosen: dict[str, Any], *, strict: bool) -> int | None:
+    if not chosen:
         return None
     try:
-        return len(ledger.todo(Catalogue.open(catalogue).refs))
+        catalogue = Catalogue.open(chosen["catalogue"])
+        if chosen.get("where"):
+            catalogue = catalogue.where(chosen["where"])
+        return len(ledger.todo(catalogue.refs))
     except ZmlError:
         if strict:
             raise
         return None  # it was moved or removed since, which is no concern of the dataset
 
 
-def _last_catalogue(storage: Storage) -> str | None:
-    """Return the catalogue of the last build, by its log."""
+def _last_choice(storage: Storage) -> dict[str, Any]:
+    """Return the catalogue of the last build and which of its records were asked for."""
     try:
         lines = storage.read(LOG).splitlines()
     except ObjectMissingError:
-        return None
+        return {}
     for line in reversed(lines):
         if b'"start"' not in line:
             continue
@@ -324,8 +328,8 @@ def _last_catalogue(storage: Storage) -> str | None:
         except ValueError:
             continue  # torn by a crash
         if isinstance(event, dict) and event.get("event") == "start":
-            return str(event["catalogue"]) if event.get("catalogue") else None
-    return None
+            return event if event.get("catalogue") else {}
+    return {}
 
 
 def _running(storage: Storage) -> str | None:

@@ -135,8 +135,9 @@ def update(
         republished = republished_of(storage, asked, http, progress)
     dropped = bool(withdrawn) and drop_withdrawn
     if withdrawn or republished:
-        with dataset_lock(storage, on_wait=progress.say), build_log(storage) as log:
+        with dataset_lock(storage, on_wait=progress.say) as lock, build_log(storage) as log:
             if dropped:
+                lock.check()
                 withdraw(storage, withdrawn, "withdrawn by its owners")
             log.write("update", withdrawn=withdrawn, dropped=dropped, republished=republished)
     return UpdateResult(
