@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -230,6 +233,31 @@ def test_other_code_computes_everything_anew(ds: Dataset) -> None:
     assert set(zml.derive(ds, "xs", of(2), {"n": "int8"}).read("xs.n")["xs.n"]) == {2}
     other = zml.derive(ds, "xs", of(2), {"m": "int16"})
     assert other.info.derived["xs"].columns == (("m", "int16"),)
+
+
+def test_the_same_code_is_known_again_in_another_process() -> None:
+    """What a function carries along may print as an address; that must not count."""
+    script = (
+        "from functools import partial\n"
+        "from zml_dask.derived.job import Recipe\n"
+        "def f(text, k={'a', 'b'}, o=object()):\n"
+        "    return text in {'x', 'y', 'z'} or text in ('p', frozenset({'q'}))\n"
+        "inner = lambda text: f(text)\n"
+        "outer = partial(lambda n, text: inner(text), 3)\n"
+        "for g in (lambda text: f(text), inner, outer):\n"
+        "    print(Recipe.of('xs', g, {'n': 'bool'}).fingerprint)\n"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
 
 
 def test_where_the_function_fails_the_row_says_why(ds: Dataset) -> None:

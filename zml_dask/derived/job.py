@@ -160,7 +160,8 @@ def _type_name(column: str, kind: str | pa.DataType) -> str:
 def _spelled(value: object) -> str:
     """Spell code and constants the same way in every process."""
     if isinstance(value, partial):
-        return f"partial({_spelled(value.func)}, {value.args!r}, {sorted(value.keywords.items())})"
+        given = _spelled((*value.args, *sorted(value.keywords.items())))
+        return f"partial({_spelled(value.func)}, {given})"
     if isinstance(value, CodeType):
         constants = ", ".join(map(_spelled, value.co_consts))
         return f"code({value.co_code.hex()}, {value.co_names}, {constants})"
@@ -171,9 +172,11 @@ def _spelled(value: object) -> str:
     code = getattr(value, "__code__", None)
     if code is None:
         is_plain = isinstance(value, (str, bytes, int, float, complex, type(None)))
+        # Of anything else its text may hold an address, which no two processes share.
         return repr(value) if is_plain or value is ... else type(value).__qualname__
-    cells = [_spelled(cell.cell_contents) for cell in getattr(value, "__closure__", None) or ()]
-    return f"{_spelled(code)}, {getattr(value, '__defaults__', None)!r}, {cells}"
+    cells = tuple(cell.cell_contents for cell in getattr(value, "__closure__", None) or ())
+    defaults = getattr(value, "__defaults__", None)
+    return f"{_spelled(code)}, {_spelled(defaults)}, {_spelled(cells)}"
 
 
 def software(title: str) -> dict[str, str]:

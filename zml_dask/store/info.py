@@ -342,6 +342,8 @@ DERIVED_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 def _derived(name: str, plain: Mapping[str, Any]) -> DerivedTable:
     columns = tuple((column, kind) for column, kind in plain["columns"])
     table = DerivedTable(**{**plain, "columns": columns})
+    if len(set(table.schema.names)) < len(table.schema):
+        raise ValueError(f"derived table {name!r} has a column twice: {columns!r}")
     for known in (name, *dict(columns)):
         if not DERIVED_NAME.fullmatch(known):
             raise ValueError(f"there is a derived table or column {known!r}")
