@@ -1,7 +1,8 @@
-"""The roots of every exception this package raises on purpose.
+"""The exceptions of this package.
 
-Each room derives its own types from these, one per kind of failure, and each
-message says what went wrong, where, and what to do about it, on one line.
+Each message says what went wrong, where, and what to do about it, on one line. Only
+what is caught by name has a class of its own; why a record failed is a
+`RecordError.kind` (see `zml_dask.failures`).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class LockLostError(ZmlError):
 
 
 class RecordError(ZmlError):
-    """One record could not be had. It becomes a row of the failures table; the build goes on.
+    """One record failed. It becomes a row of the failures table; the build goes on.
 
     Parameters
     ----------
@@ -60,15 +61,12 @@ class RecordError(ZmlError):
     ('record 7 was withdrawn', 'fetch', True)
     """
 
-    kind: str = "network"
-
-    def __init__(self, *kind_and_message: str) -> None:
-        super().__init__(*kind_and_message)
-        if len(kind_and_message) == 2:
-            self.kind = kind_and_message[0]
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind = kind
 
     def __str__(self) -> str:
-        return str(self.args[-1])
+        return str(self.args[1])
 
     @property
     def stage(self) -> Stage:
@@ -79,3 +77,7 @@ class RecordError(ZmlError):
     def permanent(self) -> bool:
         """Whether trying again later is pointless."""
         return FAILURES[self.kind].permanent
+
+
+class NetworkError(RecordError):
+    """A request failed; its kind says how."""

@@ -38,6 +38,9 @@ FAILURES: Final[dict[str, Failure]] = {
     # the network
     "network": Failure("fetch", False, _AGAIN),
     "bad_answer": Failure("fetch", False, _AGAIN),
+    "bad_query": Failure(
+        "catalogue", True, "the server cannot parse the query of a search: correct it"
+    ),
     "bad_redirect": Failure(
         "fetch", True, "the server sends elsewhere than it may: ask who runs it"
     ),

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import Faults, Sandbox
 
+from zml_dask.errors import NetworkError
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.origins import FetchOptions, open_record
 from zml_dask.fetch.partial import merge
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import TooLargeError
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
 from zml_dask.sandbox.corpus import make_record
@@ -144,7 +144,10 @@ def test_an_archive_over_the_limit_may_still_be_had_by_its_parts(
     for most, expected in ((10 * MEGABYTE, 210), (100_000, None)):
         options = replace(ALWAYS, limits=FetchLimits(max_archive_bytes=most))
         if expected is None:
-            with pytest.raises(TooLargeError), open_record(large, client, tmp_path, options):
+            with (
+                pytest.raises(NetworkError, check=lambda error: error.kind == "too_large"),
+                open_record(large, client, tmp_path, options),
+            ):
                 pass
         else:
             with open_record(large, client, tmp_path, options) as fetched:

@@ -20,8 +20,7 @@ import pytest
 from serving import Faults, Sandbox
 from synthetic import synthetic_corpus
 
-from zml_dask.errors import UsageError
-from zml_dask.net.errors import NetworkError
+from zml_dask.errors import NetworkError, UsageError
 from zml_dask.records import dump_harvest
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.dump import DumpError

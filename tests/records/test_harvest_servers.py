@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from serving import Faults
 from synthetic import synthetic_corpus
 
-from zml_dask.errors import ZmlError
+from zml_dask.errors import NetworkError, ZmlError
 from zml_dask.net.client import HttpOptions, JsonAnswer
-from zml_dask.net.errors import BadQueryError
 from zml_dask.records import harvest as harvest_module
 from zml_dask.records import search as search_module
 from zml_dask.records.catalogue import Catalogue
@@ -146,7 +145,7 @@ def test_a_bad_query_is_final_and_says_why(
 ) -> None:
     served = make_sandbox(synthetic_corpus(5))
     options = HarvestOptions(api_url=served.api_url, query="title:(unbalanced")
-    with pytest.raises(BadQueryError, match="query"):
+    with pytest.raises(NetworkError, match="query", check=lambda error: error.kind == "bad_query"):
         harvest(tmp_path / "c.jsonl", options, client_of(served))
     assert len(served.requests) == 1
     # It is corrected and asked again, for the same file.

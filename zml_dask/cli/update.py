@@ -17,8 +17,8 @@ from zml_dask.cli.building import (
     print_result,
     progress_of,
 )
+from zml_dask.errors import NetworkError
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import ConnectError
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.pipeline.sources import check_target
@@ -81,7 +81,7 @@ def _check_sandbox(api_url: str, dataset: str) -> None:
 
     Raises
     ------
-    ConnectError
+    NetworkError
     """
     parts = urlsplit(api_url)
     if not is_loopback(host_of(api_url)):
@@ -91,10 +91,11 @@ def _check_sandbox(api_url: str, dataset: str) -> None:
             (parts.hostname or "", parts.port or 80), _LOOPBACK_TIMEOUT
         ).close()
     except OSError:
-        raise ConnectError(
+        raise NetworkError(
+            "connection",
             f"{dataset} was built from a server on this machine, {redact_url(api_url)}, which no "
             "longer runs: the sandbox of a demo ends with it; 'zml-dask sandbox' starts one to "
-            "harvest, build and update from"
+            "harvest, build and update from",
         ) from None
 
 

@@ -14,7 +14,6 @@ from fsspec.implementations.local import LocalFileSystem
 from zml_dask.errors import RecordError
 from zml_dask.fetch.cache_reader import MANIFEST, open_cache, read_whole
 from zml_dask.fetch.copying import md5_of
-from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions
 from zml_dask.fetch.origins import fetch_into
 from zml_dask.net.client import HttpClient
@@ -71,9 +70,7 @@ def cache_record(
     Raises
     ------
     RecordError
-        As `zml_dask.fetch.origins.open_record`.
-    CacheError
-        Where the cache cannot be written.
+        As `zml_dask.fetch.origins.open_record`; of the kind "cache" where that cannot be written.
     """
     options = FetchOptions() if options is None else options
     system, root = open_cache(cache)
@@ -94,7 +91,7 @@ def cache_record(
     try:
         _keep(system, place, fetched)
     except OSError as error:
-        raise CacheError(f"the cache {cache!r} cannot be written ({error})") from error
+        raise RecordError("cache", f"the cache {cache!r} cannot be written ({error})") from error
     for left in folder.iterdir():
         left.unlink()
     folder.rmdir()

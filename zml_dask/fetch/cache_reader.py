@@ -15,8 +15,8 @@ from typing import Any, Final
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from zml_dask.errors import RecordError
 from zml_dask.fetch.copying import copy_stream, md5_of
-from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
 from zml_dask.fetch.member import FetchLimits, Member
 
@@ -39,7 +39,7 @@ def read_cached(
 
     Raises
     ------
-    CacheError
+    RecordError
         Where the cache cannot be read, or an archive in it is not what its
         manifest says.
     """
@@ -56,12 +56,13 @@ def read_cached(
         listed = tuple(Member(**row) for row in manifest["listed"])
         return FetchedRecord(manifest["origin"], archives, listed, limits, folder)
     except FileNotFoundError as error:
-        raise CacheError(
-            f"record {record_id} lacks an archive in the cache {cache!r}; fetch it again"
+        raise RecordError(
+            "cache", f"record {record_id} lacks an archive in the cache {cache!r}; fetch it again"
         ) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CacheError(
-            f"record {record_id} cannot be read from the cache {cache!r} ({error}); fetch it again"
+        raise RecordError(
+            "cache",
+            f"record {record_id} cannot be read from the cache {cache!r} ({error}); fetch it again",
         ) from error
 
 
@@ -70,13 +71,13 @@ def open_cache(cache: str) -> tuple[Any, str]:
 
     Raises
     ------
-    CacheError
+    RecordError
         Where the URL names no file system that is installed.
     """
     try:
         system, root = fsspec.core.url_to_fs(cache)
     except (ValueError, ImportError) as error:
-        raise CacheError(f"the cache {cache!r} cannot be opened: {error}") from None
+        raise RecordError("cache", f"the cache {cache!r} cannot be opened: {error}") from None
     return system, str(root).rstrip("/")
 
 
@@ -85,7 +86,7 @@ def read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
 
     Raises
     ------
-    CacheError
+    RecordError
         Where the cache cannot be read at all.
     """
     try:
@@ -94,7 +95,7 @@ def read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
         # What is no JSON was torn while it was written.
         return None
     except OSError as error:
-        raise CacheError(f"the cache at {place!r} cannot be read ({error})") from error
+        raise RecordError("cache", f"the cache at {place!r} cannot be read ({error})") from error
     return manifest if isinstance(manifest, dict) else None
 
 
@@ -111,7 +112,7 @@ def read_whole(system: Any, place: str) -> Mapping[str, Any] | None:
     except (FileNotFoundError, KeyError, TypeError):
         return None
     except OSError as error:
-        raise CacheError(f"the cache at {place!r} cannot be read ({error})") from error
+        raise RecordError("cache", f"the cache at {place!r} cannot be read ({error})") from error
     return manifest if is_whole else None
 
 
@@ -124,5 +125,7 @@ def _archive(system: Any, stored: str, entry: Mapping[str, Any], folder: Path) -
         with system.open(stored, "rb") as source:
             _, md5 = copy_stream(source, path, most=entry["bytes"])
     if md5 != entry["md5"]:
-        raise CacheError(f"{stored!r} has changed since it was fetched; remove it, and fetch again")
+        raise RecordError(
+            "cache", f"{stored!r} has changed since it was fetched; remove it, and fetch again"
+        )
     return FetchedArchive(entry["name"], path, entry["bytes"], entry["checksum"], entry["kind"])

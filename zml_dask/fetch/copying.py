@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
+from zml_dask.errors import NetworkError
 from zml_dask.fetch.streams import Readable
-from zml_dask.net.errors import TooLargeError
 from zml_dask.net.transfer import local_disk, write_all
 
 _PIECE: Final = 1024 * 1024
@@ -25,10 +25,9 @@ def copy_stream(source: Readable, target: Path, most: int) -> tuple[int, str]:
 
     Raises
     ------
-    TooLargeError
-        Where there are more bytes than `most`.
-    DiskFullError, ScratchError
-        Where `target` cannot be written. What `source` raises is passed on.
+    NetworkError
+        Where there are more bytes than `most`, or `target` cannot be written. What `source`
+        raises is passed on.
     """
     digest, count = hashlib.md5(usedforsecurity=False), 0
     with local_disk(target):
@@ -37,7 +36,9 @@ def copy_stream(source: Readable, target: Path, most: int) -> tuple[int, str]:
         while piece := source.read(_PIECE):
             count += len(piece)
             if count > most:
-                raise TooLargeError(f"{target.name!r} is over the limit of {most:,} bytes")
+                raise NetworkError(
+                    "too_large", f"{target.name!r} is over the limit of {most:,} bytes"
+                )
             digest.update(piece)
             with local_disk(target):
                 write_all(to, piece)

@@ -105,7 +105,7 @@ class FetchedRecord:
 
         Raises
         ------
-        ArchiveTimeError
+        RecordError
         """
         # An archive "a" with "b/c" beside an archive "a/b" with "c"; "x.py" beside "x.py.gz";
         # what was escaped, and came out as something else is spelt.
@@ -124,7 +124,7 @@ class FetchedRecord:
 
         Raises
         ------
-        ArchiveTimeError
+        RecordError
         """
         lost: list[str] = []
         # As a rule one of the first files is a text, and the rest need not be looked at.

@@ -12,42 +12,24 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from zml_dask.errors import RecordError
+from zml_dask.errors import NetworkError, RecordError
 from zml_dask.fetch.copying import copy_stream
-from zml_dask.fetch.errors import SourceError
 from zml_dask.fetch.fetched import FetchedArchive, FetchOptions
 from zml_dask.fetch.member import Member, MemberStatus, unread
 from zml_dask.fetch.members import kind_of
 from zml_dask.fetch.partial import fetch_parts
 from zml_dask.fetch.streams import format_name, recognise
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import (
-    BadRedirectError,
-    BadRequestError,
-    BadUrlError,
-    ChecksumError,
-    NotFoundError,
-    RangeUnsupportedError,
-    ServerError,
-    TooLargeError,
-    TruncatedError,
-)
 from zml_dask.net.transfer import TransferPlan, local_disk
 from zml_dask.records.record import RecordFile
 from zml_dask.text_safety import redact_url
 
 # What is wrong with one file. What is wrong with us or with the whole server (blocked,
 # limited, no connection, disk full), or withheld on purpose, is the record's.
-FILE_FAULTS: Final = (
-    NotFoundError,
-    BadRequestError,
-    ChecksumError,
-    TruncatedError,
-    ServerError,
-    SourceError,
-    BadUrlError,
-    BadRedirectError,
-)
+FILE_FAULTS: Final = frozenset({
+    "not_found", "bad_request", "bad_query", "checksum", "truncated", "server_error", "source",
+    "bad_url", "bad_redirect",
+})  # fmt: skip
 
 _TAIL: Final = 65_536 + 22
 # Only hints: what may be a zip file although it begins as something else, and what is
@@ -124,7 +106,7 @@ class FileFetcher:
 
         Raises
         ------
-        NetworkError, SourceError
+        NetworkError, RecordError
             Where no file can be had: of the first that cannot. Of several, those
             that cannot be had, or are over the limit, are listed with the reason.
         """
@@ -138,12 +120,14 @@ class FileFetcher:
             whole = volume is not None and _is_split(fetched, volume, volumes)
             try:
                 self._fetch(file, self.folder / f"{number:04d}", fetched, whole=whole)
-            except TooLargeError as error:
+            except RecordError as error:
+                if error.kind != "too_large" and error.kind not in FILE_FAULTS:
+                    raise
                 fetched.fault = fetched.fault or error
-                self._list(fetched, file, "too_large", str(error))
-            except FILE_FAULTS as error:
-                fetched.fault = fetched.fault or error
-                self._list(fetched, file, "damaged", f"it cannot be fetched: {error}")
+                if error.kind == "too_large":
+                    self._list(fetched, file, "too_large", str(error))
+                else:
+                    self._list(fetched, file, "damaged", f"it cannot be fetched: {error}")
         if fetched.fault is not None and not fetched.archives:
             raise fetched.fault
         self._join(fetched, volumes)
@@ -158,9 +142,10 @@ class FileFetcher:
         if self._fetch_in_parts(file, target, fetched, most):
             return
         if file.size is not None and file.size > most:
-            raise TooLargeError(
+            raise NetworkError(
+                "too_large",
                 f"{redact_url(file.url)} has {file.size:,} bytes, over the {most:,} that are left "
-                "of the limit; raise --max-archive-size to have it"
+                "of the limit; raise --max-archive-size to have it",
             )
         heads: list[bytes] = []
 
@@ -201,8 +186,10 @@ class FileFetcher:
         try:
             start = max(0, file.size - _TAIL)
             return b"PK\x05\x06" in self.client.read_range(file.url, start, file.size)
-        except RangeUnsupportedError:
-            return True  # only the whole can tell
+        except NetworkError as error:
+            if error.kind != "range_unsupported":
+                raise
+            return True  # only the whole can show it
 
     def _fetch_single(self, file: RecordFile, target: Path, fetched: FetchedFiles) -> None:
         """Fetch what is no archive and may be small enough to be read: its size is not known."""
@@ -211,7 +198,9 @@ class FileFetcher:
             download = self.client.download(
                 file.url, target, max_bytes=limits.max_file_bytes, checksum=file.checksum
             )
-        except TooLargeError:
+        except NetworkError as error:
+            if error.kind != "too_large":
+                raise
             self._list(fetched, file, *limits.too_large)
         else:
             self._add(fetched, file, target, download.bytes, f"md5:{download.md5}")
@@ -230,7 +219,9 @@ class FileFetcher:
         try:
             limits = replace(self.options.limits, max_archive_bytes=most)
             count = fetch_parts(self.client, file, target, limits)
-        except RangeUnsupportedError:
+        except NetworkError as error:
+            if error.kind != "range_unsupported":
+                raise
             return False
         if count is None:
             return False
@@ -240,21 +231,25 @@ class FileFetcher:
     def _copy(self, file: RecordFile, target: Path, fetched: FetchedFiles, most: int) -> None:
         """Read a URL of the user's own catalogue through fsspec."""
         if not self.options.trusted:
-            raise BadUrlError(
+            raise NetworkError(
+                "bad_url",
                 f"{redact_url(file.url)!r} is not fetched: only http and https are, "
-                "unless the user's own catalogue names the URL"
+                "unless the user's own catalogue names the URL",
             )
         plan = TransferPlan(file.url, target, most, file.checksum)
         try:
             with fsspec.open(file.url, "rb") as source:
                 count, md5 = copy_stream(source, target, most)
         except (OSError, ValueError, ImportError) as error:
-            raise SourceError(
+            raise RecordError(
+                "source",
                 f"{redact_url(file.url)} cannot be read ({type(error).__name__}); "
-                "check the catalogue"
+                "check the catalogue",
             ) from error
         if plan.md5 not in {None, md5}:
-            raise ChecksumError(f"{redact_url(file.url)} has not the md5 that its record says")
+            raise NetworkError(
+                "checksum", f"{redact_url(file.url)} has not the md5 that its record says"
+            )
         self._add(fetched, file, target, count, f"md5:{md5}")
 
     def _add(

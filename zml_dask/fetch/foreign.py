@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
-from zml_dask.fetch.errors import BrokenStreamError, OverLimitError
-from zml_dask.fetch.member import Meter
+from zml_dask.fetch.member import BrokenStreamError, Meter, OverLimitError
 
 INSTALL: Final = (
     "pip install 'zml-dask[archives]', with the system's libarchive (Debian: libarchive13)"
@@ -109,7 +108,7 @@ class ForeignReader:
         ------
         BrokenStreamError
             Where the process ends before it, or writes something else.
-        ArchiveTimeError
+        RecordError
         """
         head = self._take(5)
         length = int.from_bytes(head[1:], "little")
@@ -198,7 +197,7 @@ class ForeignStream:
 
         Raises
         ------
-        BrokenStreamError, OverLimitError, ArchiveTimeError
+        BrokenStreamError, OverLimitError, RecordError
         """
         while not self._ready and not self._ended:
             for body in self._content():

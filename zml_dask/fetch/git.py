@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote, unquote, urlsplit
 
-from zml_dask.fetch.errors import GitError, GitUnreachableError
+from zml_dask.errors import NetworkError, RecordError
 from zml_dask.net.client import HttpClient
 from zml_dask.net.connection import resolve
-from zml_dask.net.errors import NetworkError
 from zml_dask.net.responses import CA_BUNDLE_VARIABLES, proxy_of
 from zml_dask.net.urls import check_url, is_private_host, is_public
 from zml_dask.records.record import Record
@@ -171,17 +170,19 @@ def find_repository(source: GithubSource, client: HttpClient) -> str:
 
     Raises
     ------
-    GitError
+    RecordError
     """
     asked = "/info/refs"
     try:
         found = client.resolve_redirects(f"{source.clone_url}{asked}?service=git-upload-pack")
     except NetworkError as error:
-        kind = GitError if error.permanent else GitUnreachableError
-        raise kind(f"the repository cannot be cloned: {error}") from None
+        kind = "git" if error.permanent else "git_unreachable"
+        raise RecordError(kind, f"the repository cannot be cloned: {error}") from None
     url, separator, _ = found.partition(asked)
     if not separator:
-        raise GitError(f"{source.clone_url} redirects to {redact_url(found)}, no repository")
+        raise RecordError(
+            "git", f"{source.clone_url} redirects to {redact_url(found)}, no repository"
+        )
     return url
 
 
@@ -214,7 +215,7 @@ def snapshot(
 
     Raises
     ------
-    GitError
+    RecordError
     """
     url = check_url(source.clone_url if url is None else url)
     clone = folder / "git"
@@ -224,7 +225,7 @@ def snapshot(
         try:
             pinned = _pinned(url, source)
             _git([*pinned, "clone", "--depth=1", *plain, "--", url, str(clone)], folder, limits)
-        except GitError as error:
+        except RecordError as error:
             # A plain file server (git's "dumb" protocol) has no shallow clones.
             if "shallow" not in str(error):
                 raise
@@ -245,9 +246,9 @@ def _pinned(url: str, source: GithubSource) -> list[str]:
 
     Raises
     ------
-    GitUnreachableError
+    RecordError
         If the host has no address.
-    BadRedirectError
+    NetworkError
         If the repository of a public server has been redirected into the private network.
     """
     parts, base = urlsplit(url), urlsplit(source.base)
@@ -259,7 +260,9 @@ def _pinned(url: str, source: GithubSource) -> list[str]:
         public_only = is_elsewhere and any(map(is_public, resolve(base.hostname or "", port)))
         address = resolve(host, port, public_only=public_only)[0]
     except (OSError, UnicodeError):
-        raise GitUnreachableError(f"{redact_url(url)} has no address; check the network") from None
+        raise RecordError(
+            "git_unreachable", f"{redact_url(url)} has no address; check the network"
+        ) from None
     shown = f"[{address}]" if ":" in address else address
     # Git before 2.37 does not know the option, and resolves the name once more.
     return ["-c", f"http.curloptResolve={host}:{port}:{shown}"]
@@ -282,7 +285,7 @@ def unbundle(bundle: IO[bytes], folder: Path, limits: GitLimits) -> Path:
 
     Raises
     ------
-    GitError
+    RecordError
         Where it is damaged, or holds only what is new since another commit.
     """
     copied = folder / "bundle"
@@ -297,7 +300,7 @@ def unbundle(bundle: IO[bytes], folder: Path, limits: GitLimits) -> Path:
     preferred = ("HEAD", "refs/heads/main", "refs/heads/master")
     head = next((name for name in preferred if name in heads), min(heads, default=None))
     if head is None:
-        raise GitError("the git bundle has no head")
+        raise RecordError("git", "the git bundle has no head")
     tar = folder / "git.tar"
     _git([at, "archive", "--format=tar", f"--output={tar}", heads[head]], folder, limits)
     return tar
@@ -324,20 +327,20 @@ def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
                 start_new_session=True,
             )
         except FileNotFoundError:
-            raise GitError(
-                "git is not installed; install it to have records by their tag"
+            raise RecordError(
+                "git", "git is not installed; install it to have records by their tag"
             ) from None
         with process:
             try:
                 process.wait(timeout=limits.seconds)
             except subprocess.TimeoutExpired:
-                raise GitError(f"git {what} takes over {limits.seconds:g} s") from None
+                raise RecordError("git", f"git {what} takes over {limits.seconds:g} s") from None
             finally:
                 _end(process)
         if process.returncode:
             said = " ".join(_tail(err).split())[-200:]
-            kind = GitUnreachableError if _NO_ANSWER in said else GitError
-            raise kind(f"git {what} fails with {process.returncode}: {said!r}")
+            kind = "git_unreachable" if _NO_ANSWER in said else "git"
+            raise RecordError(kind, f"git {what} fails with {process.returncode}: {said!r}")
         return _tail(out)
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import IO, Final, Literal
 
-from zml_dask.fetch.errors import ArchiveTimeError
+from zml_dask.errors import RecordError
 from zml_dask.text_safety import escape_path
 
 MemberStatus = Literal[
@@ -24,6 +24,18 @@ _SPECIAL_FILES: Final = ("a device", "a hard link", "a symbolic link")
 _VERSION_CONTROL: Final = (".git", ".hg", ".svn", "CVS", ".bzr", "_darcs", ".jj")
 _VERSION_CONTROL_FIRST: Final = tuple(f"{name}/" for name in _VERSION_CONTROL)
 _VERSION_CONTROL_WITHIN: Final = tuple(f"/{name}/" for name in _VERSION_CONTROL)
+
+
+class BrokenStreamError(Exception):
+    """A compressed stream cannot be read from here on."""
+
+
+class TrailingBytesError(BrokenStreamError):
+    """A compressed stream is whole, and something else follows it."""
+
+
+class OverLimitError(Exception):
+    """Reading on would unpack more than is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,10 +271,11 @@ class Meter:
 
         Raises
         ------
-        ArchiveTimeError
+        RecordError
         """
         if time.monotonic() > self._deadline:
-            raise ArchiveTimeError(
+            raise RecordError(
+                "archive_time",
                 f"reading {self.name!r} takes over {self.limits.max_seconds:g} s; "
-                "raise the limit to have the record"
+                "raise the limit to have the record",
             )

@@ -15,14 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Self, cast
 
-from zml_dask.fetch.errors import BrokenStreamError, GitError, OverLimitError, TrailingBytesError
+from zml_dask.errors import RecordError
 from zml_dask.fetch.foreign import ForeignReader, MissingLibraryError
 from zml_dask.fetch.git import GitLimits, unbundle
 from zml_dask.fetch.member import (
+    BrokenStreamError,
     FetchLimits,
     Member,
     MemberStatus,
     Meter,
+    OverLimitError,
+    TrailingBytesError,
     hard_link_member,
     is_version_control,
     link_member,
@@ -95,9 +98,9 @@ def read_members(
 
     Raises
     ------
-    ArchiveTimeError
+    RecordError
         Where reading takes too long.
-    DiskFullError, ScratchError
+    NetworkError
         Where `scratch` cannot be written.
 
     Examples
@@ -282,7 +285,7 @@ def _bundle(file: IO[bytes], meter: Meter, scratch: Path) -> Iterator[Member]:
     with tempfile.TemporaryDirectory(dir=scratch, prefix="bundle-") as folder:
         try:
             tar = unbundle(file, Path(folder), limits)
-        except GitError as error:
+        except RecordError as error:
             yield unread(meter.name, None, "damaged", str(error))
             return
         with tar.open("rb") as opened:

@@ -12,22 +12,12 @@ from typing import Final, cast
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch.cache_reader import read_cached
-from zml_dask.fetch.errors import (
-    EmbargoedError,
-    GitError,
-    GitUnreachableError,
-    NoFilesError,
-    NotInCacheError,
-    RestrictedError,
-    UnreadableArchiveError,
-)
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions, Origin
 from zml_dask.fetch.files import FILE_FAULTS, FetchedFiles, FileFetcher
 from zml_dask.fetch.git import GithubSource, GitLimits, find_repository, github_source, snapshot
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.members import has_members, is_sound, kind_of
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import DiskFullError, ForbiddenError, NetworkError, ScratchError
 from zml_dask.net.transfer import local_disk
 from zml_dask.records.parse import record_name
 from zml_dask.records.record import Record
@@ -37,7 +27,8 @@ __all__ = ["FetchOptions", "FetchedArchive", "FetchedRecord", "fetch_into", "ope
 
 # With what is wrong with us or with the whole server nobody turns to GitHub, nor where a
 # record is withdrawn or restricted on purpose.
-_ELSEWHERE: Final = (*FILE_FAULTS, UnreadableArchiveError, NoFilesError)
+_ELSEWHERE: Final = FILE_FAULTS | {"unreadable_archive", "no_files"}
+_OF_THIS_MACHINE: Final = frozenset({"disk_full", "scratch"})
 
 
 @contextmanager
@@ -60,7 +51,7 @@ def open_record(
 
     Raises
     ------
-    RestrictedError, NoFilesError, NotInCacheError, UnreadableArchiveError
+    RecordError
     NetworkError
         One of its types by what went wrong with the record's own files.
     """
@@ -94,10 +85,8 @@ def fetch_into(
 
     Raises
     ------
-    NotInCacheError
-        If it is to come from the cache alone, and is not there.
     RecordError
-        As `open_record`.
+        As `open_record`; also if it is to come from the cache alone, and is not there.
     """
     options = FetchOptions() if options is None else options
     if options.cache is not None:
@@ -107,9 +96,10 @@ def fetch_into(
                 raise _unreadable(record, cached, nothing)
             return cached
     if options.offline:
-        raise NotInCacheError(
+        raise RecordError(
+            "not_in_cache",
             f"record {record.record_id} is not in the cache {options.cache!r}; "
-            "fetch it with zml-dask fetch where there is a network"
+            "fetch it with zml-dask fetch where there is a network",
         )
     _check_access(record)
     fetcher = FileFetcher(client, folder, options, keep_partial)
@@ -123,29 +113,30 @@ def fetch_into(
         )
         lost = own.lost()
         fault = _fault_of(record, own, files, lost)
-    except _ELSEWHERE as error:
-        fault = error
-    except ForbiddenError as error:
-        if record.access == "embargoed":
+    except RecordError as error:
+        if error.kind == "forbidden" and record.access == "embargoed":
             raise _embargoed(record) from error
-        raise
+        if error.kind not in _ELSEWHERE:
+            raise
+        fault = error
     if own is not None and fault is None:
         return own
     try:
         return _from_github(source, fetcher, cast("RecordError", fault))
-    except (DiskFullError, ScratchError):
-        raise
-    except RecordError:
+    except RecordError as error:
         # Better what can be read of a damaged archive than nothing.
-        if own is None or lost or not cast("RecordError", fault).permanent:
+        if error.kind in _OF_THIS_MACHINE or own is None:
+            raise
+        if lost or not cast("RecordError", fault).permanent:
             raise
     return own
 
 
 def _own_files(record: Record, fetcher: FileFetcher) -> FetchedFiles:
     if not record.files:
-        raise NoFilesError(
-            f"record {record.record_id} has no files; nothing to read until it gets some"
+        raise RecordError(
+            "no_files",
+            f"record {record.record_id} has no files; nothing to read until it gets some",
         )
     return fetcher.fetch_all(record.files)
 
@@ -157,19 +148,23 @@ def _check_access(record: Record) -> None:
     if record.access == "embargoed":
         raise _embargoed(record)
     if record.access in {"restricted", "closed"}:
-        raise RestrictedError(
-            f"record {record.record_id} is {record.access}; ask its authors, or use a token"
+        raise RecordError(
+            "restricted",
+            f"record {record.record_id} is {record.access}; ask its authors, or use a token",
         )
     if record.access == "metadata-only":
-        raise NoFilesError(f"record {record.record_id} has metadata only; there is no file to read")
+        raise RecordError(
+            "no_files", f"record {record.record_id} has metadata only; there is no file to read"
+        )
 
 
-def _embargoed(record: Record) -> EmbargoedError:
+def _embargoed(record: Record) -> RecordError:
     metadata = record.metadata.get("metadata")
     end = metadata.get("embargo_date") if isinstance(metadata, Mapping) else None
     until = f" until {end}" if re.fullmatch(r"[0-9-]{4,10}", str(end)) else ""
-    return EmbargoedError(
-        f"record {record.record_id} is under an embargo{until}; every update asks for it again"
+    return RecordError(
+        "embargoed",
+        f"record {record.record_id} is under an embargo{until}; every update asks for it again",
     )
 
 
@@ -186,17 +181,18 @@ def _fault_of(
     if files.fault is not None:
         return files.fault
     if archives:
-        return UnreadableArchiveError(f"record {record.record_id} has damaged archives only")
+        return RecordError(
+            "unreadable_archive", f"record {record.record_id} has damaged archives only"
+        )
     return None
 
 
-def _unreadable(
-    record: Record, fetched: FetchedRecord, lost: tuple[str, ...]
-) -> UnreadableArchiveError:
+def _unreadable(record: Record, fetched: FetchedRecord, lost: tuple[str, ...]) -> RecordError:
     names = ", ".join(escape_path(archive.name)[0] for archive in fetched.archives[:3])
-    return UnreadableArchiveError(
+    return RecordError(
+        "unreadable_archive",
         f"record {record.record_id}: no text can be read in {names or 'its files'} "
-        f"({'; '.join(lost)})"
+        f"({'; '.join(lost)})",
     )
 
 
@@ -220,21 +216,23 @@ def _from_github(
     for tag in source.tags:
         try:
             return _github_archive(source, tag, fetcher)
-        except (DiskFullError, ScratchError):
-            raise
-        except (NetworkError, UnreadableArchiveError) as error:
+        except RecordError as error:
+            if error.kind in _OF_THIS_MACHINE:
+                raise
             tried = error
             passing = passing if error.permanent else error
     for tag_or_branch in (*source.tags, None):
         try:
             return _clone(source, tag_or_branch, fetcher)
-        except GitUnreachableError as error:
-            tried = passing = error
-        except GitError as error:
+        except RecordError as error:
+            if not error.kind.startswith("git"):
+                raise
             tried = error
+            passing = error if error.kind == "git_unreachable" else passing
     if passing is not None and fault.permanent:
-        raise type(passing)(f"{fault}; and its repository cannot be asked: {passing}") from tried
-    raise type(fault)(f"{fault}; nor is it in its repository: {tried}") from tried
+        message = f"{fault}; and its repository cannot be asked: {passing}"
+        raise type(passing)(passing.kind, message) from tried
+    raise type(fault)(fault.kind, f"{fault}; nor is it in its repository: {tried}") from tried
 
 
 def _github_archive(source: GithubSource, tag: str, fetcher: FileFetcher) -> FetchedRecord:
@@ -245,7 +243,7 @@ def _github_archive(source: GithubSource, tag: str, fetcher: FileFetcher) -> Fet
     )
     kind = kind_of(target, limits=limits)
     if not is_sound(target, kind):
-        raise UnreadableArchiveError(f"{source.name} at {tag!r} is no archive")
+        raise RecordError("unreadable_archive", f"{source.name} at {tag!r} is no archive")
     checksum = f"md5:{download.md5}"
     return _of_repository("github-archive", source, target, download.bytes, checksum, limits)
 

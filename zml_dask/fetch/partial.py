@@ -58,9 +58,8 @@ def fetch_parts(
 
     Raises
     ------
-    RangeUnsupportedError
-        Where the server gives no parts.
     NetworkError
+        Of the kind "range_unsupported" where the server gives no parts.
     """
     size = file.size or 0
     fetched = 0

@@ -18,9 +18,8 @@ from typing import IO, Final, Literal, Protocol, cast
 import zstandard
 from isal import igzip_lib, isal_zlib
 
-from zml_dask.fetch.errors import BrokenStreamError, OverLimitError, TrailingBytesError
 from zml_dask.fetch.foreign import ForeignStream
-from zml_dask.fetch.member import Meter
+from zml_dask.fetch.member import BrokenStreamError, Meter, OverLimitError, TrailingBytesError
 from zml_dask.net.transfer import local_disk
 
 Kind = Literal[
@@ -326,7 +325,7 @@ def spool(layer: Readable, scratch: Path, meter: Meter) -> IO[bytes]:
     Raises
     ------
     BrokenStreamError, OverLimitError
-    DiskFullError, ScratchError
+    NetworkError
         Where `scratch` cannot be written.
     """
     left = meter.limits.max_archive_bytes

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from zml_dask.fetch.errors import BrokenStreamError, OverLimitError, TrailingBytesError
 from zml_dask.fetch.member import (
+    BrokenStreamError,
     Member,
     MemberStatus,
     Meter,
+    OverLimitError,
+    TrailingBytesError,
     decoded,
     hard_link_member,
     is_version_control,

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from zml_dask.encodings import decode_names
-from zml_dask.fetch.errors import BrokenStreamError, OverLimitError
 from zml_dask.fetch.member import (
+    BrokenStreamError,
     Member,
     MemberStatus,
     Meter,
+    OverLimitError,
     decoded,
     is_version_control,
     link_member,

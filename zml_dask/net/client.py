@@ -20,14 +20,8 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
+from zml_dask.errors import NetworkError
 from zml_dask.net.connection import Hop, new_session, resolve, travelling
-from zml_dask.net.errors import (
-    BadAnswerError,
-    BadRedirectError,
-    DeadlineError,
-    NetworkError,
-    RangeUnsupportedError,
-)
 from zml_dask.net.options import HttpOptions, Token
 from zml_dask.net.responses import (
     BROKEN_CONNECTION,
@@ -109,12 +103,13 @@ class _RetryState:
 
         Raises
         ------
-        DeadlineError
+        NetworkError
         """
         if time.monotonic() > self._deadline:
-            raise DeadlineError(
+            raise NetworkError(
+                "deadline",
                 f"{redact_url(self.url)} takes longer than {self.options.deadline:g} s; "
-                "raise the deadline, or try at another time"
+                "raise the deadline, or try at another time",
             )
 
     def record_failure(self, failure: NetworkError, *, progressed: bool = False) -> None:
@@ -210,7 +205,7 @@ class HttpClient:
         ------
         NetworkError
             One of its types by what went wrong; a 500 to a search is a
-            `BadRequestError`.
+            `NetworkError`.
         """
         state = self._new_state(url)
 
@@ -221,7 +216,9 @@ class HttpClient:
                 payload = json.loads(body)
             except (ValueError, RecursionError):
                 # A page of a proxy or of maintenance, with a status that says all is well.
-                return BadAnswerError(f"{redact_url(url)} answers something that is not JSON")
+                return NetworkError(
+                    "bad_answer", f"{redact_url(url)} answers something that is not JSON"
+                )
             return JsonAnswer(payload, dict(response.headers), response.status_code)
 
         return self._get(state, OK, read, params=params)
@@ -231,10 +228,9 @@ class HttpClient:
 
         Raises
         ------
-        RangeUnsupportedError
-            Where the server answers with the whole file (whose body is not read).
         NetworkError
-            One of its other types by what went wrong.
+            Of the kind "range_unsupported" where the server answers with the whole file
+            (whose body is not read); of another by what went wrong.
         """
         state = self._new_state(url)
 
@@ -242,8 +238,9 @@ class HttpClient:
             part, status = content_range(response), response.status_code
             fits = part is not None and part[0] == start and part[1] < stop
             if status != _PART or part is None or not fits or content_encoding(response):
-                raise RangeUnsupportedError(
-                    f"{redact_url(url)} answers {status} to a request for a part of it"
+                raise NetworkError(
+                    "range_unsupported",
+                    f"{redact_url(url)} answers {status} to a request for a part of it",
                 )
             length = part[1] - start + 1
             body = read_bounded(response, url, length, state.check_deadline)
@@ -432,8 +429,8 @@ class HttpClient:
                     _check_target(target)
                 hop = Hop(state.check_deadline, public_only=from_inside is False)
                 url, params = target, None
-        raise BadRedirectError(
-            f"{redact_url(state.url)} redirects more than {MOST_REDIRECTS} times"
+        raise NetworkError(
+            "bad_redirect", f"{redact_url(state.url)} redirects more than {MOST_REDIRECTS} times"
         )
 
     def _send(
@@ -476,7 +473,7 @@ def _check_target(url: str) -> None:
 
     Raises
     ------
-    BadRedirectError
+    NetworkError
     """
     parts = urlsplit(url)
     # Without a resolver of our own the proxy's has to do.

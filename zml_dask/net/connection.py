@@ -87,7 +87,7 @@ def resolve(host: str, port: int, *, public_only: bool = False) -> list[str]:
     ------
     OSError
         If the name has no address (`socket.gaierror`).
-    BadRedirectError
+    NetworkError
         If `public_only` and none of them is public.
     """
     family = urllib3_connection.allowed_gai_family()

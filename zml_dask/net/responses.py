@@ -13,20 +13,7 @@ from typing import Any, Final
 import requests
 import urllib3
 
-from zml_dask.net.errors import (
-    BadAnswerError,
-    BadQueryError,
-    BadRequestError,
-    BlockedError,
-    ConnectError,
-    ForbiddenError,
-    GoneError,
-    NetworkError,
-    NotFoundError,
-    RateLimitedError,
-    ServerError,
-    TooLargeError,
-)
+from zml_dask.errors import NetworkError
 from zml_dask.text_safety import escape_text, redact_url
 
 OK: Final = frozenset({200, 203})
@@ -89,24 +76,28 @@ def error_of(
     message, is_page = _message_of(response, redact)
     where = f"{redact_url(url)} answers {status}{message}"
     if status == 429 or (status == 403 and response.headers.get("X-RateLimit-Remaining") == "0"):
-        return RateLimitedError(f"{where}, however long we wait; use fewer workers or try later")
+        return NetworkError(
+            "rate_limited", f"{where}, however long we wait; use fewer workers or try later"
+        )
     if status in {401, 403, 451}:
         if is_page or "traffic" in message:
-            return BlockedError(
-                f"{where}: the server blocks this client; pause, and name a contact"
+            return NetworkError(
+                "blocked", f"{where}: the server blocks this client; pause, and name a contact"
             )
-        return ForbiddenError(f"{where}: the file is not public; a token may open it")
+        return NetworkError("forbidden", f"{where}: the file is not public; a token may open it")
     if status == 404:
-        return NotFoundError(f"{where}: there is no such record or file")
+        return NetworkError("not_found", f"{where}: there is no such record or file")
     if status == 410:
-        return GoneError(f"{where}: the record was withdrawn")
+        return NetworkError("gone", f"{where}: the record was withdrawn")
     if status == 500 and is_search:
-        return BadQueryError(f"{where}; that means a query that the server cannot parse: check it")
+        return NetworkError(
+            "bad_query", f"{where}; that means a query that the server cannot parse: check it"
+        )
     if status >= 500 or status in TRANSIENT - {204, 205}:
-        return ServerError(f"{where}; try later")
+        return NetworkError("server_error", f"{where}; try later")
     if status < 400:
-        return BadAnswerError(f"{where}, without the content that was asked for")
-    return BadRequestError(f"{where}: the request is not accepted")
+        return NetworkError("bad_answer", f"{where}, without the content that was asked for")
+    return NetworkError("bad_request", f"{where}: the request is not accepted")
 
 
 def is_transient(response: requests.Response, *, is_search: bool) -> bool:
@@ -120,12 +111,12 @@ def is_transient(response: requests.Response, *, is_search: bool) -> bool:
     return status >= 500 or status in TRANSIENT or asks_to_retry
 
 
-def connect_error(url: str, cause: BaseException) -> tuple[ConnectError, bool]:
+def connect_error(url: str, cause: BaseException) -> tuple[NetworkError, bool]:
     """Describe a connection that failed.
 
     Returns
     -------
-    error : ConnectError
+    error : NetworkError
     transient : bool
         Whether trying again may help: not for a certificate that is not trusted, nor
         for settings of this machine that are wrong.
@@ -134,16 +125,19 @@ def connect_error(url: str, cause: BaseException) -> tuple[ConnectError, bool]:
     causes = list(_causes(cause))
     advice = _wrong_setting(url, causes) or _wrong_certificate(causes)
     if advice is not None:
-        return ConnectError(f"{where} cannot be read: {advice}"), False
+        return NetworkError("connection", f"{where} cannot be read: {advice}"), False
     reason = _reason(causes)
     proxy = proxy_of(url)
     if proxy is not None and _is_connect_failure(causes):
         name, address = proxy
-        return ConnectError(
+        return NetworkError(
+            "connection",
             f"{where} cannot be read: the proxy {redact_url(address)}, which {name} names, "
-            f"does not answer ({reason})"
+            f"does not answer ({reason})",
         ), True
-    return ConnectError(f"{where} cannot be read ({reason}); check the network, or try later"), True
+    return NetworkError(
+        "connection", f"{where} cannot be read ({reason}); check the network, or try later"
+    ), True
 
 
 def read_bounded(
@@ -153,8 +147,7 @@ def read_bounded(
 
     Raises
     ------
-    TooLargeError
-    DeadlineError
+    NetworkError
         By `check_time`.
     """
     pieces, count = [], 0
@@ -162,7 +155,7 @@ def read_bounded(
         check_time()
         count += len(piece)
         if count > limit:
-            raise TooLargeError(f"{redact_url(url)} answers more than {limit:,} bytes")
+            raise NetworkError("too_large", f"{redact_url(url)} answers more than {limit:,} bytes")
         pieces.append(piece)
     return b"".join(pieces)
 

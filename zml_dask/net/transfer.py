@@ -17,16 +17,7 @@ from urllib.parse import urlsplit
 import requests
 import zstandard
 
-from zml_dask.net.errors import (
-    BadAnswerError,
-    BadRequestError,
-    ChecksumError,
-    DiskFullError,
-    NetworkError,
-    ScratchError,
-    TooLargeError,
-    TruncatedError,
-)
+from zml_dask.errors import NetworkError
 from zml_dask.text_safety import redact_url
 
 HEAD_BYTES: Final = 512
@@ -114,20 +105,21 @@ def local_disk(path: Path) -> Iterator[None]:
 
     Raises
     ------
-    DiskFullError
-        No space, or over quota.
-    ScratchError
-        Anything else, such as a folder that may not be written.
+    NetworkError
+        Of the kind "disk_full" where there is no space, or the quota is used up; "scratch" for
+        anything else, such as a folder that may not be written.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise DiskFullError(
-                f"no space left at {str(path.parent)!r}; free some, or name another scratch folder"
+            raise NetworkError(
+                "disk_full",
+                f"no space left at {str(path.parent)!r}; free some, or name another scratch folder",
             ) from error
-        raise ScratchError(
-            f"{str(path)!r} cannot be written ({error.strerror}); name another scratch folder"
+        raise NetworkError(
+            "scratch",
+            f"{str(path)!r} cannot be written ({error.strerror}); name another scratch folder",
         ) from error
 
 
@@ -254,7 +246,7 @@ class Transfer:
             if part is None or part[0] != self._offset or self._has_changed(part[2]):
                 self._restart()
                 where = redact_url(self._plan.url)
-                return TruncatedError(f"{where} answers with another part or file")
+                return NetworkError("truncated", f"{where} answers with another part or file")
             self._total = part[2] if part[2] is not None else self._total
         else:
             if self._offset:
@@ -269,9 +261,13 @@ class Transfer:
 
     def _begin_unsatisfied(self) -> NetworkError:
         if not self._offset:
-            raise BadRequestError(f"{redact_url(self._plan.url)} answers 416 to a plain request")
+            raise NetworkError(
+                "bad_request", f"{redact_url(self._plan.url)} answers 416 to a plain request"
+            )
         self._restart()
-        return TruncatedError(f"{redact_url(self._plan.url)} is shorter than what came before")
+        return NetworkError(
+            "truncated", f"{redact_url(self._plan.url)} is shorter than what came before"
+        )
 
     def _has_changed(self, total: int | None) -> bool:
         return None not in (self._total, total) and total != self._total
@@ -279,9 +275,10 @@ class Transfer:
     def _refuse_above(self, count: int | None) -> None:
         limit = self._plan.max_bytes
         if limit is not None and count is not None and count > limit:
-            raise TooLargeError(
+            raise NetworkError(
+                "too_large",
                 f"{redact_url(self._plan.url)} has {count:,} bytes, over the limit of {limit:,}; "
-                "raise --max-archive-size to have it"
+                "raise --max-archive-size to have it",
             )
 
     def _write(self, piece: bytes) -> None:
@@ -318,15 +315,18 @@ class Transfer:
             return None
         if _is_page(response) and not plan.names_a_page:
             self._restart()
-            return BadAnswerError(f"{where} answers with a page instead of the file; try later")
+            return NetworkError(
+                "bad_answer", f"{where} answers with a page instead of the file; try later"
+            )
         if plan.size is not None and self._offset < plan.size:
-            return TruncatedError(
-                f"{where} gives {self._offset:,} of {plan.size:,} bytes; try later"
+            return NetworkError(
+                "truncated", f"{where} gives {self._offset:,} of {plan.size:,} bytes; try later"
             )
         self._mismatches += 1
-        failure = ChecksumError(
+        failure = NetworkError(
+            "checksum",
             f"{where} has md5 {self._md5.hexdigest()} and {self._offset:,} bytes, "
-            f"not {plan.md5 or 'the promised length'} as its record says"
+            f"not {plan.md5 or 'the promised length'} as its record says",
         )
         if self._mismatches > 1:
             raise failure

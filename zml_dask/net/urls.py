@@ -10,7 +10,7 @@ from socket import inet_aton
 from typing import Final
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from zml_dask.net.errors import BadRedirectError, BadUrlError
+from zml_dask.errors import NetworkError
 from zml_dask.text_safety import redact_url
 
 REDIRECTS: Final = (301, 302, 303, 307, 308)
@@ -31,7 +31,7 @@ def check_url(url: str) -> str:
 
     Raises
     ------
-    BadUrlError
+    NetworkError
         For anything else; a hostile record must not read local files.
 
     Examples
@@ -43,21 +43,24 @@ def check_url(url: str) -> str:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise BadUrlError(f"{redact_url(url)} is not a URL ({error})") from None
+        raise NetworkError("bad_url", f"{redact_url(url)} is not a URL ({error})") from None
     if parts.scheme not in {"http", "https"}:
-        raise BadUrlError(
+        raise NetworkError(
+            "bad_url",
             f"{redact_url(url)!r} is not fetched: only http and https are, "
-            "unless the user's own catalogue names the URL"
+            "unless the user's own catalogue names the URL",
         )
     if not parts.hostname:
-        raise BadUrlError(f"{redact_url(url)} names no host")
+        raise NetworkError("bad_url", f"{redact_url(url)} names no host")
     if parts.username is not None or parts.password is not None:
-        raise BadUrlError(
-            f"{redact_url(url)} carries credentials; they do not belong in a catalogue"
+        raise NetworkError(
+            "bad_url", f"{redact_url(url)} carries credentials; they do not belong in a catalogue"
         )
     if " " in url or _FORBIDDEN.search(url):
         # A backslash ends the host for some readers of URLs and not for others.
-        raise BadUrlError(f"{redact_url(url)} holds a space, control character or backslash")
+        raise NetworkError(
+            "bad_url", f"{redact_url(url)} holds a space, control character or backslash"
+        )
     return url
 
 
@@ -77,7 +80,7 @@ def redirected(url: str, location: str | None, *, from_inside: bool | None = Non
 
     Raises
     ------
-    BadRedirectError
+    NetworkError
         Where it leads off http(s), from https to http, or from elsewhere to
         this machine or its private network.
 
@@ -87,18 +90,21 @@ def redirected(url: str, location: str | None, *, from_inside: bool | None = Non
     'https://a.org/files/my%20code.zip'
     """
     if not location:
-        raise BadRedirectError(f"{redact_url(url)} redirects to nowhere")
+        raise NetworkError("bad_redirect", f"{redact_url(url)} redirects to nowhere")
     try:
         # Before quoting, which would hide them; `urljoin` would drop some of them.
         is_forbidden = _FORBIDDEN.search(location) is not None
         target = check_url("" if is_forbidden else urljoin(url, _quoted(location)))
-    except (BadUrlError, ValueError):
-        raise BadRedirectError(
-            f"{redact_url(url)} redirects to {redact_url(location)!r}, which is not fetched"
+    except (NetworkError, ValueError):
+        raise NetworkError(
+            "bad_redirect",
+            f"{redact_url(url)} redirects to {redact_url(location)!r}, which is not fetched",
         ) from None
     old, new = urlsplit(url), urlsplit(target)
     if old.scheme == "https" and new.scheme == "http":
-        raise BadRedirectError(f"{redact_url(url)} redirects to unencrypted {redact_url(target)}")
+        raise NetworkError(
+            "bad_redirect", f"{redact_url(url)} redirects to unencrypted {redact_url(target)}"
+        )
     if from_inside is None:
         from_inside = is_private_host(old.hostname)
     if not from_inside and is_private_host(new.hostname):
@@ -106,10 +112,11 @@ def redirected(url: str, location: str | None, *, from_inside: bool | None = Non
     return target
 
 
-def private_redirect(url: str) -> BadRedirectError:
+def private_redirect(url: str) -> NetworkError:
     """Return the error for a redirect from a public server to a private address."""
-    return BadRedirectError(
-        f"a public server redirects into the private network: {redact_url(url)} is not fetched"
+    return NetworkError(
+        "bad_redirect",
+        f"a public server redirects into the private network: {redact_url(url)} is not fetched",
     )
 
 

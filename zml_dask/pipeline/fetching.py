@@ -11,7 +11,6 @@ from typing import ClassVar
 from zml_dask.engine.job import Job, Report
 from zml_dask.errors import RecordError
 from zml_dask.fetch.cache import CachedRecord, cache_record
-from zml_dask.fetch.errors import CacheError
 from zml_dask.fetch.origins import FetchOptions
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.context import CatalogueHandle
@@ -82,7 +81,7 @@ class FetchArchives(Job[RecordRef, HttpClient, CachedRecord | RecordError, Fetch
 
         Raises
         ------
-        CacheError
+        RecordError
             If the cache cannot be written: no fault of the record.
         CatalogueChangedError
             If the catalogue is replaced meanwhile.
@@ -90,9 +89,9 @@ class FetchArchives(Job[RecordRef, HttpClient, CachedRecord | RecordError, Fetch
         try:
             record = self.catalogue.read(task)
             return cache_record(record, context, self.cache, self.scratch, self.options)
-        except CacheError:
-            raise
         except RecordError as error:
+            if error.kind == "cache":
+                raise
             return error
 
     def finish(self, results: Iterator[CachedRecord | RecordError]) -> FetchResult:

@@ -284,7 +284,9 @@ def read_record(
             return parse_record(hit, api_url=api_url, trusted=trusted)
     except RecursionError as error:
         # No sign of a change: the stack is deeper here than where it was indexed.
-        raise RecordParseError(f"record {ref.record_id} is nested too deeply: {error}") from error
+        raise RecordParseError(
+            "bad_metadata", f"record {ref.record_id} is nested too deeply: {error}"
+        ) from error
     except (ValueError, RecordParseError):
         pass  # cut out of the middle of another line
     raise CatalogueChangedError(

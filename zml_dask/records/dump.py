@@ -28,15 +28,8 @@ import msgspec
 from isal import igzip, isal_zlib
 
 from zml_dask.engine.temporary import temporary_folder
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import NetworkError, UsageError, ZmlError
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import (
-    BadAnswerError,
-    ChecksumError,
-    DeadlineError,
-    GoneError,
-    NotFoundError,
-)
 from zml_dask.records.journal import DumpState, HarvestOptions
 from zml_dask.records.native import search_hit
 from zml_dask.records.parse import (
@@ -62,6 +55,7 @@ _LARGEST_ENTRY: Final = 64 * 1024 * 1024
 _TAR_BLOCK: Final = 32 * 1024
 _TELL: Final = 100
 _RESTARTS: Final = 3
+_NOT_THERE: Final = frozenset({"not_found", "gone"})
 _NAME: Final = re.compile(r"(?:.*/)?(\d{1,18})\.json")
 _VERSION: Final = re.compile(r"[\w-]{1,64}")
 _OLDEST: Final = datetime(1, 1, 1, tzinfo=UTC)
@@ -119,7 +113,9 @@ def _listing(client: HttpClient, api_url: str) -> list[dict[str, Any]]:
     url = f"{api_url}/exporter"
     try:
         payload = client.get_json(url).payload
-    except (NotFoundError, GoneError, BadAnswerError) as error:
+    except NetworkError as error:
+        if error.kind not in _NOT_THERE | {"bad_answer"}:
+            raise
         raise DumpError(
             f"{api_url} offers no metadata dumps ({url} is not there): "
             "harvest by its search, without --from-dump"
@@ -172,7 +168,9 @@ def download_dump(
         try:
             with _watched(target, dump.size or 0, report):
                 _download(dump, client, api_url)
-        except (ChecksumError, NotFoundError, GoneError) as error:
+        except NetworkError as error:
+            if error.kind not in _NOT_THERE | {"checksum"}:
+                raise
             newest = choose_dump(NEWEST, client, api_url, target)
             newest = replace(newest, path=dump.path)
             if (newest.version_id, newest.checksum) == (dump.version_id, dump.checksum):
@@ -200,7 +198,9 @@ def _download(dump: DumpState, client: HttpClient, api_url: str) -> None:
                 size=dump.size,
                 keep_partial=True,
             )
-        except DeadlineError:
+        except NetworkError as error:
+            if error.kind != "deadline":
+                raise
             # A time limit for one file is none for gigabytes, as long as they come.
             before, size = size, _size(_part(target))
             if size <= before:
@@ -450,7 +450,9 @@ def deleted_records(
         target = folder / DELETED_LIST
         try:
             client.download(f"{api_url}/exporter/{DELETED_LIST}", target)
-        except (NotFoundError, GoneError):
+        except NetworkError as error:
+            if error.kind not in _NOT_THERE:
+                raise
             return None
         try:
             with _GZIP.open(target, "rb") as stream:

@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from zml_dask.errors import NetworkError
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import ForbiddenError, GoneError, NotFoundError, ServerError
 from zml_dask.records.dump import (
     DumpEntry,
     DumpError,
@@ -203,11 +203,15 @@ class DumpRound:
         try:
             hit = mapping(self._client.get_json(url).payload)
             kept = record_id_of(hit) == record_id and self._is_wanted(hit) and self._choose(hit)
-        except (ForbiddenError, GoneError, NotFoundError, RecordParseError):
+        except RecordParseError:
             kept = False
-        except ServerError:
-            self._state = replace(self._state, missing=self._state.missing + 1)
-            return
+        except NetworkError as error:
+            if error.kind == "server_error":
+                self._state = replace(self._state, missing=self._state.missing + 1)
+                return
+            if error.kind not in {"forbidden", "gone", "not_found"}:
+                raise
+            kept = False
         if not kept:
             self._passed.add(record_id)
         self._flush()

@@ -18,9 +18,8 @@ from pathlib import Path
 from time import sleep
 from typing import Final
 
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import NetworkError, UsageError, ZmlError
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import BadQueryError, BadRequestError
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.dump import choose_dump
 from zml_dask.records.dump_harvest import DumpProgress, DumpRound, is_excluded, put_in_order
@@ -156,7 +155,7 @@ def harvest(
         If the catalogue was harvested with other options.
     CatalogueWriteError
         If the catalogue cannot be written to.
-    BadQueryError
+    NetworkError
         If the server cannot parse the query.
     QuerySyntaxError
         If the query cannot be asked of a dump.
@@ -476,9 +475,9 @@ class HarvestRound:
             number = self._state.offset // size
             try:
                 page = self._patiently(number + 1, size)
-            except BadQueryError:
-                raise
-            except BadRequestError:
+            except NetworkError as error:
+                if error.kind != "bad_request":
+                    raise
                 # Larger than the server grants, unless it refuses the smallest, too.
                 if size in {self._size, self._sizes[-1]}:
                     if number and number * size < self._window:
@@ -507,8 +506,8 @@ class HarvestRound:
                     size=size,
                     type_filter=self._type_filter,
                 )
-            except BadQueryError:
-                if not is_proven or tried == _TRIES:
+            except NetworkError as error:
+                if error.kind != "bad_query" or not is_proven or tried == _TRIES:
                     raise
                 sleep(self._client.options.pause(tried))
         raise AssertionError("the last try returns or raises")

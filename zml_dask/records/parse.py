@@ -71,8 +71,6 @@ RELATIONS = {
 class RecordParseError(RecordError):
     """A hit that cannot be made a record: it has no usable id."""
 
-    kind = "bad_metadata"
-
 
 def parse_record(
     hit: Mapping[str, Any], *, api_url: str = ZENODO_API, trusted: bool = False
@@ -126,13 +124,16 @@ def record_id_of(hit: object) -> int:
     """
     if not isinstance(hit, Mapping):
         raise RecordParseError(
-            f"a record must be a JSON object, not {type(hit).__name__}: leave it out"
+            "bad_metadata",
+            f"a record must be a JSON object, not {type(hit).__name__}: leave it out",
         )
     record_id = record_number(hit.get("id")) or record_number(hit.get("recid"))
     if not record_id:
         found = repr(hit["id"])[:40] if "id" in hit else "nothing"
         raise RecordParseError(
-            f"a record needs a positive whole number as id, or a name like 4bptb-2vq04, not {found}"
+            "bad_metadata",
+            "a record needs a positive whole number as id, or a name like 4bptb-2vq04, "
+            f"not {found}",
         )
     return record_id
 

@@ -13,16 +13,8 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any, Final, Literal, TypeVar
 
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import NetworkError, UsageError, ZmlError
 from zml_dask.net.client import HttpClient
-from zml_dask.net.errors import (
-    BadQueryError,
-    BadRequestError,
-    ForbiddenError,
-    GoneError,
-    NotFoundError,
-    ServerError,
-)
 from zml_dask.records.journal import HarvestOptions
 from zml_dask.records.parse import RecordParseError, record_id_of, record_name
 
@@ -202,10 +194,9 @@ def search_page(
 
     Raises
     ------
-    BadQueryError
-        If the server cannot parse the query.
-    BadRequestError
-        If it does not grant the page.
+    NetworkError
+        Of the kind "bad_query" if the server cannot parse the query, "bad_request" if it does
+        not grant the page.
     NotASearchError
         If the answer is not a search result.
     """
@@ -350,10 +341,8 @@ def _in_granted_size(sizes: Sequence[int], ask: Callable[[int], T]) -> tuple[T, 
     for size in sizes:
         try:
             return ask(size), size
-        except BadQueryError:
-            raise
-        except BadRequestError:
-            if size == sizes[-1]:
+        except NetworkError as error:
+            if error.kind != "bad_request" or size == sizes[-1]:
                 raise
     raise AssertionError("the last size returns or raises")
 
@@ -445,10 +434,11 @@ def find_withdrawn(
 def _looked_up(root: str, record_id: int, client: HttpClient) -> Iterator[Withdrawn]:
     try:
         client.get_json(f"{root}/{record_name(record_id)}")
-    except GoneError as error:
-        yield Withdrawn(record_id, "gone", str(error))
-    except NotFoundError as error:
-        yield Withdrawn(record_id, "not_found", str(error))
-    except (ForbiddenError, ServerError):
+    except NetworkError as error:
+        if error.kind == "gone":
+            yield Withdrawn(record_id, "gone", str(error))
+        elif error.kind == "not_found":
+            yield Withdrawn(record_id, "not_found", str(error))
+        elif error.kind not in {"forbidden", "server_error"}:
+            raise
         # Hidden, or in trouble just now: neither means that it is gone.
-        return
