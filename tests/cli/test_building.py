@@ -272,7 +272,7 @@ def test_a_record_goes_by_its_number_or_its_doi(
         (["build", "{catalogue}", "ds", "--offline"], 2, "needs a cache"),
         (["build", "{catalogue}", "ds", "--config", "none.toml"], 2, "none.toml"),
         (["build", "{catalogue}", "ds", "--adapt", "4"], 2, "MIN:MAX"),
-        (["build", "{catalogue}", "ds", "--max-archive-size", "much"], 2, "no size"),
+        (["build", "{catalogue}", "ds", "--max-archive-size", "much"], 2, "not a size"),
         (["build", "{catalogue}", "/proc/ds"], 1, "cannot write .* folder cannot .*/proc/ds"),
         (["build", "{catalogue}", "ds", "--dashboard", "no.such.invalid"], 1, "no.such.invalid"),
         (["harvest", "new.jsonl", "--api-url", "zenodo.org/api"], 2, "no root of an API"),
