@@ -12,41 +12,58 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zml_dask import errors as errors
     from zml_dask.derived.derive import derive as derive
     from zml_dask.pipeline.build import build as build
+    from zml_dask.pipeline.options import BuildOptions as BuildOptions
     from zml_dask.pipeline.process import process as process
     from zml_dask.query.dataset import Dataset as Dataset
     from zml_dask.query.dataset import open_dataset as open_dataset
     from zml_dask.raster.images import rasterize as rasterize
     from zml_dask.raster.images import to_text as to_text
+    from zml_dask.records.catalogue import Catalogue as Catalogue
     from zml_dask.records.parse import parse_record as parse_record
     from zml_dask.records.record import Record as Record
+    from zml_dask.store.commit import commit as commit
+    from zml_dask.store.storage import Storage as Storage
+    from zml_dask.store.verify.verification import verify as verify
 
 __version__ = version("zml-dask")
 
 _HOMES = {
+    "BuildOptions": "zml_dask.pipeline.options",
+    "Catalogue": "zml_dask.records.catalogue",
     "Dataset": "zml_dask.query.dataset",
     "Record": "zml_dask.records.record",
+    "Storage": "zml_dask.store.storage",
     "build": "zml_dask.pipeline.build",
+    "commit": "zml_dask.store.commit",
     "derive": "zml_dask.derived.derive",
     "open_dataset": "zml_dask.query.dataset",
     "parse_record": "zml_dask.records.parse",
     "process": "zml_dask.pipeline.process",
     "rasterize": "zml_dask.raster.images",
     "to_text": "zml_dask.raster.images",
+    "verify": "zml_dask.store.verify.verification",
 }
 
 __all__ = [
+    "BuildOptions",
+    "Catalogue",
     "Dataset",
     "Record",
+    "Storage",
     "__version__",
     "build",
+    "commit",
     "derive",
+    "errors",
     "open_dataset",
     "parse_record",
     "process",
     "rasterize",
     "to_text",
+    "verify",
 ]
 
 
@@ -55,6 +72,8 @@ def __getattr__(name: str) -> Any:
     # dataset never loads what only a build needs.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "errors":
+        return import_module("zml_dask.errors")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,3 +139,33 @@ def test_the_package_runs_as_a_module() -> None:
         [sys.executable, "-m", "zml_dask", "--version"], capture_output=True, text=True, check=True
     )
     assert ran.stdout.startswith("zml-dask, version ")
+
+
+def test_datasets_and_options_are_completed(tmp_path: Path) -> None:
+    def completed(words: str) -> list[str]:
+        ran = subprocess.run(
+            [sys.executable, "-m", "zml_dask"],
+            env={
+                **os.environ,
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(words.count(" ")),
+                "_ZML_DASK_COMPLETE": "bash_complete",
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return ran.stdout.split()
+
+    assert completed("zml-dask status ") == ["file,"]
+    assert completed("zml-dask verify --de") == ["plain,--deep"]
+    assert completed("zml-dask qu") == ["plain,query"]
+
+
+def test_a_cluster_that_is_not_known_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    catalogue = tmp_path / "catalogue.jsonl"
+    catalogue.write_text('{"id": 1, "metadata": {"title": "x"}, "files": []}\n')
+    status, _, err = run("build", catalogue, tmp_path / "ds", "--cluster", "slrum")
+    assert status == 2
+    assert "did you mean slurm" in err
+    assert not (tmp_path / "ds").exists()

@@ -18,8 +18,8 @@ from zml_dask.pipeline.build import build_on
 
 
 @click.command("build")
-@click.argument("catalogue")
-@click.argument("dataset")
+@click.argument("catalogue", type=click.Path())
+@click.argument("dataset", type=click.Path())
 @cluster_options
 @build_options
 @click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")

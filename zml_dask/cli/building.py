@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 import click
 from dask.utils import parse_bytes
 
-from zml_dask.engine.clusters import ClusterOptions, job_name_of, open_cluster, parse_adapt
+from zml_dask.engine.clusters import (
+    ClusterOptions,
+    check_cluster,
+    job_name_of,
+    open_cluster,
+    parse_adapt,
+)
 from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import OpenExecutor
 from zml_dask.engine.progress import BuildProgress, open_progress
@@ -210,6 +216,7 @@ def executor_of(
         job_name=job_name_of(dataset),
         say=progress.say,
     )
+    check_cluster(values["cluster"], options)
     return on_cluster(
         partial(open_cluster, values["cluster"], values.get("workers"), adapt, options)
     )

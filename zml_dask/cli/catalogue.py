@@ -26,7 +26,7 @@ _WIDE: Final = 32_767
 
 
 @click.command("catalogue")
-@click.argument("catalogue")
+@click.argument("catalogue", type=click.Path())
 @click.argument("where", default="")
 @click.option("--limit", type=click.IntRange(0), help="Rows to print; 20 in a table, else all.")
 @click.option(

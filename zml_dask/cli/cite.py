@@ -12,7 +12,7 @@ from zml_dask.query.dataset import open_dataset
 
 
 @click.command("cite")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.option("--where", default="", help="Cite the records with files that fulfil this condition.")
 @click.option("--records", is_flag=True, help="Cite every record, of the whole dataset too.")
 @click.option(

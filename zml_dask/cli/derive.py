@@ -14,7 +14,7 @@ from zml_dask.store.layout import COLUMN_TYPES, derived_table
 
 
 @click.command("derive")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.argument("name")
 @click.option(
     "--function", help="A function of text, images or row that can be imported: module:function."

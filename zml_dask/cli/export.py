@@ -18,8 +18,8 @@ from zml_dask.query.dataset import open_dataset
 
 
 @click.command("export")
-@click.argument("dataset")
-@click.argument("target", metavar="DIR")
+@click.argument("dataset", type=click.Path())
+@click.argument("target", metavar="DIR", type=click.Path())
 @click.option(
     "--format",
     "formats",

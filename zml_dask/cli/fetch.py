@@ -23,8 +23,8 @@ _DOWNLOADS = 4
 
 
 @click.command("fetch")
-@click.argument("catalogue")
-@click.argument("cache")
+@click.argument("catalogue", type=click.Path())
+@click.argument("cache", type=click.Path())
 @click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
 @click.option("--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB).")
 @click.option("--api-url", metavar="URL", help="Root of Zenodo's API, where not as harvested.")

@@ -18,7 +18,7 @@ _BATCH = 1_024
 
 
 @click.command("grep")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.argument("pattern")
 @click.option("--where", default="", help="Search only files that fulfil this SQL condition.")
 @click.option("-i", "--ignore-case", is_flag=True, help="Take capitals for small letters.")

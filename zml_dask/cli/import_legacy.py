@@ -14,7 +14,7 @@ from zml_dask.text_safety import escape_text
 
 @click.command("import-legacy")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @cluster_options
 @click.option("--retry-failed", is_flag=True, help="Try again what failed permanently.")
 @click.option(

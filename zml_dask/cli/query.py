@@ -23,7 +23,7 @@ _DIRECTIONS = {"asc": "ASC", "desc": "DESC"}
 
 
 @click.command("query")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.argument("where", default="")
 @click.option(
     "--columns",

@@ -14,7 +14,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
 @click.command("report")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.option(
     "--output", type=_FILE, default=Path("report.html"), show_default=True, help="The page."
 )

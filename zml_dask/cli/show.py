@@ -53,7 +53,7 @@ class _RecordNumber(click.ParamType[int]):
 
 
 @click.command("show")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.argument("record", type=_RecordNumber())
 @click.argument("path", required=False)
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG instead.")

@@ -12,7 +12,7 @@ from zml_dask.query.dataset import open_dataset
 
 
 @click.command("sql")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.argument("query")
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), help="Give up after so many seconds."

@@ -17,7 +17,7 @@ from zml_dask.text_safety import escape_text
 
 
 @click.command("status")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--failures", is_flag=True, help="Say what failed, with examples and what to do.")
 @click.option("--catalogue", help="Tell what is left to do of this one; else of the last built.")

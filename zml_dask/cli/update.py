@@ -30,7 +30,7 @@ _LOOPBACK_TIMEOUT: Final = 3.0
 
 
 @click.command("update")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @cluster_options
 @build_options
 @click.option("--drop-withdrawn", is_flag=True, help="Drop records that Zenodo has withdrawn.")

@@ -40,7 +40,7 @@ _SHOW_FROM = 200
 
 
 @click.command("verify")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.option("--deep", is_flag=True, help="Hold every image to its file's text, not a sample.")
 @click.option(
     "--source",

@@ -13,7 +13,7 @@ from zml_dask.text_safety import escape_text
 
 
 @click.command("view")
-@click.argument("dataset")
+@click.argument("dataset", type=click.Path())
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
 @click.option("--browser/--no-browser", default=True, help="Whether to open a browser.")
 @click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zml_dask.engine.clusters.opening import check_client, open_cluster, use_client
+from zml_dask.engine.clusters.opening import check_client, check_cluster, open_cluster, use_client
 from zml_dask.engine.clusters.options import (
     ClusterOptionError,
     ClusterOptions,
@@ -16,6 +16,7 @@ __all__ = [
     "ClusterOptions",
     "ClusterUnavailableError",
     "check_client",
+    "check_cluster",
     "job_name_of",
     "open_cluster",
     "parse_adapt",

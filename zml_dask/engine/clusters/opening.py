@@ -22,7 +22,7 @@ from distributed.versions import VersionMismatchWarning
 from zml_dask.engine.clusters.handshake import check_versions
 from zml_dask.engine.clusters.local import names_scheduler, open_local, open_standing
 from zml_dask.engine.clusters.options import ClusterOptionError, ClusterOptions, Opener
-from zml_dask.engine.clusters.settings import settings_of
+from zml_dask.engine.clusters.settings import resolve, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,22 @@ def open_cluster(
         if opener is not open_local:  # its workers are this very Python
             check_versions(client, options.say)
         yield client
+
+
+def check_cluster(spec: str, options: ClusterOptions) -> None:
+    """Refuse a cluster of which nothing is known, before anything is made for it.
+
+    Raises
+    ------
+    ClusterOptionError
+        Where `spec` is no section of the configuration, or the section is wrong.
+
+    Examples
+    --------
+    >>> check_cluster("local", ClusterOptions())
+    """
+    if spec != "local" and not names_scheduler(spec):
+        resolve(spec, options)
 
 
 def check_client(given: object) -> None:

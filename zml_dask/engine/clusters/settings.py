@@ -224,8 +224,9 @@ def resolve(section: str, options: ClusterOptions) -> ResolvedSection:
     names = {name for layer in layers for name in layer.sections}
     if system not in SECTIONS or system == "local" or section not in names:
         known = sorted(n for n in names if system_of(n) in SECTIONS and n != "local")
+        near = nearest(section, ["local", *known])
         raise ClusterOptionError(
-            f"--cluster {section!r} is not known{nearest(section, ['local', *known])}: give "
+            f"--cluster {section!r} is not known{near or ':'} {'Give' if near else 'give'} "
             f"local, {', '.join(known)}, tcp://HOST:PORT, tls://HOST:PORT, or the path of a "
             "scheduler file"
         )
