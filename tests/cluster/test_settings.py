@@ -113,6 +113,11 @@ def test_an_unknown_setting_is_refused_with_the_nearest(
         ("jobqeue: {slurm: {queue: short}}", "jobqeue; did you mean jobqueue?"),
         ("jobqueue: {slrum: {queue: short}}", "slrum; did you mean slurm?"),
         ("jobqueue: {queue: short}", "jobqueue.queue is not a section"),
+        (
+            "jobqueue: {slurm: [queue, short]}",
+            "jobqueue.slurm is not a section; write its settings",
+        ),
+        ("jobqueue: {slurm-big: 4GiB}", "jobqueue.slurm-big is not a section; write its settings"),
         ("distributed: {wrker: {}}", "wrker; did you mean worker?"),
         ("distributed: {worker: {memroy: {}}}", "memroy; did you mean memory?"),
         ("distributed: {worker: 5}", "distributed.worker is a section"),
@@ -225,6 +230,10 @@ def test_a_section_of_ones_own_wins_over_a_file_of_higher_rank(
         "jobqueue: {slurm: {log-directory: a, log_directory: b}}",
         "jobqueue: {slurm: {env-extra: [a], job-script-prologue: [b]}}",
         "jobqueue: {slurm-big: {}, slurm_big: {}}",
+        "jobqueue: {slurm: {cores: 1, cores: 2}}",
+        "jobqueue:\n  slurm: {cores: 1}\n  slurm: {memory: 1GiB}\n",
+        "jobqueue: {slurm: {cores: 1}}\njobqueue: {pbs: {cores: 1}}\n",
+        "distributed: {worker: {memory: {target: 0.5, target: 0.6}}}",
     ],
 )
 def test_what_is_said_twice_is_refused(tmp_path: Path, text: str) -> None:
@@ -359,6 +368,12 @@ def test_memory_in_which_python_does_not_start_is_refused(
     text = in_slurm(f"memory: {memory}") + f"    processes: {processes}\n    cores: 8\n"
     options = options_for(tmp_path, text)
     with pytest.raises(ClusterOptionError, match="Python with its libraries takes"):
+        job_settings(resolve("slurm", options), options)
+
+
+def test_more_processes_than_cores_are_refused(tmp_path: Path) -> None:
+    options = options_for(tmp_path, in_slurm("cores: 2") + "    processes: 3\n    memory: 4GiB\n")
+    with pytest.raises(ClusterOptionError, match=r"jobqueue\.slurm\.processes: 3 .* 2 cores"):
         job_settings(resolve("slurm", options), options)
 
 

@@ -206,6 +206,11 @@ def job_settings(section: ResolvedSection, options: ClusterOptions) -> dict[str,
         settings |= {n: section[n] or [] for n in ("submit-command-extra", "cancel-command-extra")}
     if section["mem"]:
         settings["mem"] = parse_bytes(section["mem"])
+    if settings["processes"] > cores:
+        raise ClusterOptionError(
+            f"jobqueue.{section.name}.processes: {settings['processes']} workers do not share "
+            f"{cores} cores, for each has one thread at least; ask for as many cores"
+        )
     each = parse_bytes(settings["memory"]) / settings["processes"]
     if each < _LEAST_MEMORY:
         raise ClusterOptionError(

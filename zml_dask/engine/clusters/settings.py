@@ -115,7 +115,23 @@ class _Yaml(yaml.SafeLoader):
     """YAML 1.2's rules for plain words.
 
     Those of 1.1 read ``2:00:00`` as 7200, ``0123`` as 83 and a queue called ``no`` as false.
+    A key that is there twice is an error, as in YAML itself; PyYAML takes the last.
     """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Make a mapping of a node."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _TwiceError(f"line {key.start_mark.line + 1}: {key.value} is there twice")
+                seen.add(key.value)
+        made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return made
+
+
+class _TwiceError(yaml.YAMLError):
+    """A key of a mapping is there twice."""
 
 
 _PLAIN: Final = {
@@ -317,6 +333,8 @@ def _load(path: Path, where: str) -> Any:
             f"{where} cannot be read: {error.__class__.__name__}; "
             "copy dask-jobqueue.yaml and fill it in"
         ) from None
+    except _TwiceError as error:
+        raise ClusterOptionError(f"{where}, {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
@@ -349,6 +367,8 @@ def _layer(content: Mapping[str, Any], source: str) -> _Layer:
             raise ClusterOptionError(f"{where} is there twice (- and _ are the same here)")
         if not isinstance(values, Mapping | None):
             near = nearest(section, SECTIONS) or "; settings belong into a section such as slurm"
+            if system_of(section) in SECTIONS:
+                near = "; write its settings below it, one per line, such as queue: short"
             raise ClusterOptionError(f"{where} is not a section{near}")
         sections[section] = renamed(values or {}, section, where)
     return _Layer(source, sections)
