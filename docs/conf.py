@@ -16,6 +16,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 html_theme = "furo"
+html_favicon = "../zml_dask/publish/page/icon.svg"
 html_title = f"zml_dask {release}"
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]

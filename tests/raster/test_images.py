@@ -22,8 +22,8 @@ SIDES = st.integers(1, 9)
 
 def reference_lines(text: str) -> list[str]:
     """Rules 3 and 4 of the design, in the plainest words."""
-    settled = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", "    ")
-    lines = settled.split("\n")
+    normalized = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", "    ")
+    lines = normalized.split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
@@ -37,6 +37,18 @@ def reference_images(text: str, width: int, height: int) -> tuple[list[list[list
         rows = part + [""] * (height - len(part))
         images.append([[ord(c) for c in row[:width].ljust(width)] for row in rows])
     return images, n_lines
+
+
+@given(TEXTS, SIDES, SIDES)
+def test_lines_need_not_be_given(text: str, width: int, height: int) -> None:
+    """Then all is there but for blank lines at the end of the last image."""
+    images, n_lines = rasterize(text, width, height)
+    whole = to_text(images, n_lines)
+    read = to_text(images)
+    assert whole.startswith(read)
+    assert not whole[len(read) :].strip("\n")
+    if images.shape[0]:
+        assert to_text(images[0]) == to_text(images[:1])
 
 
 @given(TEXTS, SIDES, SIDES)

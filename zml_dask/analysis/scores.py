@@ -96,7 +96,7 @@ def worst(confusion: NDArray[np.int64], languages: list[str], n: int = 8) -> lis
 
 
 def embed_files(samples: Samples, embedded: NDArray[np.float32]) -> pd.DataFrame:
-    """Average the embeddings of each file's images: a row a file, column ``embedding``.
+    """Average the embeddings of each file's images: one row per file, column ``embedding``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Columns of files and records side by side, a row a selected file."""
+"""Columns of files and records side by side, one row per selected file."""
 
 from __future__ import annotations
 

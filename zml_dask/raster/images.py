@@ -130,7 +130,7 @@ def rasterize_into(
     return int(kernels.rasterize(text, stops - sizes, stops, skip, images, n_lines))
 
 
-def to_text(images: ArrayLike, n_lines: ArrayLike) -> str:
+def to_text(images: ArrayLike, n_lines: ArrayLike | None = None) -> str:
     r"""Read images back as text: the inverse of :func:`rasterize`.
 
     What it cannot give back are spaces at the end of lines, what was cut from
@@ -140,8 +140,9 @@ def to_text(images: ArrayLike, n_lines: ArrayLike) -> str:
     ----------
     images : array_like of uint32, shape (n, height, width)
         Images of one file in order; one image alone may be (height, width).
-    n_lines : array_like of int, shape (n,) or scalar
-        How many rows of each image are lines.
+    n_lines : array_like of int, shape (n,) or scalar, optional
+        How many rows of each image are lines. By default all, but for rows of spaces at
+        the end of the last image.
 
     Returns
     -------
@@ -152,10 +153,17 @@ def to_text(images: ArrayLike, n_lines: ArrayLike) -> str:
     --------
     >>> to_text(*rasterize("a\n\tb"))
     'a\n    b\n'
+    >>> to_text(rasterize("a\n\tb")[0])
+    'a\n    b\n'
     """
     pixels = np.ascontiguousarray(images, np.uint32)
     if pixels.ndim == 2:
         pixels = pixels[np.newaxis]
+    if n_lines is None:
+        n_lines = np.full(pixels.shape[0], pixels.shape[1] if pixels.ndim == 3 else 0)
+        if pixels.ndim == 3 and pixels.shape[0]:
+            used = np.flatnonzero((pixels[-1] != ord(" ")).any(axis=1))
+            n_lines[-1] = used[-1] + 1 if used.size else 0
     counts = np.atleast_1d(np.asarray(n_lines, np.int64))
     if pixels.ndim != 3 or counts.shape != pixels.shape[:1]:
         raise UsageError(

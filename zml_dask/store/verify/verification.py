@@ -317,5 +317,5 @@ def note_leftovers(
     if strangers:
         yield (
             f"{len(strangers)} other files lie in the dataset's folder, such as {strangers[0]!r}: "
-            "nobody reads or touches them"
+            "they are no part of it and were not checked"
         )
