@@ -46,7 +46,9 @@ _CLUSTER = (
         help="Where to run: this machine, a section of dask-jobqueue (slurm, pbs, ...), the "
         "address of a scheduler, or a scheduler file.  [default: local]",
     ),
-    click.option("--workers", type=click.IntRange(1), help="Workers of one thread each."),
+    click.option(
+        "--workers", type=click.IntRange(1), help="Number of workers, of one thread each."
+    ),
     click.option(
         "--adapt", metavar="MIN:MAX", help="Let the number of workers follow the work left."
     ),
@@ -61,16 +63,16 @@ _CLUSTER = (
 )
 
 _FETCH = (
-    click.option("--cache", metavar="CACHE", help="Archives fetched before (zml-dask fetch)."),
-    click.option("--offline", is_flag=True, help="Use the cache alone."),
-    click.option("--api-url", metavar="URL", help="Root of Zenodo's API, where not as harvested."),
-    click.option("--github-url", metavar="URL", help="Where repositories are fetched instead."),
+    click.option("--cache", metavar="CACHE", help="Use archives fetched by zml-dask fetch."),
+    click.option("--offline", is_flag=True, help="Use only the cache."),
+    click.option("--api-url", metavar="URL", help="Root of Zenodo's API, if not as harvested."),
+    click.option("--github-url", metavar="URL", help="Fetch repositories from here instead."),
     click.option(
         "--token-file",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         help="File with a Zenodo access token; else ZENODO_TOKEN.",
     ),
-    click.option("--scratch", metavar="DIR", help="Node-local folder for archives at work."),
+    click.option("--scratch", metavar="DIR", help="Node-local folder for archives being read."),
 )
 
 _BUILD = (

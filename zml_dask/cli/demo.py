@@ -43,7 +43,7 @@ _GOOD_EXAMPLE = "language == 'Python' and n_lines >= 160 and n_cut == 0"
     type=click.IntRange(1),
     default=50,
     show_default=True,
-    help="At most so many software packages.",
+    help="At most this many software packages.",
 )
 @click.pass_context
 def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) -> None:

@@ -68,7 +68,7 @@ from zml_dask.query.dataset import open_dataset
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Local folder for files at work.",
+    help="Local folder for temporary files.",
 )
 @click.pass_context
 def command(

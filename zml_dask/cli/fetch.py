@@ -27,7 +27,7 @@ _DOWNLOADS = 4
 @click.argument("cache", type=click.Path())
 @click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
 @click.option("--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB).")
-@click.option("--api-url", metavar="URL", help="Root of Zenodo's API, where not as harvested.")
+@click.option("--api-url", metavar="URL", help="Root of Zenodo's API, if not as harvested.")
 @click.option("--github-url", metavar="URL", default="https://github.com", show_default=True)
 @click.option(
     "--token-file",

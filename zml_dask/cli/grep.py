@@ -21,7 +21,7 @@ _BATCH = 1_024
 @click.argument("dataset", type=click.Path())
 @click.argument("pattern")
 @click.option("--where", default="", help="Search only files that fulfil this SQL condition.")
-@click.option("-i", "--ignore-case", is_flag=True, help="Take capitals for small letters.")
+@click.option("-i", "--ignore-case", is_flag=True, help="Ignore upper and lower case.")
 @click.option("-F", "--fixed", is_flag=True, help="PATTERN is plain text, no regular expression.")
 @output_options
 @cluster_options

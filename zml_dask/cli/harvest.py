@@ -26,7 +26,9 @@ from zml_dask.text_safety import escape_text
 @click.command("harvest")
 @click.argument("catalogue", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--query", default="", help="In Zenodo's query syntax. Default: all software.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many records.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="At most this many records in the catalogue."
+)
 @click.option("--since", metavar="DATE", help="Created on this day or later.")
 @click.option("--until", metavar="DATE", help="Created on this day or before.")
 @click.option(
@@ -43,7 +45,7 @@ from zml_dask.text_safety import escape_text
     flag_value=NEWEST,
     help="Begin with the server's metadata dump: the newest, a version, or a downloaded file.",
 )
-@click.option("--all-versions", is_flag=True, help="Superseded versions, too.")
+@click.option("--all-versions", is_flag=True, help="Include superseded versions.")
 @click.option(
     "--api-url",
     metavar="URL",

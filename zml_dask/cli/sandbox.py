@@ -15,7 +15,7 @@ from zml_dask.sandbox.server import GUEST, Sandbox, SandboxLimits
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=5055, show_default=True, help="0: a free one."
 )
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many distributions.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many distributions.")
 @click.option(
     "--rate",
     type=click.Choice(["none", "guest"]),

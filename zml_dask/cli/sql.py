@@ -15,7 +15,7 @@ from zml_dask.query.dataset import open_dataset
 @click.argument("dataset", type=click.Path())
 @click.argument("query")
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), help="Give up after so many seconds."
+    "--timeout", type=click.FloatRange(0, min_open=True), help="Give up after this many seconds."
 )
 @output_options
 def command(

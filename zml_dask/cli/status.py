@@ -19,8 +19,10 @@ from zml_dask.text_safety import escape_text
 @click.command("status")
 @click.argument("dataset", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option("--failures", is_flag=True, help="Say what failed, with examples and what to do.")
-@click.option("--catalogue", help="Tell what is left to do of this one; else of the last built.")
+@click.option(
+    "--failures", is_flag=True, help="List what failed by kind, with examples and advice."
+)
+@click.option("--catalogue", help="Compare with this catalogue; by default the last one built.")
 def command(dataset: str, as_json: bool, failures: bool, catalogue: str | None) -> None:
     """Show how far DATASET is, without changing it."""
     status = read_status(dataset, catalogue)

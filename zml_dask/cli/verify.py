@@ -41,14 +41,16 @@ _SHOW_FROM = 200
 
 @click.command("verify")
 @click.argument("dataset", type=click.Path())
-@click.option("--deep", is_flag=True, help="Hold every image to its file's text, not a sample.")
+@click.option(
+    "--deep", is_flag=True, help="Check every image against its file's text, not a sample."
+)
 @click.option(
     "--source",
     type=click.IntRange(1),
     metavar="N",
     help="Fetch N records again and compare them with their archives.",
 )
-@click.option("--repair", "fix", is_flag=True, help="Make damaged objects again.")
+@click.option("--repair", "fix", is_flag=True, help="Repair damaged objects.")
 @click.option("--catalogue", help="Where records are fetched from; by default as harvested.")
 @fetch_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -65,7 +67,7 @@ def command(
 ) -> int:
     """Check every object of DATASET against its checksum, and its images against their text.
 
-    Exits with 1 where something is wrong. --repair makes damaged objects again:
+    Exits with 1 if something is wrong. --repair rebuilds damaged objects:
     metadata and indices from the tables, images by fetching their records.
     """
     storage = Storage.open(dataset)

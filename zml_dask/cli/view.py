@@ -14,15 +14,15 @@ from zml_dask.text_safety import escape_text
 
 @click.command("view")
 @click.argument("dataset", type=click.Path())
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
-@click.option("--browser/--no-browser", default=True, help="Whether to open a browser.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 chooses a free one.")
+@click.option("--browser/--no-browser", default=True, help="Open a browser or not.")
 @click.option(
     "--export",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
     help="Instead of serving, write the page here for any web host that answers ranges.",
 )
-@click.option("--data-url", help="Where the exported page will find DATASET.")
+@click.option("--data-url", help="URL at which the exported page finds DATASET.")
 def command(
     dataset: str, port: int, browser: bool, directory: Path | None, data_url: str | None
 ) -> None:
