@@ -33,12 +33,12 @@ class ObjectMissingError(StorageError):
     """An object that was asked for is not there."""
 
 
+class DatasetDamagedError(ZmlError):
+    """A file of a dataset, or of its staging area, is not what was written."""
+
+
 class ClusterError(ZmlError):
     """The cluster failed: it is lost, kills every task, or does not share the storage."""
-
-
-class LockedError(ZmlError):
-    """Another process works on the same dataset."""
 
 
 class LockLostError(ZmlError):

@@ -12,10 +12,11 @@ from urllib.parse import unquote, urljoin, urlsplit
 import mlcroissant
 import pytest
 
+from zml_dask.errors import UsageError
 from zml_dask.pipeline.options import options_from
 from zml_dask.publish.croissant import CROISSANT, RO_CRATE, export
 from zml_dask.query.dataset import open_dataset
-from zml_dask.store.info import NoDatasetError, committed_info, replace_info
+from zml_dask.store.info import committed_info, replace_info
 from zml_dask.store.storage import Storage
 
 from .conftest import Known
@@ -91,7 +92,7 @@ def test_card_counts_and_leaves_others_alone(known: Known, described: Path, tmp_
 
 
 def test_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(NoDatasetError):
+    with pytest.raises(UsageError, match="no committed dataset"):
         export(str(tmp_path), tmp_path)
 
 

@@ -31,7 +31,6 @@ from zml_dask.errors import UsageError
 from zml_dask.publish import viewer
 from zml_dask.publish.viewer import ViewerServer, export_page
 from zml_dask.raster.language import identify
-from zml_dask.store.info import NoDatasetError
 from zml_dask.store.storage import Storage
 
 from .conftest import HOSTILE, Known
@@ -199,9 +198,9 @@ def test_a_foreign_name_for_this_machine_is_refused(served: ViewerServer) -> Non
 
 
 def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NoDatasetError):
+    with pytest.raises(UsageError, match="no committed dataset"):
         ViewerServer(str(tmp_path))
-    with pytest.raises(NoDatasetError):
+    with pytest.raises(UsageError, match="no committed dataset"):
         export_page(str(tmp_path), tmp_path / "page")
 
 
@@ -516,7 +515,7 @@ def test_export_of_a_bucket_needs_its_public_address(known: Known, tmp_path: Pat
     assert "connect-src 'self' https://data.example;" in page.read_text().replace("&#x27;", "'")
     storage = Storage.open("memory://viewer/known")
     storage.write("dataset.json", (known.path / "dataset.json").read_bytes())
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="no committed dataset"):
         export_page("memory://viewer/known", tmp_path / "q")
 
 

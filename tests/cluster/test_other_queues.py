@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.engine.clusters import ClusterOptions, ClusterUnavailableError, open_cluster
+from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.clusters.jobqueue import Lifetime, lifetime_within, parse_walltime
+from zml_dask.errors import ClusterError
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -77,7 +78,7 @@ def test_a_queue_that_tells_nothing_is_waited_for_so_long_and_no_longer(
     config.write_text(f"jobqueue: {{pbs: {{interface: lo, shared-temp-directory: {tmp_path}}}}}")
     options = ClusterOptions(config=config, start_timeout=2)
     with (
-        pytest.raises(ClusterUnavailableError, match=r"no worker arrived within \d+ s; qstat"),
+        pytest.raises(ClusterError, match=r"no worker arrived within \d+ s; qstat"),
         open_cluster("pbs", 1, None, options),
     ):
         pass

@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from zml_dask.cli.main import main
-from zml_dask.engine.clusters import ClusterOptionError, ClusterOptions, job_name_of
+from zml_dask.engine.clusters import ClusterOptions, job_name_of
 from zml_dask.engine.clusters.jobqueue import CLASSES, job_script, job_settings
 from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
 from zml_dask.engine.clusters.settings import ResolvedSection, resolve, settings_of
+from zml_dask.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 Resolve = Callable[..., ResolvedSection]
@@ -54,7 +55,7 @@ def options_for(folder: Path, text: str) -> ClusterOptions:
 
 
 def refusal(folder: Path, text: str) -> str:
-    with pytest.raises(ClusterOptionError) as raised:
+    with pytest.raises(UsageError) as raised:
         settings_of(options_for(folder, text))
     said = str(raised.value)
     assert "\n" not in said
@@ -279,7 +280,7 @@ def test_a_wrong_setting_of_a_site_file_names_that_file(
     resolve_text: Resolve, site: Callable[[str], None]
 ) -> None:
     site("jobqueue: {slurm: {partition: a}}")
-    with pytest.raises(ClusterOptionError, match=r"site\.yaml.*did you mean queue"):
+    with pytest.raises(UsageError, match=r"site\.yaml.*did you mean queue"):
         resolve_text(in_slurm("queue: a"))
 
 
@@ -294,7 +295,7 @@ def test_variables_and_the_program_are_sources_too(
     assert own.given["queue"].source.startswith("dask.config")
     assert own.given["job-extra-directives"].source.startswith("environment")
     monkeypatch.setenv("DASK_JOBQUEUE__SLURM__PARTITION", "short")
-    with pytest.raises(ClusterOptionError, match=r"environment.*did you mean queue"):
+    with pytest.raises(UsageError, match=r"environment.*did you mean queue"):
         resolve_text(in_slurm("cores: 2"))
 
 
@@ -328,7 +329,7 @@ temporary-directory: $MY_SCRATCH/tmp
 
 def test_a_variable_that_is_not_set_is_named(resolve_text: Resolve) -> None:
     for name in ("log-directory", "shared-temp-directory"):
-        with pytest.raises(ClusterOptionError, match=rf"{name}: the variable NOT_THERE"):
+        with pytest.raises(UsageError, match=rf"{name}: the variable NOT_THERE"):
             resolve_text(in_slurm(f"{name}: $NOT_THERE/logs"))
 
 
@@ -367,7 +368,7 @@ def test_memory_in_which_python_does_not_start_is_refused(
 ) -> None:
     text = in_slurm(f"memory: {memory}") + f"    processes: {processes}\n    cores: 8\n"
     options = options_for(tmp_path, text)
-    with pytest.raises(ClusterOptionError, match="Python with its libraries takes"):
+    with pytest.raises(UsageError, match="Python with its libraries takes"):
         job_settings(resolve("slurm", options), options)
 
 

@@ -15,14 +15,9 @@ import pytest
 import yaml
 from distributed import Client
 
-from zml_dask.engine.clusters import (
-    ClusterOptionError,
-    ClusterOptions,
-    ClusterUnavailableError,
-    job_name_of,
-    open_cluster,
-)
+from zml_dask.engine.clusters import ClusterOptions, job_name_of, open_cluster
 from zml_dask.engine.clusters.plugin import worker_scratch
+from zml_dask.errors import ClusterError, UsageError
 
 from .conftest import write_config
 from .runs import until
@@ -112,18 +107,18 @@ def test_a_job_is_what_the_file_says(slurm: SlurmLab, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"queue": "nowhere"}, ClusterUnavailableError, r"sbatch refuses.*invalid partition"),
-        ({"interface": "ib9"}, ClusterOptionError, r"ib9.*jobqueue\.slurm\.interface"),
-        ({"memory": "900GiB"}, ClusterUnavailableError, r"sbatch refuses"),
+        ({"queue": "nowhere"}, ClusterError, r"sbatch refuses.*invalid partition"),
+        ({"interface": "ib9"}, UsageError, r"ib9.*jobqueue\.slurm\.interface"),
+        ({"memory": "900GiB"}, ClusterError, r"sbatch refuses"),
         (
             {"shared-temp-directory": "/proc/nowhere"},
-            ClusterOptionError,
+            UsageError,
             r"certificates.*shared-temp-directory",
         ),
-        ({"python": "/nowhere/python"}, ClusterUnavailableError, r"job has ended.*log"),
+        ({"python": "/nowhere/python"}, ClusterError, r"job has ended.*log"),
         (
             {"queue": "short", "walltime": "00:05:00"},
-            ClusterUnavailableError,
+            ClusterError,
             r"PartitionTimeLimit|refuses",
         ),
     ],
@@ -157,7 +152,7 @@ def test_a_full_cluster_is_waited_for_and_said_why(
     until(lambda: len(slurm.jobs()) == 8, "every core is taken")
     options = ClusterOptions(config=slurm_config, start_timeout=5, say=said.append)
     with (
-        pytest.raises(ClusterUnavailableError, match=r"no worker arrived.*PENDING.*squeue"),
+        pytest.raises(ClusterError, match=r"no worker arrived.*PENDING.*squeue"),
         open_cluster("slurm", 1, None, options),
     ):
         pass
@@ -174,9 +169,7 @@ def test_a_port_that_is_in_use_is_named(slurm: SlurmLab, tmp_path: Path) -> None
             path.read_text().replace("cores: 1", f"scheduler-options: {{port: {port}}}")
         )
         with (
-            pytest.raises(
-                ClusterOptionError, match=f"port {port} of this host is in use"
-            ) as raised,
+            pytest.raises(UsageError, match=f"port {port} of this host is in use") as raised,
             open_cluster("slurm", 1, options=ClusterOptions(config=path)),
         ):
             pass
@@ -215,7 +208,7 @@ def test_a_job_that_no_node_can_take_is_refused_while_nodes_are_down(
     slurm.run("scontrol", "update", f"nodename={NODES[0]}", "state=drain", "reason=maintenance")
     try:
         with (
-            pytest.raises(ClusterUnavailableError, match="sbatch refuses"),
+            pytest.raises(ClusterError, match="sbatch refuses"),
             open_cluster("slurm", 1, options=ClusterOptions(config=path)),
         ):
             pass
@@ -230,7 +223,7 @@ def test_a_worker_of_another_numpy_is_named(slurm: SlurmLab, tmp_path: Path) -> 
     text = path.read_text().replace('"export PYTHONPATH=', f'"export PYTHONPATH={tmp_path}:')
     path.write_text(text)
     with (
-        pytest.raises(ClusterUnavailableError, match=r"worker tls://.* has numpy 1\.0 where"),
+        pytest.raises(ClusterError, match=r"worker tls://.* has numpy 1\.0 where"),
         open_cluster("slurm", 1, options=ClusterOptions(config=path)),
     ):
         pass

@@ -14,14 +14,9 @@ import dask
 import pytest
 from serving import Faults, Sandbox
 
-from zml_dask.engine.clusters import (
-    ClusterOptionError,
-    ClusterOptions,
-    ClusterUnavailableError,
-    open_cluster,
-    parse_adapt,
-)
+from zml_dask.engine.clusters import ClusterOptions, open_cluster, parse_adapt
 from zml_dask.engine.clusters.settings import resolve, settings_of
+from zml_dask.errors import ClusterError, UsageError
 from zml_dask.sandbox.distributions import installed_corpus
 
 from .runs import COMMAND, content, records_of, run, staged, start, until
@@ -60,7 +55,7 @@ def test_a_scheduler_file_and_an_address(tmp_path: Path) -> None:
             with open_cluster(spec) as client:
                 assert client.submit(sum, [1, 2]).result(timeout=30) == 3
             assert scheduler.poll() is None
-        with pytest.raises(ClusterOptionError, match="not ours"), open_cluster(str(file), 4):
+        with pytest.raises(UsageError, match="not ours"), open_cluster(str(file), 4):
             pass
 
 
@@ -77,7 +72,7 @@ def test_certificates_of_ones_own(tmp_path: Path) -> None:
         address = json.loads(file.read_text())["address"]
         assert address.startswith("tls://")
         with (
-            pytest.raises(ClusterOptionError, match=r"certificates.*distributed\.comm\.tls"),
+            pytest.raises(UsageError, match=r"certificates.*distributed\.comm\.tls"),
             open_cluster(address),
         ):
             pass
@@ -88,7 +83,7 @@ def test_certificates_of_ones_own(tmp_path: Path) -> None:
 def test_nobody_answers() -> None:
     options = ClusterOptions(start_timeout=2)
     with (
-        pytest.raises(ClusterUnavailableError, match="no Dask scheduler answers") as raised,
+        pytest.raises(ClusterError, match="no Dask scheduler answers") as raised,
         open_cluster("tcp://127.0.0.1:9", None, None, options),
     ):
         pass
@@ -126,7 +121,7 @@ def test_a_lost_scheduler_is_one_line_and_nothing_staged_is_lost(tmp_path: Path)
 
 @pytest.mark.parametrize("text", ["", "3", "5:2", "0:0", "-1:4", "1:2:3", "a:b"])
 def test_bounds_that_are_none(text: str) -> None:
-    with pytest.raises(ClusterOptionError, match="MIN:MAX"):
+    with pytest.raises(UsageError, match="MIN:MAX"):
         parse_adapt(text)
 
 
@@ -141,7 +136,7 @@ def test_bounds_that_are_none(text: str) -> None:
 )
 def test_clusters_that_are_none(spec: str, message: str) -> None:
     with (
-        pytest.raises((ClusterOptionError, ClusterUnavailableError), match=message),
+        pytest.raises((UsageError, ClusterError), match=message),
         open_cluster(spec, 1),
     ):
         pass
@@ -156,7 +151,7 @@ def test_configurations_that_are_none(tmp_path: Path, content_: str | None, mess
     if content_ is not None:
         path.write_text(content_)
     options = ClusterOptions(config=path)
-    with pytest.raises(ClusterOptionError, match=message), open_cluster("local", 1, None, options):
+    with pytest.raises(UsageError, match=message), open_cluster("local", 1, None, options):
         pass
 
 
@@ -197,7 +192,7 @@ def _dawdle(number: int) -> int:
 
 
 def test_workers_and_adapt_exclude_each_other() -> None:
-    with pytest.raises(ClusterOptionError, match="exclude"), open_cluster("local", 2, (1, 2)):
+    with pytest.raises(UsageError, match="exclude"), open_cluster("local", 2, (1, 2)):
         pass
 
 

@@ -24,6 +24,7 @@ from typing import Any, Final
 import atheris
 
 with atheris.instrument_imports(include=["zml_dask.fetch", "zml_dask.records", "zipfile"]):
+    from zml_dask.errors import ZmlError
     from zml_dask.fetch.member import FetchLimits
     from zml_dask.fetch.members import is_sound, kind_of, read_members
     from zml_dask.records.parse import (
@@ -32,7 +33,7 @@ with atheris.instrument_imports(include=["zml_dask.fetch", "zml_dask.records", "
         canonical_json,
         parse_record,
     )
-    from zml_dask.records.search import NotASearchError, hits_of
+    from zml_dask.records.search import hits_of
 
 from tests.fetch.archives import COMPRESSIONS, make_zip
 from tests.fetch.test_foreign import FILES, WRITERS
@@ -77,7 +78,7 @@ def fuzz_json(data: bytes) -> None:
         value = _changed_hit(atheris.FuzzedDataProvider(data))
     try:
         hits, _ = hits_of(value, "http://127.0.0.1/api/records")
-    except NotASearchError:
+    except ZmlError:
         hits = [value]
     for hit in hits:
         try:

@@ -11,12 +11,11 @@ import pytest
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.progress import Counts, SilentProgress
+from zml_dask.errors import UsageError
 from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import ExportResult, export_dataset, export_record, parse_formats
 from zml_dask.legacy.record import staged_record
 from zml_dask.store.commit import commit
-from zml_dask.store.info import NoDatasetError
-from zml_dask.store.snapshot import NoSuchRecordError
 from zml_dask.store.staging import StagingIndex, read_staged
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
@@ -82,7 +81,7 @@ def test_records_are_read_one_by_one(dataset: Path) -> None:
     assert committed.record_ids() == [7, 9, 20, 30, 40]
     again = pickle.loads(pickle.dumps(committed))
     assert [record.record_id for record in again.records([40, 7])] == [7, 40]
-    with pytest.raises(NoSuchRecordError, match="no record 8"):
+    with pytest.raises(UsageError, match="no record 8"):
         list(committed.records([7, 8]))
 
 
@@ -96,7 +95,7 @@ def test_withdrawn_records_are_not_exported(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NoDatasetError, match="no committed dataset; check the path"):
+    with pytest.raises(UsageError, match="no committed dataset; check the path"):
         export_dataset(tmp_path, tmp_path / "out", ["pickle"])
 
 

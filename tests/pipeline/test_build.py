@@ -22,18 +22,13 @@ from serving import Faults, Sandbox
 import zml_dask
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.lock import dataset_lock
-from zml_dask.errors import (
-    LockedError,
-    UsageError,
-    ZmlError,
-)
+from zml_dask.errors import UsageError, ZmlError
 from zml_dask.pipeline.build import build, build_on
 from zml_dask.pipeline.options import BuildOptions, options_from
 from zml_dask.pipeline.status import read_status
-from zml_dask.records.catalogue import Catalogue, CatalogueChangedError
+from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Corpus, make_record
-from zml_dask.store.commit.plan import StagedShapeError
 from zml_dask.store.info import committed_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.storage import Storage, StorageError
@@ -216,7 +211,7 @@ def test_a_second_build_is_refused(
     catalogue: Path, client: distributed.Client, tmp_path: Path
 ) -> None:
     with dataset_lock(Storage.open(tmp_path / "ds")):
-        with pytest.raises(LockedError, match="another build is at work"):
+        with pytest.raises(ZmlError, match="another build is at work"):
             build(catalogue, tmp_path / "ds", client=client)
         assert read_status_running(tmp_path / "ds") is not None
     build(catalogue, tmp_path / "ds", client=client)
@@ -252,7 +247,7 @@ def test_a_catalogue_replaced_meanwhile_stops_the_build_and_costs_no_record(
         shutil.copy(f"{catalogue}{suffix}", f"{mine}{suffix}")
     opened = Catalogue.open(mine)
     mine.write_text("".join(sorted(mine.read_text().splitlines(True), reverse=True)))
-    with pytest.raises(CatalogueChangedError, match="start the command again"):
+    with pytest.raises(ZmlError, match="start the command again"):
         build(opened, tmp_path / "ds", client=client)
     assert build(mine, tmp_path / "ds", client=client).n_records == 24
     assert {row["record_id"] for row in tables(tmp_path / "ds")["failures"]} == {2000, 2001}
@@ -273,7 +268,7 @@ def test_another_image_size_is_refused_before_anything_is_fetched(
     opened = Catalogue.open(catalogue)
     zml_dask.process(1000, tmp_path / "ds", catalogue=opened, options=other)
     served.requests.clear()
-    with pytest.raises(StagedShapeError, match="staged for images of 40 lines by 60"):
+    with pytest.raises(UsageError, match="staged for images of 40 lines by 60"):
         build(catalogue, tmp_path / "ds", client=client)
     assert len(served.requests) == 0
     assert not (tmp_path / "ds" / "build.lock").exists()

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from zml_dask.errors import UsageError
 from zml_dask.publish import png_targets
 from zml_dask.publish.png import PngOptions, encode_png, export_png, group_name
 from zml_dask.raster.images import rasterize
 from zml_dask.store.commit import commit
-from zml_dask.store.info import NoDatasetError
 from zml_dask.store.layout import ImageShape, extension_of
 from zml_dask.store.staging import RecordStager, StagedFile
 from zml_dask.store.storage import Storage
@@ -144,7 +144,7 @@ def test_withdrawn_records_are_left_out(tmp_path: Path) -> None:
 
 
 def test_nothing_committed_is_said(tmp_path: Path) -> None:
-    with pytest.raises(NoDatasetError, match="no committed dataset"):
+    with pytest.raises(UsageError, match="no committed dataset"):
         export_png(tmp_path, tmp_path / "out")
 
 

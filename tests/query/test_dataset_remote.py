@@ -20,7 +20,6 @@ from range_server import RangeServer
 import zml_dask as zml
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.store import object_storage
-from zml_dask.store.info import NoDatasetError
 from zml_dask.store.storage import Storage, StorageError
 
 BUCKET = "asked"
@@ -63,7 +62,7 @@ def test_from_s3(folder: Path, s3: dict[str, str], tmp_path: Path) -> None:
     url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     write_dataset(Storage.open(url, **s3), tmp_path)
     check_same(zml.open_dataset(url, storage_options=s3), zml.open_dataset(folder))
-    with pytest.raises(NoDatasetError):
+    with pytest.raises(UsageError, match="no committed dataset"):
         zml.open_dataset(f"s3://{BUCKET}/nothing-here", s3)
 
 
@@ -72,7 +71,7 @@ def test_over_http(folder: Path) -> None:
         remote = zml.open_dataset(f"{server.url}/ds")
         assert server.bytes_sent("") == (folder / "dataset.json").stat().st_size
         check_same(remote, zml.open_dataset(folder))
-        with pytest.raises(NoDatasetError):
+        with pytest.raises(UsageError, match="no committed dataset"):
             zml.open_dataset(f"{server.url}/nothing-here")
 
 

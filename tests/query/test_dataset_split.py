@@ -9,8 +9,8 @@ import pytest
 from dataset_builders import LICENCE, stage_record
 
 import zml_dask as zml
+from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.split import SplitError
 from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 
@@ -96,7 +96,7 @@ def test_other_units(grown: tuple[Dataset, Dataset], by: str) -> None:
 
 def test_shares_that_are_none(grown: tuple[Dataset, Dataset]) -> None:
     for shares in ({}, {"a": 0.5}, {"a": 1.5, "b": -0.5}):
-        with pytest.raises(SplitError, match="add up to 1"):
+        with pytest.raises(UsageError, match="add up to 1"):
             grown[0].split(shares)
-    with pytest.raises(SplitError, match="lists"):
+    with pytest.raises(UsageError, match="lists"):
         grown[0].split({"a": 1}, by="keywords")

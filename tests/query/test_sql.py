@@ -19,14 +19,7 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
-from zml_dask.query.sql import (
-    QueryError,
-    UnknownColumnError,
-    equality,
-    find_column,
-    parse_condition,
-    parse_question,
-)
+from zml_dask.query.sql import equality, find_column, parse_condition, parse_question
 from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
@@ -223,7 +216,7 @@ def test_conditions_of_single_images_are_those_of_pandas(
     ],
 )
 def test_what_is_refused_is_told_how_to_write(text: str, said: str) -> None:
-    with pytest.raises(QueryError, match=said) as caught:
+    with pytest.raises(UsageError, match=said) as caught:
         parse_condition(text)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
@@ -293,7 +286,7 @@ ESCAPES = [
 def test_a_strangers_statement_gets_nowhere(ds: zml.Dataset, query: str) -> None:
     secret_of_python = pd.DataFrame({"x": [1]})
     assert len(secret_of_python)
-    with pytest.raises(QueryError) as caught:
+    with pytest.raises(UsageError) as caught:
         ds.sql(query).fetchall()
     assert "\n" not in str(caught.value)
     assert not Path("/tmp/zml-escaped").exists()
@@ -303,15 +296,15 @@ def test_a_strangers_statement_gets_nowhere(ds: zml.Dataset, query: str) -> None
 def test_the_fence_holds_where_nothing_was_checked(ds: zml.Dataset, query: str) -> None:
     # Whatever reads a file or changes a setting is refused by DuckDB itself.
     if any(word in query for word in ("passwd", "glob", "copy", "attach", "install", "set ")):
-        with ds.database({"path"}) as database, pytest.raises((QueryError, zml.errors.ZmlError)):
+        with ds.database({"path"}) as database, pytest.raises((UsageError, zml.errors.ZmlError)):
             database.table(query)
 
 
 def test_parts_cannot_be_read_past_what_is_withdrawn(ds: zml.Dataset, folder: Path) -> None:
     part = next(folder.glob("files.parquet/*.parquet"))
-    with pytest.raises(QueryError):
+    with pytest.raises(UsageError):
         ds.sql(f"select * from read_parquet('{part}')")
-    with pytest.raises(QueryError):
+    with pytest.raises(UsageError):
         ds.sql(f"select * from '{part}'")
     for table in ("files", "records"):
         asked = ds.sql(f"select count(*) from {table} where record_id == 60")
@@ -319,9 +312,9 @@ def test_parts_cannot_be_read_past_what_is_withdrawn(ds: zml.Dataset, folder: Pa
 
 
 def test_memory_and_time_are_bounded(ds: zml.Dataset) -> None:
-    with pytest.raises(QueryError, match=r"longer than 0\.2 s"):
+    with pytest.raises(UsageError, match=r"longer than 0\.2 s"):
         ds.sql("select count(*) from range(100000000000) where random() < 0.5", timeout=0.2)
-    with pytest.raises(QueryError, match="more memory"):
+    with pytest.raises(UsageError, match="more memory"):
         ds.sql("select list(i) from range(1000000000) t(i)", memory_limit=2**26, timeout=60)
     few = ds.sql("select count(*) from files", memory_limit=2**26, timeout=60)
     assert few.fetchall() == [(len(ds.files),)]
@@ -365,9 +358,9 @@ def test_equality_takes_what_a_user_has_at_hand(ds: zml.Dataset) -> None:
         ("n_lines", float("nan"), "what is missing equals None"),
         ("keywords", "a", "holds lists"),
     ):
-        with pytest.raises(QueryError, match=said):
+        with pytest.raises(UsageError, match=said):
             equality(name, value)
-    with pytest.raises(UnknownColumnError):
+    with pytest.raises(UsageError, match="no column"):
         equality("n_linse", 3)
 
 

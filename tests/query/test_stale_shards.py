@@ -16,11 +16,11 @@ from range_server import RangeServer
 from store_builders import sources, stage
 
 import zml_dask as zml
+from zml_dask.errors import DatasetDamagedError
 from zml_dask.query import dataset
 from zml_dask.query.file_images import FileImages
 from zml_dask.store.commit.steps import commit
-from zml_dask.store.info import DatasetDamagedError, DatasetInfo
-from zml_dask.store.shards import ShardDamagedError
+from zml_dask.store.info import DatasetInfo
 from zml_dask.store.storage import Storage
 
 SHARD = "images.zarr/images/c/0/0/0"
@@ -63,7 +63,7 @@ def test_an_older_state_of_a_shard_is_an_error(
     with RangeServer(folder.parent) as server:
         ds = zml.open_dataset(f"{server.url}/ds" if remote else folder)
         for reader in readers(ds):
-            with pytest.raises(ShardDamagedError, match=f"{SHARD}: .* older state .* verify"):
+            with pytest.raises(DatasetDamagedError, match=f"{SHARD}: .* older state .* verify"):
                 reader()
     assert len(before) > n
 
@@ -78,7 +78,7 @@ def test_a_shard_that_is_cut_short_is_an_error(
     shard.write_bytes(shard.read_bytes()[:size])
     with RangeServer(folder.parent) as server:
         for reader in readers(zml.open_dataset(f"{server.url}/ds" if remote else folder)):
-            with pytest.raises(ShardDamagedError, match=SHARD):
+            with pytest.raises(DatasetDamagedError, match=SHARD):
                 reader()
 
 
@@ -98,7 +98,7 @@ def test_an_index_that_lies_is_damage(
     shard.write_bytes(data)
     ds = zml.open_dataset(folder)
     for reader in (lambda: ds.images[:2].compute(), lambda: list(ds.batches(8))):
-        with pytest.raises(ShardDamagedError, match=SHARD):
+        with pytest.raises(DatasetDamagedError, match=SHARD):
             reader()
 
 

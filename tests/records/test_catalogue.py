@@ -12,15 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.errors import RecordError, UsageError
-from zml_dask.records.catalogue import (
-    Catalogue,
-    CatalogueChangedError,
-    CatalogueError,
-    canonical_json,
-    read_record,
-)
-from zml_dask.records.journal import HarvestOptions, HarvestState, HarvestStateError, save_state
+from zml_dask.errors import RecordError, UsageError, ZmlError
+from zml_dask.records.catalogue import Catalogue, canonical_json, read_record
+from zml_dask.records.journal import HarvestOptions, HarvestState, save_state
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.safe_pickle import UnsafePickleError
 
@@ -56,7 +50,7 @@ def test_the_last_line_of_an_id_counts(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_passed_over_and_a_torn_middle_is_not(tmp_path: Path) -> None:
     torn = canonical_json(hit(8))[:-9]
     assert len(Catalogue.open(write(tmp_path / "a.jsonl", hit(7), tail=torn)).refs) == 1
-    with pytest.raises(CatalogueError, match="line 2"):
+    with pytest.raises(UsageError, match="line 2"):
         Catalogue.open(write(tmp_path / "b.jsonl", hit(7), tail=torn + "\n"))
 
 
@@ -66,9 +60,9 @@ def test_a_whole_last_line_needs_no_end(tmp_path: Path) -> None:
 
 
 def test_a_missing_catalogue_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match="zml-dask harvest"):
+    with pytest.raises(UsageError, match="zml-dask harvest"):
         Catalogue.open(tmp_path / "none.jsonl")
-    with pytest.raises(CatalogueError):
+    with pytest.raises(UsageError, match="nosuchprotocol"):
         Catalogue.open("nosuchprotocol://x/y.jsonl")
 
 
@@ -76,12 +70,12 @@ def test_a_catalogue_that_changes_under_a_reference_is_noticed(tmp_path: Path) -
     path = write(tmp_path / "c.jsonl", hit(7), hit(8))
     ref = Catalogue.open(path).refs[1]
     write(path, hit(8), hit(7))
-    with pytest.raises(CatalogueChangedError, match="changed") as caught:
+    with pytest.raises(ZmlError, match="changed") as caught:
         read_record(str(path), ref)
     # It is no fault of the record's, which would be written off.
     assert not isinstance(caught.value, RecordError)
     path.write_text("7\n" * 500)
-    with pytest.raises(CatalogueChangedError, match="changed"):
+    with pytest.raises(ZmlError, match="changed"):
         read_record(str(path), ref)
 
 
@@ -110,7 +104,7 @@ def test_a_state_survives_its_sidecar_and_damage_is_told(tmp_path: Path) -> None
     state = HarvestState(pending=(("2020-01-01", None),), offset=3, started="2020-01-01T00:00:00Z")
     assert HarvestState.from_json(state.to_json(), "x") == state
     for text in ("{}", "[1]", "null", "", '{"format": 1, "pending": 3}', '{"format": 99}'):
-        with pytest.raises(HarvestStateError):
+        with pytest.raises(UsageError, match=r"damaged|another version"):
             HarvestState.from_json(text, "x")
 
 
@@ -130,7 +124,7 @@ def test_a_pickle_of_2018_becomes_a_catalogue(tmp_path: Path) -> None:
     source = tmp_path / "records.pkl"
     hits = {9: hit(9, created="2018-02-01"), 3: hit(3, created="2018-01-01")}
     source.write_bytes(pickle.dumps(hits, protocol=3))
-    with pytest.raises(CatalogueError, match="convert"):
+    with pytest.raises(UsageError, match="convert"):
         Catalogue.open(source)
     catalogue = Catalogue.open(source, into=tmp_path / "c.jsonl")
     assert [catalogue.read(ref).metadata for ref in catalogue.refs] == [hits[3], hits[9]]

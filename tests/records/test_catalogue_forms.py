@@ -15,10 +15,11 @@ import pytest
 from serving import Sandbox
 from synthetic import synthetic_corpus
 
+from zml_dask.errors import UsageError, ZmlError
 from zml_dask.net.client import HttpClient
-from zml_dask.records.catalogue import Catalogue, CatalogueChangedError, CatalogueError
+from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestOptions, harvest
-from zml_dask.records.journal import CatalogueWriteError, load_state, state_path
+from zml_dask.records.journal import load_state, state_path
 from zml_dask.sandbox.corpus import make_record
 
 from .harvests import Interruption, interrupt_after
@@ -85,7 +86,7 @@ def test_any_json_of_records_is_a_catalogue(tmp_path: Path, text: str) -> None:
 def test_what_is_no_catalogue_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.json"
     path.write_text(text)
-    with pytest.raises(CatalogueError, match="one JSON record per line") as caught:
+    with pytest.raises(UsageError, match="one JSON record per line") as caught:
         Catalogue.open(path)
     assert "\n" not in str(caught.value)
 
@@ -94,7 +95,7 @@ def test_records_of_several_servers_need_a_word(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     both = [hit(1), hit(2, "https://other.example.org/api"), hit(3, None)]
     path.write_text("\n".join(map(json.dumps, both)))
-    with pytest.raises(CatalogueError, match="several servers"):
+    with pytest.raises(UsageError, match="several servers"):
         Catalogue.open(path)
     named = Catalogue.open(path, api_url="https://other.example.org/api/")
     assert named.api_url == "https://other.example.org/api"
@@ -142,11 +143,14 @@ def test_a_changed_byte_of_a_harvest_is_noticed_wherever_it_is(harvested: Path) 
         flipped = bytearray(content)
         flipped[place] ^= 1
         harvested.write_bytes(flipped)
-        with pytest.raises(CatalogueError):
+        with pytest.raises(UsageError, match="not what its harvest wrote"):
             Catalogue.open(harvested)
         state = load_state(harvested)
         assert state is not None
-        with pytest.raises(CatalogueWriteError), HttpClient() as client:
+        with (
+            pytest.raises(UsageError, match=r"not what its harvest wrote|shorter|no record"),
+            HttpClient() as client,
+        ):
             harvest(harvested, state.options, client)
     # Another order is no damage.
     harvested.write_bytes(b"".join(content.splitlines(keepends=True)[::-1]))
@@ -156,7 +160,7 @@ def test_a_changed_byte_of_a_harvest_is_noticed_wherever_it_is(harvested: Path) 
 def test_a_cut_harvest_is_noticed_and_a_filtered_one_is_a_subset(harvested: Path) -> None:
     lines = harvested.read_bytes().splitlines(keepends=True)
     harvested.write_bytes(b"".join(lines[:9])[:-20])
-    with pytest.raises(CatalogueError, match="not what its harvest wrote"):
+    with pytest.raises(UsageError, match="not what its harvest wrote"):
         Catalogue.open(harvested)
     harvested.write_bytes(b"".join(lines[3:9]))
     assert len(Catalogue.open(harvested).refs) == 6
@@ -178,13 +182,13 @@ def test_parquet_holds_the_same_records_and_the_harvest(harvested: Path, tmp_pat
     table.write(again)
     assert again.read_bytes() == harvested.read_bytes()
     assert Catalogue.open(again).harvest == whole.harvest
-    with pytest.raises(CatalogueError, match="there already"):
+    with pytest.raises(UsageError, match="there already"):
         whole.write(target)
 
 
 def test_parquet_of_another_kind_or_damaged_is_refused(harvested: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(CatalogueError, match="no column hit"):
+    with pytest.raises(UsageError, match="no column hit"):
         Catalogue.open(tmp_path / "other.parquet")
     target = tmp_path / "c.parquet"
     whole = Catalogue.open(harvested)
@@ -198,7 +202,7 @@ def test_parquet_of_another_kind_or_damaged_is_refused(harvested: Path, tmp_path
         try:
             again = Catalogue.open(target)
             found = list(map(again.read, again.refs))
-        except (CatalogueError, CatalogueChangedError):
+        except ZmlError:
             continue
         # Only what no page holds, such as a name in the footer, may have changed.
         assert found == list(map(whole.read, whole.refs))
@@ -224,7 +228,7 @@ def test_a_condition_chooses_records(harvested: Path, tmp_path: Path, form: str)
     )
     assert 0 < len(deep.refs) < 40
     for wrong in ("nosuch = 1", "true); drop table x; select (1", "", "record_id in (select 1"):
-        with pytest.raises(CatalogueError, match=r"no condition|more than one") as caught:
+        with pytest.raises(UsageError, match=r"no condition|more than one") as caught:
             catalogue.where(wrong)
         assert "\n" not in str(caught.value)
 

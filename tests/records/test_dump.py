@@ -27,7 +27,6 @@ from zml_dask.records.dump import DumpError
 from zml_dask.records.harvest import HarvestOptions, HarvestResult, harvest
 from zml_dask.records.journal import load_state
 from zml_dask.records.native import LACKING
-from zml_dask.records.query import QuerySyntaxError
 from zml_dask.sandbox.corpus import Corpus, Withdrawal, make_record
 from zml_dask.sandbox.exporter import JSON_DUMP, json_dump
 from zml_dask.sandbox.serialise import native_json
@@ -377,7 +376,7 @@ def test_a_server_without_dumps_says_so_in_one_line(
 def test_a_query_that_a_dump_cannot_be_asked_names_the_fields_before_anything_is_loaded(
     both: Both,
 ) -> None:
-    with pytest.raises(QuerySyntaxError, match=r"grants.*keywords"):
+    with pytest.raises(UsageError, match=r"grants.*keywords"):
         both.by_dump(query="grants.code:101")
     assert not both.served.requests.to("exporter")
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.records.search import EARLIEST, BadDateError, halves, instant, read, written
+from zml_dask.errors import UsageError
+from zml_dask.records.search import EARLIEST, halves, instant, read, written
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 instants = st.datetimes(datetime(2013, 1, 1), datetime(2025, 12, 31), timezones=st.just(UTC))
@@ -66,7 +67,7 @@ def test_dates_and_instants(text: str, begin: str, end: str) -> None:
 def test_anything_else_is_refused_by_the_option_s_name(text: str) -> None:
     try:
         assert read(instant(text, option="--since")).tzinfo == UTC
-    except BadDateError as error:
+    except UsageError as error:
         message = str(error)
         if "--since" not in message:
             raise

@@ -13,11 +13,11 @@ import pytest
 import zarr
 from store_builders import content_of, objects, sources, stage
 
+from zml_dask.errors import ZmlError
 from zml_dask.store import layout
 from zml_dask.store import storage as operations
 from zml_dask.store.commit import commit, finish_commit, plan_commit, run_task
-from zml_dask.store.commit.plan import StalePlanError
-from zml_dask.store.info import DatasetChangedError, DatasetInfo, read_info
+from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.staging import FailureRow, StagingIndex, pack_records, stage_failure
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import read_table
@@ -243,8 +243,8 @@ def test_a_driver_that_slept_overwrites_no_newer_commit(
         refused = None
         try:
             finish_commit(storage, plan, results)
-        except (DatasetChangedError, StalePlanError) as error:
-            refused = error
+        except ZmlError as error:
+            refused = str(error)
         finally:
             operations.before_operation = None
         if not hook.failed:
@@ -253,7 +253,7 @@ def test_a_driver_that_slept_overwrites_no_newer_commit(
         info = read_info(storage)
         assert info == other[0]
         assert info is not None
-        assert refused is not None or info.counts.records >= 4
+        assert info.counts.records >= 4 if refused is None else "nother" in refused
         ids = read_table(storage, info, "records")["record_id"].to_pylist()
         assert sorted(ids) == [1, 2, 3, 4, *([7] if begin == "new" else [])]
         check_first_commit_readable(storage, first)

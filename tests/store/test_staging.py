@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_builders import stage, staged_file
 
+from zml_dask.errors import DatasetDamagedError
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.raster.text import visible_text
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import (
     FailureRow,
     RecordStager,
-    StagingDamagedError,
     StagingIndex,
     pack_records,
     read_staged,
@@ -126,7 +126,7 @@ def test_no_flipped_byte_changes_what_is_read(tmp_path: Path) -> None:
     def read() -> object:
         index = StagingIndex.load(storage)
         if index.damaged:
-            raise StagingDamagedError
+            raise DatasetDamagedError
         reader = read_staged(storage, index.locate(0))
         return list(reader), reader.record, reader.trailer
 
@@ -138,7 +138,7 @@ def test_no_flipped_byte_changes_what_is_read(tmp_path: Path) -> None:
         storage.write("staging/records/1", bytes(flipped), durable=False)
         try:
             assert read() == expected, position  # zstd's header has a bit without a meaning
-        except StagingDamagedError:
+        except DatasetDamagedError:
             seen += 1
     assert seen >= len(good) - 10
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from store_builders import objects, sources, stage
 
+from zml_dask.errors import UsageError
 from zml_dask.store import layout
 from zml_dask.store.commit import CommitOptions, commit
-from zml_dask.store.info import DatasetInfo, NotADatasetError, read_info
+from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import FailureRow, stage_failure
 from zml_dask.store.storage import Storage
@@ -77,7 +78,7 @@ def test_any_flipped_byte_anywhere_is_found(storage: Storage) -> None:
             try:
                 report = verify(storage)
                 found = {problem.path for problem in report.problems}
-            except NotADatasetError:
+            except UsageError:
                 found = {"dataset.json"} if path == "dataset.json" else set()
             assert path in found, (path, position)
         storage.write(path, good)
@@ -221,7 +222,7 @@ def test_tables_that_contradict_are_found(storage: Storage, tmp_path: Path) -> N
 
 
 def test_there_must_be_a_dataset(tmp_path: Path) -> None:
-    with pytest.raises(NotADatasetError, match="holds no dataset"):
+    with pytest.raises(UsageError, match="holds no dataset"):
         verify(tmp_path)
     storage = Storage.open(tmp_path / "ds")
     stage(storage, tmp_path, 1, [("a.py", "x\n")])

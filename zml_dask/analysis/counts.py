@@ -138,7 +138,7 @@ def count(dataset: str) -> Numbers:
 
     Raises
     ------
-    NoDatasetError
+    UsageError
         If there is none.
     """
     snapshot = Snapshot.open(dataset)

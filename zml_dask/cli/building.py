@@ -31,11 +31,6 @@ from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.raster.identifiers import IDENTIFIERS
 from zml_dask.text_safety import escape_text
 
-
-class AllFailedError(ZmlError):
-    """Nothing was built, and nothing had been before."""
-
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _CLUSTER = (
@@ -249,7 +244,7 @@ def print_result(result: BuildResult) -> None:
         click.echo(f"failed: {kinds} (zml-dask status {result.dataset} --failures says more)")
         if not result.n_records and not result.n_staged:
             # A cache that is empty, a network that is down: scripts are not to go on from there.
-            raise AllFailedError(f"{result.dataset} holds no record: all that were tried failed")
+            raise ZmlError(f"{result.dataset} holds no record: all that were tried failed")
 
 
 def _left_out(result: BuildResult) -> str:

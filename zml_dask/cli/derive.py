@@ -9,7 +9,7 @@ import click
 
 from zml_dask.cli.building import cluster_options, executor_of, progress_of
 from zml_dask.derived.derive import Compute, table_of
-from zml_dask.derived.job import DeriveError
+from zml_dask.errors import UsageError
 from zml_dask.store.layout import COLUMN_TYPES, derived_table
 
 
@@ -62,14 +62,14 @@ def _table(name: str, function: str | None, columns: tuple[str, ...]) -> Compute
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise DeriveError(
+        raise UsageError(
             f"--function {function!r} cannot be imported ({error}); write module:function, of a "
             "module on PYTHONPATH"
         ) from error
     pairs = [column.partition("=") for column in columns]
     for column, _, kind in pairs:
         if kind not in COLUMN_TYPES:
-            raise DeriveError(
+            raise UsageError(
                 f"--column {column}={kind}: give NAME=TYPE, of the types {', '.join(COLUMN_TYPES)}"
             )
     return table_of(name, found, {column: kind for column, _, kind in pairs})

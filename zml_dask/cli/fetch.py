@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 from dask.utils import format_bytes
 
-from zml_dask.cli.building import AllFailedError, limits_of, progress_of, warn_of_exposed
+from zml_dask.cli.building import limits_of, progress_of, warn_of_exposed
 from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.engine.job import run_job
 from zml_dask.engine.temporary import temporary_folder
+from zml_dask.errors import ZmlError
 from zml_dask.fetch.origins import FetchOptions
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
@@ -87,4 +88,4 @@ def command(
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.failures.items())
         click.echo(f"failed: {kinds}; what may pass is tried again by the same command")
         if not result.fetched and not result.already:
-            raise AllFailedError(f"{cache} holds no record: all that were tried failed")
+            raise ZmlError(f"{cache} holds no record: all that were tried failed")

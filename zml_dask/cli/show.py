@@ -25,18 +25,6 @@ from zml_dask.text_safety import escape_lines, escape_text
 Row: TypeAlias = dict[str, Any]
 
 
-class UnknownPathError(UsageError):
-    """The record holds no file of that path."""
-
-
-class NoImageError(UsageError):
-    """The file was listed only: there is nothing to show of it."""
-
-
-class PngWriteError(ZmlError):
-    """The PNG could not be written."""
-
-
 class _RecordNumber(click.ParamType[int]):
     """A record's number, bare or as it ends its DOI or its page's address."""
 
@@ -126,14 +114,14 @@ def _find(files: list[Row], path: str, record_id: int) -> Row:
         names = [file["name"] for file in files]
         near = difflib.get_close_matches(path.rpartition("/")[2], names, n=1)
         advice = f"did you mean {escape_text(near[0])!r}? L" if near else "l"
-        raise UnknownPathError(
+        raise UsageError(
             f"record {record_id} holds no file {escape_text(path)!r}; "
             f"{advice}eave PATH out to see its tree"
         )
     if len(found) > 1 and not exact:
         others = ", ".join(escape_text(file["path"]) for file in found[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise UnknownPathError(
+        raise UsageError(
             f"several files end in {escape_text(path)!r} ({others}{more}): give more of the path"
         )
     return found[0]
@@ -145,7 +133,7 @@ def _show_file(
     """Print a file as text and as images, or write its images as one PNG."""
     if not file["n_images"]:
         why = f": {file['reason']}" if file["reason"] else ""
-        raise NoImageError(
+        raise UsageError(
             escape_text(
                 f"{file['path']} has no image, it is {file['status'].replace('_', ' ')}{why}"
             )
@@ -156,7 +144,7 @@ def _show_file(
     counts = image_lines(file["n_lines"], segment, snapshot.info.shape.height)
     if number is not None:
         if number >= len(images):
-            raise NoImageError(
+            raise UsageError(
                 f"{escape_text(file['path'])} has {len(images):,} images, 0 to {len(images) - 1:,}"
             )
         images, counts = images[number : number + 1], counts[number : number + 1]
@@ -181,4 +169,4 @@ def _write_png(pixels: Images, target: Path) -> None:
     try:
         target.write_bytes(encode_png(pixels))
     except OSError as error:
-        raise PngWriteError(f"{target} cannot be written: {error.strerror}") from error
+        raise ZmlError(f"{target} cannot be written: {error.strerror}") from error

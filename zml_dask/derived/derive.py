@@ -9,13 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zml_dask.derived.builtin import BUILT_IN
-from zml_dask.derived.job import DeriveError, Recipe, Schema, derive_on
+from zml_dask.derived.job import Recipe, Schema, derive_on
 from zml_dask.derived.near_duplicates import NAME as NEAR_DUPLICATES
 from zml_dask.derived.near_duplicates import derive_clusters
 from zml_dask.engine.clusters.opening import use_client
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.job import Executor, OpenExecutor
 from zml_dask.engine.progress import BuildProgress
+from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
 from zml_dask.store.storage import Storage
 
@@ -85,10 +86,10 @@ def derive(
 
     Raises
     ------
-    DeriveError
+    UsageError
         If the function, a name or a type cannot be, or the function fails for every file.
         Where it fails for some, their rows are null and the column ``error`` says why.
-    LockedError
+    ZmlError
         If a build of the dataset is at work.
 
     Examples
@@ -99,7 +100,7 @@ def derive(
     """
     if isinstance(ds, Dataset):
         if not ds.is_unselected:
-            raise DeriveError("a derived table is of all files; give the dataset, not a selection")
+            raise UsageError("a derived table is of all files; give the dataset, not a selection")
         dataset: str | Storage = ds.snapshot.storage
     else:
         dataset = os.fspath(ds)
@@ -118,7 +119,7 @@ def table_of(
 
     Raises
     ------
-    DeriveError
+    UsageError
         If there is no such table, or the function, a name or a type cannot be.
     """
     if function is not None:
@@ -128,7 +129,7 @@ def table_of(
     elif name in BUILT_IN:
         recipe = Recipe.of(name, *BUILT_IN[name])
     else:
-        raise DeriveError(
+        raise UsageError(
             f"there is no built-in table {name!r}; there are "
             f"{', '.join([*BUILT_IN, NEAR_DUPLICATES])}, or give a "
             "function and its columns (--function, --column)"

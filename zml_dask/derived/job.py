@@ -61,10 +61,6 @@ _OWN = frozenset({*TABLES, *SCHEMAS, *IMAGE_COLUMNS, "images", "selected"}).unio
 """Names that mean something else in a condition or a question."""
 
 
-class DeriveError(UsageError):
-    """A function cannot be computed over a dataset as it is."""
-
-
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How a derived table is computed.
@@ -94,25 +90,25 @@ class Recipe:
 
         Raises
         ------
-        DeriveError
+        UsageError
             If a name or type cannot be, or the function takes something else.
         """
         _check_name(name)
         if name in _OWN:
-            raise DeriveError(f"{name!r} means something else in a condition; choose another name")
+            raise UsageError(f"{name!r} means something else in a condition; choose another name")
         columns = {column: _type_name(column, kind) for column, kind in _pairs(schema)}
         for column in columns:
             _check_name(column)
             if column in ("file_id", "record_id", "error"):
-                raise DeriveError(f"every derived table has a column {column!r} of its own")
+                raise UsageError(f"every derived table has a column {column!r} of its own")
         if not columns:
-            raise DeriveError("give at least one column, as in {'code': 'int32'}")
+            raise UsageError("give at least one column, as in {'code': 'int32'}")
         try:
             inputs = tuple(inspect.signature(function).parameters)
         except (TypeError, ValueError):
             inputs = ()
         if not inputs or not set(inputs) <= set(INPUTS):
-            raise DeriveError(
+            raise UsageError(
                 f"the function takes {', '.join(inputs) or 'nothing'}; its parameters are called "
                 "text, images or row, by what it is to be given"
             )
@@ -139,7 +135,7 @@ Schema: TypeAlias = "Mapping[str, str | pa.DataType] | pa.Schema"
 
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not DERIVED_NAME.fullmatch(name):
-        raise DeriveError(
+        raise UsageError(
             f"{name!r} is no name for a table or a column; use small letters, digits and _"
         )
 
@@ -154,7 +150,7 @@ def _type_name(column: str, kind: str | pa.DataType) -> str:
     for name, (arrow, _) in COLUMN_TYPES.items():
         if kind in (name, arrow):
             return name
-    raise DeriveError(f"column {column!r} cannot be {kind}; there are {', '.join(COLUMN_TYPES)}")
+    raise UsageError(f"column {column!r} cannot be {kind}; there are {', '.join(COLUMN_TYPES)}")
 
 
 def _spelled(value: object) -> str:
@@ -329,7 +325,7 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
         storage, recipe = self.snapshot.storage, self.recipe
         if example and not called:
             storage.remove(storage.list(self.folder))
-            raise DeriveError(f"{recipe.title} failed for every file: {example}")
+            raise UsageError(f"{recipe.title} failed for every file: {example}")
         errors = 0
 
         def staged() -> Iterator[pa.Table]:

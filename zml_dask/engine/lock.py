@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from zml_dask.engine.objects import LOCK, PROOFS, STAGING, Objects
-from zml_dask.errors import LockedError, LockLostError, ObjectMissingError, StorageError
+from zml_dask.errors import LockLostError, ObjectMissingError, StorageError, ZmlError
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def dataset_lock(
 
     Raises
     ------
-    LockedError
+    ZmlError
         If another build is at work.
     """
     timing = timing or LockTiming()
@@ -247,7 +247,7 @@ def _acquire(
             return lock
         seen = _read_whole(storage, path, timing)
     if not _is_stale(storage, path, seen, timing, on_wait):
-        raise LockedError(_busy(storage, seen))
+        raise ZmlError(_busy(storage, seen))
     # Of several observers who find the same lock stale only one may take it over:
     # who holds the claim on that very lock. A claim is a lock like any other, for
     # its holder may die too.
@@ -255,7 +255,7 @@ def _acquire(
     try:
         now = _read(storage, path)
         if now.get("token", _TORN) != seen["token"]:
-            raise LockedError(_busy(storage, now))
+            raise ZmlError(_busy(storage, now))
         storage.write(path, lock.payload())
     finally:
         claim.release()

@@ -57,7 +57,7 @@ class CommittedRecords:
 
         Raises
         ------
-        NoDatasetError
+        UsageError
             If nothing is committed there.
         """
         return cls(Snapshot.open(dataset))
@@ -72,7 +72,7 @@ class CommittedRecords:
 
         Raises
         ------
-        NoSuchRecordError
+        UsageError
             Also for one that was withdrawn.
         """
         wanted = sorted(set(record_ids))

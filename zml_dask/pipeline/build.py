@@ -21,6 +21,7 @@ from zml_dask.engine.job import Executor, OpenExecutor, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.engine.log import BuildLog, build_log
 from zml_dask.engine.progress import BuildProgress, SilentProgress
+from zml_dask.errors import DatasetDamagedError
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.pipeline.commit import CommitStaged, recorded_harvest
 from zml_dask.pipeline.context import CatalogueHandle
@@ -44,7 +45,6 @@ from zml_dask.store.commit.plan import check_shape
 from zml_dask.store.info import DatasetInfo, replace_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.staging import StagingDamagedError
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import LeftOut, recorded_limit
 
@@ -87,7 +87,7 @@ def build(
     UsageError
         If the catalogue, the dataset or the client is not what it should be, or images of
         another size are in it.
-    LockedError
+    ZmlError
         If another build of the dataset is at work.
     ClusterError, StorageError
         If the cluster or the storage fails; what is staged is kept.
@@ -148,7 +148,7 @@ def build_on(
             run = _Run(storage, catalogue, named, where, options, lock, log, progress)
             try:
                 result = _build_and_commit(run, info, open_executor, limit)
-            except StagingDamagedError as error:
+            except DatasetDamagedError as error:
                 removed = remove_damaged(storage)
                 if not removed:
                     raise

@@ -83,7 +83,7 @@ class FetchArchives(Job[RecordRef, HttpClient, CachedRecord | RecordError, Fetch
         ------
         RecordError
             If the cache cannot be written: no fault of the record.
-        CatalogueChangedError
+        ZmlError
             If the catalogue is replaced meanwhile.
         """
         try:

@@ -177,7 +177,7 @@ def import_legacy(
     ------
     UsageError
         If `source` holds no legacy record, or `dataset` has another image size.
-    LockedError
+    ZmlError
         If another process works on the dataset.
     """
     progress = progress or SilentProgress()

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zml_dask.errors import ObjectMissingError
+from zml_dask.errors import DatasetDamagedError, ObjectMissingError
 from zml_dask.pipeline.outcome import Outcome
 from zml_dask.records.refs import RefTable
 from zml_dask.store.commit.plan import check_staged_shape
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
-from zml_dask.store.staging import StagingDamagedError, StagingIndex, read_staged
+from zml_dask.store.staging import StagingIndex, read_staged
 from zml_dask.store.staging.packs import failure_rows
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import read_table
@@ -95,7 +95,7 @@ def load_ledger(
 
     Raises
     ------
-    StagedShapeError
+    UsageError
         If it was staged for another.
     """
     index = StagingIndex.load(storage)
@@ -157,7 +157,7 @@ def remove_damaged(storage: Storage) -> list[str]:
             reader = read_staged(storage, location)
             for _ in reader:
                 pass
-        except (StagingDamagedError, ObjectMissingError):
+        except (DatasetDamagedError, ObjectMissingError):
             damaged.append(location.path)
     storage.remove(damaged)
     return damaged

@@ -17,7 +17,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from zml_dask.engine.activity import active, check_staying
-from zml_dask.errors import ObjectMissingError, RecordError, StorageError, UsageError, ZmlError
+from zml_dask.errors import (
+    DatasetDamagedError,
+    ObjectMissingError,
+    RecordError,
+    StorageError,
+    UsageError,
+    ZmlError,
+)
 from zml_dask.fetch.members import Member
 from zml_dask.fetch.origins import FetchedRecord, open_record
 from zml_dask.net.client import HttpClient
@@ -34,7 +41,7 @@ from zml_dask.records.record import Record
 from zml_dask.records.refs import RecordRef
 from zml_dask.store.layout import FileStatus, extension_of
 from zml_dask.store.staging import StagedFile, stage_failure
-from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer, StagingDamagedError
+from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer
 from zml_dask.store.staging.staged import StagedLocation, read_staged
 from zml_dask.store.staging.stager import STAGED_RECORDS, RecordStager
 from zml_dask.store.storage import Storage
@@ -253,7 +260,7 @@ def is_staged(storage: Storage, record_id: int) -> bool:
     path = f"{STAGED_RECORDS}/{record_id}"
     try:
         BlobTrailer.from_bytes(storage.read_tail(path, BLOB_TRAILER_BYTES), path)
-    except (ObjectMissingError, StagingDamagedError):
+    except (ObjectMissingError, DatasetDamagedError):
         return False
     return True
 

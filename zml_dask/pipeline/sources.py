@@ -48,7 +48,7 @@ def open_records(
 
     Raises
     ------
-    CatalogueError
+    UsageError
         If it is not there or cannot be read.
     UsageError
         If it names no record.

@@ -17,7 +17,7 @@ import numpy as np
 from zml_dask.allocator import keep_freed_buffers
 from zml_dask.engine.activity import note_done, worker_folder, worker_name
 from zml_dask.engine.job import ContextT, Job, Report
-from zml_dask.errors import RecordError
+from zml_dask.errors import DatasetDamagedError, RecordError
 from zml_dask.legacy.sources import SourceRecord
 from zml_dask.pipeline.context import CatalogueHandle, WorkerContext, open_context
 from zml_dask.pipeline.ledger import Ledger, staged_outcomes
@@ -26,7 +26,6 @@ from zml_dask.pipeline.outcome import Outcome, failure_row
 from zml_dask.pipeline.process import stage_records
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.store.staging import stage_failure
-from zml_dask.store.staging.frames import StagingDamagedError
 from zml_dask.store.staging.packs import STAGED_PACKS, pack_records, read_pack_index
 from zml_dask.store.storage import Storage
 from zml_dask.text_safety import escape_text
@@ -220,7 +219,7 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
         for path in self.storage.list(STAGED_PACKS):
             if not path.startswith(f"{STAGED_PACKS}/{task.name}-"):
                 continue
-            with suppress(StagingDamagedError):  # torn by a power cut: built again
+            with suppress(DatasetDamagedError):  # torn by a power cut: built again
                 entries, _ = read_pack_index(self.storage, path)
                 packed.update(entries["record_id"].to_pylist())
         return packed

@@ -77,7 +77,7 @@ def read_facts(storage: Storage) -> Facts:
 
     Raises
     ------
-    NoDatasetError
+    UsageError
         If there is none.
     """
     snapshot = Snapshot.open(storage)

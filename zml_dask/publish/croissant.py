@@ -100,7 +100,7 @@ def export(dataset: str, directory: str | Path) -> Path:
 
     Raises
     ------
-    NoDatasetError
+    UsageError
         If there is no dataset.
     """
     folder = Path(directory)

@@ -138,7 +138,7 @@ def export_png(
 
     Raises
     ------
-    NoDatasetError
+    UsageError
         If nothing is committed in `dataset`.
     """
     options = options or PngOptions()

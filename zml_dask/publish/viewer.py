@@ -92,7 +92,7 @@ def export_page(dataset: str, directory: Path, data_url: str | None = None) -> P
 
     Raises
     ------
-    NoDatasetError, UsageError
+    UsageError
     """
     storage = _open(dataset)
     if data_url is None:
@@ -123,7 +123,7 @@ class ViewerServer(ThreadingHTTPServer):
 
     Raises
     ------
-    NoDatasetError
+    UsageError
         If there is no dataset.
     """
 

@@ -32,10 +32,6 @@ _FIRST_PART = 8
 """The first window of an epoch is this part of the buffer, so that its first batch comes soon."""
 
 
-class LabelError(UsageError):
-    """A column cannot be what is learnt."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
     """How images are given out; `Dataset.batches` says what each option means."""
@@ -305,13 +301,13 @@ def _labels_of(
 ) -> tuple[NDArray[Any], tuple[str, ...] | None]:
     """Find the label of each file of a view: a code where it is text, -1 where it is missing."""
     if not isinstance(name, str):
-        raise LabelError(f"labels are the name of one column, not {name!r}")
+        raise UsageError(f"labels are the name of one column, not {name!r}")
     values = gather(view.snapshot, view.selection, [name])[name]
     if pa.types.is_list(values.type):
-        raise LabelError(f"{name!r} holds lists; a label is one value per image")
+        raise UsageError(f"{name!r} holds lists; a label is one value per image")
     if not pa.types.is_large_string(values.type):
         if values.null_count:
-            raise LabelError(f"{name!r} is missing for some files; select those that have it")
+            raise UsageError(f"{name!r} is missing for some files; select those that have it")
         return values.to_numpy(), None
     if classes is None:
         whole = view.whole

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from zml_dask.errors import UsageError
 from zml_dask.query.frames import to_pandas
 from zml_dask.query.selection import derived_tables, join_derived
-from zml_dask.query.sql import NO_TABLES, Column, Derived, UnknownColumnError, find_column, quoted
+from zml_dask.query.sql import NO_TABLES, Column, Derived, find_column, quoted
 from zml_dask.store.layout import derived_table
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def find_countable(name: str, derived: Derived = NO_TABLES) -> Column:
         return Column("records", YEAR, pa.int64())
     column = find_column(name, derived)
     if column.level == "images":
-        raise UnknownColumnError(
-            f"{name!r} differs between a file's images; name a column of files"
-        )
+        raise UsageError(f"{name!r} differs between a file's images; name a column of files")
     return column
 
 

@@ -26,7 +26,6 @@ from zml_dask.query.file_images import (
     iterate_files,
     read_text,
 )
-from zml_dask.query.file_images import NoSuchFileError as NoSuchFileError
 from zml_dask.query.frames import eager_columns, lazy_frame, to_pandas
 from zml_dask.query.gather import gather
 from zml_dask.query.pixels import VOCABULARY, Encoding
@@ -46,7 +45,6 @@ from zml_dask.query.sql import Condition, equality, parse_condition
 from zml_dask.query.tree import Tree
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
-from zml_dask.store.snapshot import NoSuchRecordError as NoSuchRecordError
 from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -89,7 +87,7 @@ def open_dataset(
 
     Raises
     ------
-    NoDatasetError
+    UsageError
         If nothing is committed there.
     UsageError
         If the URL's protocol is not known.
@@ -288,7 +286,7 @@ class Dataset:
 
         Raises
         ------
-        UnknownColumnError
+        UsageError
         """
         return to_pandas(gather(self.snapshot, self.selection, names, slice(start, stop)))
 
@@ -321,7 +319,7 @@ class Dataset:
 
         Raises
         ------
-        QueryError, UnknownColumnError
+        UsageError
             At once, before anything is read.
 
         Examples
@@ -387,7 +385,7 @@ class Dataset:
 
         Raises
         ------
-        QueryError
+        UsageError
             If it is no such SELECT, or takes more than it may.
 
         Examples
@@ -425,7 +423,7 @@ class Dataset:
 
         Raises
         ------
-        NoSuchFileError
+        UsageError
             If there is no such file, or it has no images because it is not text.
         DatasetDamagedError
             If the images do not hold the text that was committed (``text_sha256``).
@@ -434,7 +432,7 @@ class Dataset:
         if row["status"] not in ("ok", "empty"):
             if default is not _RAISE:
                 return default  # type: ignore[no-any-return]
-            raise NoSuchFileError(
+            raise UsageError(
                 f"file {row['file_id']} ({row['path']!r}) has no text: it is {row['status']}"
             )
         rows = image_rows(self.info, row)
@@ -452,12 +450,12 @@ class Dataset:
 
         Raises
         ------
-        NoSuchFileError
+        UsageError
             If there is no such file, or it has no such image.
         """
         row = find_file(self, file)
         if not 0 <= segment < row["n_images"]:
-            raise NoSuchFileError(
+            raise UsageError(
                 f"file {row['file_id']} has no image {segment}; it has {row['n_images']}, "
                 "counted from 0"
             )
@@ -470,7 +468,7 @@ class Dataset:
 
         Raises
         ------
-        NoSuchRecordError
+        UsageError
         """
         row = self.snapshot.record(record_id)
         files = self.snapshot.scan("files", where=pc.field("record_id") == int(record_id))
@@ -616,7 +614,7 @@ class Dataset:
 
         Raises
         ------
-        SplitError
+        UsageError
             If the fractions do not add up to 1.
         """
         parts = assign_parts(self, fractions, by, seed)

@@ -166,7 +166,7 @@ class Database:
 
         Raises
         ------
-        QueryError
+        UsageError
             If it takes longer than `timeout` seconds, or more memory than it may.
         """
         with self._errors(shown), self._interrupted(timeout):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.query.selection import Selection, image_lines
 from zml_dask.query.sql import equality
 from zml_dask.raster.images import Images, to_text
 from zml_dask.store.image_reader import ImageReader, Int64
-from zml_dask.store.info import DatasetDamagedError, DatasetInfo
+from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.snapshot import Snapshot
 
@@ -179,23 +179,17 @@ class _Pieces:
         return self._held[: end - begin].copy()
 
 
-class NoSuchFileError(UsageError):
-    """There is no file of that number or path, or it has no image of that number."""
-
-
 def find_file(dataset: Dataset, file: int | str) -> dict[str, Any]:
     """Return what is needed to read a file: by its number, or by its path within a view.
 
     Raises
     ------
-    NoSuchFileError
+    UsageError
     """
     if isinstance(file, str):
         file = _find_path(dataset, file)
     if not isinstance(file, (int, np.integer)) or isinstance(file, bool):
-        raise NoSuchFileError(
-            f"a file goes by its number (files.file_id) or its path, not {file!r}"
-        )
+        raise UsageError(f"a file goes by its number (files.file_id) or its path, not {file!r}")
     names = [
         "file_id",
         "path",
@@ -211,7 +205,7 @@ def find_file(dataset: Dataset, file: int | str) -> dict[str, Any]:
         row: dict[str, Any] = table.to_pylist()[0]
         if row["record_id"] not in dataset.snapshot.withdrawn:
             return row
-    raise NoSuchFileError(f"{dataset.url} holds no file {file}")
+    raise UsageError(f"{dataset.url} holds no file {file}")
 
 
 def _find_path(dataset: Dataset, path: str) -> int:
@@ -225,13 +219,13 @@ def _find_path(dataset: Dataset, path: str) -> int:
         ).to_pylist()
     whole = [row for row in found if row["path"] == path]
     if not found:
-        raise NoSuchFileError(
+        raise UsageError(
             f"no file here has the path {path!r}, or one that ends so; read('path') lists them"
         )
     if len(whole) == 1 or len(found) == 1:
         return int(found[0]["file_id"])
     others = ", ".join(f"{r['file_id']} ({r['record_id']}: {r['path']!r})" for r in found[:3])
-    raise NoSuchFileError(
+    raise UsageError(
         f"several files have the path {path!r}, or one that ends so: {others}"
         f"{' and more' if len(found) > 3 else ''}; give the number of one, or more of its path"
     )

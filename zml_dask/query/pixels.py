@@ -23,10 +23,6 @@ UNKNOWN = 0
 _HIGHEST_BYTE = 255
 
 
-class EncodingError(UsageError):
-    """Images cannot be encoded so."""
-
-
 def encode(
     images: NDArray[np.uint32], encoding: Encoding, vocabulary: str = VOCABULARY
 ) -> NDArray[Any]:
@@ -49,7 +45,7 @@ def encode(
 
     Raises
     ------
-    EncodingError
+    UsageError
         If there is no such encoding, or the vocabulary names a character twice.
 
     Examples
@@ -77,7 +73,7 @@ def encode(
             planes = np.arange(1 + len(vocabulary), dtype=indices.dtype).reshape(1, -1, 1, 1)
             hot: NDArray[np.bool_] = indices[:, np.newaxis] == planes
             return hot.view(np.uint8)
-    raise EncodingError(
+    raise UsageError(
         f"no encoding {encoding!r}; there are codepoint, uint8, float32, index and onehot"
     )
 
@@ -85,7 +81,7 @@ def encode(
 def _indices(images: NDArray[np.uint32], vocabulary: str) -> NDArray[Any]:
     points = np.array([ord(char) for char in vocabulary], np.int64)
     if np.unique(points).size != points.size:
-        raise EncodingError("the vocabulary holds a character twice; name each once")
+        raise UsageError("the vocabulary holds a character twice; name each once")
     dtype = np.uint8 if points.size <= _HIGHEST_BYTE else np.uint16
     table = np.zeros(int(points.max(initial=0)) + 2, dtype)  # the last for all that lie beyond
     table[points] = np.arange(1, points.size + 1)

@@ -267,15 +267,11 @@ def _select_images(
     return select_files(snapshot, wanted, of_images, images)
 
 
-class MaskError(UsageError):
-    """A mask does not fit the files or images it should choose from."""
-
-
 def mask_selection(selection: Selection, where: ArrayLike | pd.Series[bool]) -> Selection:
     """Apply a mask with a value for each file or each image."""
     mask = np.asarray(where)
     if mask.dtype != np.bool_ or mask.ndim != 1:
-        raise MaskError(
+        raise UsageError(
             f"a mask has to be one-dimensional and of bool, not {mask.ndim}-dimensional and of "
             f"{mask.dtype}; choose by number with select(file_id=[...])"
         )
@@ -288,7 +284,7 @@ def mask_selection(selection: Selection, where: ArrayLike | pd.Series[bool]) -> 
     if mask.size == n_images:
         chosen = selection.rows.positions()[mask]
         return selection.with_images(Rows.of_positions(chosen, selection.rows.total))
-    raise MaskError(
+    raise UsageError(
         f"a mask of {mask.size:,} values fits neither the {n_files:,} files nor the "
         f"{n_images:,} images"
     )

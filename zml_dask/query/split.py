@@ -50,10 +50,6 @@ _SHORT: Final = {"concept": "records.concept_id", "cluster": "near_duplicates.cl
 """Names of columns that are divided by most."""
 
 
-class SplitError(UsageError):
-    """The parts of a split are not what parts can be."""
-
-
 class Split(dict[str, ViewT]):
     """Name of a part -> its view.
 
@@ -107,7 +103,7 @@ def assign_parts(
 
     Raises
     ------
-    SplitError
+    UsageError
         If the fractions name no parts, or do not add up to 1.
     """
     _check(fractions)
@@ -148,7 +144,7 @@ def count_leaks(split: Split[Dataset]) -> pd.DataFrame:
     """Count the files of each part of a split that another part knows; see `Split.leakage`."""
     counts: dict[str, list[int | None]] = {name: [] for name in split}
     if not split:
-        raise SplitError("the split has no parts")
+        raise UsageError("the split has no parts")
     snapshot = next(iter(split.values())).snapshot
     part = np.full(snapshot.info.counts.files, len(split), np.uint8)
     for number, view in enumerate(split.values()):
@@ -216,17 +212,17 @@ def _copies(database: Database, name: str) -> Int64:
 
 def _check(fractions: Mapping[str, float]) -> None:
     if not isinstance(fractions, Mapping):
-        raise SplitError(
+        raise UsageError(
             f"{fractions!r} names no parts; give their shares, {{'train': 0.8, 'test': 0.2}} say"
         )
     shares = list(fractions.values())
     if not shares or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise SplitError(
+        raise UsageError(
             f"the shares {dict(fractions)} should be positive and add up to 1; "
             "give for example {'train': 0.8, 'test': 0.2}"
         )
     if len(shares) > _MOST_PARTS:
-        raise SplitError(f"a split has at most {_MOST_PARTS} parts, not {len(shares)}")
+        raise UsageError(f"a split has at most {_MOST_PARTS} parts, not {len(shares)}")
 
 
 def _group(by: str, derived: Derived) -> tuple[str, set[str], list[str]]:
@@ -240,10 +236,10 @@ def _group(by: str, derived: Derived) -> tuple[str, set[str], list[str]]:
     if by == "file":
         return "coalesce(files.sha256, 'file ' || files.file_id)", {"sha256"}, []
     if by == "cluster" and "near_duplicates" not in derived:
-        raise SplitError("clusters have to be derived: zml-dask derive DATASET near_duplicates")
+        raise UsageError("clusters have to be derived: zml-dask derive DATASET near_duplicates")
     column = find_countable(_SHORT.get(by, by), derived)
     if pa.types.is_list(column.type):
-        raise SplitError(f"{by!r} holds lists; a split needs one value a file")
+        raise UsageError(f"{by!r} holds lists; a split needs one value a file")
     own = {"concept": "", "cluster": "file "}.get(by, "record ")
     whose = "files.file_id" if by == "cluster" else "files.record_id"
     name = column.key

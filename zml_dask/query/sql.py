@@ -78,14 +78,6 @@ _HABITS: Final[tuple[tuple[str, str], ...]] = (
 """What users of pandas, C or other SQL write and DuckDB refuses, and what to write instead."""
 
 
-class QueryError(UsageError):
-    """A condition or a question cannot be answered as it is written."""
-
-
-class UnknownColumnError(QueryError):
-    """There is no column of that name."""
-
-
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of the files, the records or a derived table, or a property of each image.
@@ -197,7 +189,7 @@ def find_column(name: str, derived: Derived = NO_TABLES) -> Column:
 
     Raises
     ------
-    UnknownColumnError
+    UsageError
         With the names nearest to it.
 
     Examples
@@ -206,7 +198,7 @@ def find_column(name: str, derived: Derived = NO_TABLES) -> Column:
     ('files', 'records')
     >>> find_column("langauge")
     Traceback (most recent call last):
-    zml_dask.query.sql.UnknownColumnError: no column 'langauge'; did you mean 'language'?
+    zml_dask.errors.UsageError: no column 'langauge'; did you mean 'language'?
     """
     folded = name.lower() if isinstance(name, str) else name
     found = _BY_NAME.get(folded) or _BY_KEY.get(folded)
@@ -223,22 +215,20 @@ def _derived_column(names: list[str], derived: Derived) -> Column | None:
         return None
     schema = derived[names[0]]
     if names[1] not in schema.names:
-        raise UnknownColumnError(
+        raise UsageError(
             f"derived table {names[0]!r} has no column {names[1]!r}; it has "
             f"{', '.join(schema.names)}"
         )
     return Column("derived", ".".join(names[:2]), schema.field(names[1]).type)
 
 
-def _unknown(name: str) -> UnknownColumnError:
+def _unknown(name: str) -> UsageError:
     known = list(_BY_KEY if "." in name else _BY_NAME)
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.7)
     shown = repr(escape_text(name[:_MAX_SHOWN]))
     if near:
-        return UnknownColumnError(
-            f"no column {shown}; did you mean {' or '.join(map(repr, near))}?"
-        )
-    return UnknownColumnError(f"no column {shown}; there are {', '.join(_BY_NAME)}")
+        return UsageError(f"no column {shown}; did you mean {' or '.join(map(repr, near))}?")
+    return UsageError(f"no column {shown}; there are {', '.join(_BY_NAME)}")
 
 
 def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
@@ -259,9 +249,9 @@ def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
 
     Raises
     ------
-    QueryError
+    UsageError
         If it cannot be read, with what to write instead where that is known.
-    UnknownColumnError
+    UsageError
         If a column is named that is not there.
 
     Examples
@@ -271,7 +261,7 @@ def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
     ("license == 'mit' and files.n_images > 3", ['files', 'records'])
     """
     if not text.strip():
-        raise QueryError(f"the condition is empty; {_EXAMPLE}")
+        raise UsageError(f"the condition is empty; {_EXAMPLE}")
     before = "SELECT 1 FROM files WHERE (\n"
     node = _parse(f"{before}{text}\n)", text)
     template = _parse(f"{before}true\n)", text)
@@ -346,19 +336,19 @@ def _literal(column: Column, name: str, value: object) -> str:
         return "true" if value else "false"
     is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise QueryError(
+        raise UsageError(
             f"{name}={value!r}: a column can equal text, a number, None, or one of a list of them"
         )
     if isinstance(value, str) and is_number:
-        raise QueryError(f"{name}={value!r}: {name} is a number, and written without quotes")
+        raise UsageError(f"{name}={value!r}: {name} is a number, and written without quotes")
     if pa.types.is_list(column.type):
-        raise QueryError(f"{name} holds lists; write \"'word' in {name}\"")
+        raise UsageError(f"{name} holds lists; write \"'word' in {name}\"")
     if isinstance(value, str):
         return quoted(value)
     if not is_number:
-        raise QueryError(f"{name}={value!r}: {name} is text, and written in quotes")
+        raise UsageError(f"{name}={value!r}: {name} is text, and written in quotes")
     if not math.isfinite(value):
-        raise QueryError(f"{name}={value!r}: no column holds it; what is missing equals None")
+        raise UsageError(f"{name}={value!r}: no column holds it; what is missing equals None")
     return repr(value)
 
 
@@ -385,10 +375,10 @@ def parse_question(text: str, derived: Derived = NO_TABLES) -> Question:
 
     Raises
     ------
-    QueryError
+    UsageError
     """
     if not text.strip():
-        raise QueryError("the question is empty; give a SELECT over files, records or failures")
+        raise UsageError("the question is empty; give a SELECT over files, records or failures")
     node = _parse(text, text)
     tables = _check(node, text, derived)
     columns: set[str] = set()
@@ -434,9 +424,9 @@ def _ask(query: str, parameters: list[str] | None = None) -> list[Any]:
 def _parse(query: str, shown: str) -> dict[str, Any]:
     """Read a SELECT as DuckDB's syntax tree."""
     if len(query) > _MAX_CHARACTERS:
-        raise QueryError("the text is over a million characters long; select in steps")
+        raise UsageError("the text is over a million characters long; select in steps")
     if "\0" in query or not _can_be_stored(query):
-        raise QueryError("the text holds a character that SQL cannot")
+        raise UsageError("the text holds a character that SQL cannot")
     try:
         tree = json.loads(_ask("SELECT json_serialize_sql(?)", [query])[0][0])
     except (duckdb.Error, RecursionError) as error:
@@ -625,7 +615,7 @@ def _try(parsed: Condition, shown: str, derived: Derived) -> None:
         raise query_error(shown, error) from error
 
 
-def query_error(text: str, error: Exception) -> QueryError:
+def query_error(text: str, error: Exception) -> UsageError:
     """Say in one line why DuckDB refuses a text, and what to write instead."""
     message = str(error)
     table = re.search(r'[Rr]eferenced table "([a-z_0-9]+)" not found', message)
@@ -643,13 +633,11 @@ def query_error(text: str, error: Exception) -> QueryError:
         if str(unknown).endswith("?"):
             return unknown
         shown = escape_text(name[:_MAX_SHOWN])
-        return UnknownColumnError(
-            f"no column {shown!r}; text is written in single quotes: '{shown}'"
-        )
+        return UsageError(f"no column {shown!r}; text is written in single quotes: '{shown}'")
     return _refused(text, message)
 
 
-def _refused(text: str, why: str) -> QueryError:
+def _refused(text: str, why: str) -> UsageError:
     """Make the error that says what is wrong with a text, in one line."""
     reason = re.sub(r"^[A-Z][A-Za-z-]+ ([A-Z][a-z]+ )?Error: ", "", why.strip().split("\n")[0])
     if reason[:1].isupper() or reason.startswith(("syntax", "unterminated")):  # DuckDB's
@@ -661,7 +649,7 @@ def _refused(text: str, why: str) -> QueryError:
         example = _EXAMPLE_OF_SELECT if is_select else _EXAMPLE
         reason = _habit(text) or (f"{reason}; {example}" if reason[:1].islower() else reason)
     shown = escape_text(" ".join(text.split())[:_MAX_SHOWN])
-    return QueryError(f"cannot read {shown!r}: {escape_text(reason[: 2 * _MAX_SHOWN])}")
+    return UsageError(f"cannot read {shown!r}: {escape_text(reason[: 2 * _MAX_SHOWN])}")
 
 
 def _habit(text: str) -> str | None:

@@ -50,23 +50,15 @@ from zml_dask.records.table import (
 
 __all__ = [
     "Catalogue",
-    "CatalogueChangedError",
-    "CatalogueError",
     "RecordRef",
+    "UsageError",
+    "ZmlError",
     "canonical_json",
     "read_record",
 ]
 
 _BOM: Final = b"\xef\xbb\xbf"
 _SPACE: Final = re.compile(r"[ \t\r\n\ufeff]*")
-
-
-class CatalogueError(UsageError):
-    """A catalogue that is not there or cannot be read."""
-
-
-class CatalogueChangedError(ZmlError):
-    """A catalogue was replaced under the references to it, by which no record can be had."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,7 @@ class Catalogue:
 
         Raises
         ------
-        CatalogueError
+        UsageError
             If it is not there, a part of it is not a record, it is not what its
             harvest wrote, or its records come from several servers. A last line
             without an end, such as an interrupted harvest leaves, is passed over.
@@ -131,7 +123,7 @@ class Catalogue:
             return cls._made(name, index.rows, set(index.roots), index.harvest, api_url)
         if head[:1] == b"\x80" or name.endswith((".pkl", ".pickle")):
             if into is None:
-                raise CatalogueError(f"{name} is a pickle: say where to convert it to")
+                raise UsageError(f"{name} is a pickle: say where to convert it to")
             with fsspec.open(name, "rb") as stream:
                 convert_records_pickle(stream, Path(into), origin=name)
             name = str(into)
@@ -152,7 +144,7 @@ class Catalogue:
             api_url = harvest.options.api_url
         token_url = (api_url or ZENODO_API).rstrip("/")
         if api_url is None and len(roots) > 1:
-            raise CatalogueError(
+            raise UsageError(
                 f"the records of {name} are from several servers ({', '.join(sorted(roots)[:3])}): "
                 "make one catalogue for each, or name one with --api-url"
             )
@@ -171,7 +163,7 @@ class Catalogue:
 
         Raises
         ------
-        CatalogueChangedError
+        ZmlError
             If that record is no longer where it was.
         """
         return read_record(self.path, ref, api_url=self.api_url, trusted=self.trusted)
@@ -200,11 +192,11 @@ class Catalogue:
 
         Raises
         ------
-        CatalogueError
+        UsageError
             If it is there already, or cannot be written.
         """
         if path.exists():
-            raise CatalogueError(f"{path} is there already: write to a new file")
+            raise UsageError(f"{path} is there already: write to a new file")
         try:
             if path.suffix == ".parquet":
                 return write_parquet(path, self.hits(), self.harvest)
@@ -220,7 +212,7 @@ class Catalogue:
                 save_state(path, replace(state, catalogue_bytes=size, checksum=checksum))
             scratch.replace(path)
         except OSError as error:
-            raise CatalogueError(f"{path} cannot be written: {error.strerror}") from error
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from error
         return len(self.refs)
 
     def where(self, condition: str) -> Catalogue:
@@ -239,13 +231,13 @@ class Catalogue:
 
         Raises
         ------
-        CatalogueError
+        UsageError
             If it is no condition over those columns.
         """
         try:
             ids = select_ids(table_of(self.path, self.hits), condition)
         except ValueError as error:
-            raise CatalogueError(str(error)) from None
+            raise UsageError(str(error)) from None
         mask = np.isin(self.refs.record_ids, ids)
         return replace(self, refs=self.refs.take(mask), harvest=None)
 
@@ -267,9 +259,9 @@ def read_record(
 
     Raises
     ------
-    CatalogueError
+    UsageError
         If the catalogue is not there.
-    CatalogueChangedError
+    ZmlError
         If the catalogue has changed under the reference.
     RecordParseError
         If the record is nested too deeply to be read here.
@@ -277,7 +269,7 @@ def read_record(
     try:
         line = _reader(path)(ref)
     except (OSError, ValueError, ImportError) as error:
-        raise CatalogueError(f"the catalogue {path} cannot be read: {error}") from error
+        raise UsageError(f"the catalogue {path} cannot be read: {error}") from error
     try:
         hit = json.loads(line)
         if record_id_of(hit) == ref.record_id:
@@ -289,7 +281,7 @@ def read_record(
         ) from error
     except (ValueError, RecordParseError):
         pass  # cut out of the middle of another line
-    raise CatalogueChangedError(
+    raise ZmlError(
         f"record {ref.record_id} is not where it was in {path}: "
         "the catalogue changed; start the command again"
     )
@@ -322,7 +314,7 @@ def _parquet_index(name: str) -> ParquetIndex:
     try:
         return read_parquet_index(name)
     except (OSError, ValueError) as error:
-        raise CatalogueError(f"the catalogue {name} cannot be read: {error}") from error
+        raise UsageError(f"the catalogue {name} cannot be read: {error}") from error
 
 
 def _head(name: str, count: int) -> bytes:
@@ -330,11 +322,11 @@ def _head(name: str, count: int) -> bytes:
         with fsspec.open(name, "rb") as stream:
             head: bytes = stream.read(count)
     except FileNotFoundError:
-        raise CatalogueError(
+        raise UsageError(
             f"there is no catalogue {name}: make one with 'zml-dask harvest {name}'"
         ) from None
     except (OSError, ValueError, ImportError) as error:
-        raise CatalogueError(f"the catalogue {name} cannot be read: {error}") from error
+        raise UsageError(f"the catalogue {name} cannot be read: {error}") from error
     return head
 
 
@@ -393,9 +385,7 @@ def _index_lines(stream: BinaryIO, name: str, harvest: HarvestState | None) -> _
                     return None
                 is_torn = not line.endswith(b"\n")
                 if not is_torn:
-                    raise CatalogueError(
-                        f"line {number} of {name} is not a record: {error}"
-                    ) from None
+                    raise UsageError(f"line {number} of {name} is not a record: {error}") from None
         offset += len(line)
     check.finish(name, is_torn=is_torn)
     return rows
@@ -409,7 +399,7 @@ def _index_values(content: bytes, name: str) -> _Rows:
         for hit, start, stop in _json_hits(text):
             rows.add(hit, start, stop - start)
     except (ValueError, IndexError, RecursionError, RecordParseError) as error:
-        raise CatalogueError(
+        raise UsageError(
             f"{name} is no catalogue, or is damaged, after {len(rows):,} records: {error}; it must "
             "hold one JSON record per line, an array of records, or a search's answer"
         ) from None
@@ -488,7 +478,7 @@ class _Check:
         if state is None or (self._size < state.catalogue_bytes and not is_torn):
             return
         if self._size != state.catalogue_bytes or self._checksum != state.checksum:
-            raise CatalogueError(
+            raise UsageError(
                 f"{name} is not what its harvest wrote: it was damaged on the disk, or edited; "
                 f"harvest again into a new file, or, if you edited it, remove {state_path(name)}"
             )

@@ -321,7 +321,7 @@ class DumpFilter:
 
     Raises
     ------
-    QuerySyntaxError
+    UsageError
         If the query cannot be asked of a dump.
     """
 

@@ -23,13 +23,7 @@ from zml_dask.net.client import HttpClient
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.dump import choose_dump
 from zml_dask.records.dump_harvest import DumpProgress, DumpRound, is_excluded, put_in_order
-from zml_dask.records.journal import (
-    HarvestOptions,
-    HarvestState,
-    HarvestStateError,
-    Journal,
-    state_path,
-)
+from zml_dask.records.journal import HarvestOptions, HarvestState, Journal, state_path
 from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
 from zml_dask.records.query import matcher
 from zml_dask.records.search import (
@@ -108,10 +102,6 @@ OVERLAP: Final = timedelta(days=1)
 """How far a further round looks back: a record may enter the search after its creation."""
 
 
-class BadPatternError(UsageError):
-    """``--exclude`` is not a regular expression."""
-
-
 def harvest(
     catalogue_path: str | Path,
     options: HarvestOptions | None = None,
@@ -149,15 +139,15 @@ def harvest(
 
     Raises
     ------
-    UsageError, BadDateError, BadPatternError
+    UsageError
         If an option cannot be.
-    HarvestStateError
+    UsageError
         If the catalogue was harvested with other options.
-    CatalogueWriteError
+    UsageError
         If the catalogue cannot be written to.
     NetworkError
         If the server cannot parse the query.
-    QuerySyntaxError
+    UsageError
         If the query cannot be asked of a dump.
     DumpError
         If the dump is not there, breaks off or is damaged; the same call goes on later.
@@ -256,7 +246,7 @@ def _pattern(exclude: str) -> re.Pattern[str] | None:
     try:
         return re.compile(exclude, re.IGNORECASE) if exclude else None
     except re.error as error:
-        raise BadPatternError(f"--exclude {exclude!r} is no regular expression: {error}") from None
+        raise UsageError(f"--exclude {exclude!r} is no regular expression: {error}") from None
 
 
 def _bounds(options: HarvestOptions) -> tuple[str | None, str | None]:
@@ -281,7 +271,7 @@ def _resumed(
         # Nothing was ever answered, as happens with a query that was not one.
         return HarvestState(options=asked, pending=((begin, end),))
     if replace(state.options, limit=None) != replace(asked, limit=None):
-        raise HarvestStateError(
+        raise UsageError(
             f"{name} was harvested with other options ({_difference(state.options, asked)}): "
             "repeat those, or harvest into another file"
         )
@@ -307,10 +297,6 @@ def _difference(old: HarvestOptions, new: HarvestOptions) -> str:
 # the latest records looks back.
 _INDEX_DELAY: Final = timedelta(minutes=10)
 _TRIES: Final = 4
-
-
-class SlicesIgnoredError(ZmlError):
-    """The server answers each slice of time with everything: halving them would never end."""
 
 
 class HarvestRound:
@@ -434,7 +420,7 @@ class HarvestRound:
         # Each record is in one slice, but for those on a bound or new meanwhile.
         state = self._state
         if state.slices_total > 2 * state.total + WINDOW:
-            raise SlicesIgnoredError(
+            raise ZmlError(
                 f"{state.options.api_url} lists {state.slices_total:,} records in slices of "
                 f"{state.total:,}: it does not heed 'created:[...]', so that only its first "
                 f"{WINDOW:,} can be had; ask for fewer with --query"
@@ -448,7 +434,7 @@ class HarvestRound:
         self._stale = 0 if is_news else self._stale + 1
         # A slice may be read twice, and be halved some dozens of times.
         if self._stale > WINDOW // max(self._size, GUEST_SIZES[-1]) + 100:
-            raise SlicesIgnoredError(
+            raise ZmlError(
                 f"{self._state.options.api_url} states {page.total:,} records, and the last "
                 f"{self._stale:,} requests brought no new one: its total is wrong, or it does not "
                 "heed 'created:[...]' and 'page'; ask for fewer with --query"

@@ -23,10 +23,6 @@ DEFAULT_EXCLUDE: Final = "gcube"
 _FORMAT: Final = 1
 
 
-class HarvestStateError(UsageError):
-    """A sidecar that cannot be read, or that belongs to another harvest than the one asked for."""
-
-
 @dataclass(frozen=True, slots=True)
 class HarvestOptions:
     """Which records are asked for.
@@ -156,7 +152,7 @@ class HarvestState:
 
         Raises
         ------
-        HarvestStateError
+        UsageError
             If it is not one, or was written by a later version.
         """
         try:
@@ -169,10 +165,10 @@ class HarvestState:
             if version == _FORMAT and not unknown:
                 return msgspec.convert(content, cls)
         except (ValueError, TypeError, KeyError, AttributeError, msgspec.MsgspecError):
-            raise HarvestStateError(
+            raise UsageError(
                 f"{name} is damaged: remove it together with its catalogue and harvest again"
             ) from None
-        raise HarvestStateError(
+        raise UsageError(
             f"{name} was written by another version of zml-dask: harvest into a new file"
         )
 
@@ -203,7 +199,7 @@ def load_state(catalogue: Path) -> HarvestState | None:
 
     Raises
     ------
-    HarvestStateError
+    UsageError
         If it is damaged.
     """
     path = Path(state_path(str(catalogue)))
@@ -218,14 +214,6 @@ def options_from(content: Mapping[str, Any]) -> HarvestOptions:
     """Make options of a mapping such as ``dataset.json`` keeps; unknown names are passed over."""
     names = {one.name for one in dataclasses.fields(HarvestOptions)}
     return HarvestOptions(**{name: value for name, value in content.items() if name in names})
-
-
-class CatalogueWriteError(UsageError):
-    """The catalogue cannot be written to: where it is, or because of what it is."""
-
-
-class HarvestDiskError(ZmlError):
-    """The disk does not take what is harvested."""
 
 
 class Journal:
@@ -248,7 +236,7 @@ class Journal:
 
     Raises
     ------
-    CatalogueWriteError
+    UsageError
         If it cannot be opened, another harvest has it, or it is not a harvest's.
     """
 
@@ -279,7 +267,7 @@ class Journal:
 
         Raises
         ------
-        HarvestDiskError
+        ZmlError
             If the disk does not take them.
         """
         data = "".join(f"{line}\n" for line in lines).encode("ascii")
@@ -296,7 +284,7 @@ class Journal:
 
         Raises
         ------
-        HarvestDiskError
+        ZmlError
             If the disk does not take it.
         """
         state = replace(state, catalogue_bytes=self._length, checksum=self._checksum)
@@ -325,7 +313,7 @@ class Journal:
 
         Raises
         ------
-        HarvestDiskError
+        ZmlError
             If the disk does not take it.
         """
         scratch = self.path.with_name(self.path.name + ".new")
@@ -357,25 +345,25 @@ class Journal:
         try:
             yield
         except OSError as error:
-            raise HarvestDiskError(
+            raise ZmlError(
                 f"{self.path} cannot be written: {error.strerror}; make room and start the same "
                 "command again, it goes on where it was"
             ) from error
 
     def _check_length(self, size: int) -> None:
         if self.state is None and size:
-            raise CatalogueWriteError(
+            raise UsageError(
                 f"{self.path} is there but no harvest wrote it: harvest into a new file"
             )
         if self.state is not None and size < self.state.catalogue_bytes:
-            raise CatalogueWriteError(
+            raise UsageError(
                 f"{self.path} is shorter than its harvest left it: remove it and "
                 f"{state_path(str(self.path))}, and harvest again"
             )
 
     def _check_bytes(self) -> None:
         if self.state is not None and self.state.checksum not in {None, self._checksum}:
-            raise CatalogueWriteError(
+            raise UsageError(
                 f"{self.path} is not what its harvest wrote: it was damaged on the disk, or "
                 "edited; harvest into a new file"
             )
@@ -390,7 +378,7 @@ class Journal:
             try:
                 self.ids.add(record_id_of(brief_hit(line)))
             except (ValueError, RecursionError, RecordParseError) as error:
-                raise CatalogueWriteError(
+                raise UsageError(
                     f"{self.path} holds a line that is no record, at byte {self._length}: {error}"
                 ) from None
             self._extend(line)
@@ -402,16 +390,16 @@ class Journal:
 
 def _open_locked(path: Path) -> BinaryIO:
     if "://" in str(path):
-        raise CatalogueWriteError(f"{path} is not a local file: harvest to one, then copy it")
+        raise UsageError(f"{path} is not a local file: harvest to one, then copy it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")  # noqa: PTH123, SIM115 - kept open; no mode of open() creates without truncating
     except OSError as error:
-        raise CatalogueWriteError(f"{path} cannot be written: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
     try:
         # The kernel lets go of it with the process, however that ends.
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         stream.close()
-        raise CatalogueWriteError(f"{path} is being written by another harvest") from None
+        raise UsageError(f"{path} is being written by another harvest") from None
     return stream

@@ -17,10 +17,6 @@ from typing import Any, Final, NoReturn
 from zml_dask.errors import UsageError
 
 
-class QuerySyntaxError(UsageError):
-    """A query that cannot be read; a Zenodo server answers it with 500."""
-
-
 @dataclass(frozen=True, slots=True)
 class Searchable:
     """What a query can ask of one record.
@@ -106,7 +102,7 @@ def matcher(text: str, *, only_known: bool = False) -> Matcher:
 
     Raises
     ------
-    QuerySyntaxError
+    UsageError
         If the query is not in the language, or asks for an unknown field.
 
     Examples
@@ -174,7 +170,7 @@ class _Parser:
         return tokens
 
     def _refuse(self, why: str) -> NoReturn:
-        raise QuerySyntaxError(f"the query {self._text!r} is not valid: {why}")
+        raise UsageError(f"the query {self._text!r} is not valid: {why}")
 
     def _peek(self, kind: str) -> str | None:
         if self._at < len(self._tokens):

@@ -31,16 +31,12 @@ _FINEST: Final = timedelta(milliseconds=2)
 _COARSE: Final = timedelta(seconds=4)
 
 
-class BadDateError(UsageError):
-    """A bound that is neither a date nor an instant."""
-
-
 def instant(text: str, *, option: str, is_end: bool = False) -> str:
     """Read a date or an instant; a date that ends something includes its whole day.
 
     Raises
     ------
-    BadDateError
+    UsageError
         If `text` is neither.
 
     Examples
@@ -59,7 +55,7 @@ def instant(text: str, *, option: str, is_end: bool = False) -> str:
             # A time without a zone is UTC, as Zenodo's are.
             moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except ValueError:
-        raise BadDateError(f"{option} takes a date such as 2024-02-01, not {text!r}") from None
+        raise UsageError(f"{option} takes a date such as 2024-02-01, not {text!r}") from None
     return written(moment)
 
 
@@ -123,10 +119,6 @@ TOKEN_SIZES: Final = (100, 25, 10)
 """Hits a page to ask for with a token; the next where the server grants no more."""
 
 GUEST_SIZES: Final = (25, 10)
-
-
-class NotASearchError(ZmlError):
-    """The server answers a search with something that is no search result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +189,7 @@ def search_page(
     NetworkError
         Of the kind "bad_query" if the server cannot parse the query, "bad_request" if it does
         not grant the page.
-    NotASearchError
+    ZmlError
         If the answer is not a search result.
     """
     url = f"{options.api_url.rstrip('/')}/records"
@@ -226,7 +218,7 @@ def hits_of(payload: Any, url: str) -> tuple[list[Any], int]:
 
     Raises
     ------
-    NotASearchError
+    ZmlError
         If it is something else.
     """
     listed = payload.get("hits") if isinstance(payload, Mapping) else None
@@ -235,9 +227,9 @@ def hits_of(payload: Any, url: str) -> tuple[list[Any], int]:
     if isinstance(total, Mapping):
         total = total.get("value")
     if not isinstance(hits, list) or not isinstance(total, int) or total < 0:
-        raise NotASearchError(f"{url} gives no search result: is it the root of a Zenodo API?")
+        raise ZmlError(f"{url} gives no search result: is it the root of a Zenodo API?")
     if total > _MOST_RECORDS:
-        raise NotASearchError(
+        raise ZmlError(
             f"{url} says that it has {total:.0e} records, which cannot be: is it a Zenodo?"
         )
     return hits, total
@@ -262,7 +254,7 @@ def updated_hits(
 
     Raises
     ------
-    NetworkError, NotASearchError
+    NetworkError, ZmlError
         If the server cannot be had.
     """
     query = f'updated:["{since}" TO "{_OPEN[1]}"]'

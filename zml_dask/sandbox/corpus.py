@@ -190,7 +190,7 @@ class Corpus:
 
         Raises
         ------
-        QuerySyntaxError
+        UsageError
             If the question's text is not in the query syntax.
         """
         with self._lock:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from zml_dask.records.query import QuerySyntaxError
+from zml_dask.errors import UsageError
 from zml_dask.sandbox.answers import (
     Answer,
     Request,
@@ -65,7 +65,7 @@ def answer_search(request: Request, corpus: Corpus, serialise: Serialise) -> Ans
                 newest_first=_NEWEST_FIRST[sort],
             )
         )
-    except QuerySyntaxError:
+    except UsageError:
         return internal_error()
     payload = {
         "aggregations": _aggregations(found) if page == 1 else {},

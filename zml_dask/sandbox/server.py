@@ -25,10 +25,6 @@ from zml_dask.sandbox.routes import answer, is_content, is_search
 _log = logging.getLogger(__name__)
 
 
-class SandboxPortError(ZmlError):
-    """The port is taken, or may not be used."""
-
-
 class Sandbox:
     """A local Zenodo, served while its context lasts.
 
@@ -81,7 +77,7 @@ class Sandbox:
         try:
             self._server = _Server(self, self._port)
         except (OSError, OverflowError) as error:
-            raise SandboxPortError(
+            raise ZmlError(
                 f"port {self._port} of 127.0.0.1 cannot be used: {error}; take another with --port"
             ) from error
         self._port = self._server.server_address[1]

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zml_dask.errors import DatasetDamagedError
 from zml_dask.raster.images import Images
-from zml_dask.store.info import DatasetDamagedError, DatasetInfo
+from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import IMAGES, ArraySpec, row_shape, shard_path
-from zml_dask.store.shards import ShardDamagedError, ShardReader, chunk_bytes
+from zml_dask.store.shards import ShardReader, chunk_bytes
 from zml_dask.store.storage import Range, Storage
 
 Int64 = NDArray[np.int64]
@@ -89,7 +90,7 @@ class ImageReader:
 
         Raises
         ------
-        ShardDamagedError
+        DatasetDamagedError
             If a shard is not what was committed.
         ObjectMissingError
             If a shard is not there.
@@ -104,7 +105,7 @@ class ImageReader:
         images: Images = np.empty((rows.size, *self.row), np.uint32) if target is None else target
         try:
             self._read(rows, images, decoders)
-        except ShardDamagedError:
+        except DatasetDamagedError:
             # The dataset's last shard is replaced by a commit that fills it up;
             # one that came between the index and a chunk leaves the same rows.
             for shard in np.unique(rows // self.spec.shard).tolist():
@@ -179,8 +180,8 @@ class _Shard:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except ShardDamagedError as error:
-            raise ShardDamagedError(
+        except DatasetDamagedError as error:
+            raise DatasetDamagedError(
                 f"{self._url}/{self.path}: {error}; run zml-dask verify on the dataset"
             ) from error
 
@@ -200,7 +201,7 @@ class _Shard:
         with self._named():
             needed = -(-rows // self._spec.chunk)
             if self._reader.chunks < needed:
-                raise ShardDamagedError(
+                raise DatasetDamagedError(
                     f"it holds {self._reader.chunks} of {needed} chunks: it is damaged, or an "
                     "older state of it, from a cache say"
                 )
@@ -211,7 +212,7 @@ class _Shard:
         with self._named():
             start, stop = self._reader.span(chunk)
             if stop - start > self._most or stop > _LARGEST_SHARD:
-                raise ShardDamagedError(f"chunk {chunk} cannot be where its index says")
+                raise DatasetDamagedError(f"chunk {chunk} cannot be where its index says")
             return start, stop
 
     def decode(self, chunk: int, rows: Int64, target: Images) -> None:
@@ -228,7 +229,7 @@ class _Shard:
             if chunk == last:
                 digest = hashlib.sha256(decoded[: rest + 1].tobytes()).hexdigest()
                 if digest != self._last[1]:
-                    raise ShardDamagedError(
+                    raise DatasetDamagedError(
                         f"chunk {chunk} does not hold the rows that dataset.json says it does: it "
                         "is an older state of it, from a cache say"
                     )

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import zarr
 
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.store.layout import (
     COLUMN_TYPES,
     DATASET_JSON,
@@ -40,26 +40,6 @@ _RESTORE = "restore it from a backup, or build again into a new folder"
 
 _MOST_IMAGES = 2**33
 """Twenty times all of Zenodo; whoever reads a dataset holds one bit of memory per image."""
-
-
-class NoDatasetError(UsageError):
-    """There is no committed dataset at that place."""
-
-
-class NotADatasetError(UsageError):
-    """The folder holds something, but no dataset of this package."""
-
-
-class DatasetDamagedError(ZmlError):
-    """``dataset.json`` is not what was written."""
-
-
-class OtherSchemaError(UsageError):
-    """The dataset was written by another release, in a layout that this one does not read."""
-
-
-class DatasetChangedError(StorageError):
-    """Another process has changed the dataset since this one began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +234,14 @@ class DatasetInfo:
 
         Raises
         ------
-        NotADatasetError, OtherSchemaError, DatasetDamagedError
+        UsageError, DatasetDamagedError
         """
         try:
             plain = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise DatasetDamagedError(f"{where} is not JSON ({error}); {_RESTORE}") from error
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-            raise NotADatasetError(f"{where} is not of a zml-dask dataset; choose another folder")
+            raise UsageError(f"{where} is not of a zml-dask dataset; choose another folder")
         if isinstance(plain.get("schema_version"), int):
             version = plain["schema_version"]
             if version != SCHEMA_VERSION:
@@ -270,7 +250,7 @@ class DatasetInfo:
                     if version > SCHEMA_VERSION
                     else "build it again into a new folder, from its catalogue"
                 )
-                raise OtherSchemaError(
+                raise UsageError(
                     f"{where} has schema version {version} and this release reads version "
                     f"{SCHEMA_VERSION}; {what_to_do}"
                 )
@@ -375,11 +355,11 @@ def ensure_ours(storage: Storage) -> None:
 
     Raises
     ------
-    NotADatasetError
+    UsageError
     """
     foreign = [name for name in storage.names() if name not in _NAMES]
     if foreign and not storage.exists(DATASET_JSON):
-        raise NotADatasetError(
+        raise UsageError(
             f"{storage.url} holds {foreign[0]!r} and no dataset; check the path, or "
             "choose an empty or a new folder"
         )
@@ -403,7 +383,7 @@ def read_info(storage: Storage) -> DatasetInfo | None:
 
     Raises
     ------
-    NotADatasetError
+    UsageError
         If there is a ``dataset.json`` of something else.
     DatasetDamagedError
         If it is not what was written, or gone.
@@ -425,14 +405,14 @@ def committed_info(storage: Storage) -> DatasetInfo:
 
     Raises
     ------
-    NoDatasetError
+    UsageError
         If nothing is committed there.
-    NotADatasetError, OtherSchemaError, DatasetDamagedError
+    UsageError, DatasetDamagedError
         As `read_info`.
     """
     info = read_info(storage)
     if info is None:
-        raise NoDatasetError(
+        raise UsageError(
             f"{storage.url} holds no committed dataset; check the path, or build one with "
             "'zml-dask build' or 'zml-dask demo'"
         )
@@ -457,13 +437,13 @@ def replace_info(storage: Storage, base: DatasetInfo | None, changed: DatasetInf
 
     Raises
     ------
-    DatasetChangedError
+    StorageError
         If it says something else by now; nothing is written then.
     """
     changed = replace(changed, generation=base.generation + 1 if base else 0)
     expected = base.to_bytes() if base else None
     if not storage.replace(DATASET_JSON, changed.to_bytes(), expected=expected):
-        raise DatasetChangedError(
+        raise StorageError(
             f"{storage.url}/{DATASET_JSON} was changed by another process since this one began; "
             "nothing was overwritten; run the command again"
         )

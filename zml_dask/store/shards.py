@@ -22,7 +22,7 @@ import numpy as np
 from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 
-from zml_dask.errors import ZmlError
+from zml_dask.errors import DatasetDamagedError
 from zml_dask.store.layout import ArraySpec
 
 _CHECKSUM = struct.Struct("<I")
@@ -31,10 +31,6 @@ _BLOSC = struct.Struct("<4xIII")  # bytes, block size, compressed bytes
 
 CODEC_LEVEL = 1
 """zstd-1: 92,000 images/s at 495 bytes each; level 3 saves a tenth at a third of the speed."""
-
-
-class ShardDamagedError(ZmlError):
-    """A shard, or a chunk of it, is not what was written."""
 
 
 @lru_cache
@@ -150,7 +146,7 @@ class ShardReader:
 
     Raises
     ------
-    ShardDamagedError
+    DatasetDamagedError
         If the index does not fit its checksum.
     """
 
@@ -163,7 +159,7 @@ class ShardReader:
         size = chunks * 16
         packed = data[-size - 4 : -4]
         if len(packed) != size or data[-4:] != _CHECKSUM.pack(google_crc32c.value(packed)):
-            raise ShardDamagedError(f"the index of a shard of {spec.name!r} does not fit its CRC")
+            raise DatasetDamagedError(f"the index of a shard of {spec.name!r} does not fit its CRC")
         self._index = np.frombuffer(packed, "<u8").reshape(chunks, 2)
 
     @staticmethod
@@ -178,10 +174,10 @@ class ShardReader:
         return int(absent[0]) if absent.size else len(self._index)
 
     def span(self, chunk: int) -> tuple[int, int]:
-        """Where a chunk's bytes begin and end; `ShardDamagedError` for one that is not there."""
+        """Where a chunk's bytes begin and end; `DatasetDamagedError` for one that is not there."""
         offset, length = (int(value) for value in self._index[chunk])
         if offset == _MISSING:
-            raise ShardDamagedError(
+            raise DatasetDamagedError(
                 f"chunk {chunk} of a shard of {self._spec.name!r} is missing: it is damaged, or an "
                 "older state of it, from a cache say"
             )
@@ -197,8 +193,8 @@ class ShardReader:
             raise self._damaged(chunk)
         return encoded
 
-    def _damaged(self, chunk: int) -> ShardDamagedError:
-        return ShardDamagedError(f"chunk {chunk} of a shard of {self._spec.name!r} is damaged")
+    def _damaged(self, chunk: int) -> DatasetDamagedError:
+        return DatasetDamagedError(f"chunk {chunk} of a shard of {self._spec.name!r} is damaged")
 
     def chunk(self, chunk: int, target: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
         """Decode one chunk, whole; into `target` where that is given."""

@@ -39,10 +39,6 @@ _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 
-class NoSuchRecordError(UsageError):
-    """The dataset holds no record of that number, or shows it no longer."""
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """The tables and images of a dataset as of one commit; small, and can be pickled.
@@ -81,7 +77,7 @@ class Snapshot:
 
         Raises
         ------
-        NoDatasetError
+        UsageError
             If nothing is committed there.
         UsageError
             If the URL's protocol is not known.
@@ -253,29 +249,27 @@ class Snapshot:
 
         Raises
         ------
-        NoSuchRecordError
+        UsageError
             If it is not shown, with the reason where one is known.
         """
         if not isinstance(record_id, (int, np.integer)):
-            raise NoSuchRecordError(
-                f"a record goes by its number (records.record_id), not {record_id!r}"
-            )
+            raise UsageError(f"a record goes by its number (records.record_id), not {record_id!r}")
         missing = f"{self.storage.url} holds no record {record_id}"
         if abs(record_id) >= 2**63:
-            raise NoSuchRecordError(missing)
+            raise UsageError(missing)
         its_own = pc.field("record_id") == int(record_id)
         if record_id in self.withdrawn:
             reason = self.scan("withdrawn", ["reason"], its_own)["reason"][0]
-            raise NoSuchRecordError(f"record {record_id} was withdrawn: {reason}")
+            raise UsageError(f"record {record_id} was withdrawn: {reason}")
         found = self.scan("records", where=its_own).to_pylist()
         if found:
             row: dict[str, Any] = found[0]
             return row
         for failure in self.scan("failures", where=its_own).to_pylist():
-            raise NoSuchRecordError(
+            raise UsageError(
                 f"record {record_id} is not in the dataset: {failure['kind']}: {failure['message']}"
             )
-        raise NoSuchRecordError(f"{missing}; 'zml-dask query' finds what it holds")
+        raise UsageError(f"{missing}; 'zml-dask query' finds what it holds")
 
     def visible_sql(self, table: str) -> str:
         """Say in SQL which rows of a table are shown; ``scan`` does the same."""

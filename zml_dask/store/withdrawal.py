@@ -40,7 +40,7 @@ def withdraw(
 
     Raises
     ------
-    NoDatasetError
+    UsageError
         If there is no dataset.
     UsageError
         If no record or no reason is given.

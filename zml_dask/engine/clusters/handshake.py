@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from zml_dask.engine.clusters.options import ClusterUnavailableError
+from zml_dask.errors import ClusterError
 
 Versions: TypeAlias = Mapping[str, str | None]
 """Name of what must agree -> its version, None where it is missing."""
@@ -91,7 +91,7 @@ def check_versions(client: distributed.Client, say: Callable[[str], None]) -> No
 
     Raises
     ------
-    ClusterUnavailableError
+    ClusterError
         If one differs; the message names it and says in what.
     """
     wanted = own_versions()
@@ -110,7 +110,7 @@ def check_versions(client: distributed.Client, say: Callable[[str], None]) -> No
             wrong.append(f"{_called(address, workers)} {problem}")
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise ClusterUnavailableError(
+        raise ClusterError(
             f"{min(wrong)}{more}: scheduler and workers need the driver's own environment; "
             "install the same there, or name the right python"
         )

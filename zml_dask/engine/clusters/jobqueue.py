@@ -23,15 +23,12 @@ import distributed
 from dask.utils import format_bytes, parse_bytes
 from tornado.ioloop import PeriodicCallback
 
-from zml_dask.engine.clusters.options import (
-    ClusterOptionError,
-    ClusterOptions,
-    ClusterUnavailableError,
-)
+from zml_dask.engine.clusters.options import ClusterOptions
 from zml_dask.engine.clusters.queue import await_first_job, job_states, refusal_of
 from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
 from zml_dask.engine.clusters.security import dashboard_of, security_of
 from zml_dask.engine.clusters.settings import ResolvedSection, exported_settings, resolve
+from zml_dask.errors import ClusterError, UsageError
 
 CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {
     "slurm": dask_jobqueue.SLURMCluster,
@@ -75,16 +72,16 @@ def open_jobqueue(
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         If there is no such section, or it cannot be.
-    ClusterUnavailableError
+    ClusterError
         If the batch system is not here, refuses the job, or never starts it.
     """
     resolved = resolve(section, options)
     section, system = resolved.name, resolved.system
     submit = CLASSES[system].job_cls.submit_command.split()[0]
     if shutil.which(submit) is None:
-        raise ClusterUnavailableError(
+        raise ClusterError(
             f"{submit} is not found here: run --cluster {section} where the batch system's "
             "commands are (a login node or a job), or use --cluster local"
         )
@@ -92,7 +89,7 @@ def open_jobqueue(
         cluster = stack.enter_context(_cluster(resolved, options))
         refusal = refusal_of(submit, cluster.job_script())
         if refusal:
-            raise ClusterUnavailableError(
+            raise ClusterError(
                 f"{submit} refuses the worker's job: {refusal} "
                 f"(jobqueue.{section} in the cluster configuration)"
             )
@@ -127,7 +124,7 @@ def _cluster(
                 )
             )
         except (ValueError, RuntimeError, OSError, TypeError) as error:
-            raise ClusterOptionError(_one_line(section.name, error, scheduler)) from error
+            raise UsageError(_one_line(section.name, error, scheduler)) from error
         yield cluster
 
 
@@ -213,7 +210,7 @@ def job_settings(section: ResolvedSection, options: ClusterOptions) -> dict[str,
         )
     each = parse_bytes(settings["memory"]) / settings["processes"]
     if each < _LEAST_MEMORY:
-        raise ClusterOptionError(
+        raise UsageError(
             f"jobqueue.{section.name}.memory: {settings['memory']} for {settings['processes']} "
             f"processes is {format_bytes(int(each))} each, and Python with its libraries takes "
             "260 MiB: give each process 512MiB or more"

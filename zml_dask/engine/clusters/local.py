@@ -18,12 +18,9 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from zml_dask.engine.clusters.options import (
-    ClusterOptionError,
-    ClusterOptions,
-    ClusterUnavailableError,
-)
+from zml_dask.engine.clusters.options import ClusterOptions
 from zml_dask.engine.clusters.security import dashboard_of, local_security
+from zml_dask.errors import ClusterError, UsageError
 
 # The share of the machine that local workers may fill; the rest is the driver's,
 # the scheduler's and the page cache's.
@@ -40,9 +37,9 @@ def open_local(
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         If the program has no main guard, so that its workers would run it again.
-    ClusterUnavailableError
+    ClusterError
         If the scheduler cannot start, or no worker does in time.
     """
     _require_main_guard()
@@ -68,7 +65,7 @@ def open_local(
     except (RuntimeError, ValueError, OSError) as error:
         asked = f" with --dashboard {options.dashboard!r}" if options.dashboard else ""
         why = " ".join(str(error).split())
-        raise ClusterUnavailableError(
+        raise ClusterError(
             f"Dask's scheduler cannot start on this machine{asked}: {why}"
         ) from error
     with started as cluster, distributed.Client(cluster) as client:
@@ -99,7 +96,7 @@ def _require_main_guard() -> None:
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         With the line of the script that lacks the guard.
     """
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 - the caller's script is in it
@@ -120,7 +117,7 @@ def _require_main_guard() -> None:
             continue
         if any(isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(test)):
             return
-    raise ClusterOptionError(
+    raise UsageError(
         f"{path}, line {line}: each worker process would run this script again; put what it "
         'does under: if __name__ == "__main__":'
     )
@@ -143,19 +140,19 @@ def open_standing(
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         If a size is asked for, or certificates are missing.
-    ClusterUnavailableError
+    ClusterError
         If nothing answers there, or it has no worker.
     """
     if workers is not None or adapt is not None:
-        raise ClusterOptionError(
+        raise UsageError(
             f"--cluster {spec} stands already and its size is not ours; "
             "leave out --workers and --adapt"
         )
     security = distributed.Security()
     if spec.startswith("tls://") and security.tls_ca_file is None:
-        raise ClusterOptionError(
+        raise UsageError(
             f"--cluster {spec} needs certificates: set distributed.comm.tls in --cluster-config"
         )
     target = {"address": spec} if _ADDRESS.match(spec) else {"scheduler_file": spec}
@@ -163,7 +160,7 @@ def open_standing(
     try:
         client = distributed.Client(**target, security=security, timeout=timeout)
     except (OSError, ValueError, KeyError, TimeoutError) as error:
-        raise ClusterUnavailableError(
+        raise ClusterError(
             f"no Dask scheduler answers at {spec} ({error.__class__.__name__}): check that it "
             "runs, that this machine may reach its port, and that both ends use TLS or neither"
         ) from error
@@ -185,12 +182,10 @@ def await_worker(client: distributed.Client, seconds: float, advice: str) -> Non
 
     Raises
     ------
-    ClusterUnavailableError
+    ClusterError
         Where none arrives.
     """
     try:
         client.wait_for_workers(1, timeout=seconds)
     except TimeoutError:
-        raise ClusterUnavailableError(
-            f"no worker arrived within {seconds:.0f} s; {advice}"
-        ) from None
+        raise ClusterError(f"no worker arrived within {seconds:.0f} s; {advice}") from None

@@ -21,8 +21,9 @@ from distributed.versions import VersionMismatchWarning
 
 from zml_dask.engine.clusters.handshake import check_versions
 from zml_dask.engine.clusters.local import names_scheduler, open_local, open_standing
-from zml_dask.engine.clusters.options import ClusterOptionError, ClusterOptions, Opener
+from zml_dask.engine.clusters.options import ClusterOptions, Opener
 from zml_dask.engine.clusters.settings import resolve, settings_of
+from zml_dask.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +58,9 @@ def open_cluster(
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         Where the options do not fit together or the configuration is wrong.
-    ClusterUnavailableError
+    ClusterError
         Where the cluster cannot be reached or its workers do not arrive; the
         message says what the queue says.
 
@@ -108,7 +109,7 @@ def check_client(given: object) -> None:
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         Where it is neither a client, a cluster nor text, is closed, or is asynchronous.
 
     Examples
@@ -116,24 +117,24 @@ def check_client(given: object) -> None:
     >>> check_client(4)
     Traceback (most recent call last):
         ...
-    zml_dask.engine.clusters.options.ClusterOptionError: client=4 is no Dask client but int; \
+    zml_dask.errors.UsageError: client=4 is no Dask client but int; \
 give a distributed.Client, a cluster such as LocalCluster(n_workers=4), or an address
     """
     if isinstance(given, str):
         return
     kind = type(given).__name__
     if not isinstance(given, Client | Cluster):
-        raise ClusterOptionError(
+        raise UsageError(
             f"client={given!r} is no Dask client but {kind}; give a distributed.Client, "
             "a cluster such as LocalCluster(n_workers=4), or an address"
         )
     if given.asynchronous:
-        raise ClusterOptionError(
+        raise UsageError(
             f"the {kind} is asynchronous, and a build waits; make it without asynchronous=True, "
             "and within a coroutine call the build by asyncio.to_thread"
         )
     if given.status in ("closed", "closing", Status.closed, Status.closing):
-        raise ClusterOptionError(f"the {kind} is closed; give one that is open")
+        raise UsageError(f"the {kind} is closed; give one that is open")
 
 
 @contextmanager
@@ -151,9 +152,9 @@ def use_client(given: Client | Cluster | str) -> Iterator[distributed.Client]:
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         As :func:`check_client`.
-    ClusterUnavailableError
+    ClusterError
         Where a worker lacks this package or has other versions.
     """
     check_client(given)
@@ -196,6 +197,6 @@ def _opener(spec: str) -> Opener:
 
 def _check_sizes(workers: int | None, adapt: tuple[int, int] | None) -> None:
     if workers is not None and adapt is not None:
-        raise ClusterOptionError("--workers and --adapt exclude each other; give one of them")
+        raise UsageError("--workers and --adapt exclude each other; give one of them")
     if workers is not None and workers < 1:
-        raise ClusterOptionError(f"--workers {workers} is too few; give 1 or more")
+        raise UsageError(f"--workers {workers} is too few; give 1 or more")

@@ -15,20 +15,12 @@ from typing import Any, Final, TypeAlias
 
 import distributed
 
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK_DASHBOARD: Final = "127.0.0.1:8787"
 """Where the dashboard listens unless asked otherwise: reachable through ssh alone."""
-
-
-class ClusterOptionError(UsageError):
-    """What was asked of the cluster cannot be: an option or a configuration file."""
-
-
-class ClusterUnavailableError(ZmlError):
-    """The cluster could not be reached, or none of its workers arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +105,7 @@ def parse_adapt(text: str) -> tuple[int, int]:
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         Where the text is not of this form, or MAX is below MIN or 1.
 
     Examples
@@ -123,7 +115,7 @@ def parse_adapt(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text)
     if match is None or not int(match[1]) <= int(match[2]) or int(match[2]) < 1:
-        raise ClusterOptionError(
+        raise UsageError(
             f"--adapt {text!r} is not MIN:MAX; give two numbers of workers such as 2:40"
         )
     return int(match[1]), int(match[2])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import distributed
 
-from zml_dask.engine.clusters.options import ClusterOptions, ClusterUnavailableError
+from zml_dask.engine.clusters.options import ClusterOptions
+from zml_dask.errors import ClusterError
 
 if TYPE_CHECKING:
     # For its name alone: a laptop's build need not load it.
@@ -200,7 +201,7 @@ def await_first_job(
 
     Raises
     ------
-    ClusterUnavailableError
+    ClusterError
         Where the queue says that none will come, or none came in time.
     """
     began = time.monotonic()
@@ -215,14 +216,14 @@ def await_first_job(
         seen = seen or bool(job_ids)
         limit = options.start_timeout or (_UNKNOWN_QUEUE_PATIENCE if states is None else None)
         if limit is not None and now - began > limit:
-            raise ClusterUnavailableError(_hint(system, states, now - began))
+            raise ClusterError(_hint(system, states, now - began))
         if seen and states is not None:
             if any(state.hopeless for state in states) or not states:
-                raise ClusterUnavailableError(_hint(system, states, now - began))
+                raise ClusterError(_hint(system, states, now - began))
             running = any(state.state == "RUNNING" for state in states)
             running_since = (running_since or now) if running else None
             if running_since is not None and now - running_since > _RUNNING_PATIENCE:
-                raise ClusterUnavailableError(_hint(system, states, now - began))
+                raise ClusterError(_hint(system, states, now - began))
         if now > say_at and states and not running_since:
             say_at = now + _SAY_SECONDS
             options.say(f"waiting for workers: {_summary(states)}")

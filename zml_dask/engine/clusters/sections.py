@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, get_type_hints
 import distributed
 import msgspec
 
-from zml_dask.engine.clusters.options import ClusterOptionError
+from zml_dask.errors import UsageError
 
 
 def _is(pattern: str, description: str) -> msgspec.Meta:
@@ -181,7 +181,7 @@ def renamed(values: Mapping[Any, Any], section: str, where: str) -> dict[str, An
                 continue
             name = new
         if name in renamed:
-            raise ClusterOptionError(f"{where}: {name} is there twice, once as {given}")
+            raise UsageError(f"{where}: {name} is there twice, once as {given}")
         renamed[name] = value
     return renamed
 
@@ -199,7 +199,7 @@ def decoded(section: str, values: Mapping[str, Any], where: str) -> dict[str, An
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         For the first that is unknown or of another type.
     """
     model = SECTIONS[system_of(section)]
@@ -209,7 +209,7 @@ def decoded(section: str, values: Mapping[str, Any], where: str) -> dict[str, An
         if name not in types:
             other = OTHER_NAMES.get(name)
             near = f"; did you mean {other}?" if other in types else nearest(name, types)
-            raise ClusterOptionError(f"{where}: there is no setting {name}{near}")
+            raise UsageError(f"{where}: there is no setting {name}{near}")
         decoded[name] = _converted(f"{where}.{name}", value, types[name])
     options = decoded.get("scheduler-options")
     if options:
@@ -240,7 +240,7 @@ def _converted(where: str, value: Any, kind: Any) -> Any:
     try:
         return msgspec.convert(candidate, kind, strict=not isinstance(value, str))
     except msgspec.ValidationError:
-        raise ClusterOptionError(f"{where}: {value!r} is not {description}") from None
+        raise UsageError(f"{where}: {value!r} is not {description}") from None
 
 
 def _is_number(value: object) -> bool:
@@ -259,7 +259,7 @@ def _scheduler_options(where: str, options: Mapping[str, Any]) -> dict[str, Any]
     for given, value in options.items():
         name = str(given).replace("-", "_")
         if name not in known:
-            raise ClusterOptionError(f"{where}: there is no option {given}{nearest(name, known)}")
+            raise UsageError(f"{where}: there is no option {given}{nearest(name, known)}")
         result[name] = value
     return result
 

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 import distributed
 
-from zml_dask.engine.clusters.options import ClusterOptionError, ClusterOptions
+from zml_dask.engine.clusters.options import ClusterOptions
 from zml_dask.engine.clusters.settings import ResolvedSection
+from zml_dask.errors import UsageError
 
 
 def security_of(
@@ -38,7 +39,7 @@ def security_of(
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         Where there is no folder for temporary ones.
     """
     configured = distributed.Security()
@@ -52,7 +53,7 @@ def security_of(
         mine = Path(stack.enter_context(TemporaryDirectory(prefix="run-", dir=folder)))
         return _temporary_security(mine)
     except OSError as error:
-        raise ClusterOptionError(
+        raise UsageError(
             f"no folder for the cluster's certificates at {folder} ({error.strerror}): set "
             f"jobqueue.{section.name}.shared-temp-directory to one that all nodes see"
         ) from error

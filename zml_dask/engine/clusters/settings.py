@@ -14,7 +14,7 @@ from typing import Any, Final
 import dask
 import yaml
 
-from zml_dask.engine.clusters.options import ClusterOptionError, ClusterOptions
+from zml_dask.engine.clusters.options import ClusterOptions
 from zml_dask.engine.clusters.sections import (
     OTHER_NAMES,
     SECTIONS,
@@ -25,6 +25,7 @@ from zml_dask.engine.clusters.sections import (
     setting_names,
     system_of,
 )
+from zml_dask.errors import UsageError
 
 # What holds on every cluster that this package starts. Three deaths of its workers
 # fail a record, one by chance (preemption) does not, see `zml_dask.engine.isolation`.
@@ -162,14 +163,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         Where it cannot be read or is not a mapping, or where a setting is unknown or
         of the wrong type.
     """
     where = f"--cluster-config {path}"
     content = _load(path, where)
     if not isinstance(content, dict) or not content:
-        raise ClusterOptionError(f"{where} holds no settings")
+        raise UsageError(f"{where} holds no settings")
     content = _nested(content)
     for name in content:
         _check_section_name(str(name), where)
@@ -189,7 +190,7 @@ def settings_of(options: ClusterOptions) -> dict[str, Any]:
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         As :func:`read_config`.
     """
     return {name: setting.value for name, setting in _dask_settings(options).items()}
@@ -231,7 +232,7 @@ def resolve(section: str, options: ClusterOptions) -> ResolvedSection:
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         Where there is no such section, or a setting is unknown or of the wrong type.
     """
     section = hyphens(section)
@@ -241,7 +242,7 @@ def resolve(section: str, options: ClusterOptions) -> ResolvedSection:
     if system not in SECTIONS or system == "local" or section not in names:
         known = sorted(n for n in names if system_of(n) in SECTIONS and n != "local")
         near = nearest(section, ["local", *known])
-        raise ClusterOptionError(
+        raise UsageError(
             f"--cluster {section!r} is not known{near or ':'} {'Give' if near else 'give'} "
             f"local, {', '.join(known)}, tcp://HOST:PORT, tls://HOST:PORT, or the path of a "
             "scheduler file"
@@ -329,16 +330,16 @@ def _load(path: Path, where: str) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
-        raise ClusterOptionError(
+        raise UsageError(
             f"{where} cannot be read: {error.__class__.__name__}; "
             "copy dask-jobqueue.yaml and fill it in"
         ) from None
     except _TwiceError as error:
-        raise ClusterOptionError(f"{where}, {error}") from None
+        raise UsageError(f"{where}, {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
-        raise ClusterOptionError(f"{where}{line} is not YAML") from None
+        raise UsageError(f"{where}{line} is not YAML") from None
 
 
 def _nested(content: Mapping[Any, Any]) -> dict[str, Any]:
@@ -358,18 +359,18 @@ def _layer(content: Mapping[str, Any], source: str) -> _Layer:
     """The sections of ``jobqueue`` in one source, with today's names of their settings."""
     tree = content.get("jobqueue") or {}
     if not isinstance(tree, Mapping):
-        raise ClusterOptionError(f"{source}: jobqueue is not a mapping of sections")
+        raise UsageError(f"{source}: jobqueue is not a mapping of sections")
     sections: dict[str, Mapping[str, Any]] = {}
     for name, values in tree.items():
         section = hyphens(str(name))
         where = f"{source}: jobqueue.{section}"
         if section in sections:
-            raise ClusterOptionError(f"{where} is there twice (- and _ are the same here)")
+            raise UsageError(f"{where} is there twice (- and _ are the same here)")
         if not isinstance(values, Mapping | None):
             near = nearest(section, SECTIONS) or "; settings belong into a section such as slurm"
             if system_of(section) in SECTIONS:
                 near = "; write its settings below it, one per line, such as queue: short"
-            raise ClusterOptionError(f"{where} is not a section{near}")
+            raise UsageError(f"{where} is not a section{near}")
         sections[section] = renamed(values or {}, section, where)
     return _Layer(source, sections)
 
@@ -380,24 +381,24 @@ def _check_section_name(name: str, where: str) -> None:
     if name in known or hyphens(name) in known:
         return
     if system_of(name) in SECTIONS:
-        raise ClusterOptionError(
+        raise UsageError(
             f"{where}: {name} stands at the top; batch systems belong under jobqueue: "
             f"(jobqueue: {{{name}: ...}})"
         )
     settings = {each for system in SECTIONS for each in setting_names(system)}
     if hyphens(name) in settings or hyphens(name) in OTHER_NAMES:
-        raise ClusterOptionError(
+        raise UsageError(
             f"{where}: {name} stands at the top; settings of jobs belong under jobqueue: and "
             "the batch system's name (jobqueue: {slurm: ...})"
         )
     near = nearest(name, known) or "; there are jobqueue and distributed"
-    raise ClusterOptionError(f"{where}: there is no section {name}{near}")
+    raise UsageError(f"{where}: there is no section {name}{near}")
 
 
 def _check_system(section: str, where: str) -> None:
     if system_of(section) not in SECTIONS:
         near = nearest(section, SECTIONS) or f"; a section begins with one of {', '.join(SECTIONS)}"
-        raise ClusterOptionError(f"{where}: there is no batch system {section}{near}")
+        raise UsageError(f"{where}: there is no batch system {section}{near}")
 
 
 def _check_known(values: Any, path: str, where: str) -> None:
@@ -408,17 +409,17 @@ def _check_known(values: Any, path: str, where: str) -> None:
             kind = "true or false" if isinstance(default, bool) else "a list"
             # Fractions of memory may be false, and what is false may be a fraction.
             if not (isinstance(default, bool) and isinstance(values, int | float | str)):
-                raise ClusterOptionError(f"{where}: {path}: {values!r} is not {kind}")
+                raise UsageError(f"{where}: {path}: {values!r} is not {kind}")
         return
     if values is None:
         return
     if not isinstance(values, Mapping):
-        raise ClusterOptionError(f"{where}: {path} is a section, and {values!r} is not")
+        raise UsageError(f"{where}: {path} is a section, and {values!r} is not")
     known = {hyphens(name): name for name in default}
     for name, value in values.items():
         inner = f"{path}.{known.get(hyphens(str(name)), name)}"
         if inner not in _FREE and hyphens(str(name)) not in known:
-            raise ClusterOptionError(
+            raise UsageError(
                 f"{where}: {path}: there is no setting {name}{nearest(str(name), known)}"
             )
         _check_known(value, inner, where)
@@ -429,9 +430,7 @@ def _expanded(name: str, setting: Setting) -> Setting:
     path = os.path.expanduser(os.path.expandvars(setting.value))  # noqa: PTH111 - may be a command
     missing = re.search(r"\$\{?(\w+)", path)
     if missing and name != "python":
-        raise ClusterOptionError(
-            f"{setting.source}: {name}: the variable {missing[1]} is not set here"
-        )
+        raise UsageError(f"{setting.source}: {name}: the variable {missing[1]} is not set here")
     return Setting(path, setting.source)
 
 

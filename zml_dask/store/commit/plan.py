@@ -223,10 +223,6 @@ class CommitPlan:
         )
 
 
-class StalePlanError(ZmlError):
-    """A task is of a commit that is over: its worker was thought lost."""
-
-
 def store_plan(storage: Storage, plan: CommitPlan) -> CommitPlan:
     """Put a plan where its tasks find it; the tasks of every other plan end here."""
     data = plan.to_bytes()
@@ -241,10 +237,10 @@ def check_current(storage: Storage, digest: str) -> None:
 
     Raises
     ------
-    StalePlanError
+    ZmlError
     """
     if not storage.exists(PLAN_DIGEST) or storage.read(PLAN_DIGEST).decode() != digest:
-        raise StalePlanError("this task's commit is over, another may have begun; nothing written")
+        raise ZmlError("this task's commit is over, another may have begun; nothing written")
 
 
 def load_plan(storage: Storage, digest: str) -> CommitPlan:
@@ -252,7 +248,7 @@ def load_plan(storage: Storage, digest: str) -> CommitPlan:
 
     Raises
     ------
-    StalePlanError
+    ZmlError
         If there is another plan by now, or none.
     """
     check_current(storage, digest)
@@ -278,10 +274,6 @@ def _cut_evenly(counts: Int64, limit: int) -> list[int]:
             gathered = 0
         gathered += count
     return [*edges, counts.size]
-
-
-class StagedShapeError(UsageError):
-    """What is staged was counted for another image size than the dataset's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +312,7 @@ def make_plan(
 
     Raises
     ------
-    StagedShapeError
+    UsageError
         If staged records were counted for another image size.
     UsageError
         If the dataset has another image size.
@@ -380,13 +372,13 @@ def check_staged_shape(index: StagingIndex, wanted: NDArray[np.bool_], shape: Im
 
     Raises
     ------
-    StagedShapeError
+    UsageError
         If they were not.
     """
     wrong = wanted & ((index.height != shape.height) | (index.width != shape.width))
     if wrong.any():
         position = int(np.flatnonzero(wrong)[0])
-        raise StagedShapeError(
+        raise UsageError(
             f"record {index.record_id[position]} and {int(wrong.sum()) - 1} others are staged for "
             f"images of {index.height[position]} lines by {index.width[position]} characters; "
             "build with that size ([image] in --config), or remove staging/"

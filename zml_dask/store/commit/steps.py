@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from zml_dask.errors import ZmlError
+from zml_dask.errors import StorageError, ZmlError
 from zml_dask.store.commit.plan import (
     PLAN_DIGEST,
     CommitOptions,
@@ -30,15 +30,7 @@ from zml_dask.store.commit.plan import (
 )
 from zml_dask.store.commit.tasks import TaskResult, run_task
 from zml_dask.store.commit.zarr_metadata import zarr_objects
-from zml_dask.store.info import (
-    Counts,
-    DatasetChangedError,
-    DatasetInfo,
-    Part,
-    WrittenObject,
-    read_info,
-    replace_info,
-)
+from zml_dask.store.info import Counts, DatasetInfo, Part, WrittenObject, read_info, replace_info
 from zml_dask.store.layout import DATASET_JSON, LEGACY, PLAN, STAGING, TABLES
 from zml_dask.store.staging.index import StagingIndex
 from zml_dask.store.storage import Storage
@@ -55,10 +47,6 @@ __all__ = [
     "plan_commit",
     "run_task",
 ]
-
-
-class CommitIncompleteError(ZmlError):
-    """Not every task of a commit has a result."""
 
 
 class _Map(Protocol):
@@ -113,17 +101,17 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
 
     Raises
     ------
-    CommitIncompleteError
+    ZmlError
         If a task has no result.
-    DatasetChangedError
+    StorageError
         If the dataset is not the one that the commit was planned for any more.
-    StalePlanError
+    ZmlError
         If another commit has begun since.
     """
     by_task = {result.task: result for result in results}
     missing = [task for task in plan.tasks if task not in by_task]
     if missing:
-        raise CommitIncompleteError(
+        raise ZmlError(
             f"{len(missing)} tasks of the commit have no result, such as {missing[0].kind} "
             f"{missing[0].number}; run the build again"
         )
@@ -169,8 +157,8 @@ def _read(storage: Storage, path: str) -> bytes | None:
     return storage.read(path) if storage.exists(path) else None
 
 
-def _overtaken(storage: Storage) -> DatasetChangedError:
-    return DatasetChangedError(
+def _overtaken(storage: Storage) -> StorageError:
+    return StorageError(
         f"{storage.url} was changed by another process since this commit began; "
         "nothing was overwritten; run the command again"
     )

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zml_dask.allocator import keep_freed_buffers
+from zml_dask.errors import DatasetDamagedError
 from zml_dask.raster.images import Images, n_lines_dtype, rasterize_into
 from zml_dask.raster.language import language_group
 from zml_dask.store.commit.plan import CommitPlan, CommitTask, check_current, load_plan
@@ -27,7 +28,7 @@ from zml_dask.store.layout import (
     shard_path,
 )
 from zml_dask.store.shards import ShardBuilder, ShardReader
-from zml_dask.store.staging.frames import RowFrame, StagingDamagedError
+from zml_dask.store.staging.frames import RowFrame
 from zml_dask.store.staging.staged import DrawnText, StagedReader, read_staged
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import RECORD_COLUMNS, summarise
@@ -58,11 +59,11 @@ def run_task(storage: Storage, task: CommitTask) -> TaskResult:
 
     Raises
     ------
-    StagingDamagedError
+    DatasetDamagedError
         If what is staged is damaged.
-    StalePlanError
+    ZmlError
         If another commit has begun since, or this one has ended.
-    ShardDamagedError
+    DatasetDamagedError
         If the shard that is to be filled up is damaged.
     StorageError
     """
@@ -152,11 +153,11 @@ def write_shard(
 
     Raises
     ------
-    StagingDamagedError
+    DatasetDamagedError
         If it got more or fewer rows than it should have.
     """
     if builder.rows != rows:
-        raise StagingDamagedError(
+        raise DatasetDamagedError(
             f"shard {shard} of {spec.name} should have {rows} rows and got {builder.rows}: "
             "what is staged does not fit its own counts; remove staging/ and build again"
         )
@@ -206,7 +207,7 @@ def _draw(builder: ShardBuilder, texts: Iterable[DrawnText], shape: ImageShape) 
         room = cast(Images, builder.room[:count])
         drawn = rasterize_into(batch, room, counted[:count], skip=skip)
         if drawn != count:
-            raise StagingDamagedError(
+            raise DatasetDamagedError(
                 f"texts that should fill {count} images filled {drawn}; "
                 "remove staging/ and build again"
             )

@@ -12,20 +12,20 @@ This module gathers what other rooms use of it; `frames` has the binary form.
 
 from __future__ import annotations
 
-from zml_dask.store.staging.frames import StagingDamagedError
+from zml_dask.errors import DatasetDamagedError
 from zml_dask.store.staging.index import StagingIndex
 from zml_dask.store.staging.packs import FailureRow, pack_records, stage_failure
 from zml_dask.store.staging.staged import StagedLocation, StagedReader, read_staged
 from zml_dask.store.staging.stager import RecordStager, StagedFile, StagedRecord
 
 __all__ = [
+    "DatasetDamagedError",
     "FailureRow",
     "RecordStager",
     "StagedFile",
     "StagedLocation",
     "StagedReader",
     "StagedRecord",
-    "StagingDamagedError",
     "StagingIndex",
     "pack_records",
     "read_staged",

@@ -27,7 +27,7 @@ from uuid import uuid4
 import google_crc32c
 import zstandard
 
-from zml_dask.errors import ZmlError
+from zml_dask.errors import DatasetDamagedError
 
 TEXT_FRAME_BYTES = 512 * 1024
 """Normalised text that is gathered into one frame: enough for zstd to see repetition, little
@@ -43,21 +43,17 @@ BLOB_TRAILER_BYTES = _BLOB.size
 PACK_TRAILER_BYTES = _PACK.size
 
 
-class StagingDamagedError(ZmlError):
-    """Something in staging is not what was written there."""
-
-
 def compress(data: bytes) -> bytes:
     """Compress to one zstd frame that carries its size and a checksum."""
     return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(data)
 
 
 def decompress(frame: bytes, where: str) -> bytes:
-    """Decompress one frame; `StagingDamagedError` where its checksum does not fit."""
+    """Decompress one frame; `DatasetDamagedError` where its checksum does not fit."""
     try:
         return zstandard.ZstdDecompressor().decompress(frame)
     except zstandard.ZstdError as error:
-        raise StagingDamagedError(
+        raise DatasetDamagedError(
             f"{where} is damaged ({error}); remove it and build again: its records are fetched anew"
         ) from error
 
@@ -139,12 +135,12 @@ class BlobTrailer:
 
     @classmethod
     def from_bytes(cls, tail: bytes, where: str) -> BlobTrailer:
-        """Inverse of `to_bytes`; `StagingDamagedError` where it is not one."""
+        """Inverse of `to_bytes`; `DatasetDamagedError` where it is not one."""
         if len(tail) == _BLOB.size:
             magic, *fields, checksum = _BLOB.unpack(tail)
             if magic == _BLOB_MAGIC and checksum == google_crc32c.value(tail[:-4]):
                 return cls(*fields)
-        raise StagingDamagedError(
+        raise DatasetDamagedError(
             f"{where} is not a whole staged record; remove it and build again"
         )
 
@@ -156,13 +152,13 @@ def pack_trailer(index_offset: int, index_length: int) -> bytes:
 
 
 def unpack_trailer(tail: bytes, where: str) -> tuple[int, int]:
-    """Return where the index of a pack is; `StagingDamagedError` where `tail` is not a trailer."""
+    """Return where the index of a pack is; `DatasetDamagedError` where `tail` is not a trailer."""
     if len(tail) >= _PACK.size:
         tail = tail[-_PACK.size :]
         magic, offset, length, checksum = _PACK.unpack(tail)
         if magic == _PACK_MAGIC and checksum == google_crc32c.value(tail[:-4]):
             return offset, length
-    raise StagingDamagedError(f"{where} is not a whole pack; remove it and build again")
+    raise DatasetDamagedError(f"{where} is not a whole pack; remove it and build again")
 
 
 class FrameWriter:

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer, StagingDamagedError
+from zml_dask.errors import DatasetDamagedError
+from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer
 from zml_dask.store.staging.packs import (
     ENTRY_SCHEMA,
     STAGED_FAILURES,
@@ -157,7 +158,7 @@ def _read_all(
     def attempt(path: str) -> tuple[str, Any] | None:
         try:
             return path, read(storage, path)
-        except StagingDamagedError:
+        except DatasetDamagedError:
             return path, None
         except ObjectMissingError:
             return None  # packed, and so removed, since it was listed: its pack is listed too

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from zml_dask.errors import DatasetDamagedError
 from zml_dask.store.layout import FAILURES_SCHEMA, STAGING
 from zml_dask.store.staging.frames import (
     BLOB_TRAILER_BYTES,
     PACK_TRAILER_BYTES,
     BlobTrailer,
     Spool,
-    StagingDamagedError,
     compress,
     decompress,
     pack_trailer,
@@ -131,7 +131,7 @@ def read_pack_index(storage: Storage, path: str) -> tuple[pa.Table, pa.Table]:
 
     Raises
     ------
-    StagingDamagedError
+    DatasetDamagedError
         If the object is not a whole pack.
     """
     tail = storage.read_tail(path, _TAIL_BYTES)
@@ -152,7 +152,7 @@ def read_pack_index(storage: Storage, path: str) -> tuple[pa.Table, pa.Table]:
 def _read_trailer(storage: Storage, path: str) -> BlobTrailer | None:
     try:
         return BlobTrailer.from_bytes(storage.read_tail(path, BLOB_TRAILER_BYTES), path)
-    except (ObjectMissingError, StagingDamagedError):
+    except (ObjectMissingError, DatasetDamagedError):
         return None  # never staged, or torn by a power cut: it is built again
 
 
@@ -201,11 +201,11 @@ def stage_failure(storage: Storage, failure: FailureRow) -> None:
 
 
 def read_staged_failure(storage: Storage, path: str) -> FailureRow:
-    """Read one staged failure; `StagingDamagedError` where it is not one."""
+    """Read one staged failure; `DatasetDamagedError` where it is not one."""
     try:
         return FailureRow(**json.loads(storage.read(path)))
     except (ValueError, TypeError) as error:
-        raise StagingDamagedError(
+        raise DatasetDamagedError(
             f"{path} is not a staged failure; remove it and build again"
         ) from error
 

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.store.commit.plan import CommitPlan, CommitTask, TaskKind
 from zml_dask.store.commit.tasks import in_language_order, index_columns, perform, write_shard
 from zml_dask.store.commit.zarr_metadata import zarr_objects
-from zml_dask.store.info import DatasetDamagedError, DatasetInfo, NotADatasetError, committed_info
+from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import DERIVED, FILES_BY_LANGUAGE_SCHEMA, IMAGES_ZARR, ArraySpec
 from zml_dask.store.shards import ShardBuilder
 from zml_dask.store.staging.index import StagingIndex
@@ -85,7 +86,7 @@ def repair(
         recorded = {part.path: part.sha256 for group in info.tables.values() for part in group}
         # Tables first: the rest is made by what they say.
         recorded |= {path: o.sha256 for path, o in read_manifest(storage, info).items()}
-    except (DatasetDamagedError, NotADatasetError, StorageError):
+    except (DatasetDamagedError, UsageError, StorageError):
         outcome.problems += report.problems
         return outcome
     damaged = {p.path: p for p in report.problems if p.kind in ("damaged", "missing")}

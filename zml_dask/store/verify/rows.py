@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.raster.images import to_text
 from zml_dask.store.commit.tasks import index_columns
 from zml_dask.store.info import DatasetInfo
@@ -24,7 +24,7 @@ from zml_dask.store.layout import (
     row_shape,
     shard_path,
 )
-from zml_dask.store.shards import ShardDamagedError, ShardReader
+from zml_dask.store.shards import ShardReader
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 from zml_dask.store.tables import read_table
 from zml_dask.store.verify.report import Report
@@ -167,7 +167,7 @@ def _check_indices(
         stop = first_image + len(values)
         try:
             stored = indices[name].rows(first_image, stop)
-        except (ShardDamagedError, ObjectMissingError):
+        except (DatasetDamagedError, ObjectMissingError):
             continue  # noted with its object already
         if len(stored) != len(values) or (stored != values).any():
             report.add(
@@ -244,7 +244,7 @@ def check_texts(
             first, count = int(firsts[row]), int(counts[row])
             try:
                 images = rows.rows(first, first + count)
-            except (ShardDamagedError, ObjectMissingError):
+            except (DatasetDamagedError, ObjectMissingError):
                 continue  # noted with its object already
             report.count("texts")
             digest = batch.column("text_sha256")[row].as_py()
@@ -291,7 +291,7 @@ class StoredRows:
 
         Raises
         ------
-        ShardDamagedError
+        DatasetDamagedError
             If a chunk or an index does not fit its checksum.
         ObjectMissingError
             If a shard is not there.

@@ -13,17 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.store.commit.tasks import rows_digest
 from zml_dask.store.commit.zarr_metadata import zarr_objects
-from zml_dask.store.info import (
-    DatasetDamagedError,
-    DatasetInfo,
-    NotADatasetError,
-    Part,
-    WrittenObject,
-    ensure_ours,
-    read_info,
-)
+from zml_dask.store.info import DatasetInfo, Part, WrittenObject, ensure_ours, read_info
 from zml_dask.store.layout import (
     DATASET_JSON,
     DERIVED,
@@ -35,7 +28,7 @@ from zml_dask.store.layout import (
     row_shape,
     shard_path,
 )
-from zml_dask.store.shards import ShardDamagedError, ShardReader
+from zml_dask.store.shards import ShardReader
 from zml_dask.store.staging.staged import read_staged
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 from zml_dask.store.tables import digest_of, read_manifest, read_table
@@ -87,7 +80,7 @@ def verify(
 
     Raises
     ------
-    NotADatasetError
+    UsageError
         If there is no dataset at all.
     """
     storage = Storage.open(url, **storage_options)
@@ -100,7 +93,7 @@ def verify(
     if info is None:
         ensure_ours(storage)
         if not storage.names():
-            raise NotADatasetError(f"{storage.url} holds no dataset; check the path")
+            raise UsageError(f"{storage.url} holds no dataset; check the path")
         report.notes.append(
             f"nothing is committed yet; {len(storage.list(STAGING))} staged objects"
         )
@@ -236,7 +229,7 @@ def _is_ahead(written: WrittenObject, info: DatasetInfo, data: bytes) -> bool:
         try:
             reader = ShardReader(spec, row_shape(spec, info.shape), data)
             return rows_digest(reader, spec, written.rows) == written.rows_sha256
-        except ShardDamagedError:
+        except DatasetDamagedError:
             return False
     if written.path.endswith("zarr.json"):
         return _is_longer_metadata(written, info, data)
