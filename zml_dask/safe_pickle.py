@@ -1,4 +1,4 @@
-"""Reading pickles of the first edition without running anything that they say.
+"""Reading pickles of the legacy (2018) dataset without running anything that they say.
 
 A pickle is a program: it names functions and calls them. This reader interprets
 it with NumPy's and Python's own constructors replaced by a short list of checked
@@ -371,7 +371,7 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     """The standard library's interpreter in Python, its calls and builds replaced.
 
     The one in C would be faster, but it takes a ``__setstate__`` or ``__dict__``
-    of whatever is on its stack, and grows its memo to any index it is told.
+    of whatever is on its stack, and grows its memo to any index it is given.
     Reading the arrays' bytes dominates here anyway.
     """
 
@@ -526,7 +526,7 @@ def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | N
     DamagedPickleError
         Where it cannot be read.
     MemoryError
-        Where a sound pickle holds more than there is room for.
+        Where a sound pickle needs more memory than there is.
 
     Examples
     --------

@@ -21,7 +21,7 @@ _FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Association:
-    """How well a licence's family is told, each record by models that never saw it.
+    """How well a licence's family is predicted, each record by models that never saw it.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ def associate(
         score(embedded, known & first, np.asarray(generator.permutation(target), np.int64))
         for _ in range(shuffles)
     ]
-    shuffled = [told for told in dealt if told is not None]
+    shuffled = [each for each in dealt if each is not None]
     return Association(
         len(target),
         int(target.sum()),

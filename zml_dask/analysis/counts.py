@@ -16,7 +16,7 @@ from zml_dask.query.engine import Database
 from zml_dask.store.snapshot import Snapshot
 
 LONG_LINES = 30
-"""The first edition counted images of more lines than this."""
+"""The legacy (2018) dataset counted images of more lines than this."""
 
 UNNAMED = "(not named)"
 """Stands for a language that nothing named."""

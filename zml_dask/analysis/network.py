@@ -90,7 +90,7 @@ def train(
     n_languages : int
     options : TrainOptions
     tell : callable
-        Told the number and the mean loss of every epoch.
+        Called with the number and the mean loss of every epoch.
     """
     torch.manual_seed(options.seed)
     torch.use_deterministic_algorithms(True)

@@ -84,7 +84,7 @@ def cli(ctx: click.Context, debug: bool, quiet: bool) -> None:
     """Turn published research software into one dataset of images.
 
     Start with the demo, which needs no network; then harvest and build records of
-    your own, and query, show, report or view the dataset. COMMAND --help tells
+    your own, and query, show, report or view the dataset. COMMAND --help lists
     more of each; --quiet and --debug may stand before or after it.
     """
     ctx.obj = {"debug": debug, "quiet": quiet}

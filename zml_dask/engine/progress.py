@@ -1,4 +1,4 @@
-"""What a build tells the person who waits: a bar on a terminal, plain lines elsewhere."""
+"""How a build reports its progress: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

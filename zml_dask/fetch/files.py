@@ -112,7 +112,7 @@ class FileFetcher:
         """
         fetched = FetchedFiles()
         volumes = _volumes_of(file.key for file in files)
-        # The first part tells whether there is an archive that is split.
+        # The first part shows whether there is an archive that is split.
         order = sorted(range(len(files)), key=lambda n: _is_later(volumes.get(files[n].key)))
         for number in order:
             file = files[number]

@@ -145,7 +145,7 @@ class Entry(NamedTuple):
     path : str
         Not yet escaped.
     flags, method, crc, mode : int
-        `mode` is that of a Unix file, 0 where the archive tells none.
+        `mode` is that of a Unix file, 0 where the archive records none.
     packed, size, offset : int
         Bytes; `offset` is that of the local header, from the file's begin.
     """

@@ -139,7 +139,7 @@ def _measured(
     -------
     entry : Entry
     end : int or None
-        Where its body ends; None where that cannot be told.
+        Where its body ends; None where that is unknown.
     over : str or None
         The limit that this has met.
     """

@@ -1,4 +1,4 @@
-"""The first edition's files of a record: ``<id>/images_<id>.pkl``, ``.h5``, ``metadata_<id>.pkl``.
+"""The legacy (2018) files of a record: ``<id>/images_<id>.pkl``, ``.h5``, ``metadata_<id>.pkl``.
 
 The same function serves a build, which has the staged record at hand, and an
 export from the committed dataset; content and bytes are the same.
@@ -127,7 +127,7 @@ def export_record(
     folder: str = "legacy",
     scratch: Path | None = None,
 ) -> int:
-    """Write one record in the first edition's formats.
+    """Write one record in the legacy formats.
 
     One file's arrays are in memory at a time. The files are made under
     `scratch` and moved into place whole, the metadata last.

@@ -151,7 +151,7 @@ _AT_ONCE = 256
 throw one another out of the processor's cache."""
 
 _ERRNO = re.compile(r"errno = (\d+)")
-"""How HDF5 tells of the system's error within its own message."""
+"""How HDF5 quotes the system's error within its own message."""
 
 _NO_CHUNK_CACHE = (0, 0, 0, 0.0)
 """What h5py passes on: unused, slots, bytes, preemption. Chunks come and go whole."""

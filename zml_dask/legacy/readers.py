@@ -1,4 +1,4 @@
-"""Reading the first edition's image files back: what is in them, checked, and nothing run."""
+"""Reading legacy image files back: what is in them, checked, and nothing run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ show of arrays that it has shown before."""
 
 
 class LegacyFileError(ZmlError):
-    """A file is not what the first edition wrote."""
+    """A file is not one of the legacy (2018) dataset."""
 
 
 def read_images_pickle(

@@ -1,4 +1,4 @@
-"""One record as the first edition's writers take it, wherever it comes from."""
+"""One record as the legacy writers take it, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LegacyFormat = Literal["pickle", "hdf5", "tree"]
 """``pickle``: ``images_<id>.pkl``; ``hdf5``: ``images_<id>.h5``; ``tree``: ``tree_<id>.json``."""
 
 SEGMENT_DTYPE = np.dtype("<i8")
-"""The type of the first edition's segments."""
+"""The type of the legacy segments."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The first edition's files beside a dataset, held to the dataset they were made from.
+"""Legacy files beside a dataset, held to the dataset they were made from.
 
 An export has no checksum of its own and needs none: it follows from the dataset,
 so it is simply made again and compared. HDF5 leaves open how its content is laid

@@ -425,7 +425,7 @@ def _content_length(response: requests.Response) -> int | None:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What tells this version of the file from another: a strong ETag, else the date."""
+    """What identifies this version of the file: a strong ETag, else the date."""
     tag = response.headers.get("ETag", "")
     if tag.startswith('"'):
         return tag

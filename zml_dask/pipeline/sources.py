@@ -49,9 +49,7 @@ def open_records(
     Raises
     ------
     UsageError
-        If it is not there or cannot be read.
-    UsageError
-        If it names no record.
+        If it is not there, cannot be read, or names no record.
     """
     with temporary_folder(TEMPORARY) as folder:
         converted = folder / "catalogue.jsonl"

@@ -142,7 +142,7 @@ def croissant_of(facts: Facts, base: str = "") -> dict[str, Any]:
     for table in _DESCRIBED:
         parts = facts.info.tables.get(table, ())
         distribution += [_file_object(part, base) for part in parts]
-        # A record set reads one resource; the parts of a table are told apart by number.
+        # A record set reads one resource; the parts of a table are numbered.
         for number, part in enumerate(parts):
             name = table if len(parts) == 1 else f"{table}-{number}"
             record_sets.append(_record_set(name, table, part))

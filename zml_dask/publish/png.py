@@ -1,6 +1,6 @@
 """Images as lossless grey PNGs, a folder or a tar for each language or extension.
 
-The first edition's second release had this form. Pillow encodes: the best kept of
+The second release of the legacy dataset had this form. Pillow encodes: the best kept of
 the libraries that do.
 """
 
@@ -130,7 +130,7 @@ def export_png(
         Gets a folder, or with `tar` a file ``<group>.tar``, for each group.
     options : PngOptions, optional
     progress : callable, optional
-        Told images read and images in all.
+        Called with the images read and images in all.
 
     Returns
     -------

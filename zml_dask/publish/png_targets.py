@@ -49,7 +49,7 @@ class TarTarget:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, group: str, name: str, data: bytes) -> None:
-        """Append one image, as ``<group>/<name>``; owner and time are not told."""
+        """Append one image, as ``<group>/<name>``; owner and time are not recorded."""
         member = tarfile.TarInfo(f"{group}/{name}")
         member.size = len(data)
         stream = self._stream(group)

@@ -1,4 +1,4 @@
-"""One squashfs image of many files, as the first edition was published, with its md5.
+"""One squashfs image of many files, as the legacy (2018) dataset was published, with its md5.
 
 ``mksquashfs`` gets the files as a tar stream, so that they need never lie on disk
 together: half a terabyte of pickles becomes one image by way of one record's files.
@@ -79,9 +79,7 @@ def write_squashfs(
     Raises
     ------
     ZmlError
-        If ``mksquashfs`` is not installed.
-    ZmlError
-        If it fails.
+        If ``mksquashfs`` is not installed, or fails.
     """
     program = shutil.which(_PROGRAM)
     if program is None:
@@ -151,6 +149,6 @@ def _write_tar(files: Iterable[tuple[str, Path]], pipe: IO[bytes]) -> None:
 
 
 def _md5(path: Path) -> str:
-    # md5 is what the first edition was published with, and Zenodo gives for every file.
+    # md5 is what the legacy dataset was published with, and Zenodo gives for every file.
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

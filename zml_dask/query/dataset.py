@@ -88,9 +88,7 @@ def open_dataset(
     Raises
     ------
     UsageError
-        If nothing is committed there.
-    UsageError
-        If the URL's protocol is not known.
+        If nothing is committed there, or the URL's protocol is not known.
     """
     return Dataset(Snapshot.open(path, storage_options))
 

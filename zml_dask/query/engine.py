@@ -262,7 +262,7 @@ class _PartFiles(AbstractFileSystem):
         return _PartFile(self, self._part(path))
 
     def read(self, part: Part, start: int, stop: int) -> bytes:
-        """Read a range; keep its error, of which DuckDB tells the text only."""
+        """Read a range; keep its error, of which DuckDB keeps the text only."""
         try:
             return self._snapshot.read_part(part, start, stop)
         except Exception as error:

@@ -231,7 +231,7 @@ class SelectedImages:
     reader : ImageReader
     rows : Rows
     dataset : str
-        Tells the dataset, as it is, from every other, since Dask computes equal
+        Identifies the dataset, as it is, since Dask computes equal
         keys once: of two arrays in one graph, or of one that a cluster holds.
     """
 

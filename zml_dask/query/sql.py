@@ -250,9 +250,8 @@ def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
     Raises
     ------
     UsageError
-        If it cannot be read, with what to write instead where that is known.
-    UsageError
-        If a column is named that is not there.
+        If it cannot be read, with what to write instead where that is known, or names a column
+        that is not there.
 
     Examples
     --------

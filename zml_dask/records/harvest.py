@@ -140,19 +140,12 @@ def harvest(
     Raises
     ------
     UsageError
-        If an option cannot be.
-    UsageError
-        If the catalogue was harvested with other options.
-    UsageError
-        If the catalogue cannot be written to.
-    NetworkError
-        If the server cannot parse the query.
-    UsageError
-        If the query cannot be asked of a dump.
+        If an option is invalid, the catalogue was harvested with other options or cannot be
+        written to, or the query cannot be asked of a dump.
     DumpError
         If the dump is not there, breaks off or is damaged; the same call goes on later.
     NetworkError
-        If the server cannot be had; the same call goes on later.
+        If the server cannot parse the query, or cannot be reached; the same call goes on later.
     """
     asked = options or HarvestOptions()
     asked = replace(asked, api_url=_root(asked.api_url))
@@ -234,7 +227,7 @@ def _into_parquet(
 
 def _root(api_url: str) -> str:
     root = api_url.rstrip("/")
-    # The path is how the throttle tells a search, which has a limit of its own.
+    # The path is how the throttle recognises a search, which has a limit of its own.
     if re.fullmatch(r"https?://[^/]+(/.*)?/api", root) is None:
         raise UsageError(
             f"--api-url {api_url!r} is no root of an API: write it like https://zenodo.org/api"

@@ -295,7 +295,7 @@ class RateLimiter:
             if granted:
                 times.append(now)
                 used = [n + 1 for n in used]
-            # The header tells of the window that is nearest to its end.
+            # The header describes the window that ends first.
             left, limit, seconds = min(
                 (count - n, count, seconds)
                 for (count, seconds), n in zip(windows, used, strict=True)

@@ -199,7 +199,7 @@ class ObjectStorage(Storage):
                 return False
         except FileNotFoundError:
             return False
-        # Elsewhere fsspec knows no condition: two writers within these lines are not told apart.
+        # Elsewhere fsspec knows no condition: two writers within these lines are not detected.
         return self._put_if(path, data, **({"IfMatch": etag} if etag else {}))
 
     def _put_if(self, path: str, data: bytes, **condition: Any) -> bool:

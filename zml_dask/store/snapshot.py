@@ -78,9 +78,7 @@ class Snapshot:
         Raises
         ------
         UsageError
-            If nothing is committed there.
-        UsageError
-            If the URL's protocol is not known.
+            If nothing is committed there, or the URL's protocol is not known.
         """
         if not isinstance(dataset, Storage):
             dataset = Storage.open(os.fspath(dataset), **dict(storage_options or {}))
@@ -111,7 +109,7 @@ class Snapshot:
 
     @property
     def token(self) -> str:
-        """Hash of where it lies, how it is reached, and its state: tells it from every other.
+        """Hash of where it lies, how it is reached, and its state: identifies it.
 
         How it is reached counts, since one URL may lead to different places (another
         endpoint, another account); it is hashed, since it may hold a secret.

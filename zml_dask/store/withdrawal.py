@@ -41,9 +41,7 @@ def withdraw(
     Raises
     ------
     UsageError
-        If there is no dataset.
-    UsageError
-        If no record or no reason is given.
+        If there is no dataset, or no record or no reason is given.
     """
     own: Mapping[int, str] = record_ids if isinstance(record_ids, Mapping) else {}
     wanted = sorted(set(record_ids))

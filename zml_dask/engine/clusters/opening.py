@@ -93,7 +93,7 @@ def check_cluster(spec: str, options: ClusterOptions) -> None:
 
     Raises
     ------
-    ClusterOptionError
+    UsageError
         Where `spec` is no section of the configuration, or the section is wrong.
 
     Examples

@@ -197,7 +197,7 @@ def await_first_job(
     system : str
         The batch system: ``"slurm"``.
     options : ClusterOptions
-        `start_timeout` in seconds, and who is told.
+        `start_timeout` in seconds, and where progress is reported.
 
     Raises
     ------

@@ -313,9 +313,7 @@ def make_plan(
     Raises
     ------
     UsageError
-        If staged records were counted for another image size.
-    UsageError
-        If the dataset has another image size.
+        If staged records were counted for another image size, or the dataset has another.
     """
     base = committed or DatasetInfo(shape=options.shape)
     check_shape(base, options.shape)

@@ -102,11 +102,9 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
     Raises
     ------
     ZmlError
-        If a task has no result.
+        If a task has no result, or another commit has begun since.
     StorageError
         If the dataset is not the one that the commit was planned for any more.
-    ZmlError
-        If another commit has begun since.
     """
     by_task = {result.task: result for result in results}
     missing = [task for task in plan.tasks if task not in by_task]

@@ -60,11 +60,9 @@ def run_task(storage: Storage, task: CommitTask) -> TaskResult:
     Raises
     ------
     DatasetDamagedError
-        If what is staged is damaged.
+        If what is staged, or the shard that is to be filled up, is damaged.
     ZmlError
         If another commit has begun since, or this one has ended.
-    DatasetDamagedError
-        If the shard that is to be filled up is damaged.
     StorageError
     """
     keep_freed_buffers()

@@ -7,7 +7,7 @@
     staging/packs/<name>       the records and failures of a finished partition
     staging/commit/            the plan of a commit under way
 
-This module gathers what other rooms use of it; `frames` has the binary form.
+This module gathers what other packages use of it; `frames` has the binary form.
 """
 
 from __future__ import annotations

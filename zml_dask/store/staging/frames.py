@@ -8,7 +8,7 @@ Every frame is one zstd frame with zstd's own checksum, so that no flipped byte
 goes unseen. A text frame holds the normalised texts of several files one after
 another; a row frame holds an Arrow stream of the rows of some files. The
 directory says where each frame is, the trailer where the directory is; the
-trailer alone tells how many files and images the record has.
+trailer alone says how many files and images the record has.
 
 A *pack* is many blobs one after another, an index of them, and a trailer.
 """
