@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, astuple, dataclass, field, replace
+from itertools import chain
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import zarr
 
@@ -255,94 +257,78 @@ class DatasetInfo:
                     f"{SCHEMA_VERSION}; {what_to_do}"
                 )
         # The bytes and not only the values: a flipped byte in white space counts too.
-        if plain.pop("sha256", None) != _digest(plain):
+        digest = plain.pop("sha256", None)
+        if digest != _digest(plain):
             raise DatasetDamagedError(f"{where} does not fit its own checksum; {_RESTORE}")
         try:
             info = _from_plain(plain)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            again = info.to_bytes()
+            if json.loads(again)["sha256"] != digest:
+                raise ValueError("a key is unknown or missing")  # noqa: TRY301
+        except (KeyError, TypeError, ValueError) as error:
             raise DatasetDamagedError(
                 f"{where} does not say what it must ({error!r}); {_RESTORE}"
             ) from error
-        if info.to_bytes() != data:
+        if again != data:
             raise DatasetDamagedError(f"{where} was changed by hand; {_RESTORE}")
         return info
 
 
 def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
     """Take over what was read; whoever wrote it, it may name and count only what there can be."""
-    if plain["schema_version"].__class__ is not int:
-        raise TypeError("schema_version")
-    shape = ImageShape(**_whole(plain["shape"], least=1))
-    arrays = tuple(ArraySpec(**spec) for spec in plain["arrays"])
-    check_arrays(arrays, shape)
-    counts = Counts(**_whole(plain["counts"]))
+    info = msgspec.convert(plain, DatasetInfo)
+    counts = info.counts
+    parts = [*info.manifest, *chain.from_iterable(info.tables.values())]
+    numbers = [
+        *chain.from_iterable(map(astuple, (counts, *info.commits))),
+        *chain.from_iterable((part.rows, part.size) for part in parts),
+        *info.next_part.values(),
+        *(table.errors for table in info.derived.values()),
+        info.generation,
+    ]
+    if not (min(numbers) >= 0 and max(numbers) < 2**63):
+        raise ValueError(f"its numbers go from {min(numbers)} to {max(numbers)}")
+    if not min(info.shape.height, info.shape.width) >= 1:
+        raise ValueError(f"its images have {info.shape}")
+    check_arrays(info.arrays, info.shape)
     if counts.images > _MOST_IMAGES:
         raise ValueError(f"it counts {counts.images} images")
     for table, rows in ("files", counts.files), ("records", counts.records):
-        if sum(part["rows"] for part in plain["tables"][table]) != rows:
+        if sum(part.rows for part in info.tables[table]) != rows:
             raise ValueError(f"its parts of {table} do not have the {rows} rows that it counts")
-    derived = {name: _derived(name, item) for name, item in plain.get("derived", {}).items()}
-    for name in plain["tables"].keys() - TABLES.keys():
-        if name.removeprefix(f"{DERIVED}/") not in derived:
+    for name in info.tables.keys() - TABLES.keys():
+        if name.removeprefix(f"{DERIVED}/") not in info.derived:
             raise ValueError(f"there is a table {name!r}")
-        if sum(part["rows"] for part in plain["tables"][name]) > counts.files:
+        if sum(part.rows for part in info.tables[name]) > counts.files:
             raise ValueError(f"{name} has more rows than there are files")
-    return DatasetInfo(
-        shape=shape,
-        counts=counts,
-        arrays=arrays,
-        boundary_shards=tuple(WrittenObject(**shard) for shard in plain["boundary_shards"]),
-        tables={
-            name: tuple(_part(name, part) for part in parts)
-            for name, parts in plain["tables"].items()
-        },
-        manifest=tuple(_part("manifest", part) for part in plain["manifest"]),
-        commits=tuple(Counts(**_whole(counts)) for counts in plain["commits"]),
-        options={**plain["options"]},
-        software={**plain["software"]},
-        harvest=None if plain["harvest"] is None else {**plain["harvest"]},
-        next_part=_whole(plain["next_part"]),
-        derived=derived,
-        generation=_whole({"generation": plain["generation"]})["generation"],
-        schema_version=plain["schema_version"],
-    )
-
-
-def _whole(numbers: Mapping[str, Any], least: int = 0) -> dict[str, int]:
-    for name, number in numbers.items():
-        if number.__class__ is not int or not least <= number < 2**63:
-            raise ValueError(f"{name} is {number!r}")
-    return {**numbers}
+    for name, table_parts in (*info.tables.items(), ("manifest", info.manifest)):
+        _check_parts(name, table_parts)
+    for name, derived in info.derived.items():
+        _check_derived(name, derived)
+    return info
 
 
 DERIVED_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 """What a derived table, and a column of one, may be called."""
 
 
-def _derived(name: str, plain: Mapping[str, Any]) -> DerivedTable:
-    columns = tuple((column, kind) for column, kind in plain["columns"])
-    table = DerivedTable(**{**plain, "columns": columns})
+def _check_derived(name: str, table: DerivedTable) -> None:
+    if not {kind for _, kind in table.columns} <= COLUMN_TYPES.keys():
+        raise ValueError(f"the types of derived table {name!r} are {table.columns!r}")
     if len(set(table.schema.names)) < len(table.schema):
-        raise ValueError(f"derived table {name!r} has a column twice: {columns!r}")
-    for known in (name, *dict(columns)):
+        raise ValueError(f"derived table {name!r} has a column twice: {table.columns!r}")
+    for known in (name, *dict(table.columns)):
         if not DERIVED_NAME.fullmatch(known):
             raise ValueError(f"there is a derived table or column {known!r}")
-    if not {kind for _, kind in columns} <= COLUMN_TYPES.keys():
-        raise ValueError(f"the types of derived table {name!r} are {table.columns!r}")
-    _whole({"errors": table.errors})
-    return table
 
 
-def _part(table: str, plain: Mapping[str, Any]) -> Part:
-    part = Part(**plain)
-    _whole({"rows": part.rows, "size": part.size})
-    if not re.fullmatch(
-        rf"{table}\.parquet/part-\d{{5,}}-[0-9a-f]{{12}}\.parquet", part.path, re.ASCII
-    ):
-        raise ValueError(f"a part of {table} is {part.path!r}")
-    if not re.fullmatch(r"[0-9a-f]{64}", part.sha256):
-        raise ValueError(f"the SHA-256 of {part.path} is {part.sha256!r}")
-    return part
+def _check_parts(table: str, parts: Iterable[Part]) -> None:
+    pattern = rf"{table}\.parquet/part-\d{{5,}}-[0-9a-f]{{12}}\.parquet"
+    for part in parts:
+        if not re.fullmatch(pattern, part.path, re.ASCII):
+            raise ValueError(f"a part of {table} is {part.path!r}")
+        if not re.fullmatch(r"[0-9a-f]{64}", part.sha256):
+            raise ValueError(f"the SHA-256 of {part.path} is {part.sha256!r}")
 
 
 def _digest(plain: Mapping[str, Any]) -> str:
