@@ -374,7 +374,7 @@ def test_memory_in_which_python_does_not_start_is_refused(
 
 def test_more_processes_than_cores_are_refused(tmp_path: Path) -> None:
     options = options_for(tmp_path, in_slurm("cores: 2") + "    processes: 3\n    memory: 4GiB\n")
-    with pytest.raises(ClusterOptionError, match=r"jobqueue\.slurm\.processes: 3 .* 2 cores"):
+    with pytest.raises(UsageError, match=r"jobqueue\.slurm\.processes: 3 .* 2 cores"):
         job_settings(resolve("slurm", options), options)
 
 

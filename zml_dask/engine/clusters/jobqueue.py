@@ -204,7 +204,7 @@ def job_settings(section: ResolvedSection, options: ClusterOptions) -> dict[str,
     if section["mem"]:
         settings["mem"] = parse_bytes(section["mem"])
     if settings["processes"] > cores:
-        raise ClusterOptionError(
+        raise UsageError(
             f"jobqueue.{section.name}.processes: {settings['processes']} workers do not share "
             f"{cores} cores, for each has one thread at least; ask for as many cores"
         )
