@@ -35,15 +35,11 @@ from zml_dask.errors import ZmlError
 from zml_dask.text_safety import escape_text
 
 
-class UnsafePickleError(ZmlError):
-    """A pickle was not read: it asks for more than plain data, or is damaged."""
-
-
-class ForbiddenPickleError(UnsafePickleError):
+class ForbiddenPickleError(ZmlError):
     """The pickle asks for something that is not plain data; nothing of it was run."""
 
 
-class DamagedPickleError(UnsafePickleError):
+class DamagedPickleError(ZmlError):
     """The pickle is cut short, garbled, or no pickle at all."""
 
 

@@ -22,7 +22,6 @@ from zml_dask.safe_pickle import (
     DamagedPickleError,
     ForbiddenPickleError,
     InertObject,
-    UnsafePickleError,
     load,
     loads,
     within,
@@ -178,7 +177,7 @@ def test_a_hostile_pickle_runs_nothing(name: str, tmp_path: Path) -> None:
     mark = tmp_path / "m"
     target = str(mark).encode()
     data = FORBIDDEN[name].replace(b"{mark}", target)
-    with pytest.raises(UnsafePickleError) as error:
+    with pytest.raises((ForbiddenPickleError, DamagedPickleError)) as error:
         load(io.BytesIO(data), name="x.pkl")
     assert not mark.exists()
     assert str(error.value).startswith("x.pkl ")
@@ -351,7 +350,7 @@ def test_a_damaged_pickle_says_so_and_takes_no_memory(name: str) -> None:
 def test_no_bytes_do_anything_else(data: bytes) -> None:
     try:
         loads(data)
-    except UnsafePickleError:
+    except (ForbiddenPickleError, DamagedPickleError):
         return
 
 
@@ -363,5 +362,5 @@ def test_no_changed_byte_does_anything_else(old_pickles: dict[str, bytes], data:
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     try:
         loads(bytes(changed))
-    except UnsafePickleError:
+    except (ForbiddenPickleError, DamagedPickleError):
         return

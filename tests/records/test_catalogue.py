@@ -16,7 +16,7 @@ from zml_dask.errors import RecordError, UsageError, ZmlError
 from zml_dask.records.catalogue import Catalogue, canonical_json, read_record
 from zml_dask.records.journal import HarvestOptions, HarvestState, save_state
 from zml_dask.records.refs import RecordRef, RefTable
-from zml_dask.safe_pickle import UnsafePickleError
+from zml_dask.safe_pickle import ForbiddenPickleError
 
 
 def hit(record_id: int, **more: Any) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
     trap = tmp_path / "sprung"
     source = tmp_path / "records.pkl"
     source.write_bytes(pickle.dumps({1: hit(1, doi=Hostile(trap))}, protocol=protocol))
-    with pytest.raises(UnsafePickleError, match="mkdir"):
+    with pytest.raises(ForbiddenPickleError, match="mkdir"):
         Catalogue.open(source, into=tmp_path / "c.jsonl")
     assert not trap.exists()
     pickle.loads(source.read_bytes())

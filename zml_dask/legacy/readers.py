@@ -48,7 +48,7 @@ def read_images_pickle(
 
     Raises
     ------
-    UnsafePickleError
+    ForbiddenPickleError, DamagedPickleError
         If it asks for more than plain data, or is damaged.
     LegacyFileError
         If it holds something else.

@@ -113,7 +113,7 @@ class Catalogue:
             If it is not there, a part of it is not a record, it is not what its
             harvest wrote, or its records come from several servers. A last line
             without an end, such as an interrupted harvest leaves, is passed over.
-        UnsafePickleError
+        ForbiddenPickleError, DamagedPickleError
             If a pickle holds more than plain containers.
         """
         name = str(path)

@@ -34,7 +34,7 @@ def convert_records_pickle(stream: BinaryIO, into: Path, *, origin: str) -> int:
 
     Raises
     ------
-    UnsafePickleError
+    ForbiddenPickleError, DamagedPickleError
         If it holds more than plain containers, or is damaged.
     UsageError
         If it is not a collection of hits.

@@ -198,18 +198,6 @@ class Snapshot:
 
         return _gather(table, self._wide(table, names), _map(read, parts))
 
-    def scan_part(
-        self,
-        table: str,
-        part: Part,
-        columns: Sequence[str] | None = None,
-        where: pc.Expression | None = None,
-    ) -> pa.Table:
-        """Read what `scan` reads, of one part only: for tasks that share the work."""
-        names = self.info.table_schema(table).names if columns is None else list(columns)
-        found = self._scan_part(table, part, names, self._visible(table, where))
-        return _gather(table, self._wide(table, names), iter([found]))
-
     def take(self, table: str, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Read some columns of rows by their numbers; row groups without any are not read.
 

@@ -233,11 +233,6 @@ def read_rows(
     return pa.concat_tables(found, promote_options="permissive")
 
 
-def read_record_ids(storage: Storage, info: DatasetInfo, table: str) -> set[int]:
-    """Return the numbers of all records that a table has rows of, such as the withdrawn ones."""
-    return set(read_table(storage, info, table, ["record_id"])["record_id"].to_pylist())
-
-
 def _hash_file(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
