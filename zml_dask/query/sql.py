@@ -56,6 +56,7 @@ _HABITS: Final[tuple[tuple[str, str], ...]] = (
     (r"&", "'and' is written as a word"),
     (r"\|", "'or' is written as a word"),
     (r"(^|[(,\s])~\s*[(\w]", "'not' is written as a word"),
+    (r"=[<>]", "'at least' is written >=, and 'at most' <="),
     (r"=~", "a regular expression is written regexp_matches(path, '(^|/)src/')"),
     (r"!~", "a regular expression is written not regexp_matches(path, '(^|/)src/')"),
     (r"\.\s*str\s*\.", "methods need no .str: path.contains('src/')"),
@@ -631,7 +632,8 @@ def query_error(text: str, error: Exception) -> UsageError:
         unknown = _unknown(name)
         if str(unknown).endswith("?"):
             return unknown
-        shown = escape_text(name[:_MAX_SHOWN])
+        # Word processors write other quotes.
+        shown = escape_text(name.strip("\u2018\u2019\u201c\u201d")[:_MAX_SHOWN])
         return UsageError(f"no column {shown!r}; text is written in single quotes: '{shown}'")
     return _refused(text, message)
 
