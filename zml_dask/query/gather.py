@@ -36,7 +36,7 @@ def gather(
     Returns
     -------
     pyarrow.Table
-        A row a file, the columns called as they were asked for.
+        One row per file, the columns named as they were asked for.
     """
     columns = [find_countable(name, snapshot.derived) for name in names]
     own = {column.name: None for column in columns if column.level == "files"}
