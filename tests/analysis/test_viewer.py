@@ -515,7 +515,7 @@ def test_export_of_a_bucket_needs_its_public_address(known: Known, tmp_path: Pat
     assert "connect-src 'self' https://data.example;" in page.read_text().replace("&#x27;", "'")
     storage = Storage.open("memory://viewer/known")
     storage.write("dataset.json", (known.path / "dataset.json").read_bytes())
-    with pytest.raises(UsageError, match="no committed dataset"):
+    with pytest.raises(UsageError, match="public address with --data-url"):
         export_page("memory://viewer/known", tmp_path / "q")
 
 

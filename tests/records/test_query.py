@@ -48,7 +48,7 @@ TIDES = _searchable(
         "recid:1 OR recid:7",
         "conceptrecid:6",
         "doi:*7",
-        'doi:"10.5281/zenodo.7"',
+        'doi:"10.5072/zenodo.7"',
         "ti?es",
         "predict*",
         "resource_type.type:software AND access_right:open",
