@@ -736,7 +736,7 @@ class Dataset:
         rank: int = 0,
         world_size: int = 1,
     ) -> Batches:
-        """Deal out the images as NumPy arrays: for training loops of any library.
+        """Give the images in batches of NumPy arrays, for training loops of any library.
 
         Parameters
         ----------
@@ -774,7 +774,7 @@ class Dataset:
         Raises
         ------
         UsageError
-            If an option cannot be.
+            If an option is invalid.
 
         Examples
         --------
@@ -809,7 +809,7 @@ class Dataset:
         rank: int | None = None,
         world_size: int | None = None,
     ) -> TorchImages:
-        """Deal out the images to PyTorch: for a ``DataLoader`` with ``batch_size=None``.
+        """Give the images in batches to PyTorch, for a ``DataLoader`` with ``batch_size=None``.
 
         Parameters
         ----------
