@@ -134,7 +134,7 @@ def options_of(
     Raises
     ------
     UsageError
-        If a value cannot be.
+        If a value is invalid.
     """
     given: dict[str, Any] = {
         name: str(values[name])

@@ -120,7 +120,7 @@ def table_of(
     Raises
     ------
     UsageError
-        If there is no such table, or the function, a name or a type cannot be.
+        If there is no such table, or the function, a name or a type is invalid.
     """
     if function is not None:
         recipe = Recipe.of(name, function, schema or {})

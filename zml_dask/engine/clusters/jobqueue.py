@@ -73,7 +73,7 @@ def open_jobqueue(
     Raises
     ------
     UsageError
-        If there is no such section, or it cannot be.
+        If there is no such section, or it is invalid.
     ClusterError
         If the batch system is not here, refuses the job, or never starts it.
     """
