@@ -28,6 +28,7 @@ from zml_dask.derived.job import Recipe, derive_on, put_table, software, write_t
 from zml_dask.engine.job import OpenExecutor
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
+from zml_dask.learning.words import mixed
 from zml_dask.query.dataset import Dataset
 from zml_dask.store.info import DerivedTable
 from zml_dask.store.layout import derived_schema, derived_table
@@ -56,9 +57,6 @@ _COLUMNS: Final = (("cluster", "int64"), ("size", "int32"))
 _ROWS_AT_ONCE: Final = 2**18
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
-_MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
-_SHIFT = np.uint64(33)
 _TO_BIN = np.uint64(57)
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW = np.uint64(0xFFFF)
@@ -68,15 +66,6 @@ _ONE = np.uint64(1)
 _IS_WORD = np.array(
     [chr(byte).isalnum() or byte == 0x5F or byte >= 0x80 for byte in range(256)], np.bool_
 )
-
-
-@compiled
-def _mixed(number: np.uint64) -> np.uint64:  # pragma: no cover - compiled
-    number ^= number >> _SHIFT
-    number *= _MIX_1
-    number ^= number >> _SHIFT
-    number *= _MIX_2
-    return number ^ (number >> _SHIFT)
 
 
 @compiled
@@ -101,7 +90,7 @@ def sign(
             continue
         if not inside:
             continue
-        words[n_words % SHINGLE] = _mixed(word)
+        words[n_words % SHINGLE] = mixed(word)
         n_words += 1
         word = _ZERO
         inside = False
@@ -109,7 +98,7 @@ def sign(
             run = _ZERO
             for k in range(SHINGLE):
                 run = (run + words[(n_words + k) % SHINGLE]) * _MULTIPLIER
-            run = _mixed(run)
+            run = mixed(run)
             own = run >> _TO_BIN
             if run < least[own]:
                 least[own] = run
@@ -121,7 +110,7 @@ def sign(
         attempt = _ZERO
         while least[source] == _EMPTY:
             attempt += _ONE
-            source = _mixed(np.uint64(place) * _MULTIPLIER + attempt) >> _TO_BIN
+            source = mixed(np.uint64(place) * _MULTIPLIER + attempt) >> _TO_BIN
         signature[place] = np.uint16(least[source] & _LOW)
     return n_words - SHINGLE + 1
 

@@ -1,0 +1,276 @@
+"""Words and pairs of words of a page, as counts in hashed buckets, straight from its pixels.
+
+A word is a run of letters, digits and ``_`` (any character beyond ASCII is a letter), all
+numbers count as one word, and every other visible character is a word by itself. A pair is
+two neighbouring words of one line, whatever lies between them, where the beginning of the
+line counts as a word. Each word and each pair falls into one of 262,144 buckets by a hash of
+its code points, which is the same on every machine: what is learnt from counts stays usable.
+
+This is what the model that ships with the package, and every comparison of files, counts.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from zml_dask.compiled import compiled
+from zml_dask.errors import UsageError
+from zml_dask.raster.images import Images, rasterize
+
+N_BUCKETS: Final = 2**18
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
+_MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
+_SHIFT = np.uint64(33)
+_TO_BUCKET = np.uint64(64 - 18)
+_ONE = np.uint64(1)
+_NUMBER = np.uint64(48)
+_LINE_START = np.uint64(0x5851F42D4C957F2D)
+
+_OUTSIDE, _MARK, _LETTER, _DIGIT = 0, 1, 2, 3
+_CLASS = np.array(
+    [
+        _OUTSIDE if code <= 32 or code == 127
+        else _DIGIT if chr(code).isdigit()
+        else _LETTER if chr(code).isalpha() or chr(code) == "_"
+        else _MARK
+        for code in range(128)
+    ],
+    np.uint8,
+)  # fmt: skip
+
+
+class WordCounts(NamedTuple):
+    """How often words and pairs occur, in the rows of a sparse matrix.
+
+    Attributes
+    ----------
+    indptr : numpy.ndarray of int64, shape (rows + 1,)
+        Row `i` is ``buckets[indptr[i]:indptr[i + 1]]``, and the same of `counts`.
+    buckets : numpy.ndarray of uint32, shape (entries,)
+        Below `N_BUCKETS`; each once in a row, in the order of their first occurrence.
+    counts : numpy.ndarray of uint32, shape (entries,)
+    """
+
+    indptr: NDArray[np.int64]
+    buckets: NDArray[np.uint32]
+    counts: NDArray[np.uint32]
+
+
+class Words(NamedTuple):
+    """Where the words of some pages are.
+
+    Attributes
+    ----------
+    places : numpy.ndarray of int32, shape (words, 4)
+        Page, row, first column, and the column after the last.
+    words, pairs : numpy.ndarray of uint32, shape (words,)
+        The bucket of the word, and of the pair of the word before it and itself.
+    """
+
+    places: NDArray[np.int32]
+    words: NDArray[np.uint32]
+    pairs: NDArray[np.uint32]
+
+
+@compiled
+def mixed(number: np.uint64) -> np.uint64:  # pragma: no cover - compiled
+    """Spread the bits of a 64-bit number over all of it."""
+    number ^= number >> _SHIFT
+    number *= _MIX_1
+    number ^= number >> _SHIFT
+    number *= _MIX_2
+    return number ^ (number >> _SHIFT)
+
+
+@compiled
+def _find(
+    image: NDArray[np.uint32],
+    classes: NDArray[np.uint8],
+    places: NDArray[np.int32],
+    words: NDArray[np.uint32],
+    pairs: NDArray[np.uint32],
+) -> int:  # pragma: no cover - compiled
+    """Find the words of one page: row and columns, and buckets. Returns how many there are."""
+    height, width = image.shape
+    n = 0
+    for row in range(height):
+        line = image[row]
+        before = _LINE_START
+        column = 0
+        while column < width:
+            point = line[column]
+            kind = classes[point] if point < 128 else _LETTER
+            if kind == _OUTSIDE:
+                column += 1
+                continue
+            start = column
+            column += 1
+            word = (np.uint64(point) + _ONE) * _MULTIPLIER
+            if kind != _MARK:
+                while column < width:
+                    point = line[column]
+                    if point < 128 and classes[point] < _LETTER:
+                        break
+                    word = (word + np.uint64(point) + _ONE) * _MULTIPLIER
+                    column += 1
+                if kind == _DIGIT:
+                    word = (_NUMBER + _ONE) * _MULTIPLIER
+            word = mixed(word)
+            places[n, 0] = row
+            places[n, 1] = start
+            places[n, 2] = column
+            words[n] = word >> _TO_BUCKET
+            pairs[n] = mixed(before * _MULTIPLIER + word) >> _TO_BUCKET
+            before = word
+            n += 1
+    return n
+
+
+@compiled
+def _count(
+    images: NDArray[np.uint32], starts: NDArray[np.int64], classes: NDArray[np.uint8]
+) -> tuple[
+    NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32]
+]:  # pragma: no cover - compiled
+    """Count the words and pairs of the pages ``starts[k]:starts[k + 1]``, for each `k`."""
+    n_rows = starts.size - 1
+    most = images.shape[1] * images.shape[2]
+    places = np.empty((most, 3), np.int32)
+    words = np.empty(most, np.uint32)
+    pairs = np.empty(most, np.uint32)
+    seen = np.zeros(N_BUCKETS, np.uint32)  # of the row's entries: place + 1
+    indptr = np.zeros(n_rows + 1, np.int64)
+    buckets = np.empty(4096, np.uint32)
+    counts = np.empty(4096, np.uint32)
+    size = 0
+    for k in range(n_rows):
+        first = size
+        for page in range(starts[k], starts[k + 1]):
+            n = _find(images[page], classes, places, words, pairs)
+            if size + 2 * n > buckets.size:
+                capacity = 2 * (size + 2 * n)
+                more = np.empty(capacity, np.uint32)
+                more[:size] = buckets[:size]
+                buckets = more
+                more = np.empty(capacity, np.uint32)
+                more[:size] = counts[:size]
+                counts = more
+            for i in range(2 * n):
+                bucket = words[i >> 1] if i & 1 == 0 else pairs[i >> 1]
+                place = seen[bucket]
+                if place == 0:
+                    buckets[size] = bucket
+                    counts[size] = 1
+                    size += 1
+                    seen[bucket] = size - first
+                else:
+                    counts[first + place - 1] += np.uint32(1)
+        for i in range(first, size):
+            seen[buckets[i]] = 0
+        indptr[k + 1] = size
+    return indptr, buckets[:size].copy(), counts[:size].copy()
+
+
+def pages_of(source: ArrayLike | str) -> Images:
+    """Return images as an array of three dimensions; a text is cut into pages first.
+
+    Parameters
+    ----------
+    source : str or array_like of uint32, shape (n, height, width) or (height, width)
+
+    Returns
+    -------
+    numpy.ndarray of uint32, shape (n, height, width)
+
+    Raises
+    ------
+    UsageError
+        If an array has another shape, or is none of whole numbers.
+    """
+    if isinstance(source, str):
+        return rasterize(source)[0]
+    pages = np.asarray(source)
+    if pages.ndim == 2:
+        pages = pages[np.newaxis]
+    if pages.ndim != 3 or pages.dtype.kind not in "iu":
+        raise UsageError(
+            f"images are whole numbers of shape (n, height, width), not {pages.dtype} of shape "
+            f"{pages.shape}; give those, or a text"
+        )
+    return np.ascontiguousarray(pages, np.uint32)
+
+
+def count_words(source: ArrayLike | str, starts: ArrayLike | None = None) -> WordCounts:
+    r"""Count the words and pairs of words of each page.
+
+    Takes some 30 microseconds per page of 80 by 80.
+
+    Parameters
+    ----------
+    source : str or array_like of uint32, shape (n, height, width)
+        Images of code, or a text, which is cut into such pages.
+    starts : array_like of int, shape (rows + 1,), optional
+        Counts pages together: row `i` is of the pages ``starts[i]`` to ``starts[i + 1] - 1``,
+        such as those of one file. Default: each page is a row.
+
+    Returns
+    -------
+    WordCounts
+        ``(indptr, buckets, counts)``.
+
+    Raises
+    ------
+    UsageError
+        If images have another shape, or `starts` leaves them or decreases.
+
+    Examples
+    --------
+    >>> indptr, buckets, counts = count_words("let x = 1\nlet y = 2\n")
+    >>> indptr.tolist(), counts.tolist()  # let, ^let, x, let x, =, x =, 1, = 1, y, let y, y =
+    ([0, 11], [2, 2, 1, 1, 2, 1, 2, 2, 1, 1, 1])
+    """
+    pages = pages_of(source)
+    edges = np.arange(len(pages) + 1) if starts is None else np.asarray(starts, np.int64)
+    is_valid = edges.ndim == 1 and edges.size > 0 and edges[0] >= 0 and edges[-1] <= len(pages)
+    if not is_valid or (np.diff(edges) < 0).any():
+        raise UsageError(
+            f"starts are page numbers that rise from 0 to at most {len(pages)}, one more than "
+            f"rows; not {np.array2string(edges, threshold=6)}"
+        )
+    return WordCounts(*_count(pages, edges.astype(np.int64), _CLASS))
+
+
+def find_words(source: ArrayLike | str) -> Words:
+    r"""Find every word of some pages: where it is, and the buckets that it counts in.
+
+    Parameters
+    ----------
+    source : str or array_like of uint32, shape (n, height, width)
+
+    Returns
+    -------
+    Words
+
+    Examples
+    --------
+    >>> found = find_words("if (x1):\n")
+    >>> found.places[:, 1:].tolist()
+    [[0, 0, 2], [0, 3, 4], [0, 4, 6], [0, 6, 7], [0, 7, 8]]
+    """
+    pages = pages_of(source)
+    most = pages.shape[1] * pages.shape[2]
+    places = np.empty((most, 3), np.int32)
+    words, pairs = np.empty(most, np.uint32), np.empty(most, np.uint32)
+    found = []
+    for number, page in enumerate(pages):
+        n = _find(page, _CLASS, places, words, pairs)
+        numbered = np.column_stack([np.full(n, number, np.int32), places[:n]])
+        found.append((numbered, words[:n].copy(), pairs[:n].copy()))
+    if not found:
+        return Words(np.empty((0, 4), np.int32), words[:0], pairs[:0])
+    return Words(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
