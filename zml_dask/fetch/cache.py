@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def _keep(system: Any, place: str, fetched: FetchedRecord) -> None:
     manifest = {
         "origin": fetched.origin,
         "archives": entries,
-        "listed": [asdict(member) for member in fetched.listed],
+        "listed": [member._asdict() for member in fetched.listed],
     }
     body = json.dumps(manifest, indent=1).encode()
     if isinstance(system, LocalFileSystem):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -114,7 +114,7 @@ class FetchedRecord:
             if member.status == "ok":
                 if hash(member.path) in seen:
                     reason = "an earlier member has the same path, or one that is shown alike"
-                    yield replace(member, data=None, status="duplicate", reason=reason)
+                    yield member._replace(data=None, status="duplicate", reason=reason)
                     continue
                 seen.add(hash(member.path))
             yield member
@@ -156,13 +156,9 @@ class FetchedRecord:
             )
             for member in members:
                 if several and has_members(archive.kind) and member.path != name_of(archive):
-                    yield replace(member, path=f"{name_of(archive)}/{member.path}")
+                    yield member._replace(path=f"{name_of(archive)}/{member.path}")
                 elif has_members(archive.kind) and member.path in beside:
-                    yield replace(
-                        member,
-                        data=None,
-                        status="duplicate",
-                        reason="a file beside it has its path",
-                    )
+                    reason = "a file beside it has its path"
+                    yield member._replace(data=None, status="duplicate", reason=reason)
                 else:
                     yield member

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import IO, Final, Literal
+from dataclasses import dataclass
+from typing import IO, Final, Literal, NamedTuple
 
 from zml_dask.errors import RecordError
 from zml_dask.text_safety import escape_path
@@ -38,9 +38,8 @@ class OverLimitError(Exception):
     """Reading on would unpack more than is allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """What an archive holds under one path.
+class Member(NamedTuple):
+    """What an archive holds under one path; a tuple, since a million are made.
 
     Attributes
     ----------
@@ -63,12 +62,18 @@ class Member:
     data: bytes | None
     status: MemberStatus
     reason: str | None
-    spooled: IO[bytes] | None = field(default=None, repr=False, compare=False)
+    spooled: IO[bytes] | None = None
 
 
-def unread(path: str, size: int | None, status: MemberStatus, reason: str) -> Member:
+def unread(
+    path: str,
+    size: int | None,
+    status: MemberStatus,
+    reason: str,
+    spooled: IO[bytes] | None = None,
+) -> Member:
     """The row of a member whose content is not read."""
-    return Member(escape_path(path[:_LONGEST_SHOWN_PATH])[0], size, None, status, reason)
+    return Member(escape_path(path[:_LONGEST_SHOWN_PATH])[0], size, None, status, reason, spooled)
 
 
 def is_lost(member: Member) -> bool:

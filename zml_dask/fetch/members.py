@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Self, cast
@@ -110,7 +110,7 @@ def read_members(
     ...     file = Path(folder) / "whatever"
     ...     _ = file.write_text("print(1)")
     ...     list(read_members(file, name="run.py"))
-    [Member(path='run.py', size=8, data=b'print(1)', status='ok', reason=None)]
+    [Member(path='run.py', size=8, data=b'print(1)', status='ok', reason=None, spooled=None)]
     """
     limits = FetchLimits() if limits is None else limits
     meter = Meter(limits, archive.stat().st_size, escape_path(name)[0])
@@ -390,10 +390,10 @@ def _foreign_member(
         refusal = "duplicate", "an earlier member has the same path"
     seen.add(hash(path))
     if refusal is not None:
-        return replace(unread(path, size, *refusal), spooled=spooled)
+        return unread(path, size, *refusal, spooled)
     shown, note = escape_path(path)
     if spooled is not None:
-        return replace(unread(path, size, *meter.limits.too_large), spooled=spooled)
+        return unread(path, size, *meter.limits.too_large, spooled)
     return Member(shown, len(data), data, "ok", note)
 
 
@@ -480,7 +480,7 @@ def _nested(member: Member, content: IO[bytes], meter: Meter, scratch: Path) -> 
             reason = "an archive within the archive: its files are listed below its path"
             yield unread(member.path, member.size, status, reason)
         else:
-            yield replace(member, spooled=None)
+            yield member._replace(spooled=None)
         for inner in opened.members():
             if inner.path == member.path:
                 if is_archive or inner.status == "damaged":
@@ -502,4 +502,4 @@ def _nested(member: Member, content: IO[bytes], meter: Meter, scratch: Path) -> 
             if over is not None:
                 yield unread(path, inner.size, "refused", over)
             else:
-                yield replace(inner, path=path)
+                yield inner._replace(path=path)

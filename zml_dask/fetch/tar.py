@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -202,7 +202,7 @@ def _large_member(
     if content.left:
         file.close()
         raise _CutOffError
-    return replace(unread(entry.path, entry.size, *refusal), spooled=file)
+    return unread(entry.path, entry.size, *refusal, file)
 
 
 class _Content:

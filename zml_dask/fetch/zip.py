@@ -17,7 +17,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -66,8 +66,8 @@ _END_64: Final = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
 # Of an entry, what listing needs: signature, flags, and the lengths of what follows.
 _LISTED: Final = struct.Struct("<4s4xH18x3H12x")
-_LOCAL: Final = 30
-_LENGTHS: Final = struct.Struct("<2H")
+# Of a local header, what finding the body needs: signature, flags, lengths of path and extra.
+_LOCAL: Final = struct.Struct("<4s2xH18x2H")
 _LONGEST_COMMENT: Final = 65_535
 _UNKNOWN_16: Final = 0xFFFF
 _STANDARD_NAMES: Final = "cp437"
@@ -411,19 +411,19 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
 
 def large_member(body: Buffer, entry: Entry, meter: Meter, scratch: Path) -> Member:
     """The row of a file over the limit: with its content, should that be an archive."""
-    row = unread(entry.path, entry.size, *meter.limits.too_large)
     open_stream = STREAMS.get(entry.method)
     if open_stream is None or not entry.path.lower().endswith(ARCHIVE_SUFFIXES):
-        return row
+        return _refused(entry, meter.limits.too_large)
     layer = Layer(open_stream(Slices(body)), meter)
     if not is_nested_archive(entry.path, layer.peek(), is_large=True):
-        return row
+        return _refused(entry, meter.limits.too_large)
     try:
-        return replace(row, spooled=spool(layer, scratch, meter))
+        file = spool(layer, scratch, meter)
     except OverLimitError as error:
         return _refused(entry, ("refused", str(error)))
     except BrokenStreamError:
         return _refused(entry, ("damaged", "it does not decompress"))
+    return unread(entry.path, entry.size, *meter.limits.too_large, file)
 
 
 class Slices:
@@ -445,6 +445,7 @@ class _Bodies:
     def __init__(self, buffer: Buffer, directory: Directory, meter: Meter) -> None:
         self.buffer = buffer
         self._directory = directory
+        self._last_header = len(buffer) - _LOCAL.size
         self._meter = meter
         self._index: dict[int, list[int]] | None = None
 
@@ -457,11 +458,12 @@ class _Bodies:
 
     def at(self, entry: Entry, offset: int) -> Buffer | None:
         """The body behind a local header, cut where the file ends; None where there is none."""
-        header = bytes(self.buffer[offset : offset + _LOCAL]) if offset >= 0 else b""
-        if len(header) < _LOCAL or not header.startswith(LOCAL_SIGNATURE):
+        if not 0 <= offset <= self._last_header:
             return None
-        n_path, n_extra = _LENGTHS.unpack_from(header, 26)
-        start = offset + _LOCAL + n_path + n_extra
+        signature, _, n_path, n_extra = _LOCAL.unpack_from(self.buffer, offset)
+        if signature != LOCAL_SIGNATURE:
+            return None
+        start = offset + _LOCAL.size + n_path + n_extra
         return self.buffer[start : start + entry.packed]
 
     def elsewhere(self, entry: Entry) -> Iterator[Buffer]:
@@ -483,14 +485,12 @@ class _Bodies:
         stop = self._directory.start
         found = find_signatures(self.buffer[:stop], LOCAL_SIGNATURE, 0, self._meter)
         for number, offset in enumerate(found):
-            header = bytes(self.buffer[offset : offset + _LOCAL])
-            if len(header) < _LOCAL or number >= _MAX_INDEXED:
+            if offset > self._last_header or number >= _MAX_INDEXED:
                 break
-            flags = int.from_bytes(header[6:8], "little")
-            n_path, n_extra = _LENGTHS.unpack_from(header, 26)
-            middle = offset + _LOCAL + n_path
+            _, flags, n_path, n_extra = _LOCAL.unpack_from(self.buffer, offset)
+            middle = offset + _LOCAL.size + n_path
             path = decode_path(
-                bytes(self.buffer[offset + _LOCAL : middle]),
+                bytes(self.buffer[offset + _LOCAL.size : middle]),
                 flags,
                 bytes(self.buffer[middle : middle + n_extra]),
             )
