@@ -97,7 +97,7 @@ class RawMember:
 
 def raw_zip(*members: RawMember) -> bytes:
     """A zip file written field by field."""
-    content, directory = b"", b""
+    content, directory = bytearray(), bytearray()
     for one in members:
         packed = len(one.body) if one.packed is None else one.packed
         offset = len(content) if one.offset is None else one.offset
@@ -115,4 +115,4 @@ def raw_zip(*members: RawMember) -> bytes:
     end = struct.pack(
         "<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(directory), len(content), 0
     )
-    return content + directory + end
+    return bytes(content + directory + end)
