@@ -66,6 +66,12 @@ from zml_dask.query.dataset import open_dataset
     help="Of the squashfs image.",
 )
 @click.option(
+    "--columns",
+    default="",
+    metavar="NAME,...",
+    help="Further columns of parquet and of webdataset's JSON: lines_of_code.code, say.",
+)
+@click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Local folder for temporary files.",
@@ -111,6 +117,7 @@ def command(
         ),
         image=values["image"],
         compression=values["compression"],
+        columns=[name.strip() for name in values["columns"].split(",") if name.strip()],
         scratch=values["scratch"],
     )
     with progress_of(ctx) as progress:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from zml_dask.derived.builtin import BUILT_IN
 from zml_dask.derived.job import Recipe, Schema, derive_on
-from zml_dask.derived.near_duplicates import NAME as NEAR_DUPLICATES
 from zml_dask.derived.near_duplicates import derive_clusters
 from zml_dask.engine.clusters.opening import use_client
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.job import Executor, OpenExecutor
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
+from zml_dask.query.counting import NEAR_DUPLICATES
 from zml_dask.query.dataset import Dataset
 from zml_dask.store.storage import Storage
 

@@ -29,6 +29,7 @@ from zml_dask.engine.job import OpenExecutor
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.learning.words import mixed
+from zml_dask.query.counting import NEAR_DUPLICATES as NAME
 from zml_dask.query.dataset import Dataset
 from zml_dask.store.info import DerivedTable
 from zml_dask.store.layout import derived_schema, derived_table
@@ -51,7 +52,6 @@ _ROWS_PER_BAND: Final = 4
 _MOST_LEADERS: Final = 64
 """Different files of one bucket that a further one is compared with."""
 
-NAME: Final = "near_duplicates"
 SIGNATURES: Final = "signatures"
 _COLUMNS: Final = (("cluster", "int64"), ("size", "int32"))
 _ROWS_AT_ONCE: Final = 2**18

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -48,6 +48,9 @@ class ExportOptions:
         What an image is in a shard of ``webdataset``.
     compression : {"gzip", "zstd", "xz", "lz4"}
         Of a squashfs image.
+    columns : sequence of str
+        Further columns of ``parquet`` and of the JSON of ``webdataset``, of derived tables say
+        (``lines_of_code.code``).
     scratch : pathlib.Path or None
         A local folder for files at work.
     """
@@ -55,6 +58,7 @@ class ExportOptions:
     png: PngOptions = field(default_factory=PngOptions)
     image: ImageForm = "npy"
     compression: Compression = "gzip"
+    columns: Sequence[str] = ()
     scratch: Path | None = None
 
 
@@ -169,7 +173,13 @@ def _dataset(work: _Export) -> str:
 
 
 def _parquet(work: _Export) -> str:
-    written = export_parquet(work.view, work.target, executor=work.executor, progress=work.progress)
+    written = export_parquet(
+        work.view,
+        work.target,
+        columns=work.options.columns,
+        executor=work.executor,
+        progress=work.progress,
+    )
     return f"{work.target}: {written.samples:,} files in {written.objects:,} Parquet parts"
 
 
@@ -179,6 +189,7 @@ def _webdataset(work: _Export) -> str:
         work.target,
         image=work.options.image,
         depth=work.options.png.depth,
+        columns=work.options.columns,
         executor=work.executor,
         progress=work.progress,
     )

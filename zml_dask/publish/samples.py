@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,7 +29,9 @@ from zml_dask.engine.job import Executor, Job, Report, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
 from zml_dask.publish.png import Depth, encode_png, largest_pixel
+from zml_dask.query.counting import find_countable
 from zml_dask.query.dataset import Dataset
+from zml_dask.query.gather import gather
 from zml_dask.query.portions import Portion, check_whole_files, cut, fingerprint
 from zml_dask.query.selection import image_lines
 from zml_dask.raster.images import to_text
@@ -78,6 +81,20 @@ SCHEMA = pa.schema(
     ]
 )
 """A row of the Parquet form: a file, its text as its images show it, and its record."""
+
+
+def schema_of(snapshot: Snapshot, columns: Sequence[str] = ()) -> pa.Schema:
+    """Add further columns to `SCHEMA`, by the names that conditions know them by.
+
+    Raises
+    ------
+    UsageError
+        If one is unknown, or a property of single images.
+    """
+    found = {name: find_countable(name, snapshot.derived).type for name in columns}
+    more = (pa.field(name, kind) for name, kind in found.items() if name not in SCHEMA.names)
+    return pa.schema([*SCHEMA, *more])
+
 
 _SAID = ("path", "name", "extension", "language")
 _SAID_OF_RECORD = ("doi", "title", "license")
@@ -187,6 +204,7 @@ def export_parquet(
     view: Dataset,
     target: str | Path | Storage,
     *,
+    columns: Sequence[str] = (),
     executor: Executor | None = None,
     progress: BuildProgress | None = None,
 ) -> Written:
@@ -197,6 +215,8 @@ def export_parquet(
     view : Dataset
     target : str, path or Storage
         A folder or any fsspec URL, without other Parquet files.
+    columns : sequence of str
+        Further columns, of derived tables say.
     executor : Executor, optional
         By default this process.
     progress : BuildProgress, optional
@@ -204,10 +224,11 @@ def export_parquet(
     Raises
     ------
     UsageError
-        If single images were chosen, or other Parquet files are there.
+        If single images were chosen, a column is unknown, or other Parquet files are there.
     """
     check_whole_files(view, "the format parquet")
-    return _export(view, target, write_parquet, "files", ".parquet", cut(view), executor, progress)
+    write = partial(write_parquet, schema=schema_of(view.snapshot, columns))
+    return _export(view, target, write, "files", ".parquet", cut(view), executor, progress)
 
 
 def export_webdataset(
@@ -216,6 +237,7 @@ def export_webdataset(
     *,
     image: ImageForm = "npy",
     depth: Depth = 8,
+    columns: Sequence[str] = (),
     executor: Executor | None = None,
     progress: BuildProgress | None = None,
 ) -> Written:
@@ -230,6 +252,8 @@ def export_webdataset(
         ``npy`` holds every code point (uint32); a shard of grey PNGs has a fifth of the size.
     depth : {8, 16}
         Bits a pixel of a PNG; a code point that does not fit becomes the largest value.
+    columns : sequence of str
+        Further columns of the files, for the JSON.
     executor : Executor, optional
         By default this process.
     progress : BuildProgress, optional
@@ -237,9 +261,10 @@ def export_webdataset(
     Raises
     ------
     UsageError
-        If other tars are there.
+        If a column is unknown, or other tars are there.
     """
-    write = partial(write_webdataset, image=image, depth=depth)
+    schema_of(view.snapshot, columns)
+    write = partial(write_webdataset, image=image, depth=depth, columns=tuple(columns))
     stem = f"images-{image}{depth if image == 'png' else ''}"
     portions = cut(view, images=_SHARD_IMAGES)
     return _export(view, target, write, stem, ".tar", portions, executor, progress)
@@ -269,15 +294,15 @@ def _export(
 
 
 def write_parquet(
-    snapshot: Snapshot, portion: Portion, scratch: Path
+    snapshot: Snapshot, portion: Portion, scratch: Path, *, schema: pa.Schema = SCHEMA
 ) -> Iterator[tuple[Path, Written]]:
     """Write a portion's files as Parquet; a `Writer`."""
     path = scratch / "part.parquet"
     writer: pq.ParquetWriter | None = None
     rows = size = 0
-    for group in file_groups(snapshot, portion):
+    for group in file_groups(snapshot, portion, schema):
         if writer is None:
-            writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+            writer = pq.ParquetWriter(path, schema, compression="zstd")
         writer.write_table(group)
         rows += len(group)
         size += group["text"].nbytes
@@ -290,33 +315,42 @@ def write_parquet(
         yield path, Written(1, rows)
 
 
-def file_groups(snapshot: Snapshot, portion: Portion) -> Iterator[pa.Table]:
-    """Yield a portion's files as tables of `SCHEMA`, each of bounded size."""
+def file_groups(
+    snapshot: Snapshot, portion: Portion, schema: pa.Schema = SCHEMA
+) -> Iterator[pa.Table]:
+    """Yield a portion's files as tables of a schema by `schema_of`, each of bounded size."""
     group: list[dict[str, Any]] = []
     size = 0
     records = _records(snapshot, portion)
+    more = _more(snapshot, portion, [name for name in schema.names if name not in SCHEMA.names])
     for record_id, files in portion.read(snapshot):
         for each in files:
             row = asdict(each.file)
             has_text = row["status"] in ("ok", "empty")
             text = each.text.encode("utf-8", "replace").decode() if has_text else None
-            group.append({**row, **records[record_id], "text": text})
+            group.append({**row, **records[record_id], "text": text, **next(more)})
             size += len(text or "")
             if size > _GROUP_BYTES or len(group) == _GROUP_ROWS:
-                yield pa.Table.from_pylist(group, SCHEMA)
+                yield pa.Table.from_pylist(group, schema)
                 group, size = [], 0
     if group:
-        yield pa.Table.from_pylist(group, SCHEMA)
+        yield pa.Table.from_pylist(group, schema)
 
 
 def write_webdataset(
-    snapshot: Snapshot, portion: Portion, scratch: Path, *, image: ImageForm, depth: Depth
+    snapshot: Snapshot,
+    portion: Portion,
+    scratch: Path,
+    *,
+    image: ImageForm,
+    depth: Depth,
+    columns: Sequence[str] = (),
 ) -> Iterator[tuple[Path, Written]]:
     """Write a portion's images as tars of samples; a `Writer`."""
     path = scratch / "shard.tar"
     tar: tarfile.TarFile | None = None
     samples = clipped = 0
-    for stem, pixels, text, said in _samples(snapshot, portion):
+    for stem, pixels, text, said in _samples(snapshot, portion, columns):
         if tar is None:
             tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - over yields
         members = {
@@ -341,16 +375,17 @@ def write_webdataset(
 
 
 def _samples(
-    snapshot: Snapshot, portion: Portion
+    snapshot: Snapshot, portion: Portion, columns: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[np.uint32]], str, dict[str, Any]]]:
     """Yield the stem, pixels, text and JSON of each image."""
     records = _records(snapshot, portion)
+    more = _more(snapshot, portion, columns)
     height = snapshot.info.shape.height
     for record_id, files in portion.read(snapshot):
         of_record = {name: records[record_id][name] for name in _SAID_OF_RECORD}
         for each in files:
             file = each.file
-            said = {name: getattr(file, name) for name in _SAID}
+            said = {**{name: getattr(file, name) for name in _SAID}, **next(more)}
             lines = image_lines(file.n_lines, each.segment, height)
             for pixels, segment, n_lines in zip(
                 each.images, each.segment.tolist(), lines.tolist(), strict=True
@@ -379,7 +414,18 @@ def _records(snapshot: Snapshot, portion: Portion) -> dict[int, dict[str, Any]]:
     return {row["record_id"]: row for row in rows}
 
 
-def to_huggingface(view: Dataset) -> datasets.Dataset:
+def _more(snapshot: Snapshot, portion: Portion, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield further columns of one file after the other."""
+    selection = portion.selection(snapshot)
+    for at in range(0, len(selection.files), _GROUP_ROWS):
+        if columns:
+            several = slice(at, at + _GROUP_ROWS)
+            yield from gather(snapshot, selection, columns, several).to_pylist()
+        else:
+            yield from repeat({}, _GROUP_ROWS)
+
+
+def to_huggingface(view: Dataset, columns: Sequence[str] = ()) -> datasets.Dataset:
     """Read the files of a view, with text, as a ``datasets.Dataset``.
 
     See `zml_dask.query.dataset.Dataset.to_huggingface`.
@@ -391,15 +437,18 @@ def to_huggingface(view: Dataset) -> datasets.Dataset:
             "to_huggingface needs the library datasets; pip install 'zml-dask[huggingface]'"
         ) from error
     check_whole_files(view, "to_huggingface")
+    schema = schema_of(view.snapshot, columns)
     found: datasets.Dataset = datasets.Dataset.from_generator(
         _rows,
-        features=datasets.Features.from_arrow_schema(SCHEMA),
-        gen_kwargs={"snapshot": view.snapshot, "portions": cut(view)},
+        features=datasets.Features.from_arrow_schema(schema),
+        gen_kwargs={"snapshot": view.snapshot, "portions": cut(view), "schema": schema},
     )
     return found
 
 
-def _rows(snapshot: Snapshot, portions: list[Portion]) -> Iterator[dict[str, Any]]:
+def _rows(
+    snapshot: Snapshot, portions: list[Portion], schema: pa.Schema
+) -> Iterator[dict[str, Any]]:
     for portion in portions:
-        for group in file_groups(snapshot, portion):
+        for group in file_groups(snapshot, portion, schema):
             yield from group.to_pylist()

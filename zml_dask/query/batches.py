@@ -14,6 +14,7 @@ from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
+from zml_dask.query.counting import cluster_column
 from zml_dask.query.gather import as_codes, gather
 from zml_dask.query.pixels import VOCABULARY, Encoding, encode
 from zml_dask.query.rows import Int64, Rows
@@ -40,6 +41,7 @@ class BatchOptions:
     seed: int | None = None
     labels: str | None = None
     classes: tuple[str, ...] | None = None
+    weights: str | None = None
     encoding: Encoding = "codepoint"
     vocabulary: str = VOCABULARY
     drop_last: bool = False
@@ -67,7 +69,7 @@ class BatchOptions:
 class Batches:
     """Batches of a view, as NumPy arrays; each iteration is an epoch.
 
-    Yields images, or pairs of images and labels. Can be pickled, and iterated
+    Yields images, or tuples of images, labels and weights. Can be pickled, and iterated
     by several workers that divide the batches among themselves (`share`).
 
     Parameters
@@ -96,6 +98,7 @@ class Batches:
         self._resume = 0
         if options.labels is not None:
             self._labels, self.classes = _labels_of(view, options.labels, options.classes)
+        self._weights = None if options.weights is None else _weights_of(view, options.weights)
 
     def __repr__(self) -> str:
         of_rank = f" on each of {n:,} processes" if (n := self.options.world_size) > 1 else ""
@@ -196,9 +199,11 @@ class Batches:
 
     def _batch(self, images: NDArray[np.uint32], rows: Int64) -> Any:
         encoded = encode(images, self.options.encoding, self.options.vocabulary)
-        if self._labels is None:
+        columns = [column for column in (self._labels, self._weights) if column is not None]
+        if not columns:
             return encoded
-        return encoded, self._labels[self._view.selection.file_of(rows)]
+        files = self._view.selection.file_of(rows)
+        return encoded, *(column[files] for column in columns)
 
     def _windows(
         self, start: int, stop: int, first: int, epoch: int, workers: int
@@ -294,6 +299,21 @@ def _join(
     first: tuple[NDArray[Any], Int64], second: tuple[NDArray[Any], Int64]
 ) -> tuple[NDArray[Any], Int64]:
     return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+
+
+def _weights_of(view: Dataset, name: str) -> NDArray[np.float32]:
+    """Find the weight of each file of a view: of its cluster's files all together weigh 1."""
+    if name != "cluster":
+        weights, classes = _labels_of(view, name, ())
+        if classes is not None or weights.dtype.kind not in "iufb":
+            raise UsageError(f"{name!r} holds no numbers; weights are 'cluster' or such a column")
+        return weights.astype(np.float32)
+    column = cluster_column(view.snapshot)
+    clusters = gather(view.snapshot, view.selection, [column])[column]
+    codes, different = as_codes(clusters)
+    # Those of the view alone: of a cluster of five, two in a selection weigh a half each.
+    sizes = np.bincount(codes[codes >= 0], minlength=len(different))
+    return np.where(codes < 0, 1, 1 / np.append(sizes, 1)[codes]).astype(np.float32)
 
 
 def _labels_of(

@@ -18,6 +18,10 @@ from zml_dask.store.layout import derived_table
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
+    from zml_dask.store.snapshot import Snapshot
+
+NEAR_DUPLICATES: Final = "near_duplicates"
+"""The derived table of each file's cluster."""
 
 COUNTS = ["images", "files", "records"]
 _OF_FEW_VALUES: Final = frozenset(
@@ -166,13 +170,8 @@ def find_near_duplicates(dataset: Dataset) -> pd.DataFrame:
     UsageError
         If the table has not been derived, or files have been added since.
     """
-    snapshot, name = dataset.snapshot, "near_duplicates"
-    if name not in snapshot.derived or snapshot.rows(derived_table(name)) < snapshot.rows("files"):
-        raise UsageError(
-            f"the near-duplicates of {snapshot.storage.url} are not known, or not those of its "
-            f"latest files; run zml-dask derive DATASET {name}"
-        )
-    tables = (derived_table(name),)
+    cluster_column(dataset.snapshot)
+    tables = (derived_table(NEAR_DUPLICATES),)
     with dataset.database({"record_id", "file_id", "size"}, tables) as database:
         found = database.table(
             "SELECT cluster, count(*) AS files, count(DISTINCT files.record_id) AS records, "
@@ -182,6 +181,23 @@ def find_near_duplicates(dataset: Dataset) -> pd.DataFrame:
             "ORDER BY files DESC, cluster"
         )
     return to_pandas(found)
+
+
+def cluster_column(snapshot: Snapshot) -> str:
+    """Name the column of each file's cluster of near-duplicates.
+
+    Raises
+    ------
+    UsageError
+        If they have not been derived, or files have been added since.
+    """
+    name = NEAR_DUPLICATES
+    if name not in snapshot.derived or snapshot.rows(derived_table(name)) < snapshot.rows("files"):
+        raise UsageError(
+            f"the near-duplicates of {snapshot.storage.url} are not known, or not those of its "
+            f"latest files; run zml-dask derive DATASET {name}"
+        )
+    return f"{name}.cluster"
 
 
 def nearest_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | None:

@@ -694,21 +694,28 @@ class Dataset:
         above = import_module("zml_dask.publish.export")
         above.export(self, os.fspath(path), [format], above.ExportOptions(**options))
 
-    def to_huggingface(self) -> datasets.Dataset:
+    def to_huggingface(self, columns: Sequence[str] = ()) -> datasets.Dataset:
         """Read the files as a ``datasets.Dataset``, one row per file (extra ``huggingface``).
 
         Its columns are those of the format ``parquet``: the file, its text, its record. It is
         written into that library's cache, not held in memory.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Further columns, of derived tables say (``lines_of_code.code``).
 
         Raises
         ------
         UsageError
             If the library is not installed, or single images were chosen.
         """
-        found: datasets.Dataset = import_module("zml_dask.publish.samples").to_huggingface(self)
+        found: datasets.Dataset = import_module("zml_dask.publish.samples").to_huggingface(
+            self, columns
+        )
         return found
 
-    def to_xarray(self) -> xr.Dataset:
+    def to_xarray(self, columns: Sequence[str] = ()) -> xr.Dataset:
         """Label the images: an xarray Dataset, still lazy.
 
         Its coordinates along ``image`` are ``record_id``, ``file_id``, ``path``,
@@ -717,10 +724,21 @@ class Dataset:
         indexes (``labelled.sel(record_id=...)``). Those of more images are read when they
         are asked for; to group by one, load it:
         ``labelled.assign_coords(language=labelled.language.compute())``.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Further columns of files, records or derived tables, which become coordinates
+            of these names (``labelled["lines_of_code.code"]``).
+
+        Raises
+        ------
+        UsageError
+            If xarray is not installed, or a column holds lists.
         """
         from zml_dask.query.labelled import to_xarray
 
-        return to_xarray(self)
+        return to_xarray(self, columns)
 
     def batches(
         self,
@@ -729,6 +747,7 @@ class Dataset:
         seed: int | None = None,
         labels: str | None = None,
         classes: Sequence[str] | None = None,
+        weights: str | None = None,
         encoding: Encoding = "codepoint",
         vocabulary: str = VOCABULARY,
         drop_last: bool = False,
@@ -744,11 +763,16 @@ class Dataset:
         seed : int, optional
             Shuffle by it, differently every epoch. Default: the dataset's order.
         labels : str, optional
-            A column of files or records whose value comes with each image.
+            A column of files, records or a derived table, whose value comes with each image.
         classes : sequence of str, optional
             Labels in the order of their codes. By default all values that the
             whole view has; a part of a split has those of what was split, so that
             codes mean the same in training and testing.
+        weights : str, optional
+            What each image counts, float32, which comes with it after the label:
+            ``"cluster"``, 1 by the number of the view's files in the file's cluster of
+            near-duplicates (which have to be derived), so that copies do not count more
+            than one file; or a column of numbers.
         encoding : str
             ``"codepoint"``, ``"uint8"``, ``"float32"`` (code points up to 255, divided
             by 255), ``"index"`` or ``"onehot"``.
@@ -786,6 +810,7 @@ class Dataset:
             seed=seed,
             labels=labels,
             classes=None if classes is None else tuple(classes),
+            weights=weights,
             encoding=encoding,
             vocabulary=vocabulary,
             drop_last=drop_last,
@@ -802,6 +827,7 @@ class Dataset:
         seed: int | None = None,
         labels: str | None = None,
         classes: Sequence[str] | None = None,
+        weights: str | None = None,
         encoding: Encoding = "codepoint",
         vocabulary: str = VOCABULARY,
         drop_last: bool = False,
@@ -813,7 +839,7 @@ class Dataset:
 
         Parameters
         ----------
-        batch_size, seed, labels, classes, encoding, vocabulary, drop_last, buffer
+        batch_size, seed, labels, classes, weights, encoding, vocabulary, drop_last, buffer
             As in :meth:`batches`.
         rank, world_size : int, optional
             Number of this process of a distributed training, and how many there
@@ -832,6 +858,7 @@ class Dataset:
             seed=seed,
             labels=labels,
             classes=classes,
+            weights=weights,
             encoding=encoding,
             vocabulary=vocabulary,
             drop_last=drop_last,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -38,16 +39,22 @@ class _FileColumn:
         self._view = view
         self._name = name
         column = find_countable(name, view.snapshot.derived)
-        text = pa.types.is_string(column.type)
-        self.dtype = np.dtype(object) if text else column.type.to_pandas_dtype()
+        if pa.types.is_list(column.type) or pa.types.is_binary(column.type):
+            raise UsageError(f"{name!r} holds {column.type}; a coordinate is one value per image")
+        # What may be missing is NaN, None or NaT, as pandas has it, whether or not any is.
+        self.dtype = np.dtype(column.type.to_pandas_dtype())
+        if pa.types.is_string(column.type) or (column.is_nullable and self.dtype == np.bool_):
+            self.dtype = np.dtype(object)
+        elif column.is_nullable and self.dtype.kind == "i":
+            self.dtype = np.dtype(np.float64)
         self.shape = (len(view),)
         self.ndim = 1
 
     @cached_property
     def _values(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
         values = gather(self._view.snapshot, self._view.selection, [self._name])[self._name]
-        if self.dtype != np.dtype(object):
-            return values.to_numpy(), None
+        if not pa.types.is_large_string(values.type):
+            return values.to_numpy().astype(self.dtype), None
         codes, different = as_codes(values)
         return codes, np.array([*different, None], object)  # -1 is the last
 
@@ -88,7 +95,7 @@ def _positions(view: Dataset, key: Any) -> Int64:
     return chosen
 
 
-def to_xarray(view: Dataset) -> xr.Dataset:
+def to_xarray(view: Dataset, columns: Sequence[str] = ()) -> xr.Dataset:
     """Make an xarray Dataset of a view; its images are not read yet.
 
     Up to a million images the coordinates are read, and `record_id` and `file_id` are
@@ -98,7 +105,7 @@ def to_xarray(view: Dataset) -> xr.Dataset:
     Raises
     ------
     UsageError
-        If xarray is not installed.
+        If xarray is not installed, or a column cannot be a coordinate.
     """
     try:
         import xarray as xr
@@ -120,7 +127,7 @@ def to_xarray(view: Dataset) -> xr.Dataset:
         )
         return "image", array
 
-    coordinates = {name: lazy(_FileColumn(view, name), name) for name in COORDINATES}
+    coordinates = {name: lazy(_FileColumn(view, name), name) for name in (*COORDINATES, *columns)}
     coordinates |= {name: lazy(_ImageColumn(view, name), name) for name in ("segment", "n_lines")}
     labelled = xr.Dataset(
         {"images": (("image", "row", "column"), images)},

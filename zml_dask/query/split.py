@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 
 from zml_dask.errors import UsageError
-from zml_dask.query.counting import find_countable
+from zml_dask.query.counting import NEAR_DUPLICATES, cluster_column, find_countable
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows
 from zml_dask.query.selection import derived_tables, join_derived
@@ -46,7 +46,7 @@ _CONTENTS = ("sha256", "text_sha256")
 """Identical bytes, and identical images."""
 
 
-_SHORT: Final = {"concept": "records.concept_id", "cluster": "near_duplicates.cluster"}
+_SHORT: Final = {"concept": "records.concept_id", "cluster": f"{NEAR_DUPLICATES}.cluster"}
 """Names of columns that are divided by most."""
 
 
@@ -109,6 +109,8 @@ def assign_parts(
     _check(fractions)
     names = sorted(fractions)
     edges = np.cumsum([fractions[name] for name in names])[:-1]
+    if by == "cluster":
+        cluster_column(dataset.snapshot)
     group, columns, derived = _group(by, dataset.snapshot.derived)
     prefix = quoted(f"{seed}:")
     # A number from 0 to 1 for each group: always the same one.
@@ -149,8 +151,8 @@ def count_leaks(split: Split[Dataset]) -> pd.DataFrame:
     part = np.full(snapshot.info.counts.files, len(split), np.uint8)
     for number, view in enumerate(split.values()):
         part[view.selection.file_id] = number
-    near = derived_table("near_duplicates")
-    has_near = "near_duplicates" in snapshot.derived
+    near = derived_table(NEAR_DUPLICATES)
+    has_near = NEAR_DUPLICATES in snapshot.derived
     bits = {f"part_{number}": Rows.of_mask(part == number) for number in range(len(split))}
     chosen = " ".join(
         f"WHEN get_bit(getvariable('{name}'), file_id::INTEGER) = 1 THEN {number}"
@@ -235,8 +237,6 @@ def _group(by: str, derived: Derived) -> tuple[str, set[str], list[str]]:
         return "files.record_id::VARCHAR", set(), []
     if by == "file":
         return "coalesce(files.sha256, 'file ' || files.file_id)", {"sha256"}, []
-    if by == "cluster" and "near_duplicates" not in derived:
-        raise UsageError("clusters have to be derived: zml-dask derive DATASET near_duplicates")
     column = find_countable(_SHORT.get(by, by), derived)
     if pa.types.is_list(column.type):
         raise UsageError(f"{by!r} holds lists; a split needs one value a file")

@@ -102,6 +102,12 @@ class Column:
         return self.name if self.level in ("images", "derived") else f"{self.level}.{self.name}"
 
     @property
+    def is_nullable(self) -> bool:
+        """Whether it may be missing."""
+        schema = SCHEMAS.get(self.level)
+        return schema is None or self.name not in schema.names or schema.field(self.name).nullable
+
+    @property
     def derived(self) -> frozenset[str]:
         """The derived table that it is of, if any."""
         return frozenset({self.name.partition(".")[0]} if self.level == "derived" else ())
