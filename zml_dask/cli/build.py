@@ -15,6 +15,7 @@ from zml_dask.cli.building import (
     progress_of,
 )
 from zml_dask.pipeline.build import build_on
+from zml_dask.store.layout import DEFAULT_LEVEL, LEVELS
 
 
 @click.command("build")
@@ -23,6 +24,11 @@ from zml_dask.pipeline.build import build_on
 @cluster_options
 @build_options
 @click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
+@click.option(
+    "--level",
+    type=click.IntRange(LEVELS[0], LEVELS[-1]),
+    help=f"Compression of a new dataset: 1 is fast, 9 small.  [default: {DEFAULT_LEVEL}]",
+)
 @click.option("--where", metavar="SQL", help="Only records that this is true for; see catalogue.")
 @click.pass_context
 def command(

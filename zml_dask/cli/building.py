@@ -141,6 +141,8 @@ def options_of(
         for name in ("cache", "api_url", "github_url", "token_file", "scratch", "language")
         if values.get(name) is not None
     }
+    if values.get("level") is not None:
+        given["level"] = values["level"]
     given |= {name: True for name in ("offline", "retry_failed") if values.get(name)}
     if values.get("export"):
         given["export"] = [word.strip() for word in values["export"].split(",") if word.strip()]

@@ -33,6 +33,7 @@ COMMANDS = {
     "harvest": "Harvest Zenodo's software records into CATALOGUE.",
     "import-legacy": "Import the 2018 dataset SOURCE into DATASET.",
     "query": "Count and list the files of DATASET that match WHERE.",
+    "repack": "Compress the images of DATASET anew, at another level.",
     "report": "Write a page of counts, plots and failures of DATASET.",
     "sandbox": "Serve the software installed here as a local Zenodo.",
     "show": "Show a record of DATASET: its tree, or one of its files.",

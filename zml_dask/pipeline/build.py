@@ -21,7 +21,7 @@ from zml_dask.engine.job import Executor, OpenExecutor, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.engine.log import BuildLog, build_log
 from zml_dask.engine.progress import BuildProgress, SilentProgress
-from zml_dask.errors import DatasetDamagedError
+from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.pipeline.commit import CommitStaged, recorded_harvest
 from zml_dask.pipeline.context import CatalogueHandle
@@ -206,6 +206,7 @@ def _build_and_commit(
             run.storage,
             CommitOptions(
                 run.options.image,
+                run.options.level,
                 run.options.recorded(),
                 software_versions(),
                 recorded_harvest(run.catalogue.harvest),
@@ -236,6 +237,12 @@ def _as_built(
         return options
     if options.image != ImageShape():  # the user named a size
         check_shape(info, options.image)
+    level = info.arrays[0].level
+    if options.level not in (None, level):
+        raise UsageError(
+            f"the dataset is compressed at level {level}; what is appended is too. Rewrite it with "
+            f"'zml-dask repack DATASET --level {options.level}'"
+        )
     before, now = recorded_limit(info.options), options.limits.max_file_bytes
     limits = options.limits
     if now == FetchLimits().max_file_bytes:  # the user named none

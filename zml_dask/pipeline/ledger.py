@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zml_dask.errors import DatasetDamagedError, ObjectMissingError
 from zml_dask.pipeline.outcome import Outcome
 from zml_dask.records.refs import RefTable
-from zml_dask.store.commit.plan import check_staged_shape
+from zml_dask.store.commit.plan import check_not_repacking, check_staged_shape
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import StagingIndex, read_staged
@@ -96,7 +96,7 @@ def load_ledger(
     Raises
     ------
     UsageError
-        If it was staged for another.
+        If it was staged for another, or the dataset's shards are being rewritten.
     """
     index = StagingIndex.load(storage)
     info = info or DatasetInfo()
@@ -107,6 +107,7 @@ def load_ledger(
         ]
     )
     if shape is not None:
+        check_not_repacking(storage, info)
         check_staged_shape(index, ~np.isin(index.record_id, committed), shape)
     known = read_table(storage, info, "failures")
     failures = _last_failures([known, index.failures], [committed, index.record_id])

@@ -15,7 +15,7 @@ from zml_dask.errors import UsageError
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.raster.identifiers import IDENTIFIERS, extra_missing
-from zml_dask.store.layout import ImageShape
+from zml_dask.store.layout import ImageShape, check_level
 
 EXPORT_FORMATS: tuple[str, ...] = get_args(LegacyFormat)
 """The legacy per-record files (2018), which a build may write beside the dataset."""
@@ -77,6 +77,8 @@ class BuildOptions:
         Title, creators, licence and DOI of the dataset.
     image : ImageShape
         Lines and characters of an image.
+    level : int or None
+        Of the compression of a new dataset, 1 (fast) to 9 (small); None for the default.
     limits : FetchLimits
         What a record may cost at most: bytes, members, depth, seconds.
     keep_binary : bool
@@ -114,6 +116,7 @@ class BuildOptions:
 
     about: About = field(default_factory=About)
     image: ImageShape = field(default_factory=ImageShape)
+    level: int | None = None
     limits: FetchLimits = field(default_factory=FetchLimits)
     keep_binary: bool = False
     language: str = "linguist"
@@ -145,6 +148,8 @@ class BuildOptions:
             )
         if self.offline and not self.cache:
             raise UsageError("offline: needs a cache to build from; name it with --cache")
+        if self.level is not None:
+            check_level(self.level)
         for name in ("partition_records", "partition_bytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: must be 1 or more, not {getattr(self, name)}")

@@ -179,6 +179,7 @@ def save_view(
 
         notes = CommitOptions(
             shape=view.info.shape,
+            level=view.info.arrays[0].level,
             # A part is not the whole: title and DOI are not its own.
             options={**view.info.options, "about": {}, "saved_from": origin},
             software=software_versions(),

@@ -106,11 +106,12 @@ class ImageReader:
         try:
             self._read(rows, images, decoders)
         except DatasetDamagedError:
-            # The dataset's last shard is replaced by a commit that fills it up;
-            # one that came between the index and a chunk leaves the same rows.
-            for shard in np.unique(rows // self.spec.shard).tolist():
+            # A commit replaces the dataset's last shard, a repack every one, and the rows in
+            # them are the same. Shard by shard, so that little time is between the index
+            # and the chunks.
+            for shard, begin, end in _runs(rows // self.spec.shard):
                 self._indexes.pop(shard, None)
-            self._read(rows, images, decoders)
+                self._read(rows[begin:end], images[begin:end], decoders)
         return images
 
     def _read(self, rows: Int64, images: Images, decoders: int) -> None:

@@ -149,7 +149,8 @@ class DatasetInfo:
     tables : mapping of str to tuple of Part
         Parts of each of `layout.TABLES`, and of derived tables, in row order.
     arrays : tuple of ArraySpec
-        Type, chunk and shard size of each array, ``images`` first.
+        Type, chunk and shard size of each array, ``images`` first; also its level of
+        compression, which is not written where it is 1.
     boundary_shards : tuple of WrittenObject
         The shards that the end of a commit lies in, of every array, as they are
         now. Who reads one can tell by `rows` and `last_rows_sha256` whether a
@@ -227,6 +228,9 @@ class DatasetInfo:
         plain = {"format": FORMAT, **asdict(self)}
         if not self.derived:
             del plain["derived"]
+        for spec in plain["arrays"]:
+            if spec["level"] == 1:
+                del spec["level"]
         plain["sha256"] = _digest(plain)
         return json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n"
 

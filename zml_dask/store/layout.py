@@ -27,12 +27,20 @@ DATASET_JSON = "dataset.json"
 IMAGES_ZARR = "images.zarr"
 PLAN = f"{STAGING}/commit/plan.arrow"
 """The plan of the commit that is under way."""
+REPACK = f"{STAGING}/repack"
+"""What a repack that is under way has written."""
 LEGACY = "legacy"
 DERIVED = "derived"
 
 _MAX_BLOSC_BYTES = 2**31 - 32
 _MAX_CHUNK_BYTES = 2**27
 _MAX_SHARD_ROWS = 2**24  # so that no index of a shard, 16 bytes a chunk, fills the memory
+
+LEVELS = range(1, 10)
+"""Blosc's levels of compression."""
+
+DEFAULT_LEVEL = 1
+"""Of a new dataset: zstd-1, 92,000 images/s at 450 bytes each; `benchmarks/density.py`."""
 
 FILL_VALUE = 32
 """A space: what an image is padded with."""
@@ -81,6 +89,8 @@ class ArraySpec:
     chunk, shard : int
         Images per chunk and per shard; a shard is written once, whole, by one task.
     fill_value : int
+    level : int
+        Blosc's level of compression, 1 to 9.
     """
 
     name: str
@@ -88,6 +98,7 @@ class ArraySpec:
     chunk: int
     shard: int
     fill_value: int = 0
+    level: int = 1
 
 
 IMAGES = ArraySpec("images", "uint32", chunk=64, shard=4096, fill_value=FILL_VALUE)
@@ -101,7 +112,7 @@ INDICES = (
 )
 
 
-def image_arrays(shape: ImageShape) -> tuple[ArraySpec, ...]:
+def image_arrays(shape: ImageShape, level: int = DEFAULT_LEVEL) -> tuple[ArraySpec, ...]:
     """All arrays of ``images.zarr`` for images of `shape`, ``images`` first.
 
     Very large images get fewer to a chunk, since Blosc compresses at most 2 GiB
@@ -122,10 +133,22 @@ def image_arrays(shape: ImageShape) -> tuple[ArraySpec, ...]:
             "give a smaller height or width"
         )
     lines = np.dtype(n_lines_dtype(shape.height)).name
-    return (
+    arrays = (
         replace(IMAGES, chunk=chunk),
         *(replace(spec, dtype=lines) if spec.name == "n_lines" else spec for spec in INDICES),
     )
+    return tuple(replace(spec, level=level) for spec in arrays)
+
+
+def check_level(level: int) -> None:
+    """Check that there is such a level of compression.
+
+    Raises
+    ------
+    UsageError
+    """
+    if level not in LEVELS:
+        raise UsageError(f"level: must be 1 (fast) to 9 (small), not {level}")
 
 
 def check_arrays(arrays: tuple[ArraySpec, ...], shape: ImageShape) -> None:
@@ -147,6 +170,7 @@ def check_arrays(arrays: tuple[ArraySpec, ...], shape: ImageShape) -> None:
             or not 1 <= spec.chunk <= spec.shard <= _MAX_SHARD_ROWS
             or spec.shard % spec.chunk
             or spec.chunk * row_bytes > _MAX_BLOSC_BYTES
+            or spec.level not in LEVELS
         ):
             raise ValueError(f"the array {spec.name!r} is {spec!r}")
 

@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import PLAN, STAGING, ArraySpec, ImageShape
+from zml_dask.store.layout import (
+    DEFAULT_LEVEL,
+    PLAN,
+    REPACK,
+    STAGING,
+    ArraySpec,
+    ImageShape,
+    image_arrays,
+)
 from zml_dask.store.staging.index import StagingIndex
 from zml_dask.store.staging.packs import failure_rows, failures_table
 from zml_dask.store.staging.staged import StagedLocation
@@ -284,11 +292,14 @@ class CommitOptions:
     ----------
     shape : ImageShape
         Must be the dataset's, where there is one already.
+    level : int or None
+        Of the compression of a new dataset; None for the default.
     options, software, harvest : mapping or None
         For ``dataset.json``; None leaves what is there.
     """
 
     shape: ImageShape = field(default_factory=ImageShape)
+    level: int | None = None
     options: Mapping[str, Any] | None = None
     software: Mapping[str, str] | None = None
     harvest: Mapping[str, Any] | None = None
@@ -315,7 +326,8 @@ def make_plan(
     UsageError
         If staged records were counted for another image size, or the dataset has another.
     """
-    base = committed or DatasetInfo(shape=options.shape)
+    arrays = image_arrays(options.shape, options.level or DEFAULT_LEVEL)
+    base = committed or DatasetInfo(shape=options.shape, arrays=arrays)
     check_shape(base, options.shape)
     tables = [read_table(storage, base, name, ["record_id"]) for name in ("records", "withdrawn")]
     done = np.concatenate([table["record_id"].to_numpy() for table in tables])
@@ -347,6 +359,28 @@ def make_plan(
         failures=failures,
         notes=notes,
     )
+
+
+def repack_under_way(storage: Storage, info: DatasetInfo) -> int | None:
+    """Return the level to which a repack has begun, and not ended, to rewrite a dataset."""
+    path = f"{REPACK}/level"
+    level = int(storage.read(path)) if storage.exists(path) else info.arrays[0].level
+    return level if level != info.arrays[0].level else None
+
+
+def check_not_repacking(storage: Storage, info: DatasetInfo) -> None:
+    """Refuse to append to shards that are being rewritten.
+
+    Raises
+    ------
+    UsageError
+    """
+    level = repack_under_way(storage, info)
+    if level is not None:
+        raise UsageError(
+            f"a repack of {storage.url} to level {level} has begun and not ended; finish it with "
+            f"'zml-dask repack {storage.url} --level {level}', then run this command again"
+        )
 
 
 def check_shape(info: DatasetInfo, shape: ImageShape) -> None:

@@ -24,6 +24,7 @@ from zml_dask.store.commit.plan import (
     CommitPlan,
     CommitTask,
     check_current,
+    check_not_repacking,
     load_plan,
     make_plan,
     store_plan,
@@ -31,7 +32,7 @@ from zml_dask.store.commit.plan import (
 from zml_dask.store.commit.tasks import TaskResult, run_task
 from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import Counts, DatasetInfo, Part, WrittenObject, read_info, replace_info
-from zml_dask.store.layout import DATASET_JSON, LEGACY, PLAN, STAGING, TABLES
+from zml_dask.store.layout import DATASET_JSON, LEGACY, PLAN, REPACK, STAGING, TABLES
 from zml_dask.store.staging.index import StagingIndex
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import add_up
@@ -76,10 +77,12 @@ def plan_commit(storage: Storage, options: CommitOptions | None = None) -> Commi
     """
     index = StagingIndex.load(storage)
     info = read_info(storage)
+    if info is not None:
+        check_not_repacking(storage, info)
     plan = make_plan(storage, options or CommitOptions(), info, index)
     if plan is None:
         if info is not None:
-            _tidy(storage, None, (*index.paths, *index.damaged))
+            tidy(storage, None, (*index.paths, *index.damaged))
         return None
     return store_plan(storage, plan)
 
@@ -147,7 +150,7 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
     )
     check_current(storage, plan.digest)
     info = replace_info(storage, committed, info)
-    _tidy(storage, plan, plan.paths)
+    tidy(storage, plan, plan.paths)
     return info
 
 
@@ -195,7 +198,7 @@ def _extend_tables(
     return tables, next_part
 
 
-def _tidy(storage: Storage, plan: CommitPlan | None, used: Iterable[str]) -> None:
+def tidy(storage: Storage, plan: CommitPlan | None, used: Iterable[str]) -> None:
     """Remove what a commit used up, and what dead commits left behind.
 
     Nothing is removed where another commit has begun since, and nothing of one
@@ -203,17 +206,18 @@ def _tidy(storage: Storage, plan: CommitPlan | None, used: Iterable[str]) -> Non
     """
     parts = [path for table in (*TABLES, MANIFEST) for path in storage.list(f"{table}.parquet")]
     info = read_info(storage)
-    if info is None or _is_another_under_way(storage, plan, info):
+    if info is None or is_another_under_way(storage, plan, info):
         return
     listed = {part.path for group in info.tables.values() for part in group}
     listed |= {part.path for part in info.manifest}
-    storage.remove([PLAN_DIGEST, *used, PLAN])
+    storage.remove([PLAN_DIGEST, *used, *storage.list(REPACK), PLAN])
     storage.prune(STAGING)
     storage.remove([path for path in parts if path not in listed])
     storage.remove([path for path in storage.leftovers() if _is_ours(path)])
 
 
-def _is_another_under_way(storage: Storage, plan: CommitPlan | None, info: DatasetInfo) -> bool:
+def is_another_under_way(storage: Storage, plan: CommitPlan | None, info: DatasetInfo) -> bool:
+    """Whether a commit other than that of `plan` has begun, and not ended."""
     if not storage.exists(PLAN_DIGEST):
         return False
     digest = storage.read(PLAN_DIGEST).decode()

@@ -20,7 +20,7 @@ from zml_dask.store.layout import (
     ImageShape,
     row_shape,
 )
-from zml_dask.store.shards import CODEC_LEVEL, chunk_bytes
+from zml_dask.store.shards import chunk_bytes
 
 _COORDINATES = "record_id file_id segment n_lines"
 _CRC: dict[str, Any] = {"name": "crc32c"}
@@ -39,7 +39,7 @@ def array_metadata(spec: ArraySpec, shape: ImageShape, n_images: int) -> dict[st
         "configuration": {
             "typesize": itemsize,
             "cname": "zstd",
-            "clevel": CODEC_LEVEL,
+            "clevel": spec.level,
             "shuffle": "shuffle",
             "blocksize": chunk_bytes(spec, row),
         },
