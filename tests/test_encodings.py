@@ -127,12 +127,35 @@ def test_a_wrong_mark_costs_nothing(data: bytes, text: str, encoding: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("data", "text", "encoding"),
+    [
+        (b"; end\r\n\x1a" + bytes(100), "; end\r\n\x1a", "ascii"),
+        (b"a\0", "a", "ascii"),
+        (GERMAN.encode() + bytes(7), GERMAN, "utf-8"),
+        (
+            GERMAN.encode("cp1252") + b"\x1a\x1a" + bytes(3),
+            GERMAN + "\x1a\x1a",
+            "windows-1252 (assumed)",
+        ),
+        (RUSSIAN.encode("koi8-r") + bytes(512), RUSSIAN, "koi8-r (detected)"),
+        (codecs.BOM_UTF8 + b"# Andr\xe9\n" + bytes(9), "# André\n", "windows-1252 (assumed)"),
+    ],
+)
+def test_nul_bytes_that_fill_a_block_are_left_out(data: bytes, text: str, encoding: str) -> None:
+    found, how, note = read(data)
+    assert (found, how) == (text, encoding)
+    assert note is not None
+    assert data.startswith(codecs.BOM_UTF8) or note.endswith("NUL bytes at its end are left out")
+
+
+@pytest.mark.parametrize(
     "data",
     [
         b"\x7fELF\x02\x01\x01" + bytes(9),
-        b"; end\r\n\x1a" + bytes(100),
+        b"; a\0b\r\n\x1a" + bytes(100),
+        b"\x01 end" + bytes(4),
         b"\x01\x00\x02\x00\x03\x00\x04\x00\x05\x00",
-        b"a\0",
+        b"\0a",
         bytes(64),
         "a\0b\0c".encode("utf-16-le") * 4,
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",

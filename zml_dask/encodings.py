@@ -42,6 +42,7 @@ _LEAST_UTF16_BYTES: Final = 6
 _NOT_TEXT: Final = frozenset({"Cc", "Cn", "Co"})
 _PRINTABLE: Final = bytes(range(32, 127)) + b"\t\n\f\r"
 _NOT_PRINTABLE: Final = bytes(set(range(256)) - set(_PRINTABLE))
+_END_OF_FILE: Final = b"\x1a"
 _NOT_CONTROL: Final = _PRINTABLE + bytes(range(128, 256))
 # How many bytes of a text may be wrong for its encoding to be believed all the same.
 _FEW: Final = 0.1
@@ -97,8 +98,8 @@ def decode(data: bytes, *, keep_nul: bool = False) -> DecodedText | None:
     data : bytes
         The whole file.
     keep_nul : bool
-        Whether NUL bytes are characters; else a file that holds any and is not
-        UTF-16 or UTF-32 is no text.
+        Whether NUL bytes are characters; else a file that holds any, but at its
+        end, and is not UTF-16 or UTF-32 is no text.
 
     Returns
     -------
@@ -200,7 +201,7 @@ def _is_eight_bit(data: bytes) -> bool:
 
 def _decode_unmarked(data: bytes, *, has_nul: bool, keep_nul: bool) -> DecodedText | None:
     if has_nul and not keep_nul:
-        return _decode_alternating(data)
+        return _decode_alternating(data) or _decode_padded(data)
     found = _decode_escapes(data)
     if found is not None:
         return found
@@ -245,6 +246,18 @@ def _decode_alternating(data: bytes) -> DecodedText | None:
     note = _bad_bytes(n_bad, encoding) if n_bad else None
     how = "detected, repaired" if n_bad else "detected"
     return DecodedText(text.encode(), f"{encoding} ({how})", note)
+
+
+def _decode_padded(data: bytes) -> DecodedText | None:
+    """Decode text that NUL bytes fill up to a whole block, as tools of CP/M and DOS left it."""
+    text = data.rstrip(b"\0")
+    if not text or text.translate(None, _NOT_CONTROL).strip(_END_OF_FILE):
+        return None
+    found = decode(text)
+    if found is None:
+        return None
+    note = f"{len(data) - len(text):,} NUL bytes at its end are left out"
+    return DecodedText(found.utf8, found.encoding, note)
 
 
 def _decode_escapes(data: bytes) -> DecodedText | None:

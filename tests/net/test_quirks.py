@@ -97,6 +97,22 @@ def test_retry_after_is_followed(
     assert sent[1] - sent[0] >= 0.9
 
 
+@pytest.mark.parametrize(
+    "advice", ["3601", "9" * 17, "Fri, 01 Jan 2100 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"]
+)
+@pytest.mark.parametrize(("status", "kind"), [(429, "rate_limited"), (503, "server_error")])
+def test_nobody_waits_for_a_far_future(
+    server: Misbehaving, client: HttpClient, target: Path, advice: str, status: int, kind: str
+) -> None:
+    url = server.on("/f", lambda exchange: exchange.send(status, b"", Retry_After=advice))
+    for asked in (url, url, server.on("/g", lambda exchange: exchange.send_file(BODY))):
+        with pytest.raises(NetworkError, match=r"until \d{4}-.*again then") as caught:
+            client.download(asked, target, checksum=MD5)
+        assert caught.value.kind == kind
+        assert not caught.value.permanent
+    assert len(server.requests) == 1
+
+
 def test_a_busy_server_is_left_alone_by_all() -> None:
     budget = Budget()
     budget.observe("default", 100.0, 503, {"Retry-After": "7"})

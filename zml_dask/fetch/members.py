@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Self, cast
 
+from zml_dask.encodings import decode
 from zml_dask.errors import RecordError
 from zml_dask.fetch.foreign import ForeignReader, MissingLibraryError
 from zml_dask.fetch.git import GitLimits, unbundle
@@ -34,6 +35,7 @@ from zml_dask.fetch.member import (
 from zml_dask.fetch.streams import (
     ARCHIVE_SUFFIXES,
     CONTAINERS,
+    HEAD_BYTES,
     SUFFIXES,
     Kind,
     Layer,
@@ -58,7 +60,6 @@ from zml_dask.text_safety import escape_path
 
 __all__ = ["Member", "has_members", "is_sound", "is_text", "kind_of", "read_members"]
 
-_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 _MOST_MAPPED: Final = 64 * 1024 * 1024
 # Each may cost a process of its own.
 _MAX_NESTED: Final = 1000
@@ -134,10 +135,10 @@ def read_members(
 def is_text(member: Member) -> bool:
     """Whether a member holds text to make images of, as far as its bytes tell."""
     data = member.data
-    if not data or (b"\0" in data and not data.startswith(_UTF_16)) or not data.strip():
+    if not data or not data.strip() or recognise(data[:HEAD_BYTES]) != "bare":
         return False
     # The mark of the format of a deb, which is a file to ar.
-    return member.path.rpartition("/")[2] != "debian-binary" and recognise(data) == "bare"
+    return member.path.rpartition("/")[2] != "debian-binary" and decode(data) is not None
 
 
 def kind_of(archive: Path, *, limits: FetchLimits | None = None) -> Kind:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, NoReturn, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -32,7 +32,15 @@ from zml_dask.net.responses import (
     is_transient,
     read_bounded,
 )
-from zml_dask.net.throttle import SEARCH, LocalThrottle, Throttle, bucket_of, retry_after
+from zml_dask.net.throttle import (
+    LONGEST_PAUSE,
+    SEARCH,
+    LocalThrottle,
+    Throttle,
+    bucket_of,
+    host_of,
+    retry_after,
+)
 from zml_dask.net.transfer import (
     Download,
     Transfer,
@@ -60,6 +68,8 @@ _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
 _REDACTED: Final = "***"
 _PART: Final = 206
 _UNSATISFIABLE: Final = 416
+_ERA: Final = 1e10
+"""Seconds; an instant further off has no date."""
 # An unreachable server is reported within five seconds of the first attempt.
 _FIRST_CONNECT_TIMEOUT: Final = 3.0
 
@@ -186,6 +196,7 @@ class HttpClient:
         self._on_retry = on_retry
         self._throttle: Throttle = LocalThrottle() if throttle is None else throttle
         self._count_lock = threading.Lock()
+        self._refusals: dict[str, tuple[float, str, str]] = {}
         self._session = new_session(self.options, token)
 
     def __enter__(self) -> Self:
@@ -399,12 +410,29 @@ class HttpClient:
                 if not is_transient(response, is_search=is_search):
                     raise failure
                 state.retry_after = retry_after(_lower(response.headers)) or 0.0
-                return failure
+                if state.retry_after <= LONGEST_PAUSE:
+                    return failure
+                self._refuse(response.url, state.retry_after, failure)
         except BROKEN_CONNECTION as error:
             failure, transient = connect_error(url, error)
             if transient:
                 return failure
         raise failure
+
+    def _refuse(self, url: str, seconds: float, failure: NetworkError) -> NoReturn:
+        """Give up, and ask a server no more for as long as it asks; nobody waits for that.
+
+        Raises
+        ------
+        NetworkError
+        """
+        until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() + min(seconds, _ERA)))
+        message = (
+            f"{host_of(url)} asks to be left alone until {until}, which is not waited for; "
+            "run the same command again then"
+        )
+        self._refusals[host_of(url)] = time.monotonic() + seconds, failure.kind, message
+        raise NetworkError(failure.kind, message)
 
     @contextmanager
     def _open(
@@ -441,6 +469,9 @@ class HttpClient:
         params: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
     ) -> requests.Response:
+        until, kind, message = self._refusals.get(host_of(url), (0.0, "", ""))
+        if time.monotonic() < until:
+            raise NetworkError(kind, message)
         state.extend_deadline(self._throttle.acquire(url))
         state.requests += 1
         with self._count_lock:

@@ -32,7 +32,8 @@ DEFAULT: Final = "default"
 # after its sending, so that a slow server costs no more than that of the budget.
 _LATENESS: Final = 0.03
 _PAUSE_WITHOUT_ADVICE: Final = 30.0
-_LONGEST_PAUSE: Final = 3600.0
+LONGEST_PAUSE: Final = 3600.0
+"""A server that asks for a longer one is not waited for: the request fails with that reason."""
 _FAILURES_OF_A_SERVER: Final = 3
 _LONGEST_WINDOW: Final = 24 * 3600.0
 """Of a server that is believed: one that counts in milliseconds would name a century."""
@@ -204,7 +205,7 @@ class Budget:
             By the clock that `grant` is given.
         status : int
             HTTP status; 0 where no answer came. A 429 pauses every bucket, and so
-            does a 503 that says for how long.
+            does a 503 that says for how long, unless that is over an hour.
         headers : mapping
             Looked up as ``X-RateLimit-Limit``, ``-Remaining``, ``-Reset``,
             ``Retry-After`` (not read on good answers: Zenodo sends it with every
@@ -237,7 +238,8 @@ class Budget:
                 return
             if pause is None:
                 pause = _PAUSE_WITHOUT_ADVICE if reset_in is None else reset_in + _CLOCK_GRAIN
-            self._paused_until = max(self._paused_until, now + min(pause, _LONGEST_PAUSE))
+            if pause <= LONGEST_PAUSE:
+                self._paused_until = max(self._paused_until, now + pause)
 
     def paused_for(self, now: float) -> float:
         """Seconds for which a 429 or 503 still stops every request; 0.0 for none."""
@@ -311,7 +313,7 @@ def _seconds_to_reset(headers: Mapping[str, str]) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After`` in seconds, whether given as such or as an instant; at most an hour.
+    """``Retry-After`` in seconds, whether given as such or as an instant.
 
     Parameters
     ----------
@@ -327,11 +329,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     text = headers.get("retry-after")
     seconds = _whole_number(text)
     if seconds is not None:
-        return min(float(seconds), _LONGEST_PAUSE)
+        return float(seconds)
     then, date = _instant(text), _instant(headers.get("date"))
     if then is None:
         return None
-    return min(max(0.0, then - (time.time() if date is None else date)), _LONGEST_PAUSE)
+    return max(0.0, then - (time.time() if date is None else date))
 
 
 def _instant(text: str | None) -> float | None:
