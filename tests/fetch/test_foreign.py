@@ -25,19 +25,19 @@ from .test_reference import require
 FILES = {"p/a.py": b"x = 1\n", "p/sub/b.c": b"int b;\n" * 300, "p/empty": b""}
 
 
-def rar4(files: dict[str, bytes]) -> bytes:
+def rar4(files: dict[str, bytes], *, solid: bool = False) -> bytes:
     """A RAR archive of version 4, its files stored."""
 
     def block(kind: int, flags: int, body: bytes, data: bytes = b"") -> bytes:
         head = struct.pack("<BHH", kind, flags, 7 + len(body)) + body
         return struct.pack("<H", zlib.crc32(head) & 0xFFFF) + head + data
 
-    out = b"Rar!\x1a\x07\x00" + block(0x73, 0, bytes(6))
+    out = b"Rar!\x1a\x07\x00" + block(0x73, 8 * solid, bytes(6))
     for name, data in files.items():
         raw = name.encode()
         fields = struct.pack("<LLBLLBBHL", len(data), len(data), 3, zlib.crc32(data), 0x5A000000,
                              20, 0x30, len(raw), 0o100644)  # fmt: skip
-        out += block(0x74, 0x8000, fields + raw, data)
+        out += block(0x74, 0x8000 | 16 * solid, fields + raw, data)
     return out + block(0x7B, 0x4000, b"")
 
 
@@ -49,8 +49,8 @@ def vint(value: int) -> bytes:
     return out + bytes([value])
 
 
-def rar5(files: dict[str, bytes]) -> bytes:
-    """A RAR archive of version 5, its files stored."""
+def rar5(files: dict[str, bytes], extras: dict[str, bytes] | None = None) -> bytes:
+    """A RAR archive of version 5, its files stored; `extras` are records of their headers."""
 
     def block(body: bytes, data: bytes = b"") -> bytes:
         sized = vint(len(body)) + body
@@ -58,11 +58,39 @@ def rar5(files: dict[str, bytes]) -> bytes:
 
     out = b"Rar!\x1a\x07\x01\x00" + block(vint(1) + vint(0) + vint(0))
     for name, data in files.items():
-        raw = name.encode()
-        body = vint(2) + vint(2) + vint(len(data)) + vint(4) + vint(len(data)) + vint(0o100644)
+        raw, extra = name.encode(), (extras or {}).get(name, b"")
+        body = (
+            vint(2)
+            + vint(3)
+            + vint(len(extra))
+            + vint(len(data))
+            + vint(4)
+            + vint(len(data))
+            + vint(0o100644)
+        )
         body += struct.pack("<L", zlib.crc32(data)) + vint(0) + vint(1) + vint(len(raw)) + raw
-        out += block(body, data)
+        out += block(body + extra, data)
     return out + block(vint(5) + vint(0) + vint(0))
+
+
+def rar5_volumes(name: str, data: bytes) -> tuple[bytes, bytes]:
+    """The two volumes of a RAR archive of version 5 that holds one stored file."""
+
+    def block(body: bytes, content: bytes = b"") -> bytes:
+        sized = vint(len(body)) + body
+        return struct.pack("<L", zlib.crc32(sized)) + sized + content
+
+    volumes = []
+    half = len(data) // 2
+    for number, part in enumerate((data[:half], data[half:])):
+        main = vint(1) + vint(0) + (vint(3) + vint(1) if number else vint(1))
+        crc = zlib.crc32(data if number else part)
+        file = vint(2) + vint(2 | (8 if number else 16)) + vint(len(part)) + vint(4)
+        file += vint(len(data)) + vint(0o100644) + struct.pack("<L", crc) + vint(0) + vint(1)
+        file += vint(len(name)) + name.encode()
+        end = vint(5) + vint(0) + vint(0 if number else 1)
+        volumes.append(b"Rar!\x1a\x07\x01\x00" + block(main) + block(file, part) + block(end))
+    return volumes[0], volumes[1]
 
 
 def cab(files: dict[str, bytes]) -> bytes:
@@ -137,6 +165,32 @@ def test_an_archive_that_breaks_off_or_is_changed(read: Read, kind: str) -> None
     for member in read(bytes(changed)):
         assert (member.data is not None) == (member.status == "ok")
         assert member.status == "ok" or member.reason
+
+
+def test_what_libarchive_does_not_say_of_rar(read: Read) -> None:
+    """That a file is encrypted, or a copy of another; that a solid archive is not read."""
+    locked = vint(50) + vint(1) + bytes(49)
+    copy = vint(5) + vint(5) + vint(0) + vint(4) + b"a.py"
+    copy = vint(len(copy)) + copy
+    files = {"a.py": b"x = 1\n", "b.py": b"\x8a\x11\x9c" * 20, "c.py": b"", "d.py": b"y\n"}
+    members = read(rar5(files, {"b.py": locked, "c.py": copy}))
+    assert good(members) == {"a.py": b"x = 1\n", "d.py": b"y\n"}
+    assert fates(members) == {"b.py": "encrypted", "c.py": "refused"}
+    assert "'a.py', which is listed" in str(members[2].reason)
+    assert good(read(rar5(files, {"d.py": b"\xff" * 20})))["a.py"] == b"x = 1\n"
+    members = read(rar4(files, solid=True))
+    assert fates(members)["archive"] == "unsupported"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_an_archive_behind_a_program(read: Read, kind: str) -> None:
+    data = read(
+        b"MZ" + os.urandom(90_000) + b"Rar!\x1a\x077z\xbc\xaf\x27\x1c" + WRITERS[kind](FILES)
+    )
+    if kind.startswith("rar"):
+        assert good(data) == FILES
+    else:
+        assert set(good(data)) == {"archive"}
 
 
 def test_an_archive_within_and_one_around(read: Read) -> None:

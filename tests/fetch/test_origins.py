@@ -27,6 +27,7 @@ from zml_dask.sandbox.corpus import Corpus, Withdrawal, make_record
 from .archives import GOOD, RawMember, make_tar, make_zip, raw_zip
 from .conftest import LoopbackGithub, fates, good
 from .records import FILES, bare_record, links
+from .test_foreign import rar5_volumes
 from .test_reference import require
 
 MakeSandbox = Callable[..., Sandbox]
@@ -415,6 +416,19 @@ def test_the_parts_of_an_archive_are_joined(
     assert "damaged" in fates(members).values()
 
 
+def test_rar_s_volumes(make_sandbox: MakeSandbox, client: HttpClient, scratch: Path) -> None:
+    data = b"print('of two volumes')\n" * 900
+    for names in (("v.part1.rar", "v.part2.rar"), ("v.rar", "v.r00")):
+        files = dict(zip(names, rar5_volumes("a.py", data), strict=True))
+        record = harvested(make_sandbox([make_record(7, files)]), client)
+        members = read_all(record, client, scratch)
+        assert good(members) == {"a.py": data}
+        assert fates(members) == {}
+        alone = replace(record, files=tuple(f for f in record.files if f.key == names[0]))
+        with pytest.raises(RecordError, match="no text can be read"):
+            read_all(alone, client, scratch)
+
+
 def test_infozip_s_volumes(
     make_sandbox: MakeSandbox, client: HttpClient, scratch: Path, tmp_path: Path
 ) -> None:
@@ -460,23 +474,33 @@ def test_texts_that_are_numbered_are_no_parts(
     assert good(read_all(record, client, scratch)) == files
 
 
-def test_a_large_file_that_ends_as_a_zip_is_found_and_one_that_does_not_is_not_fetched(
+def test_a_large_file_that_holds_an_archive_is_found_and_one_that_does_not_is_not_fetched(
     make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
 ) -> None:
+    noise = os.urandom(150_000)
     code = make_zip({"a.py": b"x = 1\n", "data": os.urandom(300_000)})
     files = {
         "setup.exe": b"MZ" + bytes(200_000) + code,
         "other.exe": b"MZ" + os.urandom(300_000),
+        "install.run": b"#!/bin/sh\n" + gzip.compress(make_tar({"b.py": b"y = 2\n", "z": noise})),
+        "tape.tar": bytes(1024) + make_tar({"c.py": b"z = 3\n", "z": noise}),
+        "newline.tgz": b"\n" + gzip.compress(make_tar({"d.py": b"d = 4\n", "z": noise})),
+        "zeros.dat": bytes(300_000),
         "paper.docx": make_zip({"[Content_Types].xml": b"", "word/document.xml": b"",
                                 "x": os.urandom(200_000)}),
     }  # fmt: skip
     record = harvested(make_sandbox([make_record(7, files)]), client)
     with open_record(record, client, scratch) as fetched:
-        assert [one.name for one in fetched.archives] == ["setup.exe"]
+        assert [one.name for one in fetched.archives] == [
+            "install.run", "newline.tgz", "setup.exe", "tape.tar",
+        ]  # fmt: skip
         members = list(fetched.members())
-    assert good(members) == {"a.py": b"x = 1\n"}
-    assert fates(members) == {"data": "too_large", "other.exe": "too_large",
-                              "paper.docx": "too_large"}  # fmt: skip
+    assert good(members) == {
+        "setup.exe/a.py": b"x = 1\n", "install.run/b.py": b"y = 2\n",
+        "tape.tar/c.py": b"z = 3\n", "newline.tgz/d.py": b"d = 4\n",
+    }  # fmt: skip
+    assert {"other.exe", "paper.docx", "zeros.dat", "setup.exe/data"} <= set(fates(members))
+    assert set(fates(members).values()) == {"too_large"}
 
 
 # URLs of the user's own catalogue

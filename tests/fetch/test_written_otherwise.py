@@ -140,6 +140,36 @@ def test_a_zip_file_behind_anything(read: Read, prefix: str, is_shifted: bool) -
     assert fates(members) == {}
 
 
+SCRIPT = b"#!/bin/sh\ntail -n+3 $0 | tar -x; exit\n"
+
+
+@pytest.mark.parametrize(
+    "before", [SCRIPT, b"\n", b"\r\n", b"\xef\xbb\xbf", SCRIPT + b"#" * 99_000 + b"\n"]
+)
+@pytest.mark.parametrize("compression", ["", ".gz", ".bz2", ".xz", ".zst"])
+def test_a_tar_behind_a_script_or_what_a_server_put_first(
+    read: Read, before: bytes, compression: str
+) -> None:
+    members = read(before + COMPRESSIONS[compression](make_tar()))
+    assert good(members) == GOOD
+    assert fates(members) == {}
+
+
+@pytest.mark.parametrize(
+    "text", [SCRIPT, SCRIPT + b"ustar  \n" * 99, b"\n\nimport os\n", b"MZ = 1\n"]
+)
+def test_texts_that_begin_so_are_texts(read: Read, text: bytes) -> None:
+    assert good(read(text)) == {"archive": text}
+
+
+@pytest.mark.parametrize("compression", ["", ".gz"])
+@pytest.mark.parametrize("blocks", [1, 2, 20])
+def test_a_tar_behind_empty_blocks(read: Read, compression: str, blocks: int) -> None:
+    assert good(read(COMPRESSIONS[compression](bytes(512 * blocks) + make_tar()))) == GOOD
+    (member,) = read(bytes(512 * blocks))
+    assert (member.path, member.status) == ("archive", "ok")
+
+
 @pytest.mark.parametrize("marker", [b"PK00", b"PK\7\x08"])
 def test_the_marker_of_a_split_archive(read: Read, marker: bytes) -> None:
     assert good(read(marker + make_zip())) == GOOD

@@ -18,7 +18,14 @@ from zml_dask.fetch.fetched import FetchedArchive, FetchOptions
 from zml_dask.fetch.member import Member, MemberStatus, unread
 from zml_dask.fetch.members import kind_of
 from zml_dask.fetch.partial import fetch_parts
-from zml_dask.fetch.streams import format_name, recognise
+from zml_dask.fetch.streams import (
+    ARCHIVE_SUFFIXES,
+    PAYLOAD_WITHIN,
+    PROGRAM_MARKS,
+    format_name,
+    payload_start,
+    recognise,
+)
 from zml_dask.net.client import HttpClient
 from zml_dask.net.transfer import TransferPlan, local_disk
 from zml_dask.records.record import RecordFile
@@ -34,7 +41,7 @@ FILE_FAULTS: Final = frozenset({
 _TAIL: Final = 65_536 + 22
 # Only hints: what may be a zip file although it begins as something else, and what is
 # surely a document although it begins as a zip file.
-_MAY_END_AS_ZIP: Final = (b"#!", b"MZ", b"\x7fELF", b"Cr24", b"PK")
+_MAY_END_AS_ZIP: Final = (*PROGRAM_MARKS, b"Cr24", b"PK")
 _ZIP_SUFFIXES: Final = (
     ".zip", ".jar", ".pyz", ".exe", ".whl", ".egg", ".mltbx", ".vsix", ".nupkg", ".xpi",
     ".crx", ".apk", ".run", ".sh",
@@ -168,7 +175,7 @@ class FileFetcher:
             if download.complete:
                 self._add(fetched, file, target, download.bytes, f"md5:{download.md5}")
                 return
-            if not self._ends_as_zip(file, heads[0]):
+            if not self._holds_archive(file, heads[0]):
                 break
         if recognise(heads[0]) == "unsupported":
             reason = f"{format_name(heads[0])} archives are not read"
@@ -178,14 +185,19 @@ class FileFetcher:
         else:
             self._list(fetched, file, *self.options.limits.too_large)
 
-    def _ends_as_zip(self, file: RecordFile, head: bytes) -> bool:
-        """Whether a file that begins as another has the directory of a zip file at its end."""
+    def _holds_archive(self, file: RecordFile, head: bytes) -> bool:
+        """Whether in a file that begins as another a zip file ends, or an archive begins."""
         may_be = file.key.lower().endswith(_ZIP_SUFFIXES) or head.startswith(_MAY_END_AS_ZIP)
         if not may_be or file.size is None or recognise(head) != "bare":
             return False
         try:
             start = max(0, file.size - _TAIL)
-            return b"PK\x05\x06" in self.client.read_range(file.url, start, file.size)
+            if b"PK\x05\x06" in self.client.read_range(file.url, start, file.size):
+                return True
+            stop = min(PAYLOAD_WITHIN, file.size) if head.startswith(PROGRAM_MARKS) else 0
+            return stop > 0 and (
+                payload_start(self.client.read_range(file.url, 0, stop)) is not None
+            )
         except NetworkError as error:
             if error.kind != "range_unsupported":
                 raise
@@ -327,7 +339,9 @@ def _is_wanted(key: str, head: bytes) -> bool:
     kind = recognise(head)
     if kind == "zip" and key.lower().endswith(_DOCUMENT_SUFFIXES):
         return False
-    return kind not in {"bare", "unsupported"}
+    if kind == "bare" and not head.strip(b"\0"):
+        return key.lower().endswith(ARCHIVE_SUFFIXES)  # a tar, behind empty blocks
+    return kind not in {"bare", "unsupported"} or payload_start(head) is not None
 
 
 def _volumes_of(keys: Iterable[str]) -> dict[str, _Volume]:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -27,6 +28,8 @@ FOREIGN_MEMORY: Final = 512 * 2**20
 by a preset is an eighth of it."""
 
 _LARGEST_FRAME: Final = 1024 * 1024
+_LARGEST_RAR5_HEADER: Final = 64 * 1024
+_RAR5_FILE: Final = 2
 _POLL_SECONDS: Final = 1.0
 _OUT_OF: Final = {signal.SIGXCPU: "time", signal.SIGKILL: "memory or time"}
 
@@ -161,6 +164,73 @@ class ForeignReader:
             lack = _OUT_OF.get(number)
             return f"its reader ran out of {lack}" if lack else f"its reader met {number.name}"
         return f"its reader ended with status {code}"
+
+
+def rar5_extras(file: IO[bytes], meter: Meter) -> dict[str, str | None]:
+    """What libarchive passes over in the headers of a RAR 5 archive.
+
+    Returns
+    -------
+    dict
+        Path of each file that is encrypted (None), or a copy of another (that one's path).
+    """
+    extras: dict[str, str | None] = {}
+    file.seek(0)
+    if file.read(8) != b"Rar!\x1a\x07\x01\x00":
+        return extras
+    position = 8
+    with suppress(IndexError):
+        for _ in range(meter.limits.max_members):
+            meter.check_time()
+            file.seek(position)
+            head = file.read(_LARGEST_RAR5_HEADER)
+            size, at = _vint(head, 4)
+            stop = at + size
+            kind, at = _vint(head, at)
+            flags, at = _vint(head, at)
+            n_extra, at = _vint(head, at) if flags & 1 else (0, at)
+            n_data, at = _vint(head, at) if flags & 2 else (0, at)
+            position += stop + n_data
+            if kind == _RAR5_FILE:
+                path = _rar5_name(head, at)
+                for target in _rar5_special(head[max(at, stop - n_extra) : stop]):
+                    extras[path] = target
+    return extras
+
+
+def _rar5_name(head: bytes, at: int) -> str:
+    file_flags, at = _vint(head, at)
+    for _ in range(2):  # its size, its attributes
+        _, at = _vint(head, at)
+    at += 4 * (file_flags >> 1 & 1) + 4 * (file_flags >> 2 & 1)
+    for _ in range(2):  # how it is compressed, on which system
+        _, at = _vint(head, at)
+    length, at = _vint(head, at)
+    return head[at : at + length].decode("utf-8", "surrogateescape")
+
+
+def _rar5_special(extra: bytes) -> Iterator[str | None]:
+    """Yield None for a record that says encrypted, and the path for one that says a copy."""
+    at = 0
+    while at < len(extra):
+        size, start = _vint(extra, at)
+        kind, at = _vint(extra, start)
+        if kind == 1:
+            yield None
+        elif kind == 5 and _vint(extra, at)[0] == 5:
+            _, at = _vint(extra, _vint(extra, at)[1])
+            length, at = _vint(extra, at)
+            yield extra[at : at + length].decode("utf-8", "surrogateescape")
+        at = start + max(1, size)
+
+
+def _vint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of RAR 5, and where it ends; IndexError behind the last byte."""
+    value = shift = 0
+    while data[at] & 0x80:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return value | data[at] << shift, at + 1
 
 
 def raise_for(said: Any) -> None:

@@ -17,7 +17,7 @@ from typing import IO, Any, BinaryIO, Final, Self, cast
 
 from zml_dask.encodings import decode
 from zml_dask.errors import RecordError
-from zml_dask.fetch.foreign import ForeignReader, MissingLibraryError
+from zml_dask.fetch.foreign import ForeignReader, MissingLibraryError, rar5_extras
 from zml_dask.fetch.git import GitLimits, unbundle
 from zml_dask.fetch.member import (
     BrokenStreamError,
@@ -36,11 +36,14 @@ from zml_dask.fetch.streams import (
     ARCHIVE_SUFFIXES,
     CONTAINERS,
     HEAD_BYTES,
+    MAY_PRECEDE,
+    PAYLOAD_WITHIN,
     SUFFIXES,
     Kind,
     Layer,
     format_name,
     is_nested_archive,
+    payload_start,
     recognise,
     spool,
     strip_compression,
@@ -186,7 +189,8 @@ class _Opened:
     depth : int
         Number of compressions.
     size : int
-    source : file
+    source : file or None
+        None where something stands before what is inside.
     meter : Meter
     scratch : Path
     stack : ExitStack
@@ -197,7 +201,7 @@ class _Opened:
     layer: Layer
     depth: int
     size: int
-    source: IO[bytes]
+    source: IO[bytes] | None
     meter: Meter
     scratch: Path
     stack: ExitStack
@@ -216,7 +220,7 @@ class _Opened:
         ------
         BrokenStreamError, OverLimitError
         """
-        if self.depth == 0:
+        if self.depth == 0 and self.source is not None:
             return self.source
         return self.stack.enter_context(spool(self.layer, self.scratch, self.meter))
 
@@ -246,14 +250,21 @@ def _opened(file: IO[bytes], meter: Meter, scratch: Path) -> _Opened:
     file.seek(0)
     outer = Layer(file, meter, counted=False)
     kind, layer, depth = strip_compression(outer, file, meter, scratch)
+    source: IO[bytes] | None = file
     if depth == 0 and size > 0 and kind in {"zip", "bare"}:
-        kind = _zip_or_bare(file, kind)
-    return _Opened(kind, layer, depth, size, file, meter, scratch, ExitStack())
+        buffer = mapped(cast("BinaryIO", file))
+        kind = _zip_or_bare(buffer, kind)
+        start = None
+        if kind == "bare" and layer.peek().startswith(MAY_PRECEDE):
+            start = payload_start(bytes(buffer[:PAYLOAD_WITHIN]))
+        if start is not None:
+            source, outer = None, Layer(Slices(buffer[start:]), meter, counted=False)
+            kind, layer, depth = strip_compression(outer, None, meter, scratch)
+    return _Opened(kind, layer, depth, size, source, meter, scratch, ExitStack())
 
 
-def _zip_or_bare(file: IO[bytes], kind: Kind) -> Kind:
+def _zip_or_bare(buffer: memoryview, kind: Kind) -> Kind:
     """Look at the end of a file too: a zip may follow anything, and a document may be one."""
-    buffer = mapped(cast("BinaryIO", file))
     try:
         directory = find_directory(buffer)
     except BrokenDirectoryError:
@@ -297,6 +308,7 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
     """Members of an archive that another process reads."""
     reader = ForeignReader(file, meter, archives=ARCHIVE_SUFFIXES)
     seen, listed, n_entries = set[int](), set[int](), 0
+    extras = rar5_extras(file, meter)
     entry: dict[str, Any] | None = None
     try:
         while True:
@@ -310,6 +322,9 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
             n_entries += 1
             entry = reader.json_of(body)
             path = str(entry.get("path") or meter.name)
+            if path in extras:
+                target = extras[path]
+                entry |= {"encrypted": True} if target is None else {"type": "hard", "link": target}
             over = meter.add_member(len(path))
             if over is not None:
                 reason = f"{over}; neither it nor what follows is read"
@@ -324,12 +339,8 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
     except (OverLimitError, BrokenStreamError) as error:
         reason = f"the {name} archive cannot be read from here on: {error}"
         path = meter.name if entry is None else str(entry.get("path") or meter.name)
-        status: MemberStatus = "damaged"
-        if isinstance(error, OverLimitError):
-            status = "refused"
-        elif _is_locked(str(error)):
-            status = "encrypted"
-        yield unread(path, None, status, reason)
+        is_over = isinstance(error, OverLimitError)
+        yield unread(path, None, "refused" if is_over else _status_of(str(error)), reason)
     finally:
         reader.close()
 
@@ -381,8 +392,7 @@ def _foreign_member(
     if entry.get("encrypted"):
         return unread(path, size, "encrypted", "encrypted")
     if content.wrong is not None:
-        wrong: MemberStatus = "encrypted" if _is_locked(content.wrong) else "damaged"
-        return unread(path, size, wrong, content.wrong)
+        return unread(path, size, _status_of(content.wrong), content.wrong)
     if len(data) > meter.limits.max_file_bytes:
         refusal = refusal or meter.limits.too_large
     elif refusal is None and size is not None and spooled is None and len(data) != size:
@@ -398,9 +408,12 @@ def _foreign_member(
     return Member(shown, len(data), data, "ok", note)
 
 
-def _is_locked(said: str) -> bool:
-    """Whether libarchive complains of a password."""
-    return "ncrypt" in said or "assphrase" in said
+def _status_of(said: str) -> MemberStatus:
+    """What libarchive complains of: a password, what it cannot read, or damage."""
+    if "ncrypt" in said or "assphrase" in said:
+        return "encrypted"
+    is_unread = "unavailable" in said or "not supported" in said
+    return "unsupported" if is_unread else "damaged"
 
 
 class _FrameContent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -30,6 +31,13 @@ Kind = Literal[
 
 CONTAINERS: Final[frozenset[Kind]] = frozenset({"zip", "tar", "foreign", "bundle"})
 HEAD_BYTES: Final = 512
+PAYLOAD_WITHIN: Final = 1024 * 1024
+"""So far from its begin an archive may begin in a file; programs that unpack are smaller."""
+
+PROGRAM_MARKS: Final = (b"MZ", b"\x7fELF", b"#!")
+MAY_PRECEDE: Final = (*PROGRAM_MARKS, b"\r", b"\n", b"\xef\xbb\xbf")
+"""First bytes of what an archive may follow: programs, scripts, stray line ends and marks."""
+
 SUFFIXES: Final = (".gz", ".bz2", ".bz", ".xz", ".zst", ".lzma", ".lz", ".lz4", ".z")
 """What a compression appends to a name, lower case."""
 
@@ -83,6 +91,15 @@ _OTHERS: Final = (
     (0, b"hsqs", "squashfs", False),
 )
 
+_IN_PROGRAM: Final = re.compile(
+    rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07(?:\x00..\x73|\x01\x00)", re.DOTALL
+)
+_IN_SCRIPT: Final = re.compile(
+    rb"\n(?=\x1f\x8b\x08|\xfd7zXZ\x00|BZh[1-9]1AY|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|LZIP|7z\xbc\xaf)"
+)
+_STRAY: Final = b"\r\n\xef\xbb\xbf"
+_LEADING_ZEROS: Final = 64
+
 _XZ_MEMORY: Final = 256 * 1024 * 1024
 _ZSTD_WINDOW: Final = 128 * 1024 * 1024
 _READ_BYTES: Final = 256 * 1024
@@ -127,6 +144,45 @@ def recognise(head: bytes) -> Kind:
     if found is None:
         return "bare"
     return "foreign" if found[1] else "unsupported"
+
+
+def payload_start(head: bytes) -> int | None:
+    r"""Where an archive begins that other bytes precede; None where there is none.
+
+    A program (7-Zip and RAR make such), a shell script (makeself), line ends or a byte
+    order mark that a server put first. What of this is a zip file shows its end.
+
+    Parameters
+    ----------
+    head : bytes
+        The first `PAYLOAD_WITHIN` bytes of the file, or all of a shorter one.
+
+    Examples
+    --------
+    >>> payload_start(b"#!/bin/sh\ntail -n+3 $0 | gunzip\n\x1f\x8b\x08\0")
+    32
+    >>> payload_start(b"#!/bin/sh\n") is None
+    True
+    """
+    if head.startswith(PROGRAM_MARKS[:2]):
+        for match in _IN_PROGRAM.finditer(head):
+            packed = head[match.start() : match.start() + 32]
+            # A program that unpacks names the format it knows: the header behind is checked.
+            if not packed.startswith(b"7z") or zlib.crc32(packed[12:]) == int.from_bytes(
+                packed[8:12], "little"
+            ):
+                return match.start()
+        return None
+    if head.startswith(b"#!"):
+        starts = [match.end() for match in _IN_SCRIPT.finditer(head)]
+        if (tar := head.find(b"ustar") - 257) > 0 and head[tar - 1 : tar] == b"\n":
+            starts.append(tar)
+    else:
+        starts = [len(head) - len(head.lstrip(_STRAY))]
+    for start in starts:
+        if start and recognise(head[start : start + HEAD_BYTES]) not in {"bare", "unsupported"}:
+            return start
+    return None
 
 
 def format_name(head: bytes) -> str:
@@ -282,7 +338,7 @@ class Layer:
 
 
 def strip_compression(
-    layer: Layer, file: IO[bytes], meter: Meter, scratch: Path
+    layer: Layer, file: IO[bytes] | None, meter: Meter, scratch: Path
 ) -> tuple[Kind, Layer, int]:
     """Remove every compression around a file.
 
@@ -290,7 +346,8 @@ def strip_compression(
     ----------
     layer : Layer
         Of `file` itself.
-    file : binary file
+    file : binary file or None
+        None where the layer is only a part of one.
     meter : Meter
     scratch : Path
         Folder for what another program has to read from a file.
@@ -310,13 +367,25 @@ def strip_compression(
         if kind in OPENERS:
             layer = Layer(OPENERS[kind](layer), meter)
         elif kind in {"compress", "lzip", "lz4"}:
-            source = spool(layer, scratch, meter) if depth else file
+            source = spool(layer, scratch, meter) if depth or file is None else file
             layer = Layer(ForeignStream(source, meter), meter)
         else:
             break
         depth += 1
         kind = recognise(layer.peek())
+    if kind == "bare" and _is_tar_behind_zeros(layer):
+        kind = "tar"
     return kind, layer, depth
+
+
+def _is_tar_behind_zeros(layer: Layer) -> bool:
+    """Whether a tar begins with empty blocks, such as a tape's or another tar's end left."""
+    if layer.peek() != bytes(HEAD_BYTES):
+        return False
+    head = layer.read(_LEADING_ZEROS * _BLOCK)
+    layer.unread(head)
+    start = (len(head) - len(head.lstrip(b"\0"))) // _BLOCK * _BLOCK
+    return is_tar_header(head[start : start + _BLOCK])
 
 
 def spool(layer: Readable, scratch: Path, meter: Meter) -> IO[bytes]:
