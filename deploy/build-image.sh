@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds deploy/Dockerfile without Docker and without a registry, and runs the demo in it as
-# the image's own user with a read-only root file system.
+# the image's own user with a read-only root file system. Runs the steps of deploy/zml-dask.def
+# on the same base, as apptainer would.
 #
 #   deploy/build-image.sh [FOLDER]        needs root, and buildah and debootstrap from Debian
 #
@@ -23,7 +24,7 @@ say() { printf '%s %s\n' "$(date +%T)" "$*"; }
 
 if [ ! -e "$folder/base/usr/bin/tini" ]; then
   say "base: $suite from $mirror"
-  debootstrap --variant=minbase --include=ca-certificates,git,python3,python3-venv,tini \
+  debootstrap --variant=minbase --include=ca-certificates,git,libarchive13,python3,python3-venv,tini \
     "$suite" "$folder/base" "$mirror" >"$folder/debootstrap.log"
   rm -rf "$folder"/base/var/cache/apt/* "$folder"/base/var/lib/apt/lists/*
 fi
@@ -39,6 +40,21 @@ buildah "${storage[@]}" build --isolation chroot --quiet \
   --build-arg BASE=localhost/zml-base "${more[@]}" \
   --file deploy/Dockerfile --ignorefile deploy/Dockerfile.dockerignore \
   --tag localhost/zml-dask . >/dev/null
+
+# Its %files, %post and %test, as the definition has them, while the demo runs.
+section() { sed -n "/^%$1\$/,/^%/{/^%/!p}" deploy/zml-dask.def; }
+definition() {
+  steps=$(buildah "${storage[@]}" from localhost/zml-base)
+  section files | while read -r source target; do
+    [ -z "$source" ] || buildah "${storage[@]}" copy --quiet "$steps" "$source" "$target" >/dev/null
+  done
+  for name in post test; do
+    buildah "${storage[@]}" run --isolation chroot "${more[@]}" "$steps" -- /bin/sh -c "$(section $name)"
+  done
+  buildah "${storage[@]}" rm "$steps" >/dev/null
+}
+definition >"$folder/definition.log" 2>&1 &
+definition=$!
 
 container=$(buildah "${storage[@]}" from localhost/zml-dask)
 root=$(buildah "${storage[@]}" mount "$container")
@@ -66,7 +82,11 @@ unshare --mount --pid --fork bash -euo pipefail -c '
   fi
   exec chroot --userspec=10001:10001 "$root" /usr/bin/env -i HOME=/home/zml LANG=C.UTF-8 \
     PATH=/opt/zml/bin:/usr/bin:/bin tini -s -- \
-    bash -euc "cd && zml-dask demo zenodo-ml && zml-dask verify zenodo-ml"
+    bash -euc "cd && zml-dask demo zenodo-ml && zml-dask verify zenodo-ml && python -m libarchive.ffi"
 ' demo "$root"
 buildah "${storage[@]}" rm "$container" >/dev/null
+
+say "steps of deploy/zml-dask.def"
+wait "$definition" || { tail -n 30 "$folder/definition.log" >&2; exit 1; }
+tail -n 1 "$folder/definition.log"
 say "done"

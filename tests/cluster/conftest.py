@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from .runs import need
 from .slurm_lab import SlurmLab, missing_programs, running_slurm
 
 WORKER = """
@@ -32,12 +32,7 @@ distributed:
 
 @pytest.fixture(scope="session")
 def _slurm_daemons() -> Iterator[SlurmLab]:
-    missing = missing_programs()
-    if missing:
-        reason = f"SLURM is not installed ({', '.join(missing)}): apt-get install slurm-wlm munge"
-        if os.environ.get("ZML_REQUIRE_ALL"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need(missing_programs())
     with running_slurm() as lab, pytest.MonkeyPatch.context() as patch:
         for name, value in lab.environment.items():
             patch.setenv(name, value)

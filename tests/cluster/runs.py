@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from zml_dask.pipeline.ledger import load_ledger
 from zml_dask.sandbox.server import Seen
@@ -19,6 +20,15 @@ from zml_dask.store.storage import Storage
 COMMAND = [sys.executable, "-c", "from zml_dask.cli.main import main; main()"]
 _LOG = "build.log.jsonl"
 _SECONDS = 200
+
+
+def need(lacking: str | None) -> None:
+    """Skip the test where the machine lacks what it needs; fail where none may be skipped."""
+    if lacking is None:
+        return
+    if os.environ.get("ZML_REQUIRE_ALL"):
+        pytest.fail(lacking)
+    pytest.skip(lacking)
 
 
 def start(*words: object, log: Path) -> subprocess.Popen[bytes]:

@@ -128,6 +128,21 @@ def test_a_driver_that_is_told_of_its_preemption_requeues_itself(
     until(lambda: underway.job in slurm.jobs("PENDING"), "it is back in the queue")
 
 
+def test_a_driver_whose_node_dies_goes_on_elsewhere(
+    slurm: SlurmLab, zenodo: Sandbox, catalogue: Path, underway: Underway, tmp_path: Path
+) -> None:
+    with slurm.without(slurm.node_of(underway.job)):
+        until(lambda: underway.job in slurm.jobs("PENDING"), "SLURM puts it back")
+        before = staged(underway.dataset)
+        zenodo.requests.clear()
+        zenodo.faults = Faults()
+        until(lambda: _begun_at_once(slurm, underway.job), "it runs again")
+        until(lambda: "restart 1: done" in underway.log.read_text(), "the build is done")
+    assert not before & set(records_of(zenodo.requests.downloads))
+    run("build", catalogue, tmp_path / "local", "--workers", 1, log=tmp_path / "log")
+    assert content(underway.dataset) == content(tmp_path / "local")
+
+
 def _begun_at_once(slurm: SlurmLab, job: str) -> bool:
     """SLURM lets a requeued job wait for two minutes, set anew until its end is cleaned up."""
     reason = slurm.run("squeue", "--noheader", "--format=%r", f"--jobs={job}", check=False)

@@ -20,8 +20,8 @@ from zml_dask.engine.clusters.plugin import worker_scratch
 from zml_dask.errors import ClusterError, UsageError
 
 from .conftest import write_config
-from .runs import until
-from .slurm_lab import NODES, SlurmLab
+from .runs import need, until
+from .slurm_lab import ACCOUNT, NODES, SlurmLab, has_cgroups
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 
@@ -108,6 +108,13 @@ def test_a_job_is_what_the_file_says(slurm: SlurmLab, tmp_path: Path) -> None:
     ("change", "error", "message"),
     [
         ({"queue": "nowhere"}, ClusterError, r"sbatch refuses.*invalid partition"),
+        ({"account": "nowhere"}, ClusterError, r"sbatch refuses.*[Ii]nvalid account"),
+        ({"job-extra-directives": ["--qos=nowhere"]}, ClusterError, r"refuses.*[Ii]nvalid qos"),
+        (
+            {"job-extra-directives": ["--qos=brief"]},  # which takes no twenty minutes
+            ClusterError,
+            r"QOSMaxWallDurationPerJobLimit.*will never start as asked",
+        ),
         ({"interface": "ib9"}, UsageError, r"ib9.*jobqueue\.slurm\.interface"),
         ({"memory": "900GiB"}, ClusterError, r"sbatch refuses"),
         (
@@ -157,6 +164,62 @@ def test_a_full_cluster_is_waited_for_and_said_why(
     ):
         pass
     assert any("waiting for workers" in line and "PENDING" in line for line in said)
+
+
+def test_workers_within_the_limits_of_an_account_are_used(slurm: SlurmLab, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    text = path.read_text().replace("cores: 1", f"cores: 1\n    account: {ACCOUNT}")
+    path.write_text(text.replace("cores: 1", 'job-extra-directives: ["--qos=single"]'))
+    with open_cluster("slurm", 3, options=ClusterOptions(config=path)) as client:
+        (running,) = client.run(_job_of_worker).values()
+        until(lambda: len(slurm.jobs("PENDING")) == 2, "the others wait")
+        assert slurm.jobs() == [running]
+        assert f"Account={ACCOUNT} QOS=single" in slurm.run("scontrol", "show", "job", running)
+        reasons = slurm.run("squeue", "--noheader", "--states=PENDING", "--format=%r").split()
+        assert set(reasons) <= {"QOSMaxJobsPerUserLimit", "Priority", "None"}
+        slurm.run("scancel", running)  # and the next takes its place
+        assert client.submit(_job_of_worker, pure=False).result(timeout=90) != running
+
+
+def test_a_maintenance_that_comes_too_soon_is_waited_for_and_said(
+    slurm: SlurmLab, slurm_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "PENDING" in line:  # it may be said again when it is over
+            slurm.run("scontrol", "delete", "ReservationName=maintenance", check=False)
+
+    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 1.0)
+    slurm.run(
+        "scontrol",
+        "create",
+        "reservation",
+        "ReservationName=maintenance",
+        "StartTime=now+10minutes",  # jobs ask for twenty
+        "Duration=60",
+        "Nodes=ALL",
+        "Users=root",
+        "Flags=MAINT",
+    )
+    try:
+        with open_cluster("slurm", 1, None, ClusterOptions(config=slurm_config, say=say)) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+    finally:
+        slurm.run("scontrol", "delete", "ReservationName=maintenance", check=False)
+    assert any("maintenance" in line for line in said)
+
+
+def test_memory_beyond_what_the_job_asked_for_is_refused_by_its_control_group(
+    slurm: SlurmLab, tmp_path: Path
+) -> None:
+    need(None if has_cgroups() else "no control groups of the first version in /sys/fs/cgroup")
+    log = tmp_path / "log"
+    hoard = f"{sys.executable} -c 'x = bytearray(200_000_000); print(len(x))'"
+    words = ("--wait", "--mem=100M", f"--output={log}", f"--wrap={hoard}")
+    slurm.run("sbatch", *words, check=False)
+    assert "oom-kill" in log.read_text()
 
 
 def test_a_port_that_is_in_use_is_named(slurm: SlurmLab, tmp_path: Path) -> None:

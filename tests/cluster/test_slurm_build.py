@@ -16,7 +16,7 @@ from zml_dask.sandbox.distributions import installed_corpus
 
 from .conftest import write_config
 from .runs import content, finish, records_of, run, staged, start, until
-from .slurm_lab import SlurmLab
+from .slurm_lab import NODES, SlurmLab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -92,6 +92,49 @@ def test_a_killed_driver_goes_on_where_it_was(
     again = records_of(zenodo.requests.downloads)
     assert not before & set(again)
     assert len(before) >= 5
+    assert content(dataset) == content(built_locally)
+
+
+def test_preempted_workers_come_back_and_are_no_more_than_asked(
+    slurm: SlurmLab, zenodo: Sandbox, catalogue: Path, built_locally: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path)
+    zenodo.requests.clear()
+    zenodo.faults = Faults(delay=2)
+    dataset, log = tmp_path / "dataset", tmp_path / "log"
+    build = start("build", catalogue, dataset, *_slurm(config, 2), log=log)
+    until(lambda: len(zenodo.requests.downloads) >= 2, "two downloads")
+    preempted = slurm.jobs()
+    whole = ("--partition=urgent", f"--nodes={len(NODES)}", "--exclusive", "--output=/dev/null")
+    urgent = slurm.run("sbatch", "--parsable", *whole, "--wrap=sleep 600").strip()
+    until(lambda: slurm.jobs() == [urgent], "every node is taken")
+    # SLURM requeues them by itself; Dask's cluster asks for others in their place.
+    until(lambda: not {*preempted} & {*slurm.jobs("PENDING")}, "the requeued ones are taken back")
+    slurm.run("scancel", urgent)
+    zenodo.faults = Faults()
+    jobs = [slurm.jobs("PENDING,RUNNING")]
+    until(lambda: jobs.append(slurm.jobs("PENDING,RUNNING")) or build.poll() is not None, "its end")
+    assert "worker_killed" not in finish(build, log)
+    assert max(len({*each} - {urgent}) for each in jobs) <= 2
+    assert content(dataset) == content(built_locally)
+
+
+def test_a_node_that_dies_during_the_commit_changes_no_byte(
+    slurm: SlurmLab,
+    zenodo: Sandbox,
+    catalogue: Path,
+    built_locally: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = write_config(tmp_path, extra=["--preload", "cluster.standstill"])
+    zenodo.faults = Faults()
+    dataset, log, writing = tmp_path / "dataset", tmp_path / "log", tmp_path / "writing"
+    monkeypatch.setenv("ZML_TEST_STANDSTILL", str(writing))
+    build = start("build", catalogue, dataset, *_slurm(config, 2), log=log)
+    until(lambda: writing.exists() and bool(writing.read_text()), "a shard is to be written")
+    with slurm.without(slurm.node_of(writing.read_text())):
+        finish(build, log)
     assert content(dataset) == content(built_locally)
 
 

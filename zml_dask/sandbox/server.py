@@ -1,4 +1,4 @@
-"""The sandbox over HTTP/1.1 on the loopback interface: a thread per connection, limits, a log."""
+"""The sandbox over HTTP/1.1: a thread per connection, limits, a log."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class Sandbox:
         0 takes a free one.
     limits : SandboxLimits, optional
         Default: none.
+    host : str, optional
+        Address to listen at. Default: the loopback device, which this machine alone reaches.
 
     Attributes
     ----------
@@ -60,25 +62,27 @@ class Sandbox:
         *,
         port: int = 0,
         limits: SandboxLimits | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.corpus = corpus
         self.exporter = Exporter(corpus)
         self.requests = RequestLog()
-        self._port = port
+        self._host, self._port = host, port
         self._limiter = RateLimiter(limits or SandboxLimits())
         self._server: _Server | None = None
 
     @property
     def api_url(self) -> str:
         """Root of the API: ``http://127.0.0.1:PORT/api``."""
-        return f"http://127.0.0.1:{self._port}/api"
+        return f"http://{self._host}:{self._port}/api"
 
     def __enter__(self) -> Self:
         try:
-            self._server = _Server(self, self._port)
+            self._server = _Server(self, self._host, self._port)
         except (OSError, OverflowError) as error:
             raise ZmlError(
-                f"port {self._port} of 127.0.0.1 cannot be used: {error}; take another with --port"
+                f"port {self._port} of {self._host} cannot be used: {error}; "
+                "take another with --port"
             ) from error
         self._port = self._server.server_address[1]
         threading.Thread(
@@ -110,10 +114,10 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, sandbox: Sandbox, port: int) -> None:
+    def __init__(self, sandbox: Sandbox, host: str, port: int) -> None:
         self.sandbox = sandbox
         self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), sandbox.handler)
+        super().__init__((host, port), sandbox.handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
