@@ -30,8 +30,9 @@ from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
-from zml_dask.store.commit import commit
+from zml_dask.store.commit import CommitOptions, commit
 from zml_dask.store.info import read_info
+from zml_dask.store.layout import DEFAULT_LEVEL
 from zml_dask.store.storage import Storage
 
 ON_THIS_DISK = CatalogueHandle("", trusted=True)
@@ -79,8 +80,13 @@ def edition_2018(paths: list[Path], folder: Path) -> int:
     return images
 
 
-def without_dask(records: list[Record], folder: Path, export: tuple[str, ...] = ()) -> Storage:
-    """Process each record and commit, in this process, on one core."""
+def without_dask(
+    records: list[Record], folder: Path, export: tuple[str, ...] = (), level: int = 1
+) -> Storage:
+    """Process each record and commit, in this process, on one core.
+
+    At the level of compression that the aims were set with.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     storage = Storage.open(folder)
     for record in records:
@@ -89,7 +95,7 @@ def without_dask(records: list[Record], folder: Path, export: tuple[str, ...] = 
         )
         if outcome.failure is not None:
             raise RuntimeError(outcome.failure.message)
-    commit(storage)
+    commit(storage, CommitOptions(level=level))
     return storage
 
 
@@ -167,18 +173,19 @@ def against_2018(paths: list[Path], folder: Path) -> None:
 def with_exports(paths: list[Path], images: int, folder: Path) -> None:
     """Hold builds on one core with and without 2018's files against each other."""
     records = records_of(paths)
-    variants: dict[str, tuple[str, ...]] = {
-        "committed Zarr": (),
-        "with pickle": ("pickle",),
-        "with pickle and HDF5": ("pickle", "hdf5"),
+    variants: dict[str, tuple[tuple[str, ...], int]] = {
+        "committed Zarr": ((), 1),
+        f"at the default level, {DEFAULT_LEVEL}": ((), DEFAULT_LEVEL),
+        "with pickle": (("pickle",), 1),
+        "with pickle and HDF5": (("pickle", "hdf5"), 1),
     }
     compare(
         "Archive to commit, one core",
         images,
         "images",
         {
-            name: partial(without_dask, records, folder / "one", formats)
-            for name, formats in variants.items()
+            name: partial(without_dask, records, folder / "one", *given)
+            for name, given in variants.items()
         },
         around={name: partial(cleared, folder / "one") for name in variants},
     )

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from serving import Faults, Sandbox
+from swh.model.model import Content
 
 from zml_dask.errors import UsageError
+from zml_dask.fetch.member import Member
 from zml_dask.legacy.export import legacy_paths
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import HttpOptions
@@ -141,6 +143,15 @@ def test_a_server_in_trouble_is_a_failure_that_may_pass(
         served.faults = Faults()
         assert process(7, tmp_path / "ds", catalogue=catalogue, client=client).status == "staged"
     assert len(StagingIndex.load(Storage.open(tmp_path / "ds")).failures) == 0
+
+
+@pytest.mark.parametrize("data", [*FILES.values(), bytes(range(256)) * 300], ids=len)
+def test_a_file_has_the_id_that_software_heritage_gives_it(data: bytes) -> None:
+    member = Member("a.py", len(data), data, "ok", None)
+    file, _ = module.read_member(member, width=80, keep_binary=False)
+    content = Content.from_data(data)
+    assert f"swh:1:cnt:{file.sha1_git}" == str(content.swhid())
+    assert file.sha256 == content.sha256.hex()
 
 
 @pytest.mark.parametrize("where", ["read_member", "open_record"])

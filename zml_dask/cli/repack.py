@@ -38,7 +38,7 @@ def command(ctx: click.Context, /, dataset: str, level: int, **values: Any) -> N
         done = repack_on(storage, executor, level, progress=progress)
     url, images = escape_text(storage.url), done.info.counts.images
     size = f"{format_bytes(done.after)}, {done.after / max(images, 1):,.0f} bytes per image"
-    if done.before == done.after:
+    if done.level == level:
         click.echo(f"nothing to do: {url} is compressed at level {level}, {size}")
         return
     share = done.after / done.before - 1

@@ -41,11 +41,14 @@ class Repacked:
     ----------
     info : DatasetInfo
         As it is now.
+    level : int
+        The level before; that of `info` where there was nothing to do.
     before, after : int
-        Bytes of ``images.zarr``; the same where the dataset had the level already.
+        Bytes of ``images.zarr``.
     """
 
     info: DatasetInfo
+    level: int
     before: int
     after: int
 
@@ -102,7 +105,7 @@ def repack_on(
         if info.arrays[0].level == level:
             tidy(storage, None, ())
             stored = sum(written.size for written in read_manifest(storage, info).values())
-            return Repacked(info, stored, stored)
+            return Repacked(info, level, stored, stored)
         with open_executor() as executor:
             job = Repack.of(storage, info, level)
             return run_job(job, executor, lock=lock, progress=progress)
@@ -232,4 +235,4 @@ class Repack(Job[WrittenObject, None, WrittenObject, Repacked]):
         info = replace_info(storage, base, info)
         tidy(storage, None, ())
         before, after = (sum(row.size for row in rows.values()) for rows in (manifest, made))
-        return Repacked(info, before, after)
+        return Repacked(info, base.arrays[0].level, before, after)
