@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
+from zml_dask.publish.viewer import ViewerServer
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import normalize_text
 from zml_dask.store.commit import commit
@@ -17,6 +23,8 @@ from zml_dask.store.staging.packs import FailureRow, stage_failure
 from zml_dask.store.staging.stager import RecordStager, StagedFile
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
+
+from .browsing import FLAGS, running
 
 HOSTILE = (
     "a/<img src=x onerror=alert(1)>.py",
@@ -128,3 +136,26 @@ def add(stager: RecordStager, path: str, data: bytes) -> None:
 @pytest.fixture(scope="session")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
     return build_known(tmp_path_factory.mktemp("known"))
+
+
+@pytest.fixture(scope="session")
+def served(known: Known) -> Iterator[ViewerServer]:
+    with running(ViewerServer(str(known.path))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
+        if os.environ.get("ZML_REQUIRE_ALL"):
+            pytest.fail("chromium and chromedriver are required")
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(driver))
+    yield browser
+    browser.quit()

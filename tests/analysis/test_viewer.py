@@ -8,20 +8,17 @@ import http.client
 import os
 import re
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
+import pandas as pd
 import pytest
 from flask import Flask, send_from_directory
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 from werkzeug.serving import make_server
 
 import zml_dask as zml
@@ -33,96 +30,9 @@ from zml_dask.publish.viewer import ViewerServer, export_page
 from zml_dask.raster.language import identify
 from zml_dask.store.storage import Storage
 
+from .browsing import opened, running, script, show, shows, status, tiles, wait
 from .conftest import HOSTILE, Known
 from .test_report import images
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1300,1000",
-]
-
-
-@contextmanager
-def running(server: Any) -> Iterator[Any]:
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture(scope="module")
-def served(known: Known) -> Iterator[ViewerServer]:
-    with running(ViewerServer(str(known.path))) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (program and driver):
-        if os.environ.get("ZML_REQUIRE_ALL"):
-            pytest.fail("chromium and chromedriver are required")
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(driver))
-    yield browser
-    browser.quit()
-
-
-def wait(browser: webdriver.Chrome, condition: Callable[[Any], object]) -> None:
-    WebDriverWait(browser, 60, poll_frequency=0.05).until(condition)
-
-
-def script(browser: webdriver.Chrome, code: str) -> Any:
-    return browser.execute_script("return " + code)
-
-
-def show(browser: webdriver.Chrome, url: str) -> None:
-    browser.get("about:blank")
-    browser.get(url)
-    wait(browser, lambda b: script(b, "document.body.dataset.state"))
-    assert script(browser, "document.body.dataset.state") == "ready", status(browser)
-
-
-def status(browser: webdriver.Chrome) -> str:
-    return str(script(browser, "document.getElementById('status').textContent"))
-
-
-def shows(browser: webdriver.Chrome, text: str) -> None:
-    """Wait until the page says that it shows what was asked for."""
-    wait(browser, lambda b: status(b).startswith(text))
-
-
-def tiles(browser: webdriver.Chrome) -> list[int]:
-    """Return the rows of the images on the wall."""
-    found = "[...document.querySelectorAll('.tile')].map(tile => +tile.dataset.image)"
-    return [int(image) for image in script(browser, found)]
-
-
-def opened(browser: webdriver.Chrome) -> str:
-    """Wait for the image that the address names; return its code."""
-    drawn = (
-        "document.getElementById('detail').dataset.state === 'drawn' && "
-        "new URLSearchParams(location.hash.slice(1)).get('image') "
-        "=== document.getElementById('detail').dataset.image"
-    )
-    wait(browser, lambda b: script(b, drawn))
-    return str(script(browser, "document.querySelector('#code .current').textContent"))
 
 
 def ask(
@@ -271,6 +181,11 @@ def test_every_filter_chooses_what_sql_chooses(
         "license=mit&extension=py": "license == 'mit' and extension == 'py'",
         "record=104": "record_id == 104",
         "path=f1&language=Python": "path.contains('f1') and language == 'Python'",
+        "size=1k-3k": "size >= 1000 and size <= 3000",
+        "size=-100&language=Python": "size <= 100 and language == 'Python'",
+        "size=5K": "size >= 5000",
+        "keyword=ASTRO&year=2014": "'astronomy' in keywords and year(publication_date) == 2014",
+        "keyword=botany": "'botany' in keywords",
     }
     for address, where in questions.items():
         images = len(dataset.select(where))
@@ -280,6 +195,72 @@ def test_every_filter_chooses_what_sql_chooses(
         chosen = set(dataset.select(where).rows.positions().tolist())
         assert set(shown) <= chosen, address
         assert len(shown) == min(len(chosen), 120), address
+
+
+@pytest.mark.browser
+def test_the_wall_in_order(known: Known, served: ViewerServer, chromium: webdriver.Chrome) -> None:
+    dataset = zml.open_dataset(known.path)
+    files = dataset.files[dataset.files.n_images > 0]
+    dates = dataset.records.set_index("record_id").publication_date
+    files = files.assign(date=files.record_id.map(dates))
+    for order, (column, ascending) in {
+        "largest": ("size", False),
+        "smallest": ("size", True),
+        "newest": ("date", False),
+        "oldest": ("date", True),
+    }.items():
+        for language in ("", "Python"):
+            chosen = files[files.language == language] if language else files
+            show(chromium, f"{served.url}#sort={order}&language={language}")
+            shown = pd.Series(tiles(chromium))
+            at = chosen.first_image.searchsorted(shown, side="right") - 1
+            values = chosen[column].iloc[at].tolist()
+            assert (
+                values
+                == sorted(chosen[column].repeat(chosen.n_images), reverse=not ascending)[
+                    : len(shown)
+                ]
+            ), order
+            assert len(shown) == min(120, chosen.n_images.sum())
+
+
+@pytest.mark.browser
+def test_a_size_that_cannot_be_read(served: ViewerServer, chromium: webdriver.Chrome) -> None:
+    chromium.get("about:blank")
+    chromium.get(f"{served.url}#size=large")
+    shows(chromium, "Cannot show it: large: write a size as 10k-1M")
+
+
+@pytest.mark.browser
+def test_a_cut_line_does_not_turn_the_colours_of_the_rest(
+    served: ViewerServer, chromium: webdriver.Chrome
+) -> None:
+    long = '    """' + "Words " * 20 + '"""'
+    code = [
+        "def f(x):",
+        long[:80],
+        "    return g(x)",
+        "",
+        "def g(x):",
+        long[:80],
+        "",
+        "    More words.",
+        '    """',
+        "    return 1",
+    ]
+    show(chromium, served.url)
+    found = chromium.execute_async_script(
+        "import(new URL('highlight.js', location.href)).then(({ highlighted }) => arguments[1]("
+        "highlighted(arguments[0], 'Python', 80)))",
+        "\n".join(code),
+    )
+    kinds = [{kind.removeprefix("hljs-") for kind, _ in line} for line in found]
+    assert ["".join(text for _, text in line) for line in found] == code
+    for row in (0, 2, 4, 9):
+        assert "keyword" in kinds[row], code[row]
+    for row in (1, 5, 7, 8):
+        assert "string" in kinds[row], code[row]
+        assert "keyword" not in kinds[row], code[row]
 
 
 @pytest.mark.browser

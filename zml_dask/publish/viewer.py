@@ -30,12 +30,15 @@ _TYPES: Mapping[str, str] = {
     "viewer.css": "text/css; charset=utf-8",
     "viewer.js": "text/javascript; charset=utf-8",
     "highlight.js": "text/javascript; charset=utf-8",
+    "sql.js": "text/javascript; charset=utf-8",
+    "sql-worker.js": "text/javascript; charset=utf-8",
+    "duckdb.bin": "application/octet-stream",
     "icon.svg": "image/svg+xml",
     "THIRD-PARTY.txt": "text/plain; charset=utf-8",
 }
 _DATA = "data/"
 _READABLE = re.compile(
-    rf"{re.escape(DATASET_JSON)}|(files|files_by_language|records|summary|withdrawn)\.parquet/[\w.-]+"
+    rf"{re.escape(DATASET_JSON)}|(files|files_by_language|records|failures|summary|withdrawn|derived/\w+)\.parquet/[\w.-]+"
     rf"|{re.escape(IMAGES_ZARR)}/[\w./-]+"
 )
 _NO_OBJECT = (errno.EISDIR, errno.ENAMETOOLONG)

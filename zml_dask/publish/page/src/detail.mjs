@@ -85,9 +85,9 @@ function block(dataset, texts, coloured, segment, current, marker) {
 }
 
 /** Colours by line for the text of some images of a file; null where the language has none. */
-async function colours(text, language) {
+async function colours(text, language, width) {
   const { highlighted } = await import("./highlight.js");
-  return highlighted(text, language);
+  return highlighted(text, language, width);
 }
 
 /** Show the file of an image; `wanted` says whether it still is. */
@@ -114,7 +114,7 @@ export async function openImage(dataset, image, wanted) {
   );
   const text = texts.flat().join("\n");
   code = { name: file.name, text: `${text}\n` };
-  const coloured = await colours(text, file.language);
+  const coloured = await colours(text, file.language, file.n_cut ? dataset.width : Infinity);
   if (!wanted()) return;
   $("title").textContent = visible(record.title ?? `Record ${file.record_id}`);
   $("path").replaceChildren(element("bdi", {}, visible(file.path)));

@@ -3,13 +3,13 @@
 import { Dataset } from "./data.mjs";
 import { copyCode, downloadCode, openImage } from "./detail.mjs";
 import { draw, element, visible } from "./draw.mjs";
-import { NONE, select, shuffled } from "./selection.mjs";
+import { NONE, nothing, ofResult, select, shuffled } from "./selection.mjs";
 
 const PAGE = 120;
 const SHUFFLED = 40; // each of them lies in another chunk
 const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
-const CONTROLS = { group: "group", language: "language", extension: "extension", license: "license", year: "year", record: "record", path: "path-filter" };
+const CONTROLS = { group: "group", language: "language", extension: "extension", license: "license", year: "year", keyword: "keyword", record: "record", path: "path-filter", size: "size", sort: "sort" };
 const DIMENSIONS = [["group", "language_group", "Language group"], ["language", "language", "Language"], ["extension", "extension", "Extension"], ["license", "license", "Licence"], ["year", "year", "Year"], [null, "status", "Files by status"]];
 const MENU = 400; // values of a dimension that a menu lists
 
@@ -18,6 +18,7 @@ let selection;
 let shown = null; // the filters that `selection` was made by
 let wallShown = "";
 let turn = 0; // of the last drawing: what an older one still has to read is not wanted any more
+let sql = null; // the box of SQL: its code, and its engine for this dataset
 let opened = false; // whether the image that is open was opened from the wall
 
 function view() {
@@ -30,6 +31,16 @@ function go(changes, { replace = false } = {}) {
   if (replace) history.replaceState(null, "", hash);
   else history.pushState(null, "", hash);
   render().catch(failed);
+}
+
+/** Choose by filters, from the first page on. */
+const choose = (changes) => go({ ...changes, sql: "", page: "", image: "" });
+
+/** Choose by a question in SQL, and by nothing else. */
+function ask(question) {
+  const nothing = Object.fromEntries(Object.keys(view()).map((name) => [name, ""]));
+  shown = null; // the same question is asked again
+  go({ ...nothing, sql: question.trim() });
 }
 
 function say(message) {
@@ -61,9 +72,8 @@ function showStatistics() {
         const label = visible(each.value ?? NONE);
         const bar = element("meter", { max: most, value: each[measure], "aria-hidden": "true" });
         const parts = [element("bdi", {}, label), element("span", {}, number.format(each[measure])), bar];
-        if (name === null) return element("div", {}, ...parts);
         const button = element("button", { type: "button" }, ...parts);
-        button.addEventListener("click", () => go({ [name]: each.value ?? NONE, page: "", image: "" }));
+        button.addEventListener("click", () => (name === null ? ask(`SELECT record_id, file_id, path, size, reason FROM files WHERE status = '${each.value}'`) : choose({ [name]: each.value ?? NONE })));
         return button;
       });
       return element("section", {}, element("h3", {}, `${title} (${measure})`), ...rows);
@@ -154,7 +164,7 @@ function close() {
 function showEmpty(now) {
   const remove = (names, label) => {
     const button = element("button", { type: "button" }, label);
-    button.addEventListener("click", () => go({ ...Object.fromEntries(names.map((name) => [name, ""])), page: "", image: "" }));
+    button.addEventListener("click", () => choose(Object.fromEntries(names.map((name) => [name, ""]))));
     return button;
   };
   const set = Object.keys(CONTROLS).filter((name) => now[name]);
@@ -168,11 +178,12 @@ async function render() {
   const now = view();
   for (const [name, id] of Object.entries(CONTROLS)) if ($(id).value !== (now[name] ?? "")) setControl($(id), now[name] ?? "");
   $("shuffle").setAttribute("aria-pressed", String(seedOf(now) !== null));
-  const filters = JSON.stringify(Object.keys(CONTROLS).map((name) => now[name] ?? ""));
+  if (now.sql !== undefined) $("query").value = now.sql;
+  const filters = JSON.stringify(["sql", ...Object.keys(CONTROLS)].map((name) => now[name] ?? ""));
   let stopped = false;
   $("stop").onclick = () => { stopped = true; };
   if (filters !== shown) {
-    const chosen = await select(dataset, now);
+    const chosen = now.sql ? await askSql(now.sql) : await select(dataset, now);
     if (mine !== turn) return;
     selection = chosen;
     shown = filters;
@@ -180,8 +191,8 @@ async function render() {
   }
   const page = numbered(now.page);
   const size = pageSize(now);
-  // A shuffled page takes images from everywhere, so all of them must be known.
-  const needed = seedOf(now) === null ? (page + 1) * size - 1 : Infinity;
+  // A page that is shuffled or sorted takes images from everywhere, so all of them must be known.
+  const needed = seedOf(now) === null && !now.sort ? (page + 1) * size - 1 : Infinity;
   await selection.reach(needed, () => mine === turn && !stopped, progress);
   if (mine !== turn) return;
   $("stop").hidden = true;
@@ -193,13 +204,14 @@ async function render() {
   say(
     selection.images
       ? `${number.format(selection.images)}${open} images${files}; page ${number.format(here + 1)} of ${number.format(pages)}${open}`
-      : "no image fits",
+      : now.sql ? "the result names no image, file or record" : "no image fits",
   );
   $("page").value = String(here + 1);
   $("previous").disabled = here === 0;
   $("next").disabled = here === pages - 1 && selection.whole;
-  $("empty").hidden = selection.images > 0;
-  if (!selection.images) showEmpty(now);
+  $("wall").hidden = !selection.images;
+  $("empty").hidden = selection.images > 0 || Boolean(now.sql);
+  if (!selection.images && !now.sql) showEmpty(now);
   const key = `${filters} ${here} ${now.seed ?? ""} ${selection.images}`;
   const wall = key === wallShown ? null : drawWall(here * size, stop, now, mine);
   wallShown = key;
@@ -208,6 +220,38 @@ async function render() {
     await openImage(dataset, image, () => view().image === String(image));
   } else if ($("detail").open) $("detail").close();
   await wall;
+}
+
+/** The box of SQL, which is loaded when it is first wanted. */
+async function openSql() {
+  const code = await import("./sql.js");
+  sql ??= { ...code, engine: new code.Engine(dataset) };
+  $("sql").open = true;
+  return sql;
+}
+
+/** Answer a question; returns what the wall shows of it. What is wrong with it stands beside it. */
+async function askSql(question) {
+  const { engine, showTable, showTables } = await openSql();
+  $("answer").textContent = "asking ...";
+  $("halt").hidden = false;
+  $("sql").dataset.state = "asking";
+  try {
+    const found = await engine.ask(question);
+    showTables(found.tables);
+    await showTable(engine, found);
+    const names = found.columns.map(({ name }) => name);
+    const chosen = await ofResult(dataset, names, (columns) => engine.call("numbers", { columns }));
+    $("sql").dataset.state = "answered";
+    return chosen ?? nothing();
+  } catch (error) {
+    $("result").replaceChildren();
+    $("answer").textContent = visible(error.message);
+    $("sql").dataset.state = "refused";
+    return nothing();
+  } finally {
+    $("halt").hidden = true;
+  }
 }
 
 function setControl(control, value) {
@@ -258,9 +302,10 @@ function shuffle() {
 }
 
 function onKey(event) {
+  if (event.key === "Enter" && event.ctrlKey && event.target.id === "query") ask($("query").value);
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
   const focused = document.activeElement;
-  if (["INPUT", "SELECT"].includes(focused?.tagName)) {
+  if (["INPUT", "SELECT", "TEXTAREA"].includes(focused?.tagName)) {
     if (event.key === "Escape") focused.blur();
     return;
   }
@@ -275,9 +320,16 @@ function onKey(event) {
   Promise.resolve(ACTIONS[event.key]()).catch(failed);
 }
 
+/** Save the result of the last question. */
+async function save(format) {
+  const { download, engine } = await openSql();
+  if ($("sql").dataset.state !== "answered") throw new Error("ask something first");
+  await download(engine, format);
+}
+
 function listen() {
   for (const [name, id] of Object.entries(CONTROLS)) {
-    $(id).addEventListener("change", () => go({ [name]: $(id).value.trim(), page: "", image: "" }));
+    $(id).addEventListener("change", () => choose({ [name]: $(id).value.trim() }));
   }
   $("page").addEventListener("change", () => go({ page: named(numbered($("page").value)), image: "" }));
   $("filters").addEventListener("submit", (event) => event.preventDefault());
@@ -289,6 +341,15 @@ function listen() {
     close();
   });
   $("statistics").addEventListener("toggle", () => $("statistics").open && showStatistics());
+  $("sql").addEventListener("toggle", () => $("sql").open && openSql().catch(failed));
+  $("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    ask($("query").value);
+  });
+  for (const button of document.querySelectorAll("#ask [data-format]")) {
+    button.addEventListener("click", () => save(button.dataset.format).catch((error) => { $("answer").textContent = visible(error.message); }));
+  }
+  $("halt").addEventListener("click", () => sql?.engine.stop());
   addEventListener("keydown", onKey);
   addEventListener("popstate", () => render().catch(failed));
   addEventListener("unhandledrejection", ({ reason }) => failed(reason));

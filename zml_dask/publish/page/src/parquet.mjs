@@ -5,6 +5,7 @@ import { parquetMetadataAsync, parquetRead } from "hyparquet";
 
 // All our tables are zstd.
 const compressors = { ZSTD: (data, size) => decompress(data, new Uint8Array(size)) };
+const NEAR = 5_000; // rows: a page or less
 const FOOTER = 1 << 16; // most footers fit; a longer one costs one more request
 
 /** Fetch a range of a file, or fail with a message that names it. */
@@ -80,6 +81,26 @@ export class Table {
       }),
     );
     return found;
+  }
+
+  /** Rows by their numbers, in the order asked for, as objects; those near one another are read together. */
+  async rowsAt(numbers, columns) {
+    const sorted = [...numbers].sort((a, b) => a - b);
+    const spans = [];
+    for (const n of sorted) {
+      if (spans.length && n < spans.at(-1).stop + NEAR) spans.at(-1).stop = n + 1;
+      else spans.push({ start: n, stop: n + 1 });
+    }
+    const found = new Map();
+    await Promise.all(
+      spans.map(async ({ start, stop }) => {
+        const read = await this.read(columns, start, stop);
+        for (const n of sorted) {
+          if (n >= start && n < stop) found.set(n, Object.fromEntries(columns.map((name) => [name, read[name][n - start]])));
+        }
+      }),
+    );
+    return [...numbers].map((n) => found.get(n));
   }
 
   /** One row as an object. */

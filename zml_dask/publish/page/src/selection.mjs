@@ -6,8 +6,10 @@ export const NONE = "(none)";
 
 /** Filters of files, and the column of `files_by_language` that each asks. */
 export const FILE_FILTERS = { group: "language_group", language: "language", extension: "extension" };
-/** Filters of records. */
-export const RECORD_FILTERS = ["license", "year", "record"];
+/** Orders of the wall, by a number of each file or record: what it is, and whether the greatest comes first. */
+export const ORDERS = { newest: ["date", true], oldest: ["date", false], largest: ["size", true], smallest: ["size", false] };
+
+const AT_ONCE = 200; // files of a result that are looked up together
 
 const named = (value) => (value === NONE ? null : value);
 
@@ -42,6 +44,19 @@ class Runs {
     return low;
   }
 
+  /** Bring the runs into another order; those without a number come last. */
+  sort(order) {
+    const [key, descending] = ORDERS[order];
+    const sign = descending ? -1 : 1;
+    const sizes = this.facts.map((_, i) => this.before[i + 1] - this.before[i]);
+    const { first, facts } = this;
+    const value = (i) => facts[i][key] ?? null;
+    const compare = (a, b) => (value(a) === null) - (value(b) === null) || sign * (value(a) - value(b)) || a - b;
+    const places = first.map((_, i) => i).sort(compare);
+    Object.assign(this, { first: [], before: [0], facts: [] });
+    for (const i of places) this.add(first[i], sizes[i], facts[i]);
+  }
+
   /** The k-th image: its row in the dataset, and what is known of it. */
   at(k) {
     const run = Math.min(Runs.last(this.before, k), this.first.length - 1);
@@ -65,10 +80,13 @@ class Everything {
   }
 }
 
+/** No images. */
+export const nothing = () => new Everything(new Runs());
+
 /** Images of the files that fit, found row group by row group. */
 class OfFiles {
-  constructor(table, columns, groups, fits, expected) {
-    Object.assign(this, { table, columns, groups, fits, expected });
+  constructor(table, columns, groups, fits, expected, order, dates) {
+    Object.assign(this, { table, columns, groups, fits, expected, order, dates });
     this.runs = new Runs();
     this.files = 0;
     this.next = 0;
@@ -97,9 +115,12 @@ class OfFiles {
             file: columns.file_id?.[i] ?? first + i,
             record: columns.record_id[i],
             language: columns.language?.[i],
+            size: columns.size?.[i],
+            date: this.dates?.get(columns.record_id[i]),
           });
         }
         this.next += 1;
+        if (this.whole && this.order) this.runs.sort(this.order);
         progress(this.next / this.groups.length);
       }
     });
@@ -109,6 +130,68 @@ class OfFiles {
   at(k) {
     return this.runs.at(k);
   }
+}
+
+/** Images of the files that the result of a question names; each is looked up as somebody comes to it. */
+export class OfResult {
+  constructor(table, numbers, withdrawn) {
+    Object.assign(this, { table, numbers, withdrawn, runs: new Runs(), next: 0, files: null, expected: null, reading: Promise.resolve() });
+  }
+
+  get whole() {
+    return this.next >= this.numbers.length;
+  }
+
+  get images() {
+    return this.runs.images;
+  }
+
+  reach(k, wanted = () => true, progress = () => {}) {
+    this.reading = this.reading.then(async () => {
+      while (!this.whole && this.runs.images <= k && wanted()) {
+        const numbers = this.numbers.subarray(this.next, this.next + AT_ONCE);
+        const rows = await this.table.rowsAt(numbers, ["first_image", "n_images", "record_id", "language"]);
+        for (const { first_image: first, n_images: images, record_id: record, language } of rows) {
+          if (!this.withdrawn.has(record)) this.runs.add(first, images, { record, language });
+        }
+        this.next += numbers.length;
+        progress(this.next / this.numbers.length);
+      }
+    });
+    return this.reading;
+  }
+
+  at(k) {
+    return this.runs.at(k);
+  }
+}
+
+const inside = (value, end) => Number.isInteger(value) && value >= 0 && value < end;
+
+/** What the wall shows of a result: its images, files or records, whichever it names; null for none. */
+export async function ofResult(dataset, names, numbers) {
+  const named = ["image", "file_id", "record_id"].find((name) => names.includes(name));
+  if (!named) return null;
+  const [found] = await numbers([named]);
+  if (named === "file_id") {
+    const table = dataset.table("files");
+    return new OfResult(table, found.filter((value) => inside(value, table.rows)), dataset.withdrawn);
+  }
+  const runs = new Runs();
+  const { record_id: ids, n_images: images, first } = await readRecords(dataset, []);
+  if (named === "image") {
+    for (const image of found) {
+      const record = inside(image, dataset.info.counts.images) ? ids[Runs.last(first, image)] : null;
+      if (record !== null && !dataset.withdrawn.has(record)) runs.add(image, 1, { record });
+    }
+    return new Everything(runs);
+  }
+  const rows = new Map(ids.map((id, i) => [id, i]));
+  for (const record of found) {
+    const i = rows.get(record);
+    if (i !== undefined && !dataset.withdrawn.has(record)) runs.add(first[i], images[i], { record });
+  }
+  return new Everything(runs);
 }
 
 /** Records as columns, with the first image of each; withdrawn ones are left out of `shown`. */
@@ -121,6 +204,16 @@ async function readRecords(dataset, columns) {
     images += found.n_images[i];
   }
   return { ...found, first };
+}
+
+/** Read "1000-50k" as the least and greatest number of bytes; either may be left out. */
+export function sizes(text) {
+  const units = { k: 1e3, m: 1e6, g: 1e9 };
+  const found = /^\s*(?:([\d.]+)\s*([kmg]?)b?)?\s*(-?)\s*(?:([\d.]+)\s*([kmg]?)b?)?\s*$/i.exec(text);
+  if (!found) throw new Error(`${text}: write a size as 10k-1M, 10k- or -1M, in bytes`);
+  const [, least, leastUnit, to, greatest, greatestUnit] = found;
+  const bytes = (value, unit, other) => (value ? Number(value) * (units[unit.toLowerCase()] ?? 1) : other);
+  return [bytes(least, leastUnit ?? "", 0), to ? bytes(greatest, greatestUnit ?? "", Infinity) : Infinity];
 }
 
 const year = (date) => (date == null ? null : String(new Date(date).getUTCFullYear()));
@@ -136,14 +229,21 @@ function fitsText(columns, i, wanted) {
 export async function select(dataset, view) {
   const wanted = view.record?.trim().toLowerCase();
   const path = view.path?.toLowerCase();
+  const keyword = view.keyword?.trim().toLowerCase();
+  const order = view.sort in ORDERS ? view.sort : null;
+  const ofDate = order && ORDERS[order][0] === "date";
+  const ofSize = order && ORDERS[order][0] === "size";
+  const [least, greatest] = view.size ? sizes(view.size) : [0, Infinity];
   const fileFilters = Object.entries(FILE_FILTERS).filter(([name]) => view[name]);
   const ofRecords = [
     ...(view.license ? ["license"] : []),
-    ...(view.year ? ["publication_date"] : []),
+    ...(view.year || ofDate ? ["publication_date"] : []),
+    ...(keyword ? ["keywords"] : []),
     ...(wanted && !/^\d+$/.test(wanted) ? ["doi", "title"] : []),
   ];
   let chosen = null; // the records that fit, where records are asked about
   let runs = null;
+  const dates = ofDate ? new Map() : null;
   if (ofRecords.length || wanted || dataset.withdrawn.size) {
     const columns = await readRecords(dataset, ofRecords);
     chosen = new Set();
@@ -154,14 +254,18 @@ export async function select(dataset, view) {
         !dataset.withdrawn.has(id) &&
         (!view.license || (columns.license[i] ?? null) === named(view.license)) &&
         (!view.year || year(columns.publication_date[i]) === named(view.year)) &&
+        (!keyword || (columns.keywords[i] ?? []).some((each) => each?.toLowerCase().includes(keyword))) &&
         (!wanted || fitsText(columns, i, wanted))
       ) {
         chosen.add(id);
-        runs.add(columns.first[i], columns.n_images[i], { record: id });
+        const date = ofDate ? columns.publication_date[i] : null;
+        dates?.set(id, date);
+        runs.add(columns.first[i], columns.n_images[i], { record: id, date });
       }
     }
   }
-  if (!fileFilters.length && !path) {
+  if (!fileFilters.length && !path && !view.size && !ofSize) {
+    if (ofDate) runs.sort(order);
     if (runs === null) {
       runs = new Runs();
       runs.add(0, dataset.info.counts.images, {});
@@ -171,24 +275,26 @@ export async function select(dataset, view) {
   const table = dataset.table(path ? "files" : "files_by_language");
   const asked = fileFilters.map(([name, column]) => [column, named(view[name])]);
   const records = chosen && [...chosen];
-  const least = records?.reduce((a, b) => Math.min(a, b), Infinity);
-  const greatest = records?.reduce((a, b) => Math.max(a, b), -Infinity);
+  const first = records?.reduce((a, b) => Math.min(a, b), Infinity);
+  const last = records?.reduce((a, b) => Math.max(a, b), -Infinity);
   const groups = await table.groupsWhere(
     (bounds) =>
       asked.every(([column, value]) => mayHold(bounds[column], value)) &&
-      (!records || (bounds.record_id.least <= greatest && bounds.record_id.greatest >= least)),
+      (!records || (bounds.record_id.least <= last && bounds.record_id.greatest >= first)),
   );
   const fits = (columns, i) =>
     asked.every(([column, value]) => (columns[column][i] ?? null) === value) &&
     (!chosen || chosen.has(columns.record_id[i])) &&
+    (!view.size || (columns.size[i] >= least && columns.size[i] <= greatest)) &&
     (!path || columns.path[i].toLowerCase().includes(path));
   const names = new Set([
     "record_id", "first_image", "n_images", "language", ...asked.map(([column]) => column),
     ...(path ? ["path"] : ["file_id"]),
+    ...(view.size || ofSize ? ["size"] : []),
   ]);
-  const alone = fileFilters.length === 1 && !path && !chosen;
+  const alone = fileFilters.length === 1 && !path && !chosen && !view.size;
   const expected = alone ? dataset.summary.images(asked[0][0], asked[0][1]) : null;
-  return new OfFiles(table, [...names], groups, fits, expected);
+  return new OfFiles(table, [...names], groups, fits, expected, order, dates);
 }
 
 /**
@@ -214,4 +320,3 @@ export function shuffled(k, n, seed) {
   return found;
 }
 
-export { year };

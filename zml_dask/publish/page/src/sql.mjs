@@ -1,0 +1,119 @@
+// The SQL box, loaded when it is first opened: the engine in its worker, and its result as a table.
+
+import { element, visible } from "./draw.mjs";
+
+export const MOST = 100_000; // rows of a result that are kept
+const ROWS = 100; // of them, shown at a time
+const number = new Intl.NumberFormat("en");
+const $ = (id) => document.getElementById(id);
+const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
+
+const NO_FAILURES = "record_id BIGINT, stage VARCHAR, kind VARCHAR, message VARCHAR, attempts INTEGER, permanent BOOLEAN";
+
+/** Tables that a question may name, as `zml-dask sql` has them: without what is withdrawn. */
+function views({ base, info, withdrawn }) {
+  const own = ["files", "records", "failures"].map((name) => [name, info.tables[name] ?? []]);
+  const derived = Object.entries(info.tables).filter(([name]) => name.startsWith("derived/"));
+  const hidden = withdrawn.size ? `WHERE record_id NOT IN (${[...withdrawn].join(", ")})` : "";
+  return [...own, ...derived].map(([table, parts]) => {
+    const name = table.replace("derived/", "");
+    const paths = parts.map(({ path }) => quoted(path)).join(", ");
+    return {
+      name,
+      parts: parts.map(({ path }) => ({ name: path, url: new URL(path, base).href })),
+      statement: parts.length
+        ? `CREATE VIEW "${name}" AS SELECT * FROM read_parquet([${paths}]) ${hidden}`
+        : `CREATE TABLE "${name}" (${NO_FAILURES})`,
+    };
+  });
+}
+
+/** DuckDB in a worker; a worker that is stopped is replaced at the next question. */
+export class Engine {
+  constructor(dataset) {
+    Object.assign(this, { dataset, worker: null, waiting: new Map(), calls: 0 });
+  }
+
+  async start() {
+    // From a blob, so that this page's policy is the worker's: see sql-worker.mjs.
+    const answer = await fetch(new URL("./sql-worker.js", import.meta.url));
+    if (!answer.ok) throw new Error(`sql-worker.js: the server answers ${answer.status}`);
+    const url = URL.createObjectURL(new Blob([await answer.text()], { type: "text/javascript" }));
+    this.worker = new Worker(url);
+    URL.revokeObjectURL(url);
+    this.worker.onmessage = ({ data: { number: call, answer: found, error } }) => {
+      const { resolve, reject } = this.waiting.get(call);
+      this.waiting.delete(call);
+      if (error === undefined) resolve(found);
+      else reject(new Error(error));
+    };
+    const engine = new URL("./duckdb.bin", import.meta.url).href;
+    return this.call("open", { engine, views: views(this.dataset) });
+  }
+
+  call(action, given) {
+    const call = ++this.calls;
+    return new Promise((resolve, reject) => {
+      this.waiting.set(call, { resolve, reject });
+      this.worker.postMessage({ number: call, action, ...given });
+    });
+  }
+
+  /** Answer a question: columns, and how many rows there are. */
+  async ask(question) {
+    if (this.waiting.size) this.stop();
+    this.started ??= this.start();
+    const tables = await this.started;
+    return { tables, ...(await this.call("ask", { question: question.trim().replace(/;+$/, ""), most: MOST })) };
+  }
+
+  stop() {
+    this.worker?.terminate();
+    this.worker = this.started = null;
+    for (const { reject } of this.waiting.values()) reject(new Error("stopped"));
+    this.waiting.clear();
+  }
+}
+
+/** Show the result as a table, a hundred rows at a time. */
+export async function showTable(engine, { columns, rows }) {
+  const names = columns.map(({ name }) => name);
+  const isNumber = columns.map(({ type }) => /INT|DOUBLE|FLOAT|DECIMAL/.test(type) && !type.endsWith("[]"));
+  const head = names.map((name, i) => element("th", { scope: "col", className: isNumber[i] ? "n" : "", title: columns[i].type }, visible(name)));
+  const body = element("tbody", {});
+  const more = element("button", { type: "button" }, "More rows");
+  const add = async () => {
+    const start = body.rows.length;
+    const found = await engine.call("texts", { columns: names, start, stop: start + ROWS });
+    body.append(...found.map((row) => element("tr", {}, ...row.map((text, i) => cell(names[i], text, isNumber[i])))));
+    more.hidden = body.rows.length >= rows;
+  };
+  more.addEventListener("click", () => add().catch((error) => { $("answer").textContent = visible(error.message); }));
+  await add();
+  $("result").replaceChildren(element("table", {}, element("thead", {}, element("tr", {}, ...head)), body), more);
+  const kept = rows === MOST ? " (more are not kept; ask for less, or use zml-dask sql)" : "";
+  $("answer").textContent = `${number.format(rows)} row${rows === 1 ? "" : "s"}${kept}`;
+}
+
+function cell(name, text, isNumber) {
+  const className = isNumber ? "n" : "";
+  if (text === null) return element("td", { className: `${className} null` }, "null");
+  const shown = visible(text.length > 300 ? `${text.slice(0, 300)}…` : text);
+  const address = { record_id: "record", image: "image" }[name];
+  const inside = address ? element("a", { href: `#${address}=${encodeURIComponent(text)}` }, shown) : element("bdi", {}, shown);
+  return element("td", { className }, inside);
+}
+
+/** Name the tables and their columns. */
+export function showTables(tables) {
+  const rows = tables.map(({ name, columns }) => [element("dt", {}, name), element("dd", {}, columns.join(", "))]);
+  $("tables").replaceChildren(...rows.flat());
+}
+
+/** Save the result as a file. */
+export async function download(engine, format) {
+  const data = await engine.call("file", { format });
+  const url = URL.createObjectURL(new Blob([data]));
+  element("a", { href: url, download: `result.${format}` }).click();
+  URL.revokeObjectURL(url);
+}
