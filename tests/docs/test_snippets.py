@@ -98,10 +98,11 @@ def test_every_snippet_runs(page: Path, workplace: Path) -> None:
 
 
 def test_the_readme_names_no_command_that_ci_does_not_run() -> None:
-    """.ci/run takes both set-up commands from the README itself."""
+    """CI takes both set-up commands from the README itself."""
     lines = (ROOT / "README.md").read_text().splitlines()
     assert sum("zml-dask demo" in line and "venv" in line for line in lines) == 1
     assert sum("/bin/pytest" in line for line in lines) == 1
-    script = (ROOT / ".ci" / "run").read_text()
+    script = (ROOT / ".ci" / "install").read_text()
     assert "readme_command 'bin/zml-dask demo'" in script
     assert "readme_command '/bin/pytest'" in script
+    assert "grep -m1 -F '/bin/pytest' README.md" in (ROOT / ".ci" / "tests").read_text()

@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -185,7 +186,15 @@ def await_worker(client: distributed.Client, seconds: float, advice: str) -> Non
     ClusterError
         Where none arrives.
     """
-    try:
-        client.wait_for_workers(1, timeout=seconds)
-    except TimeoutError:
-        raise ClusterError(f"no worker arrived within {seconds:.0f} s; {advice}") from None
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            client.wait_for_workers(1, timeout=max(0.1, deadline - time.monotonic()))
+        except TimeoutError:
+            break
+        except OSError:  # a connection was cut, as on a busy machine; the next is a new one
+            if time.monotonic() > deadline:
+                break
+        else:
+            return
+    raise ClusterError(f"no worker arrived within {seconds:.0f} s; {advice}")
