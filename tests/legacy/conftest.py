@@ -26,7 +26,7 @@ SOURCES: dict[str, bytes] = {
     "top/.gitignore": b"*.pyc\n",
     "top/Makefile": b"all:\n\techo \xe2\x82\xac\n",
     "top/empty": b"",
-    "top/logo.gif": b"GIF89a\0\0",
+    "top/logo.gif": b"GIF89a\0\1",
     "top/src/a.py": b"".join(b"x = %d\n" % i for i in range(200)),
     "top/src/emoji.md": "\U0001f600\n".encode() * 81,
     "top/src/full.c": b"int x;\n" * 160,
