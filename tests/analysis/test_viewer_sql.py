@@ -7,12 +7,13 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 import pytest
 from selenium import webdriver
 
 import zml_dask as zml
-from zml_dask.publish.viewer import ViewerServer
+from zml_dask.publish.viewer import ViewerServer, _selected_sql
 
 from .browsing import opened, script, show, shows, status, tiles, wait
 from .conftest import HOSTILE, Known
@@ -116,6 +117,9 @@ def test_what_names_images_files_or_records_is_shown_as_images(
     opened(chromium)
     assert "sql=" in chromium.current_url
     assert chromium.current_url.endswith("image=7")
+    again(chromium, _selected_sql(np.array([5, 6, 7, 20])))
+    shows(chromium, "4 images")
+    assert tiles(chromium) == [5, 6, 7, 20]
     again(chromium, "SELECT count(*) FROM files")
     shows(chromium, "the result names no image")
     again(

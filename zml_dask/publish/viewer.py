@@ -8,22 +8,33 @@ hyparquet, the JavaScript readers of Zarr v3 and Parquet that are kept best.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import html
 import os
 import re
+import sys
+import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
+import numpy as np
+
 from zml_dask.errors import UsageError
+from zml_dask.query.dataset import Dataset
+from zml_dask.query.rows import Int64
 from zml_dask.store.info import committed_info
 from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 from zml_dask.text_safety import escape_text
+
+if TYPE_CHECKING:
+    from IPython.display import IFrame
 
 _TYPES: Mapping[str, str] = {
     "index.html": "text/html; charset=utf-8",
@@ -46,6 +57,9 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 """One range; a number of more digits is beyond every object."""
 _IDLE_SECONDS = 60
 """A connection that says nothing for so long is closed, so that none holds a thread for ever."""
+_MOST_RUNS = 5_000
+_MOST_IMAGES = 100_000
+"""Of a selection in a page's address: runs of neighbours, and rows that its SQL keeps."""
 
 
 def page_files(dataset: str, name: str) -> dict[str, bytes]:
@@ -119,7 +133,7 @@ class ViewerServer(ThreadingHTTPServer):
 
     Parameters
     ----------
-    dataset : str
+    dataset : str or Storage
         Path or URL; whatever fsspec reads is served as ranges.
     port : int
         0 takes a free one.
@@ -132,9 +146,9 @@ class ViewerServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, dataset: str, port: int = 0) -> None:
+    def __init__(self, dataset: str | Storage, port: int = 0) -> None:
         self.storage = _open(dataset)
-        self.pages = page_files(_DATA, _name_of(dataset))
+        self.pages = page_files(_DATA, _name_of(self.storage.url))
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
@@ -156,7 +170,54 @@ def _name_of(dataset: str) -> str:
     return Path(dataset).absolute().name
 
 
-def _open(dataset: str) -> Storage:
+def in_notebook(view: Dataset, height: int = 720) -> IFrame:
+    """Show the viewer's page in a notebook; see `zml_dask.query.dataset.Dataset.view`."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not hasattr(shell, "kernel"):
+        raise UsageError(
+            f"view() shows a page in a notebook, and this is none; run: zml-dask view {view.url}"
+        )
+    from IPython.display import IFrame
+
+    address = "" if view.is_unselected else f"#sql={quote(_selected_sql(view.rows.positions()))}"
+    url = _served(view.snapshot.storage).url + address
+    return IFrame(url, "100%", height, extras=['allow="clipboard-write"'])
+
+
+def _selected_sql(images: Int64) -> str:
+    """Write the question whose answer are these images.
+
+    Examples
+    --------
+    >>> _selected_sql(np.array([3, 4, 5, 9]))
+    'SELECT unnest(range(a, b)) AS image FROM (VALUES (3, 6), (9, 10)) runs (a, b)'
+    """
+    starts = np.flatnonzero(np.diff(images, prepend=-2) != 1)
+    if not len(images):
+        return "SELECT 0 AS image WHERE false"
+    if len(starts) > _MOST_RUNS or len(images) > _MOST_IMAGES:
+        raise UsageError(
+            f"view() shows selections of up to {_MOST_IMAGES:,} images in {_MOST_RUNS:,} runs of "
+            f"neighbours, and this one has {len(images):,} in {len(starts):,}; take a sample(1000)"
+        )
+    ends = images[np.append(starts[1:], len(images)) - 1] + 1
+    runs = ", ".join(f"({a}, {b})" for a, b in zip(images[starts], ends, strict=True))
+    return f"SELECT unnest(range(a, b)) AS image FROM (VALUES {runs}) runs (a, b)"  # noqa: S608
+
+
+_SERVERS: dict[str, ViewerServer] = {}
+
+
+def _served(storage: Storage) -> ViewerServer:
+    """Serve a dataset until this process ends."""
+    if storage.url not in _SERVERS:
+        server = _SERVERS[storage.url] = ViewerServer(storage)
+        threading.Thread(target=server.serve_forever, name="zml-viewer", daemon=True).start()
+        atexit.register(server.server_close)
+    return _SERVERS[storage.url]
+
+
+def _open(dataset: str | Storage) -> Storage:
     storage = Storage.open(dataset)
     committed_info(storage)  # raises where there is none
     return storage

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     import datasets
     import duckdb
     import xarray as xr
+    from IPython.display import IFrame
 
     from zml_dask.engine.job import Executor
     from zml_dask.engine.progress import BuildProgress
@@ -693,6 +694,31 @@ class Dataset:
         # By name: the formats are in layers above this one.
         above = import_module("zml_dask.publish.export")
         above.export(self, os.fspath(path), [format], above.ExportOptions(**options))
+
+    def view(self, height: int = 720) -> IFrame:
+        """Show the viewer's page in a notebook; elsewhere `zml-dask view` does.
+
+        The page comes from a server in this process, on 127.0.0.1, that ends with it. So the
+        browser must run on the same machine, or reach that port through a tunnel. Of a
+        selection the page shows its images.
+
+        Parameters
+        ----------
+        height : int
+            Of the page within the notebook, in pixels.
+
+        Returns
+        -------
+        IPython.display.IFrame
+            Shown where it is the last expression of a cell.
+
+        Raises
+        ------
+        UsageError
+            If this is no notebook, or the selection is too scattered for an address.
+        """
+        found: IFrame = import_module("zml_dask.publish.viewer").in_notebook(self, height)
+        return found
 
     def to_huggingface(self, columns: Sequence[str] = ()) -> datasets.Dataset:
         """Read the files as a ``datasets.Dataset``, one row per file (extra ``huggingface``).
