@@ -185,6 +185,59 @@ def test_an_embargo_that_ended_is_noticed_and_one_that_has_not_costs_no_build(
     assert 3000 in {row["record_id"] for row in tables(tmp_path / "ds")["records"]}
 
 
+def test_nobody_asks_for_a_record_before_the_date_of_its_embargo(
+    make_sandbox: Callable[..., Sandbox], client: distributed.Client, tmp_path: Path
+) -> None:
+    today = datetime.now(UTC).date()
+    ends = {3000: today + timedelta(days=9), 3001: today, 3002: today - timedelta(days=9)}
+    kept = [
+        make_record(number, {"a.zip": archive({"a.py": b"1\n"})}, access="embargoed",
+                    created=LONG_AGO, embargo_date=end.isoformat())
+        for number, end in ends.items()
+    ]  # fmt: skip
+    served = make_sandbox([*small_records(2), *kept])
+    build(harvested(served, tmp_path), tmp_path / "ds", client=client)
+    served.corpus.add(*(replace(one, access="open", embargo_date=None) for one in kept))
+    served.requests.clear()
+    said: list[str] = []
+    with HttpClient() as http:
+        done = update(
+            str(tmp_path / "ds"),
+            lambda: nullcontext(DaskExecutor(client)),
+            http,
+            progress=lines_of(said),
+        )
+    assert done.new == 2
+    assert f"the first of them until {ends[3000]}" in " ".join(said)
+    fetched = {seen.path.split("/")[3] for seen in served.requests.downloads}
+    assert fetched == {"3001", "3002"}
+    assert not any("3000" in str(seen) for seen in served.requests.searches)
+
+
+def test_a_new_version_says_of_what_it_is_one(
+    make_sandbox: Callable[..., Sandbox],
+    client: distributed.Client,
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    records = small_records(3)
+    served = make_sandbox(records)
+    build(harvested(served, tmp_path), tmp_path / "ds", client=client)
+    old = records[1]
+    code = {"a.zip": archive({"a.py": b"2\n"})}
+    now = datetime.now(UTC) - timedelta(minutes=30)
+    served.corpus.add(make_record(5000, code, created=now, concept_id=old.concept))
+    served.corpus.add(make_record(5001, code, created=now))
+    status, out, err = run("update", tmp_path / "ds", "--workers", "1")
+    assert status == 0, err
+    versions = [line for line in out.splitlines() if line.startswith("new version")]
+    assert versions == [
+        f"new version: record 5000: of record {old.record_id}; the dataset keeps both"
+    ]
+    event = json.loads((tmp_path / "ds" / "build.log.jsonl").read_text().splitlines()[-1])
+    assert event["new_versions"] == {"5000": old.record_id}
+
+
 def test_withdrawals_come_from_the_list_with_their_reasons_and_replaced_files_are_told(
     make_sandbox: Callable[..., Sandbox], client: distributed.Client, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -27,6 +28,8 @@ from zml_dask.store.storage import Storage
 from zml_dask.text_safety import escape_text, redact_url
 
 _LOOPBACK_TIMEOUT: Final = 3.0
+_MOST_LINES: Final = 20
+"""Of one kind of change."""
 
 
 @click.command("update")
@@ -105,12 +108,16 @@ def _print(result: UpdateResult, url: str) -> None:
         click.echo(f"nothing new for {url}{bound}")
     else:
         print_result(result.build)
-    for record_id, reason in result.withdrawn.items():
-        word = "dropped" if result.dropped else "withdrawn"
-        click.echo(f"{word}: record {record_id}: {escape_text(reason)}")
-    for record_id, change in result.republished.items():
-        click.echo(
-            f"republished: record {record_id}: {escape_text(change)}; the dataset keeps what it has"
-        )
+    word = "dropped" if result.dropped else "withdrawn"
+    for kind, changes, then in (
+        ("new version", result.new_versions, "; the dataset keeps both"),
+        (word, result.withdrawn, ""),
+        ("republished", result.republished, "; the dataset keeps what it has"),
+    ):
+        for record_id, change in islice(changes.items(), _MOST_LINES):
+            what = escape_text(change) if isinstance(change, str) else f"of record {change}"
+            click.echo(f"{kind}: record {record_id}: {what}{then}")
+        if len(changes) > _MOST_LINES:
+            click.echo(f"{kind}: {len(changes) - _MOST_LINES:,} more; build.log.jsonl names all")
     if result.withdrawn and not result.dropped:
         click.echo(f"to drop them: zml-dask update {url} --drop-withdrawn")

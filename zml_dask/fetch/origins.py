@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, cast
@@ -19,11 +19,13 @@ from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.members import has_members, is_sound, kind_of
 from zml_dask.net.client import HttpClient
 from zml_dask.net.transfer import local_disk
-from zml_dask.records.parse import record_name
+from zml_dask.records.parse import mapping, record_name
 from zml_dask.records.record import Record
 from zml_dask.text_safety import escape_path
 
-__all__ = ["FetchOptions", "FetchedArchive", "FetchedRecord", "fetch_into", "open_record"]
+__all__ = [
+    "FetchOptions", "FetchedArchive", "FetchedRecord", "embargo_end", "fetch_into", "open_record",
+]  # fmt: skip
 
 # With what is wrong with us or with the whole server nobody turns to GitHub, nor where a
 # record is withdrawn or restricted on purpose.
@@ -158,14 +160,34 @@ def _check_access(record: Record) -> None:
         )
 
 
+_EMBARGO: Final = "is under an embargo until "
+_DATE: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+
+
 def _embargoed(record: Record) -> RecordError:
-    metadata = record.metadata.get("metadata")
-    end = metadata.get("embargo_date") if isinstance(metadata, Mapping) else None
-    until = f" until {end}" if re.fullmatch(r"[0-9-]{4,10}", str(end)) else ""
-    return RecordError(
-        "embargoed",
-        f"record {record.record_id} is under an embargo{until}; every update asks for it again",
+    hit = record.metadata
+    end = str(
+        mapping(hit.get("metadata")).get("embargo_date")
+        or mapping(mapping(hit.get("access")).get("embargo")).get("until")
     )
+    until = (
+        f"{_EMBARGO}{end}; an update after that day"
+        if re.fullmatch(_DATE, end)
+        else ("is under an embargo; every update")
+    )
+    return RecordError("embargoed", f"record {record.record_id} {until} asks for it again")
+
+
+def embargo_end(message: str) -> str | None:
+    """Date until which a failed record's message says that it is under an embargo.
+
+    Examples
+    --------
+    >>> embargo_end("record 7 is under an embargo until 2030-01-31; an update after that day ...")
+    '2030-01-31'
+    """
+    found = re.search(f"{_EMBARGO}({_DATE})", message)
+    return found[1] if found else None
 
 
 def _fault_of(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from zml_dask.engine.log import build_log
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError
+from zml_dask.fetch.origins import embargo_end
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.build import build_on
-from zml_dask.pipeline.ledger import load_ledger
+from zml_dask.pipeline.ledger import Ledger, load_ledger
 from zml_dask.pipeline.options import BuildOptions, recorded_options
 from zml_dask.pipeline.options import options_from as build_options_from
 from zml_dask.pipeline.outcome import BuildResult
@@ -53,6 +55,8 @@ class UpdateResult:
     republished : mapping of int to str
         Records of the dataset whose files have changed at the server, and how; the
         dataset keeps what it has.
+    new_versions : mapping of int to int
+        Records that were built now, and the version of each that the dataset had before.
     until : str or None
         Bound of the harvest that the dataset was built from: nothing newer is asked for.
     """
@@ -62,6 +66,7 @@ class UpdateResult:
     withdrawn: Mapping[int, str]
     dropped: bool
     republished: Mapping[int, str] = field(default_factory=dict)
+    new_versions: Mapping[int, int] = field(default_factory=dict)
     until: str | None = None
 
 
@@ -123,6 +128,8 @@ def update(
     failed = set(ledger.failed.tolist())
     if not options.retry_failed:
         failed -= set(ledger.failed_permanently.tolist())
+        failed -= _under_embargo(ledger, progress)
+    before = _versions(storage)
     result = None
     with _new_records(asked, failed, storage.url, http, progress) as catalogue:
         new = len(catalogue.refs)
@@ -134,20 +141,60 @@ def update(
         withdrawn = withdrawn_of(storage, asked.options, http, progress)
         republished = republished_of(storage, asked, http, progress)
     dropped = bool(withdrawn) and drop_withdrawn
-    if withdrawn or republished:
+    old = {concept: number for number, concept in before.items()}
+    new_versions = {
+        number: old[concept]
+        for number, concept in (_versions(storage) if result is not None else before).items()
+        if number not in before and concept in old
+    }
+    if withdrawn or republished or new_versions:
         with dataset_lock(storage, on_wait=progress.say) as lock, build_log(storage) as log:
             if dropped:
                 lock.check()
                 withdraw(storage, withdrawn, "withdrawn by its owners")
-            log.write("update", withdrawn=withdrawn, dropped=dropped, republished=republished)
+            log.write(
+                "update",
+                withdrawn=withdrawn,
+                dropped=dropped,
+                republished=republished,
+                new_versions=new_versions,
+            )
     return UpdateResult(
         result,
         result.n_staged + result.n_failed if result is not None else 0,
         withdrawn,
         dropped,
         republished,
+        new_versions,
         asked.options.until,
     )
+
+
+def _under_embargo(ledger: Ledger, progress: BuildProgress) -> set[int]:
+    """Give the failed records whose embargo has a date that has not come yet."""
+    today = datetime.now(UTC).date().isoformat()
+    rows = ledger.failures.select(["record_id", "kind", "message"]).to_pylist()
+    ends = {
+        row["record_id"]: end
+        for row in rows
+        if row["kind"] == "embargoed" and (end := embargo_end(row["message"])) and end > today
+    }
+    if ends:
+        progress.say(
+            f"{len(ends):,} records are under an embargo, the first of them until "
+            f"{min(ends.values())}; they are asked for after that"
+        )
+    return set(ends)
+
+
+def _versions(storage: Storage) -> dict[int, int]:
+    """Give the records of a dataset in the order of their ids, and what each is a version of."""
+    info = check_target(storage)
+    if info is None:
+        return {}
+    table = read_table(storage, info, "records", ["record_id", "concept_id"]).drop_null()
+    ids, concepts = (table[name].to_pylist() for name in ("record_id", "concept_id"))
+    return dict(sorted(zip(ids, concepts, strict=True)))
 
 
 def harvest_of(info: DatasetInfo | None, url: str) -> HarvestState:

@@ -66,6 +66,7 @@ class SandboxRecord:
     repository: str | None = None
     related: tuple[tuple[str, str, str], ...] = ()
     access: AccessStatus = "open"
+    embargo_date: str | None = None
     files: Mapping[str, Content] = field(default_factory=lambda: MappingProxyType({}))
     withdrawal: Withdrawal | None = None
     is_latest: bool = True

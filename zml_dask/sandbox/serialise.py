@@ -22,6 +22,7 @@ def legacy_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
         "publication_date": record.created.date().isoformat(),
         "description": f"<p>{record.description}</p>",
         "access_right": "open" if record.access == "metadata-only" else record.access,
+        **({"embargo_date": record.embargo_date} if record.embargo_date else {}),
         "creators": [{"name": name, "affiliation": None} for name in record.creators],
         "keywords": list(record.keywords),
         "related_identifiers": [
@@ -130,7 +131,11 @@ def native_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
         "access": {
             "record": "public",
             "files": "public" if record.access in {"open", "metadata-only"} else "restricted",
-            "embargo": {"active": record.access == "embargoed", "reason": None},
+            "embargo": {
+                "active": record.access == "embargoed",
+                "until": record.embargo_date,
+                "reason": None,
+            },
             "status": record.access,
         },
         "files": _native_files(record, base),
