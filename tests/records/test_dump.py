@@ -426,3 +426,42 @@ def test_a_killed_process_goes_on_and_downloads_the_dump_once(
     assert len(served.requests.to(f"{JSON_DUMP}/")) == 1
     both.by_search()
     both.assert_equal()
+
+
+MEASURED = """
+import resource, sys
+from zml_dask.cli.main import main
+try: main(sys.argv[1:])
+finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
+"""
+
+
+def test_memory_does_not_grow_with_the_dump(
+    make_sandbox: Make, client_of: ClientOf, tmp_path: Path, count: int = 60_000
+) -> None:
+    served = make_sandbox(corpus_of(20))
+    wanted = dump_of(natives(served))
+    others = [make_record(10**7 + n, resource_type="dataset") for n in range(1000)]
+    block = gzip.decompress(json_dump(others, served.api_url))
+    # Without the blocks that end a tar: other entries follow, and the records that are wanted.
+    block = gzip.compress(block[: len(block.rstrip(b"\0")) // 512 * 512 + 512], 1)
+    megabytes = []
+    for repeated in (1, count // 1000):
+        dump = tmp_path / f"{repeated}.tar.gz"
+        with dump.open("wb") as file:
+            for _ in range(repeated):
+                file.write(block)
+            file.write(wanted)
+        served.exporter.make(served.api_url, MADE, {JSON_DUMP: dump})
+        words = ["harvest", str(tmp_path / f"{repeated}.jsonl"), "--from-dump"]
+        ran = subprocess.run(
+            [sys.executable, "-c", MEASURED, *words, "--api-url", served.api_url],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        megabytes.append(int(ran.stderr.splitlines()[-1]))
+        both = Both(served, client_of, tmp_path)
+        both.dumped = tmp_path / f"{repeated}.jsonl"
+        both.by_search()
+        both.assert_equal()
+    # All entries together are more than five times that.
+    assert megabytes[1] - megabytes[0] < count / 5_000
