@@ -82,7 +82,7 @@ unshare --mount --pid --fork bash -euo pipefail -c '
   fi
   exec chroot --userspec=10001:10001 "$root" /usr/bin/env -i HOME=/home/zml LANG=C.UTF-8 \
     PATH=/opt/zml/bin:/usr/bin:/bin tini -s -- \
-    bash -euc "cd && zml-dask demo zenodo-ml && zml-dask verify zenodo-ml && python -m libarchive.ffi"
+    bash -euc "cd && zml-dask demo zenodo-ml && zml-dask verify zenodo-ml && python -c \"import libarchive\""
 ' demo "$root"
 buildah "${storage[@]}" rm "$container" >/dev/null
 

@@ -147,7 +147,7 @@ class Switch:
         return self.hosts[name]
 
     def cut(self, name: str) -> None:
-        """Pull a host's cable: what is sent to it or by it is lost, and nobody is told."""
+        """Pull a host's cable: what is sent to it or by it is lost, and no error says so."""
         with self._switch.inside():
             _ip(f"link set {name} nomaster")
 

@@ -26,11 +26,19 @@ def zenodo() -> Iterator[Sandbox]:
         yield served
 
 
-@pytest.fixture
-def catalogue(zenodo: Sandbox, tmp_path: Path) -> Path:
-    path = tmp_path / "catalogue.jsonl"
-    run("harvest", path, "--api-url", zenodo.api_url, log=tmp_path / "log")
+@pytest.fixture(scope="module")
+def catalogue(zenodo: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("catalogue")
+    path = folder / "catalogue.jsonl"
+    run("harvest", path, "--api-url", zenodo.api_url, log=folder / "log")
     return path
+
+
+@pytest.fixture(scope="module")
+def built_locally(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("local")
+    run("build", catalogue, folder / "dataset", "--workers", 1, log=folder / "log")
+    return folder / "dataset"
 
 
 @pytest.fixture
@@ -88,6 +96,7 @@ def test_the_driver_requeues_itself_and_goes_on(
     zenodo: Sandbox,
     catalogue: Path,
     activate: str,
+    built_locally: Path,
     tmp_path: Path,
 ) -> None:
     zenodo.requests.clear()
@@ -106,8 +115,7 @@ def test_the_driver_requeues_itself_and_goes_on(
     until(lambda: _begun_at_once(slurm, job), "it runs again")
     until(lambda: "restart 1: done" in log.read_text(), "the build is done")
     assert not before & set(records_of(zenodo.requests.downloads))
-    run("build", catalogue, tmp_path / "local", "--workers", 1, log=tmp_path / "log")
-    assert content(dataset) == content(tmp_path / "local")
+    assert content(dataset) == content(built_locally)
 
 
 def test_a_cancelled_driver_stays_cancelled(slurm: SlurmLab, underway: Underway) -> None:
@@ -129,7 +137,7 @@ def test_a_driver_that_is_told_of_its_preemption_requeues_itself(
 
 
 def test_a_driver_whose_node_dies_goes_on_elsewhere(
-    slurm: SlurmLab, zenodo: Sandbox, catalogue: Path, underway: Underway, tmp_path: Path
+    slurm: SlurmLab, zenodo: Sandbox, built_locally: Path, underway: Underway
 ) -> None:
     with slurm.without(slurm.node_of(underway.job)):
         until(lambda: underway.job in slurm.jobs("PENDING"), "SLURM puts it back")
@@ -139,8 +147,7 @@ def test_a_driver_whose_node_dies_goes_on_elsewhere(
         until(lambda: _begun_at_once(slurm, underway.job), "it runs again")
         until(lambda: "restart 1: done" in underway.log.read_text(), "the build is done")
     assert not before & set(records_of(zenodo.requests.downloads))
-    run("build", catalogue, tmp_path / "local", "--workers", 1, log=tmp_path / "log")
-    assert content(underway.dataset) == content(tmp_path / "local")
+    assert content(underway.dataset) == content(built_locally)
 
 
 def _begun_at_once(slurm: SlurmLab, job: str) -> bool:

@@ -191,6 +191,16 @@ def _dawdle(number: int) -> int:
     return number
 
 
+def test_a_timeout_that_dask_cannot_keep_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dask.yaml"
+    path.write_text("distributed: {comm: {timeouts: {tcp: 5s}}}")
+    with (
+        pytest.raises(UsageError, match=r"timeouts\.tcp: 5s is too short.*11s or more"),
+        open_cluster("local", 1, None, ClusterOptions(config=path)),
+    ):
+        pass
+
+
 def test_workers_and_adapt_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude"), open_cluster("local", 2, (1, 2)):
         pass

@@ -19,8 +19,7 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from zml_dask.engine.clusters.options import ClusterOptions
-from zml_dask.engine.clusters.security import dashboard_of, local_security
+from zml_dask.engine.clusters.options import ClusterOptions, dashboard_of
 from zml_dask.errors import ClusterError, UsageError
 
 # The share of the machine that local workers may fill; the rest is the driver's,
@@ -57,8 +56,8 @@ def open_local(
             threads_per_worker=1,
             processes=True,
             memory_limit=int(MEMORY_LIMIT * _LOCAL_MEMORY_SHARE / count),
-            # Any user of this machine reaches its loopback device.
-            security=local_security(),
+            # Any user of this machine reaches its loopback device; the key pair is in memory.
+            security=distributed.Security.temporary(),
             scheduler_kwargs=options.scheduler_options,
             worker_dashboard_address=None,
             silence_logs=logging.CRITICAL,

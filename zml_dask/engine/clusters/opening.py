@@ -10,9 +10,11 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
 import dask
 import distributed
+from dask.utils import parse_timedelta
 from distributed import Client
 from distributed.core import Status
 from distributed.deploy import Cluster
@@ -26,6 +28,9 @@ from zml_dask.engine.clusters.settings import resolve, settings_of
 from zml_dask.errors import UsageError
 
 logger = logging.getLogger(__name__)
+
+_LEAST_TIMEOUT: Final = 11
+"""Seconds of silence after which Dask can give up a connection at the earliest."""
 
 
 @contextmanager
@@ -81,11 +86,12 @@ def open_cluster(
         # What goes wrong is said by our own errors; Dask's log is a screen of
         # tracebacks for a scheduler that was ended.
         silence_logging_cmgr(logging.CRITICAL),
-        opener(spec, workers, adapt, options) as client,
     ):
-        if opener is not open_local:  # its workers are this very Python
-            check_versions(client, options.say)
-        yield client
+        _check_timeout()
+        with opener(spec, workers, adapt, options) as client:
+            if opener is not open_local:  # its workers are this very Python
+                check_versions(client, options.say)
+            yield client
 
 
 def check_cluster(spec: str, options: ClusterOptions) -> None:
@@ -193,6 +199,17 @@ def _opener(spec: str) -> Opener:
     from zml_dask.engine.clusters.jobqueue import open_jobqueue
 
     return open_jobqueue
+
+
+def _check_timeout() -> None:
+    """Refuse a timeout that each connection would fail with an assertion for."""
+    name = "distributed.comm.timeouts.tcp"
+    timeout = dask.config.get(name)
+    if parse_timedelta(timeout) < _LEAST_TIMEOUT:
+        raise UsageError(
+            f"{name}: {timeout} is too short: Dask asks a silent connection ten times, a second "
+            f"apart; give {_LEAST_TIMEOUT}s or more"
+        )
 
 
 def _check_sizes(workers: int | None, adapt: tuple[int, int] | None) -> None:

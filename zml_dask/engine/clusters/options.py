@@ -10,8 +10,11 @@ import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from socket import gethostname
 from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import distributed
 
@@ -79,6 +82,17 @@ Opener: TypeAlias = Callable[
     AbstractContextManager[distributed.Client],
 ]
 """Opens the clusters of one kind."""
+
+
+def dashboard_of(client: distributed.Client, options: ClusterOptions) -> None:
+    """Say where the dashboard is, with the part of its address that nobody can guess."""
+    if options.dashboard == "off" or find_spec("bokeh") is None:
+        return
+    port = client.scheduler_info(n_workers=0)["services"].get("dashboard")
+    if port is not None:
+        host = urlsplit(client.dashboard_link).hostname
+        url = f"http://{host}:{port}{options.http_prefix}status"
+        options.say(f"dashboard: {url} (on {gethostname()})")
 
 
 def job_name_of(dataset: str) -> str:
