@@ -52,19 +52,6 @@ def commands(console: str) -> str:
     return "\n".join(script)
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory in which the demo was run."""
-    directory = tmp_path_factory.mktemp("demo")
-    subprocess.run(
-        [Path(sys.executable).with_name("zml-dask"), "--quiet", "demo", "zenodo-ml"],
-        cwd=directory,
-        check=True,
-        timeout=500,
-    )
-    return directory
-
-
 @pytest.fixture
 def workplace(
     demo: Path, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
