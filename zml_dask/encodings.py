@@ -47,13 +47,21 @@ _NOT_CONTROL: Final = _PRINTABLE + bytes(range(128, 256))
 # How many bytes of a text may be wrong for its encoding to be believed all the same.
 _FEW: Final = 0.1
 
-_COOKIE: Final = re.compile(rb"coding[:=][ \t]*[\"']?([-_.a-zA-Z0-9]+)")
+_COOKIE: Final = re.compile(
+    rb"(?:coding[:=][ \t]*|\bfenc=|\buse encoding[ \t]+|!TEX encoding[ \t]*=[ \t]*)"
+    rb"[\"']?([-_.a-zA-Z0-9]+)"
+)
 _XML: Final = re.compile(rb"\s*<\?xml\b[^>]{0,200}?encoding\s*=\s*[\"']([-_.:a-zA-Z0-9]+)[\"']")
 _HTML: Final = re.compile(rb"(?i)<meta\b[^>]{0,200}?charset\s*=\s*[\"']?([-_.:a-z0-9]+)")
 _CSS: Final = re.compile(rb"@charset\s+[\"']([-_.:a-zA-Z0-9]+)[\"']")
 _LATEX: Final = re.compile(rb"\\usepackage\s*\[([a-z0-9-]+)\]\s*\{inputenc\}")
-_LATEX_NAMES: Final = {
-    "ansinew": "windows-1252", "latin9": "iso-8859-15", "applemac": "mac_roman", "cp1250": "cp1250",
+# Names that LaTeX, TeXShop and Emacs have for encodings, and Python has not.
+_OTHER_NAMES: Final = {
+    "ansinew": "windows-1252", "latin9": "iso-8859-15", "applemac": "mac_roman",
+    "isolatin": "latin-1", "isolatin2": "iso-8859-2", "isolatin9": "iso-8859-15",
+    "iso-latin-1": "latin-1", "iso-latin-2": "iso-8859-2", "iso-latin-9": "iso-8859-15",
+    "euc-japan": "euc_jp", "japanese-shift-jis": "shift_jis", "cyrillic-koi8": "koi8-r",
+    "chinese-gbk": "gbk", "korean-iso-8bit": "euc_kr",
 }  # fmt: skip
 
 # Codecs that hold more than the standard of that name, as browsers read it. The labels are
@@ -346,8 +354,7 @@ def _declared_codec(data: bytes) -> str | None:
     names += [match[1] for match in _HTML.finditer(head)][:1]
     latex = _LATEX.search(data[: 4 * _DECLARATION_BYTES])
     if latex is not None:
-        name = latex[1].decode("ascii")
-        names.append(_LATEX_NAMES.get(name, name).encode())
+        names.append(latex[1])
     return next((codec for codec in map(_codec, names) if codec is not None), None)
 
 
@@ -357,7 +364,7 @@ def _codec(name: bytes) -> str | None:
     # Emacs and vim say how lines end as well.
     text = re.sub(r"[-_](unix|dos|mac)$", "", text)
     try:
-        codec = codecs.lookup(text).name
+        codec = codecs.lookup(_OTHER_NAMES.get(text, text)).name
         probe = b"coding: \x7e".decode(codec)
     except (LookupError, UnicodeError, TypeError, AssertionError, ValueError):
         return None

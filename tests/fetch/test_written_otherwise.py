@@ -460,6 +460,46 @@ def test_reasons_of_hard_links(read: Read) -> None:
     assert "does not come before it" in reasons["hidden"]
 
 
+def test_kinds_of_entries_that_nobody_knows_are_files_and_labels_are_none(read: Read) -> None:
+    def kind(name: bytes, letter: bytes) -> bytes:
+        block = bytearray(header(name)[:512])
+        block[156:157] = letter
+        return checked(block) + PY + bytes(506)
+
+    label = tar_info("LABEL", b"V").tobuf(tarfile.GNU_FORMAT)
+    members = read(label + b"".join(kind(letter, letter) for letter in (b"Z", b"8", b"?")) + END)
+    assert good(members) == {"Z": PY, "8": PY, "?": PY}
+    assert len(members) == 3
+    folder = kind(b"d/", b"D")
+    assert good(read(folder + header(b"a.py") + END)) == {"a.py": PY}
+
+
+def test_fields_of_a_zip_that_lie(read: Read) -> None:
+    def path(text: bytes, of: bytes) -> bytes:
+        return struct.pack("<HHBL", 0x7075, 5 + len(text), 1, binascii.crc32(of)) + text
+
+    broken = struct.pack("<HH", 0x5455, 12_374) + b"abcdefgh"
+    names = {
+        b"caf\x82.py": path("né.py".encode(), b"caf\x82.py"),  # believed
+        b"r\x82sum\x82.py": path(b"other.py", b"before.py"),  # left from before it was renamed
+        b"c.py": broken,
+    }
+    archive = raw_zip(*(RawMember.of(name, PY, extra=extra) for name, extra in names.items()))
+    assert good(read(archive)) == {"né.py": PY, "résumé.py": PY, "c.py": PY}
+    whole = make_zip()
+    end = whole.rindex(b"PK\5\6")
+    for lying in (
+        whole[: end + 8] + bytes(4) + whole[end + 12 :],  # no entries
+        whole[: end + 8] + b"\x63\0\x63\0" + whole[end + 12 :],  # 99 entries
+        whole[: end + 20] + b"\x10\0cut",  # a comment that is cut off
+        whole[: end + 20] + b"\x01\0longer",
+        whole + b"<html>error</html>" * 99,
+    ):
+        members = read(lying)
+        assert good(members) == GOOD
+        assert fates(members) == {}
+
+
 def test_the_prefix_of_old_gnu_tars_holds_times(read: Read) -> None:
     old = header(b"a.py", magic=b"ustar  \0", prefix=b"14000000000\x0014000000000\0")
     posix = header(b"b.py", magic=b"ustar\x0000", prefix=b"folder")

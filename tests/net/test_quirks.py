@@ -292,6 +292,16 @@ def test_an_archive_that_is_called_compressed_for_being_so(
     assert target.read_bytes() == packed
 
 
+@pytest.mark.parametrize("name", ["utf-8", "binary", "aws-chunked", "none", "identity", ""])
+def test_what_is_no_compression_stands_in_nobody_s_way(
+    server: Misbehaving, client: HttpClient, target: Path, name: str
+) -> None:
+    url = server.on("/f", lambda exchange: exchange.send_file(BODY, Content_Encoding=name))
+    client.download(url, target, checksum=MD5)
+    assert target.read_bytes() == BODY
+    assert client.read_range(url, 5, 99) == BODY[5:99]
+
+
 def test_a_compression_that_is_none(server: Misbehaving, client: HttpClient, target: Path) -> None:
     url = server.on("/f", lambda exchange: exchange.send(200, SOURCE, Content_Encoding="gzip"))
     client.download(url, target)

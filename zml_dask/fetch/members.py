@@ -7,6 +7,7 @@ nested bombs stay shut.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -412,8 +413,10 @@ def _status_of(said: str) -> MemberStatus:
     """What libarchive complains of: a password, what it cannot read, or damage."""
     if "ncrypt" in said or "assphrase" in said:
         return "encrypted"
-    is_unread = "unavailable" in said or "not supported" in said
-    return "unsupported" if is_unread else "damaged"
+    is_unread = re.search(
+        "unavailable|not supported|is unsupported|nsupported (pack|comp)|nknown (codec|comp)", said
+    )
+    return "damaged" if is_unread is None else "unsupported"
 
 
 class _FrameContent:

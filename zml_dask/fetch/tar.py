@@ -38,11 +38,13 @@ _LARGEST_SIZE: Final = 2**62
 _MAGIC: Final = b"ustar"
 _POSIX_MAGIC: Final = b"ustar\0"
 
-_FILES: Final = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE)
 _DEVICES: Final = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
-_WITHOUT_CONTENT: Final = (*_DEVICES, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
 _GNU_FOLDER: Final = b"D"
 _GNU_CONTINUED: Final = b"M"
+_GNU_LABEL: Final = b"V"
+_WITHOUT_CONTENT: Final = (
+    *_DEVICES, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, _GNU_LABEL,
+)  # fmt: skip
 _EXTENDED: Final = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _GNU_LONG: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _NO_END_MARK: Final = "it ends before its end mark"
@@ -159,28 +161,26 @@ def _member(
 ) -> Member | None:
     """Read one entry's content, or read over it; None for what needs no row."""
     is_passed_over = is_version_control(entry.path)
-    key = hash(_plain(entry.path))
     if entry.kind in _WITHOUT_CONTENT:
         return None if is_passed_over else _special(entry, listed)
+    if is_passed_over or entry.kind == _GNU_FOLDER:
+        _skip(layer, entry.size)
+        return None
+    # Any other kind is a file, says POSIX.
     refusal: tuple[MemberStatus, str] | None
     if entry.problem is not None:
         refusal = "unsupported", entry.problem
-    elif entry.kind not in _FILES:
-        refusal = "unsupported", f"an entry of type {entry.kind!r}"
     else:
         refusal = meter.limits.refusal(entry.path, entry.size)
-    if not is_passed_over and entry.kind != _GNU_FOLDER:
-        listed.add(key)
-        if refusal is None or refusal[0] == "too_large":
-            if hash(entry.path) in read:
-                refusal = "duplicate", "an earlier member has the same path"
-            read.add(hash(entry.path))
-            if refusal is not None and refusal[0] == "too_large":
-                return _large_member(entry, refusal, layer, meter, scratch)
-    if is_passed_over or refusal is not None:
+    listed.add(hash(_plain(entry.path)))
+    if refusal is None or refusal[0] == "too_large":
+        if hash(entry.path) in read:
+            refusal = "duplicate", "an earlier member has the same path"
+        read.add(hash(entry.path))
+        if refusal is not None and refusal[0] == "too_large":
+            return _large_member(entry, refusal, layer, meter, scratch)
+    if refusal is not None:
         _skip(layer, entry.size)
-        if is_passed_over or refusal is None or entry.kind == _GNU_FOLDER:
-            return None
         return unread(entry.path, entry.size, *refusal)
     data = _read_exactly(layer, entry.size)
     path, note = escape_path(entry.path)

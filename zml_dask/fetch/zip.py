@@ -195,7 +195,8 @@ def find_directory(buffer: Buffer) -> Directory:
         if position + _END.size > len(buffer):
             continue
         fields = _END.unpack_from(buffer, position)
-        if position + _END.size + fields[7] > len(buffer):
+        # A comment may be cut off, but not that of nothing.
+        if position + _END.size + fields[7] > len(buffer) and fields[4] == 0:
             continue
         directory = _directory_before(buffer, position, fields)
         if directory is not None:
@@ -306,8 +307,10 @@ def decode_path(raw: bytes, flags: int, extra: bytes) -> str:
     if raw.isascii():
         return raw.decode("ascii")
     if extra and not flags & _UTF8:
+        # Its checksum is that of the path: a tool that renames may leave the old field.
+        known = b"\x01" + crc32(raw).to_bytes(4, "little")
         for kind, body in iter_extra(extra):
-            if kind == _EXTRA_UNICODE_PATH and len(body) > 5 and body[0] == 1:
+            if kind == _EXTRA_UNICODE_PATH and len(body) > 5 and body.startswith(known):
                 return decoded(body[5:], _STANDARD_NAMES)
     return decoded(raw, _STANDARD_NAMES)
 

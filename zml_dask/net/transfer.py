@@ -410,9 +410,12 @@ def content_range(response: requests.Response) -> tuple[int, int, int | None] | 
 
 
 def content_encoding(response: requests.Response) -> str:
-    """Name of the compression that a server applied, asked or not; '' for none."""
+    """Name of the compression that a server applied, asked or not; '' for none.
+
+    Some servers name there what is none (``utf-8``, ``binary``, ``aws-chunked``).
+    """
     stated = response.headers.get("Content-Encoding", "").strip().lower()
-    return "" if stated == "identity" else stated
+    return stated if stated in _ENCODINGS | {"br", "compress", "x-compress"} else ""
 
 
 def _is_page(response: requests.Response) -> bool:
