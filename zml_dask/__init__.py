@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zml_dask.records.record import Record as Record
     from zml_dask.store.commit import commit as commit
     from zml_dask.store.storage import Storage as Storage
-    from zml_dask.store.verify.verification import verify as verify
+    from zml_dask.store.verify import verify as verify
 
 __version__ = version("zml-dask")
 
@@ -44,7 +44,7 @@ _HOMES = {
     "process": "zml_dask.pipeline.process",
     "rasterize": "zml_dask.raster.images",
     "to_text": "zml_dask.raster.images",
-    "verify": "zml_dask.store.verify.verification",
+    "verify": "zml_dask.store.verify",
 }
 
 __all__ = [

@@ -16,7 +16,7 @@ from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import ExportResult, export_dataset, export_record, parse_formats
 from zml_dask.legacy.record import staged_record
 from zml_dask.store.commit import commit
-from zml_dask.store.staging import StagingIndex, read_staged
+from zml_dask.store.staging import StagedReader, StagingIndex
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
 
@@ -40,7 +40,7 @@ def test_in_the_build_and_afterwards_give_the_same_bytes(tmp_path: Path) -> None
         stage(storage, tmp_path, record_id, sources)
         location = StagingIndex.load(storage).find(record_id)
         assert location is not None
-        export_record(staged_record(read_staged(storage, location)), storage, ALL)
+        export_record(staged_record(StagedReader(storage, location)), storage, ALL)
     commit(storage)
     result = export_dataset(tmp_path / "dataset", tmp_path / "later", ALL)
     assert (result.records, result.already) == (2, 0)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import zarr
 from PySquashfsImage import SquashFsImage
+from store_builders import stored_table
 
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.progress import Counts, SilentProgress
@@ -37,7 +38,6 @@ from zml_dask.pipeline.importing import import_legacy
 from zml_dask.publish.squashfs import write_squashfs
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
 from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
 
@@ -55,10 +55,7 @@ SOURCES = {
 
 
 def rows(dataset: Path, table: str) -> list[dict[str, Any]]:
-    storage = Storage.open(dataset)
-    info = read_info(storage)
-    assert info is not None
-    return read_table(storage, info, table).to_pylist()
+    return stored_table(Storage.open(dataset), table).to_pylist()
 
 
 def arrays(dataset: Path) -> dict[str, np.ndarray]:

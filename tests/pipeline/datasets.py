@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from serving import Sandbox
+from store_builders import stored_table
 
 from zml_dask.net.client import HttpClient
 from zml_dask.records.harvest import HarvestOptions, harvest
@@ -16,7 +17,6 @@ from zml_dask.sandbox.corpus import SandboxRecord, make_record
 from zml_dask.store.info import read_info
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import add_up
-from zml_dask.store.tables import read_table
 
 WHEN = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -67,7 +67,7 @@ def tables(dataset: Path) -> dict[str, list[dict[str, object]]]:
     storage = Storage.open(dataset)
     info = read_info(storage)
     assert info is not None
-    found = {name: read_table(storage, info, name) for name in info.tables}
+    found = {name: stored_table(storage, name) for name in info.tables}
     found["files_by_language"] = found["files_by_language"].sort_by("file_id")
     found["summary"] = add_up([found["summary"]])
     return {name: table.to_pylist() for name, table in found.items()}

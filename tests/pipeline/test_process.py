@@ -21,7 +21,7 @@ from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.process import process
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.sandbox.corpus import make_record
-from zml_dask.store.staging import StagingIndex, read_staged
+from zml_dask.store.staging import StagedReader, StagingIndex
 from zml_dask.store.storage import Storage, StorageError
 
 from .datasets import archive, harvested
@@ -60,7 +60,7 @@ def test_every_file_has_a_row_with_its_fate(
     assert (outcome.status, outcome.origin, outcome.failure) == ("staged", "zenodo", None)
     location = StagingIndex.load(storage).find(7)
     assert location is not None
-    staged = read_staged(storage, location)
+    staged = StagedReader(storage, location)
     rows = {row["name"]: (row, text) for row, text in staged}
     assert {name: row["status"] for name, (row, _) in rows.items()} == {
         "a.py": "ok",

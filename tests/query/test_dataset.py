@@ -20,7 +20,7 @@ from zml_dask.query.dataset import Dataset
 from zml_dask.query.gather import gather
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store import snapshot
-from zml_dask.store.commit.steps import commit, plan_commit
+from zml_dask.store.commit import commit, plan_commit
 from zml_dask.store.info import read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
 from zml_dask.store.local_storage import LocalStorage

@@ -19,7 +19,7 @@ import zml_dask as zml
 from zml_dask.errors import DatasetDamagedError
 from zml_dask.query import dataset
 from zml_dask.query.file_images import FileImages
-from zml_dask.store.commit.steps import commit
+from zml_dask.store.commit import commit
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.storage import Storage
 

@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from zml_dask.raster.text import normalize_text
-from zml_dask.store.layout import ImageShape, extension_of
+from zml_dask.store.info import DatasetInfo, committed_info
+from zml_dask.store.layout import TABLES, ImageShape, extension_of
 from zml_dask.store.staging import RecordStager, StagedFile, StagedRecord
 from zml_dask.store.storage import Storage
 
@@ -73,3 +77,11 @@ def objects(storage: Storage, prefix: str = "") -> dict[str, bytes]:
 def content_of(tree: dict[str, bytes]) -> dict[str, bytes]:
     """What must come out the same however often a build died: the arrays and the rows."""
     return {p: d for p, d in tree.items() if p.startswith(("images.zarr", "files", "records"))}
+
+
+def stored_table(storage: Storage, table: str, info: DatasetInfo | None = None) -> pa.Table:
+    """All rows of a table as pyarrow reads them, those of withdrawn records included."""
+    info = info or committed_info(storage)
+    parts = [storage.read(part.path) for part in info.tables[table]]
+    read = [pq.read_table(pa.BufferReader(part)) for part in parts]
+    return pa.concat_tables([TABLES[table].empty_table(), *read])

@@ -11,19 +11,18 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_builders import objects, sources, stage
+from store_builders import objects, sources, stage, stored_table
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.raster.images import n_lines_dtype, rasterize
-from zml_dask.store.commit.steps import CommitOptions, commit, finish_commit, plan_commit, run_task
+from zml_dask.store.commit import CommitOptions, commit, finish_commit, plan_commit, run_task
 from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
 from zml_dask.store.layout import ImageShape, image_arrays, shard_path
 from zml_dask.store.shards import ShardBuilder, ShardReader
 from zml_dask.store.staging import FailureRow, pack_records, stage_failure
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
 from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
 
@@ -89,7 +88,7 @@ def test_commits_equal_the_reference(tmp_path_factory, records, shape, seed, cut
     assert group["n_lines"].dtype == n_lines_dtype(shape.height)
     info = read_info(storage)
     assert info is not None
-    table = read_table(storage, info, "files")
+    table = stored_table(storage, "files")
     columns = ("file_id", "record_id", "path", "first_image", "n_images")
     assert list(zip(*(table[name].to_pylist() for name in columns), strict=True)) == files
     assert (info.counts.images, info.counts.records) == (len(images), len(done))
@@ -153,8 +152,8 @@ def test_failures_are_kept_until_their_record_is_in(tmp_path: Path) -> None:
     assert commit(storage).counts.failures == 2
     stage(storage, tmp_path, 5, sources(3))
     stage_failure(storage, FailureRow(6, "fetch", "gone", "410", 2, True))
-    info = commit(storage)
-    assert read_table(storage, info, "failures").to_pylist() == [
+    commit(storage)
+    assert stored_table(storage, "failures").to_pylist() == [
         {
             "record_id": 6,
             "stage": "fetch",
@@ -176,7 +175,7 @@ def test_withdrawn_records_stay_out(tmp_path: Path) -> None:
     withdraw(storage, [2], "a court asked")
     stage(storage, tmp_path, 2, sources(3))
     info = commit(storage)
-    assert read_table(storage, info, "withdrawn")["record_id"].to_pylist() == [1, 2]
+    assert stored_table(storage, "withdrawn")["record_id"].to_pylist() == [1, 2]
     assert info.counts == before.counts
     assert verify(storage, deep=True).ok
     with pytest.raises(UsageError, match="a reason"):

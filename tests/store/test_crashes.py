@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from store_builders import content_of, objects, sources, stage
+from store_builders import content_of, objects, sources, stage, stored_table
 
 from zml_dask.errors import ZmlError
 from zml_dask.store import layout
@@ -20,7 +20,6 @@ from zml_dask.store.commit import commit, finish_commit, plan_commit, run_task
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.staging import FailureRow, StagingIndex, pack_records, stage_failure
 from zml_dask.store.storage import Storage, StorageError
-from zml_dask.store.tables import read_table
 from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
 
@@ -61,7 +60,7 @@ def build(storage: Storage, scratch: Path, records: dict, name: str) -> None:
     """Stage, pack and commit: all that a build does to its dataset."""
     staged = StagingIndex.load(storage)
     info = read_info(storage)
-    done = read_table(storage, info, "records")["record_id"].to_pylist() if info else []
+    done = stored_table(storage, "records")["record_id"].to_pylist() if info else []
     for record_id, files in records.items():
         if staged.find(record_id) is None and record_id not in done:
             stage(storage, scratch, record_id, files)
@@ -76,7 +75,7 @@ def check_first_commit_readable(storage: Storage, first: np.ndarray) -> None:
     assert info is not None
     images = zarr.open_group(storage.zarr_store("images.zarr"), mode="r")["images"]
     assert np.array_equal(images[: len(first)], first)
-    assert read_table(storage, info, "files").num_rows == info.counts.files
+    assert stored_table(storage, "files").num_rows == info.counts.files
     report = verify(storage, deep=True)
     assert report.ok, report.problems
 
@@ -254,7 +253,7 @@ def test_a_driver_that_slept_overwrites_no_newer_commit(
         assert info == other[0]
         assert info is not None
         assert info.counts.records >= 4 if refused is None else "nother" in refused
-        ids = read_table(storage, info, "records")["record_id"].to_pylist()
+        ids = stored_table(storage, "records")["record_id"].to_pylist()
         assert sorted(ids) == [1, 2, 3, 4, *([7] if begin == "new" else [])]
         check_first_commit_readable(storage, first)
         assert commit(storage) == info

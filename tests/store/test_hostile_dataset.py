@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from store_builders import objects, sources, stage
+from store_builders import objects, sources, stage, stored_table
 
 import zml_dask as zml
 from zml_dask.errors import DatasetDamagedError, ZmlError
@@ -28,7 +28,6 @@ from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import (
     WrittenObject,
     read_manifest,
-    read_table,
     write_manifest,
     write_part,
 )
@@ -202,7 +201,7 @@ def test_tables_that_fit_their_checksums_and_not_each_other(storage: Storage) ->
     assert good is not None
 
     def told(table: str, **columns: list[object]) -> set[str]:
-        rows = read_table(storage, good, table)
+        rows = stored_table(storage, table, good)
         for name, values in columns.items():
             place = rows.schema.get_field_index(name)
             field = rows.schema.field(place)
@@ -211,7 +210,7 @@ def test_tables_that_fit_their_checksums_and_not_each_other(storage: Storage) ->
         storage.write("dataset.json", replace(good, tables=tables).to_bytes())
         return {problem.message for problem in verify(storage).problems}
 
-    records, files = (read_table(storage, good, name) for name in ("records", "files"))
+    records, files = (stored_table(storage, name, good) for name in ("records", "files"))
     more = [count + 1 for count in records["n_images"].to_pylist()]
     assert told("records", n_images=more) == {"records' counts are not those of their files"}
     ids = files["file_id"].to_pylist()

@@ -19,9 +19,9 @@ from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import (
     FailureRow,
     RecordStager,
+    StagedReader,
     StagingIndex,
     pack_records,
-    read_staged,
     stage_failure,
 )
 from zml_dask.store.staging.frames import Spool
@@ -41,7 +41,7 @@ def test_files_come_out_in_path_order_with_their_text(tmp_path: Path, max_memory
     paths = [f"{name}.py" for name in ("b", "a/z", "a", "é", "z", "￿", "\U0001f600", "a.b/c")]
     files = [(path, f"text of {path}\n" * 100) for path in paths]
     staged = stage(storage, tmp_path / "scratch", 5, files, max_memory=max_memory)
-    reader = read_staged(storage, StagingIndex.load(storage).locate(0))
+    reader = StagedReader(storage, StagingIndex.load(storage).locate(0))
     # By code points; UTF-16 order would put U+1F600 before U+FFFF.
     assert [row["path"] for row, _ in reader] == sorted(paths)
     assert {row["path"]: text.decode() for row, text in reader if text} == dict(files)
@@ -67,7 +67,7 @@ def test_a_million_rows_wait_in_scratch(tmp_path: Path, monkeypatch: pytest.Monk
     rng = np.random.default_rng(0)
     files = [(f"{i:04}.txt", "x\n" * (i % 90)) for i in rng.permutation(1000)]
     stage(storage, tmp_path, 1, files)
-    reader = read_staged(storage, StagingIndex.load(storage).locate(0))
+    reader = StagedReader(storage, StagingIndex.load(storage).locate(0))
     assert reader.files["path"].to_pylist() == sorted(path for path, _ in files)
     assert reader.files.num_rows == 1000
     # A few images out of the middle, across frames of rows.
@@ -81,7 +81,7 @@ def test_paths_that_no_table_can_hold_are_spelt_out(tmp_path: Path) -> None:
     with RecordStager(tmp_path, 1, ImageShape()) as stager:
         stager.add(replace(file, path="bad-\udcff.py"), text)
         stager.finish(storage, {"title": "bad \udcff title", "keywords": ["\udc80"]})
-    reader = read_staged(storage, StagingIndex.load(storage).locate(0))
+    reader = StagedReader(storage, StagingIndex.load(storage).locate(0))
     assert reader.files["path"].to_pylist() == ["bad-\\udcff.py"]
     assert reader.record["title"] == "bad \\udcff title"
 
@@ -101,7 +101,7 @@ def test_packing_keeps_records_and_failures_and_removes_the_singles(tmp_path: Pa
     for index in (before, after):
         assert index.record_id.tolist() == [10, 20, 30]
         assert index.failures["record_id"].to_pylist() == [40]
-        reader = read_staged(storage, index.find(20)) if index is after else None
+        reader = StagedReader(storage, index.find(20)) if index is after else None
         assert reader is None or reader.text(0) == b"20\n"
     assert after.find(11) is None
 
@@ -127,7 +127,7 @@ def test_no_flipped_byte_changes_what_is_read(tmp_path: Path) -> None:
         index = StagingIndex.load(storage)
         if index.damaged:
             raise DatasetDamagedError
-        reader = read_staged(storage, index.locate(0))
+        reader = StagedReader(storage, index.locate(0))
         return list(reader), reader.record, reader.trailer
 
     expected = read()

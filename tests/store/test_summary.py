@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_builders import SHAPE, staged_file
+from store_builders import SHAPE, staged_file, stored_table
 
 from zml_dask.raster.language import language_group
 from zml_dask.store.commit import commit
@@ -20,7 +20,7 @@ from zml_dask.store.layout import FILES_BY_LANGUAGE_SCHEMA
 from zml_dask.store.staging import RecordStager
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import add_up
-from zml_dask.store.tables import first_day, read_table
+from zml_dask.store.tables import first_day
 from zml_dask.store.withdrawal import withdraw
 
 LANGUAGES = ["C", "Fortran", "Fortran Free Form", None]
@@ -90,13 +90,13 @@ def test_the_summary_counts_what_is_shown(tmp_path_factory, records, seed) -> No
         withdraw(storage, gone, "asked again")
     info = read_info(storage)
     assert info is not None
-    files = read_table(storage, info, "files").to_pandas()
-    records_ = read_table(storage, info, "records").to_pandas()
+    files = stored_table(storage, "files").to_pandas()
+    records_ = stored_table(storage, "records").to_pandas()
     shown = [table[~table["record_id"].isin(gone)] for table in (files, records_)]
-    rows = add_up([read_table(storage, info, "summary")]).to_pylist()
+    rows = add_up([stored_table(storage, "summary")]).to_pylist()
     found = {(r["dimension"], r["value"]): tuple(list(r.values())[2:]) for r in rows}
     assert found == counted(*shown)
-    by_language = read_table(storage, info, "files_by_language")
+    by_language = stored_table(storage, "files_by_language")
     assert by_language.schema.equals(FILES_BY_LANGUAGE_SCHEMA)
     sorted_again = by_language.sort_by("file_id").to_pylist()
     assert sorted_again == files[by_language.schema.names].astype(object).where(

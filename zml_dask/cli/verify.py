@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow.compute as pc
 
 from zml_dask.cli.building import fetch_options, options_of, progress_of
 from zml_dask.engine.executors import ThreadsExecutor
@@ -25,12 +26,11 @@ from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import ZENODO_API, parse_record
 from zml_dask.records.record import Record
 from zml_dask.store.info import DatasetInfo, read_info
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_rows
-from zml_dask.store.verify import verify
+from zml_dask.store.verify import Mapper, verify
 from zml_dask.store.verify.repair import Restage, repair
 from zml_dask.store.verify.report import Report
-from zml_dask.store.verify.verification import Mapper
 from zml_dask.text_safety import escape_text
 
 _SHOWN = 20
@@ -173,5 +173,7 @@ def _records(
         opened = Catalogue.open(catalogue)
         refs = [opened.refs.find(record_id) for record_id in record_ids]
         return [opened.read(ref) for ref in refs if ref is not None]
-    rows = read_rows(dataset, info, "records", ["metadata"], record_ids)["metadata"].to_pylist()
-    return [parse_record(json.loads(hit), api_url=api_url) for hit in rows if hit]
+    is_wanted = pc.field("record_id").isin(record_ids)
+    found = Snapshot(dataset, info).scan("records", ["metadata"], is_wanted, with_withdrawn=True)
+    hits = found["metadata"].to_pylist()
+    return [parse_record(json.loads(hit), api_url=api_url) for hit in hits if hit]

@@ -11,7 +11,7 @@ import numpy as np
 from zml_dask.engine.job import Job, Report
 from zml_dask.errors import ClusterError
 from zml_dask.records.journal import HarvestState
-from zml_dask.store.commit.steps import (
+from zml_dask.store.commit import (
     CommitOptions,
     CommitPlan,
     CommitTask,

@@ -14,11 +14,11 @@ from zml_dask.pipeline.outcome import Outcome
 from zml_dask.records.refs import RefTable
 from zml_dask.store.commit.plan import check_not_repacking, check_staged_shape
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import ImageShape
-from zml_dask.store.staging import StagingIndex, read_staged
+from zml_dask.store.layout import FAILURES_SCHEMA, ImageShape
+from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.staging import StagedReader, StagingIndex
 from zml_dask.store.staging.packs import failure_rows
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_table
 
 Ids = NDArray[np.int64]
 
@@ -100,16 +100,12 @@ def load_ledger(
     """
     index = StagingIndex.load(storage)
     info = info or DatasetInfo()
-    committed = np.concatenate(
-        [
-            read_table(storage, info, name, ["record_id"])["record_id"].to_numpy()
-            for name in ("records", "withdrawn")
-        ]
-    )
+    snapshot = Snapshot(storage, info)
+    committed = snapshot.done()
     if shape is not None:
         check_not_repacking(storage, info)
         check_staged_shape(index, ~np.isin(index.record_id, committed), shape)
-    known = read_table(storage, info, "failures")
+    known = snapshot.scan("failures", with_withdrawn=True).cast(FAILURES_SCHEMA)
     failures = _last_failures([known, index.failures], [committed, index.record_id])
     new = ~np.isin(index.failures["record_id"].to_numpy(), committed)
     return Ledger(np.unique(committed), index.record_id, failures, int(new.sum()))
@@ -155,7 +151,7 @@ def remove_damaged(storage: Storage) -> list[str]:
         if location.path in damaged:
             continue
         try:
-            reader = read_staged(storage, location)
+            reader = StagedReader(storage, location)
             for _ in reader:
                 pass
         except (DatasetDamagedError, ObjectMissingError):

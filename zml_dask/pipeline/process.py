@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 
 from zml_dask.engine.activity import active, check_staying
 from zml_dask.errors import (
-    DatasetDamagedError,
-    ObjectMissingError,
     RecordError,
     StorageError,
     UsageError,
@@ -41,8 +39,8 @@ from zml_dask.records.record import Record
 from zml_dask.records.refs import RecordRef
 from zml_dask.store.layout import FileStatus, extension_of
 from zml_dask.store.staging import StagedFile, stage_failure
-from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer
-from zml_dask.store.staging.staged import StagedLocation, read_staged
+from zml_dask.store.staging.packs import staged_trailer
+from zml_dask.store.staging.staged import StagedLocation, StagedReader
 from zml_dask.store.staging.stager import STAGED_RECORDS, RecordStager
 from zml_dask.store.storage import Storage
 
@@ -202,7 +200,7 @@ def _begin(
 
 def _fetch(record: Record | RecordRef, context: WorkerContext) -> FetchAttempt | RecordError | None:
     """Fetch one record; None where it is staged already, since a lost worker's may be."""
-    if is_staged(context.storage, record.record_id):
+    if staged_trailer(context.storage, record.record_id) is not None:
         return None
     if isinstance(record, RecordRef):
         try:
@@ -253,16 +251,6 @@ class FetchAttempt:
     def close(self) -> None:
         """Remove what was fetched."""
         self._stack.close()
-
-
-def is_staged(storage: Storage, record_id: int) -> bool:
-    """Whether a record is staged on its own, and whole: a power cut may tear what was written."""
-    path = f"{STAGED_RECORDS}/{record_id}"
-    try:
-        BlobTrailer.from_bytes(storage.read_tail(path, BLOB_TRAILER_BYTES), path)
-    except (ObjectMissingError, DatasetDamagedError):
-        return False
-    return True
 
 
 def process_fetched(attempt: FetchAttempt, context: WorkerContext, *, attempts: int = 1) -> Outcome:
@@ -338,7 +326,7 @@ def _export_staged(record_id: int, target: Storage, context: WorkerContext) -> N
     from zml_dask.legacy.record import staged_record
 
     path = f"{STAGED_RECORDS}/{record_id}"
-    staged = read_staged(target, StagedLocation(path, 0, target.size(path)))
+    staged = StagedReader(target, StagedLocation(path, 0, target.size(path)))
     formats = parse_formats(context.options.export)
     export_record(staged_record(staged), context.storage, formats, scratch=context.scratch)
     context.storage.publish(Path(target.url, path), path)

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from zml_dask.engine.job import OpenExecutor
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.log import build_log
@@ -32,8 +34,8 @@ from zml_dask.records.parse import RecordParseError, harvested_json, parse_recor
 from zml_dask.records.record import Record
 from zml_dask.records.search import WINDOW, find_withdrawn, listed_hits, updated_hits
 from zml_dask.store.info import DatasetInfo
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import read_rows, read_table
 from zml_dask.store.withdrawal import withdraw
 
 
@@ -346,7 +348,8 @@ def republished_of(
             record = parse_record(hit)
             if record.record_id in ids:
                 now[record.record_id] = record
-    rows = read_rows(storage, info, "records", ["record_id", "metadata"], sorted(now))
+    is_edited = pc.field("record_id").isin(sorted(now))
+    rows = Snapshot(storage, info).scan("records", ["record_id", "metadata"], is_edited)
     changes = {
         row["record_id"]: _change(parse_record(json.loads(row["metadata"])), now[row["record_id"]])
         for row in rows.to_pylist()
@@ -375,8 +378,4 @@ def _shown_ids(storage: Storage) -> set[int]:
     info = check_target(storage)
     if info is None:
         return set()
-    ids, dropped = (
-        set(read_table(storage, info, table, ["record_id"])["record_id"].to_pylist())
-        for table in ("records", "withdrawn")
-    )
-    return ids - dropped
+    return set(Snapshot(storage, info).scan("records", ["record_id"])["record_id"].to_pylist())

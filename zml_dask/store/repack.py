@@ -23,8 +23,8 @@ from zml_dask.engine.job import Job, OpenExecutor, run_job
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import DatasetDamagedError, UsageError
+from zml_dask.store.commit import is_another_under_way, tidy
 from zml_dask.store.commit.plan import PLAN_DIGEST, check_current, repack_under_way
-from zml_dask.store.commit.steps import is_another_under_way, tidy
 from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import DatasetInfo, WrittenObject, committed_info, replace_info
 from zml_dask.store.layout import REPACK, ArraySpec, ImageShape, check_level, row_shape

@@ -152,6 +152,13 @@ class Snapshot:
         """Counts of everything that is shown, by dimension; see `store.summary`."""
         return add_up([self.scan("summary").cast(SUMMARY_SCHEMA)])
 
+    def done(self) -> NDArray[np.int64]:
+        """Ids of the records that no commit takes up again: committed, or withdrawn."""
+        tables = ("records", "withdrawn")
+        found = [self.scan(table, ["record_id"], with_withdrawn=True) for table in tables]
+        ids: NDArray[np.int64] = pa.concat_tables(found)["record_id"].to_numpy()
+        return ids
+
     def rows(self, table: str) -> int:
         """Rows a table has, those of withdrawn records included."""
         return sum(part.rows for part in self.info.tables.get(table, ()))

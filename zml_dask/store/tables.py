@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -164,75 +164,6 @@ def first_day(published: str | date | None) -> date | None:
         return None
 
 
-def read_part(storage: Storage, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a part, or some of its columns.
-
-    Raises
-    ------
-    StorageError
-        If it is missing, or not a Parquet file.
-    """
-    try:
-        with storage.open_reader(part.path) as stream:
-            return pq.ParquetFile(stream).read(columns=columns)
-    except pa.ArrowException as error:
-        raise StorageError(
-            f"{part.path} cannot be read ({error}); run zml-dask verify on the dataset"
-        ) from error
-
-
-def read_table(
-    storage: Storage, info: DatasetInfo, table: str, columns: Sequence[str] | None = None
-) -> pa.Table:
-    """Read all parts of a table that count.
-
-    Parameters
-    ----------
-    storage : Storage
-    info : DatasetInfo
-    table : str
-        A key of `layout.TABLES`.
-    columns : sequence of str, optional
-        Only these.
-    """
-    schema = TABLES[table]
-    if columns is not None:
-        schema = pa.schema([schema.field(name) for name in columns])
-    parts = [read_part(storage, part, columns) for part in info.tables.get(table, ())]
-    return pa.concat_tables([schema.empty_table(), *parts])
-
-
-def read_rows(
-    storage: Storage,
-    info: DatasetInfo,
-    table: str,
-    columns: Sequence[str],
-    record_ids: Collection[int],
-) -> pa.Table:
-    """Read the rows of some records, in row order.
-
-    Row groups without any of them are passed over by their statistics, and one
-    part is in memory at a time.
-
-    Parameters
-    ----------
-    storage : Storage
-    info : DatasetInfo
-    table : str
-        A key of `layout.TABLES`.
-    columns : sequence of str
-        Only these.
-    record_ids : collection of int
-    """
-    wanted = sorted(record_ids)
-    found = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
-    for part in info.tables.get(table, ()):
-        with storage.open_reader(part.path) as stream:
-            filters = [("record_id", "in", wanted)]
-            found.append(pq.read_table(stream, columns=list(columns), filters=filters))
-    return pa.concat_tables(found, promote_options="permissive")
-
-
 def _hash_file(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -260,11 +191,17 @@ def write_manifest(storage: Storage, number: int, objects: Sequence[WrittenObjec
 
 def read_manifest(storage: Storage, info: DatasetInfo) -> dict[str, WrittenObject]:
     """Read the list of all objects; the last row of a path is the one that counts."""
-    return {
-        row["path"]: WrittenObject(**row)
-        for part in info.manifest
-        for row in read_part(storage, part).to_pylist()
-    }
+    found: dict[str, WrittenObject] = {}
+    for part in info.manifest:
+        try:
+            with storage.open_reader(part.path) as stream:
+                rows = pq.ParquetFile(stream).read().to_pylist()
+        except pa.ArrowException as error:
+            raise StorageError(
+                f"{part.path} cannot be read ({error}); run zml-dask verify on the dataset"
+            ) from error
+        found.update((row["path"], WrittenObject(**row)) for row in rows)
+    return found
 
 
 def digest_of(data: bytes) -> str:

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from zml_dask.errors import UsageError
 from zml_dask.store.info import DatasetInfo, committed_info, replace_info
 from zml_dask.store.layout import WITHDRAWN_SCHEMA
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import FILE_COLUMNS, RECORD_COLUMNS, summarise, taken_away
-from zml_dask.store.tables import read_rows, read_table, write_part, write_summary
+from zml_dask.store.tables import write_part, write_summary
 
 
 def withdraw(
@@ -48,7 +50,8 @@ def withdraw(
     if not wanted or not reason.strip():
         raise UsageError("give at least one record to withdraw, and a reason")
     info = committed_info(storage)
-    known = {row["record_id"]: row for row in read_table(storage, info, "withdrawn").to_pylist()}
+    snapshot = Snapshot(storage, info)
+    known = {row["record_id"]: row for row in snapshot.scan("withdrawn").to_pylist()}
     before = set(known)
     for record_id in wanted:
         known[record_id] = {"record_id": record_id, "reason": own.get(record_id) or reason}
@@ -57,7 +60,15 @@ def withdraw(
     part = write_part(storage, "withdrawn", number, [rows])
     tables = {**info.tables, "withdrawn": (part,)}
     next_part = {**info.next_part, "withdrawn": number + 1}
-    counted = _summary_of(storage, info, [key for key in wanted if key not in before])
+    new = pc.field("record_id").isin(
+        pa.array([key for key in wanted if key not in before], pa.int64())
+    )
+    counted = summarise(
+        *(
+            snapshot.scan(table, columns, new, with_withdrawn=True)
+            for table, columns in (("files", FILE_COLUMNS), ("records", RECORD_COLUMNS))
+        )
+    )
     if len(counted):
         number = info.next_part.get("summary", 0)
         tables["summary"] = (
@@ -68,11 +79,3 @@ def withdraw(
     changed = replace_info(storage, info, replace(info, tables=tables, next_part=next_part))
     storage.remove([old.path for old in info.tables["withdrawn"] if old != part])
     return changed
-
-
-def _summary_of(storage: Storage, info: DatasetInfo, record_ids: list[int]) -> pa.Table:
-    """Count some records as they are in the tables."""
-    return summarise(
-        read_rows(storage, info, "files", FILE_COLUMNS, record_ids),
-        read_rows(storage, info, "records", RECORD_COLUMNS, record_ids),
-    )

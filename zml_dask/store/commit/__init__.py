@@ -1,22 +1,43 @@
-"""The commit: what is staged becomes rows of the dataset, all at once for a reader.
+"""The commit: everything staged becomes rows of the dataset, all at once for a reader.
 
-`planning` turns counts into offsets, `tasks` write shards and parts of tables,
-`steps` puts them in order and ends with ``dataset.json``.
+1. `plan_commit` turns counts into offsets (driver).
+2. `run_task` writes one shard or one part of a table, once and whole (any worker).
+3. `finish_commit` writes the lists and metadata, then replaces ``dataset.json``:
+   that is the commit; afterwards it tidies up (driver).
+
+A crash at any point leaves the last commit readable: everything before the
+replacement either has a new name or, for the one shard that is not full, keeps
+the rows that are committed; running the commit again writes the same bytes.
 """
 
 from __future__ import annotations
 
-from zml_dask.store.commit.plan import software_versions
-from zml_dask.store.commit.steps import (
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from zml_dask.errors import StorageError, ZmlError
+from zml_dask.store.commit.plan import (
+    PLAN_DIGEST,
     CommitOptions,
     CommitPlan,
     CommitTask,
-    TaskResult,
-    commit,
-    finish_commit,
-    plan_commit,
-    run_task,
+    check_current,
+    check_not_repacking,
+    load_plan,
+    make_plan,
+    software_versions,
+    store_plan,
 )
+from zml_dask.store.commit.tasks import TaskResult, run_task
+from zml_dask.store.commit.zarr_metadata import zarr_objects
+from zml_dask.store.info import Counts, DatasetInfo, Part, WrittenObject, read_info, replace_info
+from zml_dask.store.layout import DATASET_JSON, LEGACY, PLAN, REPACK, STAGING, TABLES
+from zml_dask.store.staging.packs import StagingIndex
+from zml_dask.store.storage import Storage
+from zml_dask.store.summary import add_up
+from zml_dask.store.tables import MANIFEST, digest_of, write_manifest, write_part, write_summary
 
 __all__ = [
     "CommitOptions",
@@ -29,3 +50,212 @@ __all__ = [
     "run_task",
     "software_versions",
 ]
+
+
+class _Map(Protocol):
+    def __call__(
+        self, function: Callable[[CommitTask], TaskResult], tasks: Iterable[CommitTask], /
+    ) -> Iterable[TaskResult]: ...
+
+
+def plan_commit(storage: Storage, options: CommitOptions | None = None) -> CommitPlan | None:
+    """Plan the commit of everything staged, and put the plan where the tasks find it.
+
+    Parameters
+    ----------
+    storage : Storage
+    options : CommitOptions, optional
+
+    Returns
+    -------
+    CommitPlan or None
+        None where there is nothing to commit; what a dead commit left behind
+        is removed then.
+
+    Raises
+    ------
+    UsageError
+        If the dataset, or what is staged, has another image size.
+    """
+    index = StagingIndex.load(storage)
+    info = read_info(storage)
+    if info is not None:
+        check_not_repacking(storage, info)
+    plan = make_plan(storage, options or CommitOptions(), info, index)
+    if plan is None:
+        if info is not None:
+            tidy(storage, None, (*index.paths, *index.damaged))
+        return None
+    return store_plan(storage, plan)
+
+
+def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResult]) -> DatasetInfo:
+    """Make what the tasks wrote the dataset.
+
+    Parameters
+    ----------
+    storage : Storage
+    plan : CommitPlan
+    results : iterable of TaskResult
+        Of all tasks, in any order.
+
+    Returns
+    -------
+    DatasetInfo
+        As it is now in ``dataset.json``.
+
+    Raises
+    ------
+    ZmlError
+        If a task has no result, or another commit has begun since.
+    StorageError
+        If the dataset is not the one that the commit was planned for any more.
+    """
+    by_task = {result.task: result for result in results}
+    missing = [task for task in plan.tasks if task not in by_task]
+    if missing:
+        raise ZmlError(
+            f"{len(missing)} tasks of the commit have no result, such as {missing[0].kind} "
+            f"{missing[0].number}; run the build again"
+        )
+    ordered = [by_task[task] for task in plan.tasks]
+    old_metadata = {path: _read(storage, path) for path, _ in zarr_objects(plan, 0)}
+    committed = read_info(storage)
+    if (digest_of(committed.to_bytes()) if committed else None) != plan.base:
+        raise _overtaken(storage)
+    base = committed or DatasetInfo(shape=plan.shape, arrays=plan.arrays)
+    tables, next_part = _extend_tables(storage, base, plan, ordered)
+    objects = [written for result in ordered for written in result.objects]
+    metadata = list(zarr_objects(plan, plan.images_after))
+    objects += [WrittenObject(path, len(data), digest_of(data)) for path, data in metadata]
+    number = next_part.get(MANIFEST, 0)
+    manifest = (*base.manifest, write_manifest(storage, number, objects))
+    next_part[MANIFEST] = number + 1
+    for path, data in metadata:
+        if not storage.replace(path, data, expected=old_metadata[path]):
+            raise _overtaken(storage)
+    counts = Counts(
+        plan.images_after,
+        plan.files_after,
+        base.counts.records + plan.record_id.size,
+        len(plan.failures),
+    )
+    info = replace(
+        base,
+        counts=counts,
+        tables=tables,
+        boundary_shards=_boundary_shards(base, objects),
+        manifest=manifest,
+        commits=(*base.commits, counts),
+        next_part=next_part,
+        **plan.notes,
+    )
+    check_current(storage, plan.digest)
+    info = replace_info(storage, committed, info)
+    tidy(storage, plan, plan.paths)
+    return info
+
+
+def _read(storage: Storage, path: str) -> bytes | None:
+    return storage.read(path) if storage.exists(path) else None
+
+
+def _overtaken(storage: Storage) -> StorageError:
+    return StorageError(
+        f"{storage.url} was changed by another process since this commit began; "
+        "nothing was overwritten; run the command again"
+    )
+
+
+def _boundary_shards(
+    base: DatasetInfo, objects: Iterable[WrittenObject]
+) -> tuple[WrittenObject, ...]:
+    """Take over the shards that a commit ended in, as they are now, and add the new ones."""
+    known = {shard.path: shard for shard in base.boundary_shards}
+    known |= {written.path: written for written in objects if written.last_rows_sha256}
+    return tuple(known.values())
+
+
+def _extend_tables(
+    storage: Storage, base: DatasetInfo, plan: CommitPlan, results: list[TaskResult]
+) -> tuple[dict[str, tuple[Part, ...]], dict[str, int]]:
+    """Add the tasks' parts; write the failures anew where they have changed."""
+    tables = {**dict.fromkeys(TABLES, ()), **base.tables}
+    next_part = dict(base.next_part)
+    for result in results:
+        if result.part is not None:
+            kind = result.task.kind
+            tables[kind] = (*tables[kind], result.part)
+            next_part[kind] = result.task.number + 1
+    old = sum(part.rows for part in tables["failures"])
+    if len(plan.failures) or old:
+        number = next_part.get("failures", 0)
+        tables["failures"] = (write_part(storage, "failures", number, [plan.failures]),)
+        next_part["failures"] = number + 1
+    counted = [result.summary for result in results if result.summary is not None]
+    if counted:
+        number = next_part.get("summary", 0)
+        tables["summary"] = (*tables["summary"], write_summary(storage, number, add_up(counted)))
+        next_part["summary"] = number + 1
+    return tables, next_part
+
+
+def tidy(storage: Storage, plan: CommitPlan | None, used: Iterable[str]) -> None:
+    """Remove what a commit used up, and what dead commits left behind.
+
+    Nothing is removed where another commit has begun since, and nothing of one
+    that has ended: what is listed first and not named later is nobody's.
+    """
+    parts = [path for table in (*TABLES, MANIFEST) for path in storage.list(f"{table}.parquet")]
+    info = read_info(storage)
+    if info is None or is_another_under_way(storage, plan, info):
+        return
+    listed = {part.path for group in info.tables.values() for part in group}
+    listed |= {part.path for part in info.manifest}
+    storage.remove([PLAN_DIGEST, *used, *storage.list(REPACK), PLAN])
+    storage.prune(STAGING)
+    storage.remove([path for path in parts if path not in listed])
+    storage.remove([path for path in storage.leftovers() if _is_ours(path)])
+
+
+def is_another_under_way(storage: Storage, plan: CommitPlan | None, info: DatasetInfo) -> bool:
+    """Whether a commit other than that of `plan` has begun, and not ended."""
+    if not storage.exists(PLAN_DIGEST):
+        return False
+    digest = storage.read(PLAN_DIGEST).decode()
+    if plan is not None:
+        return digest != plan.digest
+    # A plan that was made from what is committed now; any other one is of a commit that is over.
+    return storage.exists(PLAN) and load_plan(storage, digest).base == digest_of(info.to_bytes())
+
+
+def _is_ours(leftover: str) -> bool:
+    """Whether a half-written object is of the store: others may be writing theirs right now."""
+    folder, separator, name = leftover.rpartition("/")
+    return folder != LEGACY if separator else name.endswith(f"-{DATASET_JSON}")
+
+
+def commit(
+    storage: Storage,
+    options: CommitOptions | None = None,
+    *,
+    map: _Map = map,  # noqa: A002
+) -> DatasetInfo:
+    """Commit everything staged, in this process or over any `map`.
+
+    Parameters
+    ----------
+    storage : Storage
+    options : CommitOptions, optional
+    map : callable
+        As the builtin; say an executor's.
+
+    Returns
+    -------
+    DatasetInfo
+        As it is now, also where there was nothing to commit.
+    """
+    plan = plan_commit(storage, options)
+    if plan is None:
+        return read_info(storage) or DatasetInfo()
+    return finish_commit(storage, plan, map(partial(run_task, storage), plan.tasks))

@@ -24,6 +24,7 @@ from zml_dask.errors import UsageError, ZmlError
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import (
     DEFAULT_LEVEL,
+    FAILURES_SCHEMA,
     PLAN,
     REPACK,
     STAGING,
@@ -31,11 +32,15 @@ from zml_dask.store.layout import (
     ImageShape,
     image_arrays,
 )
-from zml_dask.store.staging.index import StagingIndex
-from zml_dask.store.staging.packs import failure_rows, failures_table
-from zml_dask.store.staging.staged import StagedLocation
+from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.staging.packs import (
+    StagedRecords,
+    StagingIndex,
+    failure_rows,
+    failures_table,
+)
 from zml_dask.store.storage import Storage
-from zml_dask.store.tables import digest_of, read_table
+from zml_dask.store.tables import digest_of
 
 PLAN_DIGEST = f"{STAGING}/commit/plan.sha256"
 """Names the plan that counts: a task of another one writes nothing."""
@@ -52,7 +57,6 @@ a task needs some 100 bytes of memory for each."""
 
 TaskKind = Literal["images", "indices", "files", "records", "files_by_language"]
 Int64 = NDArray[np.int64]
-PLAN_COLUMNS = ("record_id", "source", "offset", "length", "n_files", "n_images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +84,15 @@ class CommitTask:
 
 
 @dataclass(frozen=True, eq=False)
-class CommitPlan:
+class CommitPlan(StagedRecords):
     """Where everything that is staged goes; some 64 bytes a record.
 
     Attributes
     ----------
-    record_id, source, offset, length, n_files, n_images : numpy.ndarray of int64
-        As in `StagingIndex`, for the records to commit, by ascending id.
+    paths : tuple of str
+        Staging objects, all of which the commit uses up.
     first_file, first_image : numpy.ndarray of int64
         Where each record's rows begin.
-    paths : tuple of str
-        Staging objects that the commit uses up.
     shape : ImageShape
     arrays : tuple of ArraySpec
         The dataset's.
@@ -107,13 +109,6 @@ class CommitPlan:
         SHA-256 of the plan's own bytes.
     """
 
-    record_id: Int64
-    source: Int64
-    offset: Int64
-    length: Int64
-    n_files: Int64
-    n_images: Int64
-    paths: tuple[str, ...]
     shape: ImageShape
     arrays: tuple[ArraySpec, ...]
     base: str | None
@@ -142,14 +137,6 @@ class CommitPlan:
     def files_after(self) -> int:
         """Files of the dataset once committed."""
         return self.files_before + int(self.n_files.sum())
-
-    def locate(self, position: int) -> StagedLocation:
-        """Where a record's staged blob lies."""
-        return StagedLocation(
-            self.paths[self.source[position]],
-            int(self.offset[position]),
-            int(self.length[position]),
-        )
 
     def records_of(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Give the records that own images `start` to `stop`, and which of their images."""
@@ -191,7 +178,7 @@ class CommitPlan:
 
     def to_bytes(self) -> bytes:
         """Arrange as an Arrow file; the same plan gives the same bytes."""
-        table = pa.table({name: getattr(self, name) for name in PLAN_COLUMNS})
+        table = pa.table(self.columns())
         header = {
             "paths": self.paths,
             "shape": asdict(self.shape),
@@ -215,7 +202,7 @@ class CommitPlan:
         """Inverse of `to_bytes`."""
         table = pa.ipc.open_stream(data).read_all()
         header = json.loads(table.schema.metadata[b"plan"])
-        columns = {name: table[name].to_numpy() for name in PLAN_COLUMNS}
+        columns = {name: table[name].to_numpy() for name in cls.COLUMNS}
         return cls(
             **columns,
             paths=tuple(header["paths"]),
@@ -329,12 +316,12 @@ def make_plan(
     arrays = image_arrays(options.shape, options.level or DEFAULT_LEVEL)
     base = committed or DatasetInfo(shape=options.shape, arrays=arrays)
     check_shape(base, options.shape)
-    tables = [read_table(storage, base, name, ["record_id"]) for name in ("records", "withdrawn")]
-    done = np.concatenate([table["record_id"].to_numpy() for table in tables])
+    snapshot = Snapshot(storage, base)
+    done = snapshot.done()
     wanted = ~np.isin(index.record_id, done)
     check_staged_shape(index, wanted, options.shape)
     staged = set(index.record_id[wanted].tolist())
-    old = read_table(storage, base, "failures")
+    old = snapshot.scan("failures", with_withdrawn=True).cast(FAILURES_SCHEMA)
     gone = staged | set(done.tolist())
     failures = failures_table(
         row for row in failure_rows(old) + failure_rows(index.failures) if row.record_id not in gone
@@ -348,7 +335,7 @@ def make_plan(
     if base.commits and not wanted.any() and failures.equals(old) and same_harvest:
         return None
     return CommitPlan(
-        **{name: getattr(index, name)[wanted] for name in PLAN_COLUMNS},
+        **index.columns(wanted),
         paths=index.paths,
         shape=base.shape,
         arrays=base.arrays,

@@ -29,7 +29,7 @@ from zml_dask.store.layout import (
 )
 from zml_dask.store.shards import ShardBuilder, ShardReader
 from zml_dask.store.staging.frames import RowFrame
-from zml_dask.store.staging.staged import DrawnText, StagedReader, read_staged
+from zml_dask.store.staging.staged import DrawnText, StagedReader
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import RECORD_COLUMNS, summarise
 from zml_dask.store.tables import ROW_GROUP_ROWS, records_table, row_groups, write_part
@@ -192,7 +192,7 @@ def rows_digest(
 
 def _texts(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[DrawnText]:
     for position, begin, end in plan.records_of(task.start, task.stop):
-        yield from read_staged(storage, plan.locate(position)).draw_texts(begin, end)
+        yield from StagedReader(storage, plan.locate(position)).draw_texts(begin, end)
 
 
 def _draw(builder: ShardBuilder, texts: Iterable[DrawnText], shape: ImageShape) -> None:
@@ -235,7 +235,7 @@ def _write_indices(
     specs = plan.arrays[1:]
     builders = {spec.name: _begin_shard(target, spec, plan.shape, task) for spec in specs}
     for position, begin, end in plan.records_of(task.start, task.stop):
-        for frame, rows in read_staged(source, plan.locate(position)).row_batches(begin, end):
+        for frame, rows in StagedReader(source, plan.locate(position)).row_batches(begin, end):
             columns = _index_columns(plan, position, frame, rows)
             low = max(begin - frame.first_image, 0)
             high = min(end - frame.first_image, frame.n_images)
@@ -263,7 +263,7 @@ def _index_columns(
 
 def _file_rows(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[pa.RecordBatch]:
     for position in range(task.start, task.stop):
-        yield from _rows_of(plan, position, read_staged(storage, plan.locate(position)))
+        yield from _rows_of(plan, position, StagedReader(storage, plan.locate(position)))
 
 
 def _rows_of(plan: CommitPlan, position: int, record: StagedReader) -> Iterator[pa.RecordBatch]:
@@ -302,7 +302,7 @@ def _write_sorted_files(
 
     def rows() -> Iterator[pa.RecordBatch]:
         for position in range(task.start, task.stop):
-            record = read_staged(source, plan.locate(position))
+            record = StagedReader(source, plan.locate(position))
             described.append({name: record.record.get(name) for name in RECORD_COLUMNS})
             for batch in _rows_of(plan, position, record):
                 yield batch.select(FILES_BY_LANGUAGE_SCHEMA.names)
@@ -349,7 +349,7 @@ def in_language_order(files: pa.Table) -> Iterator[pa.Table]:
 def _record_rows(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[pa.Table]:
     for start in range(task.start, task.stop, RECORDS_PER_ROW_GROUP):
         stop = min(task.stop, start + RECORDS_PER_ROW_GROUP)
-        rows = [read_staged(storage, plan.locate(p)).record for p in range(start, stop)]
+        rows = [StagedReader(storage, plan.locate(p)).record for p in range(start, stop)]
         yield records_table(rows)
 
 

@@ -13,9 +13,8 @@ This module gathers what other packages use of it; `frames` has the binary form.
 from __future__ import annotations
 
 from zml_dask.errors import DatasetDamagedError
-from zml_dask.store.staging.index import StagingIndex
-from zml_dask.store.staging.packs import FailureRow, pack_records, stage_failure
-from zml_dask.store.staging.staged import StagedLocation, StagedReader, read_staged
+from zml_dask.store.staging.packs import FailureRow, StagingIndex, pack_records, stage_failure
+from zml_dask.store.staging.staged import StagedLocation, StagedReader
 from zml_dask.store.staging.stager import RecordStager, StagedFile, StagedRecord
 
 __all__ = [
@@ -28,6 +27,5 @@ __all__ = [
     "StagedRecord",
     "StagingIndex",
     "pack_records",
-    "read_staged",
     "stage_failure",
 ]

@@ -1,4 +1,4 @@
-"""Reading what is staged: one record, or an index of all of them."""
+"""Reading a staged record."""
 
 from __future__ import annotations
 
@@ -157,15 +157,3 @@ class StagedReader:
             place = self._directory.texts[number]
             self._frame = number, decompress(self._read(place.offset, place.length), self._where)
         return self._frame[1][offset : offset + length]
-
-
-def read_staged(storage: Storage, location: StagedLocation) -> StagedReader:
-    """Open one staged record.
-
-    Parameters
-    ----------
-    storage : Storage
-    location : StagedLocation
-        From `StagingIndex.locate`.
-    """
-    return StagedReader(storage, location)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zml_dask.errors import DatasetDamagedError, UsageError
@@ -24,20 +24,13 @@ from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import DERIVED, FILES_BY_LANGUAGE_SCHEMA, IMAGES_ZARR, ArraySpec
 from zml_dask.store.shards import ShardBuilder
-from zml_dask.store.staging.index import StagingIndex
-from zml_dask.store.staging.packs import failures_table
+from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.staging.packs import StagingIndex, failures_table
 from zml_dask.store.staging.staged import StagedReader
 from zml_dask.store.storage import Storage, StorageError
-from zml_dask.store.tables import (
-    digest_of,
-    read_manifest,
-    read_part,
-    read_rows,
-    read_table,
-    write_part,
-)
+from zml_dask.store.tables import digest_of, read_manifest, write_part
 from zml_dask.store.verify.report import Report
-from zml_dask.store.verify.rows import file_batches, numbers
+from zml_dask.store.verify.rows import file_batches, numbers, record_counts
 
 Restage = Callable[[Sequence[int], Storage], None]
 """Fetches records again and stages them into a storage of their own (or stages their
@@ -141,7 +134,8 @@ def _make(
         first = sum(part.rows for part in parts[:at])
         shard = int(path.split("-")[1])
         if table == "files_by_language":
-            files = _files_between(storage, info, first, first + parts[at].rows)
+            wanted = np.arange(first, first + parts[at].rows)
+            files = Snapshot(storage, info).take("files", wanted, FILES_BY_LANGUAGE_SCHEMA.names)
             write_part(aside, table, shard, in_language_order(files))
             return
         if table != "files":
@@ -157,17 +151,6 @@ def _make(
         plan = _plan_of(index, rows, low, high + 1, info)
         task = CommitTask(kind, shard, start, stop if kind == "images" else high + 1 - low, "")
         perform(source, aside, plan, task)
-
-
-def _files_between(storage: Storage, info: DatasetInfo, start: int, stop: int) -> pa.Table:
-    """Read what ``files_by_language`` has of a range of files."""
-    found, first = [FILES_BY_LANGUAGE_SCHEMA.empty_table()], 0
-    for part in info.tables["files"]:
-        if first < stop and first + part.rows > start:
-            rows = read_part(storage, part, FILES_BY_LANGUAGE_SCHEMA.names)
-            found.append(rows.slice(max(start - first, 0), stop - max(first, start)))
-        first += part.rows
-    return pa.concat_tables(found)
 
 
 def _make_index(
@@ -205,10 +188,7 @@ class RecordRows:
     @classmethod
     def read(cls, storage: Storage, info: DatasetInfo) -> RecordRows:
         """Read them from the records table."""
-        table = read_table(storage, info, "records", ["record_id", "n_files", "n_images"])
-        ids, files, images = (
-            table[name].to_numpy().astype(np.int64) for name in table.schema.names
-        )
+        ids, files, images = record_counts(storage, info)
         return cls(ids, files, images, np.cumsum(files) - files, np.cumsum(images) - images)
 
 
@@ -228,10 +208,8 @@ def _plan_of(
         raise _CannotRepairError(
             f"record {ids[changed][0]} has other files by now than were committed"
         )
-    columns = ("source", "offset", "length", "n_files", "n_images")
     return CommitPlan(
-        record_id=ids,
-        **{name: getattr(index, name)[positions] for name in columns},
+        **index.columns(positions),
         paths=index.paths,
         shape=info.shape,
         arrays=info.arrays,
@@ -271,7 +249,9 @@ def recorded_files(
     """Read what the files table says of some records' files, in row order."""
     found: dict[int, list[FileKey]] = {record_id: [] for record_id in record_ids}
     columns = ["record_id", *_COMPARED]
-    for row in read_rows(storage, info, "files", columns, record_ids).to_pylist():
+    where = pc.field("record_id").isin(list(record_ids))
+    rows = Snapshot(storage, info).scan("files", columns, where, with_withdrawn=True)
+    for row in rows.to_pylist():
         found[row["record_id"]].append(_key(row))
     return found
 

@@ -25,8 +25,8 @@ from zml_dask.store.layout import (
     shard_path,
 )
 from zml_dask.store.shards import ShardReader
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
-from zml_dask.store.tables import read_table
 from zml_dask.store.verify.report import Report
 
 Int64 = NDArray[np.int64]
@@ -180,10 +180,7 @@ def _check_indices(
 def _check_records(
     report: Report, storage: Storage, info: DatasetInfo, found: tuple[Int64, Int64, Int64]
 ) -> None:
-    records = read_table(storage, info, "records", ["record_id", "n_files", "n_images"])
-    ids, files, images = (
-        records[name].to_numpy().astype(np.int64) for name in ("record_id", "n_files", "n_images")
-    )
+    ids, files, images = record_counts(storage, info)
     report.count("records", ids.size)
     if ids.size != info.counts.records:
         report.add(
@@ -203,11 +200,20 @@ def _check_records(
         and not images[~present].any()
     ):
         report.add("counts", "records.parquet", "records' counts are not those of their files")
-    failed = read_table(storage, info, "failures", ["record_id"])["record_id"].to_numpy()
+    failed = Snapshot(storage, info).scan("failures", ["record_id"], with_withdrawn=True)
+    failed = failed["record_id"].to_numpy()
     if np.isin(failed, ids).any():
         report.add("counts", "failures.parquet", "a record is listed as failed and is committed")
     if len(failed) != info.counts.failures:
         report.add("counts", "failures.parquet", "not as many rows as dataset.json says")
+
+
+def record_counts(storage: Storage, info: DatasetInfo) -> tuple[Int64, Int64, Int64]:
+    """Read ids of all records in the order of their rows, and their numbers of files and images."""
+    names = ["record_id", "n_files", "n_images"]
+    table = Snapshot(storage, info).scan("records", names, with_withdrawn=True)
+    ids, files, images = (table[name].to_numpy().astype(np.int64) for name in names)
+    return ids, files, images
 
 
 def check_texts(
