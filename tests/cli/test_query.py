@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from dataset_builders import LANGUAGES, stage_record, write_dataset
 
 from zml_dask.cli.main import main
 from zml_dask.cli.rows import _folded
 from zml_dask.store.storage import Storage
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
-from dataset_builders import LANGUAGES, stage_record, write_dataset
 
 HOSTILE = "a/\x1b[2J[red]=cmd|' /C calc'!.py"
 
