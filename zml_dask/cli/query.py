@@ -12,7 +12,7 @@ from zml_dask.errors import UsageError
 from zml_dask.query.counting import find_countable, nearest_values, wider_values
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.gather import gather
-from zml_dask.query.selection import derived_tables, join_derived
+from zml_dask.query.selection import derived_tables, join_derived, open_selected
 from zml_dask.query.sql import Column, parse_condition
 from zml_dask.store.layout import derived_table
 from zml_dask.text_safety import escape_text
@@ -115,6 +115,6 @@ def _sorted(
     )
     columns = {"file_id", "record_id", *(c.name for c in wanted if c.level == "files")}
     columns |= {column.name for column, _ in order if column.level == "files"}
-    with found.database(columns, ("records", *map(derived_table, derived))) as database:
+    with open_selected(found, columns, ("records", *map(derived_table, derived))) as database:
         for batch in database.batches(query):
             yield pa.Table.from_batches([batch])

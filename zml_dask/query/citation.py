@@ -11,10 +11,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zml_dask.store.info import DatasetInfo
 from zml_dask.text_safety import escape_text
+
+if TYPE_CHECKING:
+    from zml_dask.query.dataset import Dataset
 
 CitationFormat = Literal["bibtex", "csl"]
 CITED_COLUMNS = (
@@ -45,6 +48,15 @@ _SPECIAL = {
 }
 """What TeX would take for a command; any other character is written in UTF-8. BibTeX counts
 braces even where they are escaped, so those have names."""
+
+
+def cite(view: Dataset, form: CitationFormat, *, records: bool) -> str:
+    """Say how to cite a view, and its records; see `Dataset.cite`."""
+    items = [dataset_item(view.info, view.url.rstrip("/").rpartition("/")[2], view.url)]
+    if records:
+        rows = view.snapshot.take("records", view.record_rows, CITED_COLUMNS)
+        items += record_items(rows.to_pylist())
+    return bibtex(items) if form == "bibtex" else csl_json(items)
 
 
 def record_items(records: Iterable[Mapping[str, Any]]) -> list[Item]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from zml_dask.errors import UsageError
 from zml_dask.query.frames import to_pandas
-from zml_dask.query.selection import derived_tables, join_derived
+from zml_dask.query.selection import derived_tables, join_derived, open_selected
 from zml_dask.query.sql import NO_TABLES, Column, Derived, find_column, quoted
 from zml_dask.store.layout import derived_table
 
@@ -67,6 +67,19 @@ def count_by(dataset: Dataset, by: Sequence[str]) -> pd.DataFrame:
         counted = _counted(dataset, columns)
     frame: pd.DataFrame = counted.rename_columns([*by, *COUNTS]).to_pandas()
     return frame.set_index(list(by))
+
+
+def count_all(view: Dataset) -> dict[str, int]:
+    """Count a view's images, files and records; of a whole dataset nothing more is read."""
+    if view.is_all:
+        return {name: getattr(view.info.counts, name) for name in COUNTS}
+    if view.is_unselected:
+        for row in view.snapshot.summary.to_pylist():
+            if row["dimension"] == "total":
+                return {name: row[name] for name in COUNTS}
+        return dict.fromkeys(COUNTS, 0)
+    found = (view.rows, view.selection.files, view.record_rows)
+    return dict(zip(COUNTS, map(len, found), strict=True))
 
 
 def find_countable(name: str, derived: Derived = NO_TABLES) -> Column:
@@ -127,7 +140,7 @@ def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
     )
     named = {column.name for column in columns if column.level == "files"}
     others = (*(("records",) if "records" in levels else ()), *map(derived_table, derived))
-    with dataset.database({"file_id", "record_id", "n_images", *named}, others) as database:
+    with open_selected(dataset, {"file_id", "record_id", "n_images", *named}, others) as database:
         return database.table(query)
 
 
@@ -140,7 +153,7 @@ def find_duplicates(dataset: Dataset) -> pd.DataFrame:
         One row per content: ``sha256``, ``files``, ``records``, ``size`` in bytes, and
         ``file_id`` of the first; those that take most space first.
     """
-    with dataset.database({"record_id", "file_id", "sha256", "size"}) as database:
+    with open_selected(dataset, {"record_id", "file_id", "sha256", "size"}) as database:
         # Short hashes of the hashes first: the texts themselves would take 3.6 GB.
         database.execute(
             "CREATE TABLE repeated AS SELECT hash(sha256) AS short FROM selected "
@@ -172,7 +185,7 @@ def find_near_duplicates(dataset: Dataset) -> pd.DataFrame:
     """
     cluster_column(dataset.snapshot)
     tables = (derived_table(NEAR_DUPLICATES),)
-    with dataset.database({"record_id", "file_id", "size"}, tables) as database:
+    with open_selected(dataset, {"record_id", "file_id", "size"}, tables) as database:
         found = database.table(
             "SELECT cluster, count(*) AS files, count(DISTINCT files.record_id) AS records, "
             "sum(files.size)::BIGINT AS size, min(files.file_id) AS file_id "

@@ -16,31 +16,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.query.batches import Batches, BatchOptions
-from zml_dask.query.counting import COUNTS, count_by, find_duplicates, find_near_duplicates
+from zml_dask.query.counting import count_all, count_by, find_duplicates, find_near_duplicates
 from zml_dask.query.describe import describe, describe_html
-from zml_dask.query.engine import Database, relation_of
-from zml_dask.query.file_images import (
-    FileImages,
-    find_file,
-    image_rows,
-    iterate_files,
-    read_text,
-)
-from zml_dask.query.frames import eager_columns, lazy_frame, to_pandas
+from zml_dask.query.engine import relation_of
+from zml_dask.query.file_images import RAISE, FileImages, image_of, iterate_files, text_of
+from zml_dask.query.frames import files_frame, records_frame, to_pandas
 from zml_dask.query.gather import gather
 from zml_dask.query.pixels import VOCABULARY, Encoding
 from zml_dask.query.record_view import RecordView
-from zml_dask.query.rows import Int64, Rows, SelectedImages
+from zml_dask.query.rows import Int64, Rows, lazy_images
 from zml_dask.query.selection import (
-    BY_LANGUAGE,
     Selection,
-    files_table,
     mask_selection,
     open_question,
-    open_selected,
+    record_rows,
     resolve,
 )
-from zml_dask.query.split import LEFT_OUT, Split, assign_parts
+from zml_dask.query.split import Split, split_view
 from zml_dask.query.sql import Condition, equality, parse_condition
 from zml_dask.query.tree import Tree
 from zml_dask.store.info import DatasetInfo
@@ -63,16 +55,12 @@ if TYPE_CHECKING:
     from zml_dask.query.torch_loader import TorchImages
 
 _HEAD = ("file_id", "record_id", "path", "language", "license", "n_lines", "n_images")
-_RAISE: Final = object()
 
 
 def open_dataset(
     path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> Dataset:
-    """Open a dataset, lazily: one small object is read, whatever the dataset's size.
-
-    So are the lists of what failed and of what was withdrawn, where there are any:
-    later commits replace them.
+    """Open a dataset, lazily: a few small objects are read, whatever the dataset's size.
 
     Parameters
     ----------
@@ -101,17 +89,6 @@ class Dataset:
     :meth:`sample` and :meth:`split`. A view has the same interface as the whole;
     nothing is read before it is asked for. ``len`` counts images; iterating gives
     each file with its images (``len(ds.files)`` of them).
-
-    Parameters
-    ----------
-    snapshot : Snapshot
-        What is read from.
-    base : Selection, optional
-        What was chosen already; everything where it is None.
-    conditions : tuple of Condition
-        To be asked of it, on first use.
-    whole : Dataset, optional
-        The view that this one is a part of by `split`.
     """
 
     def __init__(
@@ -122,9 +99,9 @@ class Dataset:
         whole: Dataset | None = None,
     ) -> None:
         self.snapshot = snapshot
-        self.whole = whole
-        self.base = base
-        self.conditions = conditions
+        self.base = base  # what was chosen already; None for everything
+        self.conditions = conditions  # asked of that on first use
+        self.whole = whole  # of a part of a split, what was split
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What was read is read again where it is needed.
@@ -177,95 +154,30 @@ class Dataset:
     @property
     def counted(self) -> dict[str, int]:
         """Numbers of images, files and records of the view."""
-        if self.is_all:
-            counts = self.info.counts
-            return {"images": counts.images, "files": counts.files, "records": counts.records}
-        if self.is_unselected:
-            for row in self.snapshot.summary.to_pylist():
-                if row["dimension"] == "total":
-                    return {name: row[name] for name in COUNTS}
-            return dict.fromkeys(COUNTS, 0)
-        return {
-            "images": len(self.rows),
-            "files": len(self.selection.files),
-            "records": len(self.record_rows),
-        }
-
-    def database(
-        self,
-        columns: set[str],
-        tables: tuple[str, ...] = (),
-        views: Mapping[str, str] | None = None,
-        *,
-        memory_limit: int | None = None,
-    ) -> Database:
-        """Open a database with the files of this view as ``selected``; see `open_selected`."""
-        return open_selected(self, columns, tables, views, memory_limit=memory_limit)
+        return count_all(self)
 
     @cached_property
     def images(self) -> da.Array:
         """The images, uint32 code points, shape (n, height, width), in the dataset's order.
 
-        A block holds whole chunks of the store, so that none is read twice; a
-        slice (``images[:100]``) reads only the chunks it touches.
+        A slice (``images[:100]``) reads only the chunks of the store that it touches.
         """
-        import dask.array as da  # here, since it takes as long to import as all else together
-
-        shape = self.info.shape
-        source = SelectedImages(self.snapshot.images, self.rows, self.snapshot.token)
-        array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
-            source,
-            chunks=(self.rows.block_sizes(), (shape.height,), (shape.width,)),
-            asarray=False,
-            meta=np.empty((0, 0, 0), np.uint32),
-        )
-        return array
+        return lazy_images(self.snapshot, self.rows)
 
     @cached_property
     def files(self) -> pd.DataFrame:
-        """The files table: one row per file, in the dataset's order (record, then path).
-
-        Columns of text are read when they are first looked at.
-        """
-        snapshot, names = self.snapshot, eager_columns("files")
-        if self.is_all:
-            rows = np.arange(self.info.counts.files, dtype=np.int64)
-            return lazy_frame(snapshot, "files", snapshot.scan("files", names), rows)
-        rows = self.selection.file_id
-        asked = {c.name for one in self.conditions for c in one.columns if c.level == "files"}
-        if self.base is None and files_table(snapshot, {*names, *asked}) == BY_LANGUAGE:
-            # Its rows lie together there, and all over the table in the dataset's order.
-            with self.database(set(names)) as database:
-                listed = ", ".join(names)
-                eager = database.table(f"SELECT {listed} FROM selected ORDER BY file_id")
-            eager = eager.cast(pa.schema([FILES_SCHEMA.field(name) for name in names]))
-        else:
-            eager = snapshot.take("files", rows, names)
-        return lazy_frame(snapshot, "files", eager, rows)
+        """One row per file, in the dataset's order; text is read when it is first looked at."""
+        return files_frame(self)
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """The records table: one row per record that has files here (or, unselected, any record).
-
-        Columns of text, of which ``metadata`` is most, are read when they are first looked at.
-        """
-        snapshot, names, rows = self.snapshot, eager_columns("records"), self.record_rows
-        return lazy_frame(snapshot, "records", snapshot.take("records", rows, names), rows)
+        """One row per record that has files here, or of the whole dataset any record."""
+        return records_frame(self)
 
     @cached_property
     def record_rows(self) -> Int64:
         """Which rows of the records table belong to it."""
-        if self.is_all:
-            return np.arange(self.info.counts.records, dtype=np.int64)
-        known = self.snapshot.scan("records", ["record_id"], with_withdrawn=True)
-        known = known["record_id"].to_numpy()
-        if self.is_unselected:  # also those without files, which no file leads to
-            shown = ~np.isin(known, np.array([*self.snapshot.withdrawn], np.int64))
-        else:
-            with self.database({"record_id"}) as database:
-                found = database.table("SELECT DISTINCT record_id FROM selected")
-            shown = np.isin(known, found["record_id"].to_numpy())
-        return np.flatnonzero(shown)
+        return record_rows(self)
 
     @cached_property
     def failures(self) -> pd.DataFrame:
@@ -282,10 +194,6 @@ class Dataset:
             have a column of that name; ``"lines_of_code.code"`` of a derived table.
         start, stop : int
             Only the files from one position to another.
-
-        Raises
-        ------
-        UsageError
         """
         return to_pandas(gather(self.snapshot, self.selection, names, slice(start, stop)))
 
@@ -337,12 +245,6 @@ class Dataset:
 
     def sample(self, n: int, seed: int = 0) -> Dataset:
         """Choose `n` images at random, none twice; the same seed gives the same ones.
-
-        Parameters
-        ----------
-        n : int
-            All images where there are fewer.
-        seed : int
 
         Raises
         ------
@@ -405,7 +307,7 @@ class Dataset:
         with open_question(self, query, memory_limit) as database:
             yield from database.batches(query, shown=query, timeout=timeout)
 
-    def text(self, file: int | str, default: Any = _RAISE) -> str:
+    def text(self, file: int | str, default: Any = RAISE) -> str:
         """Read a file back as text, from its images.
 
         Every line ends in a newline; what was cut from long lines, and spaces at
@@ -427,48 +329,20 @@ class Dataset:
         DatasetDamagedError
             If the images do not hold the text that was committed (``text_sha256``).
         """
-        row = find_file(self, file)
-        if row["status"] not in ("ok", "empty"):
-            if default is not _RAISE:
-                return default  # type: ignore[no-any-return]
-            raise UsageError(
-                f"file {row['file_id']} ({row['path']!r}) has no text: it is {row['status']}"
-            )
-        rows = image_rows(self.info, row)
-        return read_text(row, self.snapshot.images.read(rows), rows - row["first_image"])
+        return text_of(self, file, default)
 
     def image(self, file: int | str, segment: int = 0) -> NDArray[np.uint32]:
-        """Read one image of a file: uint32, shape (height, width).
-
-        Parameters
-        ----------
-        file : int or str
-            As for :meth:`text`.
-        segment : int
-            Number of the image within the file.
+        """Read the `segment`-th image of a file (as for :meth:`text`): uint32, (height, width).
 
         Raises
         ------
         UsageError
             If there is no such file, or it has no such image.
         """
-        row = find_file(self, file)
-        if not 0 <= segment < row["n_images"]:
-            raise UsageError(
-                f"file {row['file_id']} has no image {segment}; it has {row['n_images']}, "
-                "counted from 0"
-            )
-        rows = image_rows(self.info, row)[segment : segment + 1]
-        image: NDArray[np.uint32] = self.snapshot.images.read(rows)[0]
-        return image
+        return image_of(self, file, segment)
 
     def record(self, record_id: int) -> RecordView:
-        """Read one record: its row, its files, its metadata, its tree, its DOI's link.
-
-        Raises
-        ------
-        UsageError
-        """
+        """Read one record: its row, its files, its metadata, its tree, its DOI's link."""
         row = self.snapshot.record(record_id)
         files = self.snapshot.scan("files", where=pc.field("record_id") == int(record_id))
         return RecordView(row, to_pandas(files))
@@ -480,13 +354,7 @@ class Dataset:
     def grep(
         self, pattern: str, *, ignore_case: bool = False, fixed: bool = False
     ) -> Iterator[Match]:
-        """Search the text of the files, line by line.
-
-        Parameters
-        ----------
-        pattern : str
-            A regular expression (Python's `re`), or plain text where `fixed`.
-        ignore_case, fixed : bool
+        """Search the files for a regular expression, or for plain text where `fixed`.
 
         Yields
         ------
@@ -517,25 +385,10 @@ class Dataset:
             ``"bibtex"``, or ``"csl"`` for CSL JSON, which reference managers read.
         records : bool, optional
             Whether to cite each record too. Default: for a selection, not for the whole.
-
-        Returns
-        -------
-        str
         """
-        from zml_dask.query.citation import (
-            CITED_COLUMNS,
-            bibtex,
-            csl_json,
-            dataset_item,
-            record_items,
-        )
+        from zml_dask.query.citation import cite
 
-        name = self.url.rstrip("/").rpartition("/")[2]
-        items = [dataset_item(self.info, name, self.url)]
-        if records if records is not None else not self.is_unselected:
-            rows = self.snapshot.take("records", self.record_rows, CITED_COLUMNS)
-            items += record_items(rows.to_pylist())
-        return bibtex(items) if format == "bibtex" else csl_json(items)
+        return cite(self, format, records=not self.is_unselected if records is None else records)
 
     def counts(self, by: str | list[str]) -> pd.DataFrame:
         """Count images, files and records by the values of a column, or of several.
@@ -566,10 +419,9 @@ class Dataset:
         Returns
         -------
         pandas.DataFrame
-            One row per content: ``sha256``, ``files``, ``records``, ``size`` in bytes,
-            ``file_id`` of the first; those that take most space first. Of near-duplicates
-            one row per cluster: ``cluster``, ``files``, ``records``, ``size`` of all, and
-            ``file_id`` of the first; those of most files first.
+            One row per content (``sha256``), those that take most space first, or per
+            ``cluster``, those of most files first: ``files``, ``records``, ``size`` in bytes
+            (of one file, or of the cluster), ``file_id`` of the first.
 
         Raises
         ------
@@ -616,20 +468,7 @@ class Dataset:
         UsageError
             If the fractions do not add up to 1.
         """
-        parts = assign_parts(self, fractions, by, seed)
-        base = None if self.is_unselected else self.selection
-        whole = self.whole or self
-
-        def view(files: Rows) -> Dataset:
-            chosen = None if base is None else base.chosen
-            selection = Selection(self.snapshot, files, None)
-            if chosen is not None:
-                selection = selection.with_images(chosen)
-            return Dataset(self.snapshot, selection, (), whole)
-
-        split = Split[Dataset]((name, view(parts[name])) for name in fractions)
-        split.left_out = view(parts[LEFT_OUT])
-        return split
+        return split_view(self, fractions, by, seed)
 
     def save(
         self,
@@ -736,10 +575,8 @@ class Dataset:
         UsageError
             If the library is not installed, or single images were chosen.
         """
-        found: datasets.Dataset = import_module("zml_dask.publish.samples").to_huggingface(
-            self, columns
-        )
-        return found
+        above = import_module("zml_dask.publish.samples")
+        return above.to_huggingface(self, columns)  # type: ignore[no-any-return]
 
     def to_xarray(self, columns: Sequence[str] = ()) -> xr.Dataset:
         """Label the images: an xarray Dataset, still lazy.
@@ -850,26 +687,20 @@ class Dataset:
         self,
         batch_size: int = 256,
         *,
-        seed: int | None = None,
-        labels: str | None = None,
-        classes: Sequence[str] | None = None,
-        weights: str | None = None,
-        encoding: Encoding = "codepoint",
-        vocabulary: str = VOCABULARY,
-        drop_last: bool = False,
-        buffer: int = 4096,
         rank: int | None = None,
         world_size: int | None = None,
+        **options: Any,
     ) -> TorchImages:
         """Give the images in batches to PyTorch, for a ``DataLoader`` with ``batch_size=None``.
 
         Parameters
         ----------
-        batch_size, seed, labels, classes, weights, encoding, vocabulary, drop_last, buffer
-            As in :meth:`batches`.
+        batch_size : int
         rank, world_size : int, optional
             Number of this process of a distributed training, and how many there
             are. Default: what ``torch.distributed`` says, where it is initialised.
+        **options
+            As in :meth:`batches`.
 
         Returns
         -------
@@ -879,20 +710,8 @@ class Dataset:
         from zml_dask.query.torch_loader import TorchImages, distributed_rank
 
         own_rank, own_size = distributed_rank() if world_size is None else (0, world_size)
-        batches = self.batches(
-            batch_size,
-            seed=seed,
-            labels=labels,
-            classes=classes,
-            weights=weights,
-            encoding=encoding,
-            vocabulary=vocabulary,
-            drop_last=drop_last,
-            buffer=buffer,
-            rank=own_rank if rank is None else rank,
-            world_size=own_size,
-        )
-        return TorchImages(batches)
+        options |= {"rank": own_rank if rank is None else rank, "world_size": own_size}
+        return TorchImages(self.batches(batch_size, **options))
 
     def __repr__(self) -> str:
         return describe(self)
@@ -901,18 +720,5 @@ class Dataset:
         return describe_html(self)
 
 
-_INNER: Final = frozenset(
-    {
-        "snapshot",
-        "base",
-        "conditions",
-        "database",
-        "selection",
-        "rows",
-        "record_rows",
-        "whole",
-        "is_all",
-        "is_unselected",
-    }
-)
+_INNER: Final = {"snapshot", "base", "conditions", "selection", "rows", "record_rows", "whole"}
 """Attributes for the modules of this package."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from zml_dask.errors import DatasetDamagedError, UsageError
-from zml_dask.query.selection import Selection, image_lines
+from zml_dask.query.selection import Selection, image_lines, open_selected
 from zml_dask.query.sql import equality
 from zml_dask.raster.images import Images, to_text
 from zml_dask.store.image_reader import ImageReader, Int64
@@ -21,6 +22,9 @@ from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
+
+RAISE: Final = object()
+"""Stands for no default."""
 
 _FILES_AT_ONCE = 16_384
 _IMAGES_AT_ONCE = 1_024
@@ -179,6 +183,32 @@ class _Pieces:
         return self._held[: end - begin].copy()
 
 
+def text_of(view: Dataset, file: int | str, default: Any = RAISE) -> str:
+    """Read a file of a view back as text; see `Dataset.text`."""
+    row = find_file(view, file)
+    if row["status"] not in ("ok", "empty"):
+        if default is not RAISE:
+            return default  # type: ignore[no-any-return]
+        raise UsageError(
+            f"file {row['file_id']} ({row['path']!r}) has no text: it is {row['status']}"
+        )
+    rows = image_rows(view.info, row)
+    return read_text(row, view.snapshot.images.read(rows), rows - row["first_image"])
+
+
+def image_of(view: Dataset, file: int | str, segment: int) -> NDArray[np.uint32]:
+    """Read one image of a file of a view; see `Dataset.image`."""
+    row = find_file(view, file)
+    if not 0 <= segment < row["n_images"]:
+        raise UsageError(
+            f"file {row['file_id']} has no image {segment}; it has {row['n_images']}, "
+            "counted from 0"
+        )
+    rows = image_rows(view.info, row)[segment : segment + 1]
+    image: NDArray[np.uint32] = view.snapshot.images.read(rows)[0]
+    return image
+
+
 def find_file(dataset: Dataset, file: int | str) -> dict[str, Any]:
     """Return what is needed to read a file: by its number, or by its path within a view.
 
@@ -211,7 +241,7 @@ def find_file(dataset: Dataset, file: int | str) -> dict[str, Any]:
 def _find_path(dataset: Dataset, path: str) -> int:
     """Find the only file of this view whose path is this one, or ends with it."""
     condition = equality("path", path).text.replace("files.path = ", "", 1)
-    with dataset.database({"file_id", "record_id", "path"}) as database:
+    with open_selected(dataset, {"file_id", "record_id", "path"}) as database:
         found = database.table(
             f"SELECT file_id, record_id, path FROM selected WHERE path = {condition} "
             f"OR ends_with(path, '/' || {condition}) "

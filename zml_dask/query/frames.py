@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from packaging.version import Version
 
+from zml_dask.query.selection import BY_LANGUAGE, files_table, open_selected
 from zml_dask.store.image_reader import Int64
-from zml_dask.store.layout import TABLES
+from zml_dask.store.layout import FILES_SCHEMA, TABLES
 from zml_dask.store.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from zml_dask.query.dataset import Dataset
 
 Read = Callable[[Int64], pa.ChunkedArray]
 """Reads the values of some rows, whose numbers ascend."""
@@ -165,7 +169,32 @@ def lazy_frame(
     return frame
 
 
-def eager_columns(table: str) -> list[str]:
+def files_frame(view: Dataset) -> pd.DataFrame:
+    """Make a DataFrame of a view's files."""
+    snapshot, names = view.snapshot, _eager_columns("files")
+    if view.is_all:
+        rows = np.arange(view.info.counts.files, dtype=np.int64)
+        return lazy_frame(snapshot, "files", snapshot.scan("files", names), rows)
+    rows = view.selection.file_id
+    asked = {c.name for one in view.conditions for c in one.columns if c.level == "files"}
+    if view.base is None and files_table(snapshot, {*names, *asked}) == BY_LANGUAGE:
+        # Its rows lie together there, and all over the table in the dataset's order.
+        with open_selected(view, set(names)) as database:
+            eager = database.table(f"SELECT {', '.join(names)} FROM selected ORDER BY file_id")
+        eager = eager.cast(pa.schema([FILES_SCHEMA.field(name) for name in names]))
+    else:
+        eager = snapshot.take("files", rows, names)
+    return lazy_frame(snapshot, "files", eager, rows)
+
+
+def records_frame(view: Dataset) -> pd.DataFrame:
+    """Make a DataFrame of the records that a view's files are of."""
+    rows = view.record_rows
+    eager = view.snapshot.take("records", rows, _eager_columns("records"))
+    return lazy_frame(view.snapshot, "records", eager, rows)
+
+
+def _eager_columns(table: str) -> list[str]:
     """Names of the columns that are not text."""
     return [column.name for column in TABLES[table] if not pa.types.is_string(column.type)]
 

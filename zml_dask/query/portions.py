@@ -14,7 +14,7 @@ import numpy as np
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.rows import Int64, Rows
-from zml_dask.query.selection import Selection
+from zml_dask.query.selection import Selection, open_selected
 from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def cut(
         "count(*) AS files, sum(images)::BIGINT AS images FROM selected "
         "GROUP BY record_id ORDER BY first"
     )
-    with view.database(columns) as database:
+    with open_selected(view, columns) as database:
         found = database.table(query)
     ids, first, stop, n_files, n_images = (
         found[name].to_numpy() for name in ("record_id", "first", "stop", "files", "images")

@@ -9,19 +9,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.image_reader import Int64 as Int64
-from zml_dask.store.layout import IMAGES
+from zml_dask.store.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 _WINDOW = 2**22
 """Rows whose mask is made at once, 4 MB; a multiple of eight."""
 
-_BLOCK = IMAGES.shard  # a multiple of eight, so that a block begins with a byte
+_BLOCK = 4_096
+"""Rows of which the selected ones are counted together; a multiple of eight."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Rows:
 
     @cached_property
     def _starts(self) -> Int64:
-        """How many rows are selected before each block of a shard's size."""
+        """How many rows are selected before each block."""
         return self._starts_of(_BLOCK)
 
     def __len__(self) -> int:
@@ -144,8 +148,8 @@ class Rows:
         rank: Int64 = before[byte] + within.astype(np.int64)
         return rank
 
-    def block_sizes(self, limit: int = _BLOCK) -> tuple[int, ...]:
-        """Sizes of blocks of about `limit` rows that divide no shard.
+    def block_sizes(self, shard: int) -> tuple[int, ...]:
+        """Sizes of blocks of about a shard's rows that divide no shard.
 
         A Dask array cut so reads no chunk of the store twice.
         """
@@ -153,8 +157,8 @@ class Rows:
             return (0,)
         sizes: list[int] = []
         open_rows = 0
-        for rows in np.diff(self._starts).tolist():
-            if open_rows and open_rows + rows > limit:
+        for rows in np.diff(self.chunk_starts(shard)).tolist():
+            if open_rows and open_rows + rows > shard:
                 sizes.append(open_rows)
                 open_rows = 0
             open_rows += rows
@@ -223,7 +227,21 @@ class RowsBuilder:
             at = stop
 
 
-class SelectedImages:
+def lazy_images(snapshot: Snapshot, rows: Rows) -> da.Array:
+    """Make a Dask array of some images; its blocks hold whole chunks of the store."""
+    import dask.array as da  # here, since it takes as long to import as all else together
+
+    shape = snapshot.info.shape
+    array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
+        _SelectedImages(snapshot.images, rows, snapshot.token),
+        chunks=(rows.block_sizes(snapshot.images.spec.shard), (shape.height,), (shape.width,)),
+        asarray=False,
+        meta=np.empty((0, 0, 0), np.uint32),
+    )
+    return array
+
+
+class _SelectedImages:
     """The selected images as an array that reads when it is indexed: what Dask arrays are made of.
 
     Parameters

@@ -123,6 +123,20 @@ class Selection:
         return places[: first.size], places[first.size :]
 
 
+def record_rows(view: Dataset) -> Int64:
+    """Find which rows of the records table belong to a view."""
+    if view.is_all:
+        return np.arange(view.info.counts.records, dtype=np.int64)
+    known = view.snapshot.scan("records", ["record_id"], with_withdrawn=True)["record_id"]
+    if view.is_unselected:  # also those without files, which no file leads to
+        shown = ~np.isin(known, np.array([*view.snapshot.withdrawn], np.int64))
+    else:
+        with open_selected(view, {"record_id"}) as database:
+            found = database.table("SELECT DISTINCT record_id FROM selected")
+        shown = np.isin(known, found["record_id"])
+    return np.flatnonzero(shown)
+
+
 def image_lines(n_lines: Int64 | int, segment: Int64, height: int) -> Int64:
     """How many rows of an image are lines: `segment` of a file of `n_lines` lines.
 

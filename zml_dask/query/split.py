@@ -30,7 +30,7 @@ from zml_dask.errors import UsageError
 from zml_dask.query.counting import NEAR_DUPLICATES, cluster_column, find_countable
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows
-from zml_dask.query.selection import join_derived
+from zml_dask.query.selection import Selection, join_derived, open_selected
 from zml_dask.query.sql import Column, Derived, find_column, quoted
 from zml_dask.store.layout import derived_table
 
@@ -84,6 +84,22 @@ class Split(dict[str, ViewT]):
         return count_leaks(cast("Split[Dataset]", self))
 
 
+def split_view(view: Dataset, fractions: Mapping[str, float], by: str, seed: int) -> Split[Dataset]:
+    """Divide a view into parts; see `Dataset.split`."""
+    parts = assign_parts(view, fractions, by, seed)
+    chosen = None if view.is_unselected else view.selection.chosen
+
+    def part(name: str) -> Dataset:
+        selection = Selection(view.snapshot, parts[name])
+        if chosen is not None:
+            selection = selection.with_images(chosen)
+        return type(view)(view.snapshot, selection, (), view.whole or view)
+
+    split = Split[Dataset]((name, part(name)) for name in fractions)
+    split.left_out = part(LEFT_OUT)
+    return split
+
+
 def assign_parts(
     dataset: Dataset, fractions: Mapping[str, float], by: str = "concept", seed: int = 0
 ) -> dict[str, Rows]:
@@ -131,7 +147,9 @@ def assign_parts(
     parts = np.full(dataset.info.counts.files, _NOWHERE, np.uint8)
     of_files = {column.name} if column.level == "files" else set()
     tables = ("records", *map(derived_table, column.derived))
-    with dataset.database({*of_files, "file_id", "record_id", *_CONTENTS}, tables) as database:
+    with open_selected(
+        dataset, {*of_files, "file_id", "record_id", *_CONTENTS}, tables
+    ) as database:
         for batch in database.batches(query):
             parts[batch["file_id"].to_numpy()] = batch["part"].to_numpy()
         for name in _CONTENTS:
