@@ -78,8 +78,8 @@ def count_all(view: Dataset) -> dict[str, int]:
             if row["dimension"] == "total":
                 return {name: row[name] for name in COUNTS}
         return dict.fromkeys(COUNTS, 0)
-    found = (view.rows, view.selection.files, view.record_rows)
-    return dict(zip(COUNTS, map(len, found), strict=True))
+    found = len(view.rows), len(view.selection.files), len(view.record_rows)
+    return dict(zip(COUNTS, found, strict=True))
 
 
 def find_countable(name: str, derived: Derived = NO_TABLES) -> Column:

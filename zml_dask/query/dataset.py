@@ -576,7 +576,8 @@ class Dataset:
             If the library is not installed, or single images were chosen.
         """
         above = import_module("zml_dask.publish.samples")
-        return above.to_huggingface(self, columns)  # type: ignore[no-any-return]
+        found: datasets.Dataset = above.to_huggingface(self, columns)
+        return found
 
     def to_xarray(self, columns: Sequence[str] = ()) -> xr.Dataset:
         """Label the images: an xarray Dataset, still lazy.
