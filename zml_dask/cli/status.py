@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import click
 from dask.utils import format_bytes
@@ -27,7 +28,7 @@ def command(dataset: str, as_json: bool, failures: bool, catalogue: str | None) 
     """Show how far DATASET is, without changing it."""
     status = read_status(dataset, catalogue)
     if as_json:
-        click.echo(json.dumps(status.to_json(), indent=1))
+        click.echo(json.dumps(asdict(status), indent=1))
     elif failures:
         _print_failures(status.failures)
     else:

@@ -201,7 +201,7 @@ def _build_and_commit(
     with open_executor() as executor:
         staged = Staged()
         if len(todo):
-            staged = _stage(run, executor, todo, ledger)
+            staged = _stage(run, info or DatasetInfo(), executor, todo, ledger)
         commit = CommitStaged(
             run.storage,
             CommitOptions(
@@ -219,10 +219,13 @@ def _build_and_commit(
     return _result(run, info, staged, committed=True)
 
 
-def _stage(run: _Run, executor: Executor, todo: RefTable, ledger: Ledger) -> Staged:
+def _stage(
+    run: _Run, info: DatasetInfo, executor: Executor, todo: RefTable, ledger: Ledger
+) -> Staged:
     """Build records into staging."""
     if isinstance(executor, DaskExecutor):
-        warning = memory_warning(memory_need(run.options), executor.memory_limits)
+        need = memory_need(run.options, info.array("images").shard)
+        warning = memory_warning(need, executor.memory_limits)
         if warning is not None:
             run.progress.say(f"warning: {warning}")
     job = StageRecords(run.storage, run.options, todo, ledger, CatalogueHandle.of(run.catalogue))

@@ -31,8 +31,8 @@ class Ledger:
     ----------
     committed : numpy.ndarray of int64
         In the dataset, or withdrawn from it.
-    staged : numpy.ndarray of int64
-        Built, not yet committed.
+    index : StagingIndex
+        All that is staged.
     failures : pyarrow.Table
         The last known failure of every record that has failed and is neither
         committed nor staged (``store.layout.FAILURES_SCHEMA``).
@@ -41,9 +41,14 @@ class Ledger:
     """
 
     committed: Ids
-    staged: Ids
+    index: StagingIndex
     failures: pa.Table
     uncommitted_failures: int
+
+    @property
+    def staged(self) -> Ids:
+        """Records built, and not yet committed."""
+        return self.index.record_id
 
     @property
     def failed(self) -> Ids:
@@ -108,7 +113,7 @@ def load_ledger(
     known = snapshot.scan("failures", with_withdrawn=True).cast(FAILURES_SCHEMA)
     failures = _last_failures([known, index.failures], [committed, index.record_id])
     new = ~np.isin(index.failures["record_id"].to_numpy(), committed)
-    return Ledger(np.unique(committed), index.record_id, failures, int(new.sum()))
+    return Ledger(np.unique(committed), index, failures, int(new.sum()))
 
 
 def staged_outcomes(storage: Storage, record_ids: Sequence[int]) -> list[Outcome]:

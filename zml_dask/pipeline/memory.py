@@ -48,16 +48,8 @@ class MemoryNeed:
         return _INTERPRETER + max(self.record, self.shard)
 
 
-def memory_need(options: BuildOptions) -> MemoryNeed:
-    """Work out a worker's need from the limits.
-
-    Parameters
-    ----------
-    options : BuildOptions
-
-    Returns
-    -------
-    MemoryNeed
+def memory_need(options: BuildOptions, shard: int = IMAGES.shard) -> MemoryNeed:
+    """Work out a worker's need from the limits, and from the images in a shard.
 
     Examples
     --------
@@ -74,8 +66,7 @@ def memory_need(options: BuildOptions) -> MemoryNeed:
     image = options.image.height * options.image.width * _PIXEL
     # One shard drawn, and its chunks encoded: source and codes barely shrink in
     # the worst case, which the quarter stands for.
-    shard = IMAGES.shard * image * 5 // 4
-    return MemoryNeed(record, shard)
+    return MemoryNeed(record, shard * image * 5 // 4)
 
 
 def memory_warning(need: MemoryNeed, limits: list[int]) -> str | None:

@@ -6,13 +6,11 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import zarr
-from zarr.codecs import BloscCodec
 
 from zml_dask.engine.lock import holder
 from zml_dask.errors import UsageError, ZmlError
@@ -20,13 +18,16 @@ from zml_dask.failures import advice_for
 from zml_dask.pipeline.ledger import Ledger, load_ledger
 from zml_dask.pipeline.sources import check_target
 from zml_dask.records.catalogue import Catalogue
-from zml_dask.store.info import DatasetInfo, open_arrays
-from zml_dask.store.layout import IMAGES_ZARR, LOCK, LOG, STAGING
+from zml_dask.store.info import DatasetInfo
+from zml_dask.store.layout import IMAGES_ZARR, LOCK, LOG, STAGING, row_shape
+from zml_dask.store.shards import CODEC
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.staging import FailureRow, StagingIndex
+from zml_dask.store.staging import FailureRow
 from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.summary import LeftOut
 from zml_dask.store.tables import read_manifest
+
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,52 +58,24 @@ class Cost:
     shards: int
     codec: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the cost as a JSON object."""
-        return asdict(self)
-
 
 def array_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
-    """Measure the arrays of ``images.zarr``.
-
-    Parameters
-    ----------
-    storage : Storage
-    info : DatasetInfo
-    """
+    """Measure the arrays of ``images.zarr``."""
     if not info.commits:
         return []
     stored: Counter[str] = Counter()
     # What the manifest says: asking the storage takes a request per shard.
     for path, written in read_manifest(storage, info).items():
         stored[path.removeprefix(f"{IMAGES_ZARR}/").partition("/")[0]] += written.size
-    group = open_arrays(storage)
-    arrays = [array for _, array in group.arrays()]
-    return [
-        _array_cost(array, stored[array.name.strip("/")])
-        for array in sorted(arrays, key=lambda array: -array.nbytes)
-    ]
-
-
-def _array_cost(array: zarr.Array[Any], stored: int) -> Cost:
-    rows, chunk = array.shape[0], array.chunks[0]
-    shard = (array.shards or array.chunks)[0]
-    return Cost(
-        array.name.strip("/"),
-        rows,
-        stored,
-        array.nbytes,
-        _ratio(array.nbytes, stored),
-        math.ceil(rows / chunk),
-        math.ceil(rows / shard),
-        ", ".join(_codec_name(codec) for codec in array.compressors) or "none",
-    )
-
-
-def _codec_name(codec: Any) -> str:
-    if isinstance(codec, BloscCodec):
-        return f"blosc {codec.cname.value}-{codec.clevel} {codec.shuffle.value}"
-    return type(codec).__name__.removesuffix("Codec").lower()
+    costs = []
+    for spec in info.arrays:
+        rows, on_disk = info.counts.images, stored[spec.name]
+        size = rows * math.prod(row_shape(spec, info.shape)) * np.dtype(spec.dtype).itemsize
+        chunks, shards = (-(-rows // per) for per in (spec.chunk, spec.shard))
+        costs.append(
+            Cost(spec.name, rows, on_disk, size, _ratio(size, on_disk), chunks, shards, CODEC)
+        )
+    return sorted(costs, key=lambda cost: -cost.size)
 
 
 def table_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
@@ -136,9 +109,6 @@ def table_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
 
 def _ratio(size: int, stored: int) -> float:
     return round(size / stored, 2) if stored else 0.0
-
-
-_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +184,6 @@ class Status:
     tables: tuple[Cost, ...] = ()
     failures: tuple[FailureGroup, ...] = field(default=())
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the status as a JSON object."""
-        return asdict(self)
-
 
 def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
     """Look at a dataset without changing it.
@@ -254,7 +220,7 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
     return Status(
         storage.url,
         Amount(counts.records, counts.files, counts.images),
-        _staged(storage, ledger),
+        _staged(ledger),
         {group.kind: group.records for group in groups},
         _to_do(ledger, chosen, strict=catalogue is not None),
         chosen.get("catalogue"),
@@ -294,8 +260,8 @@ def _examples(rows: list[FailureRow]) -> list[FailureRow]:
     return list(first.values())[:_EXAMPLES]
 
 
-def _staged(storage: Storage, ledger: Ledger) -> Amount:
-    index = StagingIndex.load(storage)
+def _staged(ledger: Ledger) -> Amount:
+    index = ledger.index
     new = ~np.isin(index.record_id, ledger.committed)
     return Amount(int(new.sum()), int(index.n_files[new].sum()), int(index.n_images[new].sum()))
 
