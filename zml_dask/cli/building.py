@@ -200,8 +200,6 @@ def executor_of(
     ----------
     values : dict
         Of the cluster's options.
-    progress : BuildProgress
-    dataset : str
     alone : bool
         Whether this process does the work itself where no cluster is asked for.
     """

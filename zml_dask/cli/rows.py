@@ -38,7 +38,6 @@ class Shown:
 
     Attributes
     ----------
-    rows : int
     cut : bool
         Whether there are more rows.
     to_terminal : bool

@@ -86,10 +86,6 @@ class ThreadsExecutor:
 
     At the end of the process the threads of `concurrent.futures` would be waited for, and a
     download may take hours. What one leaves behind is what a killed process leaves.
-
-    Attributes
-    ----------
-    workers : int
     """
 
     workers: int = 4

@@ -138,7 +138,6 @@ class Each(Job[tuple[int, tuple[Any, ...]], None, tuple[int, ResultT], list[Resu
 
     Attributes
     ----------
-    function : callable
     arguments : sequence of tuple
         Those of each call.
 
@@ -244,13 +243,9 @@ def run_job(
 
     Parameters
     ----------
-    job : Job
-    executor : Executor
     lock : DatasetLock, optional
         Of the dataset that the job changes. A job that lost it stops: no result is taken
         and nothing is finished.
-    log : BuildLog, optional
-    progress : BuildProgress, optional
 
     Raises
     ------

@@ -49,7 +49,6 @@ class ProcessIdentity:
     realm : str
         Boot and process namespace: two containers may share a host's name, and
         a machine its numbers with its former self before a reboot.
-    pid : int
     started : str
         When it started, by a clock that does not jump.
     """
@@ -205,13 +204,8 @@ def dataset_lock(
     ----------
     storage : Storage
         The dataset.
-    timing : LockTiming, optional
     on_wait : callable, optional
         Called once with a line that says why this takes a while.
-
-    Yields
-    ------
-    DatasetLock
 
     Raises
     ------

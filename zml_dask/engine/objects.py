@@ -78,7 +78,6 @@ class SharedProof:
 
     Attributes
     ----------
-    storages : tuple of Objects
     word : str
         Written by the driver; each worker reads it and writes an answer of its own.
     """

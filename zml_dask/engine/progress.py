@@ -21,7 +21,6 @@ class Counts:
     ----------
     done, total : int
         Records while records are built, tasks while the dataset is committed.
-    failed : int
     n_files, n_images : int
         Staged in this run.
     waiting : float
@@ -80,7 +79,6 @@ class PlainProgress:
 
     Parameters
     ----------
-    stream : text stream
     interval : float
         Seconds between two lines of one stage; its first and last always come.
     """

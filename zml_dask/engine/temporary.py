@@ -27,10 +27,6 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
     purpose : str
         A part of the folder's name.
 
-    Yields
-    ------
-    Path
-
     Examples
     --------
     >>> with temporary_folder("example") as folder:

@@ -128,10 +128,6 @@ class ClusterThrottle:
 def throttle_waiting(client: distributed.Client) -> tuple[float, str]:
     """Tell what holds the workers up, for progress lines.
 
-    Parameters
-    ----------
-    client : distributed.Client
-
     Returns
     -------
     seconds : float

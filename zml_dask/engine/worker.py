@@ -35,7 +35,6 @@ class TaskRunner(Generic[TaskT, ResultT]):
         As it travels: `Job.for_workers`.
     token : str
         Of this run of the job.
-    proof : SharedProof or None
     """
 
     job: Job[TaskT, Any, ResultT, Any]

@@ -93,9 +93,6 @@ def is_exported(
 
     Parameters
     ----------
-    storage : Storage
-    record_id : int
-    formats : collection of LegacyFormat
     folder : str
         Within `storage`.
     """
@@ -134,10 +131,8 @@ def export_record(
 
     Parameters
     ----------
-    record : LegacyRecord
     storage : Storage
         The dataset, or wherever the files shall go.
-    formats : collection of {"pickle", "hdf5", "tree"}
     folder : str
         Where in `storage` the record's folder is made.
     scratch : pathlib.Path, optional
@@ -225,10 +220,8 @@ class ExportLegacy(Job[Portion, None, ExportResult, ExportResult]):
 
     Attributes
     ----------
-    committed : CommittedRecords
     target : Storage
         A folder or any fsspec URL.
-    formats : tuple of {"pickle", "hdf5", "tree"}
     scratch : pathlib.Path or None
         A local folder for files at work.
     keep : bool
@@ -309,19 +302,12 @@ def export_dataset(
 
     Parameters
     ----------
-    dataset : str, path, Storage or Dataset
     target : str, path or Storage
         A folder or any fsspec URL.
-    formats : collection of {"pickle", "hdf5", "tree"}
     scratch : pathlib.Path, optional
         A local folder for files at work.
     executor : Executor, optional
         By default one record after the other in this process; else workers must see both places.
-    progress : BuildProgress, optional
-
-    Returns
-    -------
-    ExportResult
     """
     # Here, for the time they take to import: a build's workers need neither.
     from zml_dask.engine.executors import SerialExecutor

@@ -292,10 +292,6 @@ def create_file(path: Path) -> Any:
     ----------
     path : pathlib.Path
         Replaced where it exists.
-
-    Returns
-    -------
-    h5py.h5f.FileID
     """
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)

@@ -44,7 +44,6 @@ class RecoveredText:
     ----------
     text : bytes
         UTF-8; one line per row, without the spaces at its end.
-    n_lines : int
     note : str or None
         What of the segments was changed; None where drawing `text` gives
         exactly these segments.
@@ -169,8 +168,6 @@ def import_record(
 
     Parameters
     ----------
-    source : LegacySource
-    record : SourceRecord
     storage : Storage
         The dataset.
     describe : callable

@@ -90,10 +90,6 @@ def load_by_extension(
 
     An extension is what follows the last dot of a file's name, or the whole name.
     Parameters are those of :func:`load_all`; extensions without images are left out.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
     """
     groups: dict[str, list[NDArray[Any]]] = defaultdict(list)
     for path, segments in _files(image_pkl):
@@ -134,7 +130,6 @@ def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator
 
     Parameters
     ----------
-    base : path
     pattern : str
         Say ``images_*.pkl``.
 

@@ -35,7 +35,6 @@ def read_images_pickle(
 
     Parameters
     ----------
-    stream : binary file
     name : str
         What to call it in messages.
     on_array : callable, optional
@@ -82,7 +81,6 @@ def read_images_hdf5(
 
     Parameters
     ----------
-    stream : binary file
     name : str
         What to call it in messages.
 

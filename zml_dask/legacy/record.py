@@ -26,7 +26,6 @@ class LegacyFile:
 
     Attributes
     ----------
-    path : str
     size : int or None
         Bytes of the file itself, for the tree.
     images : numpy.ndarray of uint32, shape (n, height, width), or None
@@ -53,7 +52,6 @@ class LegacyRecord:
 
     Attributes
     ----------
-    record_id : int
     metadata : str or None
         The hit as JSON text: the ``metadata`` column of the records table.
     files : iterable of LegacyFile
@@ -99,7 +97,6 @@ class Canvas:
 
         Parameters
         ----------
-        path : str
         text : bytes or None
             Normalised UTF-8; None where the file is not text.
         size : int or None

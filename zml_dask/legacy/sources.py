@@ -34,7 +34,6 @@ class SourceRecord:
 
     Attributes
     ----------
-    record_id : int
     pickle, hdf5, metadata : str or None
         Paths within the source; None for one that is not there.
     size : int

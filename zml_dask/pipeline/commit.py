@@ -102,11 +102,6 @@ class CommitStaged(Job[tuple[CommitTask, ...], None, list[TaskResult], DatasetIn
 def group_tasks(tasks: Sequence[CommitTask], workers: int) -> list[tuple[CommitTask, ...]]:
     """Group the tasks of a commit for a cluster.
 
-    Parameters
-    ----------
-    tasks : sequence of CommitTask
-    workers : int
-
     Returns
     -------
     list of tuple of CommitTask

@@ -65,11 +65,8 @@ class WorkerContext:
     ----------
     storage : Storage
         The dataset.
-    client : HttpClient
     scratch : Path
         A folder of this worker alone, removed when it is done.
-    options : BuildOptions
-    catalogue : CatalogueHandle
     """
 
     storage: Storage
@@ -103,18 +100,12 @@ def open_context(
 
     Parameters
     ----------
-    storage : Storage
-    options : BuildOptions
     catalogue : CatalogueHandle, optional
         Where the records come from; none is trusted where it is not given.
     client : HttpClient, optional
         Default: one with the token of the options.
     throttle : Throttle, optional
         For that client. Default: in a Dask task the cluster's, else the process's.
-
-    Yields
-    ------
-    WorkerContext
 
     Raises
     ------

@@ -47,7 +47,6 @@ class FetchArchives(Job[RecordRef, HttpClient, CachedRecord | RecordError, Fetch
 
     Attributes
     ----------
-    catalogue : CatalogueHandle
     refs : RefTable
         The records.
     cache : str
@@ -56,7 +55,6 @@ class FetchArchives(Job[RecordRef, HttpClient, CachedRecord | RecordError, Fetch
         Shared by all threads: the server's limits, not the connections, set the pace.
     scratch : Path
         Folder on a local disk for what is under way.
-    options : FetchOptions
     """
 
     name: ClassVar[str] = "fetch"

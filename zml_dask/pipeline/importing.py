@@ -43,7 +43,6 @@ class ImportResult:
     ----------
     found : int
         Records in the source.
-    imported, failed, already : int
     images : int
         Of the imported records.
     info : DatasetInfo
@@ -66,7 +65,6 @@ class ImportContext:
     ----------
     source : LegacySource
         Opened by this thread alone.
-    scratch : Path
     """
 
     source: LegacySource
@@ -79,7 +77,6 @@ class ImportLegacy(StagingJob[ImportContext]):
 
     Attributes
     ----------
-    source : Path
     records : mapping of int to SourceRecord
         Needed by the driver only.
     """
@@ -167,11 +164,6 @@ def import_legacy(
         Try records again that failed permanently.
     scratch : pathlib.Path, optional
         A local folder for files at work.
-    progress : BuildProgress, optional
-
-    Returns
-    -------
-    ImportResult
 
     Raises
     ------

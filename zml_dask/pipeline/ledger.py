@@ -92,7 +92,6 @@ def load_ledger(
 
     Parameters
     ----------
-    storage : Storage
     info : DatasetInfo or None
         None where nothing is committed yet.
     shape : ImageShape, optional
@@ -121,7 +120,6 @@ def staged_outcomes(storage: Storage, record_ids: Sequence[int]) -> list[Outcome
 
     Parameters
     ----------
-    storage : Storage
     record_ids : sequence of int
     """
     index = StagingIndex.load(storage)

@@ -74,7 +74,6 @@ def memory_warning(need: MemoryNeed, limits: list[int]) -> str | None:
 
     Parameters
     ----------
-    need : MemoryNeed
     limits : list of int
         Bytes of each worker; 0 for no limit.
 

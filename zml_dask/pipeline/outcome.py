@@ -47,14 +47,10 @@ class Outcome:
 
     Attributes
     ----------
-    record_id : int
     status : {"staged", "failed", "already"}
         ``already``: it was staged before, and nothing was done.
-    n_files, n_images : int
     bytes : int
         Of its archives, as fetched.
-    seconds : float
-    timings : Timings
     origin : str or None
         Where its code came from.
     failure : FailureRow or None
@@ -137,7 +133,6 @@ def failure_row(record_id: int, error: Exception, attempts: int) -> FailureRow:
 
     Parameters
     ----------
-    record_id : int
     error : Exception
         A :class:`RecordError` knows its kind, stage and permanence; a lack of
         memory or of scratch space has a kind of its own; anything else is a mistake of

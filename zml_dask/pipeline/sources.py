@@ -36,8 +36,6 @@ def open_records(
 
     Parameters
     ----------
-    records : path, Catalogue or iterable of Record
-    options : BuildOptions
     where : str, optional
         A SQL condition over the catalogue's columns; see `Catalogue.where`.
 

@@ -43,7 +43,6 @@ class Partition:
     ----------
     name : str
         Of the pack that they are staged in; the same records have the same name.
-    refs : RefTable
     attempts : mapping of int to int
         How often those records failed before that did.
     sources : mapping of int to SourceRecord
@@ -62,7 +61,6 @@ class PartitionResult:
 
     Attributes
     ----------
-    outcomes : tuple of Outcome
     worker : str or None
         None where several had it, and died.
     """
@@ -81,7 +79,6 @@ class Staged:
         Of records that workers reported as staged.
     failures : Counter of str
         Kind -> records.
-    n_images : int
     """
 
     record_ids: list[int] = field(default_factory=list)
@@ -105,10 +102,8 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
     ----------
     storage : Storage
         The dataset.
-    options : BuildOptions
     todo : RefTable
         What is to be staged; with `ledger`, what only the driver needs.
-    ledger : Ledger or None
     """
 
     name: ClassVar[str] = "records"
@@ -227,12 +222,7 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
 
 @dataclass(frozen=True)
 class StageRecords(StagingJob[WorkerContext]):
-    """Builds records of a catalogue into a dataset's staging.
-
-    Attributes
-    ----------
-    catalogue : CatalogueHandle
-    """
+    """Builds records of a catalogue into a dataset's staging."""
 
     catalogue: CatalogueHandle = field(default_factory=lambda: CatalogueHandle(""))
 

@@ -36,8 +36,6 @@ class Cost:
 
     Attributes
     ----------
-    name : str
-    rows : int
     stored : int
         Bytes on disk.
     size : int
@@ -46,7 +44,6 @@ class Cost:
         `size` over `stored`.
     chunks, shards : int
         How many; of a table its row groups and its parts.
-    codec : str
     """
 
     name: str
@@ -79,13 +76,7 @@ def array_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
 
 
 def table_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
-    """Measure the tables.
-
-    Parameters
-    ----------
-    storage : Storage
-    info : DatasetInfo
-    """
+    """Measure the tables."""
     costs = []
     for name, parts in info.tables.items():
         size = groups = 0
@@ -126,13 +117,10 @@ class FailureGroup:
 
     Attributes
     ----------
-    kind : str
-    records : int
     permanent : int
         How many of them no build tries again by itself.
     advice : str
         What to do about it.
-    examples : tuple of FailureRow
     """
 
     kind: str
@@ -148,8 +136,6 @@ class Status:
 
     Attributes
     ----------
-    dataset : str
-    committed, staged : Amount
     failed : mapping of str to int
         Kind -> records.
     to_do : int or None
@@ -160,12 +146,10 @@ class Status:
         The one that was built last, or that was named.
     running : str or None
         Who holds the lock, where a build is at work.
-    commits : int
     left_out : LeftOut
         Files that are listed and not held, for their size.
     without_images : int
         Committed records that hold no text.
-    arrays, tables : tuple of Cost
     failures : tuple of FailureGroup
         The most frequent kind first.
     """
@@ -190,13 +174,8 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
 
     Parameters
     ----------
-    dataset : str or Storage
     catalogue : str, optional
         To tell what is left to do; by default the one that was built last.
-
-    Returns
-    -------
-    Status
 
     Raises
     ------

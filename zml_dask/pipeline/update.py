@@ -89,7 +89,6 @@ def update(
 
     Parameters
     ----------
-    dataset : str or Storage
     open_executor : callable
         Opens what runs the build, if there is something to build.
     http : HttpClient
@@ -103,11 +102,6 @@ def update(
         request for each 25), and whose files have changed since the last harvest.
     drop_withdrawn : bool
         Drop those that are not, without rewriting the store.
-    progress : BuildProgress, optional
-
-    Returns
-    -------
-    UpdateResult
 
     Raises
     ------
@@ -285,11 +279,8 @@ def withdrawn_of(
 
     Parameters
     ----------
-    storage : Storage
     asked : HarvestOptions
         Of which the API's address matters.
-    http : HttpClient
-    progress : BuildProgress
 
     Returns
     -------
@@ -320,11 +311,8 @@ def republished_of(
 
     Parameters
     ----------
-    storage : Storage
     asked : HarvestState
         The last harvest.
-    http : HttpClient
-    progress : BuildProgress
 
     Returns
     -------

@@ -28,8 +28,6 @@ class Facts:
 
     Attributes
     ----------
-    name : str
-    info : DatasetInfo
     counts : Counts
         Of what is to be seen: without withdrawn records.
     languages, licenses : sequence of (str, int)

@@ -127,7 +127,6 @@ def croissant_of(facts: Facts, base: str = "") -> dict[str, Any]:
 
     Parameters
     ----------
-    facts : Facts
     base : str
         What stands before a path within the dataset to make it a path or URL
         from where the description lies.
@@ -162,7 +161,6 @@ def ro_crate_of(facts: Facts, base: str = "") -> dict[str, Any]:
 
     Parameters
     ----------
-    facts : Facts
     base : str
         As for `croissant_of`, but always a URL: absolute, or relative and quoted.
     """

@@ -100,15 +100,12 @@ def export(
 
     Parameters
     ----------
-    view : Dataset
     target : str or pathlib.Path
         A folder; for all but ``squashfs``, ``png`` and ``croissant`` any fsspec URL.
     formats : collection of str
         Of `FORMATS`.
-    options : ExportOptions, optional
     executor : Executor, optional
         What runs the tasks of `JOBS`; by default this process, one after the other.
-    progress : BuildProgress, optional
 
     Returns
     -------

@@ -44,7 +44,6 @@ class PngOptions:
 
     Attributes
     ----------
-    by : {"language", "extension"}
     tar : bool
         One tar a group in the place of a folder.
     depth : {8, 16}
@@ -125,16 +124,10 @@ def export_png(
 
     Parameters
     ----------
-    dataset : str, path, Storage or Dataset
     folder : pathlib.Path
         Gets a folder, or with `tar` a file ``<group>.tar``, for each group.
-    options : PngOptions, optional
     progress : callable, optional
         Called with the images read and images in all.
-
-    Returns
-    -------
-    PngResult
 
     Raises
     ------

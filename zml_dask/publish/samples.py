@@ -146,10 +146,8 @@ class ExportSamples(Job[Portion, None, Written, Written]):
 
     Attributes
     ----------
-    snapshot : Snapshot
     target : Storage
         A folder or any fsspec URL.
-    write : callable
     stem, suffix : str
         An object's name is ``<stem>-<portion>-<number><suffix>``.
     portions : tuple of Portion
@@ -212,14 +210,12 @@ def export_parquet(
 
     Parameters
     ----------
-    view : Dataset
     target : str, path or Storage
         A folder or any fsspec URL, without other Parquet files.
     columns : sequence of str
         Further columns, of derived tables say.
     executor : Executor, optional
         By default this process.
-    progress : BuildProgress, optional
 
     Raises
     ------
@@ -245,7 +241,6 @@ def export_webdataset(
 
     Parameters
     ----------
-    view : Dataset
     target : str, path or Storage
         A folder or any fsspec URL, without other tars.
     image : {"npy", "png"}
@@ -256,7 +251,6 @@ def export_webdataset(
         Further columns of the files, for the JSON.
     executor : Executor, optional
         By default this process.
-    progress : BuildProgress, optional
 
     Raises
     ------

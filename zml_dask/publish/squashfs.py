@@ -42,7 +42,6 @@ class SquashfsImage:
 
     Attributes
     ----------
-    path : pathlib.Path
     size : int
         Bytes.
     md5 : str
@@ -71,10 +70,6 @@ def write_squashfs(
         Replaced where it exists.
     compression : {"gzip", "zstd", "xz", "lz4"}
         gzip, as in 2018, is read by everything that reads squashfs.
-
-    Returns
-    -------
-    SquashfsImage
 
     Raises
     ------

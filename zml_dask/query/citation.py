@@ -67,10 +67,6 @@ def record_items(records: Iterable[Mapping[str, Any]]) -> list[Item]:
     records : iterable of mapping
         Rows of the records table with the `CITED_COLUMNS`.
 
-    Returns
-    -------
-    list of dict
-
     Examples
     --------
     >>> row = {"record_id": 7, "title": "toolz", "creators": ["Roe, A."]}
@@ -116,10 +112,6 @@ def dataset_item(info: DatasetInfo, name: str, url: str) -> Item:
         What the dataset is called where no title was set.
     url : str
         Where it is; left out where it is a local folder.
-
-    Returns
-    -------
-    dict
     """
     said = info.options.get("about") or {}
     harvested = str((info.harvest or {}).get("complete_until") or "")[:10]

@@ -49,7 +49,6 @@ def count_by(dataset: Dataset, by: Sequence[str]) -> pd.DataFrame:
 
     Parameters
     ----------
-    dataset : Dataset
     by : sequence of str
         Columns of files or records, or ``"year"``. Of a column of lists (keywords),
         each item counts.
@@ -218,7 +217,6 @@ def nearest_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | 
 
     Parameters
     ----------
-    dataset : Dataset
     named : sequence of (str, str)
         Columns, and a value of each that was asked for; see `sql.Condition.named`.
 
@@ -248,7 +246,6 @@ def wider_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | No
 
     Parameters
     ----------
-    dataset : Dataset
     named : sequence of (str, str)
         Columns, and a value of each that was asked for; see `sql.Condition.named`.
 

@@ -51,7 +51,6 @@ class Database:
 
     Parameters
     ----------
-    snapshot : Snapshot
     tables : iterable of str
         Of `layout.TABLES`, or ``derived/<name>``; those that are asked for.
     views : mapping of str to str

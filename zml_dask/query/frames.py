@@ -55,7 +55,6 @@ class LazyTexts(_ArrowTexts):
 
     Parameters
     ----------
-    read : callable
     rows : numpy.ndarray of int64, shape (n,)
     """
 
@@ -150,8 +149,6 @@ def lazy_frame(
 
     Parameters
     ----------
-    snapshot : Snapshot
-    table : str
     eager : pyarrow.Table
         The columns that are not text, of those rows.
     rows : numpy.ndarray of int64, shape (n,)

@@ -26,8 +26,6 @@ def gather(
 
     Parameters
     ----------
-    snapshot : Snapshot
-    selection : Selection
     names : sequence of str
         Columns of either table; what both have is the files'.
     files : slice

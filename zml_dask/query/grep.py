@@ -47,8 +47,6 @@ class Match:
 
     Attributes
     ----------
-    file_id, record_id : int
-    path : str
     line_number : int
         Of the file, from 1.
     line : str
@@ -71,7 +69,6 @@ def compile_pattern(
     ----------
     pattern : str
         A regular expression of Python's `re`, or plain text where `fixed`.
-    ignore_case, fixed : bool
 
     Raises
     ------
@@ -100,7 +97,6 @@ def grep(view: Dataset, pattern: re.Pattern[str]) -> Iterator[Match]:
 
     Parameters
     ----------
-    view : Dataset
     pattern : re.Pattern
         Of `compile_pattern`.
     """
@@ -119,11 +115,8 @@ def grep_on(
 
     Parameters
     ----------
-    view : Dataset
-    pattern : re.Pattern
     executor : Executor, optional
         Default: this process.
-    progress : BuildProgress, optional
 
     Returns
     -------

@@ -79,7 +79,6 @@ class Portion:
         Rows of the files table.
     images : Places or None
         Rows of ``images.zarr``, where images were chosen one by one.
-    n_images : int
     """
 
     number: int
@@ -116,7 +115,6 @@ def cut(
 
     Parameters
     ----------
-    view : Dataset
     records, files, images : int
         What a portion holds at most; a record is never divided.
 
@@ -178,7 +176,6 @@ def check_whole_files(view: Dataset, what: str) -> None:
 
     Parameters
     ----------
-    view : Dataset
     what : str
         What holds whole files only, for the message.
 

@@ -246,8 +246,6 @@ class _SelectedImages:
 
     Parameters
     ----------
-    reader : ImageReader
-    rows : Rows
     dataset : str
         Identifies the dataset, as it is, since Dask computes equal
         keys once: of two arrays in one graph, or of one that a cluster holds.

@@ -49,7 +49,6 @@ class SaveView(Job[Portion, None, list[StagedRecord], int]):
     ----------
     snapshot : Snapshot
         What is read.
-    target : Storage
     portions : sequence of Portion
         Needed by the driver only.
     key : str

@@ -37,7 +37,6 @@ class Selection:
 
     Attributes
     ----------
-    snapshot : Snapshot
     files : Rows
         Which rows of the files table.
     chosen : Rows or None
@@ -154,7 +153,6 @@ def files_table(snapshot: Snapshot, columns: Collection[str]) -> str:
 
     Parameters
     ----------
-    snapshot : Snapshot
     columns : collection of str
         All columns of files that are asked for.
     """
@@ -207,14 +205,8 @@ def resolve(
 
     Parameters
     ----------
-    snapshot : Snapshot
-    conditions : sequence of Condition
     base : Selection, optional
         What to choose from. Default: everything.
-
-    Returns
-    -------
-    Selection
     """
     by_image = any("images" in condition.levels for condition in conditions)
     wanted = {"file_id", "first_image", "n_images", *(("n_lines",) if by_image else ())}
@@ -316,7 +308,6 @@ def open_selected(
 
     Parameters
     ----------
-    dataset : Dataset
     columns : set of str
         Columns of files that will be asked for. A further one, ``images``, says
         how many of a file's images belong to the view.

@@ -32,10 +32,6 @@ class TorchImages(IterableDataset[Any]):
     themselves. Every iteration is an epoch, in another order than the one before,
     with and without workers. Code points come as int32, since PyTorch's uint32
     does little.
-
-    Parameters
-    ----------
-    batches : Batches
     """
 
     def __init__(self, batches: Batches) -> None:

@@ -19,7 +19,6 @@ class Made:
 
     Attributes
     ----------
-    source : bytes or Path
     size : int
         Bytes.
     md5 : str
@@ -92,7 +91,6 @@ class Request:
         Names in lower case.
     api_url : str
         Root of the API as the client calls it.
-    is_authenticated : bool
     """
 
     path: str

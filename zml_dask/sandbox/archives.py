@@ -35,10 +35,8 @@ def write_zip(
 
     Parameters
     ----------
-    target : Path or binary file
     top : str
         Name of the top folder.
-    sources : sequence of Source
     when : datetime
         Time of every member.
     commit : str
@@ -65,10 +63,8 @@ def write_tar_gz(
 
     Parameters
     ----------
-    target : Path or binary file
     top : str
         Name of the top folder.
-    sources : sequence of Source
     when : datetime
         Time of every member.
     commit : str

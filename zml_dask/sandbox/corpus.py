@@ -115,8 +115,6 @@ class Question:
         In Zenodo's query syntax.
     resource_type : str
         Exact; any where empty.
-    all_versions : bool
-    newest_first : bool
     """
 
     text: str = ""
@@ -127,10 +125,6 @@ class Question:
 
 class Corpus:
     """Records that may be added and withdrawn while they are served.
-
-    Parameters
-    ----------
-    records : iterable of SandboxRecord
 
     Examples
     --------

@@ -48,7 +48,6 @@ class _Identity:
     ----------
     record_id : int
         Grows with `created`, as Zenodo's do; the concept's id is one less.
-    created : datetime
     commit : str
         Forty hex digits.
     is_tar : bool
@@ -217,10 +216,8 @@ class PackageMetadata:
 
     Attributes
     ----------
-    name, version, summary : str
     license : str
         A lower-case identifier; Zenodo's ``other-open`` where it cannot be recognised.
-    keywords, authors : tuple of str
     repository : str or None
         ``https://github.com/owner/name``.
     owner, repository_name : str

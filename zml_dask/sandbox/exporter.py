@@ -51,7 +51,6 @@ class DumpVersion:
     ----------
     version_id : str
         A UUID.
-    created : datetime
     contents : mapping of str to Content
         By key, such as `JSON_DUMP`.
     """
@@ -63,10 +62,6 @@ class DumpVersion:
 
 class Exporter:
     """The dumps of a sandbox.
-
-    Parameters
-    ----------
-    corpus : Corpus
 
     Attributes
     ----------

@@ -30,7 +30,6 @@ class Sandbox:
 
     Parameters
     ----------
-    corpus : Corpus
     port : int, optional
         0 takes a free one.
     limits : SandboxLimits, optional
@@ -40,7 +39,6 @@ class Sandbox:
 
     Attributes
     ----------
-    requests : RequestLog
     exporter : Exporter
         Its metadata dumps.
 
@@ -259,7 +257,6 @@ class Verdict:
 
     Attributes
     ----------
-    granted : bool
     headers : dict
         ``X-RateLimit-*`` and, as Zenodo does, ``Retry-After`` on every answer.
     """
@@ -273,7 +270,6 @@ class RateLimiter:
 
     Parameters
     ----------
-    limits : SandboxLimits
     clock : callable, optional
         Seconds since the epoch.
     """
@@ -323,8 +319,6 @@ class Seen:
     ----------
     path : str
         Percent-decoded, without the query.
-    query : str
-    status : int
     is_authenticated : bool
         Whether it carried a token.
     agent : str

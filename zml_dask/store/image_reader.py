@@ -46,7 +46,6 @@ class ImageReader:
 
     Parameters
     ----------
-    storage : Storage
     info : DatasetInfo
         What is committed.
 
@@ -194,7 +193,6 @@ class _Shard:
 
         Parameters
         ----------
-        rows : int
         last : (int, str or None), optional
             Rows of a shard that the end of a commit lies in, and the SHA-256 of
             those of them that its last chunk holds.

@@ -71,7 +71,6 @@ class WrittenObject:
 
     Attributes
     ----------
-    path : str
     size : int
         Bytes.
     sha256 : str
@@ -168,7 +167,6 @@ class DatasetInfo:
         nobody else has.
     next_part : mapping of str to int
         Number of the next part of each table, so that none is ever reused.
-    schema_version : int
     """
 
     shape: ImageShape = field(default_factory=ImageShape)
@@ -413,7 +411,6 @@ def replace_info(storage: Storage, base: DatasetInfo | None, changed: DatasetInf
 
     Parameters
     ----------
-    storage : Storage
     base : DatasetInfo or None
         What ``dataset.json`` said when the change began; None for a new dataset.
     changed : DatasetInfo

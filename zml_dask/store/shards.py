@@ -50,7 +50,6 @@ class ShardBuilder:
 
     Parameters
     ----------
-    spec : ArraySpec
     row_shape : tuple of int
         ``(height, width)`` for images, ``()`` for indices.
 
@@ -139,7 +138,6 @@ class ShardReader:
 
     Parameters
     ----------
-    spec : ArraySpec
     row_shape : tuple of int
     data : bytes, or what gives bytes for slices
         The whole shard, or as much of it as will be asked for.

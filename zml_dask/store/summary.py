@@ -179,7 +179,6 @@ class LeftOut:
 
     Attributes
     ----------
-    files : int
     bytes : int
         Of all of them, as far as their archives state it.
     limit : int

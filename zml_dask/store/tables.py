@@ -64,7 +64,6 @@ def write_part(
 
     Parameters
     ----------
-    storage : Storage
     table : str
         A key of `layout.TABLES`.
     number : int
@@ -77,10 +76,6 @@ def write_part(
         Instead of the table's own.
     check : callable
         Called just before the part is put in its place; may raise.
-
-    Returns
-    -------
-    Part
     """
     schema = schema or TABLES[table]
     rows = 0

@@ -28,7 +28,6 @@ def withdraw(
 
     Parameters
     ----------
-    storage : Storage
     record_ids : iterable of int, or mapping of int to str
         Also of records that are not in the dataset (yet): they will not get in. A
         mapping holds the reason of each.

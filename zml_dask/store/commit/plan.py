@@ -100,7 +100,6 @@ class CommitPlan(StagedRecords):
         SHA-256 of the ``dataset.json`` that the commit began from; None for none.
     images_before, files_before : int
         Rows that are committed already.
-    next_part : mapping of str to int
     failures : pyarrow.Table
         The whole failures table as it will be.
     notes : mapping
@@ -302,11 +301,8 @@ def make_plan(
 
     Parameters
     ----------
-    storage : Storage
-    options : CommitOptions
     committed : DatasetInfo or None
         What the commit begins from.
-    index : StagingIndex
 
     Raises
     ------

@@ -53,7 +53,6 @@ def run_task(storage: Storage, task: CommitTask) -> TaskResult:
 
     Parameters
     ----------
-    storage : Storage
     task : CommitTask
         Of the plan that lies in the storage's staging.
 

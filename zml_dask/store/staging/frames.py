@@ -162,12 +162,7 @@ def unpack_trailer(tail: bytes, where: str) -> tuple[int, int]:
 
 
 class FrameWriter:
-    """Writes frames to a blob, gathering texts into frames of some size.
-
-    Parameters
-    ----------
-    blob : Spool
-    """
+    """Writes frames to a blob, gathering texts into frames of some size."""
 
     def __init__(self, blob: Spool) -> None:
         self._blob = blob

@@ -72,7 +72,6 @@ def pack_records(
 
     Parameters
     ----------
-    storage : Storage
     pack_name : str
         Of the partition, say its number.
     record_ids : iterable of int
@@ -174,7 +173,6 @@ class FailureRow:
 
     Attributes
     ----------
-    record_id : int
     stage, kind, message : str
         As of `zml_dask.errors.RecordError`.
     attempts : int

@@ -44,13 +44,7 @@ class DrawnText:
 
 
 class StagedReader:
-    """One staged record; read by frames, so that memory is bounded by the frame.
-
-    Parameters
-    ----------
-    storage : Storage
-    location : StagedLocation
-    """
+    """One staged record; read by frames, so that memory is bounded by the frame."""
 
     def __init__(self, storage: Storage, location: StagedLocation) -> None:
         self._storage = storage

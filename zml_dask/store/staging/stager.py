@@ -62,7 +62,6 @@ class RecordStager:
     ----------
     scratch : Path
         Folder on a local disk.
-    record_id : int
     shape : ImageShape
         Size of the dataset's images; sets how many a text fills.
     max_memory : int
@@ -117,10 +116,6 @@ class RecordStager:
             The dataset's.
         record_row : mapping
             Columns of the records table; its id and counts are set here.
-
-        Returns
-        -------
-        StagedRecord
 
         Raises
         ------
@@ -230,15 +225,10 @@ class StagedFile:
 
     Attributes
     ----------
-    path, name, extension : str
-    language, kind : str or None
     size : int or None
         Bytes of the file itself.
     sha256 : str or None
         Of the file's own bytes, hex.
-    encoding : str or None
-    status : FileStatus
-    reason : str or None
     n_lines : int
         Lines of the normalised text; 0 where there is none.
     n_cut : int or None

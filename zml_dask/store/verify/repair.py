@@ -60,7 +60,6 @@ def repair(
 
     Parameters
     ----------
-    storage : Storage
     report : Report
         Of `verify`.
     restage : callable, optional
@@ -230,7 +229,6 @@ def restaged(
 
     Yields
     ------
-    storage : Storage
     index : StagingIndex
         What arrived there; `failures` has the rest.
     """

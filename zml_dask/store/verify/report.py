@@ -24,7 +24,6 @@ class Problem:
 
     Attributes
     ----------
-    kind : ProblemKind
     path : str
         The object it is wrong with.
     message : str
@@ -42,8 +41,6 @@ class Report:
 
     Attributes
     ----------
-    url : str
-    problems : list of Problem
     notes : list of str
         What is worth knowing and not wrong: leftovers of a commit that died, say.
     checked : dict of str to int

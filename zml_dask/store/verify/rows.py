@@ -229,9 +229,6 @@ def check_texts(
 
     Parameters
     ----------
-    storage : Storage
-    info : DatasetInfo
-    groups : sequence of FileGroup
     first_image, stop_image : int
         Rows of ``images``.
     """
@@ -280,8 +277,6 @@ class StoredRows:
 
     Parameters
     ----------
-    storage : Storage
-    spec : ArraySpec
     shape : ImageShape
     """
 
