@@ -95,7 +95,7 @@ def split_view(view: Dataset, fractions: Mapping[str, float], by: str, seed: int
             selection = selection.with_images(chosen)
         return type(view)(view.snapshot, selection, (), view.whole or view)
 
-    split = Split[Dataset]((name, part(name)) for name in fractions)
+    split: Split[Dataset] = Split((name, part(name)) for name in fractions)
     split.left_out = part(LEFT_OUT)
     return split
 
