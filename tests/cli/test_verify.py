@@ -83,7 +83,7 @@ def test_a_missing_dataset_is_one_line_and_exit_2(
 def test_exports_are_held_to_the_dataset(
     dataset: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = next(CommittedRecords.open(dataset).records([1]))
+    record = CommittedRecords.open(dataset).record(1)
     export_record(record, dataset, ("pickle", "hdf5"), scratch=tmp_path)
     dataset.write("legacy/77/images_77.pkl", b"of nobody")
     paths = dataset.list("legacy/1")
@@ -107,7 +107,7 @@ def test_exports_are_held_to_the_dataset(
 def test_an_hdf5_file_of_another_version_is_sound(
     dataset: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = next(CommittedRecords.open(dataset).records([1]))
+    record = CommittedRecords.open(dataset).record(1)
     export_record(record, dataset, ("hdf5",), scratch=tmp_path)
     path = "legacy/1/images_1.h5"
     newer = dataset.read(path)

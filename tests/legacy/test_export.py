@@ -80,9 +80,9 @@ def test_records_are_read_one_by_one(dataset: Path) -> None:
     committed = CommittedRecords.open(dataset)
     assert committed.record_ids() == [7, 9, 20, 30, 40]
     again = pickle.loads(pickle.dumps(committed))
-    assert [record.record_id for record in again.records([40, 7])] == [7, 40]
+    assert [again.record(number).record_id for number in (40, 7)] == [40, 7]
     with pytest.raises(UsageError, match="no record 8"):
-        list(committed.records([7, 8]))
+        committed.record(8)
 
 
 def test_withdrawn_records_are_not_exported(tmp_path: Path) -> None:

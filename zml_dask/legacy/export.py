@@ -259,9 +259,7 @@ class ExportLegacy(Job[Portion, None, ExportResult, ExportResult]):
             if self.keep and is_exported(self.target, number, self.formats, "")
         }
         images = 0
-        for record in self.committed.portion(task):
-            if record.record_id in done:
-                continue
+        for record in self.committed.portion(task, leave_out=done):
             with active(record.record_id):
                 images += export_record(
                     record, self.target, self.formats, folder="", scratch=self.scratch

@@ -169,9 +169,9 @@ def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
     found = _IN_DATASET.fullmatch(path)
     if found is None or not _is_dataset(found["dataset"]):
         raise UsageError(f"there is no pickle and no dataset {path!r}")
-    for record in CommittedRecords.open(found["dataset"]).records([int(found["id"])]):
-        for file in record.files:
-            yield file.path, [segment.astype(SEGMENT_DTYPE) for segment in file.segments()]
+    record = CommittedRecords.open(found["dataset"]).record(int(found["id"]))
+    for file in record.files:
+        yield file.path, [segment.astype(SEGMENT_DTYPE) for segment in file.segments()]
 
 
 def _of_view(dataset: Dataset) -> Iterator[tuple[str, Segments]]:

@@ -60,7 +60,7 @@ def verify_exports(
         formats = _formats_of(int(name), found[name])
         with tempfile.TemporaryDirectory(prefix="zml-exports-", dir=scratch) as folder:
             made = Storage.open(folder)
-            record = next(committed.records([int(name)]))
+            record = committed.record(int(name))
             export_record(record, made, formats, folder=LEGACY, scratch=scratch)
             for path in made.list():
                 _compare(report, dataset, made, path, repair=repair)

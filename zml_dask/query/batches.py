@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.query.counting import cluster_column
+from zml_dask.query.file_images import one_ahead
 from zml_dask.query.gather import as_codes, gather
 from zml_dask.query.pixels import VOCABULARY, Encoding, encode
 from zml_dask.query.rows import Int64, Rows
@@ -22,9 +21,6 @@ from zml_dask.query.rows import Int64, Rows
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
 
-
-_Item = TypeVar("_Item")
-_Made = TypeVar("_Made")
 
 _Window: TypeAlias = tuple[NDArray[np.uint32], Int64, Int64]
 """Images, their rows in the dataset, and the order in which they are given out."""
@@ -243,7 +239,7 @@ class Batches:
                 places = np.random.default_rng([int(seed), epoch, begin]).permutation(places)
             return images, positions, places[max(0, first - begin) :]
 
-        yield from _one_ahead(read, spans())
+        yield from one_ahead(read, spans())
 
 
 class _Order:
@@ -281,18 +277,6 @@ class _Order:
             shift = start - (int(self._ends[place]) - (stop - start))
             parts.append((max(start, low + shift), min(stop, high + shift)))
         return np.concatenate([self._rows.positions(*part) for part in sorted(parts)])
-
-
-def _one_ahead(make: Callable[[_Item], _Made], items: Iterator[_Item]) -> Iterator[_Made]:
-    """Yield what is made of each item, by a thread while the one before is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="zml-batches") as pool:
-        waiting = [pool.submit(make, item) for item in islice(items, 1)]
-        for item in items:
-            made = waiting.pop().result()
-            waiting.append(pool.submit(make, item))
-            yield made
-        for last in waiting:
-            yield last.result()
 
 
 def _join(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.errors import DatasetDamagedError, UsageError
+from zml_dask.query.rows import Rows
 from zml_dask.query.selection import Selection, image_lines, open_selected
 from zml_dask.query.sql import equality
 from zml_dask.raster.images import Images, to_text
@@ -22,6 +25,9 @@ from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 RAISE: Final = object()
 """Stands for no default."""
@@ -142,17 +148,24 @@ def read_text(file: Mapping[str, Any], images: Images, segment: Int64) -> str:
 def iterate_files(snapshot: Snapshot, selection: Selection) -> Iterator[FileImages]:
     """Yield the files of a selection with their images; no chunk is read twice.
 
-    Memory holds 1,024 images, or those of the largest file, and 16,384 rows of
-    the table.
+    Memory holds 2,048 images, or those of the largest file and 1,024, and 16,384 rows of
+    the table: the next images are read while those before are in use.
     """
-    pieces = _Pieces(snapshot.images, selection)
+    pieces = _pieces(snapshot.images, selection.rows)
+    held, at = snapshot.images.read(np.empty(0, np.int64)), 0
     for start in range(0, selection.file_id.size, _FILES_AT_ONCE):
         several = slice(start, start + _FILES_AT_ONCE)
         begins, ends = selection.images_of(several)
         table = snapshot.take("files", selection.file_id[several], FILES_SCHEMA.names)
         for row, begin, end in zip(_rows(table), begins.tolist(), ends.tolist(), strict=True):
+            held, at = held[begin - at :], begin
+            more, n = [], len(held)
+            while n < end - begin:
+                more.append(next(pieces))
+                n += len(more[-1])
+            held = np.concatenate([held, *more]) if more else held
             segment = selection.rows.positions(begin, end) - row.first_image
-            yield FileImages(row, pieces.take(begin, end), segment)
+            yield FileImages(row, held[: end - begin].copy(), segment)
 
 
 def _rows(table: pa.Table) -> Iterator[FileRow]:
@@ -160,27 +173,29 @@ def _rows(table: pa.Table) -> Iterator[FileRow]:
         yield from (FileRow(**row) for row in batch.to_pylist())
 
 
-class _Pieces:
-    """Reads the selected images front to back, some whole chunks at a time."""
+def _pieces(reader: ImageReader, rows: Rows) -> Iterator[Images]:
+    """Read images front to back, some whole chunks at a time; at first few, to begin soon."""
 
-    def __init__(self, reader: ImageReader, selection: Selection) -> None:
-        self._reader = reader
-        self._rows = selection.rows
-        self._held: Images = reader.read(np.empty(0, np.int64))
-        self._start = 0
+    def wanted() -> Iterator[Int64]:
+        at, limit = 0, reader.spec.chunk
+        while at < len(rows):
+            piece = rows.piece(at, limit, reader.spec.chunk)
+            yield piece
+            at, limit = at + piece.size, min(2 * limit, _IMAGES_AT_ONCE)
 
-    def take(self, begin: int, end: int) -> Images:
-        """Return images `begin` to `end`; what came before them is let go."""
-        held = self._held[begin - self._start :]
-        stop = self._start + len(self._held)
-        more = []
-        while stop < end:
-            piece = self._rows.piece(stop, _IMAGES_AT_ONCE, self._reader.spec.chunk)
-            more.append(self._reader.read(piece))
-            stop += piece.size
-        self._held = np.concatenate([held, *more]) if more else held
-        self._start = begin
-        return self._held[: end - begin].copy()
+    return one_ahead(reader.read, wanted())
+
+
+def one_ahead(make: Callable[[_Item], _Made], items: Iterator[_Item]) -> Iterator[_Made]:
+    """Yield what is made of each item, by a thread while the one before is in use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="zml-read") as pool:
+        waiting = [pool.submit(make, item) for item in islice(items, 1)]
+        for item in items:
+            made = waiting.pop().result()
+            waiting.append(pool.submit(make, item))
+            yield made
+        for last in waiting:
+            yield last.result()
 
 
 def text_of(view: Dataset, file: int | str, default: Any = RAISE) -> str:

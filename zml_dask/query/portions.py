@@ -90,16 +90,12 @@ class Portion:
     def selection(self, snapshot: Snapshot) -> Selection:
         """Return these files and images, without a look at any other row."""
         file_id = self.files.positions()
-        info = snapshot.info.counts
-        chosen = None
         if self.images is None:
-            spans = snapshot.take("files", file_id, ["first_image", "n_images"])
-            first, count = (spans[name].to_numpy() for name in spans.column_names)
-            rows = Rows.of_runs(first, count, info.images)
-        else:
-            rows = chosen = Rows.of_positions(self.images.positions(), info.images)
-        found = Selection(snapshot, Rows.of_positions(file_id, info.files), chosen)
-        found.__dict__["rows"] = rows
+            return Selection.of_files(snapshot, file_id)
+        counts = snapshot.info.counts
+        chosen = Rows.of_positions(self.images.positions(), counts.images)
+        found = Selection(snapshot, Rows.of_positions(file_id, counts.files), chosen)
+        found.__dict__["rows"] = chosen
         return found
 
     def read(self, snapshot: Snapshot) -> Iterator[tuple[int, Iterator[FileImages]]]:

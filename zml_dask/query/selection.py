@@ -51,6 +51,16 @@ class Selection:
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.snapshot, self.files, self.chosen)
 
+    @classmethod
+    def of_files(cls, snapshot: Snapshot, file_id: Int64) -> Selection:
+        """Return some files, by ascending numbers, with all their images; no other row is read."""
+        counts = snapshot.info.counts
+        spans = snapshot.take("files", file_id, ["first_image", "n_images"])
+        first, count = (spans[name].to_numpy() for name in spans.column_names)
+        found = cls(snapshot, Rows.of_positions(file_id, counts.files))
+        found.__dict__["rows"] = Rows.of_runs(first, count, counts.images)
+        return found
+
     @cached_property
     def rows(self) -> Rows:
         """The images."""
