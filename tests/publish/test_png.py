@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from zml_dask.errors import UsageError
-from zml_dask.publish import png_targets
+from zml_dask.publish import png
 from zml_dask.publish.png import PngOptions, encode_png, export_png, group_name
 from zml_dask.raster.images import rasterize
 from zml_dask.store.commit import commit
@@ -111,7 +111,7 @@ def test_more_groups_than_open_files(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_png(dataset, tmp_path / "many", PngOptions(tar=True))
-    monkeypatch.setattr(png_targets, "_OPEN_FILES", 1)
+    monkeypatch.setattr(png, "_OPEN_FILES", 1)
     export_png(dataset, tmp_path / "one", PngOptions(tar=True))
     for path in (tmp_path / "many").iterdir():
         assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()

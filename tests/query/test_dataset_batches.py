@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 import zml_dask as zml
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.query import labelled as labelled_module
+from zml_dask.query.batches import encode
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.pixels import encode
 from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.storage import Storage
 

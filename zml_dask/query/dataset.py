@@ -15,15 +15,13 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.query.batches import Batches, BatchOptions
+from zml_dask.query.batches import VOCABULARY, Batches, BatchOptions, Encoding
 from zml_dask.query.counting import count_all, count_by, find_duplicates, find_near_duplicates
-from zml_dask.query.describe import describe, describe_html
+from zml_dask.query.describe import RecordView, describe, describe_html
 from zml_dask.query.engine import relation_of
 from zml_dask.query.file_images import RAISE, FileImages, image_of, iterate_files, text_of
 from zml_dask.query.frames import files_frame, records_frame, to_pandas
 from zml_dask.query.gather import gather
-from zml_dask.query.pixels import VOCABULARY, Encoding
-from zml_dask.query.record_view import RecordView
 from zml_dask.query.rows import Int64, Rows, lazy_images
 from zml_dask.query.selection import (
     Selection,

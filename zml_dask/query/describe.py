@@ -1,23 +1,28 @@
-"""How a dataset shows itself, in a terminal and in a notebook."""
+"""How a dataset and its records show themselves, in a terminal and in a notebook."""
 
 from __future__ import annotations
 
 import base64
 import html
-import struct
-import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 
 from zml_dask.query.counting import count_by
+from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images
+from zml_dask.text_safety import escape_text
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
-from zml_dask.text_safety import escape_text
 
 _STRIP = 8
 _TOP = 5
@@ -39,7 +44,7 @@ def describe_html(view: Dataset) -> str:
     )
     images = view.images[:_STRIP].compute()
     strip = "".join(
-        f'<img src="data:image/png;base64,{base64.b64encode(to_png(shade(image))).decode()}" '
+        f'<img src="data:image/png;base64,{base64.b64encode(_png(shade(image))).decode()}" '
         'style="margin:2px;border:1px solid #ccc">'
         for image in images
     )
@@ -66,6 +71,12 @@ def _facts(view: Dataset) -> Iterator[tuple[str, str]]:
     yield "languages", ", ".join(top) or "none"
 
 
+def _png(grey: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def shade(image: Images) -> NDArray[np.uint8]:
     """Shades of grey of an image, uint8: white where it is blank, darker for later characters.
 
@@ -78,20 +89,76 @@ def shade(image: Images) -> NDArray[np.uint8]:
     return np.where(np.isin(image, _BLANK), 255, dark).astype(np.uint8)
 
 
-def to_png(grey: NDArray[np.uint8]) -> bytes:
-    r"""Encode shades of grey, shape (height, width), as PNG.
+@dataclass(frozen=True)
+class RecordView:
+    """One record of a dataset.
 
-    Examples
-    --------
-    >>> to_png(np.zeros((2, 2), np.uint8))[:4]
-    b'\x89PNG'
+    Attributes
+    ----------
+    row : mapping
+        Its row of the records table.
+    files : pandas.DataFrame
+        Its rows of the files table.
     """
-    height, width = grey.shape
-    lines = np.zeros((height, width + 1), np.uint8)  # each begins with its filter: none
-    lines[:, 1:] = grey
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
+
+    row: Mapping[str, Any]
+    files: pd.DataFrame
+
+    @property
+    def record_id(self) -> int:
+        """Its number at Zenodo."""
+        return int(self.row["record_id"])
+
+    @property
+    def title(self) -> str:
+        """Its title, or its number where it has none."""
+        return self.row["title"] or f"record {self.record_id}"
+
+    @property
+    def doi_url(self) -> str | None:
+        """Link to it by its DOI; None where it has none."""
+        return f"https://doi.org/{self.row['doi']}" if self.row["doi"] else None
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The whole hit, as it was harvested."""
+        found: dict[str, Any] = json.loads(self.row["metadata"] or "{}")
+        return found
+
+    @property
+    def tree(self) -> Tree:
+        """Its files as nested dicts, with their sizes in bytes."""
+        sizes = (None if pd.isna(size) else int(size) for size in self.files["size"])
+        return build_tree(zip(self.files["path"], sizes, strict=True))
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{name}: {escape_text(value)}"
+            for name, value in [("record", self.title), *self._facts()]
+        )
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{_linked(value)}</td></tr>" for name, value in self._facts()
+        )
+        return f"<b>{html.escape(escape_text(self.title))}</b><table>{rows}</table>"
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "number", str(self.record_id)
+        for name in ("version", "publication_date", "license", "repository"):
+            if self.row[name]:
+                yield name.replace("_", " "), str(self.row[name])
+        for name in ("creators", "keywords"):
+            if self.row[name] is not None and len(self.row[name]):
+                yield name, ", ".join(map(str, self.row[name]))
+        if self.doi_url:
+            yield "DOI", self.doi_url
+        yield "files", f"{len(self.files):,} with {int(self.row['n_images']):,} images"
+
+
+def _linked(value: str) -> str:
+    """Escape a value; make a link of an address, which no one but http(s) may be."""
+    escaped = html.escape(escape_text(value))
+    if value.startswith(("https://", "http://")):
+        return f'<a href="{escaped}" rel="noreferrer">{escaped}</a>'
+    return escaped

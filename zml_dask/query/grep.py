@@ -7,7 +7,7 @@ spaces. Only images of the selection are read, each once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -19,16 +19,14 @@ from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Each, Executor, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
-from zml_dask.query.selection import Selection, image_lines
+from zml_dask.query.file_images import FileImages, iterate_files
+from zml_dask.query.portions import Portion, cut
+from zml_dask.query.selection import image_lines
 from zml_dask.raster.images import to_text
-from zml_dask.store.image_reader import Int64
+from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
-
-_FILES_PER_TASK = 2_048
-_IMAGES_AT_ONCE = 2_048
-"""52 MB at 80 by 80."""
 
 MATCH_SCHEMA = pa.schema(
     [
@@ -93,16 +91,8 @@ def compile_pattern(
 
 
 def grep(view: Dataset, pattern: re.Pattern[str]) -> Iterator[Match]:
-    """Yield the lines of a selection in which a pattern is found, in the dataset's order.
-
-    Parameters
-    ----------
-    pattern : re.Pattern
-        Of `compile_pattern`.
-    """
-    n = view.selection.file_id.size
-    for start in range(0, n, _FILES_PER_TASK):
-        yield from _search(view, pattern, start, min(n, start + _FILES_PER_TASK))
+    """Yield the lines of a selection in which a pattern is found, in the dataset's order."""
+    return _search(iterate_files(view.snapshot, view.selection), pattern)
 
 
 def grep_on(
@@ -111,79 +101,28 @@ def grep_on(
     executor: Executor | None = None,
     progress: BuildProgress | None = None,
 ) -> list[Match]:
-    """Find the lines of a selection in which a pattern is found, on any executor.
-
-    Parameters
-    ----------
-    executor : Executor, optional
-        Default: this process.
-
-    Returns
-    -------
-    list of Match
-        In the dataset's order.
-    """
-    n = view.selection.file_id.size
-    tasks = [
-        (view, pattern, start, min(n, start + _FILES_PER_TASK))
-        for start in range(0, n, _FILES_PER_TASK)
-    ]
-    found = run_job(Each(_search, tasks), executor or SerialExecutor(), progress=progress)
+    """Do as `grep` on any executor; by default in this process."""
+    tasks = [(view.snapshot, portion, pattern) for portion in cut(view)]
+    found = run_job(Each(_search_portion, tasks), executor or SerialExecutor(), progress=progress)
     return list(chain.from_iterable(found))
 
 
-def _search(view: Dataset, pattern: re.Pattern[str], start: int, stop: int) -> list[Match]:
-    """Search the files from one position of a selection to another."""
-    selection = view.selection
-    files = slice(start, stop)
-    begins, ends = selection.images_of(files)
-    found: list[tuple[int, int, str]] = []
-    position = 0
-    # Several files at once: each read of images costs more than its decoding.
-    while position < begins.size:
-        last = int(np.searchsorted(ends, begins[position] + _IMAGES_AT_ONCE, "right"))
-        last = max(last, position + 1)
-        found += _search_files(view, selection, pattern, start, position, last, begins, ends)
-        position = last
-    if not found:
-        return []
-    numbers = np.unique([number for number, _, _ in found])
-    rows = view.snapshot.take("files", numbers, ["file_id", "record_id", "path"]).to_pylist()
-    of_file = {row["file_id"]: row for row in rows}
-    return [
-        Match(number, of_file[number]["record_id"], of_file[number]["path"], line_number, line)
-        for number, line_number, line in found
-    ]
+def _search_portion(snapshot: Snapshot, portion: Portion, pattern: re.Pattern[str]) -> list[Match]:
+    files = iterate_files(snapshot, portion.selection(snapshot))
+    return list(_search(files, pattern))
 
 
-def _search_files(
-    view: Dataset,
-    selection: Selection,
-    pattern: re.Pattern[str],
-    start: int,
-    low: int,
-    high: int,
-    begins: Int64,
-    ends: Int64,
-) -> Iterator[tuple[int, int, str]]:
-    """Yield file number, line number and line of what is found in some neighbouring files."""
-    height = view.info.shape.height
-    rows = selection.rows.positions(int(begins[low]), int(ends[high - 1]))
-    images = view.snapshot.images.read(rows)
-    for position in range(low, high):
-        begin, end = (int(edges[position] - begins[low]) for edges in (begins, ends))
-        if begin == end:
+def _search(files: Iterable[FileImages], pattern: re.Pattern[str]) -> Iterator[Match]:
+    for found in files:
+        if not len(found.images):
             continue
-        file = start + position
-        segment = rows[begin:end] - int(selection.first_image[file])
-        lines = image_lines(np.full(segment.shape, selection.n_lines[file]), segment, height)
-        text = to_text(images[begin:end], lines)
-        number = int(selection.file_id[file])
-        for index, line in _lines_with(pattern, text):
+        file, height = found.file, found.images.shape[1]
+        lines = image_lines(file.n_lines, found.segment, height)
+        for index, line in _lines_with(pattern, to_text(found.images, lines)):
             # Images may be missing from a selection: lines count within the file all the same.
             image = int(np.searchsorted(np.cumsum(lines), index, "right"))
-            within = index - int(lines[:image].sum())
-            yield number, int(segment[image]) * height + within + 1, line
+            number = int(found.segment[image]) * height + index - int(lines[:image].sum()) + 1
+            yield Match(file.file_id, file.record_id, file.path, number, line)
 
 
 def _lines_with(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
