@@ -20,7 +20,6 @@ from zml_dask.pipeline.sources import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import IMAGES_ZARR, LOCK, LOG, STAGING, row_shape
-from zml_dask.store.shards import CODEC
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import FailureRow
 from zml_dask.store.storage import ObjectMissingError, Storage
@@ -67,10 +66,11 @@ def array_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
     costs = []
     for spec in info.arrays:
         rows, on_disk = info.counts.images, stored[spec.name]
+        codec = f"blosc zstd-{spec.level} shuffle"
         size = rows * math.prod(row_shape(spec, info.shape)) * np.dtype(spec.dtype).itemsize
         chunks, shards = (-(-rows // per) for per in (spec.chunk, spec.shard))
         costs.append(
-            Cost(spec.name, rows, on_disk, size, _ratio(size, on_disk), chunks, shards, CODEC)
+            Cost(spec.name, rows, on_disk, size, _ratio(size, on_disk), chunks, shards, codec)
         )
     return sorted(costs, key=lambda cost: -cost.size)
 

@@ -30,9 +30,6 @@ _MISSING = 2**64 - 1  # offset and length of a chunk that no row has been writte
 _BLOSC = struct.Struct("<4xIII")  # bytes, block size, compressed bytes
 
 
-CODEC = f"blosc zstd-{CODEC_LEVEL} shuffle"
-
-
 @lru_cache
 def _codec(blocksize: int, level: int) -> Blosc:
     return Blosc(cname="zstd", clevel=level, shuffle=Blosc.SHUFFLE, blocksize=blocksize)
