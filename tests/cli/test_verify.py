@@ -13,11 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from zml_dask.cli.main import main
-from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.committed import legacy_record
 from zml_dask.legacy.export import export_record
 from zml_dask.raster.text import normalize_text
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import RecordStager, StagedFile
 from zml_dask.store.storage import Storage
 
@@ -83,7 +84,7 @@ def test_a_missing_dataset_is_one_line_and_exit_2(
 def test_exports_are_held_to_the_dataset(
     dataset: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = CommittedRecords.open(dataset).record(1)
+    record = legacy_record(Snapshot.open(dataset), 1)
     export_record(record, dataset, ("pickle", "hdf5"), scratch=tmp_path)
     dataset.write("legacy/77/images_77.pkl", b"of nobody")
     paths = dataset.list("legacy/1")
@@ -107,7 +108,7 @@ def test_exports_are_held_to_the_dataset(
 def test_an_hdf5_file_of_another_version_is_sound(
     dataset: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = CommittedRecords.open(dataset).record(1)
+    record = legacy_record(Snapshot.open(dataset), 1)
     export_record(record, dataset, ("hdf5",), scratch=tmp_path)
     path = "legacy/1/images_1.h5"
     newer = dataset.read(path)

@@ -12,10 +12,11 @@ from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.progress import Counts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.committed import legacy_record
 from zml_dask.legacy.export import ExportResult, export_dataset, export_record, parse_formats
 from zml_dask.legacy.record import staged_record
 from zml_dask.store.commit import commit
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import StagedReader, StagingIndex
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
@@ -77,12 +78,10 @@ def test_a_cluster_writes_the_same(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_records_are_read_one_by_one(dataset: Path) -> None:
-    committed = CommittedRecords.open(dataset)
-    assert committed.record_ids() == [7, 9, 20, 30, 40]
-    again = pickle.loads(pickle.dumps(committed))
-    assert [again.record(number).record_id for number in (40, 7)] == [40, 7]
+    snapshot = Snapshot.open(dataset)
+    assert [legacy_record(snapshot, number).record_id for number in (40, 7)] == [40, 7]
     with pytest.raises(UsageError, match="no record 8"):
-        committed.record(8)
+        legacy_record(snapshot, 8)
 
 
 def test_withdrawn_records_are_not_exported(tmp_path: Path) -> None:
@@ -91,7 +90,9 @@ def test_withdrawn_records_are_not_exported(tmp_path: Path) -> None:
     stage(storage, tmp_path, 8, SOURCES)
     commit(storage)
     withdraw(storage, [8], "the author asked for it")
-    assert CommittedRecords.open(storage).record_ids() == [7]
+    assert export_dataset(storage, tmp_path / "out", ["tree"]).records == 1
+    with pytest.raises(UsageError, match="withdrawn"):
+        legacy_record(Snapshot.open(storage), 8)
 
 
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from store_builders import stored_table
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.progress import Counts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import CommittedRecords
 from zml_dask.legacy.export import export_dataset, parse_formats
 from zml_dask.legacy.sources import (
     FolderSource,
@@ -37,6 +36,7 @@ from zml_dask.pipeline import importing
 from zml_dask.pipeline.importing import import_legacy
 from zml_dask.publish.squashfs import write_squashfs
 from zml_dask.store.info import read_info
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
@@ -392,7 +392,7 @@ def test_export_squashfs_import_gives_the_same_dataset(dataset: Path, tmp_path: 
     assert not verify(tmp_path / "new", deep=True).problems
     # And once more out again: the pickles' bytes are those that came in.
     export_dataset(tmp_path / "new", tmp_path / "again", ["pickle"])
-    for record_id in CommittedRecords.open(dataset).record_ids():
+    for record_id in Snapshot.open(dataset).scan("records", ["record_id"])["record_id"].to_pylist():
         name = f"{record_id}/images_{record_id}.pkl"
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 

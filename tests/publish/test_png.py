@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from zml_dask.engine.executors import ThreadsExecutor
+from zml_dask.engine.progress import Counts, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.publish import png
 from zml_dask.publish.png import PngOptions, encode_png, export_png, group_name
+from zml_dask.query.portions import cut
 from zml_dask.raster.images import rasterize
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
@@ -107,22 +110,27 @@ def test_tars_by_extension_hold_the_same(dataset: Path, tmp_path: Path) -> None:
     }
 
 
-def test_more_groups_than_open_files(
+def test_tars_are_the_same_whoever_writes_which_piece(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_png(dataset, tmp_path / "many", PngOptions(tar=True))
-    monkeypatch.setattr(png, "_OPEN_FILES", 1)
     export_png(dataset, tmp_path / "one", PngOptions(tar=True))
-    for path in (tmp_path / "many").iterdir():
-        assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
+    monkeypatch.setattr(png, "_PIECE_BYTES", 1)
+    monkeypatch.setattr("zml_dask.publish.png.cut", lambda view: cut(view, records=1)[::-1])
+    export_png(dataset, tmp_path / "many", PngOptions(tar=True), executor=ThreadsExecutor(2))
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    assert names == {path.name for path in (tmp_path / "many").iterdir()}
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
 def test_an_interrupted_tar_has_no_name(dataset: Path, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    class Interrupt(SilentProgress):
+        def update(self, stage: str, counts: Counts) -> None:
+            if counts.done:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_png(dataset, tmp_path, PngOptions(tar=True), progress=interrupt)
+        export_png(dataset, tmp_path, PngOptions(tar=True), progress=Interrupt())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,72 +15,44 @@ from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.portions import Portion
 from zml_dask.query.selection import Selection, image_lines
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.storage import Storage
 
 
-@dataclass(frozen=True)
-class CommittedRecords:
-    """The records of one commit, as the legacy writers take them; can be pickled.
+def legacy_record(snapshot: Snapshot, record_id: int) -> LegacyRecord:
+    """Return one record, whose images are read as they are asked for.
 
-    Attributes
-    ----------
-    snapshot : Snapshot
-        Leaves out withdrawn records.
+    Raises
+    ------
+    UsageError
+        If there is none, or it was withdrawn.
     """
+    metadata = snapshot.record(record_id)["metadata"]
+    its_own = pc.field("record_id") == record_id
+    file_id = snapshot.scan("files", ["file_id"], its_own)["file_id"].to_numpy()
+    files = iterate_files(snapshot, Selection.of_files(snapshot, file_id))
+    return LegacyRecord(record_id, metadata, map(_file, files))
 
-    snapshot: Snapshot
 
-    @classmethod
-    def open(cls, dataset: str | Path | Storage) -> CommittedRecords:
-        """Open a dataset.
-
-        Raises
-        ------
-        UsageError
-            If nothing is committed there.
-        """
-        return cls(Snapshot.open(dataset))
-
-    def record_ids(self) -> list[int]:
-        """Numbers of all records, ascending."""
-        ids: list[int] = self.snapshot.scan("records", ["record_id"])["record_id"].to_pylist()
-        return sorted(ids)
-
-    def record(self, record_id: int) -> LegacyRecord:
-        """Return one record, whose images are read as they are asked for.
-
-        Raises
-        ------
-        UsageError
-            If there is none, or it was withdrawn.
-        """
-        metadata = self.snapshot.record(record_id)["metadata"]
-        its_own = pc.field("record_id") == record_id
-        file_id = self.snapshot.scan("files", ["file_id"], its_own)["file_id"].to_numpy()
-        files = map(_file, iterate_files(self.snapshot, Selection.of_files(self.snapshot, file_id)))
-        return LegacyRecord(record_id, metadata, files)
-
-    def portion(
-        self, portion: Portion, leave_out: Collection[int] = frozenset()
-    ) -> Iterator[LegacyRecord]:
-        """Yield the records of a portion of a view but some, with the files of that alone."""
-        wanted = [number for number in portion.record_ids if number not in leave_out]
-        where = pc.field("record_id").isin(pa.array(wanted, pa.int64()))
-        rows = self.snapshot.scan("records", ["record_id", "metadata"], where).to_pylist()
-        metadata = {row["record_id"]: row["metadata"] for row in rows}
-        file_id = portion.files.positions()
-        if leave_out:
-            owners = self.snapshot.take("files", file_id, ["record_id"])["record_id"].to_numpy()
-            file_id = file_id[np.isin(owners, wanted)]
-        files = iterate_files(self.snapshot, Selection.of_files(self.snapshot, file_id))
-        by_record = groupby(files, attrgetter("file.record_id"))
+def legacy_records(
+    snapshot: Snapshot, portion: Portion, leave_out: Collection[int] = frozenset()
+) -> Iterator[LegacyRecord]:
+    """Yield the records of a portion of a view but some, with the files of that alone."""
+    wanted = [number for number in portion.record_ids if number not in leave_out]
+    where = pc.field("record_id").isin(pa.array(wanted, pa.int64()))
+    rows = snapshot.scan("records", ["record_id", "metadata"], where).to_pylist()
+    metadata = {row["record_id"]: row["metadata"] for row in rows}
+    file_id = portion.files.positions()
+    if leave_out:
+        owners = snapshot.take("files", file_id, ["record_id"])["record_id"].to_numpy()
+        file_id = file_id[np.isin(owners, wanted)]
+    files = iterate_files(snapshot, Selection.of_files(snapshot, file_id))
+    by_record = groupby(files, attrgetter("file.record_id"))
+    record_id, group = next(by_record, (None, ()))
+    for number in wanted:
+        if number != record_id:
+            yield LegacyRecord(number, metadata[number], ())
+            continue
+        yield LegacyRecord(number, metadata[number], map(_file, group))
         record_id, group = next(by_record, (None, ()))
-        for number in wanted:
-            if number != record_id:
-                yield LegacyRecord(number, metadata[number], ())
-                continue
-            yield LegacyRecord(number, metadata[number], map(_file, group))
-            record_id, group = next(by_record, (None, ()))
 
 
 def _file(found: FileImages) -> LegacyFile:

@@ -12,19 +12,19 @@ import pickle
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, get_args
 
 from zml_dask.engine.activity import active, note_done
-from zml_dask.engine.job import Executor, Job, Report, run_job
+from zml_dask.engine.job import Executor, Report, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.committed import legacy_records
 from zml_dask.legacy.hdf5 import Hdf5Writer
 from zml_dask.legacy.pickle_writer import PickleWriter
 from zml_dask.legacy.record import LegacyFormat, LegacyRecord
-from zml_dask.query.portions import Portion, cut
+from zml_dask.query.portions import Portion, PortionJob, cut
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
@@ -211,7 +211,7 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
-class ExportLegacy(Job[Portion, None, ExportResult, ExportResult]):
+class ExportLegacy(PortionJob[ExportResult, ExportResult]):
     """Writes ``TARGET/<id>/...`` for every record of a view.
 
     Of a whole dataset, a record whose files are there already is left as it is, so that an
@@ -220,36 +220,15 @@ class ExportLegacy(Job[Portion, None, ExportResult, ExportResult]):
 
     Attributes
     ----------
-    target : Storage
-        A folder or any fsspec URL.
     scratch : pathlib.Path or None
         A local folder for files at work.
     keep : bool
         Whether files that are there are right.
-    portions : tuple of Portion
-        Needed by the driver only.
     """
 
-    name: ClassVar[str] = "records"
-
-    committed: CommittedRecords
-    target: Storage
-    formats: tuple[LegacyFormat, ...]
+    formats: tuple[LegacyFormat, ...] = ()
     scratch: Path | None = None
     keep: bool = False
-    portions: tuple[Portion, ...] = ()
-
-    def plan(self, workers: int) -> tuple[Portion, ...]:
-        """Return the portions."""
-        return self.portions
-
-    def for_workers(self) -> ExportLegacy:
-        """Return the job without its portions."""
-        return replace(self, portions=())
-
-    def shared(self) -> tuple[Storage, ...]:
-        """Return the target; what is read from the dataset fails by itself where it is not."""
-        return (self.target,)
 
     def run(self, task: Portion, context: None) -> ExportResult:
         """Write the files of some records."""
@@ -259,7 +238,7 @@ class ExportLegacy(Job[Portion, None, ExportResult, ExportResult]):
             if self.keep and is_exported(self.target, number, self.formats, "")
         }
         images = 0
-        for record in self.committed.portion(task, leave_out=done):
+        for record in legacy_records(self.snapshot, task, leave_out=done):
             with active(record.record_id):
                 images += export_record(
                     record, self.target, self.formats, folder="", scratch=self.scratch
@@ -277,10 +256,6 @@ class ExportLegacy(Job[Portion, None, ExportResult, ExportResult]):
                 total.images + each.images,
             )
         return total
-
-    def size(self, task: Portion) -> int:
-        """Count a task's records."""
-        return len(task.record_ids)
 
     def report(self, result: ExportResult) -> Report:
         """Count records."""
@@ -312,12 +287,7 @@ def export_dataset(
     from zml_dask.query.dataset import Dataset
 
     view = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
-    job = ExportLegacy(
-        CommittedRecords(view.snapshot),
-        Storage.open(target),
-        tuple(formats),
-        scratch,
-        view.is_unselected,
-        tuple(cut(view, records=RECORDS_PER_TASK)),
-    )
+    portions = tuple(cut(view, records=RECORDS_PER_TASK))
+    target, keep = Storage.open(target), view.is_unselected
+    job = ExportLegacy(view.snapshot, target, portions, tuple(formats), scratch, keep)
     return run_job(job, executor or SerialExecutor(), progress=progress)

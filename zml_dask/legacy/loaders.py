@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.committed import legacy_record
 from zml_dask.legacy.export import legacy_paths
 from zml_dask.legacy.readers import Segments, read_images_pickle
 from zml_dask.legacy.record import SEGMENT_DTYPE
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.selection import image_lines
 from zml_dask.store.layout import DATASET_JSON, LEGACY, extension_of
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 
 ImagePickle: TypeAlias = str | os.PathLike[str] | Dataset
@@ -140,7 +141,8 @@ def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator
     """
     if _is_dataset(base):
         folder = os.fspath(base).rstrip("/")
-        for record_id in CommittedRecords.open(os.fspath(base)).record_ids():
+        known = Snapshot.open(base).scan("records", ["record_id"])["record_id"]
+        for record_id in sorted(known.to_pylist()):
             path = legacy_paths(record_id, ["pickle"], f"{folder}/{LEGACY}")["pickle"]
             if fnmatch.fnmatchcase(_name(path), pattern):
                 yield path
@@ -169,8 +171,7 @@ def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
     found = _IN_DATASET.fullmatch(path)
     if found is None or not _is_dataset(found["dataset"]):
         raise UsageError(f"there is no pickle and no dataset {path!r}")
-    record = CommittedRecords.open(found["dataset"]).record(int(found["id"]))
-    for file in record.files:
+    for file in legacy_record(Snapshot.open(found["dataset"]), int(found["id"])).files:
         yield file.path, [segment.astype(SEGMENT_DTYPE) for segment in file.segments()]
 
 

@@ -17,11 +17,12 @@ from typing import get_args
 
 import numpy as np
 
-from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.committed import legacy_record
 from zml_dask.legacy.export import export_record, legacy_paths
 from zml_dask.legacy.readers import LegacyFileError, Segments, read_images_hdf5
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.store.layout import LEGACY
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 from zml_dask.store.verify.report import Report
 
@@ -51,8 +52,8 @@ def verify_exports(
         found[path.split("/")[1]].append(path)
     if not found:
         return report
-    committed = CommittedRecords.open(dataset)
-    known = {str(number) for number in committed.record_ids()}
+    snapshot = Snapshot.open(dataset)
+    known = {str(number) for number in snapshot.scan("records", ["record_id"])["record_id"]}
     for name in sorted(found):
         if name not in known:
             report.notes.append(f"{LEGACY}/{name} is of no record that is to be seen")
@@ -60,7 +61,7 @@ def verify_exports(
         formats = _formats_of(int(name), found[name])
         with tempfile.TemporaryDirectory(prefix="zml-exports-", dir=scratch) as folder:
             made = Storage.open(folder)
-            record = committed.record(int(name))
+            record = legacy_record(snapshot, int(name))
             export_record(record, made, formats, folder=LEGACY, scratch=scratch)
             for path in made.list():
                 _compare(report, dataset, made, path, repair=repair)

@@ -12,7 +12,7 @@ from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import CommittedRecords
+from zml_dask.legacy.committed import legacy_records
 from zml_dask.legacy.export import (
     RECORDS_PER_TASK,
     export_dataset,
@@ -30,10 +30,11 @@ from zml_dask.query.saving import save_view
 from zml_dask.store.storage import Storage
 
 LEGACY: tuple[str, ...] = get_args(LegacyFormat)
-JOBS = ("dataset", *LEGACY, "parquet", "webdataset")
-"""Formats that several processes can write."""
+JOBS = ("dataset", *LEGACY, "parquet", "webdataset", "png")
+"""Formats that several processes can write. One program writes a squashfs image, from a
+stream; Croissant is one page of JSON."""
 
-FORMATS = (*JOBS, "squashfs", "png", "croissant")
+FORMATS = (*JOBS, "squashfs", "croissant")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def export(
     Parameters
     ----------
     target : str or pathlib.Path
-        A folder; for all but ``squashfs``, ``png`` and ``croissant`` any fsspec URL.
+        A folder; for all but ``squashfs`` and ``croissant`` any fsspec URL.
     formats : collection of str
         Of `FORMATS`.
     executor : Executor, optional
@@ -210,12 +211,11 @@ def _legacy_files(
     view: Dataset, scratch: Path, tell: Callable[[int, int], None]
 ) -> Iterator[tuple[str, Path]]:
     """Yield the files of one record after the other; those of the last one are removed."""
-    committed = CommittedRecords(view.snapshot)
     storage = Storage.open(scratch)
     portions = cut(view, records=RECORDS_PER_TASK)
     total, done = sum(len(portion.record_ids) for portion in portions), 0
     for portion in portions:
-        for record in committed.portion(portion):
+        for record in legacy_records(view.snapshot, portion):
             export_record(record, storage, ("pickle", "hdf5"), folder="", scratch=scratch)
             names = storage.list(str(record.record_id))
             yield from ((name, scratch / name) for name in names)
@@ -227,7 +227,9 @@ def _legacy_files(
 
 def _png(work: _Export) -> str:
     options = work.options.png
-    result = export_png(work.view, Path(work.target), options, progress=work.teller("images"))
+    result = export_png(
+        work.view, work.target, options, executor=work.executor, progress=work.progress
+    )
     return (
         f"{work.target}: {result.images.total():,} images of "
         f"{len(result.images):,} {options.by}s" + _clipped(result.clipped)

@@ -8,31 +8,38 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import IO, Literal, Self, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import Literal
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zml_dask.engine.executors import SerialExecutor
+from zml_dask.engine.job import Executor, Report, run_job
+from zml_dask.engine.progress import BuildProgress
 from zml_dask.query.dataset import Dataset
+from zml_dask.query.portions import Portion, PortionJob, cut
 from zml_dask.query.selection import image_lines
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 
 Grouping = Literal["language", "extension"]
 Depth = Literal[8, 16]
-Progress: TypeAlias = Callable[[int, int], None]
 
 NO_LANGUAGE = "unknown"
 """The group of files whose language is not known."""
 
-_STEP = 1024
-"""Images from one progress report to the next."""
+_PIECES = "pieces-of-tars"
+_PIECE_BYTES = 64 * 2**20
+"""Of PNGs, held in memory until they are written."""
 
 _TYPES: Mapping[int, type[np.uint8 | np.uint16]] = {8: np.uint8, 16: np.uint16}
 _LONGEST_NAME = 100
@@ -70,10 +77,23 @@ class PngResult:
         Images by group.
     clipped : int
         Images with a code point that does not fit into the depth.
+    records : int
+        That are done.
+    pieces : list of (str, str, int, int)
+        For tars: a group, and where some of its images lie: object, first byte, byte after.
     """
 
     images: Counter[str] = field(default_factory=Counter)
     clipped: int = 0
+    records: int = 0
+    pieces: list[tuple[str, str, int, int]] = field(default_factory=list, compare=False)
+
+    def add(self, other: PngResult) -> None:
+        """Add what another task wrote."""
+        self.images += other.images
+        self.clipped += other.clipped
+        self.records += other.records
+        self.pieces += other.pieces
 
 
 def encode_png(image: NDArray[np.uint32], depth: Depth = 8) -> bytes:
@@ -109,56 +129,120 @@ def largest_pixel(depth: Depth) -> int:
     return int(np.iinfo(_TYPES[depth]).max)
 
 
+@dataclass(frozen=True)
+class ExportPng(PortionJob[PngResult, PngResult]):
+    """Writes every image of a view as a PNG.
+
+    Images for tars lie in pieces until the end, each with some images of several groups.
+    """
+
+    options: PngOptions = field(kw_only=True)
+
+    def run(self, task: Portion, context: None) -> PngResult:
+        """Write the images of a portion."""
+        result = PngResult(records=len(task.record_ids))
+        held: dict[str, list[bytes]] = defaultdict(list)
+        size = number = 0
+        for group, name, image in self._images(task):
+            data = encode_png(image, self.options.depth)
+            result.images[group] += 1
+            result.clipped += bool(image.max() > largest_pixel(self.options.depth))
+            if not self.options.tar:
+                self.target.write(f"{group}/{name}", data, durable=False)
+                continue
+            held[group].append(_tar_entry(f"{group}/{name}", data))
+            size += len(held[group][-1])
+            if size > _PIECE_BYTES:
+                result.pieces += self._put(f"{task.number:06d}-{number:03d}", held)
+                held.clear()
+                size, number = 0, number + 1
+        if held:
+            result.pieces += self._put(f"{task.number:06d}-{number:03d}", held)
+        return result
+
+    def _images(self, task: Portion) -> Iterator[tuple[str, str, NDArray[np.uint32]]]:
+        for _, files in task.read(self.snapshot):
+            for found in files:
+                file = found.file
+                group = file.language if self.options.by == "language" else file.extension
+                group = group_name(NO_LANGUAGE if group is None else group)
+                lines = image_lines(file.n_lines, found.segment, self.snapshot.info.shape.height)
+                for image, segment, n_lines in zip(found.images, found.segment, lines, strict=True):
+                    if n_lines >= self.options.min_lines:
+                        yield group, f"{file.record_id}_{file.file_id}_{segment}.png", image
+
+    def _put(
+        self, name: str, held: Mapping[str, list[bytes]]
+    ) -> Iterator[tuple[str, str, int, int]]:
+        """Write a piece; yield where each group is in it."""
+        path, at = f"{_PIECES}/{name}", 0
+        self.target.write(
+            path, b"".join(data for group in held.values() for data in group), durable=False
+        )
+        for group, entries in held.items():
+            size = sum(map(len, entries))
+            yield group, path, at, at + size
+            at += size
+
+    def finish(self, results: Iterator[PngResult]) -> PngResult:
+        """Add up what was written, and put tars together in the dataset's order."""
+        total = PngResult()
+        for result in results:
+            total.add(result)
+        pieces = sorted(total.pieces)
+        with TemporaryDirectory(prefix="png-") as scratch:
+            for group, parts in groupby(pieces, itemgetter(0)):
+                local = Path(scratch, "group.tar")
+                with local.open("wb") as tar:
+                    for _, path, start, stop in parts:
+                        tar.write(self.target.read_range(path, start, stop))
+                    tar.write(bytes(2 * tarfile.BLOCKSIZE))
+                self.target.publish(local, f"{group}.tar")
+        return total
+
+    def report(self, result: PngResult) -> Report:
+        """Count records."""
+        return Report(done=result.records, n_images=result.images.total())
+
+
+def _tar_entry(name: str, data: bytes) -> bytes:
+    """One file of a tar; owner and time are not recorded."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    return member.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
 def export_png(
     dataset: str | Path | Storage | Dataset,
-    folder: Path,
+    target: str | Path | Storage,
     options: PngOptions | None = None,
     *,
-    progress: Progress | None = None,
+    executor: Executor | None = None,
+    progress: BuildProgress | None = None,
 ) -> PngResult:
     """Write every image of a dataset, or of a view, as ``<record>_<file>_<segment>.png``.
 
-    The dataset is read once, from front to back, a few chunks at a time. The
-    numbers in a name lead back through the tables to the record, the file and
+    The numbers in a name lead back through the tables to the record, the file and
     the lines.
 
     Parameters
     ----------
-    folder : pathlib.Path
+    target : str, path or Storage
         Gets a folder, or with `tar` a file ``<group>.tar``, for each group.
-    progress : callable, optional
-        Called with the images read and images in all.
 
     Raises
     ------
     UsageError
         If nothing is committed in `dataset`.
     """
-    options = options or PngOptions()
-    opened = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
-    total, done = len(opened), 0
-    result = PngResult()
-    largest = largest_pixel(options.depth)
-    with TarTarget(folder) if options.tar else FolderTarget(folder) as target:
-        for found in opened:
-            file = found.file
-            group = file.language if options.by == "language" else file.extension
-            name = group_name(NO_LANGUAGE if group is None else group)
-            lines = image_lines(file.n_lines, found.segment, opened.info.shape.height)
-            for image, segment, n_lines in zip(found.images, found.segment, lines, strict=True):
-                if n_lines < options.min_lines:
-                    continue
-                target.write(
-                    name,
-                    f"{file.record_id}_{file.file_id}_{segment}.png",
-                    encode_png(image, options.depth),
-                )
-                result.images[name] += 1
-                result.clipped += bool(image.max() > largest)
-            before, done = done, done + len(found.images)
-            if progress is not None and (done // _STEP > before // _STEP or done == total):
-                progress(done, total)
-    return result
+    view = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
+    storage = Storage.open(target)
+    job = ExportPng(view.snapshot, storage, tuple(cut(view)), options=options or PngOptions())
+    try:
+        return run_job(job, executor or SerialExecutor(), progress=progress)
+    finally:
+        storage.remove(storage.list(_PIECES))
+        storage.prune(_PIECES)
 
 
 def group_name(group: str) -> str:
@@ -175,89 +259,3 @@ def group_name(group: str) -> str:
     if quoted.startswith("."):
         quoted = quoted.replace(".", "%2E")
     return quoted[: 2 * _LONGEST_NAME] or "%"
-
-
-_OPEN_FILES = 64
-"""Tars open at a time: a dataset has thousands of extensions, a process fewer handles."""
-
-_PARTIAL = ".partial"
-
-
-class FolderTarget:
-    """Writes each image to ``<folder>/<group>/<name>``; a context manager."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._made: set[str] = set()
-
-    def write(self, group: str, name: str, data: bytes) -> None:
-        """Write one image."""
-        if group not in self._made:
-            (self._folder / group).mkdir(parents=True, exist_ok=True)
-            self._made.add(group)
-        (self._folder / group / name).write_bytes(data)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: every file is closed."""
-
-
-class TarTarget:
-    """Appends each image to ``<folder>/<group>.tar``; a context manager.
-
-    All groups grow at once, so that the dataset is read once. A tar is a row of
-    headers and bodies, and can be closed and taken up again at any of them; it
-    gets its name when the last image is in it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open: OrderedDict[str, IO[bytes]] = OrderedDict()
-        self._groups: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def write(self, group: str, name: str, data: bytes) -> None:
-        """Append one image, as ``<group>/<name>``; owner and time are not recorded."""
-        member = tarfile.TarInfo(f"{group}/{name}")
-        member.size = len(data)
-        stream = self._stream(group)
-        stream.write(member.tobuf(tarfile.PAX_FORMAT))
-        stream.write(data)
-        stream.write(bytes(-len(data) % tarfile.BLOCKSIZE))
-
-    def _stream(self, group: str) -> IO[bytes]:
-        if group in self._open:
-            self._open.move_to_end(group)
-            return self._open[group]
-        if len(self._open) == _OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
-        # What a run before this one left unfinished is not continued.
-        stream = self._path(group, _PARTIAL).open("ab" if group in self._groups else "wb")
-        self._groups.add(group)
-        self._open[group] = stream
-        return stream
-
-    def _path(self, group: str, suffix: str = "") -> Path:
-        return self._folder / f"{group}.tar{suffix}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End all tars; on an error, remove them."""
-        try:
-            for group in sorted(self._groups):
-                if kind is None:
-                    self._stream(group).write(bytes(2 * tarfile.BLOCKSIZE))
-        finally:
-            for stream in self._open.values():
-                stream.close()
-            self._open.clear()
-        for group in self._groups:
-            partial = self._path(group, _PARTIAL)
-            if kind is None:
-                partial.replace(self._path(group))
-            else:
-                partial.unlink(missing_ok=True)

@@ -11,12 +11,12 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,14 +25,14 @@ import pyarrow.parquet as pq
 
 from zml_dask.engine.activity import worker_folder
 from zml_dask.engine.executors import SerialExecutor
-from zml_dask.engine.job import Executor, Job, Report, run_job
+from zml_dask.engine.job import Executor, Report, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
 from zml_dask.publish.png import Depth, encode_png, largest_pixel
 from zml_dask.query.counting import find_countable
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.gather import gather
-from zml_dask.query.portions import Portion, check_whole_files, cut, fingerprint
+from zml_dask.query.portions import Portion, PortionJob, check_whole_files, cut, fingerprint
 from zml_dask.query.selection import image_lines
 from zml_dask.raster.images import to_text
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
@@ -122,17 +122,21 @@ class Written:
         Files or images.
     clipped : int
         Images with a code point that does not fit into a PNG's depth.
+    records : int
+        That are done.
     """
 
     objects: int = 0
     samples: int = 0
     clipped: int = 0
+    records: int = 0
 
     def __add__(self, other: Written) -> Written:
         return Written(
             self.objects + other.objects,
             self.samples + other.samples,
             self.clipped + other.clipped,
+            self.records + other.records,
         )
 
 
@@ -141,43 +145,23 @@ Writer = Callable[[Snapshot, Portion, Path], Iterator[tuple[Path, Written]]]
 
 
 @dataclass(frozen=True)
-class ExportSamples(Job[Portion, None, Written, Written]):
+class ExportSamples(PortionJob[Written, Written]):
     """Writes a view as objects that need nothing else to be read.
 
     Attributes
     ----------
-    target : Storage
-        A folder or any fsspec URL.
+    write : Writer
     stem, suffix : str
         An object's name is ``<stem>-<portion>-<number><suffix>``.
-    portions : tuple of Portion
-        Needed by the driver only.
     """
 
-    name: ClassVar[str] = "records"
-
-    snapshot: Snapshot
-    target: Storage
-    write: Writer
-    stem: str
-    suffix: str
-    portions: tuple[Portion, ...] = ()
-
-    def plan(self, workers: int) -> tuple[Portion, ...]:
-        """Return the portions."""
-        return self.portions
-
-    def for_workers(self) -> ExportSamples:
-        """Return the job without its portions."""
-        return replace(self, portions=())
-
-    def shared(self) -> tuple[Storage]:
-        """Return the target; what is read fails by itself where it is not to be seen."""
-        return (self.target,)
+    write: Writer = field(kw_only=True)
+    stem: str = field(kw_only=True)
+    suffix: str = field(kw_only=True)
 
     def run(self, task: Portion, context: None) -> Written:
         """Write a portion; each object appears whole."""
-        total = Written()
+        total = Written(records=len(task.record_ids))
         with TemporaryDirectory(prefix="samples-", dir=worker_folder()) as scratch:
             for local, written in self.write(self.snapshot, task, Path(scratch)):
                 name = f"{self.stem}-{task.number:05d}-{total.objects:02d}{self.suffix}"
@@ -189,13 +173,9 @@ class ExportSamples(Job[Portion, None, Written, Written]):
         """Add up what was written."""
         return sum(results, Written())
 
-    def size(self, task: Portion) -> int:
-        """Count a portion's records."""
-        return len(task.record_ids)
-
     def report(self, result: Written) -> Report:
-        """Say nothing but that a portion is done: its records are counted as it is."""
-        return Report()
+        """Count records."""
+        return Report(done=result.records)
 
 
 def export_parquet(
@@ -283,7 +263,7 @@ def _export(
                 "them; give another folder"
             )
     filled = tuple(portion for portion in portions if portion.files.bits)
-    job = ExportSamples(view.snapshot, storage, write, stem, suffix, filled)
+    job = ExportSamples(view.snapshot, storage, filled, write=write, stem=stem, suffix=suffix)
     return run_job(job, executor or SerialExecutor(), progress=progress)
 
 

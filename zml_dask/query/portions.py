@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from zml_dask.engine.job import FinalT, Job, ResultT
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.rows import Int64, Rows
 from zml_dask.query.selection import Selection, open_selected
 from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.storage import Storage
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
@@ -102,6 +104,41 @@ class Portion:
         """Yield the number of each record that has files here, and those with their images."""
         files = iterate_files(snapshot, self.selection(snapshot))
         yield from groupby(files, attrgetter("file.record_id"))
+
+
+@dataclass(frozen=True)
+class PortionJob(Job[Portion, None, ResultT, FinalT]):
+    """A job whose tasks are the portions of a view.
+
+    Attributes
+    ----------
+    target : Storage
+        Where it writes: a folder or any fsspec URL.
+    portions : tuple of Portion
+        Needed by the driver only.
+    """
+
+    name: ClassVar[str] = "records"
+
+    snapshot: Snapshot
+    target: Storage
+    portions: tuple[Portion, ...] = ()
+
+    def plan(self, workers: int) -> Sequence[Portion]:
+        """Return the portions."""
+        return self.portions
+
+    def for_workers(self) -> Self:
+        """Return the job without its portions."""
+        return replace(self, portions=())
+
+    def shared(self) -> tuple[Storage]:
+        """Return the target; what is read fails by itself where it is not to be seen."""
+        return (self.target,)
+
+    def size(self, task: Portion) -> int:
+        """Count a portion's records."""
+        return len(task.record_ids)
 
 
 def cut(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from zml_dask.engine.activity import active, check_staying, note_done, worker_folder
 from zml_dask.engine.executors import SerialExecutor
-from zml_dask.engine.job import Each, Executor, Job, Report, run_job
+from zml_dask.engine.job import Each, Executor, Report, run_job
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages
-from zml_dask.query.portions import Portion, check_whole_files, cut, fingerprint
+from zml_dask.query.portions import Portion, PortionJob, check_whole_files, cut, fingerprint
 from zml_dask.store.commit import (
     CommitOptions,
     CommitTask,
@@ -27,7 +27,6 @@ from zml_dask.store.commit import (
 )
 from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
 from zml_dask.store.layout import STAGING
-from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import RecordStager, StagedFile, StagedRecord, pack_records
 from zml_dask.store.staging.packs import STAGED_PACKS
 from zml_dask.store.storage import Storage
@@ -42,26 +41,17 @@ _COLUMNS = tuple(column.name for column in fields(StagedFile))
 
 
 @dataclass(frozen=True)
-class SaveView(Job[Portion, None, list[StagedRecord], int]):
+class SaveView(PortionJob[list[StagedRecord], int]):
     """Stages the records of a view in another dataset.
 
     Attributes
     ----------
-    snapshot : Snapshot
-        What is read.
-    portions : sequence of Portion
-        Needed by the driver only.
     key : str
         Of the view, for the names of what is staged.
     scratch : Path or None
         A local folder for files at work.
     """
 
-    name: ClassVar[str] = "records"
-
-    snapshot: Snapshot
-    target: Storage
-    portions: tuple[Portion, ...] = ()
     key: str = ""
     scratch: Path | None = None
 
@@ -69,14 +59,6 @@ class SaveView(Job[Portion, None, list[StagedRecord], int]):
         """Leave out the portions that are staged."""
         staged = {path.rpartition("-")[0] for path in self.target.list(STAGED_PACKS)}
         return [each for each in self.portions if self._pack(each) not in staged]
-
-    def for_workers(self) -> SaveView:
-        """Return the job without its portions."""
-        return replace(self, portions=())
-
-    def shared(self) -> tuple[Storage]:
-        """Return the target; what is read fails by itself where it is not to be seen."""
-        return (self.target,)
 
     def run(self, task: Portion, context: None) -> list[StagedRecord]:
         """Stage a portion's records and pack them."""
@@ -119,10 +101,6 @@ class SaveView(Job[Portion, None, list[StagedRecord], int]):
     def finish(self, results: Iterator[list[StagedRecord]]) -> int:
         """Count what was staged."""
         return sum(len(result) for result in results)
-
-    def size(self, task: Portion) -> int:
-        """Count a portion's records."""
-        return len(task.record_ids)
 
     def report(self, result: list[StagedRecord]) -> Report:
         """Count records, files and images."""
