@@ -100,8 +100,8 @@ def command(
                         language
     croissant           metadata for machine learning, as JSON-LD
 
-    All but the last three are written by several processes where --workers or
-    --cluster says so. An export of datasets, and of a whole dataset's pickles and
+    All but squashfs and croissant are written by several processes where
+    --workers or --cluster says so. An export of datasets, and of a whole dataset's pickles and
     HDF5 files, goes on where it was cut short.
     """  # noqa: D301 - click wants the character, to leave the table's lines as they are
     chosen = [name.strip() for name in formats.split(",")]
