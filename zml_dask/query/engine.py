@@ -13,7 +13,6 @@ wants that. What a statement may say is checked in `sql`.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 import uuid
@@ -21,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import duckdb
 import psutil
@@ -257,46 +256,12 @@ class _PartFiles(AbstractFileSystem):
     def modified(self, path: str) -> datetime:
         return datetime.fromtimestamp(0, UTC)  # parts never change
 
-    def open(self, path: str, mode: str = "rb", **_: Any) -> _PartFile:
-        return _PartFile(self, self._part(path))
+    def open(self, path: str, mode: str = "rb", **_: Any) -> IO[bytes]:
+        return self._snapshot.open_part(self._part(path), self._note)  # type: ignore[return-value]
 
-    def read(self, part: Part, start: int, stop: int) -> bytes:
-        """Read a range; keep its error, of which DuckDB keeps the text only."""
-        try:
-            return self._snapshot.read_part(part, start, stop)
-        except Exception as error:
-            self.failure = self.failure or error
-            raise
-
-
-class _PartFile:
-    """A part as DuckDB reads it: by several threads at once, each at a place of its own.
-
-    DuckDB seeks and then reads, and lets other threads of its own in between.
-    """
-
-    def __init__(self, files: _PartFiles, part: Part) -> None:
-        self._files = files
-        self._part = part
-        self._places: dict[int, int] = {}
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._part.size}[whence]
-        self._places[threading.get_ident()] = base + offset
-        return base + offset
-
-    def tell(self) -> int:
-        return self._places.get(threading.get_ident(), 0)
-
-    def read(self, size: int = -1) -> bytes:
-        start = self.tell()
-        stop = self._part.size if size < 0 else min(start + size, self._part.size)
-        data = self._files.read(self._part, start, stop) if start < stop else b""
-        self._places[threading.get_ident()] = start + len(data)
-        return data
-
-    def close(self) -> None:
-        self._places.clear()
+    def _note(self, error: Exception) -> None:
+        # DuckDB keeps its text only.
+        self.failure = self.failure or error
 
 
 def relation_of(table: pa.Table) -> duckdb.DuckDBPyRelation:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import get_ident
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +36,7 @@ _PARTS_AT_ONCE = 8
 _FOOTER = 65_536
 """Bytes of a part's end that are read for its footer; a longer one takes a second request."""
 
+OnError = Callable[[Exception], None]
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
@@ -304,11 +306,14 @@ class Snapshot:
         fields = map(self.info.table_schema(table).field, columns)
         return pa.schema([one.with_type(wide.get(one.type, one.type)) for one in fields])
 
-    def open_part(self, part: Part) -> io.RawIOBase | io.BytesIO:
-        """Open a part as a seekable file; its footer is read once, whoever opens it."""
+    def open_part(self, part: Part, on_error: OnError | None = None) -> io.RawIOBase | io.BytesIO:
+        """Open a part as a seekable file; its footer is read once, whoever opens it.
+
+        `on_error` takes errors of reading, for a reader that keeps their text only.
+        """
         if part.path in self.held:
             return io.BytesIO(self.held[part.path])
-        return _RangeFile(self, part)
+        return _PartFile(self, part, on_error)
 
     def _arrow_file(self, part: Part) -> io.RawIOBase | pa.NativeFile:
         """Open a part for Arrow: in memory, or as a file, of its own where that can be."""
@@ -364,16 +369,18 @@ class Snapshot:
         return {}
 
 
-class _RangeFile(io.RawIOBase):
+class _PartFile(io.RawIOBase):
     """A part as a seekable file that reads what it is asked for, and not a byte ahead.
 
-    fsspec's own files read five megabytes ahead, more than a column of a part has.
+    fsspec's own files read five megabytes ahead, more than a column of a part has. Threads
+    may read at once, each at a place of its own.
     """
 
-    def __init__(self, snapshot: Snapshot, part: Part) -> None:
+    def __init__(self, snapshot: Snapshot, part: Part, on_error: OnError | None) -> None:
         self._snapshot = snapshot
         self._part = part
-        self._at = 0
+        self._on_error = on_error
+        self._places: dict[int, int] = {}
 
     def readable(self) -> bool:
         return True
@@ -382,20 +389,26 @@ class _RangeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._part.size}[whence]
-        self._at = base + offset
-        return self._at
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._part.size}[whence]
+        self._places[get_ident()] = base + offset
+        return base + offset
 
     def tell(self) -> int:
-        return self._at
+        return self._places.get(get_ident(), 0)
 
     def readinto(self, target: memoryview, /) -> int:  # type: ignore[override]
-        stop = min(self._at + len(target), self._part.size)
-        if stop <= self._at:
+        start = self.tell()
+        stop = min(start + len(target), self._part.size)
+        if stop <= start:
             return 0
-        data = self._snapshot.read_part(self._part, self._at, stop)
+        try:
+            data = self._snapshot.read_part(self._part, start, stop)
+        except Exception as error:
+            if self._on_error is not None:
+                self._on_error(error)
+            raise
         target[: len(data)] = data
-        self._at += len(data)
+        self._places[get_ident()] = start + len(data)
         return len(data)
 
 

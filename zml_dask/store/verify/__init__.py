@@ -116,7 +116,7 @@ def verify(
 def _verify(
     report: Report, storage: Storage, info: DatasetInfo, deep: bool, mapper: Mapper
 ) -> None:
-    for found in mapper(partial(check_part, storage), info.manifest):
+    for found in mapper(partial(check_object, storage, None), info.manifest):
         report.merge(found)
     if not report.ok:
         return  # what the list of objects says cannot be trusted
@@ -129,7 +129,7 @@ def _verify(
         report.notes.append(f"a repack to level {level} has begun and not ended: run it again")
     parts = [part for group in info.tables.values() for part in group]
     tables = Report(storage.url)
-    for found in mapper(partial(check_part, storage), parts):
+    for found in mapper(partial(check_object, storage, None), parts):
         tables.merge(found)
     report.merge(tables)
     if not tables.ok:
@@ -200,21 +200,14 @@ def _number_expected(info: DatasetInfo) -> int:
     return shards + sum(1 for _ in zarr_objects(info, 0))
 
 
-def check_part(storage: Storage, part: Part) -> Report:
-    """Check one immutable object."""
-    return _check_bytes(storage, WrittenObject(part.path, part.size, part.sha256), None)
+def check_object(
+    storage: Storage, info: DatasetInfo | None, written: Part | WrittenObject
+) -> Report:
+    """Check one object: a part of a table, or with `info` an object of the manifest.
 
-
-def check_object(storage: Storage, info: DatasetInfo, written: WrittenObject) -> Report:
-    """Check one object of the manifest.
-
-    One that a later, dead commit has replaced is fine as long as it says the
-    same about what is committed.
+    One of the manifest that a later, dead commit has replaced is fine as long as it says
+    the same about what is committed.
     """
-    return _check_bytes(storage, written, info)
-
-
-def _check_bytes(storage: Storage, written: WrittenObject, info: DatasetInfo | None) -> Report:
     report = Report(storage.url)
     try:
         data = storage.read(written.path)
