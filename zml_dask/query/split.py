@@ -181,6 +181,7 @@ def count_leaks(split: Split[Dataset]) -> pd.DataFrame:
         known = snapshot.scan(derived_table(NEAR_DUPLICATES), ["file_id", "cluster"])
         text[:] = 0
         text[known["file_id"].to_numpy()] = pc.fill_null(pc.add(known["cluster"], 1), 0)
+        text *= np.uint64(0x9E3779B97F4A7C15)  # spreads them over the partitions
         text[(part == _NOWHERE) | ~has_text] = 0
         near = exact | _in_several(text, part)
     counts: dict[str, list[int | None]] = {}
@@ -211,9 +212,11 @@ def _alike(content: NDArray[np.uint64]) -> Iterator[tuple[Int64, Int64]]:
     By partitions of the contents, so that memory holds no more than one beside `content`;
     DuckDB would group 65 million in 1.5 GiB by writing most of them to the disk.
     """
-    n_partitions = -(-content.size // _PARTITION)
-    for number in range(n_partitions):
-        files = np.flatnonzero((content % np.uint64(n_partitions) == number) & (content != 0))
+    bits = max(1, (content.size // _PARTITION).bit_length())
+    partition = (content >> np.uint64(64 - bits)).astype(np.uint8)
+    for number in range(2**bits):
+        files = np.flatnonzero(partition == number)
+        files = files[content[files] != 0]
         files = files[np.argsort(content[files])]
         if files.size:
             ordered = content[files]
