@@ -222,7 +222,7 @@ def check_object(
         known = noted(storage, written.path)  # by a repack that is under way
         if known is not None and known.sha256 == digest_of(data):
             return report
-    if info is not None and _is_ahead(written, info, data):
+    if info and isinstance(written, WrittenObject) and _is_ahead(written, info, data):
         report.notes.append(f"{written.path} is ahead of the last commit: {_AHEAD}")
         return report
     size = "" if len(data) == written.size else f", {len(data)} bytes instead of {written.size}"
