@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import distributed
 import numpy as np
@@ -23,7 +23,6 @@ from zml_dask.engine.log import BuildLog, build_log
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.pipeline.commit import CommitStaged, recorded_harvest
 from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.ledger import Ledger, load_ledger, remove_damaged
 from zml_dask.pipeline.memory import memory_need, memory_warning
@@ -39,9 +38,11 @@ from zml_dask.pipeline.sources import (
 )
 from zml_dask.pipeline.stage import Staged, StageRecords
 from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.journal import HarvestState
 from zml_dask.records.refs import RefTable
 from zml_dask.store.commit import CommitOptions, software_versions
 from zml_dask.store.commit.plan import check_shape
+from zml_dask.store.commit_job import CommitStaged
 from zml_dask.store.info import DatasetInfo, replace_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.snapshot import Snapshot
@@ -209,7 +210,7 @@ def _build_and_commit(
                 run.options.level,
                 run.options.recorded(),
                 software_versions(),
-                recorded_harvest(run.catalogue.harvest),
+                _recorded_harvest(run.catalogue.harvest),
             ),
             staged.record_ids,
         )
@@ -288,3 +289,10 @@ def _result(run: _Run, info: DatasetInfo | None, staged: Staged, *, committed: b
         LeftOut() if info is None else Snapshot.open(run.storage).left_out(),
         committed,
     )
+
+
+def _recorded_harvest(harvest: HarvestState | None) -> Mapping[str, Any] | None:
+    """Return what ``dataset.json`` keeps of a harvest; None where there was no real one."""
+    if harvest is None or harvest.complete_until is None:
+        return None
+    return {**asdict(harvest.options), "complete_until": harvest.complete_until}

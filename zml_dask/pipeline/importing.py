@@ -17,7 +17,6 @@ from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import StorageError, UsageError
 from zml_dask.legacy.import_record import import_record
 from zml_dask.legacy.sources import LegacySource, SourceRecord, open_source
-from zml_dask.pipeline.commit import CommitStaged
 from zml_dask.pipeline.ledger import load_ledger
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
@@ -26,6 +25,7 @@ from zml_dask.pipeline.sources import check_target
 from zml_dask.pipeline.stage import Partition, Staged, StagingJob, make_partition
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.store.commit import CommitOptions, software_versions
+from zml_dask.store.commit_job import CommitStaged
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import stage_failure

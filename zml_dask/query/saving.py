@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,19 +12,14 @@ import pyarrow.compute as pc
 
 from zml_dask.engine.activity import active, check_staying, note_done, worker_folder
 from zml_dask.engine.executors import SerialExecutor
-from zml_dask.engine.job import Each, Executor, Report, run_job
+from zml_dask.engine.job import Executor, Report, run_job
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages
 from zml_dask.query.portions import Portion, PortionJob, check_whole_files, cut, fingerprint
-from zml_dask.store.commit import (
-    CommitOptions,
-    CommitTask,
-    TaskResult,
-    commit,
-    software_versions,
-)
+from zml_dask.store.commit import CommitOptions, software_versions
+from zml_dask.store.commit_job import CommitStaged
 from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
 from zml_dask.store.layout import STAGING
 from zml_dask.store.staging import RecordStager, StagedFile, StagedRecord, pack_records
@@ -148,12 +143,6 @@ def save_view(
         job = SaveView(view.snapshot, storage, portions, key, scratch)
         run_job(job, executor, lock=lock, progress=progress)
 
-        def mapped(
-            function: Callable[[CommitTask], TaskResult], tasks: Iterable[CommitTask], /
-        ) -> list[TaskResult]:
-            calls = Each(function, [(task,) for task in tasks])
-            return run_job(calls, executor, lock=lock, progress=progress)
-
         notes = CommitOptions(
             shape=view.info.shape,
             level=view.info.arrays[0].level,
@@ -161,7 +150,7 @@ def save_view(
             options={**view.info.options, "about": {}, "saved_from": origin},
             software=software_versions(),
         )
-        info = commit(storage, notes, map=mapped)
+        info = run_job(CommitStaged(storage, notes), executor, lock=lock, progress=progress)
         storage.remove([_MARK])
         storage.prune(STAGING)
         return info

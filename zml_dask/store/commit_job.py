@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
 from zml_dask.engine.job import Job, Report
 from zml_dask.errors import ClusterError
-from zml_dask.records.journal import HarvestState
 from zml_dask.store.commit import (
     CommitOptions,
     CommitPlan,
@@ -120,10 +119,3 @@ def group_tasks(tasks: Sequence[CommitTask], workers: int) -> list[tuple[CommitT
         *((task,) for task in tasks if task.kind != "images"),
         *(tuple(shards[start : start + size]) for start in range(0, len(shards), size)),
     ]
-
-
-def recorded_harvest(harvest: HarvestState | None) -> Mapping[str, Any] | None:
-    """Return what ``dataset.json`` keeps of a harvest; None where there was no real one."""
-    if harvest is None or harvest.complete_until is None:
-        return None
-    return {**asdict(harvest.options), "complete_until": harvest.complete_until}
