@@ -165,7 +165,7 @@ def test_what_an_interrupted_save_of_another_view_left_is_not_mixed_in(
         def dies(*_: object, **__: object) -> None:
             raise UsageError("killed")
 
-        patched.setattr(saving, "commit", dies)
+        patched.setattr(saving, "CommitStaged", dies)
         with pytest.raises(UsageError, match="killed"):
             whole.select("language == 'C'").save(tmp_path / "saved")
     view = whole.select("record_id == 10")
