@@ -188,8 +188,9 @@ def _versions(storage: Storage) -> dict[int, int]:
     info = check_target(storage)
     if info is None:
         return {}
-    table = read_table(storage, info, "records", ["record_id", "concept_id"]).drop_null()
-    ids, concepts = (table[name].to_pylist() for name in ("record_id", "concept_id"))
+    names = ["record_id", "concept_id"]
+    table = Snapshot(storage, info).scan("records", names, with_withdrawn=True).drop_null()
+    ids, concepts = (table[name].to_pylist() for name in names)
     return dict(sorted(zip(ids, concepts, strict=True)))
 
 
