@@ -70,7 +70,7 @@ mount -o remount,bind,ro /mnt/usr && ip link add zml0 type bridge && ip link add
 
 _FUNCTIONS = """
 image() {
-  [ ! -e "$root$1" ] || return 0
+  [ -e "$1" ] && [ ! -e "$root$1" ] || return 0
   if [ -L "$1" ]; then cp -a "$1" "$root$1"; return; fi
   mkdir -p "$root$1"
   mount --rbind "$1" "$root$1"

@@ -68,7 +68,7 @@ def underway(
     tmp_path: Path,
 ) -> Underway:
     """A driver that has staged a record, and has more to do."""
-    zenodo.faults = Faults(delay=1)
+    zenodo.faults = Faults(delay=2)
     dataset = tmp_path / "dataset"
     words = ["--workers", "1", "--cluster-config", str(slurm_config)]
     job, log = _submit(slurm, activate, tmp_path, str(catalogue), str(dataset), *words)
