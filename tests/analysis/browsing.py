@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
+
+from zml_dask.publish import viewer
 
 FLAGS = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
+    "--enable-unsafe-swiftshader",  # draws WebGL without a GPU
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -74,3 +80,17 @@ def opened(browser: webdriver.Chrome) -> str:
     )
     wait(browser, lambda b: script(b, drawn))
     return str(script(browser, "document.querySelector('#code .current').textContent"))
+
+
+def violations(browser: webdriver.Chrome) -> list[tuple[str, list[str]]]:
+    """Return what axe finds against WCAG A and AA on the page, and examples of it."""
+    axe = Path(viewer.__file__).parent / "page" / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.exists():
+        if os.environ.get("ZML_REQUIRE_ALL"):
+            pytest.fail("axe-core is required: npm ci in zml_dask/publish/page")
+        pytest.skip("needs axe-core (npm ci in zml_dask/publish/page)")
+    # The page's policy allows no script of another origin; a debugger may add one all the same.
+    browser.execute_script(axe.read_text(encoding="utf-8"))
+    run = "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})"
+    found = browser.execute_async_script(f"{run}.then(arguments[0])")
+    return [(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in found["violations"]]

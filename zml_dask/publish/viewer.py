@@ -41,6 +41,7 @@ _TYPES: Mapping[str, str] = {
     "viewer.css": "text/css; charset=utf-8",
     "viewer.js": "text/javascript; charset=utf-8",
     "highlight.js": "text/javascript; charset=utf-8",
+    "map.js": "text/javascript; charset=utf-8",
     "sql.js": "text/javascript; charset=utf-8",
     "sql-worker.js": "text/javascript; charset=utf-8",
     "duckdb.bin": "application/octet-stream",

@@ -8,6 +8,7 @@ import { mayHold, Table } from "./parquet.mjs";
 zarr.registry.set("blosc", async () => Blosc);
 
 const SCHEMA = 2;
+const MAP = "derived/record_map";
 const CHUNKS_KEPT = 16; // 1.6 MB each at 80 by 80
 const ABSENT = 0x110000; // no code point: what a chunk that is not there is filled with
 
@@ -85,13 +86,32 @@ export class Dataset {
   }
 
   /** Columns of all records; each is read once. */
-  async recordColumns(names) {
-    const missing = names.filter((name) => !this.columns.has(name));
+  recordColumns(names) {
+    return this.wholeColumns("records", names);
+  }
+
+  /** Columns of the map, whose row n is of record n; there may be fewer rows than records, or none. */
+  mapColumns(names) {
+    return this.wholeColumns(MAP, names);
+  }
+
+  get hasMap() {
+    return Boolean(this.info.tables[MAP]?.length);
+  }
+
+  /** Ids of the records most like that of a row of the map, and how alike they are. */
+  neighbours(row) {
+    return this.table(MAP).row(row, ["neighbours", "similarity"]);
+  }
+
+  async wholeColumns(table, names) {
+    const key = (name) => `${table} ${name}`;
+    const missing = names.filter((name) => !this.columns.has(key(name)));
     if (missing.length) {
-      const found = this.table("records").read(missing);
-      for (const name of missing) this.columns.set(name, found.then((columns) => columns[name]));
+      const found = this.table(table).read(missing);
+      for (const name of missing) this.columns.set(key(name), found.then((columns) => columns[name]));
     }
-    const columns = await Promise.all(names.map((name) => this.columns.get(name)));
+    const columns = await Promise.all(names.map((name) => this.columns.get(key(name))));
     return Object.fromEntries(names.map((name, i) => [name, columns[i]]));
   }
 

@@ -40,6 +40,12 @@ export function visible(name) {
   );
 }
 
+/** How the page writes what a table has no value for. */
+export const NONE = "(none)";
+
+/** The year of a date as text; null where there is none. */
+export const year = (date) => (date == null ? null : String(new Date(date).getUTCFullYear()));
+
 /** Make an element with attributes and children; text is only ever text. */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);

@@ -2,14 +2,14 @@
 
 import { Dataset } from "./data.mjs";
 import { copyCode, downloadCode, openImage } from "./detail.mjs";
-import { draw, element, visible } from "./draw.mjs";
-import { NONE, nothing, ofResult, select, shuffled } from "./selection.mjs";
+import { draw, element, NONE, visible } from "./draw.mjs";
+import { corners, nothing, ofResult, select, shuffled } from "./selection.mjs";
 
 const PAGE = 120;
 const SHUFFLED = 40; // each of them lies in another chunk
 const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
-const CONTROLS = { group: "group", language: "language", extension: "extension", license: "license", year: "year", keyword: "keyword", record: "record", path: "path-filter", size: "size", sort: "sort" };
+const CONTROLS = { group: "group", language: "language", extension: "extension", license: "license", year: "year", keyword: "keyword", record: "record", path: "path-filter", size: "size", lasso: "lasso", sort: "sort" };
 const DIMENSIONS = [["group", "language_group", "Language group"], ["language", "language", "Language"], ["extension", "extension", "Extension"], ["license", "license", "Licence"], ["year", "year", "Year"], [null, "status", "Files by status"]];
 const MENU = 400; // values of a dimension that a menu lists
 
@@ -19,6 +19,7 @@ let shown = null; // the filters that `selection` was made by
 let wallShown = "";
 let turn = 0; // of the last drawing: what an older one still has to read is not wanted any more
 let sql = null; // the box of SQL: its code, and its engine for this dataset
+let map = null; // the map of this dataset, once it was opened
 let opened = false; // whether the image that is open was opened from the wall
 
 function view() {
@@ -38,7 +39,7 @@ const choose = (changes) => go({ ...changes, sql: "", page: "", image: "" });
 
 /** Choose by a question in SQL, and by nothing else. */
 function ask(question) {
-  const nothing = Object.fromEntries(Object.keys(view()).map((name) => [name, ""]));
+  const nothing = Object.fromEntries(Object.keys(view()).filter((name) => name !== "map").map((name) => [name, ""]));
   shown = null; // the same question is asked again
   go({ ...nothing, sql: question.trim() });
 }
@@ -215,11 +216,33 @@ async function render() {
   const key = `${filters} ${here} ${now.seed ?? ""} ${selection.images}`;
   const wall = key === wallShown ? null : drawWall(here * size, stop, now, mine);
   wallShown = key;
+  if (now.map) showMap(now.map, now.lasso).catch((error) => { $("place").textContent = visible(error.message); });
+  else $("map").open = false;
+  $("lasso-clear").hidden = !now.lasso;
   const image = Number(now.image);
   if (now.image !== undefined && Number.isInteger(image) && image >= 0 && image < dataset.info.counts.images) {
     await openImage(dataset, image, () => view().image === String(image));
   } else if ($("detail").open) $("detail").close();
   await wall;
+}
+
+/** Show the map as the address says, which is loaded when it is first wanted. */
+async function showMap(by, lasso) {
+  $("map").open = true;
+  if (!dataset.hasMap) {
+    $("map").dataset.state = "missing";
+    return;
+  }
+  map ??= import("./map.js").then(async ({ RecordMap }) => {
+    const made = new RecordMap(dataset, choose);
+    await made.open();
+    return made;
+  });
+  const made = await map;
+  const column = ["language", "license", "year"].includes(by) ? by : "language";
+  $("colour").value = column;
+  made.draw(column, lasso ? corners(lasso) : null);
+  $("map").dataset.state = "shown";
 }
 
 /** The box of SQL, which is loaded when it is first wanted. */
@@ -349,6 +372,11 @@ function listen() {
   for (const button of document.querySelectorAll("#ask [data-format]")) {
     button.addEventListener("click", () => save(button.dataset.format).catch((error) => { $("answer").textContent = visible(error.message); }));
   }
+  $("map").addEventListener("toggle", () => {
+    if ($("map").open !== Boolean(view().map)) go({ map: $("map").open ? "language" : "" }, { replace: true });
+  });
+  $("colour").addEventListener("change", () => go({ map: $("colour").value }, { replace: true }));
+  $("lasso-clear").addEventListener("click", () => choose({ lasso: "" }));
   $("halt").addEventListener("click", () => sql?.engine.stop());
   addEventListener("keydown", onKey);
   addEventListener("popstate", () => render().catch(failed));

@@ -1,8 +1,7 @@
 // Which images are on the wall. A selection is read only as far as somebody looks at it.
 
+import { NONE, year } from "./draw.mjs";
 import { mayHold } from "./parquet.mjs";
-
-export const NONE = "(none)";
 
 /** Filters of files, and the column of `files_by_language` that each asks. */
 export const FILE_FILTERS = { group: "language_group", language: "language", extension: "extension" };
@@ -216,7 +215,24 @@ export function sizes(text) {
   return [bytes(least, leastUnit ?? "", 0), to ? bytes(greatest, greatestUnit ?? "", Infinity) : Infinity];
 }
 
-const year = (date) => (date == null ? null : String(new Date(date).getUTCFullYear()));
+/** Read "x,y,x,y,..." as corners of a polygon on the map. */
+export function corners(text) {
+  const values = (text ?? "").split(",").map(Number);
+  const found = [];
+  for (let i = 0; i + 1 < values.length; i += 2) if (Number.isFinite(values[i]) && Number.isFinite(values[i + 1])) found.push([values[i], values[i + 1]]);
+  return found;
+}
+
+/** Whether a place lies within a polygon: whether a ray from it crosses the border an odd number of times. */
+function isWithin(x, y, polygon) {
+  let within = false;
+  for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
+    const [ax, ay] = polygon[i];
+    const [bx, by] = polygon[j];
+    if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) within = !within;
+  }
+  return within;
+}
 
 /** Whether a record fits what was typed: its number, its DOI, or words of its title. */
 function fitsText(columns, i, wanted) {
@@ -244,7 +260,9 @@ export async function select(dataset, view) {
   let chosen = null; // the records that fit, where records are asked about
   let runs = null;
   const dates = ofDate ? new Map() : null;
-  if (ofRecords.length || wanted || dataset.withdrawn.size) {
+  const polygon = view.lasso ? corners(view.lasso) : null;
+  if (ofRecords.length || wanted || polygon || dataset.withdrawn.size) {
+    const places = polygon && (await dataset.mapColumns(["x", "y"]));
     const columns = await readRecords(dataset, ofRecords);
     chosen = new Set();
     runs = new Runs();
@@ -255,6 +273,7 @@ export async function select(dataset, view) {
         (!view.license || (columns.license[i] ?? null) === named(view.license)) &&
         (!view.year || year(columns.publication_date[i]) === named(view.year)) &&
         (!keyword || (columns.keywords[i] ?? []).some((each) => each?.toLowerCase().includes(keyword))) &&
+        (!polygon || (places.x[i] != null && isWithin(places.x[i], places.y[i], polygon))) &&
         (!wanted || fitsText(columns, i, wanted))
       ) {
         chosen.add(id);
