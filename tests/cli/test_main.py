@@ -146,6 +146,15 @@ def test_the_package_runs_as_a_module() -> None:
     assert ran.stdout.startswith("zml-dask, version ")
 
 
+def test_a_reader_that_has_enough_is_no_failure() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "zml_dask", "build", "--help"]
+    ran = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
 def test_datasets_and_options_are_completed(tmp_path: Path) -> None:
     def completed(words: str) -> list[str]:
         ran = subprocess.run(

@@ -278,6 +278,12 @@ def test_a_notebook_shows_counts_and_images(ds: Dataset) -> None:
     html = ds.select(language="C")._repr_html_()
     assert html.count("data:image/png;base64,") == 8
     assert "C 8" in re.sub("[0-9]", "8", html)
+    assert html == ds.select(language="C")._repr_html_()
+    # From the first image to the last: the strips of all views would look the same.
+    last = ds.select(record_id=int(ds.records.record_id.iloc[-1]))
+    whole, end = (re.findall(r"base64,([^\"]+)", view._repr_html_()) for view in (ds, last))
+    assert (len(whole), whole[-1]) == (8, end[-1])
+    assert whole != end
     assert "data:image" not in ds.select("n_lines < 0")._repr_html_()
 
 

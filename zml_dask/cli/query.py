@@ -46,6 +46,7 @@ def command(
 
     WHERE is a SQL condition over the columns of files and records, like
     "language_group == 'Fortran' and 'MIT' in licenses"; without one, everything matches.
+    For records, counts and anything else there is zml-dask sql.
     """
     opened = open_dataset(dataset)
     condition = where.strip()

@@ -36,13 +36,15 @@ def describe(view: Dataset) -> str:
 
 
 def describe_html(view: Dataset) -> str:
-    """Summarise with a strip of the first images, each a PNG within the page."""
+    """Summarise with a strip of images from all over the view, each a PNG within the page."""
     rows = "".join(
         f"<tr><th style='text-align:left'>{name}</th>"
         f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
         for name, value in _facts(view)
     )
-    images = view.images[:_STRIP].compute()
+    places = np.linspace(0, len(view) - 1, min(_STRIP, len(view))).astype(np.int64)
+    chosen = [view.rows.positions(place, place + 1) for place in places.tolist()]
+    images = view.snapshot.images.read(np.concatenate([np.empty(0, np.int64), *chosen]))
     strip = "".join(
         f'<img src="data:image/png;base64,{base64.b64encode(_png(shade(image))).decode()}" '
         'style="margin:2px;border:1px solid #ccc">'
