@@ -22,6 +22,17 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let two processes share the tests (``-n 2 --dist loadgroup``), a file to each.
+
+    One process has all tests of clusters and containers: each of them wants the machine.
+    """
+    whole = Path(__file__).parent
+    for item in items:
+        alone = any(whole / folder in item.path.parents for folder in ("cluster", "deploy"))
+        item.add_marker(pytest.mark.xdist_group("cluster" if alone else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """A local Zenodo over six installed distributions and the troubled records.

@@ -35,8 +35,8 @@ def keep_freed_buffers() -> bool:
 
     Examples
     --------
-    >>> keep_freed_buffers()  # no worker of Dask's
-    False
+    >>> keep_freed_buffers() == keep_freed_buffers()  # once for each process
+    True
     """
     if os.environ.get("MALLOC_TRIM_THRESHOLD_") != _DASK_TRIM_THRESHOLD:
         return False

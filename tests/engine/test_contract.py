@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import distributed
 import pytest
 
@@ -219,6 +220,21 @@ def test_workers_that_cannot_hold_python_are_refused(
     monkeypatch.setattr(executors, "_limits", lambda _: [1024])
     with pytest.raises(ZmlError, match=r"1.00 kiB of memory each.*a number without a unit"):
         run_job(Numbers(tmp_path, TASKS), cluster)
+
+
+def test_a_worker_that_a_local_cluster_no_longer_waits_for_is_started_again(tmp_path: Path) -> None:
+    """On a busy machine a worker takes longer to come back than the cluster waits: 15 s."""
+    job = Numbers(tmp_path, ((1, 2),), {1: ("kill", 1)})
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        first = list(cluster.workers.values())
+        assert run_job(job, DaskExecutor(client)) == {1: "done", 2: "done"}
+        assert not set(cluster.workers.values()) & set(first)
 
 
 def test_a_local_cluster_that_has_lost_all_its_workers_is_not_waited_for(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -156,7 +157,7 @@ def test_nothing_committed_is_said(tmp_path: Path) -> None:
         export_png(tmp_path, tmp_path / "out")
 
 
-@given(st.text())
+@given(st.text() | st.sampled_from(["con", "Aux", "NUL ", "com1.x", "lpt9", "a.", "a ", " "]))
 def test_a_group_names_a_folder_right_here(group: str) -> None:
     name = group_name(group)
     assert name.isascii()
@@ -166,7 +167,32 @@ def test_a_group_names_a_folder_right_here(group: str) -> None:
     assert not name.startswith(".")
     assert 0 < len(name) <= 240
 
+    # As Windows sees it (learn.microsoft.com, "Naming Files, Paths, and Namespaces").
+    assert not set(name) & set('<>:"|?*')
+    assert not name.endswith((" ", "."))
+    devices = {"CON", "PRN", "AUX", "NUL", *(f"{a}{n}" for a in ("COM", "LPT") for n in range(10))}
+    for file in (name, f"{name}.tar"):
+        assert file.split(".")[0].rstrip(" ").upper() not in devices
+        assert unicodedata.normalize("NFD", file) == file  # as macOS may spell it
+
 
 @given(st.lists(st.text(max_size=20), unique=True))
+@example(["con", "CON", "%63on"])
+@example(["a.", "a%2E", "A."])
 def test_groups_share_no_folder(groups: list[str]) -> None:
     assert len({group_name(group) for group in groups}) == len(groups)
+
+
+def test_tars_are_told_apart_where_case_is_nothing(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "dataset")
+    with RecordStager(tmp_path, 1, ImageShape()) as stager:
+        for name in ("Makefile", "makefile"):
+            row = StagedFile(name, name, name, None, None, 2, None, None, "ok", None, 1, 0)
+            stager.add(row, b"a\n")
+        stager.finish(storage, {})
+    commit(storage)
+    export_png(storage, tmp_path / "out", PngOptions(tar=True))
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["Makefile.tar", "makefile%~.tar"]
+    with tarfile.open(tmp_path / "out" / "makefile%~.tar") as tar:
+        assert [name.partition("/")[0] for name in tar.getnames()] == ["makefile"]

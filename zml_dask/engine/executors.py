@@ -395,17 +395,20 @@ def _check_not_deserted(client: distributed.Client) -> None:
     """Refuse to wait where no worker is left, and nothing would start another.
 
     Queues start the next job, an adaptive cluster the next worker, and at an address
-    somebody else does; a plain cluster on this machine has nobody but its nannies.
+    somebody else does; a plain cluster on this machine has nobody but its nannies. It
+    drops those whose worker has not come back in 15 seconds, as on a busy machine, and
+    is asked to start them again.
     """
     cluster = client.cluster
-    if not isinstance(cluster, distributed.LocalCluster):
-        return
     adapts = getattr(cluster, "_adaptive", None) is not None
-    ended = all(
-        name in cluster.workers and cluster.workers[name].status in _ENDED
-        for name in cluster.worker_spec
-    )
-    if ended and not adapts and not _workers(client):
+    if not isinstance(cluster, distributed.LocalCluster) or adapts:
+        return
+    workers, wanted = dict(cluster.workers), set(cluster.worker_spec)
+    if wanted - set(workers) and cluster.status == Status.running:
+        cluster.scale(len(wanted))
+        return
+    ended = all(name in workers and workers[name].status in _ENDED for name in wanted)
+    if ended and not _workers(client):
         raise ClusterError(
             "no worker of the LocalCluster is left, and it starts no other: most likely they "
             "died while they started, or were closed; what is staged is kept: start workers "

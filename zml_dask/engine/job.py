@@ -13,7 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from zml_dask.engine.lock import DatasetLock
@@ -271,7 +271,21 @@ def run_job(
 
 @dataclass(slots=True)
 class _State:
+    """What is done, and the most that was shown as done: two threads show it."""
+
     counts: Counts
+    shown: int = 0
+    showing: threading.Lock = field(default_factory=threading.Lock)
+
+
+def _show(
+    name: str, state: _State, progress: BuildProgress, live: int = 0, waiting: float = 0.0
+) -> None:
+    """Show what is done with what running tasks have done; never less than was shown before."""
+    with state.showing:
+        counts = state.counts
+        state.shown = max(state.shown, min(counts.total, counts.done + live))
+        progress.update(name, replace(counts, done=state.shown, waiting=waiting))
 
 
 def _checked(
@@ -284,7 +298,7 @@ def _checked(
 ) -> Generator[ResultT, None, None]:
     """Pass results on while the lock is held; count, log and show each."""
     if state.counts.total:
-        progress.update(job.name, state.counts)
+        _show(job.name, state, progress)
     for result in arriving:
         if lock is not None:
             lock.check(max_age=_TICK)
@@ -302,7 +316,7 @@ def _checked(
                 log.write(event, **details)
         for line in report.lines:
             progress.say(line)
-        progress.update(job.name, state.counts)
+        _show(job.name, state, progress)
         yield result
     if lock is not None:
         lock.check()
@@ -322,13 +336,11 @@ def _ticking(
                 waiting, trouble = executor.waiting()
             except OSError:  # the cluster is lost: the executor is about to say so
                 return
-            counts = state.counts
-            done = min(counts.total, counts.done + live.total())
             if trouble and trouble != said:
                 progress.say(f"{escape_text(trouble)}; trying again")
             said = trouble
             if not stopped.is_set():
-                progress.update(name, replace(counts, done=done, waiting=waiting))
+                _show(name, state, progress, live.total(), waiting)
 
     thread = threading.Thread(target=tick, name="zml-progress", daemon=True)
     thread.start()

@@ -7,6 +7,7 @@ the libraries that do.
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,8 @@ _PIECE_BYTES = 64 * 2**20
 
 _TYPES: Mapping[int, type[np.uint8 | np.uint16]] = {8: np.uint8, 16: np.uint16}
 _LONGEST_NAME = 100
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(?=[ .]|\Z)", re.IGNORECASE)
+"""What Windows takes for a device, with any ending: ``aux.tar`` too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,7 @@ class ExportPng(PortionJob[PngResult, PngResult]):
         total = PngResult()
         for result in results:
             total.add(result)
-        pieces = sorted(total.pieces)
+        pieces, taken = sorted(total.pieces), set[str]()
         with TemporaryDirectory(prefix="png-") as scratch:
             for group, parts in groupby(pieces, itemgetter(0)):
                 local = Path(scratch, "group.tar")
@@ -197,7 +200,11 @@ class ExportPng(PortionJob[PngResult, PngResult]):
                     for _, path, start, stop in parts:
                         tar.write(self.target.read_range(path, start, stop))
                     tar.write(bytes(2 * tarfile.BLOCKSIZE))
-                self.target.publish(local, f"{group}.tar")
+                name = group
+                while name.casefold() in taken:  # `Makefile`, and not every file system knows case
+                    name += "%~"
+                taken.add(name.casefold())
+                self.target.publish(local, f"{name}.tar")
         return total
 
     def report(self, result: PngResult) -> Report:
@@ -246,7 +253,7 @@ def export_png(
 
 
 def group_name(group: str) -> str:
-    """Return a group's name as a file system takes it; a hostile extension leads nowhere.
+    """Return a group's name as every file system takes it; a hostile extension leads nowhere.
 
     No extension at all, as of a name that ends in a dot, is ``%``.
 
@@ -254,8 +261,15 @@ def group_name(group: str) -> str:
     --------
     >>> group_name("py"), group_name("C++"), group_name(".."), group_name("a/b")
     ('py', 'C++', '%2E%2E', 'a%2Fb')
+    >>> group_name("AUX"), group_name("a ")  # Windows would open a device, and drop the space
+    ('%41UX', 'a%20')
     """
     quoted = quote(group[:_LONGEST_NAME], safe=" +#()'!,=@~")
     if quoted.startswith("."):
         quoted = quoted.replace(".", "%2E")
-    return quoted[: 2 * _LONGEST_NAME] or "%"
+    quoted = quoted[: 2 * _LONGEST_NAME]
+    if quoted.endswith((".", " ")):
+        quoted = f"{quoted[:-1]}%{ord(quoted[-1]):02X}"
+    if _DEVICES.match(quoted):
+        quoted = f"%{ord(quoted[0]):02X}{quoted[1:]}"
+    return quoted or "%"
