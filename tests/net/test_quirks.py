@@ -292,6 +292,21 @@ def test_an_archive_that_is_called_compressed_for_being_so(
     assert target.read_bytes() == packed
 
 
+@pytest.mark.parametrize(
+    "line", [b"no header", b"X-A : b", b": c", b"X-B: c\r\n d", b"\xe9\xff", b"-" * 70]
+)
+def test_a_line_that_is_no_header_hides_none_that_is(
+    server: Misbehaving, client: HttpClient, target: Path, line: bytes
+) -> None:
+    def script(exchange: Exchange) -> None:
+        head = b"HTTP/1.1 200 OK\r\n%s\r\nContent-Length : %d\r\n\r\n" % (line, len(BODY))
+        exchange.handler.wfile.write(head + BODY)
+
+    # Without a checksum only the length says where the body ends.
+    assert client.download(server.on("/f", script), target).requests == 1
+    assert target.read_bytes() == BODY
+
+
 @pytest.mark.parametrize("name", ["utf-8", "binary", "aws-chunked", "none", "identity", ""])
 def test_what_is_no_compression_stands_in_nobody_s_way(
     server: Misbehaving, client: HttpClient, target: Path, name: str

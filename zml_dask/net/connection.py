@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,10 @@ _LONGEST_CONNECT: Final = 60.0
 # The standard library stops at 100 headers and takes more for an error; a few servers
 # send more. Here the size of the whole head is bounded instead.
 http.client._MAXHEADERS = max(http.client._MAXHEADERS, 10_000)  # type: ignore[attr-defined] # noqa: SLF001
+
+
+_HEADER_LINE: Final = re.compile(rb"[!-9;-~]+:|[ \t]")
+_SPACE_BEFORE_COLON: Final = re.compile(rb"^([!-9;-~]+)[ \t]+:")
 
 
 def _no_limit() -> None:
@@ -194,18 +199,27 @@ class _CheckedResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._reader)
 
     def begin(self) -> None:
+        body: Any = self.fp
         self._reader.left = _LONGEST_HEAD
         super().begin()
         self._reader.left = None
+        self.fp = body
 
     def _read_status(self) -> tuple[str, int, str]:
-        """Read the status of the final answer; those that come before it (1xx) say nothing."""
+        """Read the status of the final answer; those that come before it (1xx) say nothing.
+
+        The standard library ends a head at the first line that is no header, and so loses
+        the length of the body: such lines are left out.
+        """
         while True:
             answer: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            lines = []
+            while (line := self.fp.readline(_LONGEST_HEAD)).strip():
+                lines.append(_SPACE_BEFORE_COLON.sub(rb"\1:", line))
             if not 100 <= answer[1] < 200 or answer[1] == 101:
+                head = b"".join(filter(_HEADER_LINE.match, lines))
+                self.fp = io.BufferedReader(io.BytesIO(head + b"\r\n"))
                 return answer
-            while self.fp.readline(_LONGEST_HEAD).strip():
-                pass
 
 
 class _Timed:
