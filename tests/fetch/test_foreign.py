@@ -113,11 +113,11 @@ def cab(files: dict[str, bytes]) -> bytes:
     return head + folder + entries + blocks
 
 
-def cpio(files: dict[str, bytes]) -> bytes:
+def cpio(files: dict[str, bytes], n_links: int = 1) -> bytes:
     out = b""
     for name, data in [*files.items(), ("TRAILER!!!", b"")]:
         raw = name.encode() + b"\0"
-        numbers = (1, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(raw), 0)
+        numbers = (1, 0o100644, 0, 0, n_links, 0, len(data), 0, 0, 0, 0, len(raw), 0)
         entry = b"070701" + b"".join(b"%08x" % number for number in numbers) + raw
         out += entry + bytes(-len(entry) % 4) + data + bytes(-len(data) % 4)
     return out
@@ -165,6 +165,14 @@ def test_an_archive_that_breaks_off_or_is_changed(read: Read, kind: str) -> None
     for member in read(bytes(changed)):
         assert (member.data is not None) == (member.status == "ok")
         assert member.status == "ok" or member.reason
+
+
+def test_hard_links_of_cpio_are_not_empty_files(read: Read) -> None:
+    members = read(cpio({"a.py": b"", "b.py": b"", "c.py": b"x = 1\n"}, n_links=3))
+    assert good(members) == {"c.py": b"x = 1\n"}
+    assert fates(members) == {"a.py": "refused", "b.py": "refused"}
+    assert "a hard link" in str(members[0].reason)
+    assert good(read(cpio({"a.py": b"", "c.py": b"x = 1\n"}))) == {"a.py": b"", "c.py": b"x = 1\n"}
 
 
 def test_what_libarchive_does_not_say_of_rar(read: Read) -> None:

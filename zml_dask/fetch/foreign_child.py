@@ -6,7 +6,7 @@ The archive comes on standard input. A frame is a letter, the length of its body
 four bytes, and the body:
 
 ``E``
-    An entry, as JSON: ``path``, ``type``, ``size``, ``link``, ``encrypted``.
+    An entry, as JSON: ``path``, ``type``, ``size``, ``link``, ``is_linked``, ``encrypted``.
 ``D``
     Bytes of the entry's content.
 ``X``
@@ -88,6 +88,7 @@ class Reader:
             ctypes.POINTER(ctypes.c_int64),
         )
         self._is_encrypted = self._plain("entry_is_encrypted", ctypes.c_void_p)
+        self._n_links = self._plain("entry_nlink", ctypes.c_void_p)
         self._open = self._plain("read_open_fd", ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
 
     def _plain(self, name: str, *arguments: Any) -> Any:
@@ -114,13 +115,15 @@ class Reader:
         """The current entry."""
         ffi, entry = self._ffi, self._entry
         hard = ffi.entry_hardlink_w(entry) or _text(ffi.entry_hardlink(entry))
+        size = ffi.entry_size(entry) if ffi.entry_size_is_set(entry) else None
         kind = _TYPES.get(ffi.entry_filetype(entry) & 0o170000, "other")
         link = ffi.entry_symlink_w(entry) or _text(ffi.entry_symlink(entry))
         return {
             "path": ffi.entry_pathname_w(entry) or _text(ffi.entry_pathname(entry)),
             "type": "hard" if hard else kind,
-            "size": ffi.entry_size(entry) if ffi.entry_size_is_set(entry) else None,
+            "size": size,
             "link": hard or link,
+            "is_linked": size == 0 and self._n_links(entry) > 1,
             "encrypted": bool(self._is_encrypted(entry)),
         }
 

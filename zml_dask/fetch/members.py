@@ -387,6 +387,10 @@ def _foreign_member(
     if kind == "hard" and not data:
         is_listed = hash(link.removeprefix("./")) in listed
         return hard_link_member(path, link, is_listed=is_listed)
+    if kind == "file" and entry.get("is_linked"):
+        # As in cpio and what is made of it.
+        reason = "a hard link: what it holds, if anything, is listed under the last path of it"
+        return unread(path, size, "refused", reason)
     if kind not in {"file", "hard"}:
         return unread(path, size, "refused", "a device, pipe or socket")
     listed.add(hash(path.removeprefix("./")))
