@@ -242,11 +242,15 @@ CASES = [
     Case("tar-lz4", sh("tar -c project | lz4 -q > $OUT"), ALL, tools=("lz4",)),
     Case("tar-compress", sh("tar -c project | compress -c > $OUT"), ALL, tools=("compress",)),
     Case("bsdtar-compress", sh("bsdtar -cZf $OUT project"), ALL, tools=("bsdtar",)),
+    Case("tar-behind-zeros", sh("(head -c 1024 /dev/zero; tar -c project) > $OUT"), ALL,
+         "bsdtar --options read_concatenated_archives"),
     Case("tar-twice", two_tars, ALL, "bsdtar --options read_concatenated_archives"),
     Case("tar-incremental", sh("tar -g $OUT.list -cf $OUT project; rm $OUT.list"), ALL),
     # 7z
     *(Case(f"7z-{method}", sh(f"7z a -m0={method} $OUT project"), ALL, "7z")
       for method in ("LZMA2", "LZMA", "PPMd", "BZip2", "Deflate", "Copy")),
+    Case("7z-self-extracting", sh("7z a -sfx7zCon.sfx $OUT project"), ALL, "7z"),
+    Case("7z-volumes", sh("7z a -v20k v.7z project; cat v.7z.* > $OUT; rm v.7z.*"), ALL, "7z"),
     Case("7z-not-solid", sh("7z a -ms=off $OUT project"), ALL, "7z"),
     Case("bsdtar-7z", sh("bsdtar --format=7zip -cf $OUT project"), ALL, "7z", tools=("bsdtar",)),
     Case("py7zr", python_7z, ALL, "7z"),

@@ -12,8 +12,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from zml_dask.errors import RecordError
-from zml_dask.fetch.cache_reader import MANIFEST, open_cache, read_whole
-from zml_dask.fetch.copying import md5_of
+from zml_dask.fetch.cache_reader import MANIFEST, md5_of, open_cache, read_whole
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions
 from zml_dask.fetch.origins import fetch_into
 from zml_dask.net.client import HttpClient

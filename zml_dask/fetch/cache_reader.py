@@ -7,6 +7,7 @@ in the cache. `CACHE` is a folder or any fsspec URL.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any, Final
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from zml_dask.errors import RecordError
-from zml_dask.fetch.copying import copy_stream, md5_of
+from zml_dask.errors import NetworkError, RecordError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
 from zml_dask.fetch.member import FetchLimits, Member
+from zml_dask.fetch.streams import Readable
+from zml_dask.net.transfer import local_disk, write_all
 
 MANIFEST: Final = "record.json"
+_PIECE: Final = 1024 * 1024
 
 
 def read_cached(
@@ -129,3 +132,41 @@ def _archive(system: Any, stored: str, entry: Mapping[str, Any], folder: Path) -
             "cache", f"{stored!r} has changed since it was fetched; remove it, and fetch again"
         )
     return FetchedArchive(entry["name"], path, entry["bytes"], entry["checksum"], entry["kind"])
+
+
+def copy_stream(source: Readable, target: Path, most: int) -> tuple[int, str]:
+    """Copy a stream to a file.
+
+    Returns
+    -------
+    count : int
+        Bytes.
+    md5 : str
+        Hex.
+
+    Raises
+    ------
+    NetworkError
+        Where there are more bytes than `most`, or `target` cannot be written. What `source`
+        raises is passed on.
+    """
+    digest, count = hashlib.md5(usedforsecurity=False), 0
+    with local_disk(target):
+        to = target.open("wb", buffering=0)
+    with to:
+        while piece := source.read(_PIECE):
+            count += len(piece)
+            if count > most:
+                raise NetworkError(
+                    "too_large", f"{target.name!r} is over the limit of {most:,} bytes"
+                )
+            digest.update(piece)
+            with local_disk(target):
+                write_all(to, piece)
+    return count, digest.hexdigest()
+
+
+def md5_of(path: Path) -> str:
+    """Hex md5 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
