@@ -41,7 +41,8 @@ def command(
 ) -> None:
     """Compute the table NAME from the files of DATASET.
 
-    NAME is lines_of_code, is_generated, is_vendored, near_duplicates, or of your own
+    NAME is lines_of_code, is_generated, is_vendored, license_detected, near_duplicates,
+    embedding, record_embedding, record_map, file_map, or of your own
     --function, whose --column is given as code=int32. Afterwards conditions name its columns:
     "lines_of_code.code > 10". The same command computes only the files that are new.
     """
@@ -52,7 +53,7 @@ def command(
     table = found.info.derived[name]
     rows = found.snapshot.rows(derived_table(name))
     failed = f"; the function failed for {table.errors:,}, see {name}.error" * bool(table.errors)
-    click.echo(f"{name}: {rows:,} files, columns {', '.join(dict(table.columns))}{failed}")
+    click.echo(f"{name}: {rows:,} {table.of}, columns {', '.join(dict(table.columns))}{failed}")
 
 
 def _table(name: str, function: str | None, columns: tuple[str, ...]) -> Compute:

@@ -99,8 +99,9 @@ def command(
     png                 grey images, a folder or a tar for each extension or
                         language
     croissant           metadata for machine learning, as JSON-LD
+    atlas               the map of records as Parquet for embedding-atlas
 
-    All but squashfs and croissant are written by several processes where
+    All but squashfs, croissant and atlas are written by several processes where
     --workers or --cluster says so. An export of datasets, and of a whole dataset's pickles and
     HDF5 files, goes on where it was cut short.
     """  # noqa: D301 - click wants the character, to leave the table's lines as they are

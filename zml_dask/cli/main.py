@@ -37,6 +37,7 @@ COMMANDS = {
     "report": "Write a page of counts, plots and failures of DATASET.",
     "sandbox": "Serve the software installed here as a local Zenodo.",
     "show": "Show a record of DATASET: its tree, or one of its files.",
+    "similar": "List what is most similar to WHAT in DATASET.",
     "sql": "Answer QUERY, a SELECT over the tables of DATASET.",
     "status": "Show how far DATASET is, without changing it.",
     "update": "Append to DATASET what is new since its harvest.",

@@ -1,4 +1,4 @@
-"""Derived tables that everybody can ask for by name: lines of code, generated and vendored files.
+"""Derived tables of single files, by name: lines of code, generated and vendored files.
 
 Which files count as generated or vendored follows the kinds that linguist, GitHub's own
 detector, names; the patterns here are written anew for what a dataset holds: the text as
@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from zml_dask.derived.licenses import COLUMNS, LICENSE, license_detected
 from zml_dask.query.file_images import FileRow
 
 _HASH_LANGUAGES: Final = frozenset(
@@ -247,5 +248,6 @@ BUILT_IN: Final[Mapping[str, tuple[Callable[..., Any], Mapping[str, str]]]] = {
     "lines_of_code": (lines_of_code, {"code": "int32", "comment": "int32", "blank": "int32"}),
     "is_generated": (is_generated, _JUDGEMENT),
     "is_vendored": (is_vendored, _JUDGEMENT),
+    LICENSE: (license_detected, COLUMNS),
 }
 """Name of a table -> its function and columns."""

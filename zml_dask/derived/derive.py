@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from zml_dask.derived.builtin import BUILT_IN
+from zml_dask.derived.embedding import EMBEDDING, RECORDS, derive_embedding, derive_records
 from zml_dask.derived.job import Recipe, Schema, derive_on
 from zml_dask.derived.near_duplicates import derive_clusters
+from zml_dask.derived.similar import FILE_MAP, RECORD_MAP, derive_file_map, derive_record_map
 from zml_dask.engine.clusters.opening import use_client
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.job import Executor, OpenExecutor
@@ -62,7 +64,8 @@ def derive(
     name : str
         Of the table: small letters, digits and ``_``; or of one of those that are built in,
         which need no function: ``lines_of_code``, ``is_generated``, ``is_vendored``,
-        ``near_duplicates``.
+        ``license_detected``, ``near_duplicates``, ``embedding``, ``record_embedding``,
+        ``record_map``, ``file_map``.
     function : callable, optional
         Called once for each file, with what its parameters are called: ``text`` (str, as
         `Dataset.text`), ``images`` (uint32, shape (n, height, width)) or ``row`` (a
@@ -124,17 +127,27 @@ def table_of(
     """
     if function is not None:
         recipe = Recipe.of(name, function, schema or {})
-    elif name == NEAR_DUPLICATES:
-        return derive_clusters
+    elif name in _WHOLE:
+        return _WHOLE[name]
     elif name in BUILT_IN:
         recipe = Recipe.of(name, *BUILT_IN[name])
     else:
         raise UsageError(
             f"there is no built-in table {name!r}; there are "
-            f"{', '.join([*BUILT_IN, NEAR_DUPLICATES])}, or give a "
+            f"{', '.join([*BUILT_IN, *_WHOLE])}, or give a "
             "function and its columns (--function, --column)"
         )
     return partial(derive_on, recipe=recipe)
+
+
+_WHOLE: Final[Mapping[str, Compute]] = {
+    NEAR_DUPLICATES: derive_clusters,
+    EMBEDDING: derive_embedding,
+    RECORDS: derive_records,
+    RECORD_MAP: derive_record_map,
+    FILE_MAP: derive_file_map,
+}
+"""Name of a table that is more than a function of each file -> what computes it."""
 
 
 def _in_this_process() -> nullcontext[Executor]:

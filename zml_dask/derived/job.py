@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import io
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,6 +54,7 @@ FILES_PER_TASK = 4_096
 _IMAGES_AT_ONCE = 2_048
 """52 MB at 80 by 80."""
 _ROWS_PER_PART = 2**20
+_ROWS_AT_ONCE = 2**17
 
 _OWN = frozenset({*TABLES, *SCHEMAS, *IMAGE_COLUMNS, "images", "selected"}).union(
     *(schema.names for schema in TABLES.values())
@@ -380,6 +381,43 @@ def write_table(
     if count or not number:
         rest = waiting or [schema.empty_table()]
         yield write_part(storage, table, number, rest, schema=schema)
+
+
+def put_columns(
+    snapshot: Snapshot,
+    name: str,
+    described: DerivedTable,
+    columns: Sequence[pa.Array],
+    lock: DatasetLock,
+) -> None:
+    """Write a table that was computed as a whole, and name it in ``dataset.json``.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    name : str
+    described : DerivedTable
+    columns : sequence of pyarrow.Array
+        One value for each file or record; the numbers of these are added.
+    lock : DatasetLock
+        Held.
+    """
+    schema, table = described.schema, derived_table(name)
+    keys = schema.names[: len(schema) - len(columns) - 1]
+
+    def rows() -> Iterator[pa.Table]:
+        for at in range(0, len(columns[0]), _ROWS_AT_ONCE):
+            several = [column.slice(at, _ROWS_AT_ONCE) for column in columns]
+            count = len(several[0])
+            own = snapshot.take(described.of, np.arange(at, at + count), keys) if keys else []
+            arrays = [*own, *several, pa.nulls(count, pa.string())]
+            yield pa.table(arrays, schema=schema)
+
+    info = snapshot.info
+    number = info.next_part.get(table, 0)
+    parts = tuple(write_table(snapshot.storage, table, number, rows(), schema))
+    lock.check()
+    put_table(snapshot.storage, info, name, described, parts)
 
 
 def put_table(

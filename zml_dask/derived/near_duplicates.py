@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
-from zml_dask.derived.job import Recipe, derive_on, put_table, software, write_table
+from zml_dask.derived.job import Recipe, derive_on, put_columns, software
 from zml_dask.engine.job import OpenExecutor
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
@@ -32,7 +31,7 @@ from zml_dask.learning.words import mixed
 from zml_dask.query.counting import NEAR_DUPLICATES as NAME
 from zml_dask.query.dataset import Dataset
 from zml_dask.store.info import DerivedTable
-from zml_dask.store.layout import derived_schema, derived_table
+from zml_dask.store.layout import derived_table
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 
@@ -66,6 +65,19 @@ _ONE = np.uint64(1)
 _IS_WORD = np.array(
     [chr(byte).isalnum() or byte == 0x5F or byte >= 0x80 for byte in range(256)], np.bool_
 )
+
+
+@compiled
+def fill_empty(least: NDArray[np.uint64], signature: UInt16) -> None:  # pragma: no cover - compiled
+    """Write the signature of the least hash of each bin, of which one at least has one."""
+    for place in range(BINS):
+        # An empty bin borrows from one that chance picks, the same in every file.
+        source = np.uint64(place)
+        attempt = _ZERO
+        while least[source] == _EMPTY:
+            attempt += _ONE
+            source = mixed(np.uint64(place) * _MULTIPLIER + attempt) >> _TO_BIN
+        signature[place] = np.uint16(least[source] & _LOW)
 
 
 @compiled
@@ -104,14 +116,7 @@ def sign(
                 least[own] = run
     if n_words < SHINGLE:
         return 0
-    for place in range(BINS):
-        # An empty bin borrows from one that chance picks, the same in every file.
-        source = np.uint64(place)
-        attempt = _ZERO
-        while least[source] == _EMPTY:
-            attempt += _ONE
-            source = mixed(np.uint64(place) * _MULTIPLIER + attempt) >> _TO_BIN
-        signature[place] = np.uint16(least[source] & _LOW)
+    fill_empty(least, signature)
     return n_words - SHINGLE + 1
 
 
@@ -228,45 +233,26 @@ def derive_clusters(
         snapshot = Snapshot.open(storage)
         info = snapshot.info
         progress.say(f"finding the clusters of {info.counts.files:,} files")
-        clusters, size, records = _clusters(snapshot)
-
-        def rows() -> Iterator[pa.Table]:
-            for at in range(0, clusters.size, _ROWS_AT_ONCE):
-                several = slice(at, at + _ROWS_AT_ONCE)
-                missing = clusters[several] < 0
-                yield pa.table(
-                    [
-                        pa.array(np.arange(at, at + missing.size)),
-                        records[several],
-                        pa.array(clusters[several], mask=missing),
-                        pa.array(size[several], mask=missing),
-                        pa.nulls(missing.size, pa.string()),
-                    ],
-                    schema=schema,
-                )
-
-        schema = derived_schema(_COLUMNS)
+        clusters, size = _clusters(snapshot)
+        missing = clusters < 0
+        columns = [pa.array(clusters, mask=missing), pa.array(size, mask=missing)]
         title = f"{__name__}.{cluster.__name__}"
         described = DerivedTable(_COLUMNS, title, _FINGERPRINT, software(title))
-        parts = tuple(write_table(storage, table, info.next_part.get(table, 0), rows(), schema))
-        lock.check()
-        put_table(storage, info, NAME, described, parts)
+        put_columns(snapshot, NAME, described, columns, lock)
     return Dataset(Snapshot.open(storage))
 
 
-def _clusters(snapshot: Snapshot) -> tuple[Int64, NDArray[np.int32], pa.Array]:
-    """Return each file's cluster (-1 for none), the cluster's size, and the file's record."""
+def _clusters(snapshot: Snapshot) -> tuple[Int64, NDArray[np.int32]]:
+    """Return each file's cluster (-1 for none), and the cluster's size."""
     table = derived_table(SIGNATURES)
     total = snapshot.rows(table)
-    records = []
     file_id: list[Int64] = []
     with tempfile.TemporaryDirectory(prefix="zml-signatures-") as scratch:
         path = Path(scratch, "signatures")
         with path.open("wb") as target:
             for at in range(0, total, _ROWS_AT_ONCE):
                 rows = np.arange(at, min(at + _ROWS_AT_ONCE, total))
-                found = snapshot.take(table, rows, ["record_id", "minhash"])
-                records += found["record_id"].chunks
+                found = snapshot.take(table, rows, ["minhash"])
                 signed = found["minhash"].is_valid().to_numpy()
                 file_id.append(rows[signed])
                 for chunk in found["minhash"].drop_null().chunks:
@@ -282,4 +268,4 @@ def _clusters(snapshot: Snapshot) -> tuple[Int64, NDArray[np.int32], pa.Array]:
     sizes = np.bincount(roots, minlength=roots.size)[roots].astype(np.int32)
     size = np.zeros(total, np.int32)
     size[files] = sizes
-    return clusters, size, pa.chunked_array(records, pa.int64()).combine_chunks()
+    return clusters, size

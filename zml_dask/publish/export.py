@@ -22,7 +22,7 @@ from zml_dask.legacy.export import (
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.publish import croissant
 from zml_dask.publish.png import PngOptions, export_png
-from zml_dask.publish.samples import ImageForm, export_parquet, export_webdataset
+from zml_dask.publish.samples import ImageForm, export_atlas, export_parquet, export_webdataset
 from zml_dask.publish.squashfs import Compression, write_squashfs
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import check_whole_files, cut
@@ -34,7 +34,7 @@ JOBS = ("dataset", *LEGACY, "parquet", "webdataset", "png")
 """Formats that several processes can write. One program writes a squashfs image, from a
 stream; Croissant is one page of JSON."""
 
-FORMATS = (*JOBS, "squashfs", "croissant")
+FORMATS = (*JOBS, "squashfs", "croissant", "atlas")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def export(
     if chosen != ["croissant"] and Storage.open(target).url == view.url:
         raise UsageError(f"{target} is the dataset itself; give another folder to export into")
     for name in chosen:
-        if name not in ("webdataset", "png", "croissant"):
+        if name not in ("webdataset", "png", "croissant", "atlas"):
             check_whole_files(view, f"the format {name}")
     if "croissant" in chosen and not view.is_unselected:
         raise UsageError(
@@ -240,6 +240,11 @@ def _clipped(images: int) -> str:
     return f", {images:,} with code points that were clipped" if images else ""
 
 
+def _atlas(work: _Export) -> str:
+    written = export_atlas(work.view, work.target)
+    return f"{work.target}/atlas.parquet: a map of {written.samples:,} records"
+
+
 def _croissant(work: _Export) -> str:
     return f"{croissant.export(work.view.url, work.target)}: Croissant metadata"
 
@@ -251,4 +256,5 @@ _WRITERS: dict[str, Callable[[_Export], str]] = {
     "squashfs": _squashfs,
     "png": _png,
     "croissant": _croissant,
+    "atlas": _atlas,
 }

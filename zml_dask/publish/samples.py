@@ -267,6 +267,46 @@ def _export(
     return run_job(job, executor or SerialExecutor(), progress=progress)
 
 
+def export_atlas(view: Dataset, target: str | Path | Storage) -> Written:
+    """Write the map of a view's records as ``atlas.parquet``, which embedding-atlas shows.
+
+    Parameters
+    ----------
+    view : Dataset
+    target : str, path or Storage
+        A folder or any fsspec URL.
+
+    Raises
+    ------
+    UsageError
+        If the table ``record_map`` has not been derived.
+    """
+    if "record_map" not in view.snapshot.derived:
+        raise UsageError(
+            f"{view.url} has no map; run zml-dask derive DATASET record_map, and export it then"
+        )
+    rows = view.sql(
+        "SELECT record_id, title, doi, license, year(publication_date) AS year, "
+        "record_map.language AS language, n_files, n_images, x, y, neighbours, similarity "
+        "FROM record_map JOIN records USING (record_id) WHERE x IS NOT NULL ORDER BY record_id"
+    ).to_arrow_table()
+    place = {number: at for at, number in enumerate(rows["record_id"].to_pylist())}
+    near = []
+    for numbers, cosines in zip(
+        rows["neighbours"].to_pylist(), rows["similarity"].to_pylist(), strict=True
+    ):
+        known = [
+            (place[n], 1 - cosine) for n, cosine in zip(numbers, cosines, strict=True) if n in place
+        ]
+        near.append({"ids": [at for at, _ in known], "distances": [far for _, far in known]})
+    kind = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
+    rows = rows.drop_columns(["neighbours", "similarity"])
+    stream = io.BytesIO()
+    pq.write_table(rows.append_column("neighbors", pa.array(near, kind)), stream)
+    Storage.open(target).write("atlas.parquet", stream.getvalue())
+    return Written(1, len(rows))
+
+
 def write_parquet(
     snapshot: Snapshot, portion: Portion, scratch: Path, *, schema: pa.Schema = SCHEMA
 ) -> Iterator[tuple[Path, Written]]:

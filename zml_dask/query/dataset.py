@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -428,6 +428,57 @@ class Dataset:
         """
         return find_near_duplicates(self) if near else find_duplicates(self)
 
+    def similar(
+        self,
+        record: int | None = None,
+        *,
+        file: int | str | None = None,
+        text: str | None = None,
+        k: int = 10,
+        by: Literal["content", "tree"] = "content",
+    ) -> pd.DataFrame:
+        """Find the records, or the files, that are most similar to one.
+
+        Of records it takes the table ``record_embedding`` (``zml.derive(ds,
+        "record_embedding")``), of files and texts ``embedding``.
+
+        Parameters
+        ----------
+        record : int, optional
+            Number of a record, whether or not this view has it: finds other records.
+        file : int or str, optional
+            A ``file_id`` or a path, as for :meth:`text`: finds files of other records.
+        text : str, optional
+            Any text: finds files.
+        k : int
+            How many.
+        by : {"content", "tree"}
+            What records are compared by: the words of their files, or the names of files
+            and folders.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The most similar first, from this view alone. Of records ``record_id``,
+            ``similarity`` and ``title``; of files ``file_id``, ``similarity``,
+            ``record_id`` and ``path``. The similarity is the cosine of two vectors, from
+            -1 to 1, or of trees the share of names in common, about, from 0 to 1.
+
+        Raises
+        ------
+        UsageError
+            If the table has not been derived, or what is given has no words.
+
+        Examples
+        --------
+        >>> ds.similar(1481923)                                      # doctest: +SKIP
+        >>> ds.similar(text="def fft(signal): ...", k=3)             # doctest: +SKIP
+        """
+        # By name: it is in a layer above this one.
+        above = import_module("zml_dask.derived.similar")
+        found: pd.DataFrame = above.similar(self, record, file=file, text=text, k=k, by=by)
+        return found
+
     def __iter__(self) -> Iterator[FileImages]:
         """Yield each file with its images, in bounded memory: ``for file, images in ds``."""
         return iterate_files(self.snapshot, self.selection)
@@ -519,7 +570,7 @@ class Dataset:
             A folder.
         format : str
             ``"dataset"``, ``"pickle"``, ``"hdf5"``, ``"tree"``, ``"parquet"``,
-            ``"webdataset"``, ``"squashfs"``, ``"png"`` or ``"croissant"``.
+            ``"webdataset"``, ``"squashfs"``, ``"png"``, ``"croissant"`` or ``"atlas"``.
         **options
             Fields of `zml_dask.publish.export.ExportOptions`.
 

@@ -39,12 +39,14 @@ def gather(
     columns = [find_countable(name, snapshot.derived) for name in names]
     own = {column.name: None for column in columns if column.level == "files"}
     others = [column.name for column in columns if column.level == "records"]
-    if others:
+    if others or any(_is_of_records(snapshot, column) for column in columns):
         own["record_id"] = None
     of_files = snapshot.take("files", selection.file_id[files], list(own))
     of_records = _records_of(snapshot, of_files["record_id"].to_numpy(), others) if others else {}
     arrays = [
-        _derived(snapshot, column, selection.file_id[files])
+        _of_record(snapshot, column, of_files["record_id"])
+        if _is_of_records(snapshot, column)
+        else _derived(snapshot, column, selection.file_id[files])
         if column.level == "derived"
         else (of_files if column.level == "files" else of_records)[column.name]
         for column in columns
@@ -59,6 +61,21 @@ def _derived(snapshot: Snapshot, column: Column, file_id: Int64) -> pa.ChunkedAr
     known = int(np.searchsorted(file_id, snapshot.rows(table)))
     found = snapshot.take(table, file_id[:known], [field])[field]
     return pa.chunked_array([*found.chunks, pa.nulls(file_id.size - known, found.type)])
+
+
+def _is_of_records(snapshot: Snapshot, column: Column) -> bool:
+    """Whether a column is of a derived table that has one row per record."""
+    name = column.name.partition(".")[0]
+    return column.level == "derived" and snapshot.info.derived[name].of == "records"
+
+
+def _of_record(snapshot: Snapshot, column: Column, record_id: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Read a column of a derived table of records, for each of these; null for later ones."""
+    name, _, field = column.name.partition(".")
+    names = list(dict.fromkeys(["record_id", field]))
+    found = snapshot.scan(derived_table(name), names).combine_chunks()
+    places = pc.index_in(record_id, found["record_id"])
+    return found[field].take(places)
 
 
 def as_codes(values: pa.ChunkedArray) -> tuple[Int64, list[Any]]:

@@ -385,7 +385,8 @@ def open_question(dataset: Dataset, query: str, memory_limit: int | None = None)
         views["failures"] = "SELECT * FROM all_failures"
     for name in sorted(question.tables & derived.keys()):
         tables.append(derived_table(name))
+        key = "file_id" if "file_id" in derived[name].names else "record_id"
         views[name] = f"SELECT * FROM all_derived_{name}" + (
-            "" if dataset.is_unselected else " WHERE file_id IN (SELECT file_id FROM selected)"
+            "" if dataset.is_unselected else f" WHERE {key} IN (SELECT {key} FROM selected)"
         )
     return open_selected(dataset, columns, tuple(tables), views, memory_limit=memory_limit)

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Literal
@@ -590,15 +590,16 @@ _EXAMPLE_OF_SELECT = (
 )
 
 
-def derived_join(name: str, columns: Iterable[str], source: str) -> str:
+def derived_join(name: str, columns: Collection[str], source: str) -> str:
     """Write the join of a derived table with ``files``, as a column of structs of its name.
 
     So its columns are called ``table.column`` and none is ever taken for one of the files.
     """
     fields = ", ".join(f'"{column}": "{column}"' for column in columns)
+    key = "file_id" if "file_id" in columns else "record_id"
     return (
-        f' LEFT JOIN (SELECT file_id AS "{name}.file_id", {{{fields}}} AS "{name}" '
-        f'FROM {source}) AS "derived {name}" ON files.file_id = "{name}.file_id"'
+        f' LEFT JOIN (SELECT {key} AS "{name}.{key}", {{{fields}}} AS "{name}" '
+        f'FROM {source}) AS "derived {name}" ON files.{key} = "{name}.{key}"'
     )
 
 

@@ -18,6 +18,7 @@ from zml_dask.store.layout import (
     COLUMN_TYPES,
     DATASET_JSON,
     DERIVED,
+    DERIVED_KEYS,
     IMAGES_ZARR,
     LEGACY,
     LOCK,
@@ -120,6 +121,9 @@ class DerivedTable:
         Versions of what the last rows were computed with.
     errors : int
         Rows for which the function failed; they say why.
+    of : str
+        What it has a row of: ``"files"``, ``"records"``, or ``"nothing"``; see
+        `layout.DERIVED_KEYS`. Not written where it is files.
     """
 
     columns: tuple[tuple[str, str], ...]
@@ -127,11 +131,12 @@ class DerivedTable:
     fingerprint: str
     software: Mapping[str, str]
     errors: int = 0
+    of: str = "files"
 
     @property
     def schema(self) -> pa.Schema:
         """The columns as they are stored."""
-        return derived_schema(self.columns)
+        return derived_schema(self.columns, self.of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +230,9 @@ class DatasetInfo:
         plain = {"format": FORMAT, **asdict(self)}
         if not self.derived:
             del plain["derived"]
+        for name, table in self.derived.items():
+            if table.of == "files":
+                del plain["derived"][name]["of"]
         for spec in plain["arrays"]:
             if spec["level"] == 1:
                 del spec["level"]
@@ -300,8 +308,10 @@ def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
     for name in info.tables.keys() - TABLES.keys():
         if name.removeprefix(f"{DERIVED}/") not in info.derived:
             raise ValueError(f"there is a table {name!r}")
-        if sum(part.rows for part in info.tables[name]) > counts.files:
-            raise ValueError(f"{name} has more rows than there are files")
+        of = info.derived[name.removeprefix(f"{DERIVED}/")].of
+        rows = sum(part.rows for part in info.tables[name])
+        if of not in DERIVED_KEYS or rows > getattr(counts, of, rows):
+            raise ValueError(f"{name} has {rows} rows of {of}, more than there are")
     for name, table_parts in (*info.tables.items(), ("manifest", info.manifest)):
         _check_parts(name, table_parts)
     for name, derived in info.derived.items():

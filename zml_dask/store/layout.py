@@ -322,11 +322,16 @@ TABLES = {
 ``dataset.json`` names those that count."""
 
 
-DERIVED_KEYS = (
-    pa.field("file_id", pa.int64(), nullable=False),
-    pa.field("record_id", pa.int64(), nullable=False),
-)
-"""First columns of every derived table; its row *n* is of file *n*."""
+DERIVED_KEYS = {
+    "files": (
+        pa.field("file_id", pa.int64(), nullable=False),
+        pa.field("record_id", pa.int64(), nullable=False),
+    ),
+    "records": (pa.field("record_id", pa.int64(), nullable=False),),
+    "nothing": (),
+}
+"""What a derived table has a row of -> its first columns. Row *n* is of file or record *n*;
+a table of nothing holds what others are computed with."""
 
 COLUMN_TYPES = {
     "bool": (pa.bool_(), "BOOLEAN"),
@@ -357,8 +362,14 @@ def derived_table(name: str) -> str:
     return f"{DERIVED}/{name}"
 
 
-def derived_schema(columns: Iterable[tuple[str, str]]) -> pa.Schema:
+def derived_schema(columns: Iterable[tuple[str, str]], of: str = "files") -> pa.Schema:
     """Return the columns of a derived table, by their names and the names of their types.
+
+    Parameters
+    ----------
+    columns : iterable of (str, str)
+    of : str
+        A key of `DERIVED_KEYS`.
 
     Examples
     --------
@@ -366,7 +377,7 @@ def derived_schema(columns: Iterable[tuple[str, str]]) -> pa.Schema:
     ['file_id', 'record_id', 'code', 'error']
     """
     fields = (pa.field(name, COLUMN_TYPES[kind][0]) for name, kind in columns)
-    return pa.schema([*DERIVED_KEYS, *fields, pa.field("error", pa.string())])
+    return pa.schema([*DERIVED_KEYS[of], *fields, pa.field("error", pa.string())])
 
 
 def part_path(table: str, number: int, digest: str) -> str:

@@ -135,8 +135,9 @@ class Snapshot:
 
     @cached_property
     def derived(self) -> dict[str, pa.Schema]:
-        """Columns of the derived tables, by the tables' names."""
-        return {name: table.schema for name, table in sorted(self.info.derived.items())}
+        """Columns of the derived tables of files and records, by the tables' names."""
+        tables = sorted(self.info.derived.items())
+        return {name: table.schema for name, table in tables if table.of != "nothing"}
 
     def left_out(self) -> LeftOut:
         """Count the files that were left out for their size; reads the summary alone."""

@@ -1,0 +1,255 @@
+"""What is similar is found: files of one kind, records of one kind, and their places on a map."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dataset_builders import stage_record
+
+import zml_dask as zml
+from zml_dask.derived import embedding, similar
+from zml_dask.derived.embedding import fit_weights, packed, sign_tree, unpacked
+from zml_dask.errors import UsageError
+from zml_dask.learning.words import count_words
+from zml_dask.query.dataset import Dataset
+from zml_dask.raster.images import rasterize
+from zml_dask.store.commit import commit
+from zml_dask.store.storage import Storage
+from zml_dask.store.verify import verify
+from zml_dask.store.withdrawal import withdraw
+
+TOPICS = {
+    "py": "def {a}({b}):\n    return np.mean({b}, axis={n})\n\n\nfor {b} in {a}({n}):\n    {a}()\n",
+    "c": "static int {a}(struct {b} *p)\n{{\n    if (p->{b} > {n})\n        return {n};\n}}\n",
+    "f90": "subroutine {a}({b})\n  integer, intent(in) :: {b}\n  call {a}({n})\nend subroutine\n",
+    "java": "public class {a} {{\n    private int {b} = {n};\n    void {a}() {{ }}\n}}\n",
+}
+NAMES = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+
+
+def source(kind: str, rng: random.Random) -> str:
+    return "".join(
+        TOPICS[kind].format(a=rng.choice(NAMES), b=rng.choice(NAMES), n=rng.randrange(9))
+        for _ in range(rng.randrange(3, 30))
+    )
+
+
+def stage(storage: Storage, scratch: Path, record_id: int, kind: str, n: int = 5) -> None:
+    rng = random.Random(record_id)
+    files = [(f"top-{record_id}/src/{NAMES[k]}.{kind}", source(kind, rng)) for k in range(n)]
+    files += [(f"top-{record_id}/README", "!?" * record_id)]
+    stage_record(storage, scratch, record_id, files, {"title": f"{kind} {record_id}"})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("similar")
+    storage = Storage.open(folder / "ds")
+    for number in range(20):
+        stage(storage, folder, 100 + number, list(TOPICS)[number % 4])
+    stage_record(storage, folder, 130, [("data.bin", "\0\0\1")], {"title": "no text"})
+    commit(storage)
+    return zml.derive(zml.open_dataset(folder / "ds"), "record_embedding")
+
+
+def kinds(frame: object, column: str) -> set[str]:
+    return {text.rpartition(".")[2].split(" ")[0] for text in frame[column]}  # type: ignore[index]
+
+
+def test_files_of_one_kind_are_nearest(built: Dataset) -> None:
+    for kind in TOPICS:
+        one = built.select(f"extension = '{kind}'").files.iloc[0]
+        found = built.similar(file=int(one.file_id), k=8)
+        assert kinds(found, "path") == {kind}
+        assert (found.record_id != one.record_id).all()
+        assert found.similarity.is_monotonic_decreasing
+        assert found.similarity[0] > 0.8
+        of_text = built.similar(text=source(kind, random.Random(7)), k=6)
+        assert kinds(of_text, "path") == {kind}
+    # The same text has the same vector as the file, so that it is the nearest of all.
+    text = built.text(int(one.file_id))
+    assert built.similar(text=text, k=1).similarity[0] == pytest.approx(1, abs=1e-5)
+    of_view = built.select("extension = 'c'").similar(file=int(one.file_id), k=50)
+    assert kinds(of_view, "path") == {"c"}
+    assert len(of_view) == 25
+
+
+def test_records_of_one_kind_are_nearest(built: Dataset) -> None:
+    for record_id in (100, 105):
+        found = built.similar(record_id, k=4)
+        assert kinds(found, "title") == kinds(found[:1], "title")
+        assert found.title[0].split(" ")[0] == list(TOPICS)[record_id % 4]
+        assert record_id not in set(found.record_id)
+    view = built.select("record_id in (101, 102)")
+    assert set(view.similar(100).record_id) == {101, 102}
+    # By the names in their trees: 'src' and the file names with their endings.
+    by_tree = built.similar(100, k=4, by="tree")
+    assert kinds(by_tree, "title") == {"py"}
+    assert by_tree.similarity[0] == 1
+    # A record is the mean of the directions of its files.
+    rows = built.select("record_id = 100 and embedding.vector is not null").read(
+        "embedding.vector", "record_embedding.vector"
+    )
+    vectors = np.stack([np.frombuffer(v, np.int8) for v in rows["embedding.vector"]]).astype(float)
+    mean = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).sum(axis=0)
+    stored = rows["record_embedding.vector"][0]
+    one = np.frombuffer(stored, np.int8).astype(float)
+    assert one @ mean / np.linalg.norm(one) / np.linalg.norm(mean) > 0.999
+
+
+def test_what_cannot_be_compared_is_named(built: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no words"):
+        built.similar(text=" \n ")
+    with pytest.raises(UsageError, match="one thing"):
+        built.similar(100, text="x")
+    with pytest.raises(UsageError, match="no words to be compared by"):
+        built.similar(130)
+    with pytest.raises(UsageError, match="holds no record 7"):
+        built.similar(7)
+    with pytest.raises(UsageError, match="files not by='tree'"):
+        built.similar(text="x", by="tree")
+    storage = Storage.open(tmp_path / "ds")
+    stage(storage, tmp_path, 100, "c")
+    commit(storage)
+    plain = zml.open_dataset(storage.url)
+    for ask, name in ((lambda: plain.similar(100), "record_embedding"),
+                      (lambda: plain.similar(text="x"), "embedding")):  # fmt: skip
+        with pytest.raises(UsageError, match=f"zml-dask derive DATASET {name}"):
+            ask()
+
+
+def test_an_update_uses_the_same_weights(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    for number in range(8):
+        stage(storage, tmp_path, 100 + number, list(TOPICS)[number % 4])
+    commit(storage)
+    first = zml.derive(storage.url, "record_embedding")
+    assert first.info.derived["record_embedding"].of == "records"
+    assert first.info.derived["embedding_weights"].of == "nothing"
+    stage(storage, tmp_path, 200, "py")
+    commit(storage)
+    behind = zml.open_dataset(storage.url)
+    assert behind.read("record_embedding.vector").isna().sum().item() == 6
+    assert behind.select("record_embedding.vector is null").counted["files"] == 6
+    generation = behind.info.generation
+    second = zml.derive(behind, "record_embedding")
+    assert second.info.generation > generation
+    weights = "derived/embedding_weights"
+    assert second.info.tables[weights] == first.info.tables[weights]
+    old, new = (
+        ds.sql("SELECT file_id, vector FROM embedding ORDER BY file_id").fetchall()
+        for ds in (first, second)
+    )
+    assert new[: len(old)] == old
+    assert {row[0] for row in second.similar(200, k=2)[["record_id"]].to_numpy()} <= {100, 104}
+    assert zml.derive(second, "record_embedding").info.generation == second.info.generation
+    assert verify(storage.url).ok
+    withdraw(storage, [100], "asked")
+    assert 100 not in set(zml.open_dataset(storage.url).similar(200, k=9).record_id)
+
+
+def test_the_map(built: Dataset, run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    status, said, _ = run("derive", built.url, "record_map")
+    assert status == 0
+    assert "record_map: 21 records, columns x, y, language, neighbours, similarity" in said
+    ds = zml.open_dataset(built.url)
+    frame = ds.sql("SELECT * FROM record_map").df().set_index("record_id")
+    placed = frame[frame.x.notna()]
+    assert frame.index[frame.x.isna()].tolist() == [130]
+    assert placed[["x", "y"]].abs().max().max() == pytest.approx(1)
+    assert frame.language[100] == "Python"
+    for record_id, row in placed.iterrows():
+        assert record_id not in row.neighbours
+        assert all((other - record_id) % 4 == 0 for other in row.neighbours[:4])
+        nearest = ds.similar(int(record_id), k=10)
+        assert nearest.similarity.tolist() == pytest.approx(row.similarity.tolist(), abs=1e-5)
+    assert ds.select("record_map.language = 'C'").counted["records"] == 5
+    # For embedding-atlas: places of rows instead of numbers of records.
+    status, _, said = run("export", ds.url, str(tmp_path), "--format", "atlas")
+    assert status == 0, said
+    table = pq.read_table(tmp_path / "atlas.parquet").to_pylist()
+    assert len(table) == 20
+    for row in table:
+        others = [table[place]["record_id"] for place in row["neighbors"]["ids"]]
+        assert others == list(frame.neighbours[row["record_id"]])
+
+
+def test_points_that_are_too_many_are_placed_among_their_nearest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    centres = np.eye(64, dtype=np.float32)[:5]
+    points = np.repeat(centres, 60, axis=0) + rng.normal(0, 0.05, (300, 64)).astype(np.float32)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    monkeypatch.setattr(similar, "LANDMARKS", 100)
+    placed = similar.draw(points)
+    assert placed.shape == (300, 2)
+    assert np.abs(placed).max() == pytest.approx(1)
+    group = np.repeat(np.arange(5), 60)
+    apart = np.linalg.norm(placed[:, None] - placed[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (group[apart.argmin(axis=1)] == group).mean() > 0.98
+    for few in range(4):
+        assert similar.draw(points[:few] if few else points[:1]).shape == (few or 1, 2)
+
+
+def test_weights_do_not_depend_on_the_order_of_entries() -> None:
+    rng = random.Random(1)
+    texts = [source(kind, rng) for kind in list(TOPICS) * 10]
+    pages = [rasterize(text)[0] for text in texts]
+    edges = np.cumsum([0, *map(len, pages)])
+    counts = count_words(np.concatenate(pages), edges)
+    languages = [*TOPICS] * 10
+    weights = fit_weights(counts, languages)
+    assert weights.shape == (65_536, 64)
+    assert np.array_equal(weights, fit_weights(counts, languages))
+    assert np.isfinite(weights).all()
+    none = fit_weights(count_words("x"), [None])
+    assert not none.any()
+
+
+def test_vectors_and_trees_as_bytes() -> None:
+    assert packed(np.zeros(64, np.float32)) is None
+    vectors = [packed(np.roll(np.arange(64, dtype=np.float32), n)) for n in range(3)]
+    column = pa.chunked_array(
+        [pa.array([vectors[0], None]), pa.array([vectors[1], vectors[2]]).slice(1)]
+    )
+    found, there = unpacked(column)
+    assert there.tolist() == [True, False, True]
+    assert [bytes(row) for row in found] == [vectors[0], vectors[2]]
+    assert embedding.unpacked(pa.array([], pa.binary()))[0].shape == (0, 64)
+    same = np.frombuffer(sign_tree(pa.array(["a/x/y", "a/z"])), "<u2")
+    other = np.frombuffer(sign_tree(pa.array(["b/x/y", "b/z"])), "<u2")
+    assert (same == other).all()
+    apart = np.frombuffer(sign_tree(pa.array(["b/k/l", "b/m"])), "<u2")
+    assert (same == apart).mean() < 0.2
+    many = [f"r/{n}.c" for n in range(200)]
+    half = [f"r/{n}.c" for n in range(100, 300)]
+    signed = [np.frombuffer(sign_tree(pa.array(paths)), "<u2") for paths in (many, half)]
+    assert (signed[0] == signed[1]).mean() == pytest.approx(1 / 3, abs=0.12)
+
+
+def test_the_command(
+    built: Dataset, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    status, said, _ = run("similar", built.url, "100", "--format", "json", "--limit", "3")
+    assert status == 0
+    rows = json.loads(said)["rows"]
+    assert [row["title"].split(" ")[0] for row in rows] == ["py"] * 3
+    query = tmp_path / "mine.c"
+    query.write_text(source("c", random.Random(9)))
+    status, said, _ = run("similar", built.url, str(query), "--where", "record_id <> 101")
+    assert status == 0
+    assert ".c" in said
+    status, said, _ = run("similar", built.url, "top-100/src/alpha.py", "--format", "csv")
+    assert status == 0
+    assert len(said.splitlines()) == 11
+    status, _, said = run("similar", built.url, "nowhere.py")
+    assert status == 2

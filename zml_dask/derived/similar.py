@@ -1,0 +1,333 @@
+"""What is similar: the records and files nearest to one, and a map on which neighbours lie near.
+
+Vectors are compared by the cosine of their angle, trees by the share of names that they have
+in common. Everything is compared with everything: blocks of vectors are read one after the
+other, so that memory does not grow with the dataset, and 65 million of them are 4.2 GB to
+read. An index would answer sooner, but has to hold all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from zml_dask.derived.embedding import (
+    EMBEDDING,
+    RECORDS,
+    Embedder,
+    derive_embedding,
+    derive_records,
+    directions,
+    is_current,
+    unpacked,
+    vectors_of_files,
+)
+from zml_dask.derived.job import put_columns, software
+from zml_dask.derived.near_duplicates import BINS
+from zml_dask.engine.job import OpenExecutor
+from zml_dask.engine.lock import dataset_lock
+from zml_dask.engine.progress import BuildProgress, SilentProgress
+from zml_dask.errors import UsageError
+from zml_dask.query.dataset import Dataset
+from zml_dask.query.file_images import find_file
+from zml_dask.store.info import DerivedTable
+from zml_dask.store.layout import derived_table
+from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.storage import Storage
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+RECORD_MAP: Final = "record_map"
+FILE_MAP: Final = "file_map"
+
+NEIGHBOURS: Final = 10
+LANDMARKS: Final = 10_000
+"""Points that the map is drawn of; the others are placed among the nearest of these."""
+_PLACED_BY: Final = 5
+_AT_ONCE: Final = 1_024
+
+
+def similar(
+    view: Dataset,
+    record: int | None = None,
+    *,
+    file: int | str | None = None,
+    text: str | None = None,
+    k: int = 10,
+    by: str = "content",
+) -> pd.DataFrame:
+    """Find what is nearest to a record, a file or a text; see `Dataset.similar`."""
+    if sum(one is not None for one in (record, file, text)) != 1:
+        raise UsageError("give one thing that others are to be similar to: record, file or text")
+    if k < 1:
+        raise UsageError(f"k is the number of similar ones, 1 or more, not {k!r}")
+    if by not in ("content", "tree") or (by == "tree" and record is None):
+        raise UsageError(f"records are similar by='content' or by='tree', files not by={by!r}")
+    snapshot = view.snapshot
+    if record is not None:
+        return _similar_records(view, record, k, by)
+    _check_derived(snapshot, EMBEDDING)
+    own = -1
+    if file is not None:
+        row = find_file(Dataset(snapshot), file)
+        own = row["record_id"]
+        column = snapshot.take(derived_table(EMBEDDING), np.array([row["file_id"]]), ["vector"])
+        vector = column["vector"][0].as_py() if len(column) else None
+    else:
+        vector = Embedder.of(snapshot)(text or "")
+    if vector is None:
+        raise UsageError("it has no words to be compared by; choose a file or a text with some")
+    wanted = directions(np.frombuffer(vector, np.int8)[np.newaxis])[0]
+    best = (np.empty(0, np.int64), np.empty(0, np.float32))
+    chosen = None if view.is_all else view.selection.files.mask()
+    for file_id, record_id, vectors in vectors_of_files(snapshot):
+        keep = record_id != own
+        if chosen is not None:
+            keep &= chosen[file_id]
+        several = directions(vectors[keep]) @ wanted
+        best = _best(np.append(best[0], file_id[keep]), np.append(best[1], several), k)
+    order = np.argsort(best[0])
+    rows = snapshot.take("files", best[0][order], ["file_id", "record_id", "path"])
+    frame: pd.DataFrame = rows.to_pandas()
+    frame.insert(1, "similarity", best[1][order])
+    return frame.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
+
+
+def _similar_records(view: Dataset, record: int, k: int, by: str) -> pd.DataFrame:
+    snapshot = view.snapshot
+    snapshot.record(record)
+    _check_derived(snapshot, RECORDS)
+    column = "vector" if by == "content" else "tree"
+    table = snapshot.scan(derived_table(RECORDS), ["record_id", column])
+    known = table["record_id"].to_numpy()
+    there = table[column].is_valid().to_numpy()
+    own = np.flatnonzero(known == record)
+    if not own.size or not there[own[0]]:
+        raise UsageError(
+            f"record {record} has no words to be compared by, or was added since; run "
+            f"zml-dask derive DATASET {RECORDS}"
+        )
+    if by == "content":
+        vectors = directions(unpacked(table[column])[0])
+    else:
+        vectors = np.frombuffer(b"".join(table[column].drop_null().to_pylist()), "<u2")
+        vectors = vectors.reshape(-1, BINS)
+    place = int(np.flatnonzero(known[there] == record)[0])
+    one = vectors[place]
+    found = vectors @ one if by == "content" else (vectors == one).mean(axis=1)
+    found = found.astype(np.float32)
+    keep = known[there] != record
+    if not view.is_unselected:
+        of_view = snapshot.take("records", view.record_rows, ["record_id"])["record_id"]
+        keep &= np.isin(known[there], of_view.to_numpy())
+    numbers, scores = _best(known[there][keep], found[keep], k)
+    frame = pd.DataFrame({"record_id": numbers, "similarity": scores})
+    titles = snapshot.scan("records", ["record_id", "title"]).to_pandas()
+    return frame.merge(titles, on="record_id", how="left")
+
+
+def _best(numbers: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
+    """Return those of the highest scores, highest first; of equal ones the smallest numbers."""
+    order = np.lexsort((numbers, -scores))[:k]
+    return numbers[order], scores[order]
+
+
+def _check_derived(snapshot: Snapshot, name: str) -> None:
+    if name not in snapshot.info.derived:
+        raise UsageError(
+            f"{snapshot.storage.url} has no table {name!r}; run zml-dask derive DATASET {name}"
+        )
+
+
+def nearest(points: Float32, others: Float32, k: int) -> tuple[Int64, Float32]:
+    """Find the rows of `others` nearest to each of some points, and the cosines.
+
+    Parameters
+    ----------
+    points, others : numpy.ndarray of float32, shapes (n, 64) and (m, 64)
+        Of length 1.
+    k : int
+
+    Returns
+    -------
+    places : numpy.ndarray of int64, shape (n, min(k, m))
+        The nearest first.
+    cosines : numpy.ndarray of float32, of the same shape
+    """
+    k = min(k, len(others))
+    places = np.empty((len(points), k), np.int64)
+    cosines = np.empty((len(points), k), np.float32)
+    for at in range(0, len(points), _AT_ONCE):
+        several = slice(at, at + _AT_ONCE)
+        found = points[several] @ others.T
+        some = np.argpartition(found, -k, axis=1)[:, -k:]
+        values = np.take_along_axis(found, some, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        places[several] = np.take_along_axis(some, order, axis=1)
+        cosines[several] = np.take_along_axis(values, order, axis=1)
+    return places, cosines
+
+
+def draw(points: Float32, seed: int = 0) -> Float32:
+    """Place points in a plane so that neighbours lie near each other (t-SNE).
+
+    Of more than 10,000 points so many are drawn, and the others placed among their nearest
+    five.
+
+    Parameters
+    ----------
+    points : numpy.ndarray of float32, shape (n, 64)
+        Of length 1.
+    seed : int
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (n, 2)
+        From -1 to 1.
+
+    Raises
+    ------
+    UsageError
+        If openTSNE is not installed.
+    """
+    try:
+        from openTSNE import TSNE
+    except ImportError as error:
+        raise UsageError("a map needs openTSNE; pip install 'zml-dask[map]'") from error
+    n = len(points)
+    chosen = np.arange(n)
+    if n > LANDMARKS:
+        chosen = np.sort(np.random.default_rng(seed).choice(n, LANDMARKS, replace=False))
+    if chosen.size < 4:  # too few to have neighbours
+        drawn = points[chosen, :2].astype(np.float64)
+    else:
+        perplexity = min(30.0, (chosen.size - 1) / 3)
+        options = {"metric": "cosine", "initialization": "pca", "random_state": seed}
+        drawn = np.asarray(TSNE(perplexity=perplexity, **options).fit(points[chosen]))
+    placed = drawn
+    if chosen.size < n:
+        places, cosines = nearest(points, points[chosen], _PLACED_BY)
+        weight = 1 / np.maximum(1 - cosines, 1e-4)
+        placed = (drawn[places] * (weight / weight.sum(axis=1, keepdims=True))[..., None]).sum(1)
+        placed[chosen] = drawn
+    low, high = placed.min(axis=0), placed.max(axis=0)
+    half = max(float((high - low).max()) / 2, 1e-9)
+    found: Float32 = ((placed - (low + high) / 2) / half).astype(np.float32)
+    return found
+
+
+def derive_record_map(
+    dataset: str | Storage,
+    open_executor: OpenExecutor,
+    *,
+    again: bool = False,
+    progress: BuildProgress | None = None,
+) -> Dataset:
+    """Place every record on a map, and find the records nearest to it."""
+    progress = progress or SilentProgress()
+    known = derive_records(dataset, open_executor, again=again, progress=progress)
+    base = known.info.derived[RECORDS].fingerprint
+    columns = (
+        ("x", "float"),
+        ("y", "float"),
+        ("language", "string"),
+        ("neighbours", "list<int64>"),
+        ("similarity", "list<float>"),
+    )
+
+    def compute(snapshot: Snapshot) -> list[pa.Array]:
+        table = snapshot.scan(derived_table(RECORDS), ["record_id", "vector"], with_withdrawn=True)
+        record_id = table["record_id"].to_numpy()
+        vectors, there = unpacked(table["vector"])
+        points = directions(vectors)
+        progress.say(f"drawing {len(points):,} records")
+        shown = record_id[there]
+        visible = ~np.isin(shown, np.array([*snapshot.withdrawn], np.int64))
+        own = np.flatnonzero(visible)
+        placed = draw(points[own])
+        xy = np.full((record_id.size, 2), np.nan, np.float32)
+        rows = np.flatnonzero(there)[own]
+        xy[rows] = placed
+        places, cosines = nearest(points[own], points[own], NEIGHBOURS + 1)
+        neighbours: list[Int64 | None] = [None] * record_id.size
+        similarity: list[Float32 | None] = [None] * record_id.size
+        for position, row in enumerate(rows):
+            others = places[position] != position
+            neighbours[row] = shown[own][places[position][others][:NEIGHBOURS]]
+            similarity[row] = cosines[position][others][:NEIGHBOURS]
+        missing = np.isnan(xy[:, 0])
+        return [
+            *(pa.array(xy[:, k], mask=missing) for k in (0, 1)),
+            pa.array(_main_languages(snapshot, record_id), pa.string()),
+            pa.array(neighbours, pa.list_(pa.int64())),
+            pa.array(similarity, pa.list_(pa.float32())),
+        ]
+
+    return _put_map(known, RECORD_MAP, columns, "records", base, compute, again, progress)
+
+
+def derive_file_map(
+    dataset: str | Storage,
+    open_executor: OpenExecutor,
+    *,
+    again: bool = False,
+    progress: BuildProgress | None = None,
+) -> Dataset:
+    """Place every file on a map."""
+    progress = progress or SilentProgress()
+    known = derive_embedding(dataset, open_executor, again=again, progress=progress)
+    base = known.info.derived[EMBEDDING].fingerprint
+
+    def compute(snapshot: Snapshot) -> list[pa.Array]:
+        blocks = [(file_id, vectors) for file_id, _, vectors in vectors_of_files(snapshot)]
+        rows = np.concatenate([np.empty(0, np.int64), *(file_id for file_id, _ in blocks)])
+        vectors = np.concatenate([np.empty((0, 64), np.int8), *(v for _, v in blocks)])
+        progress.say(f"drawing {len(rows):,} files")
+        xy = np.full((snapshot.info.counts.files, 2), np.nan, np.float32)
+        xy[rows] = draw(directions(vectors))
+        return [pa.array(xy[:, k], mask=np.isnan(xy[:, 0])) for k in (0, 1)]
+
+    columns = (("x", "float"), ("y", "float"))
+    return _put_map(known, FILE_MAP, columns, "files", base, compute, again, progress)
+
+
+def _put_map(
+    known: Dataset,
+    name: str,
+    columns: tuple[tuple[str, str], ...],
+    of: str,
+    base: str,
+    compute: Callable[[Snapshot], list[pa.Array]],
+    again: bool,
+    progress: BuildProgress,
+) -> Dataset:
+    """Compute a map if what it is drawn of has changed."""
+    fingerprint = hashlib.sha256(f"1 {base}".encode()).hexdigest()
+    if is_current(known.snapshot, name, fingerprint) and not again:
+        return known
+    storage = known.snapshot.storage
+    with dataset_lock(storage, on_wait=progress.say) as lock:
+        snapshot = Snapshot.open(storage)
+        title = f"{__name__}.{draw.__name__}"
+        described = DerivedTable(columns, title, fingerprint, software(title), of=of)
+        put_columns(snapshot, name, described, compute(snapshot), lock)
+    return Dataset(Snapshot.open(storage))
+
+
+def _main_languages(snapshot: Snapshot, record_id: Int64) -> list[str | None]:
+    """Return the language group that most images of each record are of."""
+    with Dataset(snapshot).database({"record_id", "language_group", "n_images"}) as database:
+        found = database.table(
+            "SELECT record_id, arg_max(language_group, images) AS language FROM ("
+            "SELECT record_id, language_group, sum(images)::BIGINT AS images FROM selected "
+            "WHERE language_group IS NOT NULL GROUP BY ALL ORDER BY ALL) GROUP BY record_id"
+        )
+    of_record = dict(zip(*(found[name].to_pylist() for name in found.column_names), strict=True))
+    return [of_record.get(number) for number in record_id.tolist()]
