@@ -146,7 +146,8 @@ def fit_weights(counts: WordCounts, languages: Sequence[str | None], seed: int =
     right = np.ascontiguousarray(right, np.float32)
     chosen = _telling_axes(_times(indptr, columns, values, right), languages)
     weights[:, : chosen.shape[1]] = rarity[:, np.newaxis] * (right @ chosen)
-    return weights / max(np.abs(weights).max(), 1e-12)
+    weights /= max(float(np.abs(weights).max()), 1e-12)
+    return weights
 
 
 def _telling_axes(points: Float32, languages: Sequence[str | None]) -> Float32:
@@ -384,7 +385,7 @@ def is_current(snapshot: Snapshot, name: str, fingerprint: str) -> bool:
     known = snapshot.info.derived.get(name)
     if known is None or known.fingerprint != fingerprint:
         return False
-    return snapshot.rows(derived_table(name)) == getattr(snapshot.info.counts, known.of)
+    return bool(snapshot.rows(derived_table(name)) == getattr(snapshot.info.counts, known.of))
 
 
 @compiled
