@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,9 @@ from zml_dask.store.storage import Storage
 
 
 def text_of(name: str) -> str:
-    source = files("osslili") / "data" / "spdx_licenses.json"
+    package = find_spec("osslili")
+    assert package is not None
+    source = Path(str(package.origin)).parent / "data" / "spdx_licenses.json"
     text = json.loads(source.read_text(encoding="utf-8"))["licenses"][name]["text"]
     # As files have it: lines of 79 characters.
     return "\n".join(

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
-from importlib.resources import files
+from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -122,14 +123,14 @@ def _cut_pairs(text: str) -> set[tuple[str, str]]:
 
 @lru_cache(maxsize=1)
 def _texts() -> _Texts:
-    try:
-        source = files("osslili") / "data" / "spdx_licenses.json"
-        licenses = json.loads(source.read_text(encoding="utf-8"))["licenses"]
-    except ModuleNotFoundError as error:
+    package = find_spec("osslili")  # its code is not needed, and takes long to import
+    if package is None or package.origin is None:
         raise UsageError(
             "licences are recognised by SPDX's texts, which osslili has; "
             "pip install 'zml-dask[licenses]'"
-        ) from error
+        )
+    source = Path(package.origin).parent / "data" / "spdx_licenses.json"
+    licenses = json.loads(source.read_text(encoding="utf-8"))["licenses"]
     names: list[str] = []
     sizes: list[int] = []
     holders: dict[tuple[str, str], list[int]] = {}
