@@ -10,7 +10,7 @@ import click
 
 from zml_dask.cli.building import cluster_options, executor_of, progress_of
 from zml_dask.engine.executors import SerialExecutor
-from zml_dask.publish.export import FORMATS, JOBS, ExportOptions, check_formats, export
+from zml_dask.publish.export import JOBS, ExportOptions, check_formats, export
 from zml_dask.publish.png import Grouping, PngOptions
 from zml_dask.publish.samples import ImageForm
 from zml_dask.publish.squashfs import Compression
@@ -24,8 +24,8 @@ from zml_dask.query.dataset import open_dataset
     "--format",
     "formats",
     required=True,
-    metavar="|".join(FORMATS),
-    help="What to write; several separated by commas.",
+    metavar="FORMAT,...",
+    help="What to write, of the forms above.",
 )
 @click.option("--where", metavar="SQL", help="Only the files that fulfil a condition.")
 @cluster_options
