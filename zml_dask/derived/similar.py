@@ -36,6 +36,7 @@ from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.file_images import find_file
+from zml_dask.query.selection import open_selected
 from zml_dask.store.info import DerivedTable
 from zml_dask.store.layout import derived_table
 from zml_dask.store.snapshot import Snapshot
@@ -323,7 +324,7 @@ def _put_map(
 
 def _main_languages(snapshot: Snapshot, record_id: Int64) -> list[str | None]:
     """Return the language group that most images of each record are of."""
-    with Dataset(snapshot).database({"record_id", "language_group", "n_images"}) as database:
+    with open_selected(Dataset(snapshot), {"record_id", "language_group", "n_images"}) as database:
         found = database.table(
             "SELECT record_id, arg_max(language_group, images) AS language FROM ("
             "SELECT record_id, language_group, sum(images)::BIGINT AS images FROM selected "
