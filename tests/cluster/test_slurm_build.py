@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from signal import SIGKILL
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +14,7 @@ from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.distributions import installed_corpus
 
 from .conftest import write_config
-from .runs import content, finish, records_of, run, staged, start, until
+from .runs import content, finish, run, start, until
 from .slurm_lab import NODES, SlurmLab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -72,27 +71,6 @@ def test_killed_and_departing_workers_change_no_byte(
 
 def _left_in_time(logs: Path) -> bool:
     return any("worker-lifetime-reached" in log.read_text() for log in logs.glob("*.err"))
-
-
-def test_a_killed_driver_goes_on_where_it_was(
-    slurm: SlurmLab, zenodo: Sandbox, catalogue: Path, built_locally: Path, tmp_path: Path
-) -> None:
-    config = write_config(tmp_path)
-    zenodo.requests.clear()
-    zenodo.faults = Faults(delay=0.5)
-    dataset, log = tmp_path / "dataset", tmp_path / "log"
-    killed = start("build", catalogue, dataset, *_slurm(config, 2), log=log)
-    until(lambda: len(staged(dataset)) >= 5, "five records staged")
-    killed.send_signal(SIGKILL)
-    killed.wait()
-    before = staged(dataset)
-    zenodo.requests.clear()
-    zenodo.faults = Faults()
-    run("build", catalogue, dataset, *_slurm(config, 2), log=log)
-    again = records_of(zenodo.requests.downloads)
-    assert not before & set(again)
-    assert len(before) >= 5
-    assert content(dataset) == content(built_locally)
 
 
 def test_preempted_workers_come_back_and_are_no_more_than_asked(
