@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import duckdb
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from selenium import webdriver
+from selenium.webdriver.support.ui import Select
 
+import zml_dask as zml
 from zml_dask.analysis.counts import Numbers, count, long_images
 from zml_dask.analysis.report import render
 from zml_dask.cli.report import command
+from zml_dask.errors import UsageError
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import normalize_text
 from zml_dask.store.layout import extension_of
 
+from .browsing import script, violations
 from .conftest import HOSTILE, Known
 
 
@@ -211,7 +218,8 @@ def test_the_page_shows_these_numbers_and_is_safe(known: Known, numbers: Numbers
         shown = [[str(row.iloc[0]), f"{row[measure]:,}"] for _, row in frame.iterrows()]
         assert page.tables[table] == shown
     assert len(page.tables["failures"]) == 2
-    assert page.tags["script"] == 0
+    assert page.tags["script"] == 2, "the report's own, which its hash allows, and its data"
+    assert "unsafe-inline" not in text.partition("script-src")[2].partition('">')[0]
     assert page.tags["b"] == page.tags["i"] == 0
     assert page.tags["img"] == len(re.findall("data:image/png", text)) > 5
     assert "\u202e" not in text
@@ -236,6 +244,92 @@ def test_command_writes_page_json_and_parquet(known: Known, tmp_path: Path) -> N
         ]
         assert chosen["value"].tolist() == [row["images"]]
     assert page.read_text().startswith("<!doctype html>")
+
+
+def test_single_years_add_up(known: Known, numbers: Numbers) -> None:
+    for name, key, measure in (
+        ("by_language", "language", "images"),
+        ("by_extension", "extension", "long_images"),
+    ):
+        summed = numbers.years[name].groupby(key)[measure].sum().to_dict()
+        expected = {k: n for k, n in column(numbers, name, key, measure).items() if n}
+        assert summed == expected
+    years = {str(known.rows[record]["publication_date"])[:4] for record, *_ in known.shown()}
+    assert set(numbers.years["by_language"]["year"]) == years
+
+
+def test_shares_of_near_duplicates(known: Known, tmp_path: Path) -> None:
+    shutil.copytree(known.path, tmp_path / "known")
+    dataset = zml.derive(tmp_path / "known", "near_duplicates")
+    counted = count(str(tmp_path / "known"))
+    files = dataset.read("language", "n_images", "near_duplicates.cluster").dropna(
+        subset=["near_duplicates.cluster"]
+    )
+    files = files[files["n_images"] > 0]
+    files["language"] = files["language"].fillna("(not named)")
+    found = counted.tables["near_duplicates"].set_index("language")
+    assert found["superfluous"].sum() > 0
+    for language, rows in files.groupby("language"):
+        assert found["files"][language] == len(rows)
+        clusters = rows["near_duplicates.cluster"].nunique()
+        assert found["superfluous"][language] == len(rows) - clusters
+    page = Page(render(str(tmp_path / "known"), counted))
+    assert {row[0] for row in page.tables["near_duplicates"]} == set(found.index)
+
+
+@pytest.mark.browser
+def test_tables_are_sorted_scaled_and_filtered_by_year(
+    known: Known, numbers: Numbers, tmp_path: Path, chromium: webdriver.Chrome
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(str(known.path), numbers, "viewer/index.html"), encoding="utf-8")
+    chromium.get(path.as_uri())
+
+    def rows(table: str) -> list[list[str]]:
+        found = f"[...document.querySelectorAll('[data-table={table}] tr')]"
+        return list(script(chromium, f"{found}.map(r => [...r.cells].map(c => c.textContent))"))
+
+    def click(table: str, what: str) -> None:
+        body = f"document.querySelector('[data-table={table}]')"
+        chromium.execute_script(f"{body}.closest('table').querySelector('{what}').click()")
+
+    for descending in (True, False):
+        click("by_license", "thead th:nth-child(3) button")
+        shown = [int(row[2].replace(",", "")) for row in rows("by_license")]
+        assert shown == sorted(shown, reverse=descending)
+    click("by_language", "thead th button")
+    click("by_language", "thead th button")
+    names = [row[0] for row in rows("by_language")]
+    assert names == sorted(names, key=str.lower)
+    bars = "[...document.querySelectorAll('[data-table=by_language] rect')]"
+    width = f"{bars}.map(r => +r.getAttribute('width'))"
+    linear = script(chromium, width)
+    click("by_language", "caption input")
+    scaled = script(chromium, width)
+    assert scaled != linear
+    assert max(scaled) == max(linear) == 100
+    year = str(numbers.years["by_language"]["year"].iloc[0])
+    Select(chromium.find_element("id", "year")).select_by_value(year)
+    of_year = numbers.years["by_language"].query(f"year == '{year}'")
+    assert rows("by_language") == [
+        [row.language, f"{row.images:,}"] for row in of_year.itertuples()
+    ]
+    links = "[...document.querySelectorAll('[data-table={}] a')].map(a => a.getAttribute('href'))"
+    named = ["(none)" if name == "(not named)" else name for name in of_year.language]
+    assert script(chromium, links.format("by_language")) == [
+        f"viewer/index.html#language={quote(name)}" for name in named
+    ]
+    assert (
+        script(chromium, links.format("by_record"))[0]
+        == f"viewer/index.html#record={numbers.tables['by_record'].record_id.iloc[0]}"
+    )
+    assert violations(chromium) == []
+    assert [e for e in chromium.get_log("browser") if e["level"] == "SEVERE"] == []  # type: ignore[no-untyped-call]
+
+
+def test_links_lead_to_web_pages_only(known: Known, numbers: Numbers) -> None:
+    with pytest.raises(UsageError, match="no address of the viewer"):
+        render(str(known.path), numbers, "javascript:alert(1)")
 
 
 def test_hostile_names_are_in_the_dataset(known: Known) -> None:

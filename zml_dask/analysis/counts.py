@@ -67,6 +67,27 @@ _QUERIES: Mapping[str, str] = {
 """Table of the report -> what gives it, in order; ``listed`` are all files, ``drawn`` those
 with images."""
 
+_YEAR = f"coalesce(year(publication_date)::VARCHAR, '{UNNAMED}') AS year"
+_BY_YEAR: Mapping[str, str] = {
+    table: f"SELECT {_YEAR}, {key}, sum({counted})::BIGINT AS {measure} FROM drawn "
+    "JOIN (SELECT record_id, publication_date FROM all_records) USING (record_id) "
+    f"GROUP BY ALL HAVING sum({counted}) > 0 ORDER BY year, 3 DESC, {key}"
+    for table, key, counted, measure in (
+        ("by_language", "language", "n_images", "images"),
+        ("by_extension", "extension", "long_images", "long_images"),
+    )
+}
+"""Tables of `_QUERIES` that are also counted for each year."""
+
+_NEAR = """
+    SELECT language, count(*) AS files, count(*) FILTER (size > 1) AS near_copies,
+        count(*) - count(DISTINCT cluster) AS superfluous
+    FROM (SELECT file_id, language FROM drawn)
+    JOIN (SELECT file_id, cluster, size FROM all_derived_near_duplicates
+          WHERE cluster IS NOT NULL) USING (file_id)
+    GROUP BY ALL ORDER BY near_copies DESC, language"""
+"""``superfluous``: what goes where one file of each cluster stays, within a language."""
+
 _EXAMPLES = f"""
     WITH firsts AS (
         SELECT language, record_id, min(file_id) AS file_id FROM listed
@@ -93,22 +114,29 @@ class Numbers:
         The first column is the key, most frequent first; ``by_year`` in order.
     examples : pandas.DataFrame
         Rows of files whose first image is full, some of every language.
+    years : mapping of str to pandas.DataFrame
+        ``by_language`` and ``by_extension`` for each ``year``.
     """
 
     totals: Mapping[str, float]
     tables: Mapping[str, pd.DataFrame]
     examples: pd.DataFrame
+    years: Mapping[str, pd.DataFrame]
 
     def to_json(self) -> str:
         """Arrange as JSON: ``totals``, and a list of rows for every table."""
+        years = {f"{name}_and_year": table for name, table in self.years.items()}
         rows = {
             name: json.loads(table.to_json(orient="records", force_ascii=True))
-            for name, table in self.tables.items()
+            for name, table in {**self.tables, **years}.items()
         }
         return json.dumps({"totals": dict(self.totals), **rows}, indent=1)
 
     def write_parquet(self, path: Path) -> None:
-        """Write every number as one long table: ``table``, ``key``, ``measure``, ``value``."""
+        """Write all but the numbers of single years as one long table.
+
+        Its columns are ``table``, ``key``, ``measure`` and ``value``.
+        """
         long = [
             table.melt(id_vars=table.columns[0], var_name="measure")
             .set_axis(["key", "measure", "value"], axis=1)
@@ -149,11 +177,13 @@ def count(dataset: str) -> Numbers:
         f"n_lines >= {height} AS is_full FROM all_files",
         "drawn": "SELECT * FROM listed WHERE n_images > 0",
     }
+    near = "near_duplicates" in snapshot.derived
+    names = ("files", "records", "failures", *(["derived/near_duplicates"] if near else []))
     patterns = pa.table({"what": list(_REPRODUCIBLE), "pattern": list(_REPRODUCIBLE.values())})
-    with Database(
-        snapshot, ("files", "records", "failures"), views, values={"patterns": patterns}
-    ) as database:
-        tables = {name: database.table(query).to_pandas() for name, query in _QUERIES.items()}
+    with Database(snapshot, names, views, values={"patterns": patterns}) as database:
+        queries = {**_QUERIES, **({"near_duplicates": _NEAR} if near else {})}
+        tables = {name: database.table(query).to_pandas() for name, query in queries.items()}
+        years = {name: database.table(query).to_pandas() for name, query in _BY_YEAR.items()}
         examples = database.table(_EXAMPLES).to_pandas()
     largest = tables["by_record"]
     n_images = int(largest["images"].sum())
@@ -171,7 +201,7 @@ def count(dataset: str) -> Numbers:
         "top_10_share": float(share[:10].sum()),
         "top_1_percent_share": float(share[: max(len(share) // 100, 1)].sum()),
     }
-    return Numbers(totals, tables, examples)
+    return Numbers(totals, tables, examples, years)
 
 
 def long_images(height: int) -> str:

@@ -20,13 +20,24 @@ _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 )
 @click.option("--json", "json_file", type=_FILE, help="Also write every number as JSON here.")
 @click.option("--parquet", "parquet_file", type=_FILE, help="Also write every number as Parquet.")
-def command(dataset: str, output: Path, json_file: Path | None, parquet_file: Path | None) -> None:
+@click.option(
+    "--viewer",
+    help="Address of the viewer's page, as seen from the report (viewer/index.html): names in "
+    "the report become links to their images.",
+)
+def command(
+    dataset: str,
+    output: Path,
+    json_file: Path | None,
+    parquet_file: Path | None,
+    viewer: str | None,
+) -> None:
     """Write a page about DATASET: counts by language and extension, failures, a mosaic."""
     for wanted in (output, json_file, parquet_file):
         if wanted is not None and not wanted.absolute().parent.is_dir():
             raise click.BadParameter(f"there is no folder {escape_text(str(wanted.parent))!r}")
     numbers = count(dataset)
-    output.write_text(render(dataset, numbers), encoding="utf-8")
+    output.write_text(render(dataset, numbers, viewer), encoding="utf-8")
     if json_file is not None:
         json_file.write_text(numbers.to_json() + "\n", encoding="utf-8")
     if parquet_file is not None:
