@@ -66,7 +66,7 @@ def test_pngs(run: Run, dataset: Path, tmp_path: Path) -> None:
 def test_wrong_calls(run: Run, dataset: Path, tmp_path: Path) -> None:
     status, _, err = run("export", dataset, tmp_path / "out", "--format", "xml")
     assert (status, err.count("\n")) == (2, 1)
-    assert "no 'xml'; choose from dataset, pickle, hdf5, tree, parquet, webdataset, squ" in err
+    assert "no 'xml'; choose from dataset, pickle, hdf5, tree, parquet, webdataset, png, squ" in err
     status, _, err = run("export", tmp_path / "nothing", tmp_path / "out", "--format", "pickle")
     assert (status, err.count("\n")) == (2, 1)
     status, _, err = run("import-legacy", tmp_path / "nothing", tmp_path / "new", "--workers", "1")
