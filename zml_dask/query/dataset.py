@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from zml_dask.errors import UsageError
 from zml_dask.query.batches import VOCABULARY, Batches, BatchOptions, Encoding
 from zml_dask.query.counting import count_all, count_by, find_duplicates, find_near_duplicates
 from zml_dask.query.describe import RecordView, describe, describe_html
@@ -29,6 +28,7 @@ from zml_dask.query.selection import (
     open_question,
     record_rows,
     resolve,
+    sample_images,
 )
 from zml_dask.query.split import Split, split_view
 from zml_dask.query.sql import Condition, equality, parse_condition
@@ -249,13 +249,7 @@ class Dataset:
         UsageError
             If `n` is negative, or no whole number.
         """
-        if not isinstance(n, (int, np.integer)) or n < 0:
-            raise UsageError(f"cannot choose {n!r} images; give a whole number from 0 on")
-        total = len(self)
-        picked = np.random.default_rng(seed).choice(total, min(n, total), replace=False)
-        rows = self.rows.positions()[np.sort(picked)]
-        chosen = self.selection.with_images(Rows.of_positions(rows, self.rows.total))
-        return Dataset(self.snapshot, chosen, (), self.whole)
+        return Dataset(self.snapshot, sample_images(self, n, seed), (), self.whole)
 
     def sql(
         self, query: str, *, memory_limit: int | None = None, timeout: float | None = None
@@ -486,7 +480,7 @@ class Dataset:
     def split(
         self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0
     ) -> Split[Dataset]:
-        """Divide into parts for training and testing, without leakage.
+        """Divide into parts for training and testing, without leakage: a dict of views.
 
         All versions of a concept are in one part. So are files of identical
         content: of copies in several parts, those in the part of the file that
@@ -506,11 +500,6 @@ class Dataset:
             files, records or derived tables, such as ``"repository"``.
         seed : int
             Another one gives another split.
-
-        Returns
-        -------
-        Split of Dataset
-            A dict of views, by name.
 
         Raises
         ------
@@ -543,11 +532,6 @@ class Dataset:
         executor : Executor, optional
             What runs the tasks; by default this process, one after the other.
         progress : BuildProgress, optional
-
-        Returns
-        -------
-        Dataset
-            What was saved.
 
         Raises
         ------
@@ -584,21 +568,11 @@ class Dataset:
         above.export(self, os.fspath(path), [format], above.ExportOptions(**options))
 
     def view(self, height: int = 720) -> IFrame:
-        """Show the viewer's page in a notebook; elsewhere `zml-dask view` does.
+        """Show the viewer's page in a notebook, `height` pixels high; see `zml-dask view`.
 
         The page comes from a server in this process, on 127.0.0.1, that ends with it. So the
         browser must run on the same machine, or reach that port through a tunnel. Of a
-        selection the page shows its images.
-
-        Parameters
-        ----------
-        height : int
-            Of the page within the notebook, in pixels.
-
-        Returns
-        -------
-        IPython.display.IFrame
-            Shown where it is the last expression of a cell.
+        selection the page shows its images. It is shown where it ends a cell.
 
         Raises
         ------
@@ -743,6 +717,8 @@ class Dataset:
     ) -> TorchImages:
         """Give the images in batches to PyTorch, for a ``DataLoader`` with ``batch_size=None``.
 
+        The loader's workers divide the batches among themselves.
+
         Parameters
         ----------
         batch_size : int
@@ -751,11 +727,6 @@ class Dataset:
             are. Default: what ``torch.distributed`` says, where it is initialised.
         **options
             As in :meth:`batches`.
-
-        Returns
-        -------
-        TorchImages
-            An ``IterableDataset``; workers divide the batches among themselves.
         """
         from zml_dask.query.torch_loader import TorchImages, distributed_rank
 

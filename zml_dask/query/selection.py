@@ -283,6 +283,16 @@ def _select_images(
     return select_files(snapshot, wanted, of_images, images)
 
 
+def sample_images(view: Dataset, n: int, seed: int) -> Selection:
+    """Choose some images of a view at random; see `Dataset.sample`."""
+    if not isinstance(n, (int, np.integer)) or n < 0:
+        raise UsageError(f"cannot choose {n!r} images; give a whole number from 0 on")
+    total = len(view)
+    picked = np.random.default_rng(seed).choice(total, min(n, total), replace=False)
+    rows = view.rows.positions()[np.sort(picked)]
+    return view.selection.with_images(Rows.of_positions(rows, view.rows.total))
+
+
 def mask_selection(selection: Selection, where: ArrayLike | pd.Series[bool]) -> Selection:
     """Apply a mask with a value for each file or each image."""
     mask = np.asarray(where)
