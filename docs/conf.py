@@ -15,6 +15,7 @@ extensions = [
     "sphinx_click",
     "sphinx_copybutton",
 ]
+highlight_language = "text"  # of blocks that name none: layouts, not Python
 html_theme = "furo"
 html_favicon = "../zml_dask/publish/page/icon.svg"
 html_title = f"zml_dask {release}"
