@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,6 +85,12 @@ def mapped(known: Known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[V
             "sha256": digest,
         }
     ]
+    # What the map was computed with: a table without records, which no question may name.
+    words = part.with_name("words.parquet")
+    pq.write_table(pa.table({"word": ["loop"]}), words, compression="zstd")
+    path, size = words.relative_to(folder).as_posix(), words.stat().st_size
+    info["tables"]["derived/words"] = [{"path": path, "rows": 1, "size": size, "sha256": ""}]
+    info["derived"] = {"words": {"of": "nothing"}, "record_map": {"of": "records"}}
     (folder / "dataset.json").write_text(json.dumps(info))
     with running(ViewerServer(str(known.path))) as server:
         server.storage = Storage.open(folder)
@@ -188,6 +195,16 @@ def test_colours_are_named_and_chosen(
     assert all(name.startswith(mapped.url) for name in loaded)
     log = chromium.get_log("browser")  # type: ignore[no-untyped-call]
     assert [entry for entry in log if entry["level"] == "SEVERE"] == []
+
+
+def test_the_map_is_a_table_of_questions(mapped: ViewerServer, chromium: webdriver.Chrome) -> None:
+    where = "FROM record_map JOIN records USING (record_id) WHERE x < -0.6 ORDER BY record_id"
+    show(chromium, f"{mapped.url}#sql={quote(f'SELECT record_id, x, title {where}')}")
+    wait(chromium, lambda b: text(b, "answer") == "3 rows")
+    links = "[...document.querySelectorAll('#result a')].map(a => a.textContent)"
+    assert script(chromium, links) == ["101", "102", "103"]
+    tables = "[...document.querySelectorAll('#tables dt')].map(t => t.textContent)"
+    assert script(chromium, tables) == ["files", "records", "failures", "record_map"]
 
 
 def test_without_a_map_the_page_says_what_makes_one(

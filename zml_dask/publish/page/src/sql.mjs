@@ -13,7 +13,9 @@ const NO_FAILURES = "record_id BIGINT, stage VARCHAR, kind VARCHAR, message VARC
 /** Tables that a question may name, as `zml-dask sql` has them: without what is withdrawn. */
 function views({ base, info, withdrawn }) {
   const own = ["files", "records", "failures"].map((name) => [name, info.tables[name] ?? []]);
-  const derived = Object.entries(info.tables).filter(([name]) => name.startsWith("derived/"));
+  // A derived table "of nothing" is what others are computed with, and has no record.
+  const isShown = (name) => name.startsWith("derived/") && info.derived?.[name.slice("derived/".length)]?.of !== "nothing";
+  const derived = Object.entries(info.tables).filter(([name]) => isShown(name));
   const hidden = withdrawn.size ? `WHERE record_id NOT IN (${[...withdrawn].join(", ")})` : "";
   return [...own, ...derived].map(([table, parts]) => {
     const name = table.replace("derived/", "");
