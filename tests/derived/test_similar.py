@@ -95,10 +95,11 @@ def test_records_of_one_kind_are_nearest(built: Dataset) -> None:
     assert by_tree.similarity[0] == 1
     # A record is the mean of the directions of its files.
     rows = built.select("record_id = 100 and embedding.vector is not null").read(
-        "embedding.vector", "record_embedding.vector"
+        "embedding.vector", "record_embedding.vector", "n_images"
     )
     vectors = np.stack([np.frombuffer(v, np.int8) for v in rows["embedding.vector"]]).astype(float)
-    mean = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).sum(axis=0)
+    weight = np.minimum(rows.n_images.to_numpy(), 8)[:, None]
+    mean = (weight * vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).sum(axis=0)
     stored = rows["record_embedding.vector"][0]
     one = np.frombuffer(stored, np.int8).astype(float)
     assert one @ mean / np.linalg.norm(one) / np.linalg.norm(mean) > 0.999

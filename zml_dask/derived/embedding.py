@@ -8,7 +8,8 @@ languages differ most by the measure of how files of one language do. It is kept
 its own, ``embedding_weights``, so that the rows of an update are computed as all others were.
 
 A vector is stored as 64 signed bytes: only its direction counts. A record is the mean of
-the directions of its files; beside it stands a MinHash signature of its tree, for comparing
+the directions of its files, each counted by its images up to eight, since the many small
+files say less of it; beside it stands a MinHash signature of its tree, for comparing
 how records are laid out.
 """
 
@@ -59,7 +60,7 @@ _SAMPLE: Final = 12_000
 _PER_RECORD: Final = 100
 """Of those, from one record at most."""
 _PAGES: Final = 8
-"""Images of a file that are counted for the fit."""
+"""Images of a file that are counted, for the fit and as its weight in a record."""
 _MOST_OF_A_LANGUAGE: Final = 50
 """A language counts by its files in the sample, up to so many."""
 _RIDGE: Final = 0.03
@@ -352,7 +353,7 @@ def derive_records(
     embedded = derive_embedding(dataset, open_executor, again=again, progress=progress)
     storage = embedded.snapshot.storage
     fingerprint = hashlib.sha256(
-        f"1 {embedded.info.derived[EMBEDDING].fingerprint}".encode()
+        f"2 {embedded.info.derived[EMBEDDING].fingerprint}".encode()
     ).hexdigest()
     if is_current(embedded.snapshot, RECORDS, fingerprint) and not again:
         return embedded
@@ -363,11 +364,13 @@ def derive_records(
         record_id = known["record_id"].to_numpy()
         order = np.argsort(record_id)
         total = np.zeros((record_id.size, SIZE), np.float32)
-        for _, record, vectors in vectors_of_files(snapshot):
+        for file_id, record, vectors in vectors_of_files(snapshot):
+            pages = snapshot.take("files", file_id, ["n_images"])["n_images"].to_numpy()
+            weight = np.minimum(pages, _PAGES).astype(np.float32)
             place = order[np.searchsorted(record_id[order], record)]
             starts = np.flatnonzero(np.diff(place, prepend=-1))
             if starts.size:
-                sums = np.add.reduceat(directions(vectors), starts)
+                sums = np.add.reduceat(directions(vectors) * weight[:, np.newaxis], starts)
                 np.add.at(total, place[starts], sums)
         columns = (("vector", "binary"), ("tree", "binary"))
         title = f"{__name__}.{derive_records.__name__}"
