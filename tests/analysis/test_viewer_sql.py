@@ -126,7 +126,7 @@ def test_what_names_images_files_or_records_is_shown_as_images(
         chromium,
         "SELECT 0 AS file_id FROM range(3) UNION ALL SELECT i FROM range(10000) t(i) WHERE i > 900",
     )
-    shows(chromium, f"{3 * files.n_images.iloc[0]} images")
+    shows(chromium, f"{files.n_images.iloc[0]} images")
 
 
 def test_withdrawn_records_are_not_in_any_answer(

@@ -148,7 +148,7 @@ export class OfResult {
   reach(k, wanted = () => true, progress = () => {}) {
     this.reading = this.reading.then(async () => {
       while (!this.whole && this.runs.images <= k && wanted()) {
-        const numbers = this.numbers.subarray(this.next, this.next + AT_ONCE);
+        const numbers = this.numbers.slice(this.next, this.next + AT_ONCE);
         const rows = await this.table.rowsAt(numbers, ["first_image", "n_images", "record_id", "language"]);
         for (const { first_image: first, n_images: images, record_id: record, language } of rows) {
           if (!this.withdrawn.has(record)) this.runs.add(first, images, { record, language });
@@ -171,7 +171,7 @@ const inside = (value, end) => Number.isInteger(value) && value >= 0 && value < 
 export async function ofResult(dataset, names, numbers) {
   const named = ["image", "file_id", "record_id"].find((name) => names.includes(name));
   if (!named) return null;
-  const [found] = await numbers([named]);
+  const found = [...new Set((await numbers([named]))[0])]; // each once, where it comes first
   if (named === "file_id") {
     const table = dataset.table("files");
     return new OfResult(table, found.filter((value) => inside(value, table.rows)), dataset.withdrawn);
