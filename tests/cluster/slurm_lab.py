@@ -38,6 +38,7 @@ CORES = 2
 ACCOUNT = "science"
 _SYSTEM_TABLES = Path("/usr/share/mysql/mysql_system_tables.sql")
 _CGROUPS = Path("/sys/fs/cgroup")
+_KINDS = ("freezer", "memory")
 _SYSTEM_PATH = "/usr/sbin:/usr/local/sbin"
 _START_SECONDS = 60.0
 
@@ -63,7 +64,7 @@ def has_cgroups() -> bool:
     """Whether control groups of the first version, which need no systemd, may be made here."""
     return all(
         os.access(_CGROUPS / each, os.W_OK) and (_CGROUPS / each / "cgroup.procs").exists()
-        for each in ("freezer", "memory")
+        for each in _KINDS
     )
 
 
@@ -176,6 +177,7 @@ def running_slurm() -> Iterator[SlurmLab]:
         folder.chmod(0o755)
         lab = SlurmLab(folder)
         with lab.stack:
+            lab.stack.callback(_remove_control_groups)
             _write_configuration(folder)
             _start_munge(lab)
             _start_accounting(lab)
@@ -249,6 +251,15 @@ def _end(daemon: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         daemon.kill()
         daemon.wait()
+
+
+def _remove_control_groups() -> None:
+    """Those of our nodes, which SLURM leaves behind."""
+    for top in (_CGROUPS / kind / f"slurm_{node}" for kind in _KINDS for node in NODES):
+        groups = [path for path in top.rglob("*") if path.is_dir()]
+        for group in [*sorted(groups, reverse=True), top]:  # the innermost first
+            with suppress(OSError):
+                group.rmdir()
 
 
 def _free_ports(count: int) -> list[int]:
