@@ -46,7 +46,7 @@ def test_files_come_out_in_path_order_with_their_text(tmp_path: Path, max_memory
     assert [row["path"] for row, _ in reader] == sorted(paths)
     assert {row["path"]: text.decode() for row, text in reader if text} == dict(files)
     assert staged.n_images == 2 * len(paths) == sum(row["n_images"] for row, _ in reader)
-    assert reader.text(1).decode() == dict(files)[sorted(paths)[1]]
+    assert [text for _, text in reader][1].decode() == dict(files)[sorted(paths)[1]]
     assert not list((tmp_path / "scratch").glob("*")) if max_memory == 0 else True
 
 
@@ -68,8 +68,8 @@ def test_a_million_rows_wait_in_scratch(tmp_path: Path, monkeypatch: pytest.Monk
     files = [(f"{i:04}.txt", "x\n" * (i % 90)) for i in rng.permutation(1000)]
     stage(storage, tmp_path, 1, files)
     reader = StagedReader(storage, StagingIndex.load(storage).locate(0))
-    assert reader.files["path"].to_pylist() == sorted(path for path, _ in files)
-    assert reader.files.num_rows == 1000
+    assert [row["path"] for row, _ in reader] == sorted(path for path, _ in files)
+    assert len(list(reader)) == 1000
     # A few images out of the middle, across frames of rows.
     drawn = list(reader.draw_texts(100, 200))
     assert sum(text.n_images for text in drawn) == 100
@@ -82,7 +82,7 @@ def test_paths_that_no_table_can_hold_are_spelt_out(tmp_path: Path) -> None:
         stager.add(replace(file, path="bad-\udcff.py"), text)
         stager.finish(storage, {"title": "bad \udcff title", "keywords": ["\udc80"]})
     reader = StagedReader(storage, StagingIndex.load(storage).locate(0))
-    assert reader.files["path"].to_pylist() == ["bad-\\udcff.py"]
+    assert [row["path"] for row, _ in reader] == ["bad-\\udcff.py"]
     assert reader.record["title"] == "bad \\udcff title"
 
 
@@ -102,7 +102,7 @@ def test_packing_keeps_records_and_failures_and_removes_the_singles(tmp_path: Pa
         assert index.record_id.tolist() == [10, 20, 30]
         assert index.failures["record_id"].to_pylist() == [40]
         reader = StagedReader(storage, index.find(20)) if index is after else None
-        assert reader is None or reader.text(0) == b"20\n"
+        assert reader is None or next(iter(reader))[1] == b"20\n"
     assert after.find(11) is None
 
 

@@ -33,14 +33,7 @@ def write_zip(
 ) -> None:
     """Write a zip in GitHub's form: one top folder, folders as entries, the commit as comment.
 
-    Parameters
-    ----------
-    top : str
-        Name of the top folder.
-    when : datetime
-        Time of every member.
-    commit : str
-        40 hex digits.
+    All members are below `top` and of the time `when`.
     """
     stamp = max(when.timetuple()[:6], (1980, 1, 1, 0, 0, 0))
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -61,14 +54,7 @@ def write_tar_gz(
 ) -> None:
     """Write a gzipped tar in GitHub's form: one top folder, the commit in the global header.
 
-    Parameters
-    ----------
-    top : str
-        Name of the top folder.
-    when : datetime
-        Time of every member.
-    commit : str
-        40 hex digits.
+    All members are below `top` and of the time `when`.
     """
     stream = target.open("wb") if isinstance(target, Path) else target
     with (

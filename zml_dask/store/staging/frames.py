@@ -19,7 +19,7 @@ import json
 import os
 import struct
 from array import array
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -120,26 +120,14 @@ class BlobTrailer:
 
     def to_bytes(self) -> bytes:
         """Pack with magic and checksum."""
-        body = _BLOB.pack(
-            _BLOB_MAGIC,
-            self.directory_offset,
-            self.directory_length,
-            self.record_id,
-            self.n_files,
-            self.n_images,
-            self.height,
-            self.width,
-            0,
-        )[:-4]
-        return body + struct.pack("<I", google_crc32c.value(body))
+        return _sealed(_BLOB, _BLOB_MAGIC, *astuple(self))
 
     @classmethod
     def from_bytes(cls, tail: bytes, where: str) -> BlobTrailer:
         """Inverse of `to_bytes`; `DatasetDamagedError` where it is not one."""
-        if len(tail) == _BLOB.size:
-            magic, *fields, checksum = _BLOB.unpack(tail)
-            if magic == _BLOB_MAGIC and checksum == google_crc32c.value(tail[:-4]):
-                return cls(*fields)
+        fields = _unsealed(_BLOB, _BLOB_MAGIC, tail)
+        if fields is not None:
+            return cls(*fields)
         raise DatasetDamagedError(
             f"{where} is not a whole staged record; remove it and build again"
         )
@@ -147,18 +135,30 @@ class BlobTrailer:
 
 def pack_trailer(index_offset: int, index_length: int) -> bytes:
     """Pack the last bytes of a pack."""
-    body = _PACK.pack(_PACK_MAGIC, index_offset, index_length, 0)[:-4]
-    return body + struct.pack("<I", google_crc32c.value(body))
+    return _sealed(_PACK, _PACK_MAGIC, index_offset, index_length)
 
 
 def unpack_trailer(tail: bytes, where: str) -> tuple[int, int]:
     """Return where the index of a pack is; `DatasetDamagedError` where `tail` is not a trailer."""
-    if len(tail) >= _PACK.size:
-        tail = tail[-_PACK.size :]
-        magic, offset, length, checksum = _PACK.unpack(tail)
-        if magic == _PACK_MAGIC and checksum == google_crc32c.value(tail[:-4]):
-            return offset, length
-    raise DatasetDamagedError(f"{where} is not a whole pack; remove it and build again")
+    fields = _unsealed(_PACK, _PACK_MAGIC, tail[-_PACK.size :])
+    if fields is None:
+        raise DatasetDamagedError(f"{where} is not a whole pack; remove it and build again")
+    offset, length = fields
+    return offset, length
+
+
+def _sealed(form: struct.Struct, magic: bytes, *fields: int) -> bytes:
+    """Pack fields between a magic and a checksum."""
+    body = form.pack(magic, *fields, 0)[:-4]
+    return body + struct.pack("<I", google_crc32c.value(body))
+
+
+def _unsealed(form: struct.Struct, magic: bytes, data: bytes) -> list[int] | None:
+    """Inverse of `_sealed`; None where it is not that."""
+    if len(data) != form.size:
+        return None
+    found, *fields, checksum = form.unpack(data)
+    return fields if found == magic and checksum == google_crc32c.value(data[:-4]) else None
 
 
 class FrameWriter:

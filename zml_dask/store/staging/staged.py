@@ -89,12 +89,6 @@ class StagedReader:
         )
         return row
 
-    @property
-    def files(self) -> pa.Table:
-        """All rows of the record's files in path order, with ``n_images`` and ``text_sha256``."""
-        batches = [rows for _, rows in self.row_batches()]
-        return pa.Table.from_batches(batches) if batches else pa.table({})
-
     def row_batches(
         self, first_image: int | None = None, stop_image: int | None = None
     ) -> Iterator[tuple[RowFrame, pa.RecordBatch]]:
@@ -106,17 +100,6 @@ class StagedReader:
                 return
             stream = decompress(self._read(frame.offset, frame.length), self._where)
             yield frame, pa.ipc.open_stream(stream).read_next_batch()
-
-    def text(self, file: int) -> bytes:
-        """Return the normalised text of the `file`-th file in path order; empty for none."""
-        for frame, rows in self.row_batches():
-            if file < frame.first_file + frame.n_files:
-                row = file - frame.first_file
-                number, offset, length = (
-                    rows.column(name)[row].as_py() for name in ("frame", "offset", "length")
-                )
-                return self._text_at(number, offset, length) if number >= 0 else b""
-        raise IndexError(f"the record has {self.trailer.n_files} files, there is no {file}")
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], bytes | None]]:
         """Give each file's row and normalised text (None where it has none), in path order."""
