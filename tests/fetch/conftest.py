@@ -1,4 +1,4 @@
-"""Fixtures of the fetch room: reading bytes as an archive, and a GitHub on loopback."""
+"""Fixtures of the fetch package: reading bytes as an archive, and a GitHub on loopback."""
 
 from __future__ import annotations
 

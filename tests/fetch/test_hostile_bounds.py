@@ -114,7 +114,7 @@ def test_what_a_header_hides_is_never_unpacked(method: int, body: bytes) -> None
 def test_memory_that_an_xz_asks_for_is_refused(read: Read) -> None:
     member = RawMember(b"a", wide_xz(b"abc"), 3, zlib.crc32(b"abc"), method=95)
     assert fates(read(raw_zip(member))) == {"a": "refused"}
-    # Under a compression the file's kind cannot even be told.
+    # Under a compression the file's kind cannot even be seen.
     found = read(wide_xz(make_tar()))
     assert [(one.status, one.data) for one in found] == [("refused", None)]
     assert "too much memory" in str(found[0].reason)
@@ -217,7 +217,7 @@ def test_a_cut_zip_is_held_to_the_same_rules(read: Read) -> None:
 
 
 def test_a_streamed_bomb_in_a_cut_zip_is_bounded(read: Read) -> None:
-    """Its length is told after it: it has to be inflated to find where it ends."""
+    """Its length is stated after it: it has to be inflated to find where it ends."""
     member = RawMember.of(b"bomb", bytes(50 * MEGABYTE), flags=8)
     header = struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, 8, 8, 0, 0, 0, 0, 0, len(member.name), 0)
     members = read(header + member.name + member.body, max_unpacked_bytes=10 * MEGABYTE)

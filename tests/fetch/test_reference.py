@@ -142,7 +142,7 @@ def like_a_self_extractor(folder: Path, out: Path) -> None:
 
 
 def two_tars(folder: Path, out: Path) -> None:
-    """As ``cat a.tar.gz b.tar.gz``; bsdtar is told to go on behind the first."""
+    """As ``cat a.tar.gz b.tar.gz``; bsdtar is asked to go on behind the first."""
     first, second = out.with_suffix(".1"), out.with_suffix(".2")
     sh("tar -czf $OUT project/src")(folder, first)
     sh("tar -czf $OUT --exclude=project/src project")(folder, second)

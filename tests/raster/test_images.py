@@ -85,14 +85,14 @@ def test_any_window_of_several_files_can_be_drawn(
     each = [rasterize(text, width, height) for text in texts]
     whole = np.concatenate([images for images, _ in each] or [np.empty((0, height, width))])
     counts = np.concatenate([lines for _, lines in each] or [np.empty(0)])
-    settled = [to_text(*pair).encode("utf-8", "surrogatepass") for pair in each]
+    encoded = [to_text(*pair).encode("utf-8", "surrogatepass") for pair in each]
     first = len(each[0][0]) if each else 0
     skip = data.draw(st.integers(0, first))
-    room = data.draw(st.integers(0, len(whole) + 2))
-    images = np.full((room, height, width), 7, np.uint32)
-    n_lines = np.full(room, 99, np.uint8)
-    drawn = rasterize_into(settled, images, n_lines, skip=skip)
-    assert drawn == min(room, len(whole) - skip)
+    n_images = data.draw(st.integers(0, len(whole) + 2))
+    images = np.full((n_images, height, width), 7, np.uint32)
+    n_lines = np.full(n_images, 99, np.uint8)
+    drawn = rasterize_into(encoded, images, n_lines, skip=skip)
+    assert drawn == min(n_images, len(whole) - skip)
     assert np.array_equal(images[:drawn], whole[skip : skip + drawn])
     assert np.array_equal(n_lines[:drawn], counts[skip : skip + drawn])
     assert (images[drawn:] == 7).all()

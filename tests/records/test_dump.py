@@ -241,8 +241,8 @@ def test_a_resumed_download_asks_for_the_rest_alone(both: Both) -> None:
 
 def test_a_dump_that_is_not_what_its_listing_says_is_refused(both: Both) -> None:
     version = both.served.exporter.versions(both.served.api_url)[0]
-    settled = version.contents[JSON_DUMP].made()
-    version.contents[JSON_DUMP]._kept = replace(settled, md5="0" * 32)
+    made = version.contents[JSON_DUMP].made()
+    version.contents[JSON_DUMP]._kept = replace(made, md5="0" * 32)
     with pytest.raises(DumpError, match="not what its listing says"):
         both.by_dump()
     assert Catalogue.open(both.dumped).refs.record_ids.tolist() == []

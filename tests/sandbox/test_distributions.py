@@ -40,8 +40,8 @@ def record_of(corpus: Corpus, name: str) -> SandboxRecord:
 
 def members(record: SandboxRecord) -> dict[str, bytes]:
     [(key, content)] = record.files.items()
-    settled = content.made()
-    data = io.BytesIO(settled.read(0, settled.size))
+    made = content.made()
+    data = io.BytesIO(made.read(0, made.size))
     if key.endswith(".zip"):
         with zipfile.ZipFile(data) as archive:
             return {name: archive.read(name) for name in archive.namelist() if name[-1] != "/"}

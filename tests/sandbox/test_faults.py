@@ -25,19 +25,19 @@ def served(make_sandbox: Make) -> Sandbox:
 
 
 def fetch(served: Sandbox) -> tuple[int, bytes, int]:
-    """Status, whatever came of the body, and the length that was told."""
+    """Status, whatever came of the body, and the length that was stated."""
     parts = urlsplit(f"{served.api_url}/records/7/files/data.bin/content")
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
     connection.request("GET", parts.path, headers={"User-Agent": "tests"})
     answer = connection.getresponse()
-    told = int(answer.headers["Content-Length"])
+    stated = int(answer.headers["Content-Length"])
     try:
         body = answer.read()
     except http.client.IncompleteRead as short:
         body = short.partial
     finally:
         connection.close()
-    return answer.status, body, told
+    return answer.status, body, stated
 
 
 def test_every_third_body_is_cut(served: Sandbox) -> None:
@@ -48,13 +48,13 @@ def test_every_third_body_is_cut(served: Sandbox) -> None:
 
 def test_corrupt_lying_and_stalling_bodies(served: Sandbox) -> None:
     served.faults = Faults(corrupt_every=1)
-    _, body, told = fetch(served)
-    assert (len(body), told) == (len(DATA), len(DATA))
+    _, body, stated = fetch(served)
+    assert (len(body), stated) == (len(DATA), len(DATA))
     assert sum(a != b for a, b in zip(body, DATA, strict=True)) == 1
     served.faults = Faults(lie_every=1)
-    _, body, told = fetch(served)
+    _, body, stated = fetch(served)
     assert body == DATA
-    assert told > len(DATA)
+    assert stated > len(DATA)
     served.faults = Faults(stall_every=1, stall_seconds=0.2)
     begun = time.monotonic()
     assert fetch(served)[1] == DATA[: len(DATA) // 2]

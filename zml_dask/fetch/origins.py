@@ -44,7 +44,7 @@ def open_record(
     record : Record
     client : HttpClient
     scratch : Path
-        Folder on a local disk with room for the record's archives.
+        Folder on a local disk with space for the record's archives.
     options : FetchOptions, optional
 
     Yields

@@ -216,7 +216,7 @@ def _check_space(dump: DumpState) -> None:
     if need > free:
         raise DumpError(
             f"the dump takes {need / 1e9:.1f} GB more in {target.parent}, where {free / 1e9:.1f} "
-            "GB are free: make room there, or put the catalogue on another disk"
+            "GB are free: free some there, or put the catalogue on another disk"
         )
 
 
