@@ -81,14 +81,14 @@ def test_what_is_final_stays_so_though_every_answer_says_when_to_come_back(
 def test_retry_after_is_followed(
     server: Misbehaving, client: HttpClient, target: Path, status: int, form: str
 ) -> None:
-    # In whole seconds: a date a second ahead of the clock may be the next instant.
-    advice = "1" if form == "seconds" else email.utils.formatdate(time.time() + 2, usegmt=True)
     sent: list[float] = []
 
     def script(exchange: Exchange) -> None:
         sent.append(time.monotonic())
         if exchange.number == 0:
-            exchange.send(status, b"", Retry_After=advice)
+            # In whole seconds: a date a second ahead of the clock may be the next instant.
+            date = email.utils.formatdate(time.time() + 2, usegmt=True)
+            exchange.send(status, b"", Retry_After="1" if form == "seconds" else date)
         else:
             exchange.send_file(BODY)
 
