@@ -267,11 +267,12 @@ def test_time_is_looked_at_in_a_cut_zip(read: Read) -> None:
 
 
 def test_a_path_by_infozip_s_own_field(read: Read) -> None:
-    field = b"\x01" + struct.pack("<L", zlib.crc32(b"?")) + "ünï.py".encode()
+    name = "unï.py".encode("cp437")
+    field = b"\x01" + struct.pack("<L", zlib.crc32(name)) + "ünï.py".encode()
     extra = struct.pack("<HH", 0x7075, len(field)) + field
-    hostile = b"\x01\0\0\0\0\xff\x1b[2J"
+    hostile = b"\x01" + struct.pack("<L", zlib.crc32(b"\x80")) + b"\xff\x1b[2J"
     archive = raw_zip(
-        RawMember.of("ünï.py".encode("cp437", "replace"), b"1", extra=extra),
+        RawMember.of(name, b"1", extra=extra),
         RawMember.of(b"\x80", b"2", extra=struct.pack("<HH", 0x7075, len(hostile)) + hostile),
         RawMember.of(b"\x81", b"3", extra=struct.pack("<HH", 0x7075, 9) + b"\x01short"),
     )
