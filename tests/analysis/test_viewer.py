@@ -208,7 +208,7 @@ def test_the_wall_in_order(known: Known, served: ViewerServer, chromium: webdriv
         "newest": ("date", False),
         "oldest": ("date", True),
     }.items():
-        for language in ("", "Python"):
+        for language in ("", "Python") if order == "newest" else ("Python",):
             chosen = files[files.language == language] if language else files
             show(chromium, f"{served.url}#sort={order}&language={language}")
             shown = pd.Series(tiles(chromium))

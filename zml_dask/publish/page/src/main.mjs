@@ -333,7 +333,7 @@ function onKey(event) {
     return;
   }
   // There the arrows move the text.
-  if (["code", "images"].includes(focused?.id) && event.key.startsWith("Arrow")) return;
+  if (["code", "images", "result"].includes(focused?.id) && event.key.startsWith("Arrow")) return;
   if (event.key.startsWith("Arrow") && !$("detail").open && moveOnWall(event.key)) {
     event.preventDefault();
     return;
