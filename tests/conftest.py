@@ -22,11 +22,13 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let two processes share the tests (``-n 2 --dist loadgroup``), a file to each.
 
     One process has all tests of clusters and containers: each of them wants the machine.
     """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     whole = Path(__file__).parent
     for item in items:
         alone = any(whole / folder in item.path.parents for folder in ("cluster", "deploy"))
