@@ -35,7 +35,6 @@ CLEAR = {
     "cc": "C++",
 }
 AMBIGUOUS = {"h", "m", "pl", "pm", "t", "r", "R", "rs", "ml", "ts"}
-OF_PACKAGE = {"GNUstep": "Objective-C"}
 AT_MOST = 40
 """Files of an extension."""
 
@@ -43,11 +42,7 @@ AT_MOST = 40
 def main(path: str) -> None:
     """Print the table."""
     dataset = zml.open_dataset(path)
-    packages = {
-        name: OF_PACKAGE.get(kind, kind)
-        for kind, names in real_packages.DEBIAN.items()
-        for name in names.split()
-    }
+    packages = {p.name: p.kind for p in real_packages.packages() if p.kind}
     of_record = {
         row.record_id: packages.get(str(row.title).partition(":")[0])
         for row in dataset.records.itertuples()

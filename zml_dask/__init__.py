@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zml_dask import errors as errors
     from zml_dask.derived.derive import derive as derive
+    from zml_dask.learning.model import explain as explain
+    from zml_dask.learning.model import predict as predict
     from zml_dask.pipeline.build import build as build
     from zml_dask.pipeline.options import BuildOptions as BuildOptions
     from zml_dask.pipeline.process import process as process
@@ -39,8 +41,10 @@ _HOMES = {
     "build": "zml_dask.pipeline.build",
     "commit": "zml_dask.store.commit",
     "derive": "zml_dask.derived.derive",
+    "explain": "zml_dask.learning.model",
     "open_dataset": "zml_dask.query.dataset",
     "parse_record": "zml_dask.records.parse",
+    "predict": "zml_dask.learning.model",
     "process": "zml_dask.pipeline.process",
     "rasterize": "zml_dask.raster.images",
     "to_text": "zml_dask.raster.images",
@@ -58,8 +62,10 @@ __all__ = [
     "commit",
     "derive",
     "errors",
+    "explain",
     "open_dataset",
     "parse_record",
+    "predict",
     "process",
     "rasterize",
     "to_text",

@@ -41,8 +41,8 @@ def command(
 ) -> None:
     """Compute the table NAME from the files of DATASET.
 
-    NAME is lines_of_code, is_generated, is_vendored, license_detected, near_duplicates,
-    embedding, record_embedding, record_map, file_map, or of your own
+    NAME is lines_of_code, is_generated, is_vendored, license_detected, predicted_language,
+    near_duplicates, embedding, record_embedding, record_map, file_map, or of your own
     --function, whose --column is given as code=int32. Afterwards conditions name its columns:
     "lines_of_code.code > 10". The same command computes only the files that are new.
     """

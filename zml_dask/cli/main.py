@@ -32,6 +32,8 @@ COMMANDS = {
     "grep": "Search the text of DATASET for PATTERN, line by line.",
     "harvest": "Harvest Zenodo's software records into CATALOGUE.",
     "import-legacy": "Import the 2018 dataset SOURCE into DATASET.",
+    "learn": "Learn the languages of DATASET's pages, and test it.",
+    "predict": "Tell which language FILES are written in.",
     "query": "Count and list the files of DATASET that match WHERE.",
     "repack": "Compress the images of DATASET anew, at another level.",
     "report": "Write a page of counts, plots and failures of DATASET.",

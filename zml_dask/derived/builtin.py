@@ -11,7 +11,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from zml_dask.derived.licenses import COLUMNS, LICENSE, license_detected
+from zml_dask.learning.model import predict
 from zml_dask.query.file_images import FileRow
 
 _HASH_LANGUAGES: Final = frozenset(
@@ -242,6 +246,14 @@ def _first(rules: _Rules, text: str) -> str | None:
     return next((name for name, pattern in rules if pattern.search(text)), None)
 
 
+def predicted_language(images: NDArray[np.uint32]) -> dict[str, Any] | None:
+    """Name the language of a file from its images alone, by the model that ships; see `predict`."""
+    if not (images > ord(" ")).any():
+        return None
+    found = predict(images)
+    return {"value": found.language, "confidence": found.confidence}
+
+
 _JUDGEMENT: Final = {"value": "bool", "rule": "string"}
 
 BUILT_IN: Final[Mapping[str, tuple[Callable[..., Any], Mapping[str, str]]]] = {
@@ -249,5 +261,6 @@ BUILT_IN: Final[Mapping[str, tuple[Callable[..., Any], Mapping[str, str]]]] = {
     "is_generated": (is_generated, _JUDGEMENT),
     "is_vendored": (is_vendored, _JUDGEMENT),
     LICENSE: (license_detected, COLUMNS),
+    "predicted_language": (predicted_language, {"value": "string", "confidence": "float"}),
 }
 """Name of a table -> its function and columns."""

@@ -64,8 +64,8 @@ def derive(
     name : str
         Of the table: small letters, digits and ``_``; or of one of those that are built in,
         which need no function: ``lines_of_code``, ``is_generated``, ``is_vendored``,
-        ``license_detected``, ``near_duplicates``, ``embedding``, ``record_embedding``,
-        ``record_map``, ``file_map``.
+        ``license_detected``, ``predicted_language``, ``near_duplicates``, ``embedding``,
+        ``record_embedding``, ``record_map``, ``file_map``.
     function : callable, optional
         Called once for each file, with what its parameters are called: ``text`` (str, as
         `Dataset.text`), ``images`` (uint32, shape (n, height, width)) or ``row`` (a

@@ -1,0 +1,144 @@
+"""Learning on a small dataset: no family on both sides, the seed decides, and scores add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import zml_dask as zml
+from tests.learning.conftest import LINES, text_of
+from zml_dask.cli.main import cli
+from zml_dask.errors import UsageError
+from zml_dask.learning import evaluation
+from zml_dask.learning.association import associate, family_of_license
+from zml_dask.learning.evaluation import LearnOptions, cross_validate, learn, summary
+from zml_dask.learning.model import LanguageModel
+from zml_dask.learning.samples import SampleOptions, concatenated, draw, folds_of, take
+from zml_dask.learning.training import TrainOptions, fit, score, temperature_of
+from zml_dask.learning.words import N_BUCKETS, count_words
+from zml_dask.query.dataset import Dataset
+from zml_dask.raster.images import to_text
+
+OPTIONS = LearnOptions(SampleOptions(pages_a_label=60), train_pages=40, draws=50, programming=3)
+
+
+def test_pages_are_the_files_own_and_no_text_comes_twice(taught: Dataset) -> None:
+    sample = draw(taught, OPTIONS.sample)
+    assert sample.labels == ["C", "JavaScript", "Markdown", "Python"]
+    for row in sample.rows.iloc[::9].itertuples():
+        text = taught.text(row.file_id)
+        page = "\n".join(text.split("\n")[80 * row.page : 80 * row.page + 80])
+        image = taught.image(row.file_id, row.page)
+        assert to_text(image).rstrip() == page.rstrip()
+        counts = take(sample.counts, np.array([row.Index]))
+        for one, other in zip(counts, count_words(image, patterns=True), strict=True):
+            assert np.array_equal(one, other)
+    licences = sample.rows["path"].str.endswith("LICENSE.md")
+    assert licences.sum() == 1
+    assert sample.rows.groupby("label").size().max() <= 60
+
+
+def test_no_family_is_in_two_folds_and_labels_are_even(taught: Dataset) -> None:
+    sample = draw(taught, OPTIONS.sample)
+    fold = folds_of(sample, 3, seed=0)
+    assert (sample.rows.assign(fold=fold).groupby("family")["fold"].nunique() == 1).all()
+    families = sample.rows.assign(fold=fold).groupby("fold")["family"].nunique()
+    assert families.tolist() == [4, 4, 4]
+    assert np.array_equal(fold, folds_of(sample, 3, seed=0))
+
+
+def test_each_page_is_named_once_by_others(taught: Dataset) -> None:
+    sample = draw(taught, OPTIONS.sample)
+    fold = folds_of(sample, 3, seed=0)
+    tested, rates = cross_validate(sample, sample.counts, fold, OPTIONS)
+    assert np.array_equal(np.sort(tested.pages), np.arange(len(sample.rows)))
+    assert np.array_equal(tested.fold, fold[tested.pages])
+    assert len(rates) == 3
+    assert set(rates) <= set(evaluation.RATES)
+    found = summary(sample, tested, OPTIONS)
+    named = tested.scores.argmax(axis=1)
+    assert found["accuracy"] == (named == sample.label[tested.pages]).mean()
+    assert found["accuracy"] > 0.95
+    low, high = found["accuracy_interval"]
+    assert 0.9 < low <= found["accuracy"] <= high <= 1
+    assert sum(each["pages"] for each in found["by_label"].values()) == found["pages"]
+
+
+def test_names_that_say_nothing_are_learnt_from_nothing(taught: Dataset) -> None:
+    sample = draw(taught, OPTIONS.sample)
+    shuffled = np.random.default_rng(0).permutation(sample.label)
+    wrong = type(sample)(sample.labels, sample.rows.assign(label=shuffled), sample.counts)
+    fold = folds_of(sample, 3, seed=0)
+    tested, _ = cross_validate(wrong, wrong.counts, fold, OPTIONS, rates=(1.0,))
+    found = summary(wrong, tested, OPTIONS)
+    assert found["accuracy"] < 0.5
+    assert found["calibration_error"] < 0.15
+
+
+def test_fitting_keeps_the_largest_rows_in_steps() -> None:
+    texts = [text_of(kind, seed) for seed in range(6) for kind in LINES]
+    counts = concatenated([count_words(text, patterns=True) for text in texts])
+    labels = np.tile(np.arange(4), 6)
+    model = fit(counts, labels, 4, TrainOptions(rows=300), N_BUCKETS)
+    assert np.count_nonzero(model.weights.any(axis=1)) == 300
+    scores = score(model, counts)
+    assert (scores.argmax(axis=1) == labels).mean() > 0.9
+    again = fit(counts, labels, 4, TrainOptions(rows=300), N_BUCKETS)
+    assert np.array_equal(model.weights, again.weights)
+    whole = LanguageModel.of(model, tuple("abcd"), 1.0)
+    assert np.allclose(whole.scores(texts[0]), score(model, count_words(texts[0], patterns=True)))
+
+
+def test_the_temperature_makes_confidence_true() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(4_000, 3)).astype(np.float32)
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([generator.choice(3, p=p / p.sum()) for p in chances.astype(float)])
+    assert temperature_of(5 * logits, labels) == pytest.approx(5, rel=0.1)
+
+
+def test_too_few_languages_are_refused(taught: Dataset) -> None:
+    with pytest.raises(UsageError, match="0 languages in at least 99 concepts"):
+        draw(taught, SampleOptions(min_families=99))
+
+
+def test_licences_have_families() -> None:
+    assert family_of_license("AGPL-3.0-only") == "copyleft"
+    assert family_of_license("BSD-3-Clause") == "permissive"
+    assert family_of_license(None) is None
+
+
+def test_what_code_does_not_tell_is_not_found(taught: Dataset) -> None:
+    sample = draw(taught, OPTIONS.sample)
+    found = {one.target: one for one in associate(taught, sample, folds_of(sample, 3, 0))}
+    # Names were drawn per record, licences and keywords dealt in turn: nothing is to be known.
+    assert set(found) == {"license", "keyword", "year"}
+    assert found["license"].classes == {"copyleft": 12, "permissive": 12}
+    for one in found.values():
+        for name, value in one.scores.items():
+            low, high = one.intervals[name]
+            assert low <= value <= high
+        assert one.scores["language"] <= one.chance + 0.15
+
+
+def test_command(taught: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "learnt"
+    words = ["learn", taught.url, str(folder), "--pages", "20", "--held-out", taught.url]
+    ran = CliRunner().invoke(cli, words)
+    assert ran.exit_code == 0, ran.output
+    assert "only 12 families" in ran.stderr
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["tasks"]) == {"all", "programming"}
+    assert results["tasks"]["programming"]["labels"] == ["C", "JavaScript", "Python"]
+    models = results["tasks"]["all"]["models"]
+    assert models["majority"]["accuracy"] < models[evaluation.PATTERNS]["accuracy"]
+    assert results["held_out"]["accuracy"] > 0.95
+    model = LanguageModel.from_bytes((folder / "languages.npz").read_bytes())
+    assert zml.predict(text_of("js", 12345), model=model).language == "JavaScript"
+    again, same = learn(taught, LearnOptions(SampleOptions(pages_a_label=60), train_pages=20))
+    assert same.to_bytes() == (folder / "languages.npz").read_bytes()
+    assert again["tasks"] == results["tasks"]

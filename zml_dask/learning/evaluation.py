@@ -1,0 +1,474 @@
+"""How well languages are named: folds of families, baselines, intervals, and the model for all.
+
+Every page is named by models that saw no file of its family. Settings are chosen inside
+the training part of each fold. The confidence of a fold is calibrated on the other folds'
+held-out pages. Intervals are of the families: they are drawn anew, with replacement, since
+pages of one family are right or wrong together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from zml_dask.compiled import compiled
+from zml_dask.learning.association import associate
+from zml_dask.learning.model import LanguageModel
+from zml_dask.learning.samples import (
+    Sample,
+    SampleOptions,
+    concatenated,
+    draw,
+    folds_of,
+    read_pages,
+    take,
+)
+from zml_dask.learning.training import (
+    TrainOptions,
+    fit,
+    log_softmax,
+    score,
+    temperature_of,
+)
+from zml_dask.learning.words import N_BUCKETS, WordCounts, count_words
+from zml_dask.query.dataset import Dataset
+from zml_dask.raster.identifiers import NAMES, magika
+from zml_dask.raster.images import to_text
+
+Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+
+N_SYMBOLS: Final = 97
+"""Space, the 94 visible characters of ASCII, control characters, all others."""
+
+RATES: Final = (0.5, 1.0, 2.0)
+"""Learning rates that each fold chooses among."""
+
+_MAGIKA_NAMES: Final = {"lisp": "Common Lisp", "po": "Gettext Catalog", "manpage": "Roff"}
+"""Its labels that a build leaves to a file's name."""
+
+WORDS, PATTERNS = "words and pairs", "words, pairs and patterns"
+
+
+@dataclass(frozen=True, slots=True)
+class LearnOptions:
+    """Everything that a run depends on, but for the dataset.
+
+    Attributes
+    ----------
+    sample : SampleOptions
+    train_pages, test_pages : int
+        Of each label and fold, at most.
+    n_folds : int
+    programming : int
+        How many programming languages are compared by themselves: those in the most families.
+    magika : int
+        Pages of each label and fold that Magika is shown; 0: it is not asked.
+    draws : int
+        Of families, for the intervals.
+    """
+
+    sample: SampleOptions = field(default_factory=SampleOptions)
+    train_pages: int = 800
+    test_pages: int = 150
+    n_folds: int = 3
+    programming: int = 20
+    magika: int = 0
+    draws: int = 1_000
+
+
+@compiled
+def _symbols(
+    images: NDArray[np.uint32], pairs: bool
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32]]:  # pragma: no cover
+    """Count the characters of each page, or the pairs of neighbouring ones."""
+    n_pages, height, width = images.shape
+    n_kinds = N_SYMBOLS * N_SYMBOLS if pairs else N_SYMBOLS
+    tally = np.zeros(n_kinds, np.uint32)
+    indptr = np.zeros(n_pages + 1, np.int64)
+    buckets = np.empty(n_pages * min(n_kinds, height * width), np.uint32)
+    counts = np.empty(buckets.size, np.uint32)
+    size = 0
+    for page in range(n_pages):
+        for row in range(height):
+            before = 0
+            for column in range(width):
+                point = images[page, row, column]
+                symbol = 96 if point >= 127 else 95 if point < 32 else int(point) - 32
+                if not pairs:
+                    tally[symbol] += np.uint32(1)
+                elif column > 0:
+                    tally[before * N_SYMBOLS + symbol] += np.uint32(1)
+                before = symbol
+        for kind in range(n_kinds):
+            if tally[kind] > 0:
+                buckets[size] = kind
+                counts[size] = tally[kind]
+                size += 1
+                tally[kind] = 0
+        indptr[page + 1] = size
+    return indptr, buckets[:size].copy(), counts[:size].copy()
+
+
+def count_symbols(dataset: Dataset, rows: pd.DataFrame, *, pairs: bool) -> WordCounts:
+    """Count the characters, or pairs of characters, of each page: what a model has to beat."""
+    portions = (images[at : at + 256] for images in read_pages(dataset, rows)
+                for at in range(0, len(images), 256))  # fmt: skip
+    return concatenated([WordCounts(*_symbols(images, pairs)) for images in portions])
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Held-out pages and what a model made of them.
+
+    Attributes
+    ----------
+    pages : numpy.ndarray of int64, shape (pages,)
+        Rows of the sample.
+    fold : numpy.ndarray of int64, shape (pages,)
+    scores : numpy.ndarray of float32, shape (pages, labels)
+    """
+
+    pages: Int64
+    fold: Int64
+    scores: Float32
+
+
+def chosen(sample: Sample, pages: Int64, n: int, seed: int) -> Int64:
+    """Choose at most `n` of some pages of each label, even over families; sorted."""
+    rows = sample.rows.iloc[pages][["label", "family"]].assign(page=pages)
+    drawn = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
+    turn = drawn.groupby(["label", "family"]).cumcount()
+    even = drawn.assign(turn=turn).sort_values("turn", kind="stable").groupby("label").head(n)
+    return np.sort(even["page"].to_numpy(np.int64))
+
+
+def cross_validate(
+    sample: Sample,
+    counts: WordCounts,
+    fold: Int64,
+    options: LearnOptions,
+    n_buckets: int = N_BUCKETS,
+    rates: Sequence[float] = RATES,
+) -> tuple[Tested, list[float]]:
+    """Name each fold's pages by a model of the others; return also the rates that were chosen."""
+    seed = options.sample.seed
+    labels = sample.label
+    found, pages, of, used = [], [], [], []
+    for k in range(options.n_folds):
+        others = np.flatnonzero(fold != k)
+        train = chosen(sample, others, options.train_pages, seed)
+        test = chosen(sample, np.flatnonzero(fold == k), options.test_pages, seed)
+        rate = rates[0]
+        if len(rates) > 1:
+            rate = _best_rate(sample, counts, train, fold[train], rates, options, n_buckets)
+        model = fit(
+            take(counts, train), labels[train], len(sample.labels),
+            TrainOptions(rate=rate, seed=seed), n_buckets,
+        )  # fmt: skip
+        found.append(score(model, take(counts, test)))
+        pages.append(test)
+        of.append(np.full(test.size, k))
+        used.append(rate)
+    return Tested(np.concatenate(pages), np.concatenate(of), np.concatenate(found)), used
+
+
+def _best_rate(
+    sample: Sample,
+    counts: WordCounts,
+    train: Int64,
+    fold: Int64,
+    rates: Sequence[float],
+    options: LearnOptions,
+    n_buckets: int,
+) -> float:
+    """Choose a rate on the training part alone: learnt from some of its folds, tested by one."""
+    labels = sample.label
+    inner = fold == fold.max()
+    few = options.train_pages // 3
+    learnt = chosen(sample, train[~inner], few, options.sample.seed)
+    asked = chosen(sample, train[inner], options.test_pages, options.sample.seed)
+
+    def likelihood(rate: float) -> float:
+        settings = TrainOptions(rate=rate, seed=options.sample.seed)
+        model = fit(take(counts, learnt), labels[learnt], len(sample.labels), settings, n_buckets)
+        scores = score(model, take(counts, asked))
+        calm = log_softmax(scores / temperature_of(scores, labels[asked]))
+        return float(calm[np.arange(asked.size), labels[asked]].mean())
+
+    return max(rates, key=likelihood)
+
+
+def summary(sample: Sample, tested: Tested, options: LearnOptions) -> dict[str, Any]:
+    """Sum up what a model named: shares from 0 to 1, intervals of 95 % over families."""
+    labels = sample.label[tested.pages]
+    named = tested.scores.argmax(axis=1)
+    right = named == labels
+    n_labels = len(sample.labels)
+    _, family = np.unique(sample.family[tested.pages], return_inverse=True)
+    cells = family * n_labels + labels
+    shape = (int(family.max()) + 1, n_labels)
+    total = np.bincount(cells, minlength=shape[0] * n_labels).reshape(shape)
+    hits = np.bincount(cells, right, minlength=shape[0] * n_labels).reshape(shape)
+    generator = np.random.default_rng(options.sample.seed)
+    weights = generator.multinomial(
+        shape[0], np.full(shape[0], 1 / shape[0]), size=options.draws
+    ).astype(np.float64)
+    drawn_total, drawn_hits = weights @ total, weights @ hits
+    with np.errstate(invalid="ignore"):
+        recalls = drawn_hits / drawn_total
+    accuracies = drawn_hits.sum(axis=1) / drawn_total.sum(axis=1)
+    recall = hits.sum(axis=0) / np.maximum(total.sum(axis=0), 1)
+    there = total.sum(axis=0) > 0
+    confidence, log_loss = _calibrated(tested, labels)
+    surest = np.argsort(-confidence, kind="stable")[: int(0.9 * confidence.size)]
+    return {
+        "accuracy": float(right.mean()),
+        "accuracy_interval": _interval(accuracies),
+        "recall": float(recall[there].mean()),
+        "recall_interval": _interval(np.nanmean(recalls[:, there], axis=1)),
+        "folds": [float(right[tested.fold == k].mean()) for k in range(options.n_folds)],
+        "surest_90": float(right[surest].mean()),
+        "calibration_error": _calibration_error(confidence, right),
+        "log_loss": log_loss,
+        "pages": int(right.size),
+        "families": shape[0],
+        "by_label": {
+            name: {
+                "recall": float(recall[k]),
+                "interval": _interval(recalls[:, k]),
+                "pages": int(total[:, k].sum()),
+                "families": int((total[:, k] > 0).sum()),
+                "named": _most_named(sample.labels, named[labels == k], k),
+            }
+            for k, name in enumerate(sample.labels)
+            if there[k]
+        },
+    }
+
+
+def _interval(values: NDArray[np.float64]) -> list[float]:
+    return [float(each) for each in np.nanpercentile(values, [2.5, 97.5])]
+
+
+def _most_named(names: list[str], named: Int64, own: int) -> dict[str, float]:
+    """What a label is taken for most often, as shares."""
+    counts = np.bincount(named, minlength=len(names)) / max(named.size, 1)
+    counts[own] = 0
+    return {names[k]: float(counts[k]) for k in np.argsort(-counts, kind="stable")[:3] if counts[k]}
+
+
+def _calibrated(tested: Tested, labels: Int64) -> tuple[NDArray[np.float64], float]:
+    """Return each page's confidence, by a temperature that other folds' pages gave."""
+    logs = np.empty(tested.scores.shape, np.float64)
+    for k in np.unique(tested.fold):
+        mine = tested.fold == k
+        others = ~mine if (~mine).any() else mine
+        temperature = temperature_of(tested.scores[others], labels[others])
+        logs[mine] = log_softmax(tested.scores[mine] / temperature)
+    loss = -logs[np.arange(labels.size), labels].mean()
+    return np.exp(logs.max(axis=1)), float(loss)
+
+
+def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Mean distance of confidence and share of right ones, over ten bins of equal width."""
+    bins = np.minimum((confidence * 10).astype(int), 9)
+    gaps = [
+        abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean()
+        for b in np.unique(bins)
+    ]
+    return float(sum(gaps))
+
+
+def restricted(sample: Sample, labels: list[str]) -> tuple[Sample, Int64]:
+    """Return the pages of some labels, and which rows they were."""
+    places = np.flatnonzero(np.isin(np.array(sample.labels)[sample.label], labels))
+    rows = sample.rows.iloc[places].reset_index(drop=True)
+    numbers = {sample.labels.index(name): i for i, name in enumerate(labels)}
+    rows = rows.assign(label=rows["label"].map(numbers))
+    return Sample(labels, rows, take(sample.counts, places)), places
+
+
+def largest(sample: Sample, n: int) -> list[str]:
+    """Return the programming languages in the most families, sorted by name."""
+    own = sample.rows[sample.rows["kind"] == "programming"]
+    families = own.groupby("label")["family"].nunique().sort_values(ascending=False, kind="stable")
+    return sorted(sample.labels[int(k)] for k in families.index[:n])
+
+
+def learn(
+    dataset: Dataset, options: LearnOptions | None = None, say: Callable[[str], None] = print
+) -> tuple[dict[str, Any], LanguageModel]:
+    """Find out how well the languages of a dataset can be named, and train a model of them.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    options : LearnOptions, optional
+    say : callable
+        Given a line now and then.
+
+    Returns
+    -------
+    results : dict
+        Scores of each model on held-out families, and the association with metadata.
+    model : LanguageModel
+        Learnt from all families, calibrated on held-out ones.
+
+    Raises
+    ------
+    UsageError
+        If the dataset has fewer than two languages in enough concepts.
+    """
+    options = options or LearnOptions()
+    sample = draw(dataset, options.sample)
+    warnings = warnings_of(sample)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    say(
+        f"{len(sample.rows):,} pages of {sample.rows['family'].nunique():,} families in "
+        f"{len(sample.labels)} languages and kinds of text"
+    )
+    fold = folds_of(sample, options.n_folds, options.sample.seed)
+    characters = count_symbols(dataset, sample.rows, pairs=False)
+    pairs = count_symbols(dataset, sample.rows, pairs=True)
+    words = concatenated([count_words(images) for images in read_pages(dataset, sample.rows)])
+    tasks = {
+        "all": (sample, np.arange(len(sample.rows))),
+        "programming": restricted(sample, largest(sample, options.programming)),
+    }
+    results: dict[str, Any] = {"options": asdict(options), "warnings": warnings, "tasks": {}}
+    temperature, rate = 1.0, 1.0
+    for task, (part, places) in tasks.items():
+        found: dict[str, Any] = {}
+        for name, counts, n_buckets in (
+            ("characters", characters, N_SYMBOLS),
+            ("pairs of characters", pairs, N_SYMBOLS**2),
+            (WORDS, words, N_BUCKETS),
+            (PATTERNS, sample.counts, N_BUCKETS),
+        ):
+            tested, rates = cross_validate(
+                part, take(counts, places), fold[places], options, n_buckets
+            )
+            found[name] = summary(part, tested, options) | {"rates": rates}
+            say(f"{task}, {name}: accuracy {found[name]['accuracy']:.3f}")
+        found["majority"] = {"accuracy": _majority(part, tested)}
+        if task == "all":
+            temperature = temperature_of(tested.scores, part.label[tested.pages])
+            rate = float(np.median(rates))
+        if options.magika:
+            found |= ask_magika(dataset, part, tested, options)
+        results["tasks"][task] = {"labels": part.labels, "models": found}
+    results["association"] = [
+        asdict(each) for each in associate(dataset, sample, fold, options.sample.seed)
+    ]
+    train = chosen(
+        sample, np.arange(len(sample.rows)), options.train_pages * 3 // 2, options.sample.seed
+    )
+    linear = fit(
+        take(sample.counts, train), sample.label[train], len(sample.labels),
+        TrainOptions(rate=rate, seed=options.sample.seed), N_BUCKETS,
+    )  # fmt: skip
+    return results, LanguageModel.of(linear, tuple(sample.labels), temperature)
+
+
+def warnings_of(sample: Sample) -> list[str]:
+    """Say what in a sample is too little to mean anything."""
+    families = sample.rows["family"].nunique()
+    found = []
+    if families < 100:
+        found.append(f"only {families} families: intervals will be wide, over ten points")
+    if len(sample.labels) < 10:
+        found.append(
+            f"only {len(sample.labels)} languages: the figures say little about naming any other"
+        )
+    return found
+
+
+def _majority(sample: Sample, tested: Tested) -> float:
+    """Share of the test pages that are of the commonest label."""
+    return float(np.bincount(sample.label[tested.pages]).max() / tested.pages.size)
+
+
+def ask_magika(
+    dataset: Dataset, sample: Sample, tested: Tested, options: LearnOptions
+) -> dict[str, Any]:
+    """Have Magika name some of the same pages: as it is, and told which labels there are.
+
+    Pages of labels that it does not know are left out; the best model's accuracy on the same
+    pages, among the same labels, stands beside it.
+
+    Raises
+    ------
+    UsageError
+        If Magika is not installed.
+    """
+    model = magika()
+    from magika.types.seekable import Seekable
+
+    outputs = [str(label) for label in model._model_config.target_labels_space]  # noqa: SLF001
+    places = {name.lower(): k for k, name in enumerate(sample.labels)}
+    of_output = np.array(
+        [
+            places.get(_MAGIKA_NAMES.get(label, NAMES.get(label, label)).lower(), -1)
+            for label in outputs
+        ]
+    )
+    pages = np.concatenate(
+        [
+            chosen(sample, tested.pages[tested.fold == k], options.magika, options.sample.seed)
+            for k in range(options.n_folds)
+        ]
+    )
+    pages = np.sort(pages[np.isin(sample.label[pages], of_output)])
+    features = [
+        (Path(), model._get_result_or_features_from_seekable(Seekable(BytesIO(text)))[1])  # noqa: SLF001
+        for images in read_pages(dataset, sample.rows.iloc[pages])
+        for text in (to_text(image).encode("utf-8", "replace") for image in images)
+    ]
+    judged = np.array([each is not None for _, each in features])  # the others are too small for it
+    features, pages = [each for each in features if each[1] is not None], pages[judged]
+    raw = np.array(model._get_raw_predictions(features))  # noqa: SLF001
+    given = np.full((len(pages), len(sample.labels)), -1.0)
+    for output in np.flatnonzero(of_output >= 0):
+        given[:, of_output[output]] = np.maximum(given[:, of_output[output]], raw[:, output])
+    order = np.argsort(tested.pages)
+    mine = order[np.searchsorted(tested.pages, pages, sorter=order)]
+    ours = tested.scores[mine].copy()
+    ours[:, ~np.isin(np.arange(len(sample.labels)), of_output)] = -np.inf
+    labels, fold = sample.label[pages], tested.fold[mine]
+    named = {
+        "Magika, as shipped": of_output[raw.argmax(axis=1)],
+        "Magika, among these labels": given.argmax(axis=1),
+        f"{PATTERNS}, among these labels": ours.argmax(axis=1),
+    }
+    return {
+        name: {
+            "accuracy": float((answers == labels).mean()),
+            "recall": float(
+                np.mean([(answers[labels == k] == k).mean() for k in np.unique(labels)])
+            ),
+            "folds": [float((answers == labels)[fold == k].mean()) for k in range(options.n_folds)],
+            "pages": len(pages),
+        }
+        for name, answers in named.items()
+    }
+
+
+def held_out(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> dict[str, Any]:
+    """Score a model on the pages of a dataset that it did not see, in its own labels."""
+    sample = draw(dataset, options.sample, list(model.labels))
+    pages = np.arange(len(sample.rows))
+    chosen_pages = chosen(sample, pages, options.test_pages, options.sample.seed)
+    scores = np.concatenate(
+        [model.scores(images) for images in read_pages(dataset, sample.rows.iloc[chosen_pages])]
+    )
+    one = replace(options, n_folds=1)
+    return summary(sample, Tested(chosen_pages, np.zeros(chosen_pages.size, np.int64), scores), one)

@@ -1,0 +1,254 @@
+"""The model that ships with the package: which language a page of text is written in, and why.
+
+It is linear in the counts of `words`, so that it says how much each word spoke for a language.
+Its weights (``languages.npz``, from ``zml-dask learn``) are one byte each;
+``docs/learning.md`` says what it was learnt from, how often it is right, and where it is not.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from zml_dask.compiled import compiled
+from zml_dask.errors import UsageError
+from zml_dask.learning.training import Linear, log_softmax, scaled
+from zml_dask.learning.words import N_BUCKETS, N_KINDS, count_words, find_words, pages_of
+
+SHIPPED: Final = "languages.npz"
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """Weights of one byte for the buckets that are worth keeping.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Languages and kinds of text, as linguist names them.
+    place : numpy.ndarray of int32, shape (buckets,)
+        Row of each bucket's weights; the last row, which is zero, where it has none.
+    rows : numpy.ndarray of int8, shape (rows + 1, labels)
+    scale : numpy.ndarray of float32, shape (rows + 1,)
+        What one step of a row's weights is worth.
+    bias : numpy.ndarray of float32, shape (labels,)
+    temperature : float
+        Scores are divided by it, so that the confidence is how often it is right.
+    """
+
+    labels: tuple[str, ...]
+    place: NDArray[np.int32]
+    rows: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    temperature: float
+
+    @classmethod
+    def of(cls, linear: Linear, labels: tuple[str, ...], temperature: float) -> LanguageModel:
+        """Keep what a fitted classifier has that is not zero; `training.fit` has rounded it."""
+        kept = np.flatnonzero(linear.weights.any(axis=1))
+        place = np.full(N_BUCKETS, kept.size, np.int32)
+        place[kept] = np.arange(kept.size)
+        rows = np.zeros((kept.size + 1, len(labels)), np.int8)
+        scale = np.zeros(kept.size + 1, np.float32)
+        scale[:-1] = np.abs(linear.weights[kept]).max(axis=1) / 127
+        rows[:-1] = np.rint(linear.weights[kept] / scale[:-1, None])
+        return cls(labels, place, rows, scale, linear.bias, temperature)
+
+    def to_bytes(self) -> bytes:
+        """Spell the model as a compressed ``.npz``."""
+        target = io.BytesIO()
+        np.savez_compressed(
+            target,
+            labels=np.array(self.labels),
+            kept=np.packbits(self.place < len(self.rows) - 1),
+            rows=self.rows[:-1].T,
+            scale=self.scale[:-1],
+            bias=self.bias,
+            temperature=np.float64(self.temperature),
+        )
+        return target.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LanguageModel:
+        """Read what `to_bytes` wrote."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            kept = np.flatnonzero(np.unpackbits(found["kept"], count=N_BUCKETS))
+            rows = np.ascontiguousarray(found["rows"].T)
+            place = np.full(N_BUCKETS, kept.size, np.int32)
+            place[kept] = np.arange(kept.size)
+            return cls(
+                tuple(map(str, found["labels"])),
+                place,
+                np.concatenate([rows, np.zeros((1, rows.shape[1]), np.int8)]),
+                np.append(found["scale"], np.float32(0)),
+                found["bias"],
+                float(found["temperature"]),
+            )
+
+    def scores(
+        self, source: ArrayLike | str, starts: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """Score the labels for each row of counts; float32, shape (rows, labels)."""
+        counts = count_words(source, starts, patterns=True)
+        scores = np.empty((counts.indptr.size - 1, len(self.labels)), np.float32)
+        _score(
+            counts.indptr, counts.buckets, scaled(counts), self.place, self.rows, self.scale,
+            self.bias, scores,
+        )  # fmt: skip
+        return scores / np.float32(self.temperature)
+
+
+@compiled
+def _score(
+    indptr: NDArray[np.int64],
+    buckets: NDArray[np.uint32],
+    values: NDArray[np.float32],
+    place: NDArray[np.int32],
+    rows: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    scores: NDArray[np.float32],
+) -> None:  # pragma: no cover - compiled
+    for page in range(indptr.size - 1):
+        found = scores[page]
+        found[:] = bias
+        for i in range(indptr[page], indptr[page + 1]):
+            at = place[buckets[i]]
+            value = values[i] * scale[at]
+            row = rows[at]
+            for k in range(bias.size):
+                found[k] += value * np.float32(row[k])
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The language that a text is taken to be in.
+
+    Attributes
+    ----------
+    language : str
+        The likeliest, as linguist names it; kinds of text such as Markdown among them.
+    confidence : float
+        Its probability, 0 to 1: of pages for which it is 0.9, nine in ten are right, among
+        languages that the model knows.
+    probabilities : mapping of str to float
+        Of all that the model knows, the likeliest first.
+    """
+
+    language: str
+    confidence: float
+    probabilities: Mapping[str, float]
+
+
+@cache
+def shipped_model() -> LanguageModel:
+    """Read the model that comes with the package, once."""
+    return LanguageModel.from_bytes((files(__package__) / SHIPPED).read_bytes())
+
+
+def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> Prediction:
+    r"""Tell which language images of one file, or a text, are written in.
+
+    It knows some sixty languages and kinds of text, and names one of them whatever it is
+    given; `Prediction.confidence` says how sure it is. Of several pages the scores are
+    averaged. A page takes some 0.1 ms.
+
+    Parameters
+    ----------
+    source : str or array_like of uint32, shape (n, height, width) or (height, width)
+    model : LanguageModel, optional
+        Default: the one that ships with the package.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    UsageError
+        If there is nothing visible to judge by, or images have another shape.
+
+    Examples
+    --------
+    >>> predict("def area(r):\n    return math.pi * r ** 2\n\nprint(area(2))\n").language
+    'Python'
+    """
+    pages = pages_of(source)
+    used = pages[(pages > ord(" ")).any(axis=(1, 2))]
+    if not len(used):
+        raise UsageError("there is no visible character to tell a language by")
+    model = model or shipped_model()
+    found = np.exp(log_softmax(model.scores(used).mean(axis=0)))
+    order = np.argsort(-found, kind="stable")
+    probabilities = {model.labels[i]: float(found[i]) for i in order}
+    language = model.labels[order[0]]
+    return Prediction(language, probabilities[language], probabilities)
+
+
+def explain(
+    source: ArrayLike | str, language: str | None = None, *, model: LanguageModel | None = None
+) -> pd.DataFrame:
+    r"""Say how much each word of a text speaks for a language.
+
+    Parameters
+    ----------
+    source : str or array_like of uint32, shape (n, height, width) or (height, width)
+    language : str, optional
+        Default: the one that `predict` names.
+    model : LanguageModel, optional
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per word: ``page``, ``row``, ``start``, ``stop`` (columns of the image),
+        ``word``, and ``contribution``: how much the word, its pair and the patterns that end
+        with it add to the score of the language beyond the mean of all, averaged over pages.
+
+    Raises
+    ------
+    UsageError
+        If the model does not know the language.
+
+    Examples
+    --------
+    >>> words = explain("import numpy as np\nx = np.zeros(3)\n")
+    >>> str(words.loc[words.contribution.idxmax(), "word"])
+    'import'
+    """
+    model = model or shipped_model()
+    pages = pages_of(source)
+    language = language or predict(pages, model=model).language
+    if language not in model.labels:
+        raise UsageError(
+            f"the model knows no language {language!r}; it knows {', '.join(model.labels)}"
+        )
+    found = find_words(pages)
+    counts = count_words(pages, patterns=True)
+    share = np.zeros(len(found.places))
+    k = model.labels.index(language)
+    for page in range(len(pages)):
+        part = slice(counts.indptr[page], counts.indptr[page + 1])
+        at = model.place[counts.buckets[part]]
+        rows = model.rows[at].astype(np.float32)
+        worth = (rows[:, k] - rows.mean(axis=1)) * model.scale[at] * scaled(counts)[part]
+        each = np.zeros(N_BUCKETS, np.float32)
+        each[counts.buckets[part]] = worth / counts.counts[part]
+        mine = found.places[:, 0] == page
+        share[mine] = each[found.buckets[mine, :N_KINDS]].sum(axis=1)
+    places = found.places
+    words = [
+        "".join(map(chr, pages[page, row, start:stop]))
+        for page, row, start, stop in places.tolist()
+    ]
+    table = pd.DataFrame(places, columns=["page", "row", "start", "stop"])
+    used = max(len(np.unique(places[:, 0])), 1)
+    return table.assign(word=words, contribution=share / (model.temperature * used))
