@@ -43,7 +43,41 @@ _FIRST_PART = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """How images are given out; `Dataset.batches` says what each option means."""
+    """How images are given out.
+
+    Attributes
+    ----------
+    batch_size : int
+    seed : int, optional
+        Shuffle by it, differently every epoch. Default: the dataset's order.
+    labels : str, optional
+        A column of files, records or a derived table, whose value comes with each image.
+    classes : sequence of str, optional
+        Labels in the order of their codes. By default all values that the
+        whole view has; a part of a split has those of what was split, so that
+        codes mean the same in training and testing.
+    weights : str, optional
+        What each image counts, float32, which comes with it after the label:
+        ``"cluster"``, 1 by the number of the view's files in the file's cluster of
+        near-duplicates (which have to be derived), so that copies do not count more
+        than one file; or a column of numbers.
+    encoding : str
+        ``"codepoint"``, ``"uint8"``, ``"float32"`` (code points up to 255, divided
+        by 255), ``"index"`` or ``"onehot"``.
+    vocabulary : str
+        For ``"index"`` and ``"onehot"``.
+    drop_last : bool
+        Leave out a last batch that is not full.
+    buffer : int
+        Images that are held and shuffled together: whole chunks in random
+        order, then images among them. 4,096 of 80 by 80 take 105 MB, and as
+        many again, since the next ones are read while these are given out. An
+        epoch begins with smaller ones, so that its first batch comes soon.
+    rank, world_size : int
+        Number of this process of a distributed training, and how many there
+        are. Each gets the same number of batches: where images cannot be
+        divided evenly, some come twice, or are left out with `drop_last`.
+    """
 
     batch_size: int = 256
     seed: int | None = None

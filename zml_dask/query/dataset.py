@@ -202,7 +202,7 @@ class Dataset:
     def select(
         self, where: str | ArrayLike | pd.Series[bool] | None = None, /, **equals: Any
     ) -> Dataset:
-        """Choose files, and with them their images; or single images.
+        """Choose files, and with them their images; or single images: a view of those.
 
         Parameters
         ----------
@@ -216,11 +216,6 @@ class Dataset:
             ``lines_of_code.code``.
         **equals
             Column and the value it must have, or a list of them.
-
-        Returns
-        -------
-        Dataset
-            A view with the same interface.
 
         Raises
         ------
@@ -440,12 +435,8 @@ class Dataset:
         ----------
         record : int, optional
             Number of a record, whether or not this view has it: finds other records.
-        file : int or str, optional
-            A ``file_id`` or a path, as for :meth:`text`: finds files of other records.
-        text : str, optional
-            Any text: finds files.
-        k : int
-            How many.
+        file, text : optional
+            A ``file_id`` or a path, as for :meth:`text`, or any text: finds files.
         by : {"content", "tree"}
             What records are compared by: the words of their files, or the names of files
             and folders.
@@ -465,7 +456,6 @@ class Dataset:
 
         Examples
         --------
-        >>> ds.similar(1481923)                                      # doctest: +SKIP
         >>> ds.similar(text="def fft(signal): ...", k=3)             # doctest: +SKIP
         """
         # By name: it is in a layer above this one.
@@ -587,11 +577,7 @@ class Dataset:
 
         Its columns are those of the format ``parquet``: the file, its text, its record. It is
         written into that library's cache, not held in memory.
-
-        Parameters
-        ----------
-        columns : sequence of str
-            Further columns, of derived tables say (``lines_of_code.code``).
+        `columns` names further ones, of derived tables say (``lines_of_code.code``).
 
         Raises
         ------
@@ -611,12 +597,8 @@ class Dataset:
         indexes (``labelled.sel(record_id=...)``). Those of more images are read when they
         are asked for; to group by one, load it:
         ``labelled.assign_coords(language=labelled.language.compute())``.
-
-        Parameters
-        ----------
-        columns : sequence of str
-            Further columns of files, records or derived tables, which become coordinates
-            of these names (``labelled["lines_of_code.code"]``).
+        `columns` of any table become coordinates of their names, too
+        (``labelled["lines_of_code.code"]``).
 
         Raises
         ------
@@ -646,36 +628,8 @@ class Dataset:
 
         Parameters
         ----------
-        batch_size : int
-        seed : int, optional
-            Shuffle by it, differently every epoch. Default: the dataset's order.
-        labels : str, optional
-            A column of files, records or a derived table, whose value comes with each image.
-        classes : sequence of str, optional
-            Labels in the order of their codes. By default all values that the
-            whole view has; a part of a split has those of what was split, so that
-            codes mean the same in training and testing.
-        weights : str, optional
-            What each image counts, float32, which comes with it after the label:
-            ``"cluster"``, 1 by the number of the view's files in the file's cluster of
-            near-duplicates (which have to be derived), so that copies do not count more
-            than one file; or a column of numbers.
-        encoding : str
-            ``"codepoint"``, ``"uint8"``, ``"float32"`` (code points up to 255, divided
-            by 255), ``"index"`` or ``"onehot"``.
-        vocabulary : str
-            For ``"index"`` and ``"onehot"``.
-        drop_last : bool
-            Leave out a last batch that is not full.
-        buffer : int
-            Images that are held and shuffled together: whole chunks in random
-            order, then images among them. 4,096 of 80 by 80 take 105 MB, and as
-            many again, since the next ones are read while these are given out. An
-            epoch begins with smaller ones, so that its first batch comes soon.
-        rank, world_size : int
-            Number of this process of a distributed training, and how many there
-            are. Each gets the same number of batches: where images cannot be
-            divided evenly, some come twice, or are left out with `drop_last`.
+        batch_size, seed, labels, classes, weights, encoding, vocabulary, ...
+            See :class:`~zml_dask.query.batches.BatchOptions`.
 
         Returns
         -------
