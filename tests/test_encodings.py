@@ -134,7 +134,7 @@ def test_a_wrong_mark_costs_nothing(data: bytes, text: str, encoding: str) -> No
     ("data", "text", "encoding"),
     [
         (b"; end\r\n\x1a" + bytes(100), "; end\r\n\x1a", "ascii"),
-        (b"a\0", "a", "ascii"),
+        (b"a\r\0", "a\r", "ascii"),
         (GERMAN.encode() + bytes(7), GERMAN, "utf-8"),
         (
             GERMAN.encode("cp1252") + b"\x1a\x1a" + bytes(3),
@@ -159,7 +159,8 @@ def test_nul_bytes_that_fill_a_block_are_left_out(data: bytes, text: str, encodi
         b"; a\0b\r\n\x1a" + bytes(100),
         b"\x01 end" + bytes(4),
         b"\x01\x00\x02\x00\x03\x00\x04\x00\x05\x00",
-        b"\0a",
+        b"a\0",
+        b"\x89PNG\0\0",
         bytes(64),
         "a\0b\0c".encode("utf-16-le") * 4,
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",

@@ -259,7 +259,8 @@ def _decode_alternating(data: bytes) -> DecodedText | None:
 def _decode_padded(data: bytes) -> DecodedText | None:
     """Decode text that NUL bytes fill up to a whole block, as tools of CP/M and DOS left it."""
     text = data.rstrip(b"\0")
-    if not text or text.translate(None, _NOT_CONTROL).strip(_END_OF_FILE):
+    has_lines = b"\n" in text or b"\r" in text
+    if not has_lines or text.translate(None, _NOT_CONTROL).strip(_END_OF_FILE):
         return None
     found = decode(text)
     if found is None:
