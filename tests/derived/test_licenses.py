@@ -42,6 +42,16 @@ def test_the_usual_texts_are_told_apart(name: str) -> None:
     assert similarity > 0.9
 
 
+def test_the_lesser_licence_is_found_without_the_one_that_it_adds_to() -> None:
+    whole = text_of("LGPL-3.0-only")
+    alone = whole.partition("GNU GENERAL PUBLIC LICENSE")[0]
+    assert len(alone) < len(whole) / 3
+    for text in (whole, alone):
+        name, similarity = nearest_license(text)
+        assert name == "LGPL-3.0-only"
+        assert similarity > 0.99
+
+
 def test_other_texts_are_no_licence() -> None:
     assert nearest_license("")[1] == 0
     assert nearest_license("int main(void) { return 0; }")[1] < 0.3
@@ -57,7 +67,7 @@ def test_a_dataset_s_licences(tmp_path: Path) -> None:
         61: ("mit", [("LICENSE", text_of("MIT")), ("a.py", "# SPDX-License-Identifier: MIT\n")]),
         62: ("gpl-3.0", [("x/LICENSE.txt", text_of("Apache-2.0")), ("license.py", "x = 1\n")]),
         63: ("bsd-3-clause", [("COPYING", wrapped_at_100), ("LICENSE-other", long_lines[:300])]),
-        64: ("gpl-2.0+", [("COPYING", text_of("GPL-2.0-only"))]),
+        64: ("gpl-2.0+", [("COPYING2", text_of("GPL-2.0-only"))]),
         65: (None, [("LICENSE.md", text_of("ISC"))]),
         66: ("mit", [("b.c", "/* SPDX-License-Identifier: GPL-2.0+ OR MIT */\nint x;\n")]),
     }
@@ -79,7 +89,7 @@ def test_a_dataset_s_licences(tmp_path: Path) -> None:
     assert found[61, "a.py"] == ("MIT", "tag")
     assert found[62, "x/LICENSE.txt"] == ("Apache-2.0", "text")
     assert found[63, "COPYING"] == ("BSD-3-Clause", "text")
-    assert found[64, "COPYING"] == ("GPL-2.0-only", "text")
+    assert found[64, "COPYING2"] == ("GPL-2.0-only", "text")
     assert found[65, "LICENSE.md"] == ("ISC", "text")
     assert found[66, "b.c"] == ("GPL-2.0+ OR MIT", "tag")
     assert rows.set_index("path").loc["license.py"].isna()["license_detected.license"]

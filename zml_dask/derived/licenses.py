@@ -30,7 +30,7 @@ _IS_TEXT: Final = 0.9
 _MOST_CHARACTERS: Final = 200_000
 _NAMED: Final = re.compile(
     r"(?i)(^|[-_.])(un)?(licen[sc]es?|copying|copyright|ofl|bsd|mit|gpl|lgpl|agpl|apache|mpl|cc0)"
-    r"([-_.]|$)"
+    r"v?\d?([-_.]|$)"
 )
 _TAG: Final = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+() \t-]+)")
 _WORD: Final = re.compile(r"\w+")
@@ -60,6 +60,7 @@ class _Texts(NamedTuple):
     Attributes
     ----------
     names : list of str
+        One may have two texts.
     sizes : numpy.ndarray of int64
         Different pairs of each licence.
     holders : dict of (str, str) to numpy.ndarray of int64
@@ -138,8 +139,10 @@ def _texts() -> _Texts:
         # Of the licences of GNU the text is the same, whether "only" or "or later".
         if of_license["isDeprecatedLicenseId"] or name.endswith("-or-later"):
             continue
-        pairs = _pairs(of_license["text"] or "")
-        if pairs:
+        text = of_license["text"] or ""
+        # SPDX's text of the LGPL 3 ends with the GPL's, which files have beside it.
+        alone = text.partition("GNU GENERAL PUBLIC LICENSE")[0] if "LGPL" in name else text
+        for pairs in {frozenset(_pairs(one)) for one in (text, alone) if one}:
             for pair in pairs:
                 holders.setdefault(pair, []).append(len(names))
             names.append(name)

@@ -85,7 +85,10 @@ def similar(
     else:
         vector = Embedder.of(snapshot)(text or "")
     if vector is None:
-        raise UsageError("it has no words to be compared by; choose a file or a text with some")
+        raise UsageError(
+            "it has no words to be compared by, or was added since; choose another, or run "
+            f"zml-dask derive DATASET {EMBEDDING}"
+        )
     wanted = directions(np.frombuffer(vector, np.int8)[np.newaxis])[0]
     best = (np.empty(0, np.int64), np.empty(0, np.float32))
     chosen = None if view.is_all else view.selection.files.mask()
