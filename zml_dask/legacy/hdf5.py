@@ -208,7 +208,8 @@ class Hdf5Writer:
 
     def _flush(self) -> None:
         """Write what waits."""
-        with _system_errors(self._path):
+        # No two threads may be within HDF5, and h5py itself sees to it only from 3.15.
+        with _system_errors(self._path), phil:
             for file in self._waiting:
                 parent = self._enter(file.folders)
                 for number, (shape, chunk) in enumerate(file.chunks):
