@@ -17,7 +17,7 @@ from store_builders import sources, stage
 
 import zml_dask as zml
 from zml_dask.errors import DatasetDamagedError
-from zml_dask.query import dataset
+from zml_dask.query import file_images
 from zml_dask.query.file_images import FileImages
 from zml_dask.store.commit import commit
 from zml_dask.store.info import DatasetInfo
@@ -132,8 +132,8 @@ def test_tables_that_name_images_that_there_are_not(
     grown: tuple[Path, bytes, int], changed: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ds = zml.open_dataset(grown[0])
-    row = dataset.find_file(ds, 5) | changed
-    monkeypatch.setattr(dataset, "find_file", lambda *_: row)
+    row = file_images.find_file(ds, 5) | changed
+    monkeypatch.setattr(file_images, "find_file", lambda *_: row)
     for reader in (ds.text, ds.image):
         with pytest.raises(DatasetDamagedError, match="which cannot be; run zml-dask verify"):
             reader(5)
