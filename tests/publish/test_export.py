@@ -139,7 +139,7 @@ def test_single_images_are_exported_as_they_were_chosen(dataset: Path, tmp_path:
     assert len(names) == 3 * len(view)
     assert {name.partition(".")[0].rpartition("_")[2] for name in names} == {"1"}
     assert len(list(tmp_path.rglob("*.png"))) == len(view)
-    for name in set(FORMATS) - {"webdataset", "png", "croissant"}:
+    for name in set(FORMATS) - {"webdataset", "png", "croissant", "atlas"}:
         with pytest.raises(UsageError, match="single images"):
             export(view, tmp_path / "whole", [name])
 
