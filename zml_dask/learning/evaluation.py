@@ -400,7 +400,7 @@ def _majority(sample: Sample, tested: Tested) -> float:
 def ask_magika(
     dataset: Dataset, sample: Sample, tested: Tested, options: LearnOptions
 ) -> dict[str, Any]:
-    """Have Magika name some of the same pages: as it is, and told which labels there are.
+    """Have Magika name some of the same pages: as it is, and given the labels that there are.
 
     Pages of labels that it does not know are left out; the best model's accuracy on the same
     pages, among the same labels, stands beside it.
