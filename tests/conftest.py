@@ -22,17 +22,21 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let two processes share the tests (``-n 2 --dist loadgroup``), a file to each.
+@pytest.hookimpl(optionalhook=True)  # tests are collected without xdist too
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests among processes (``-n 2``), a file to each.
 
-    One process has all tests of clusters and containers: each of them wants the machine.
+    One process has all tests of clusters and containers: each of them wants the machine, and a
+    SLURM of their own would find its nodes killed by the other's.
     """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    whole = Path(__file__).parent
-    for item in items:
-        alone = any(whole / folder in item.path.parents for folder in ("cluster", "deploy"))
-        item.add_marker(pytest.mark.xdist_group("cluster" if alone else str(item.path)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "cluster" if path.startswith(("tests/cluster/", "tests/deploy/")) else path
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

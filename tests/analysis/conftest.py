@@ -145,7 +145,7 @@ def served(known: Known) -> Iterator[ViewerServer]:
 
 
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (program and driver):
         if os.environ.get("ZML_REQUIRE_ALL"):
@@ -159,3 +159,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
     browser = webdriver.Chrome(options=options, service=Service(driver))
     yield browser
     browser.quit()
+
+
+@pytest.fixture
+def chromium(_browser: webdriver.Chrome) -> webdriver.Chrome:
+    """A browser whose log holds nothing of earlier tests."""
+    _browser.get_log("browser")  # type: ignore[no-untyped-call]  # reading it empties it
+    return _browser

@@ -127,9 +127,10 @@ class SlurmLab:
 
     def kill_node(self, node: str) -> None:
         """End everything on a node at once, as when its power fails; then SLURM finds out."""
+        ours = {"SLURMD_NODENAME": node, "SLURM_CONF": self.environment["SLURM_CONF"]}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get("SLURMD_NODENAME") == node:
+                if ours.items() <= process.environ().items():
                     process.kill()
         self.update(node, "down")
 
