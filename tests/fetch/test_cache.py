@@ -14,8 +14,8 @@ import pytest
 from serving import Faults, Sandbox
 
 from zml_dask.errors import NetworkError, RecordError
-from zml_dask.fetch.cache import cache_record, is_cached
-from zml_dask.fetch.origins import FetchOptions, open_record
+from zml_dask.fetch.cache import open_cache, read_whole
+from zml_dask.fetch.origins import FetchOptions, cache_record, open_record
 from zml_dask.net.client import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
@@ -42,6 +42,11 @@ def record(served: Sandbox, client: HttpClient) -> Record:
     return parse_record(answer.payload, api_url=served.api_url)
 
 
+def is_cached(cache: str, record_id: int) -> bool:
+    system, root = open_cache(cache)
+    return read_whole(system, f"{root}/{record_id}") is not None
+
+
 @pytest.fixture(params=["folder", "memory"])
 def cache(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "cache") if request.param == "folder" else f"memory://{tmp_path}/cache"
@@ -56,8 +61,7 @@ def test_offline_gives_what_online_gave(
         online = (fetched.origin, list(fetched.members()))
         rows = [(one.name, one.bytes, one.checksum, one.kind) for one in fetched.archives]
     assert not is_cached(cache, 7)
-    cached = cache_record(record, client, cache, scratch)
-    assert (cached.already, cached.bytes) == (False, sum(row[1] for row in rows))
+    assert cache_record(record, client, cache, scratch) == sum(row[1] for row in rows)
     assert is_cached(cache, 7)
     assert not any(scratch.iterdir())
 
@@ -66,7 +70,7 @@ def test_offline_gives_what_online_gave(
     with open_record(record, client, scratch, options) as fetched:
         assert (fetched.origin, list(fetched.members())) == online
         assert [(one.name, one.bytes, one.checksum, one.kind) for one in fetched.archives] == rows
-    assert cache_record(record, client, cache, scratch).already
+    assert cache_record(record, client, cache, scratch) is None
     assert client.requests_sent == sent
     # Reading from a local cache leaves it as it was.
     with open_record(record, client, scratch, options) as fetched:
@@ -120,7 +124,7 @@ def test_a_torn_manifest_is_no_manifest(record: Record, client: HttpClient, tmp_
     manifest = cache / "7" / "record.json"
     manifest.write_text(manifest.read_text()[:50])
     assert not is_cached(str(cache), 7)
-    assert not cache_record(record, client, str(cache), tmp_path / "scratch").already
+    assert cache_record(record, client, str(cache), tmp_path / "scratch")
     assert is_cached(str(cache), 7)
 
 
@@ -146,7 +150,7 @@ def test_a_cache_that_was_harmed_is_noticed(
     if harm == "flipped":  # as the message says
         system.rm_file(stored)
     assert not is_cached(cache, 7)
-    assert not cache_record(record, client, cache, tmp_path / "scratch").already
+    assert cache_record(record, client, cache, tmp_path / "scratch")
     with open_record(record, client, tmp_path, options) as fetched:
         assert good(list(fetched.members()))
 

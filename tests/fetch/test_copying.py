@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zml_dask.errors import NetworkError
-from zml_dask.fetch.cache_reader import copy_stream
+from zml_dask.fetch.cache import copy_stream
 
 LIMIT = 1_200_000
 

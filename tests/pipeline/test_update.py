@@ -94,7 +94,9 @@ def test_a_dataset_without_a_harvest_cannot_be_updated(
     (tmp_path / "mine.jsonl").write_text(
         f'{{"id": 7, "files": [{{"key": "code.zip", "url": "{code.as_uri()}"}}]}}'
     )
-    build(tmp_path / "mine.jsonl", tmp_path / "ds", client=client)
+    said: list[str] = []
+    build(tmp_path / "mine.jsonl", tmp_path / "ds", client=client, progress=lines_of(said))
+    assert "no mine.jsonl.state.json lies beside it" in " ".join(said)
     with HttpClient() as http, pytest.raises(UsageError, match="not built from"):
         update(str(tmp_path / "ds"), lambda: nullcontext(DaskExecutor(client)), http)
 
@@ -212,6 +214,43 @@ def test_nobody_asks_for_a_record_before_the_date_of_its_embargo(
     fetched = {seen.path.split("/")[3] for seen in served.requests.downloads}
     assert fetched == {"3001", "3002"}
     assert not any("3000" in str(seen) for seen in served.requests.searches)
+
+
+def test_an_embargo_that_was_extended_is_asked_about_once(
+    make_sandbox: Callable[..., Sandbox], client: distributed.Client, tmp_path: Path
+) -> None:
+    today = datetime.now(UTC).date()
+    kept = make_record(
+        3000,
+        {"a.zip": archive({"a.py": b"1\n"})},
+        access="embargoed",
+        created=LONG_AGO,
+        embargo_date=today.isoformat(),
+    )
+    served = make_sandbox([*small_records(2), kept])
+    said: list[str] = []
+    build(harvested(served, tmp_path), tmp_path / "ds", client=client, progress=lines_of(said))
+    assert "note: " not in " ".join(said)
+    until = (today + timedelta(days=90)).isoformat()
+    served.corpus.add(replace(kept, embargo_date=until))
+
+    def updated() -> None:
+        served.requests.clear()
+        said.clear()
+        executor = DaskExecutor(client)
+        with HttpClient() as http:
+            update(
+                str(tmp_path / "ds"), lambda: nullcontext(executor), http, progress=lines_of(said)
+            )
+
+    updated()
+    assert f"1 embargoes were extended, the first of them until {until}" in " ".join(said)
+    [failed] = [row for row in tables(tmp_path / "ds")["failures"] if row["record_id"] == 3000]
+    assert until in str(failed["message"])
+    updated()
+    assert f"1 records are under an embargo, the first of them until {until}" in " ".join(said)
+    assert not any("3000" in str(seen) for seen in served.requests.searches)
+    assert not served.requests.to("records/3000")
 
 
 def test_a_new_version_says_of_what_it_is_one(

@@ -73,6 +73,8 @@ def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) 
 
 def _as_typed() -> str:
     """Return the command as it can be typed again: by its path where the shell finds none."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return "python -m zml_dask"
     return "zml-dask" if shutil.which("zml-dask") else sys.argv[0]
 
 

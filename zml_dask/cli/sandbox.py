@@ -7,6 +7,7 @@ import threading
 
 import click
 
+from zml_dask.sandbox.corpus import Corpus
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.server import GUEST, Sandbox, SandboxLimits
 
@@ -32,6 +33,8 @@ from zml_dask.sandbox.server import GUEST, Sandbox, SandboxLimits
 def command(port: int, limit: int | None, rate: str, troubles: bool) -> None:
     """Serve a local Zenodo over the software installed here, until interrupted."""
     limits = GUEST if rate == "guest" else SandboxLimits()
+    with Sandbox(Corpus(), port=port):
+        pass  # a port that is taken is reported before the work of collecting records
     corpus = installed_corpus(limit, troubles=troubles)
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())

@@ -1,105 +1,125 @@
-"""Fetching records ahead of a build, where there is a network, into a cache."""
+"""Archives that were fetched before: how they lie in a cache, how they are put there, and read.
+
+``CACHE/<record id>/record.json`` names the files beside it (``0000``, ``0001``,
+...) with sizes and checksums; it is written last, so a record without it is not
+in the cache. `CACHE` is a folder or any fsspec URL.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from zml_dask.errors import RecordError
-from zml_dask.fetch.cache_reader import MANIFEST, md5_of, open_cache, read_whole
-from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions
-from zml_dask.fetch.origins import fetch_into
-from zml_dask.net.client import HttpClient
-from zml_dask.records.record import Record
+from zml_dask.errors import NetworkError, RecordError
+from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
+from zml_dask.fetch.member import FetchLimits, Member
+from zml_dask.fetch.streams import Readable
+from zml_dask.net.transfer import local_disk, write_all
+
+MANIFEST: Final = "record.json"
+_PIECE: Final = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class CachedRecord:
-    """What became of a record that was to be cached.
-
-    Attributes
-    ----------
-    record_id : int
-    bytes : int
-        Of its archives.
-    already : bool
-        Whether it was there before; nothing was then fetched.
-    """
-
-    record_id: int
-    bytes: int
-    already: bool
-
-
-def is_cached(cache: str, record_id: int) -> bool:
-    """Whether a cache holds a record, wholly."""
-    system, root = open_cache(cache)
-    return read_whole(system, f"{root}/{record_id}") is not None
-
-
-def cache_record(
-    record: Record,
-    client: HttpClient,
-    cache: str,
-    scratch: Path,
-    options: FetchOptions | None = None,
-) -> CachedRecord:
-    """Fetch a record's code and keep it in a cache.
-
-    Run again after an interruption it goes on within the file that broke off,
-    as long as `scratch` is the same.
+def read_cached(
+    cache: str, record_id: int, folder: Path, limits: FetchLimits
+) -> FetchedRecord | None:
+    """A record from a cache; None where it is not there.
 
     Parameters
     ----------
-    record : Record
-    client : HttpClient
     cache : str
-        Folder or any fsspec URL.
-    scratch : Path
-        Folder on a local disk; holds what is under way.
-    options : FetchOptions, optional
-        Its `cache` and `offline` are not heeded here.
+        Folder or URL.
+    record_id : int
+    folder : Path
+        Scratch, for the archives of a cache that is not a local folder.
+    limits : FetchLimits
 
     Raises
     ------
     RecordError
-        As `zml_dask.fetch.origins.open_record`; of the kind "cache" where that cannot be written.
+        Where the cache cannot be read, or an archive in it is not what its
+        manifest says.
     """
-    options = FetchOptions() if options is None else options
     system, root = open_cache(cache)
-    place = f"{root}/{record.record_id}"
-    manifest = read_whole(system, place)
-    if manifest is not None:
-        return CachedRecord(record.record_id, _bytes_of(manifest), already=True)
-    folder = scratch / f"fetch-{record.record_id}"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Whole archives only: parts would be of use to a reader with the same limits alone.
-    plain = replace(options, cache=None, offline=False, partial_threshold=None)
+    place = f"{root}/{record_id}"
     try:
-        fetched = fetch_into(record, client, folder, plain, keep_partial=True)
-    except RecordError as error:
-        if error.permanent:  # nobody will go on from here
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+        manifest = read_manifest(system, place)
+        if manifest is None:
+            return None
+        archives = tuple(
+            _archive(system, f"{place}/{entry['stored']}", entry, folder)
+            for entry in manifest["archives"]
+        )
+        listed = tuple(Member(**row) for row in manifest["listed"])
+        return FetchedRecord(manifest["origin"], archives, listed, limits, folder)
+    except FileNotFoundError as error:
+        raise RecordError(
+            "cache", f"record {record_id} lacks an archive in the cache {cache!r}; fetch it again"
+        ) from error
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RecordError(
+            "cache",
+            f"record {record_id} cannot be read from the cache {cache!r} ({error}); fetch it again",
+        ) from error
+
+
+def open_cache(cache: str) -> tuple[Any, str]:
+    """File system and root of a cache.
+
+    Raises
+    ------
+    RecordError
+        Where the URL names no file system that is installed.
+    """
     try:
-        _keep(system, place, fetched)
+        system, root = fsspec.core.url_to_fs(cache)
+    except (ValueError, ImportError) as error:
+        raise RecordError("cache", f"the cache {cache!r} cannot be opened: {error}") from None
+    return system, str(root).rstrip("/")
+
+
+def read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
+    """What a cache says of a record; None where it is not, or not wholly, there.
+
+    Raises
+    ------
+    RecordError
+        Where the cache cannot be read at all.
+    """
+    try:
+        manifest = json.loads(system.cat_file(f"{place}/{MANIFEST}"))
+    except (FileNotFoundError, ValueError):
+        # What is no JSON was torn while it was written.
+        return None
     except OSError as error:
-        raise RecordError("cache", f"the cache {cache!r} cannot be written ({error})") from error
-    for left in folder.iterdir():
-        left.unlink()
-    folder.rmdir()
-    return CachedRecord(
-        record.record_id, sum(archive.bytes for archive in fetched.archives), already=False
-    )
+        raise RecordError("cache", f"the cache at {place!r} cannot be read ({error})") from error
+    return manifest if isinstance(manifest, dict) else None
 
 
-def _keep(system: Any, place: str, fetched: FetchedRecord) -> None:
+def read_whole(system: Any, place: str) -> Mapping[str, Any] | None:
+    """As `read_manifest`; also None where a file that it names is lost, or of another size."""
+    manifest = read_manifest(system, place)
+    if manifest is None:
+        return None
+    try:
+        is_whole = all(
+            system.size(f"{place}/{entry['stored']}") == entry["bytes"]
+            for entry in manifest["archives"]
+        )
+    except (FileNotFoundError, KeyError, TypeError):
+        return None
+    except OSError as error:
+        raise RecordError("cache", f"the cache at {place!r} cannot be read ({error})") from error
+    return manifest if is_whole else None
+
+
+def keep_in_cache(system: Any, place: str, fetched: FetchedRecord) -> None:
     """Put archives, then the manifest: until that is there, the record is not."""
     system.makedirs(place, exist_ok=True)
     entries = []
@@ -133,7 +153,54 @@ def _entry(archive: FetchedArchive, stored: str) -> dict[str, Any]:
     }
 
 
-def _bytes_of(manifest: Any) -> int:
-    with suppress(KeyError, TypeError):
-        return sum(int(entry["bytes"]) for entry in manifest["archives"])
-    return 0
+def _archive(system: Any, stored: str, entry: Mapping[str, Any], folder: Path) -> FetchedArchive:
+    if isinstance(system, LocalFileSystem):
+        path = Path(stored)
+        md5 = md5_of(path)
+    else:
+        path = folder / entry["stored"]
+        with system.open(stored, "rb") as source:
+            _, md5 = copy_stream(source, path, most=entry["bytes"])
+    if md5 != entry["md5"]:
+        raise RecordError(
+            "cache", f"{stored!r} has changed since it was fetched; remove it, and fetch again"
+        )
+    return FetchedArchive(entry["name"], path, entry["bytes"], entry["checksum"], entry["kind"])
+
+
+def copy_stream(source: Readable, target: Path, most: int) -> tuple[int, str]:
+    """Copy a stream to a file.
+
+    Returns
+    -------
+    count : int
+        Bytes.
+    md5 : str
+        Hex.
+
+    Raises
+    ------
+    NetworkError
+        Where there are more bytes than `most`, or `target` cannot be written. What `source`
+        raises is passed on.
+    """
+    digest, count = hashlib.md5(usedforsecurity=False), 0
+    with local_disk(target):
+        to = target.open("wb", buffering=0)
+    with to:
+        while piece := source.read(_PIECE):
+            count += len(piece)
+            if count > most:
+                raise NetworkError(
+                    "too_large", f"{target.name!r} is over the limit of {most:,} bytes"
+                )
+            digest.update(piece)
+            with local_disk(target):
+                write_all(to, piece)
+    return count, digest.hexdigest()
+
+
+def md5_of(path: Path) -> str:
+    """Hex md5 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

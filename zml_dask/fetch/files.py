@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from zml_dask.errors import NetworkError, RecordError
-from zml_dask.fetch.cache_reader import copy_stream
+from zml_dask.fetch.cache import copy_stream
 from zml_dask.fetch.fetched import FetchedArchive, FetchOptions
 from zml_dask.fetch.member import Member, MemberStatus, unread
 from zml_dask.fetch.members import kind_of

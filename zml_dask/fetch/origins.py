@@ -7,11 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
 from zml_dask.errors import RecordError
-from zml_dask.fetch.cache_reader import read_cached
+from zml_dask.fetch.cache import keep_in_cache, open_cache, read_cached, read_whole
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions, Origin
 from zml_dask.fetch.files import FILE_FAULTS, FetchedFiles, FileFetcher
 from zml_dask.fetch.git import GithubSource, GitLimits, find_repository, github_source, snapshot
@@ -24,7 +25,8 @@ from zml_dask.records.record import Record
 from zml_dask.text_safety import escape_path
 
 __all__ = [
-    "FetchOptions", "FetchedArchive", "FetchedRecord", "embargo_end", "fetch_into", "open_record",
+    "FetchOptions", "FetchedArchive", "FetchedRecord", "cache_record",
+    "embargo_date", "embargo_end", "fetch_into", "open_record",
 ]  # fmt: skip
 
 # With what is wrong with us or with the whole server nobody turns to GitHub, nor where a
@@ -134,6 +136,64 @@ def fetch_into(
     return own
 
 
+def cache_record(
+    record: Record,
+    client: HttpClient,
+    cache: str,
+    scratch: Path,
+    options: FetchOptions | None = None,
+) -> int | None:
+    """Fetch a record's code and keep it in a cache.
+
+    Run again after an interruption it goes on within the file that broke off,
+    as long as `scratch` is the same.
+
+    Parameters
+    ----------
+    record : Record
+    client : HttpClient
+    cache : str
+        Folder or any fsspec URL.
+    scratch : Path
+        Folder on a local disk; holds what is under way.
+    options : FetchOptions, optional
+        Its `cache` and `offline` are not heeded here.
+
+    Returns
+    -------
+    int or None
+        Bytes of its archives; None where it was there before, and nothing was fetched.
+
+    Raises
+    ------
+    RecordError
+        As `open_record`; of the kind "cache" where that cannot be written.
+    """
+    options = FetchOptions() if options is None else options
+    system, root = open_cache(cache)
+    place = f"{root}/{record.record_id}"
+    if read_whole(system, place) is not None:
+        return None
+    folder = scratch / f"fetch-{record.record_id}"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Whole archives only: parts would be of use to a reader with the same limits alone.
+    plain = replace(options, cache=None, offline=False, partial_threshold=None)
+    try:
+        fetched = fetch_into(record, client, folder, plain, keep_partial=True)
+    except RecordError as error:
+        if error.permanent:  # nobody will go on from here
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    try:
+        keep_in_cache(system, place, fetched)
+    except OSError as error:
+        raise RecordError("cache", f"the cache {cache!r} cannot be written ({error})") from error
+    for left in folder.iterdir():
+        left.unlink()
+    folder.rmdir()
+    return sum(archive.bytes for archive in fetched.archives)
+
+
 def _own_files(record: Record, fetcher: FileFetcher) -> FetchedFiles:
     if not record.files:
         raise RecordError(
@@ -165,17 +225,23 @@ _DATE: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
 
 def _embargoed(record: Record) -> RecordError:
+    end = embargo_date(record)
+    until = (
+        f"{_EMBARGO}{end}; an update after that day"
+        if end is not None
+        else ("is under an embargo; every update")
+    )
+    return RecordError("embargoed", f"record {record.record_id} {until} asks for it again")
+
+
+def embargo_date(record: Record) -> str | None:
+    """Date that a record says its embargo ends on; None where it says none."""
     hit = record.metadata
     end = str(
         mapping(hit.get("metadata")).get("embargo_date")
         or mapping(mapping(hit.get("access")).get("embargo")).get("until")
     )
-    until = (
-        f"{_EMBARGO}{end}; an update after that day"
-        if re.fullmatch(_DATE, end)
-        else ("is under an embargo; every update")
-    )
-    return RecordError("embargoed", f"record {record.record_id} {until} asks for it again")
+    return end if re.fullmatch(_DATE, end) else None
 
 
 def embargo_end(message: str) -> str | None:

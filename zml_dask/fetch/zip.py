@@ -289,7 +289,10 @@ def read_entry(buffer: Buffer, position: int, shift: int, path: str) -> Entry:
     if UNKNOWN_32 in (packed, size, offset):
         start = position + _CENTRAL.size + n_path
         extra = bytes(buffer[start : start + n_extra])
-        size, packed, offset = _zip64_fields(extra, size, packed, offset)
+        values = zip64_values(extra)  # of those fields that 32 bits do not hold, in this order
+        size = next(values, size) if size == UNKNOWN_32 else size
+        packed = next(values, packed) if packed == UNKNOWN_32 else packed
+        offset = next(values, offset) if offset == UNKNOWN_32 else offset
     mode = 0
     if attributes & _ANY_SPECIAL:
         mode = _mode_of(made_by >> 8, attributes, size)
@@ -327,12 +330,12 @@ def iter_extra(extra: bytes) -> Iterator[tuple[int, bytes]]:
         position += length
 
 
-def iter_zip64(extra: bytes) -> Iterator[Iterator[int]]:
+def zip64_values(extra: bytes) -> Iterator[int]:
     """The 64-bit values of a header's zip64 field, where it has one."""
     for kind, body in iter_extra(extra):
         if kind == _EXTRA_ZIP64:
             values = struct.unpack_from(f"<{len(body) // 8}Q", body)
-            yield (min(value, _LARGEST_SIZE) for value in values)
+            yield from (min(value, _LARGEST_SIZE) for value in values)
             return
 
 
@@ -691,12 +694,3 @@ def _check_end(buffer: Buffer, directory: Directory, position: int, count: int) 
     if is_all and (not rest.strip(b"\0") or rest.startswith(b"PK\x05\x05")):
         return
     raise BrokenDirectoryError("its directory holds something else, or breaks off")
-
-
-def _zip64_fields(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
-    """Real values of those fields that 32 bits do not hold; in the order of the format."""
-    for values in iter_zip64(extra):
-        size = next(values, size) if size == UNKNOWN_32 else size
-        packed = next(values, packed) if packed == UNKNOWN_32 else packed
-        offset = next(values, offset) if offset == UNKNOWN_32 else offset
-    return size, packed, offset

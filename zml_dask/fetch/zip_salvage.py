@@ -20,9 +20,9 @@ from zml_dask.fetch.zip import (
     Entry,
     decode_path,
     find_signatures,
-    iter_zip64,
     large_member,
     unpack_member,
+    zip64_values,
 )
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
@@ -124,8 +124,8 @@ def _entry_at(buffer: Buffer, position: int) -> tuple[Entry, int] | None:
     raw = bytes(buffer[position + _LOCAL.size : path_end])
     extra = bytes(buffer[path_end : path_end + n_extra])
     if UNKNOWN_32 in (packed, size):
-        for values in iter_zip64(extra):
-            size, packed = next(values, size), next(values, packed)
+        values = zip64_values(extra)
+        size, packed = next(values, size), next(values, packed)
     path = decode_path(raw, flags, extra)
     return Entry(path, flags, method, crc, 0, packed, size, position), path_end + n_extra
 

@@ -38,7 +38,7 @@ from zml_dask.pipeline.sources import (
 )
 from zml_dask.pipeline.stage import Staged, StageRecords
 from zml_dask.records.catalogue import Catalogue
-from zml_dask.records.journal import HarvestState
+from zml_dask.records.journal import HarvestState, state_path
 from zml_dask.records.refs import RefTable
 from zml_dask.store.commit import CommitOptions, software_versions
 from zml_dask.store.commit.plan import check_shape
@@ -183,6 +183,8 @@ def _build_and_commit(
     refs = run.catalogue.refs if limit is None else run.catalogue.refs[:limit]
     todo = ledger.todo(refs, retry_failed=run.options.retry_failed)
     run.progress.say(_plan_line(refs, ledger, todo))
+    if len(todo) and run.named and (info is None or info.harvest is None):
+        _warn_of_no_harvest(run, run.named)
     run.log.write(
         "start",
         catalogue=run.named,
@@ -288,6 +290,26 @@ def _result(run: _Run, info: DatasetInfo | None, staged: Staged, *, committed: b
         counts.images,
         LeftOut() if info is None else Snapshot.open(run.storage).left_out(),
         committed,
+    )
+
+
+def _warn_of_no_harvest(run: _Run, catalogue: str) -> None:
+    """Say what the dataset will lack if its catalogue is not known as a finished harvest's."""
+    harvest = run.catalogue.harvest
+    if _recorded_harvest(harvest) is not None:
+        return
+    if harvest is not None:
+        why = "its harvest is not finished"
+    elif run.where is not None:
+        why = "a condition chooses some of its records"
+    elif catalogue.endswith(".parquet"):
+        why = "it names none"
+    else:
+        why = f"no {Path(state_path(catalogue)).name} lies beside it"
+    run.progress.say(
+        f"note: {catalogue} is not known to be a finished harvest ({why}), so {run.storage.url} "
+        "will not record what was harvested and when: its citation lacks the date, and "
+        "'zml-dask update' cannot add what is new"
     )
 
 

@@ -10,8 +10,7 @@ from typing import ClassVar
 
 from zml_dask.engine.job import Job, Report
 from zml_dask.errors import RecordError
-from zml_dask.fetch.cache import CachedRecord, cache_record
-from zml_dask.fetch.origins import FetchOptions
+from zml_dask.fetch.origins import FetchOptions, cache_record
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.records.refs import RecordRef, RefTable
@@ -39,7 +38,7 @@ class FetchResult:
 
 
 @dataclass(frozen=True)
-class FetchArchives(Job[RecordRef, HttpClient, CachedRecord | RecordError, FetchResult]):
+class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchResult]):
     """Fetches the archives of a catalogue's records into a cache.
 
     May be interrupted; the same job goes on where it stopped, also within a file,
@@ -74,7 +73,7 @@ class FetchArchives(Job[RecordRef, HttpClient, CachedRecord | RecordError, Fetch
         """Give the client."""
         return nullcontext(self.client)
 
-    def run(self, task: RecordRef, context: HttpClient) -> CachedRecord | RecordError:
+    def run(self, task: RecordRef, context: HttpClient) -> int | RecordError | None:
         """Fetch one record.
 
         Raises
@@ -92,19 +91,19 @@ class FetchArchives(Job[RecordRef, HttpClient, CachedRecord | RecordError, Fetch
                 raise
             return error
 
-    def finish(self, results: Iterator[CachedRecord | RecordError]) -> FetchResult:
+    def finish(self, results: Iterator[int | RecordError | None]) -> FetchResult:
         """Add up what was fetched."""
         total = FetchResult()
         for result in results:
             if isinstance(result, RecordError):
                 total.failures[result.kind] = total.failures.get(result.kind, 0) + 1
-            elif result.already:
+            elif result is None:
                 total = replace(total, already=total.already + 1)
             else:
-                total = replace(total, fetched=total.fetched + 1, bytes=total.bytes + result.bytes)
+                total = replace(total, fetched=total.fetched + 1, bytes=total.bytes + result)
         return replace(total, failures=dict(sorted(total.failures.items())))
 
-    def report(self, result: CachedRecord | RecordError) -> Report:
+    def report(self, result: int | RecordError | None) -> Report:
         """Say which record failed."""
         if not isinstance(result, RecordError):
             return Report()

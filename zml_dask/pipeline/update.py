@@ -18,7 +18,7 @@ from zml_dask.engine.log import build_log
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError
-from zml_dask.fetch.origins import embargo_end
+from zml_dask.fetch.origins import embargo_date, embargo_end
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.build import build_on
 from zml_dask.pipeline.ledger import Ledger, load_ledger
@@ -254,18 +254,32 @@ def _new_records(
 def _append_failed(
     path: Path, record_ids: list[int], api_url: str, http: HttpClient, progress: BuildProgress
 ) -> int:
-    """Add records by their numbers to a catalogue; how many of them can be tried again."""
-    count = embargoed = 0
+    """Add records by their numbers to a catalogue; how many of them are to be tried again.
+
+    One whose embargo was extended is among them: its failure then names the new date,
+    and nobody asks before that.
+    """
+    count, embargoed, extended = 0, 0, list[str]()
+    today = datetime.now(UTC).date().isoformat()
     with path.open("a", encoding="ascii") as stream:
         for _, hits in listed_hits(record_ids, http, api_url):
             for number in sorted(hits):
-                if parse_record(hits[number]).access == "embargoed":
-                    embargoed += 1
-                    continue
+                record = parse_record(hits[number])
+                if record.access == "embargoed":
+                    end = embargo_date(record)
+                    if end is None or end <= today:
+                        embargoed += 1
+                        continue
+                    extended.append(end)
                 count += 1
                 stream.write(f"{harvested_json(hits[number])}\n")
     if embargoed:
         progress.say(f"{embargoed:,} records are still under an embargo")
+    if extended:
+        progress.say(
+            f"{len(extended):,} embargoes were extended, the first of them until "
+            f"{min(extended)}; these records are asked for after that"
+        )
     return count
 
 
