@@ -74,13 +74,22 @@ def memory(kept: dict[str, Any]) -> str:
 
 def use(kept: dict[str, Any]) -> str:
     """Return the tables of what questions to a large dataset cost."""
+
+    def spent(row: dict[str, Any]) -> list[str]:
+        return [f"{row[clock]:.2f} s" if clock in row else "" for clock in ("seconds", "cpu")]
+
     local = [
         [
             row["question"].replace("|", "\\|"),
-            f"{row['seconds']:.2f} s",
+            *spent(row),
             f"{row['memory'] / MIB:,.0f} MiB" if "memory" in row else "",
-            f"{row['peer']['name']}: {row['peer']['seconds']:.2f} s, "
-            f"{row['peer']['memory'] / MIB:,.0f} MiB"
+            ", ".join(
+                [
+                    f"{row['peer']['name']}: {spent(row['peer'])[0]}",
+                    f"{spent(row['peer'])[1]} CPU",
+                    f"{row['peer']['memory'] / MIB:,.0f} MiB",
+                ]
+            )
             if "peer" in row
             else "",
         ]
@@ -89,7 +98,7 @@ def use(kept: dict[str, Any]) -> str:
     remote = [
         [
             row["question"],
-            f"{row['seconds']:.2f} s",
+            *spent(row),
             f"{row['memory'] / MIB:,.0f} MiB",
             f"{row['requests']:,}",
             f"{row['bytes'] / 1e6:.1f} MB",
@@ -99,8 +108,12 @@ def use(kept: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"### {kept['title']}",
-            table(["from the disk", "time", "peak memory", "a peer, in the same run"], local),
-            table(["over HTTP, 30 ms away", "time", "peak memory", "requests", "bytes"], remote),
+            table(
+                ["from the disk", "time", "CPU", "peak memory", "a peer, in the same run"], local
+            ),
+            table(
+                ["over HTTP, 30 ms away", "time", "CPU", "peak memory", "requests", "bytes"], remote
+            ),
         ]
     )
 

@@ -15,6 +15,7 @@ import duckdb
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from derived.test_licenses import text_of
 from selenium import webdriver
 from selenium.webdriver.support.ui import Select
 
@@ -23,12 +24,18 @@ from zml_dask.analysis.counts import Numbers, count, long_images
 from zml_dask.analysis.report import render
 from zml_dask.cli.report import command
 from zml_dask.errors import UsageError
+from zml_dask.publish.viewer import ViewerServer
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import normalize_text
-from zml_dask.store.layout import extension_of
+from zml_dask.records.licenses import spdx_ids
+from zml_dask.store.commit import commit
+from zml_dask.store.layout import ImageShape, extension_of
+from zml_dask.store.staging.stager import RecordStager
+from zml_dask.store.storage import Storage
+from zml_dask.store.withdrawal import withdraw
 
-from .browsing import script, violations
-from .conftest import HOSTILE, Known
+from .browsing import script, shows, violations, wait
+from .conftest import HOSTILE, Known, add
 
 
 def chunks(data: bytes) -> list[int]:
@@ -144,6 +151,9 @@ def test_long_images_whatever_the_height(height: int) -> None:
         assert found == sum(piece > 30 for piece in pieces)
 
 
+ADDRESSES = ("#", "data:image/png;base64,", "viewer/index.html#")
+
+
 class Page(HTMLParser):
     """Reads back what a page shows: totals, and the rows of its tables."""
 
@@ -161,7 +171,7 @@ class Page(HTMLParser):
         self.tags[tag] += 1
         assert not any(key.startswith("on") for key in given), given
         for key in ("src", "href"):
-            assert (given.get(key) or "#").startswith(("#", "data:image/png;base64,")), given
+            assert (given.get(key) or "#").startswith(ADDRESSES), given
         if "data-total" in given:
             self._total = given["data-total"] or ""
             self.totals[self._total] = ""
@@ -277,6 +287,46 @@ def test_shares_of_near_duplicates(known: Known, tmp_path: Path) -> None:
     assert {row[0] for row in page.tables["near_duplicates"]} == set(found.index)
 
 
+def test_stated_and_contained_licences(known: Known, tmp_path: Path) -> None:
+    pytest.importorskip("osslili")
+    assert "license_agreement" not in count(str(known.path)).tables
+    mit, gpl = (text_of(name) for name in ("MIT", "GPL-3.0-only"))
+    contents = {
+        201: ("mit", {"LICENSE": mit, "vendor/LICENSE": gpl}),  # what is bundled does not count
+        202: ("cc-by-4.0", {"a/LICENSE": mit, "a/b/COPYING": gpl}),
+        203: ("cc-by-4.0", {"LICENSE.txt": mit}),
+        204: ("gpl-3.0-or-later", {"COPYING": gpl}),  # the text of "only" is the same
+        205: ("other-open", {"COPYING": gpl}),
+        206: ("mit", {"a.py": "# SPDX-License-Identifier: GPL-3.0-only\n"}),  # of a file alone
+        207: ("gpl-3.0", {"COPYING": gpl, "LICENSE": mit}),  # one of two
+        208: ("mit", {"COPYING": gpl}),
+        209: (None, {"COPYING": mit}),
+        210: ("mit", {"COPYING": gpl}),
+    }
+    storage = Storage.open(tmp_path / "licences")
+    for record_id, (stated, files) in contents.items():
+        with RecordStager(tmp_path, record_id, ImageShape()) as stager:
+            for path, text in files.items():
+                add(stager, path, text.encode())
+            stager.finish(storage, {"license": stated, "licenses": spdx_ids(stated)})
+    commit(storage)
+    zml.derive(storage.url, "license_detected")
+    withdraw(storage, [210], "asked for by its author")
+    counted = count(storage.url)
+    assert column(counted, "license_agreement", "license", "records") == {
+        "states the one that it contains": 3,
+        "states another than it contains": 3,
+        "contains one and states none known to SPDX": 2,
+        "contains no licence known to SPDX": 1,
+    }
+    found = counted.tables["license_disagreement"].to_dict("split", index=False)["data"]
+    assert found == [["cc-by-4.0", "MIT", 2, 202], ["mit", "GPL-3.0-only", 1, 208]]
+    text = render(storage.url, counted, "viewer/index.html")
+    assert ["cc-by-4.0", "MIT", "2", "202"] in Page(text).tables["license_disagreement"]
+    for address in ("#license=cc-by-4.0", "#record=202"):
+        assert f'href="viewer/index.html{address}"' in text
+
+
 @pytest.mark.browser
 def test_tables_are_sorted_scaled_and_filtered_by_year(
     known: Known, numbers: Numbers, tmp_path: Path, chromium: webdriver.Chrome
@@ -325,6 +375,26 @@ def test_tables_are_sorted_scaled_and_filtered_by_year(
     )
     assert violations(chromium) == []
     assert [e for e in chromium.get_log("browser") if e["level"] == "SEVERE"] == []  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.browser
+def test_links_lead_to_what_was_counted(
+    known: Known,
+    numbers: Numbers,
+    served: ViewerServer,
+    tmp_path: Path,
+    chromium: webdriver.Chrome,
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(str(known.path), numbers, served.url), encoding="utf-8")
+    for table in ("by_language", "by_extension", "by_license", "by_year", "by_record"):
+        for row in (0, -1):
+            chromium.get(path.as_uri())
+            links = chromium.find_elements("css selector", f"[data-table={table}] a")
+            images = numbers.tables[table]["images"].iloc[: len(links)].iloc[row]
+            links[row].click()
+            wait(chromium, lambda b: script(b, "document.body?.dataset.state") == "ready")
+            shows(chromium, f"{images:,} image")
 
 
 def test_links_lead_to_web_pages_only(known: Known, numbers: Numbers) -> None:

@@ -88,6 +88,45 @@ _NEAR = """
     GROUP BY ALL ORDER BY near_copies DESC, language"""
 """``superfluous``: what goes where one file of each cluster stays, within a language."""
 
+_LICENSES: Mapping[str, str] = {
+    "license_agreement": """
+    SELECT CASE WHEN contained IS NULL THEN 'contains no licence known to SPDX'
+        WHEN len(licenses) = 0 THEN 'contains one and states none known to SPDX'
+        WHEN agrees THEN 'states the one that it contains'
+        ELSE 'states another than it contains' END AS license,
+    count(*) AS records FROM compared GROUP BY ALL ORDER BY records DESC, 1""",
+    "license_disagreement": """
+    SELECT license AS stated, list_aggregate(contained, 'string_agg', ', ') AS contained,
+        count(*) AS records, min(record_id) AS example
+    FROM compared WHERE len(licenses) > 0 AND NOT agrees GROUP BY ALL
+    ORDER BY records DESC, stated, contained""",
+}
+"""What records state, and the licences whose texts they contain."""
+
+_COMPARED = r"""
+    WITH texts AS (
+        SELECT record_id, license, len(string_split(path, '/')) AS depth
+        FROM (SELECT file_id, record_id, path FROM all_files)
+        JOIN (SELECT file_id, license FROM all_derived_license_detected WHERE how = 'text')
+        USING (file_id)),
+    own AS (
+        SELECT record_id, list(DISTINCT license ORDER BY license) AS contained
+        FROM (SELECT * FROM texts QUALIFY depth = min(depth) OVER (PARTITION BY record_id))
+        GROUP BY ALL)
+    SELECT record_id, license, licenses, contained, list_has_any(
+        list_transform(licenses, lambda each: regexp_replace(each, '-(only|or-later)$', '')),
+        list_transform(contained, lambda each: regexp_replace(each, '-(only|or-later)$', ''))
+    ) AS agrees
+    FROM (SELECT record_id, license, licenses FROM all_records) LEFT JOIN own USING (record_id)"""
+"""A record's own licences are the uppermost of its files: those below may be of what it bundles.
+GNU's texts are the same whether "only" or "or later" is meant."""
+
+_DERIVED: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
+    "near_duplicates": ({}, {"near_duplicates": _NEAR}),
+    "license_detected": ({"compared": _COMPARED}, _LICENSES),
+}
+"""Derived table -> the views and the tables of the report that are made where it exists."""
+
 _EXAMPLES = f"""
     WITH firsts AS (
         SELECT language, record_id, min(file_id) AS file_id FROM listed
@@ -177,11 +216,15 @@ def count(dataset: str) -> Numbers:
         f"n_lines >= {height} AS is_full FROM all_files",
         "drawn": "SELECT * FROM listed WHERE n_images > 0",
     }
-    near = "near_duplicates" in snapshot.derived
-    names = ("files", "records", "failures", *(["derived/near_duplicates"] if near else []))
+    queries = dict(_QUERIES)
+    names = ["files", "records", "failures"]
+    for name, (own_views, own_queries) in _DERIVED.items():
+        if name in snapshot.derived:
+            names.append(f"derived/{name}")
+            views |= own_views
+            queries |= own_queries
     patterns = pa.table({"what": list(_REPRODUCIBLE), "pattern": list(_REPRODUCIBLE.values())})
-    with Database(snapshot, names, views, values={"patterns": patterns}) as database:
-        queries = {**_QUERIES, **({"near_duplicates": _NEAR} if near else {})}
+    with Database(snapshot, tuple(names), views, values={"patterns": patterns}) as database:
         tables = {name: database.table(query).to_pandas() for name, query in queries.items()}
         years = {name: database.table(query).to_pandas() for name, query in _BY_YEAR.items()}
         examples = database.table(_EXAMPLES).to_pandas()

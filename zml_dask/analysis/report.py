@@ -109,6 +109,7 @@ def render(dataset: str, numbers: Numbers, viewer: str | None = None) -> str:
                 for name, (key, measure) in _OF_YEARS.items()
             },
             near_duplicates=None if near is None else _rows(near.head(_SHOWN)),
+            licenses="license_agreement" in numbers.tables,
             more=lambda name, n: len(numbers.tables[name]) - n,
             ranked_extensions=len(extensions),
             table_rows=lambda name: _rows(numbers.tables[name]),
