@@ -59,6 +59,13 @@ def test_other_texts_are_no_licence() -> None:
     assert nearest_license(readme)[1] < 0.5
 
 
+@pytest.mark.parametrize("name", ["Apache-2.0", "GPL-2.0-only", "GPL-3.0-only", "AGPL-3.0-only"])
+def test_a_licence_without_how_to_apply_it_is_itself(name: str) -> None:
+    shorter, end, how_to_apply = text_of(name).partition("END OF TERMS AND CONDITIONS")
+    assert how_to_apply
+    assert nearest_license(shorter + end)[0] == name
+
+
 def test_a_dataset_s_licences(tmp_path: Path) -> None:
     storage = write_dataset(Storage.open(tmp_path / "ds"), tmp_path)
     long_lines = text_of("MIT").replace("\n", " ")

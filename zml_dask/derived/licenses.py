@@ -140,9 +140,12 @@ def _texts() -> _Texts:
         if of_license["isDeprecatedLicenseId"] or name.endswith("-or-later"):
             continue
         text = of_license["text"] or ""
-        # SPDX's text of the LGPL 3 ends with the GPL's, which files have beside it.
+        # Files often leave out how to apply a licence; without this, an Apache licence is
+        # nearer to one derived from it. SPDX's text of the LGPL 3 ends with the GPL's, which
+        # files have beside it.
+        shorter = text.partition("END OF TERMS AND CONDITIONS")[0]
         alone = text.partition("GNU GENERAL PUBLIC LICENSE")[0] if "LGPL" in name else text
-        for pairs in {frozenset(_pairs(one)) for one in (text, alone) if one}:
+        for pairs in {frozenset(_pairs(one)) for one in (text, shorter, alone) if one}:
             for pair in pairs:
                 holders.setdefault(pair, []).append(len(names))
             names.append(name)
