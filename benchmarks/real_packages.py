@@ -26,6 +26,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,15 +111,30 @@ def download(missing: list[Package], folder: Path) -> None:
     """Have each registry's client fetch what is missing of it; what it lacks stays missing."""
     of = {name: [p for p in missing if p.registry == name] for name in ("debian", "npm", "pypi")}
     apt = private_apt(folder / "apt") if of["debian"] else []
-    for start in range(0, len(of["debian"]), 25):
-        wanted = [f"{p.name}={p.version}" for p in of["debian"][start : start + 25]]
-        _run("apt-get", *apt, "source", "--download-only", "-qq", "--only-source", *wanted,
-             cwd=folder / "debian")  # fmt: skip
-    for package in of["npm"]:
-        _run("npm", "pack", "--silent", f"{package.name}@{package.version}", cwd=folder / "npm")
     pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:")
-    for package in of["pypi"]:
+
+    def from_debian(several: list[Package]) -> None:
+        _run("apt-get", *apt, "source", "--download-only", "-qq", "--only-source",
+             *(f"{p.name}={p.version}" for p in several), cwd=folder / "debian")  # fmt: skip
+        # Of several nothing is fetched where one is not listed any more.
+        if len(several) > 1 and not any(is_there(folder, p) for p in several):
+            for package in several:
+                from_debian([package])
+
+    def from_npm(package: Package) -> None:
+        _run("npm", "pack", "--silent", f"{package.name}@{package.version}", cwd=folder / "npm")
+
+    def from_pypi(package: Package) -> None:
         _run(*pip, f"{package.name}=={package.version}", cwd=folder / "pypi")
+
+    # A client waits for its registry most of the time.
+    with ThreadPoolExecutor(4) as pool:
+        starts = range(0, len(of["debian"]), 25)
+        wanted = [pool.submit(from_debian, of["debian"][at : at + 25]) for at in starts]
+        wanted += [pool.submit(from_npm, package) for package in of["npm"]]
+        wanted += [pool.submit(from_pypi, package) for package in of["pypi"]]
+        for each in wanted:
+            each.result()
 
 
 def _run(*command: str, cwd: Path) -> None:

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 import zml_dask as zml
 from zml_dask.cli.main import cli
-from zml_dask.derived.builtin import predicted_language
+from zml_dask.derived import builtin, derive
+from zml_dask.derived.builtin import by_model, predicted_language
 from zml_dask.errors import UsageError
 from zml_dask.learning.model import LanguageModel, shipped_model
 from zml_dask.query.dataset import Dataset
@@ -81,9 +82,17 @@ def test_command(tmp_path: Path) -> None:
     assert str(bad) in ran.stderr
 
 
-def test_a_dataset_gets_a_table(taught: Dataset) -> None:
+def test_a_dataset_gets_a_table(taught: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     ds = zml.derive(taught, "predicted_language")
     found = ds.read("language", "predicted_language.value", "predicted_language.confidence")
     assert found["predicted_language.confidence"].between(0, 1).all()
     assert (found["predicted_language.value"] == found["language"]).mean() > 0.6
     assert ds.info.derived["predicted_language"].errors == 0
+    known = ds.info.derived["predicted_language"].fingerprint
+    assert zml.derive(ds, "predicted_language").info.generation == ds.info.generation
+    columns = builtin.BUILT_IN["predicted_language"][1]
+    changed = {"predicted_language": (by_model(b"another model"), columns)}
+    monkeypatch.setattr(derive, "BUILT_IN", changed)
+    again = zml.derive(ds, "predicted_language")
+    assert again.info.generation > ds.info.generation
+    assert again.info.derived["predicted_language"].fingerprint != known

@@ -7,15 +7,17 @@ its images show it, cut at their width, and the row of the file.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.derived.licenses import COLUMNS, LICENSE, license_detected
-from zml_dask.learning.model import predict
+from zml_dask.learning.model import predict, shipped_bytes
 from zml_dask.query.file_images import FileRow
 
 _HASH_LANGUAGES: Final = frozenset(
@@ -246,13 +248,20 @@ def _first(rules: _Rules, text: str) -> str | None:
     return next((name for name, pattern in rules if pattern.search(text)), None)
 
 
-def predicted_language(images: NDArray[np.uint32]) -> dict[str, Any] | None:
-    """Name the language of a file from its images alone, by the model that ships; see `predict`."""
+def _predicted_language(_model: str, images: NDArray[np.uint32]) -> dict[str, Any] | None:
+    """Name the language of a file from its images alone; see `predict`."""
     if not (images > ord(" ")).any():
         return None
     found = predict(images)
     return {"value": found.language, "confidence": found.confidence}
 
+
+def by_model(data: bytes) -> partial[dict[str, Any] | None]:
+    """Tie `predicted_language` to its model's bytes, so that a table of another is out of date."""
+    return partial(_predicted_language, hashlib.sha256(data).hexdigest())
+
+
+predicted_language: Final = by_model(shipped_bytes())
 
 _JUDGEMENT: Final = {"value": "bool", "rule": "string"}
 

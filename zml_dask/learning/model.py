@@ -149,10 +149,15 @@ class Prediction:
     probabilities: Mapping[str, float]
 
 
+def shipped_bytes() -> bytes:
+    """Read the file of the model that comes with the package."""
+    return (files(__package__) / SHIPPED).read_bytes()
+
+
 @cache
 def shipped_model() -> LanguageModel:
     """Read the model that comes with the package, once."""
-    return LanguageModel.from_bytes((files(__package__) / SHIPPED).read_bytes())
+    return LanguageModel.from_bytes(shipped_bytes())
 
 
 def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> Prediction:
