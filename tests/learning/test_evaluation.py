@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,26 @@ from zml_dask.cli.main import cli
 from zml_dask.errors import UsageError
 from zml_dask.learning import evaluation
 from zml_dask.learning.association import associate, family_of_license
-from zml_dask.learning.evaluation import LearnOptions, cross_validate, learn, summary
+from zml_dask.learning.evaluation import (
+    LearnOptions,
+    cross_validate,
+    learn,
+    splits,
+    summary,
+    unknown,
+)
 from zml_dask.learning.model import LanguageModel
-from zml_dask.learning.samples import SampleOptions, concatenated, draw, folds_of, take
+from zml_dask.learning.network import NetworkOptions, lines_of, train_and_score
+from zml_dask.learning.samples import (
+    SampleOptions,
+    concatenated,
+    draw,
+    folds_of,
+    read_pages,
+    take,
+)
 from zml_dask.learning.training import TrainOptions, fit, score, temperature_of
-from zml_dask.learning.words import N_BUCKETS, count_words
+from zml_dask.learning.words import N_BUCKETS, count_words, find_words
 from zml_dask.query.dataset import Dataset
 from zml_dask.raster.images import to_text
 
@@ -99,6 +115,33 @@ def test_the_temperature_makes_confidence_true() -> None:
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.array([generator.choice(3, p=p / p.sum()) for p in chances.astype(float)])
     assert temperature_of(5 * logits, labels) == pytest.approx(5, rel=0.1)
+
+
+def test_a_network_learns_the_same_each_time(taught: Dataset) -> None:
+    pytest.importorskip("torch")
+    sample = draw(taught, replace(OPTIONS.sample, pages_a_label=20))
+    lines = lines_of(read_pages(taught, sample.rows))
+    assert lines.pages.size == len(sample.rows) + 1
+    assert lines.pages[-1] == len(lines.rows) == len(lines.buckets)
+    first = find_words(taught.image(*sample.rows.loc[0, ["file_id", "page"]]))
+    assert np.array_equal(lines.buckets[: lines.pages[1]], first.buckets)
+    assert np.array_equal(lines.rows[: lines.pages[1]], first.places[:, 1])
+    train, test = next(splits(sample, folds_of(sample, 3, seed=0), OPTIONS))
+    options = NetworkOptions(size=8, epochs=8, batch=8, rate=1e-2)
+    scores = train_and_score(lines, train, sample.label[train], test, 4, options, 0)
+    assert (scores.argmax(axis=1) == sample.label[test]).mean() > 0.9
+    again = train_and_score(lines, train, sample.label[train], test, 4, options, 0)
+    assert np.array_equal(scores, again)
+
+
+def test_what_the_model_does_not_know_is_told_apart(taught: Dataset) -> None:
+    code = taught.select("language in ('C', 'Python')")
+    model = learn(code, replace(OPTIONS, draws=2), say=lambda _: None)[1]
+    assert model.labels == ("C", "Python")
+    found = unknown(taught, model, OPTIONS)
+    assert set(found) == {"JavaScript", "Markdown"}
+    assert found["JavaScript"]["families"] == 12
+    assert sum(found["JavaScript"]["named"].values()) == pytest.approx(1)
 
 
 def test_too_few_languages_are_refused(taught: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from zml_dask.errors import UsageError
 from zml_dask.learning.evaluation import LearnOptions, learn
 from zml_dask.learning.evaluation import held_out as score_held_out
+from zml_dask.learning.network import NetworkOptions
 from zml_dask.learning.samples import SampleOptions
 from zml_dask.query.dataset import open_dataset
 from zml_dask.raster.identifiers import extra_missing
@@ -45,6 +47,11 @@ from zml_dask.raster.identifiers import extra_missing
     help="Have Magika name so many pages of each language and fold as well.",
 )
 @click.option(
+    "--network",
+    is_flag=True,
+    help="Compare a network as well, which takes ten times as long; needs PyTorch.",
+)
+@click.option(
     "--held-out",
     type=click.Path(),
     help="Another dataset, which the model of all is then tested on.",
@@ -58,6 +65,7 @@ def command(
     pages: int,
     families: int,
     magika: int,
+    network: bool,
     held_out: str | None,
 ) -> None:
     """Learn the languages of DATASET's pages; write results and the model into DIRECTORY.
@@ -68,10 +76,13 @@ def command(
     """
     if magika and extra_missing("magika"):
         raise UsageError("--magika needs Magika: pip install 'zml-dask[magika]'")
+    if network and find_spec("torch") is None:
+        raise UsageError("--network needs PyTorch: pip install 'zml-dask[ml]'")
     options = LearnOptions(
         SampleOptions(pages_a_label=3 * pages, min_families=families, seed=seed),
         train_pages=pages,
         magika=magika,
+        network=NetworkOptions() if network else None,
     )
     quiet = (ctx.obj or {}).get("quiet", False)
     results, model = learn(

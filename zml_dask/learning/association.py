@@ -77,7 +77,9 @@ def family_of_license(license_id: object) -> str | None:
 def associate(dataset: Dataset, sample: Sample, fold: Int64, seed: int = 0) -> list[Association]:
     """Predict licence, keyword and year of each sampled record from its pages.
 
-    A target is left out where fewer than two classes have enough records.
+    A target is left out where fewer than two classes have enough records. Of a record that
+    states no licence, the one that it contains is taken, if `dataset` has the derived table
+    ``license_detected``.
 
     Parameters
     ----------
@@ -88,6 +90,8 @@ def associate(dataset: Dataset, sample: Sample, fold: Int64, seed: int = 0) -> l
     seed : int
     """
     records = dataset.records.set_index("record_id")
+    if "license_detected" in dataset.info.derived:
+        records["license"] = records["license"].fillna(_contained(dataset))
     later = sample.rows["page"].to_numpy() > 0
     views = {
         "language": _language_counts(sample),
@@ -100,6 +104,16 @@ def associate(dataset: Dataset, sample: Sample, fold: Int64, seed: int = 0) -> l
         for target, values in _targets(records.loc[fold_of.index]).items()
         if (found := _associate(target, values, views, fold_of, seed)) is not None
     ]
+
+
+def _contained(dataset: Dataset) -> pd.Series:
+    """Licence whose text each record contains, by record; of several the commonest."""
+    found: pd.DataFrame = dataset.sql(
+        "SELECT record_id, mode(license_detected.license) AS license FROM files "
+        "JOIN license_detected USING (file_id) WHERE license_detected.how = 'text' GROUP BY ALL"
+    ).df()
+    licenses: pd.Series = found.set_index("record_id")["license"]
+    return licenses
 
 
 def _targets(records: pd.DataFrame) -> dict[str, pd.Series]:

@@ -8,7 +8,8 @@ pages of one family are right or wrong together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from zml_dask.compiled import compiled
 from zml_dask.learning.association import associate
 from zml_dask.learning.model import LanguageModel
+from zml_dask.learning.network import Lines, NetworkOptions, lines_of, train_and_score
 from zml_dask.learning.samples import (
     Sample,
     SampleOptions,
@@ -54,7 +56,13 @@ RATES: Final = (0.5, 1.0, 2.0)
 _MAGIKA_NAMES: Final = {"lisp": "Common Lisp", "po": "Gettext Catalog", "manpage": "Roff"}
 """Its labels that a build leaves to a file's name."""
 
-WORDS, PATTERNS = "words and pairs", "words, pairs and patterns"
+WORDS, PATTERNS, NETWORK = "words and pairs", "words, pairs and patterns", "network"
+
+
+_LABELS: Final = """
+SELECT DISTINCT language_group AS label FROM files
+WHERE status = 'ok' AND language_group IS NOT NULL AND n_lines >= {min_lines} ORDER BY label
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,8 @@ class LearnOptions:
         How many programming languages are compared by themselves: those in the most families.
     magika : int
         Pages of each label and fold that Magika is shown; 0: it is not asked.
+    network : NetworkOptions, optional
+        Compare a network as well; it takes ten times as long as everything else.
     draws : int
         Of families, for the intervals.
     """
@@ -81,6 +91,7 @@ class LearnOptions:
     n_folds: int = 3
     programming: int = 20
     magika: int = 0
+    network: NetworkOptions | None = None
     draws: int = 1_000
 
 
@@ -140,6 +151,12 @@ class Tested:
     fold: Int64
     scores: Float32
 
+    @classmethod
+    def of(cls, found: list[tuple[Int64, Float32]], fold: Int64) -> Tested:
+        """Put the pages and scores of all folds together."""
+        pages = np.concatenate([test for test, _ in found])
+        return cls(pages, fold[pages], np.concatenate([scores for _, scores in found]))
+
 
 def chosen(sample: Sample, pages: Int64, n: int, seed: int) -> Int64:
     """Choose at most `n` of some pages of each label, even over families; sorted."""
@@ -159,25 +176,50 @@ def cross_validate(
     rates: Sequence[float] = RATES,
 ) -> tuple[Tested, list[float]]:
     """Name each fold's pages by a model of the others; return also the rates that were chosen."""
-    seed = options.sample.seed
     labels = sample.label
-    found, pages, of, used = [], [], [], []
-    for k in range(options.n_folds):
-        others = np.flatnonzero(fold != k)
-        train = chosen(sample, others, options.train_pages, seed)
-        test = chosen(sample, np.flatnonzero(fold == k), options.test_pages, seed)
+
+    def named(split: tuple[Int64, Int64]) -> tuple[float, Float32]:
+        train, test = split
         rate = rates[0]
         if len(rates) > 1:
             rate = _best_rate(sample, counts, train, fold[train], rates, options, n_buckets)
         model = fit(
             take(counts, train), labels[train], len(sample.labels),
-            TrainOptions(rate=rate, seed=seed), n_buckets,
+            TrainOptions(rate=rate, seed=options.sample.seed), n_buckets,
         )  # fmt: skip
-        found.append(score(model, take(counts, test)))
-        pages.append(test)
-        of.append(np.full(test.size, k))
-        used.append(rate)
-    return Tested(np.concatenate(pages), np.concatenate(of), np.concatenate(found)), used
+        return rate, score(model, take(counts, test))
+
+    parts = list(splits(sample, fold, options))
+    with ThreadPoolExecutor(options.n_folds) as pool:  # compiled code runs without the lock
+        found = list(pool.map(named, parts))
+    scores = [(test, each) for (_, test), (_, each) in zip(parts, found, strict=True)]
+    return Tested.of(scores, fold), [rate for rate, _ in found]
+
+
+def by_network(
+    sample: Sample, lines: Lines, places: Int64, fold: Int64, options: LearnOptions
+) -> Tested:
+    """Name each fold's pages by a network that learnt from the others; `places` are in `lines`."""
+    scores = [
+        (
+            test,
+            train_and_score(
+                lines, places[train], sample.label[train], places[test], len(sample.labels),
+                options.network or NetworkOptions(), options.sample.seed,
+            ),
+        )
+        for train, test in splits(sample, fold, options)
+    ]  # fmt: skip
+    return Tested.of(scores, fold)
+
+
+def splits(sample: Sample, fold: Int64, options: LearnOptions) -> Iterator[tuple[Int64, Int64]]:
+    """Choose, for each fold, the pages to learn from and those to be named."""
+    for k in range(options.n_folds):
+        yield (
+            chosen(sample, np.flatnonzero(fold != k), options.train_pages, options.sample.seed),
+            chosen(sample, np.flatnonzero(fold == k), options.test_pages, options.sample.seed),
+        )
 
 
 def _best_rate(
@@ -261,7 +303,8 @@ def _interval(values: NDArray[np.float64]) -> list[float]:
 def _most_named(names: list[str], named: Int64, own: int) -> dict[str, float]:
     """What a label is taken for most often, as shares."""
     counts = np.bincount(named, minlength=len(names)) / max(named.size, 1)
-    counts[own] = 0
+    if own >= 0:
+        counts[own] = 0
     return {names[k]: float(counts[k]) for k in np.argsort(-counts, kind="stable")[:3] if counts[k]}
 
 
@@ -340,6 +383,8 @@ def learn(
     characters = count_symbols(dataset, sample.rows, pairs=False)
     pairs = count_symbols(dataset, sample.rows, pairs=True)
     words = concatenated([count_words(images) for images in read_pages(dataset, sample.rows)])
+    if options.network:
+        lines = lines_of(read_pages(dataset, sample.rows))
     tasks = {
         "all": (sample, np.arange(len(sample.rows))),
         "programming": restricted(sample, largest(sample, options.programming)),
@@ -363,6 +408,11 @@ def learn(
         if task == "all":
             temperature = temperature_of(tested.scores, part.label[tested.pages])
             rate = float(np.median(rates))
+        if options.network:
+            found[NETWORK] = summary(
+                part, by_network(part, lines, places, fold[places], options), options
+            )
+            say(f"{task}, {NETWORK}: accuracy {found[NETWORK]['accuracy']:.3f}")
         if options.magika:
             found |= ask_magika(dataset, part, tested, options)
         results["tasks"][task] = {"labels": part.labels, "models": found}
@@ -376,7 +426,9 @@ def learn(
         take(sample.counts, train), sample.label[train], len(sample.labels),
         TrainOptions(rate=rate, seed=options.sample.seed), N_BUCKETS,
     )  # fmt: skip
-    return results, LanguageModel.of(linear, tuple(sample.labels), temperature)
+    model = LanguageModel.of(linear, tuple(sample.labels), temperature)
+    results["unknown"] = unknown(dataset, model, options)
+    return results, model
 
 
 def warnings_of(sample: Sample) -> list[str]:
@@ -472,3 +524,26 @@ def held_out(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> d
     )
     one = replace(options, n_folds=1)
     return summary(sample, Tested(chosen_pages, np.zeros(chosen_pages.size, np.int64), scores), one)
+
+
+def unknown(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> dict[str, Any]:
+    """Say what a model names the languages of a dataset that it does not know, and how surely."""
+    query = _LABELS.format(min_lines=options.sample.min_lines)
+    labels = dataset.sql(query).df()["label"]
+    others = [label for label in labels if label not in model.labels]
+    if len(others) < 2:
+        return {}
+    sample = draw(dataset, replace(options.sample, pages_a_label=options.test_pages), others)
+    scores = np.concatenate([model.scores(images) for images in read_pages(dataset, sample.rows)])
+    confidence = np.exp(log_softmax(scores).max(axis=1))
+    named = scores.argmax(axis=1)
+    families = sample.rows.groupby("label")["family"].nunique()
+    return {
+        others[k]: {
+            "families": int(families[k]),
+            "pages": int((sample.label == k).sum()),
+            "confidence": float(confidence[sample.label == k].mean()),
+            "named": _most_named(list(model.labels), named[sample.label == k], -1),
+        }
+        for k in np.unique(sample.label).tolist()
+    }
