@@ -1,4 +1,4 @@
-"""A thousand real packages in fifty languages, from Debian's sources, npm and PyPI, pinned.
+"""Eleven hundred real packages in sixty languages, from Debian's sources, npm and PyPI, pinned.
 
     python benchmarks/real_packages.py FOLDER
 
@@ -55,6 +55,9 @@ class Package(NamedTuple):
         Of the archive.
     file : str
         The archive's name.
+    date : str
+        Of the newest file in it, ``YYYY-MM-DD``; empty where archives carry no true one,
+        as those of npm and of Hackage.
     """
 
     registry: str
@@ -66,6 +69,7 @@ class Package(NamedTuple):
     size: int
     sha256: str
     file: str
+    date: str
 
 
 def packages() -> list[Package]:
@@ -111,7 +115,7 @@ def download(missing: list[Package], folder: Path) -> None:
     """Have each registry's client fetch what is missing of it; what it lacks stays missing."""
     of = {name: [p for p in missing if p.registry == name] for name in ("debian", "npm", "pypi")}
     apt = private_apt(folder / "apt") if of["debian"] else []
-    pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:")
+    pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary")
 
     def from_debian(several: list[Package]) -> None:
         _run("apt-get", *apt, "source", "--download-only", "-qq", "--only-source",
@@ -125,7 +129,8 @@ def download(missing: list[Package], folder: Path) -> None:
         _run("npm", "pack", "--silent", f"{package.name}@{package.version}", cwd=folder / "npm")
 
     def from_pypi(package: Package) -> None:
-        _run(*pip, f"{package.name}=={package.version}", cwd=folder / "pypi")
+        wanted = f"{package.name}=={package.version}"
+        _run(*pip, package.name, wanted, cwd=folder / "pypi")
 
     # A client waits for its registry most of the time.
     with ThreadPoolExecutor(4) as pool:
@@ -168,7 +173,6 @@ def debian_hit(package: Package, path: Path) -> dict[str, Any]:
     packaging = list(path.parent.glob(f"{package.name}_{upstream}.debian.tar.*"))
     texts = packaging_texts(packaging[0] if packaging else path)
     licence = re.search(r"(?ms)^Files: \*$.*?^License: *(\S+)", texts["copyright"])
-    signed = re.search(r"^ -- .*>  (.+)$", texts["changelog"], re.MULTILINE)
     section = re.search(r"^Section: *(?:[\w-]+/)?([\w-]+)", texts["control"], re.MULTILINE)
     summary = re.search(r"^Description: *(.+)", texts["control"], re.MULTILINE)
     maintainer = re.search(r"^Maintainer: *(.+)", texts["control"], re.MULTILINE)
@@ -176,7 +180,6 @@ def debian_hit(package: Package, path: Path) -> dict[str, Any]:
         package,
         path,
         title=f"{package.name}: {summary[1] if summary else 'Debian source package'}",
-        date=email.utils.parsedate_to_datetime(signed[1]).date().isoformat() if signed else None,
         licence=licence[1].lower() if licence else None,
         keywords=["debian", *([section[1]] if section else [])],
         creator=email.utils.parseaddr(maintainer[1])[0] if maintainer else "the authors",
@@ -185,7 +188,7 @@ def debian_hit(package: Package, path: Path) -> dict[str, Any]:
 
 def packaging_texts(archive: Path) -> dict[str, str]:
     """Read the files of ``debian/`` that describe a package; empty where there is none."""
-    texts = dict.fromkeys(("control", "copyright", "changelog"), "")
+    texts = dict.fromkeys(("control", "copyright"), "")
     with tarfile.open(archive) as tar:
         for member in tar:
             name = member.name.rpartition("debian/")[2]
@@ -204,7 +207,6 @@ def npm_hit(package: Package, path: Path) -> dict[str, Any]:
         package,
         path,
         title=f"{package.name}: {about.get('description', 'npm package')}",
-        date=None,
         licence=about["license"].lower() if isinstance(about.get("license"), str) else None,
         keywords=["npm", *about.get("keywords", [])[:4]],
         creator=author["name"] if isinstance(author, dict) else author,
@@ -221,7 +223,6 @@ def pypi_hit(package: Package, path: Path) -> dict[str, Any]:
         package,
         path,
         title=f"{package.name}: {about.get('Summary', 'PyPI package')}",
-        date=None,
         licence=licence.lower() or None,
         keywords=["python", "pypi"],
         creator=(about.get("Author") or "the authors").partition("\n")[0],
@@ -233,7 +234,6 @@ def hit(
     path: Path,
     *,
     title: str,
-    date: str | None,
     licence: str | None,
     keywords: list[str],
     creator: str,
@@ -242,12 +242,13 @@ def hit(
     metadata: dict[str, Any] = {
         "title": title,
         "version": package.version,
-        "publication_date": date or "2024-01-01",
         "keywords": keywords,
         "creators": [{"name": creator}],
         "resource_type": {"type": "software"},
         "access_right": "open",
     }
+    if package.date:
+        metadata["publication_date"] = package.date
     if licence:
         metadata["license"] = {"id": licence}
     entry = {"key": package.file, "size": package.size, "url": f"file://{path.absolute()}"}
