@@ -1,18 +1,21 @@
 """Every figure of ``docs/learning.md``, from the pinned packages to the model that ships.
 
-    python benchmarks/learning.py FOLDER
+    python benchmarks/learning.py FOLDER [--network]
 
 downloads the packages of ``real_packages.csv`` into FOLDER, builds them and the held-out ones as
 two datasets, and runs ``zml-dask learn`` on them: ``FOLDER/learnt/results.json`` has the figures,
-``FOLDER/learnt/languages.npz`` is what lies in ``zml_dask/learning``. Without the downloads it
-takes some 15 minutes of one core. Needs the extras ``magika`` and ``plot``.
+``FOLDER/learnt/languages.npz`` is what lies in ``zml_dask/learning``. It says what each step
+took. With ``--network`` a network is trained as well. Needs the extras ``licenses``, ``magika``
+and ``plot``, and for the network ``ml``.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,14 @@ import real_packages
 from matplotlib.figure import Figure
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *more: str) -> None:
     """Download, build and learn; what is there is not done again."""
     real_packages.main(folder)
     for catalogue, dataset in (("catalogue", "packages"), ("held-out", "held-out")):
         zml("build", folder / f"{catalogue}.jsonl", folder / dataset)
-    learnt = folder / "learnt"
-    zml("learn", folder / "packages", learnt, "--magika", 20, "--held-out", folder / "held-out")
+    packages, learnt = folder / "packages", folder / "learnt"
+    zml("derive", packages, "license_detected")
+    zml("learn", packages, learnt, "--magika", 20, "--held-out", folder / "held-out", *more)
     results = json.loads((learnt / "results.json").read_text())
     models = results["tasks"]["all"]["models"]
     plot(models["words, pairs and patterns"]["by_label"], learnt / "learning-recall.png")
@@ -53,9 +57,13 @@ def plot(by_label: dict[str, Any], path: Path) -> None:
 
 
 def zml(*words: object) -> None:
-    """Run a command of the product."""
+    """Run a command of the product, and say what it took."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-m", "zml_dask", *map(str, words)], check=True)
+    after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{words[0]}: {cpu:.0f} CPU seconds, {wall:.0f} seconds", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute())
+    main(Path(sys.argv[1]).absolute(), *sys.argv[2:])
