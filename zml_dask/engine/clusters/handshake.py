@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from zml_dask.engine.clusters.tls import separate_connections
 from zml_dask.errors import ClusterError
 
 Versions: TypeAlias = Mapping[str, str | None]
@@ -54,6 +55,7 @@ class SameVersions(WorkerPlugin):
 
     def setup(self, worker: distributed.Worker) -> None:
         """Compare, as the worker joins."""
+        separate_connections(worker)
         wrong = difference(self.versions, own_versions())
         if wrong is not None:
             worker.log_event(self.name, f"worker {worker.address} {wrong} and was let go")
@@ -114,8 +116,14 @@ def check_versions(client: distributed.Client, say: Callable[[str], None]) -> No
             f"{min(wrong)}{more}: scheduler and workers need the driver's own environment; "
             "install the same there, or name the right python"
         )
+    separate_connections(client)
+    client.run_on_scheduler(_separate_scheduler)
     client.subscribe_topic(SameVersions.name, lambda event: say(str(event[1])))
     client.register_plugin(SameVersions(wanted), name=SameVersions.name)
+
+
+def _separate_scheduler(dask_scheduler: distributed.Scheduler) -> None:
+    separate_connections(dask_scheduler)
 
 
 def _called(address: str, workers: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ from zml_dask.engine.clusters.options import ClusterOptions, dashboard_of
 from zml_dask.engine.clusters.queue import await_first_job, job_states, refusal_of
 from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
 from zml_dask.engine.clusters.settings import ResolvedSection, exported_settings, resolve
+from zml_dask.engine.clusters.tls import Security
 from zml_dask.errors import ClusterError, UsageError
 
 CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {
@@ -130,12 +131,12 @@ def _cluster(
 
 def _security(
     section: ResolvedSection, options: ClusterOptions, stack: ExitStack
-) -> distributed.Security | None:
+) -> Security | None:
     """Certificates of the configuration, else temporary ones, which `stack` removes in the end.
 
     None where the user wants none: who reaches an open scheduler can run anything as its owner.
     """
-    configured = distributed.Security()
+    configured = Security()
     if configured.tls_ca_file is not None or not options.tls:
         return configured if configured.tls_ca_file is not None else None
     parent = section["shared-temp-directory"] or Path("~/.cache/zml-dask").expanduser()
@@ -144,28 +145,12 @@ def _security(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Its mode is 0700, which keeps the key from other users of the shared disk.
         mine = Path(stack.enter_context(TemporaryDirectory(prefix="run-", dir=folder)))
-        return _temporary_security(mine)
+        return Security.in_files(mine)
     except OSError as error:
         raise UsageError(
             f"no folder for the cluster's certificates at {folder} ({error.strerror}): set "
             f"jobqueue.{section.name}.shared-temp-directory to one that all nodes see"
         ) from error
-
-
-def _temporary_security(folder: Path) -> distributed.Security:
-    """A key pair for this cluster alone, in files that its jobs can read."""
-    made = distributed.Security.temporary()
-    certificate, key = folder / "cluster.crt", folder / "cluster.key"
-    for path, content in ((certificate, made.tls_worker_cert), (key, made.tls_worker_key)):
-        path.touch(mode=0o600)
-        path.write_text(content, encoding="ascii")
-    roles = ("client", "scheduler", "worker")
-    return distributed.Security(
-        require_encryption=True,
-        tls_ca_file=str(certificate),
-        **{f"tls_{role}_cert": str(certificate) for role in roles},
-        **{f"tls_{role}_key": str(key) for role in roles},
-    )
 
 
 def job_script(section: ResolvedSection, options: ClusterOptions) -> str:

@@ -20,6 +20,7 @@ from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
 from zml_dask.engine.clusters.options import ClusterOptions, dashboard_of
+from zml_dask.engine.clusters.tls import Security
 from zml_dask.errors import ClusterError, UsageError
 
 # The share of the machine that local workers may fill; the rest is the driver's,
@@ -57,7 +58,7 @@ def open_local(
             processes=True,
             memory_limit=int(MEMORY_LIMIT * _LOCAL_MEMORY_SHARE / count),
             # Any user of this machine reaches its loopback device; the key pair is in memory.
-            security=distributed.Security.temporary(),
+            security=Security.temporary(),
             scheduler_kwargs=options.scheduler_options,
             worker_dashboard_address=None,
             silence_logs=logging.CRITICAL,
@@ -150,7 +151,7 @@ def open_standing(
             f"--cluster {spec} stands already and its size is not ours; "
             "leave out --workers and --adapt"
         )
-    security = distributed.Security()
+    security = Security()
     if spec.startswith("tls://") and security.tls_ca_file is None:
         raise UsageError(
             f"--cluster {spec} needs certificates: set distributed.comm.tls in --cluster-config"
