@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,18 @@ def grown(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, bytes, 
 def readers(ds: zml.Dataset) -> list[Callable[[], object]]:
     """Every way to the last images."""
     last = int(ds.files[ds.files.n_images > 0].file_id.iloc[-1])
-    return [
+    ways: list[Callable[[], object]] = [
         lambda: ds.images[-1].compute(),
         lambda: ds.images.compute(),
         lambda: list(ds.batches(16, seed=0)),
-        lambda: list(ds.to_torch(16)),
         lambda: ds.text(last),
         lambda: ds.image(last),
         lambda: list(ds),
         lambda: ds.to_xarray().images[-1].values,
     ]
+    if find_spec("torch"):
+        ways.append(lambda: list(ds.to_torch(16)))
+    return ways
 
 
 @pytest.mark.parametrize("remote", [False, True])
