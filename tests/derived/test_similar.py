@@ -182,6 +182,29 @@ def test_the_map(built: Dataset, run: Callable[..., tuple[int, str, str]], tmp_p
         assert others == list(frame.neighbours[row["record_id"]])
 
 
+def test_the_map_of_files(built: Dataset) -> None:
+    ds = zml.derive(built.url, "file_map")
+    frame = ds.sql(
+        "SELECT file_map.*, extension, vector IS NOT NULL AS has_words FROM file_map "
+        "JOIN files USING (file_id) JOIN embedding USING (file_id) ORDER BY file_id"
+    ).df()
+    assert frame.file_id.tolist() == list(range(ds.info.counts.files))
+    assert (frame.x.notna() == frame.has_words).all()
+    assert (frame.y.notna() == frame.has_words).all()
+    assert not frame.has_words[frame.extension == "bin"].any()
+    placed = frame[frame.has_words]
+    assert placed[["x", "y"]].abs().max().max() == pytest.approx(1)
+    # Next to a file lies one of its own kind.
+    places = placed[["x", "y"]].to_numpy()
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    kind = placed.extension.fillna("").to_numpy()
+    assert (kind[apart.argmin(axis=1)] == kind).mean() > 0.95
+    # It is drawn anew where the vectors have changed, and only then.
+    assert zml.derive(ds, "file_map").info.generation == ds.info.generation
+    assert ds.select("file_map.x > 0 or file_map.x <= 0").counted["files"] == len(placed)
+
+
 def test_points_that_are_too_many_are_placed_among_their_nearest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

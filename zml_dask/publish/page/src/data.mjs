@@ -8,7 +8,8 @@ import { mayHold, Table } from "./parquet.mjs";
 zarr.registry.set("blosc", async () => Blosc);
 
 const SCHEMA = 2;
-const MAP = "derived/record_map";
+const MAPS = { records: "derived/record_map", files: "derived/file_map" };
+const MOST_POINTS = 2_000_000; // that a map draws
 const CHUNKS_KEPT = 16; // 1.6 MB each at 80 by 80
 const ABSENT = 0x110000; // no code point: what a chunk that is not there is filled with
 
@@ -90,18 +91,61 @@ export class Dataset {
     return this.wholeColumns("records", names);
   }
 
-  /** Columns of the map, whose row n is of record n; there may be fewer rows than records, or none. */
-  mapColumns(names) {
-    return this.wholeColumns(MAP, names);
+  /** What there are maps of: records, files. */
+  get maps() {
+    return Object.keys(MAPS).filter((of) => this.info.tables[MAPS[of]]?.length);
   }
 
-  get hasMap() {
-    return Boolean(this.info.tables[MAP]?.length);
+  /** Read something once. */
+  once(key, read) {
+    if (!this.columns.has(key)) this.columns.set(key, read());
+    return this.columns.get(key);
   }
 
-  /** Ids of the records most like that of a row of the map, and how alike they are. */
-  neighbours(row) {
-    return this.table(MAP).row(row, ["neighbours", "similarity"]);
+  /**
+   * The points of a map: row numbers, which ascend, records, and positions as x, y, x, y, ... Of more than two million,
+   * those of one row group in every so many. Those without a place, or withdrawn, are left out.
+   */
+  points(of) {
+    return this.once(`points ${of}`, async () => {
+      const table = this.table(MAPS[of]);
+      const every = Math.ceil(table.rows / MOST_POINTS);
+      const groups = (await table.groupsWhere(() => true)).filter((_, i) => i % every === 0);
+      const spans = groups.map(({ first, rows }) => [first, first + rows]);
+      const { record_id: ids, x, y } = await table.readSpans(["record_id", "x", "y"], spans);
+      const places = new Int32Array(ids.length); // in what was read
+      let n = 0;
+      for (let i = 0; i < ids.length; i++) if (x[i] != null && !this.withdrawn.has(ids[i])) places[n++] = i;
+      const kept = places.subarray(0, n);
+      const positions = new Float32Array(2 * n);
+      const records = new Float64Array(n);
+      for (let k = 0; k < n; k++) {
+        positions[2 * k] = x[kept[k]];
+        positions[2 * k + 1] = y[kept[k]];
+        records[k] = ids[kept[k]];
+      }
+      const first = new Int32Array(ids.length);
+      let at = 0;
+      for (const [start, stop] of spans) for (let row = start; row < stop; row++) first[at++] = row;
+      return { spans, places: kept, rows: kept.map((i) => first[i]), records, positions, total: table.rows, every };
+    });
+  }
+
+  /** What the points of a map are coloured by: language, license or the date of publication (year). */
+  async pointValues(of, by) {
+    const { spans, places, records } = await this.points(of);
+    const name = by === "year" ? "publication_date" : by;
+    const found = new Array(places.length);
+    if (by === "language" || of === "records") {
+      const [table, column] = by !== "language" ? ["records", name] : of === "files" ? ["files", "language_group"] : [MAPS.records, "language"];
+      const { [column]: values } = await this.once(`${table} ${column} of points`, () => this.table(table).readSpans([column], spans));
+      for (let i = 0; i < found.length; i++) found[i] = values[places[i]];
+    } else {
+      const { record_id: ids, [name]: values } = await this.recordColumns(["record_id", name]);
+      const known = new Map(ids.map((id, i) => [id, values[i]]));
+      for (let i = 0; i < found.length; i++) found[i] = known.get(records[i]);
+    }
+    return found;
   }
 
   async wholeColumns(table, names) {
@@ -138,19 +182,25 @@ export class Dataset {
     return { number, ...(await this.table("files").row(number, columns)) };
   }
 
-  /** The files of a record, in the order of their paths. */
-  async filesOf(id, columns) {
+  /** Ranges of rows of the files of a record. */
+  async spansOf(id) {
     const table = this.table("files");
     const groups = await table.groupsWhere((bounds) => mayHold(bounds.record_id, id));
-    const found = [];
-    for (const { first, rows } of groups) {
+    const found = groups.map(async ({ first, rows }) => {
       const { record_id: ids } = await table.read(["record_id"], first, first + rows);
       const start = ids.indexOf(id);
-      if (start < 0) continue;
-      const stop = ids.lastIndexOf(id) + 1;
-      const read = await table.read(columns, first + start, first + stop);
+      return start < 0 ? [] : [[first + start, first + ids.lastIndexOf(id) + 1]];
+    });
+    return (await Promise.all(found)).flat();
+  }
+
+  /** The files of a record, in the order of their paths. */
+  async filesOf(id, columns) {
+    const found = [];
+    for (const [start, stop] of await this.spansOf(id)) {
+      const read = await this.table("files").read(columns, start, stop);
       for (let i = 0; i < stop - start; i++) {
-        found.push({ number: first + start + i, ...Object.fromEntries(columns.map((name) => [name, read[name][i]])) });
+        found.push({ number: start + i, ...Object.fromEntries(columns.map((name) => [name, read[name][i]])) });
       }
     }
     return found;

@@ -3,7 +3,7 @@
 import { Dataset } from "./data.mjs";
 import { copyCode, downloadCode, openImage } from "./detail.mjs";
 import { draw, element, NONE, visible } from "./draw.mjs";
-import { corners, nothing, ofResult, select, shuffled } from "./selection.mjs";
+import { corners, mapOf, nothing, ofResult, select, shuffled } from "./selection.mjs";
 
 const PAGE = 120;
 const SHUFFLED = 40; // each of them lies in another chunk
@@ -11,6 +11,7 @@ const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
 const CONTROLS = { group: "group", language: "language", extension: "extension", license: "license", year: "year", keyword: "keyword", record: "record", path: "path-filter", size: "size", lasso: "lasso", sort: "sort" };
 const DIMENSIONS = [["group", "language_group", "Language group"], ["language", "language", "Language"], ["extension", "extension", "Extension"], ["license", "license", "Licence"], ["year", "year", "Year"], [null, "status", "Files by status"]];
+const MAPPED = ["map", "of", "like"]; // what the map shows of the address, whatever the wall does
 const MENU = 400; // values of a dimension that a menu lists
 
 let dataset;
@@ -39,7 +40,7 @@ const choose = (changes) => go({ ...changes, sql: "", page: "", image: "" });
 
 /** Choose by a question in SQL, and by nothing else. */
 function ask(question) {
-  const nothing = Object.fromEntries(Object.keys(view()).filter((name) => name !== "map").map((name) => [name, ""]));
+  const nothing = Object.fromEntries(Object.keys(view()).filter((name) => !MAPPED.includes(name)).map((name) => [name, ""]));
   shown = null; // the same question is asked again
   go({ ...nothing, sql: question.trim() });
 }
@@ -180,7 +181,7 @@ async function render() {
   for (const [name, id] of Object.entries(CONTROLS)) if ($(id).value !== (now[name] ?? "")) setControl($(id), now[name] ?? "");
   $("shuffle").setAttribute("aria-pressed", String(seedOf(now) !== null));
   if (now.sql !== undefined) $("query").value = now.sql;
-  const filters = JSON.stringify(["sql", ...Object.keys(CONTROLS)].map((name) => now[name] ?? ""));
+  const filters = JSON.stringify(["sql", ...Object.keys(CONTROLS), ...(now.lasso ? ["of"] : [])].map((name) => now[name] ?? ""));
   let stopped = false;
   $("stop").onclick = () => { stopped = true; };
   if (filters !== shown) {
@@ -216,7 +217,7 @@ async function render() {
   const key = `${filters} ${here} ${now.seed ?? ""} ${selection.images}`;
   const wall = key === wallShown ? null : drawWall(here * size, stop, now, mine);
   wallShown = key;
-  if (now.map) showMap(now.map, now.lasso).catch((error) => { $("place").textContent = visible(error.message); });
+  if (now.map) showMap(now).catch((error) => { $("place").textContent = visible(error.message); });
   else $("map").open = false;
   $("lasso-clear").hidden = !now.lasso;
   const image = Number(now.image);
@@ -227,21 +228,19 @@ async function render() {
 }
 
 /** Show the map as the address says, which is loaded when it is first wanted. */
-async function showMap(by, lasso) {
+async function showMap(now) {
   $("map").open = true;
-  if (!dataset.hasMap) {
+  if (!dataset.maps.length) {
     $("map").dataset.state = "missing";
     return;
   }
-  map ??= import("./map.js").then(async ({ RecordMap }) => {
-    const made = new RecordMap(dataset, choose);
-    await made.open();
-    return made;
-  });
-  const made = await map;
-  const column = ["language", "license", "year"].includes(by) ? by : "language";
-  $("colour").value = column;
-  made.draw(column, lasso ? corners(lasso) : null);
+  map ??= import("./map.js").then(({ PointMap }) => new PointMap(dataset, choose, go));
+  const of = mapOf(now);
+  if (!dataset.maps.includes(of)) throw new Error(`this dataset has no map of its ${of}: zml-dask derive DATASET ${of === "files" ? "file" : "record"}_map makes one`);
+  const by = ["language", "license", "year"].includes(now.map) ? now.map : "language";
+  $("of").value = of;
+  $("colour").value = by;
+  await (await map).draw({ of, by, lasso: now.lasso ? corners(now.lasso) : null, like: now.like });
   $("map").dataset.state = "shown";
 }
 
@@ -325,7 +324,7 @@ function shuffle() {
 }
 
 function onKey(event) {
-  if (event.key === "Enter" && event.ctrlKey && event.target.id === "query") ask($("query").value);
+  if (event.key === "Enter" && event.ctrlKey && event.target.tagName === "TEXTAREA") event.target.form.requestSubmit();
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
   const focused = document.activeElement;
   if (["INPUT", "SELECT", "TEXTAREA"].includes(focused?.tagName)) {
@@ -373,8 +372,9 @@ function listen() {
     button.addEventListener("click", () => save(button.dataset.format).catch((error) => { $("answer").textContent = visible(error.message); }));
   }
   $("map").addEventListener("toggle", () => {
-    if ($("map").open !== Boolean(view().map)) go({ map: $("map").open ? "language" : "" }, { replace: true });
+    if ($("map").open !== Boolean(view().map)) go($("map").open ? { map: "language", of: dataset.maps.includes("records") ? "" : dataset.maps[0] } : { map: "" }, { replace: true });
   });
+  $("of").addEventListener("change", () => go({ of: $("of").value === "files" ? "files" : "", lasso: "" }));
   $("colour").addEventListener("change", () => go({ map: $("colour").value }, { replace: true }));
   $("lasso-clear").addEventListener("click", () => choose({ lasso: "" }));
   $("halt").addEventListener("click", () => sql?.engine.stop());

@@ -6,6 +6,7 @@ import { parquetMetadataAsync, parquetRead } from "hyparquet";
 // All our tables are zstd.
 const compressors = { ZSTD: (data, size) => decompress(data, new Uint8Array(size)) };
 const NEAR = 5_000; // rows: a page or less
+const AT_ONCE = 4; // row groups
 const FOOTER = 1 << 16; // most footers fit; a longer one costs one more request
 
 /** Fetch a range of a file, or fail with a message that names it. */
@@ -19,6 +20,21 @@ async function range(url, start, stop) {
 
 /** Numbers as JavaScript has them: those of a dataset stay below 2^53. */
 const plain = (value) => (typeof value === "bigint" ? Number(value) : value);
+
+/** Do something for each of several, a few at once, so that the page answers in between. */
+export async function inTurn(items, act) {
+  const found = [];
+  const waiting = [...items.entries()];
+  const work = async () => {
+    while (waiting.length) {
+      const [i, item] = waiting.shift();
+      found[i] = await act(item);
+      if (waiting.length) await new Promise((done) => setTimeout(done));
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+  return found;
+}
 
 export class Table {
   constructor(base, parts) {
@@ -53,33 +69,44 @@ export class Table {
     return part.groups;
   }
 
-  /** Row groups of the table that `fits(bounds)` does not rule out, in order. */
+  /** Row groups of the table that `fits(bounds, start, stop)` does not rule out, in order. */
   async groupsWhere(fits) {
     const all = await Promise.all(this.parts.map((part) => this.groups(part)));
-    return all.flat().filter(({ bounds }) => fits(bounds));
+    return all.flat().filter(({ bounds, first, rows }) => fits(bounds, first, first + rows));
   }
 
   /** Columns of the rows from `start` to `stop`, one array each. */
-  async read(columns, start = 0, stop = this.rows) {
-    const found = Object.fromEntries(columns.map((name) => [name, new Array(stop - start)]));
-    const within = this.parts.filter(({ first, rows }) => first < stop && first + rows > start);
-    await Promise.all(
-      within.map(async (part) => {
-        await this.groups(part);
-        await parquetRead({
-          file: part.file, metadata: await part.footer, columns, compressors, useOffsetIndex: true,
-          rowStart: Math.max(0, start - part.first),
-          rowEnd: Math.min(part.rows, stop - part.first),
-          onChunk: ({ columnName, columnData, rowStart }) => {
-            const target = found[columnName];
-            const offset = part.first + rowStart - start;
-            const from = Math.max(0, -offset);
-            const to = Math.min(columnData.length, stop - start - offset);
-            for (let i = from; i < to; i++) target[offset + i] = plain(columnData[i]);
-          },
-        });
-      }),
-    );
+  read(columns, start = 0, stop = this.rows) {
+    return this.readSpans(columns, [[start, stop]]);
+  }
+
+  /** Columns of several ranges of rows, one after the other. */
+  async readSpans(columns, spans) {
+    const total = spans.reduce((sum, [start, stop]) => sum + stop - start, 0);
+    const found = Object.fromEntries(columns.map((name) => [name, new Array(total)]));
+    const pieces = []; // of one row group each
+    let before = 0;
+    for (const [start, stop] of spans) {
+      for (const part of this.parts.filter(({ first, rows }) => first < stop && first + rows > start)) {
+        for (const { first, rows } of await this.groups(part)) {
+          if (first < stop && first + rows > start) pieces.push({ part, from: Math.max(first, start), to: Math.min(first + rows, stop), shift: before - start });
+        }
+      }
+      before += stop - start;
+    }
+    await inTurn(pieces, async ({ part, from, to, shift }) => {
+      await parquetRead({
+        file: part.file, metadata: await part.footer, columns, compressors, useOffsetIndex: true, utf8: false,
+        rowStart: from - part.first,
+        rowEnd: to - part.first,
+        onChunk: ({ columnName, columnData, rowStart }) => {
+          const target = found[columnName];
+          const first = part.first + rowStart;
+          const last = Math.min(columnData.length, to - first);
+          for (let i = Math.max(0, from - first); i < last; i++) target[first + shift + i] = plain(columnData[i]);
+        },
+      });
+    });
     return found;
   }
 

@@ -108,7 +108,7 @@ class OfFiles {
         const { first, rows } = this.groups[this.next];
         const columns = await this.table.read(this.columns, first, first + rows);
         for (let i = 0; i < rows; i++) {
-          if (!columns.n_images[i] || !this.fits(columns, i)) continue;
+          if (!columns.n_images[i] || !this.fits(columns, i, first + i)) continue;
           this.files += 1;
           this.runs.add(columns.first_image[i], columns.n_images[i], {
             file: columns.file_id?.[i] ?? first + i,
@@ -234,6 +234,14 @@ function isWithin(x, y, polygon) {
   return within;
 }
 
+/** What the address has a map of. */
+export const mapOf = (view) => (view.of === "files" ? "files" : "records");
+
+/** Rows of the points within a polygon, ascending. */
+function rowsWithin({ rows, positions }, polygon) {
+  return rows.filter((_, i) => isWithin(positions[2 * i], positions[2 * i + 1], polygon));
+}
+
 /** Whether a record fits what was typed: its number, its DOI, or words of its title. */
 function fitsText(columns, i, wanted) {
   if (/^\d+$/.test(wanted)) return String(columns.record_id[i]) === wanted;
@@ -260,9 +268,12 @@ export async function select(dataset, view) {
   let chosen = null; // the records that fit, where records are asked about
   let runs = null;
   const dates = ofDate ? new Map() : null;
-  const polygon = view.lasso ? corners(view.lasso) : null;
-  if (ofRecords.length || wanted || polygon || dataset.withdrawn.size) {
-    const places = polygon && (await dataset.mapColumns(["x", "y"]));
+  // Rows of records, or of files, within the line that was drawn on the map.
+  const of = mapOf(view);
+  const within = view.lasso ? rowsWithin(await dataset.points(of), corners(view.lasso)) : null;
+  const withinFiles = of === "files" ? within : null;
+  const withinRecords = of === "records" ? within && new Set(within) : null;
+  if (ofRecords.length || wanted || withinRecords || dataset.withdrawn.size) {
     const columns = await readRecords(dataset, ofRecords);
     chosen = new Set();
     runs = new Runs();
@@ -273,7 +284,7 @@ export async function select(dataset, view) {
         (!view.license || (columns.license[i] ?? null) === named(view.license)) &&
         (!view.year || year(columns.publication_date[i]) === named(view.year)) &&
         (!keyword || (columns.keywords[i] ?? []).some((each) => each?.toLowerCase().includes(keyword))) &&
-        (!polygon || (places.x[i] != null && isWithin(places.x[i], places.y[i], polygon))) &&
+        (!withinRecords || withinRecords.has(i)) &&
         (!wanted || fitsText(columns, i, wanted))
       ) {
         chosen.add(id);
@@ -283,7 +294,7 @@ export async function select(dataset, view) {
       }
     }
   }
-  if (!fileFilters.length && !path && !view.size && !ofSize) {
+  if (!fileFilters.length && !path && !view.size && !ofSize && !withinFiles) {
     if (ofDate) runs.sort(order);
     if (runs === null) {
       runs = new Runs();
@@ -291,27 +302,32 @@ export async function select(dataset, view) {
     }
     return new Everything(runs);
   }
-  const table = dataset.table(path ? "files" : "files_by_language");
+  const byRow = path || withinFiles; // row n of this table is file n
+  const table = dataset.table(byRow ? "files" : "files_by_language");
   const asked = fileFilters.map(([name, column]) => [column, named(view[name])]);
   const records = chosen && [...chosen];
   const first = records?.reduce((a, b) => Math.min(a, b), Infinity);
   const last = records?.reduce((a, b) => Math.max(a, b), -Infinity);
   const groups = await table.groupsWhere(
-    (bounds) =>
+    (bounds, start, stop) =>
+      (!withinFiles || withinFiles[Runs.last(withinFiles, stop - 1)] >= start) &&
       asked.every(([column, value]) => mayHold(bounds[column], value)) &&
       (!records || (bounds.record_id.least <= last && bounds.record_id.greatest >= first)),
   );
-  const fits = (columns, i) =>
+  const files = withinFiles && new Set(withinFiles);
+  const fits = (columns, i, row) =>
+    (!files || files.has(row)) &&
     asked.every(([column, value]) => (columns[column][i] ?? null) === value) &&
     (!chosen || chosen.has(columns.record_id[i])) &&
     (!view.size || (columns.size[i] >= least && columns.size[i] <= greatest)) &&
     (!path || columns.path[i].toLowerCase().includes(path));
   const names = new Set([
     "record_id", "first_image", "n_images", "language", ...asked.map(([column]) => column),
-    ...(path ? ["path"] : ["file_id"]),
+    ...(path ? ["path"] : []),
+    ...(byRow ? [] : ["file_id"]),
     ...(view.size || ofSize ? ["size"] : []),
   ]);
-  const alone = fileFilters.length === 1 && !path && !chosen && !view.size;
+  const alone = fileFilters.length === 1 && !byRow && !chosen && !view.size;
   const expected = alone ? dataset.summary.images(asked[0][0], asked[0][1]) : null;
   return new OfFiles(table, [...names], groups, fits, expected, order, dates);
 }

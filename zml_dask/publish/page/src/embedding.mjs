@@ -1,0 +1,161 @@
+// What a text is like: its words as 64 numbers, as learning/words.py and derived/embedding.py make them (a test
+// compares), and the records or files that are nearest.
+
+import { inTurn } from "./parquet.mjs";
+
+const MULTIPLIER = 0x9e3779b97f4a7c15n;
+const MIX_1 = 0xff51afd7ed558ccdn;
+const MIX_2 = 0xc4ceb9fe1a85ec53n;
+const LINE_START = 0x5851f42d4c957f2dn;
+const NUMBER = 48n;
+const BUCKET_BITS = 18;
+const WORD = /[\w\u0080-\u{10ffff}]+|[!-~]/gu; // a run of letters, digits and _, or one mark
+const MOST_VECTORS = 1_000_000; // that are read for one search: 68 MB
+const COMPARED = 30; // records whose files are compared where all files are too many
+
+const low64 = (value) => BigInt.asUintN(64, value);
+
+function mixed(value) {
+  value ^= value >> 33n;
+  value = low64(value * MIX_1);
+  value ^= value >> 33n;
+  value = low64(value * MIX_2);
+  return value ^ (value >> 33n);
+}
+
+function hash(word) {
+  if (/^\d/.test(word)) return mixed(low64((NUMBER + 1n) * MULTIPLIER)); // all numbers are one word
+  let value = 0n;
+  for (const character of word) value = low64((value + BigInt(character.codePointAt(0)) + 1n) * MULTIPLIER);
+  return mixed(value);
+}
+
+const bucket = (value) => Number(value >> BigInt(64 - BUCKET_BITS));
+
+/** How often words and pairs of words occur in a text whose lines are cut at `width`: bucket to count. */
+export function countWords(text, width) {
+  const counts = new Map();
+  const hashes = new Map();
+  const add = (number) => counts.set(number, (counts.get(number) ?? 0) + 1);
+  for (const line of text.replaceAll("\t", "    ").split(/\r\n|\r|\n/)) {
+    const cut = [...line.slice(0, 2 * width)].slice(0, width).join("");
+    let before = LINE_START;
+    for (const [word] of cut.matchAll(WORD)) {
+      if (!hashes.has(word)) hashes.set(word, hash(word));
+      const own = hashes.get(word);
+      add(bucket(own));
+      add(bucket(mixed(low64(before * MULTIPLIER + own))));
+      before = own;
+    }
+  }
+  return counts;
+}
+
+/** A number of 16 bits, as Float16Array will read it everywhere one day. */
+function half(bits) {
+  const exponent = (bits >> 10) & 31;
+  const fraction = (bits & 1023) / 1024;
+  return (bits & 0x8000 ? -1 : 1) * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
+}
+
+const even = (value) => (Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value));
+
+/** The vector of a text as signed bytes; null for one without words. `weights` has a row of halves for each bucket, or several. */
+export function embed(text, weights, width) {
+  const size = weights[0].length / 2;
+  const shift = BUCKET_BITS - Math.log2(weights.length);
+  const sum = new Float32Array(size);
+  for (const [number, count] of countWords(text, width)) {
+    const row = weights[number >> shift];
+    const scale = Math.fround(1 + Math.log(count));
+    for (let k = 0; k < size; k++) sum[k] += Math.fround(scale * half(row[2 * k] | (row[2 * k + 1] << 8)));
+  }
+  const factor = Math.fround(127 / sum.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
+  return Number.isFinite(factor) ? Int8Array.from(sum, (value) => even(Math.fround(value * factor))) : null;
+}
+
+/** Vectors of several ranges of rows: row numbers, records, and the numbers one after the other. */
+async function readVectors(table, spans) {
+  const parts = await inTurn(spans, async ([start, stop]) => {
+    const { record_id: records, vector: vectors } = await table.read(["record_id", "vector"], start, stop);
+    const there = vectors.reduce((sum, each) => sum + (each ? 1 : 0), 0);
+    const found = { rows: new Int32Array(there), records: new Float64Array(there), numbers: null };
+    let n = 0;
+    vectors.forEach((each, i) => {
+      if (!each) return;
+      found.numbers ??= new Int8Array(there * each.length);
+      found.rows[n] = start + i;
+      found.records[n] = records[i];
+      found.numbers.set(new Int8Array(each.buffer, each.byteOffset, each.length), each.length * n++);
+    });
+    return found;
+  });
+  return parts.filter(({ rows }) => rows.length);
+}
+
+/** The rows nearest to a vector, those first whose angle to it has the greatest cosine; those of some records are left out. */
+async function nearest(parts, wanted, count, leftOut) {
+  const size = wanted.length;
+  const length = Math.hypot(...wanted);
+  const best = [];
+  await inTurn(parts, async ({ rows, records, numbers }) => {
+    for (let i = 0, at = 0; i < rows.length; i++, at += size) {
+      let product = 0;
+      let squares = 0;
+      for (let k = 0; k < size; k++) {
+        const value = numbers[at + k];
+        product += value * wanted[k];
+        squares += value * value;
+      }
+      const likeness = product / (length * Math.sqrt(squares));
+      if ((best.length === count && likeness <= best[count - 1].likeness) || leftOut(records[i])) continue;
+      best.push({ row: rows[i], record: records[i], likeness });
+      best.sort((a, b) => b.likeness - a.likeness);
+      best.length = Math.min(best.length, count);
+    }
+  });
+  return best;
+}
+
+/** Searches a dataset by vectors; those of all records, or of all files, are read with the first search. */
+export class Similar {
+  constructor(dataset) {
+    Object.assign(this, { dataset, all: new Map() });
+  }
+
+  has(of) {
+    return this.table(of).rows > 0;
+  }
+
+  table(of) {
+    return this.dataset.table(of === "files" ? "derived/embedding" : "derived/record_embedding");
+  }
+
+  /** What identifies the weights, so that a vector in an address is not compared with those of others. */
+  get version() {
+    return (this.dataset.info.tables["derived/embedding_weights"] ?? []).map(({ sha256 }) => sha256.slice(0, 8)).join("");
+  }
+
+  /** The vector of a text; null for one without words. */
+  async embed(text) {
+    this.weights ??= this.dataset.table("derived/embedding_weights").read(["weights"]);
+    const { weights } = await this.weights;
+    if (!weights.length) throw new Error("this dataset has no weights of words: run zml-dask derive DATASET record_embedding");
+    return embed(text, weights, this.dataset.width ?? this.dataset.info.shape.width);
+  }
+
+  /** The records or files most like a vector, but for those of one record. */
+  async find(of, wanted, count, own = null) {
+    const leftOut = (record) => record === own || this.dataset.withdrawn.has(record);
+    const table = this.table(of);
+    if (table.rows > MOST_VECTORS) {
+      if (of !== "files" || !this.has("records")) throw new Error(`${table.rows} vectors are too many for a page; ask zml-dask similar`);
+      // The files of the records that are most like it: near enough, and a thousandth of what there is to read.
+      const near = await this.find("records", wanted, COMPARED, own);
+      const spans = await Promise.all(near.map(({ record }) => this.dataset.spansOf(record)));
+      return nearest(await readVectors(table, spans.flat()), wanted, count, leftOut);
+    }
+    if (!this.all.has(of)) this.all.set(of, table.groupsWhere(() => true).then((groups) => readVectors(table, groups.map(({ first, rows }) => [first, first + rows]))));
+    return nearest(await this.all.get(of), wanted, count, leftOut);
+  }
+}

@@ -1,0 +1,189 @@
+// Points on a canvas, set pixel by pixel: a million take a tenth of a second without a graphics card. Beside
+// each pixel stands whose it is, so that pointing at one asks nothing more.
+
+import { select } from "d3-selection";
+import { zoom, zoomIdentity } from "d3-zoom";
+
+const EDGE = 24; // pixels beyond each side, so that no point there needs a look of its own
+const REACH = 4; // pixels around a pointer
+const PATIENCE = 40; // ms: where a picture takes longer, it is of fewer points while it moves
+const REST = 150; // ms after which it no longer moves
+const STEP = 60; // pixels that an arrow moves by
+
+/** Pixels of a disk, as distances in a picture of a width, and how much of each it covers, of 255. */
+function disk(radius, width, ink) {
+  const at = [];
+  const alpha = [];
+  const reach = Math.ceil(radius);
+  for (let y = -reach; y <= reach; y++) {
+    for (let x = -reach; x <= reach; x++) {
+      const covered = Math.min(1, Math.max(0, radius + 0.5 - Math.hypot(x, y)));
+      if (covered < 0.1) continue;
+      at.push(y * width + x);
+      alpha.push(Math.round(ink * covered));
+    }
+  }
+  return { at: Int32Array.from(at), alpha: Uint8Array.from(alpha) };
+}
+
+export class Plot {
+  /** `marks(stroke, place)` draws over the points: `stroke(path, width)`, and `place(x, y)` is where on the screen something lies. */
+  constructor(box, { hover, click, marks }) {
+    Object.assign(this, { box, hover, marks, transform: zoomIdentity, cost: 0, points: null });
+    this.canvas = document.createElement("canvas");
+    this.context = this.canvas.getContext("2d");
+    box.prepend(this.canvas);
+    this.zoom = zoom().scaleExtent([0.5, 5_000]).clickDistance(4).on("zoom", ({ transform }) => {
+      this.transform = transform;
+      this.redraw(true);
+    });
+    this.view = select(this.canvas).call(this.zoom).on("dblclick.zoom", null);
+    this.canvas.addEventListener("pointermove", ({ offsetX: x, offsetY: y, buttons }) => {
+      if (buttons) return;
+      const found = this.find(x, y, REACH);
+      this.canvas.style.cursor = found < 0 ? "" : "pointer";
+      hover(found);
+    });
+    this.canvas.addEventListener("click", ({ offsetX: x, offsetY: y }) => {
+      const found = this.find(x, y, REACH);
+      if (found >= 0) click(found);
+    });
+    box.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const arrows = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+      const factor = { "+": 1.5, "=": 1.5, "-": 1 / 1.5 }[event.key];
+      if (arrows) this.zoom.translateBy(this.view, ...arrows.map((sign) => (sign * STEP) / this.transform.k));
+      else if (factor) this.zoom.scaleBy(this.view, factor);
+      else if (event.key === "0") this.zoom.transform(this.view, zoomIdentity);
+      else if (event.key === "Enter" && this.middle() >= 0) click(this.middle());
+      else if (event.key !== "Enter") return;
+      event.preventDefault();
+      event.stopPropagation(); // elsewhere arrows turn pages
+    });
+    for (const name of ["focus", "blur"]) box.addEventListener(name, () => this.redraw());
+    new ResizeObserver(() => this.resize()).observe(box);
+    this.resize();
+  }
+
+  resize() {
+    const { clientWidth: width, clientHeight: height } = this.box;
+    if (!width || !height) return;
+    this.ratio = Math.min(devicePixelRatio, 3);
+    Object.assign(this, { width, height, unit: Math.min(width, height) / 2.2 });
+    this.canvas.width = Math.round(width * this.ratio);
+    this.canvas.height = Math.round(height * this.ratio);
+    this.image = this.context.createImageData(this.canvas.width + 2 * EDGE, this.canvas.height + 2 * EDGE);
+    this.pixels = new Uint32Array(this.image.data.buffer);
+    this.owners = new Int32Array(this.pixels.length);
+    this.redraw();
+  }
+
+  /** Draw other points: `positions` is x, y, x, y, ..., from -1 to 1; `codes` says which colour of `palette` each has. */
+  show(points) {
+    this.points = points;
+    this.redraw();
+  }
+
+  reset() {
+    this.zoom.transform(this.view, zoomIdentity);
+  }
+
+  /** Where a place lies on the screen, and which place lies there. */
+  place(x, y) {
+    return this.transform.apply([this.width / 2 + x * this.unit, this.height / 2 - y * this.unit]);
+  }
+
+  unplace(at) {
+    const [x, y] = this.transform.invert(at);
+    return [(x - this.width / 2) / this.unit, (this.height / 2 - y) / this.unit];
+  }
+
+  /** The point nearest to a place on the screen; -1 where none is within reach. */
+  find(x, y, reach) {
+    const [column, row] = [x, y].map((value) => Math.round(value * this.ratio) + EDGE);
+    const distance = Math.min(Math.round(reach * this.ratio), column, row, this.image.width - 1 - column, this.image.height - 1 - row);
+    let found = -1;
+    let least = Infinity;
+    for (let dy = -distance; dy <= distance; dy++) {
+      for (let dx = -distance; dx <= distance; dx++) {
+        const owner = this.owners[(row + dy) * this.image.width + column + dx];
+        if (owner && dx * dx + dy * dy < least) {
+          least = dx * dx + dy * dy;
+          found = owner - 1;
+        }
+      }
+    }
+    return found;
+  }
+
+  middle() {
+    return this.find(this.width / 2, this.height / 2, EDGE);
+  }
+
+  redraw(moving = false) {
+    this.moving = moving;
+    this.box.dataset.state = "drawing";
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      if (this.points && this.image) this.draw();
+    });
+  }
+
+  draw() {
+    const every = this.moving ? Math.max(1, Math.ceil(this.cost / PATIENCE)) : 1;
+    const start = performance.now();
+    this.set(every);
+    const { context, ratio } = this;
+    context.putImageData(this.image, -EDGE, -EDGE);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const { color, backgroundColor: around } = getComputedStyle(this.box);
+    const stroke = (path, width) => {
+      for (const [style, lineWidth] of [[around, width + 2], [color, width]]) {
+        Object.assign(context, { strokeStyle: style, lineWidth });
+        context.stroke(path);
+      }
+    };
+    this.marks(stroke, (x, y) => this.place(x, y));
+    if (this.box.matches(":focus-visible")) {
+      const [x, y] = [this.width / 2, this.height / 2];
+      stroke(new Path2D(`M${x - 12} ${y}h24M${x} ${y - 12}v24`), 1);
+      this.hover(this.middle());
+    }
+    clearTimeout(this.later);
+    if (every > 1) this.later = setTimeout(() => this.redraw(), REST);
+    else {
+      this.cost = performance.now() - start;
+      this.box.dataset.state = "drawn";
+    }
+  }
+
+  /** Set the pixels of every so many-th point. */
+  set(every) {
+    const { pixels, owners, ratio, unit, transform: { k, x, y } } = this;
+    const { positions, codes, palette } = this.points;
+    const { width, height } = this.image;
+    pixels.fill(0);
+    owners.fill(0);
+    // As large as there is space for, and the fainter the more there are: where many lie on one another it is darker.
+    const space = (0.8 * unit * k) / Math.sqrt(codes.length);
+    const radius = ratio * Math.min(5, Math.max(0.3, space));
+    const { at, alpha } = disk(radius, width, space < 1 ? 130 : 220);
+    const scale = k * unit * ratio;
+    const left = (k * this.width / 2 + x) * ratio + EDGE + 0.5;
+    const top = (k * this.height / 2 + y) * ratio + EDGE + 0.5;
+    const edge = Math.ceil(radius) + 1;
+    for (let i = 0; i < codes.length; i += every) {
+      const column = left + scale * positions[2 * i];
+      const row = top - scale * positions[2 * i + 1];
+      if (!(column >= edge && column < width - edge && row >= edge && row < height - edge)) continue;
+      const centre = (row | 0) * width + (column | 0);
+      const ink = palette[codes[i]];
+      for (let j = 0; j < at.length; j++) {
+        const pixel = centre + at[j];
+        const before = pixels[pixel] >>> 24;
+        pixels[pixel] = ((before + (((255 - before) * alpha[j]) >> 8)) << 24) | ink;
+        owners[pixel] = i + 1;
+      }
+    }
+  }
+}
