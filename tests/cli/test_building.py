@@ -346,7 +346,7 @@ def test_status_counts_and_costs(
     assert "committed  2 records, 5 files, 5 images" in capfd.readouterr().out
     assert run("status", dataset, "--failures") == 0
     out = capfd.readouterr().out
-    assert "1 no_files, 1 of them permanent: " in out
+    assert "1 no_files, permanent: " in out
     assert "record 9, at fetch, tried once: " in out
 
 

@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import replace
 
 import pytest
+import zstandard
 
 from .archives import (
     COMPRESSIONS,
@@ -161,3 +162,42 @@ def test_a_wrong_checksum_around_a_tar_is_noted(read: Read, compression: str) ->
 def test_one_compressed_file_that_breaks_off(read: Read, compression: str) -> None:
     whole = COMPRESSIONS[compression](b"some text\n" * 50)
     assert fates(read(whole[:-3], name="t" + compression)) == {"t": "damaged"}
+
+
+# Damage within a compression
+
+
+def _compressed_tar(compression: str) -> tuple[bytes, dict[str, bytes]]:
+    """Thirty files of two kilobytes, all within what a decompressor gives at once."""
+    random.seed(7)
+    files = {f"p/{i:02d}.txt": random.randbytes(1000).hex().encode() for i in range(30)}
+    compress = zstandard.ZstdCompressor(write_checksum=True).compress
+    if compression != ".zst":
+        compress = COMPRESSIONS[compression]
+    return compress(make_tar(files)), files
+
+
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_wrong_checksum_at_the_end_costs_no_file(read: Read, compression: str) -> None:
+    archive, files = _compressed_tar(compression)
+    at = -2 if compression == ".zst" else -6
+    members = read(archive[:at] + bytes([archive[at] ^ 0xFF]) + archive[at + 1 :])
+    assert good(members) == files
+    assert "damaged" in fates(members).values()
+
+
+@pytest.mark.parametrize("compression", [".gz", ".xz"])
+def test_what_comes_before_the_damage_is_read(read: Read, compression: str) -> None:
+    archive, files = _compressed_tar(compression)
+    at = len(archive) * 2 // 3
+    members = read(archive[:at] + bytes(64) + archive[at + 64 :])
+    found = {path: data for path, data in good(members).items() if files[path] == data}
+    assert len(found) >= 15
+    assert "damaged" in fates(members).values()
+
+
+def test_an_empty_end_record_within_the_comment_hides_nothing(read: Read) -> None:
+    archive = io.BytesIO(make_zip())
+    with zipfile.ZipFile(archive, "a") as file:
+        file.comment = b"PK\5\6" + bytes(18) + b"!"
+    assert good(read(archive.getvalue())) == GOOD

@@ -356,7 +356,7 @@ def test_gnu_sparse(read: Read, kind: str) -> None:
         archive = bytes(block) + bytes(512) + bytes(512)
     else:
         records = {
-            "0.0": {"GNU.sparse.map": "0,1"},
+            "0.0": {"GNU.sparse.size": "9", "GNU.sparse.offset": "0", "GNU.sparse.numbytes": "1"},
             "0.1": {"GNU.sparse.map": "0,1", "GNU.sparse.name": "sparse"},
             "1.0": {"GNU.sparse.major": "1", "GNU.sparse.name": "sparse"},
         }[kind]

@@ -448,6 +448,23 @@ def test_a_redirect_carries_the_token_to_nobody(
     assert "very-secret" not in str(other_server.requests)
 
 
+def test_a_cookie_comes_back_along_redirects_to_its_own_server_alone(
+    server: Misbehaving, other_server: Misbehaving, client: HttpClient, target: Path
+) -> None:
+    def front(exchange: Exchange) -> None:
+        if exchange.headers.get("cookie") == "seen=1":
+            exchange.send(302, Location=f"{other_server.url}/f")
+        else:
+            exchange.send(302, Location="/f", Set_Cookie="seen=1; Path=/")
+
+    other_server.on("/f", lambda exchange: exchange.send_file(BODY))
+    client.download(server.on("/f", front), target, checksum=MD5)
+    assert target.read_bytes() == BODY
+    assert "cookie" not in other_server.asked("/f")[0]
+    client.download(server.url + "/f", target, checksum=MD5)
+    assert ["cookie" in asked for asked in server.asked("/f")] == [False, True, False, True]
+
+
 def test_too_large_stays_too_large(server: Misbehaving, client: HttpClient, target: Path) -> None:
     url = server.on("/f", lambda exchange: exchange.send_file(BODY, Content_Encoding="gzip"))
     with pytest.raises(NetworkError, check=lambda error: error.kind == "too_large"):

@@ -91,6 +91,7 @@ def _print_failures(groups: Iterable[FailureGroup]) -> None:
     for group in groups:
         printed = True
         kept = f", {group.permanent:,} of them permanent" if group.permanent else ""
+        kept = ", permanent" if group.permanent == group.records else kept
         click.echo(escape_text(f"{group.records:,} {group.kind}{kept}: {group.advice}"))
         for row in group.examples:
             tries = "once" if row.attempts == 1 else f"{row.attempts} times"

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Self, cast
 
@@ -52,10 +53,11 @@ from zml_dask.fetch.streams import (
 from zml_dask.fetch.tar import tar_members
 from zml_dask.fetch.zip import (
     BrokenDirectoryError,
+    Directory,
     Slices,
     find_directory,
     forget_pages,
-    is_document,
+    iter_positions,
     mapped,
     zip_members,
 )
@@ -67,6 +69,21 @@ __all__ = ["Member", "has_members", "is_sound", "is_text", "kind_of", "read_memb
 _MOST_MAPPED: Final = 64 * 1024 * 1024
 # Each may cost a process of its own.
 _MAX_NESTED: Final = 1000
+
+_DOCUMENT_TYPES: Final = (
+    b"mimetypeapplication/epub",
+    b"mimetypeapplication/vnd.oasis.opendocument",
+    b"mimetypeapplication/vnd.sun.xml",
+)
+_DOCUMENT_MARKS: Final = rb"\[Content_Types\]\.xml|META-INF/container\.xml"
+_OFFICE_PARTS: Final = frozenset(
+    {b"word/document.xml", b"word/document2.xml", b"xl/workbook.xml", b"xl/workbook.bin",
+     b"ppt/presentation.xml", b"visio/document.xml"}
+)  # fmt: skip
+_OFFICE_FOLDERS: Final = frozenset(
+    {b"word", b"xl", b"ppt", b"visio", b"docProps", b"_rels", b"customXml", b"customUI",
+     b"[Content_Types].xml", b"docMetadata", b"userCustomization"}
+)  # fmt: skip
 
 
 def read_members(
@@ -272,7 +289,29 @@ def _zip_or_bare(buffer: memoryview, kind: Kind) -> Kind:
         return kind
     if kind == "bare" and directory.count == 0:
         return kind
-    return "bare" if is_document(buffer, directory) else "zip"
+    return "bare" if _is_document(buffer, directory) else "zip"
+
+
+def _is_document(buffer: memoryview, directory: Directory) -> bool:
+    """Whether a zip file is an office document or an e-book, by what it contains.
+
+    Toolboxes and extensions are made in the same way (they, too, may begin with
+    ``[Content_Types].xml``), and are full of code.
+    """
+    head = bytes(buffer[directory.shift : directory.shift + HEAD_BYTES])
+    if head[30:].startswith(_DOCUMENT_TYPES):
+        return True
+    listing = buffer[directory.start : directory.stop]
+    if re.search(_DOCUMENT_MARKS, listing) is None:
+        return False
+    names: set[bytes] = set()
+    with suppress(BrokenDirectoryError):
+        names.update(raw for _, raw, _, _ in islice(iter_positions(buffer, directory), 100_000))
+    if b"META-INF/container.xml" in names:
+        return any(name.endswith(b".opf") for name in names)
+    folders = [name.partition(b"/")[0] for name in names]
+    n_parts = sum(folder in _OFFICE_FOLDERS for folder in folders)
+    return not names.isdisjoint(_OFFICE_PARTS) and 2 * n_parts > len(folders)
 
 
 def _zip(file: IO[bytes], meter: Meter, scratch: Path, first: int | None) -> Iterator[Member]:

@@ -12,7 +12,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Final, Literal, Protocol, cast
 
@@ -104,6 +104,9 @@ _XZ_MEMORY: Final = 256 * 1024 * 1024
 _ZSTD_WINDOW: Final = 128 * 1024 * 1024
 _READ_BYTES: Final = 256 * 1024
 _FEED_BYTES: Final = 64 * 1024
+# So much of a frame, packed, is kept at hand to unpack it once more where it is damaged.
+_KEPT_BYTES: Final = 8 * 1024 * 1024
+_SMALL_STEP: Final = 512
 # Of zstd, which takes no bound of what comes out, a kilobyte makes some 30 MB at most.
 _ZSTD_FEED_BYTES: Final = 1024
 _LONGEST_MAGIC: Final = 16
@@ -462,9 +465,14 @@ class _Frames:
         self._is_first = True
         self._packed = b""
         self._ready = memoryview(b"")
+        self._kept: list[bytes] = []
+        self._n_kept = self._n_given = 0
+        self._damage: Exception | None = None
 
     def read(self, size: int = -1, /) -> bytes:
         while not self._ready:
+            if self._damage is not None:
+                raise self._damage
             if self._decompressor is None and not self._begin_frame():
                 return b""
             data = self._unpack()
@@ -489,6 +497,7 @@ class _Frames:
                 raise TrailingBytesError("other bytes follow the compressed ones")
         self._is_first = False
         self._decompressor = self._new()
+        self._kept, self._n_kept, self._n_given = [], 0, 0
         return True
 
     def _unpack(self) -> bytes:
@@ -498,14 +507,40 @@ class _Frames:
             if not self._packed:
                 raise EOFError("the stream ends within a frame")
         packed, self._packed = self._packed, b""
+        self._n_kept += len(packed)
+        if self._n_kept > _KEPT_BYTES:
+            self._kept.clear()
+        elif packed:
+            self._kept.append(packed)
         try:
             data = decompressor.decompress(packed, _READ_BYTES)
-        except lzma.LZMAError as error:
-            raise memory_error(error) from error
+        except _DECOMPRESSION_ERRORS as error:
+            self._damage = memory_error(error) if isinstance(error, lzma.LZMAError) else error
+            return self._before_damage() if self._kept else b""
+        self._n_given += len(data)
         if decompressor.eof:
             self._packed = decompressor.unused_data.lstrip(b"\x00")
             self._decompressor = None
         return data
+
+    def _before_damage(self) -> bytes:
+        """What the damaged frame holds and was not given yet, unpacked anew byte by byte.
+
+        A decompressor that meets damage, or a wrong checksum, gives nothing of that call.
+        """
+        decompressor = self._new()
+        found, data, count = bytearray(), b"", 0
+        last = [self._kept[-1][at : at + 1] for at in range(len(self._kept[-1]))]
+        with suppress(*_DECOMPRESSION_ERRORS):
+            for piece in (*self._kept[:-1], *last):
+                fed = piece
+                while fed or data or not decompressor.needs_input:
+                    step = max(_SMALL_STEP, min(self._n_given - count, _READ_BYTES))
+                    data, fed = decompressor.decompress(fed, step), b""
+                    count += len(data)
+                    if count > self._n_given:
+                        found += data[-(count - self._n_given) :]
+        return bytes(found)
 
 
 class _ZstdFrame:

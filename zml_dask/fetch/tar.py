@@ -48,6 +48,7 @@ _WITHOUT_CONTENT: Final = (
 _EXTENDED: Final = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _GNU_LONG: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _NO_END_MARK: Final = "it ends before its end mark"
+_SPARSE: Final = "a GNU sparse file"
 
 
 class _BrokenHeaderError(Exception):
@@ -265,17 +266,21 @@ def _read_entry(layer: Layer, meter: Meter) -> _Entry | None:
         elif header.kind != tarfile.XGLTYPE:
             pax.update(_pax_records(body))
     if header.kind == tarfile.GNUTYPE_SPARSE:
-        problem = "a GNU sparse file"
+        problem = _SPARSE
         # Blocks that continue an old GNU sparse file's map.
         more = bool(block[482])
         while more:
             more = bool(_read_exactly(layer, _BLOCK)[504])
     elif header.kind == _GNU_CONTINUED:
         problem = "the continuation of a file that another volume begins"
-    sparse_path = pax.get("GNU.sparse.name")
-    if sparse_path is not None or "GNU.sparse.major" in pax or "GNU.sparse.map" in pax:
-        problem = "a GNU sparse file"
-    path = sparse_path or pax.get("path") or long_path or decoded(header.name, "latin-1")
+    if any(key.startswith("GNU.sparse.") for key in pax):
+        problem = _SPARSE
+    path = (
+        pax.get("GNU.sparse.name")
+        or pax.get("path")
+        or long_path
+        or decoded(header.name, "latin-1")
+    )
     link = pax.get("linkpath") or long_link or decoded(header.link, "latin-1")
     kind = header.kind
     if path.endswith("/") and kind in {tarfile.REGTYPE, tarfile.AREGTYPE}:

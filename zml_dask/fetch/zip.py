@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -37,7 +36,6 @@ from zml_dask.fetch.member import (
 )
 from zml_dask.fetch.streams import (
     ARCHIVE_SUFFIXES,
-    HEAD_BYTES,
     Layer,
     crc32,
     is_nested_archive,
@@ -90,21 +88,6 @@ _PACKED_MARGIN: Final = 65_536
 _CHECK_TIME_EVERY: Final = 1024
 # Members to be found where their entries do not say; an honest archive has few.
 _MAX_INDEXED: Final = 100_000
-
-_DOCUMENT_TYPES: Final = (
-    b"mimetypeapplication/epub",
-    b"mimetypeapplication/vnd.oasis.opendocument",
-    b"mimetypeapplication/vnd.sun.xml",
-)
-_DOCUMENT_MARKS: Final = rb"\[Content_Types\]\.xml|META-INF/container\.xml"
-_OFFICE_PARTS: Final = frozenset(
-    {b"word/document.xml", b"word/document2.xml", b"xl/workbook.xml", b"xl/workbook.bin",
-     b"ppt/presentation.xml", b"visio/document.xml"}
-)  # fmt: skip
-_OFFICE_FOLDERS: Final = frozenset(
-    {b"word", b"xl", b"ppt", b"visio", b"docProps", b"_rels", b"customXml", b"customUI",
-     b"[Content_Types].xml", b"docMetadata", b"userCustomization"}
-)  # fmt: skip
 
 
 class BrokenDirectoryError(Exception):
@@ -190,6 +173,7 @@ def find_directory(buffer: Buffer) -> Directory:
     window = _end_window(buffer)
     tail = bytes(buffer[window[0] : window[1]])
     found, reason = len(tail), "it has no end-of-directory record"
+    empty: Directory | None = None
     while (found := tail.rfind(b"PK\x05\x06", 0, found)) >= 0:
         position = window[0] + found
         if position + _END.size > len(buffer):
@@ -199,9 +183,13 @@ def find_directory(buffer: Buffer) -> Directory:
         if position + _END.size + fields[7] > len(buffer) and fields[4] == 0:
             continue
         directory = _directory_before(buffer, position, fields)
-        if directory is not None:
+        if directory is not None and directory.count:
             return directory
+        # An empty one may be a part of a comment, or of an archive within the archive.
+        empty = empty or directory
         reason = "its directory is not where its end record says"
+    if empty is not None:
+        return empty
     raise BrokenDirectoryError(reason)
 
 
@@ -216,28 +204,6 @@ def find_signatures(buffer: Buffer, signature: bytes, start: int, meter: Meter) 
             yield start + match.start()
         start = stop
         forget_pages(buffer)
-
-
-def is_document(buffer: Buffer, directory: Directory) -> bool:
-    """Whether a zip file is an office document or an e-book, by what it contains.
-
-    Toolboxes and extensions are made in the same way (they, too, may begin with
-    ``[Content_Types].xml``), and are full of code.
-    """
-    head = bytes(buffer[directory.shift : directory.shift + HEAD_BYTES])
-    if head[30:].startswith(_DOCUMENT_TYPES):
-        return True
-    listing = buffer[directory.start : directory.stop]
-    if re.search(_DOCUMENT_MARKS, listing) is None:
-        return False
-    names: set[bytes] = set()
-    with suppress(BrokenDirectoryError):
-        names.update(raw for _, raw, _, _ in islice(iter_positions(buffer, directory), 100_000))
-    if b"META-INF/container.xml" in names:
-        return any(name.endswith(b".opf") for name in names)
-    folders = [name.partition(b"/")[0] for name in names]
-    n_parts = sum(folder in _OFFICE_FOLDERS for folder in folders)
-    return not names.isdisjoint(_OFFICE_PARTS) and 2 * n_parts > len(folders)
 
 
 def iter_positions(buffer: Buffer, directory: Directory) -> Iterator[tuple[int, bytes, int, bytes]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Final, NoReturn, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 
 from zml_dask.errors import NetworkError
 from zml_dask.net.connection import Hop, new_session, resolve, travelling
@@ -444,11 +446,16 @@ class HttpClient:
         """Send a request and follow where it leads, one checked step at a time."""
         url = check_url(state.url)
         hop = Hop(state.check_deadline)
+        # Some servers redirect until their cookie comes back. It goes to that very server, and
+        # lives for this request alone.
+        jars = defaultdict[str, RequestsCookieJar](RequestsCookieJar)
         for _ in range(MOST_REDIRECTS + 1):
-            with self._send(url, state, hop, params, headers) as response:
+            cookies = jars[host_of(url)]
+            with self._send(url, state, hop, params, headers, cookies) as response:
                 if response.status_code not in REDIRECTS:
                     yield response
                     return
+                extract_cookies_to_jar(cookies, response.request, response.raw)
                 location = response.headers.get("Location")
                 # Known by the address that answered; by way of a proxy, by how it is spelt.
                 from_inside = None if hop.peer is None else not is_public(hop.peer)
@@ -468,6 +475,7 @@ class HttpClient:
         hop: Hop,
         params: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
+        cookies: RequestsCookieJar,
     ) -> requests.Response:
         until, kind, message = self._refusals.get(host_of(url), (0.0, "", ""))
         if time.monotonic() < until:
@@ -488,6 +496,7 @@ class HttpClient:
                     url,
                     params=params,
                     headers=headers,
+                    cookies=cookies,
                     stream=True,
                     allow_redirects=False,
                     timeout=(connect_timeout, self.options.read_timeout),

@@ -106,7 +106,7 @@ def resolve(host: str, port: int, *, public_only: bool = False) -> list[str]:
 
 
 def new_session(options: HttpOptions, token: Token | None) -> requests.Session:
-    """Connections are kept; cookies and ``.netrc`` are ignored, redirects not followed."""
+    """Connections are kept; no cookie is, ``.netrc`` is not read, redirects are not followed."""
     session = _Session()
     session.headers["User-Agent"] = options.user_agent
     session.auth = _TokenAuth(token)

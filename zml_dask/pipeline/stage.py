@@ -200,7 +200,8 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
             n_images=sum(each.n_images for each in result.outcomes),
             lines=[
                 # A server's or an archive's own words may be in it.
-                f"record {row.record_id} failed: {row.kind}: {escape_text(row.message)}"
+                f"record {row.record_id} failed: {row.kind}: "
+                f"{escape_text(row.message.removeprefix(f'record {row.record_id} '))}"
                 for row in failed
             ],
             events=[
