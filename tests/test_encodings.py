@@ -66,6 +66,8 @@ def test_each_encoding_is_found(text: str, codec: str, encoding: str) -> None:
         ("% -*- coding: iso-latin-2-dos -*-\n", "iso-8859-2", "iso-8859-2 (declared)"),
         ("\" vim: set ts=4 fenc=cp1250 :\n", "cp1250", "windows-1250 (declared)"),
         ("#!/usr/bin/perl\nuse encoding 'latin2';\n", "latin2", "iso-8859-2 (declared)"),
+        ('msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=ISO-8859-2\\n"\n', "latin2",
+         "iso-8859-2 (declared)"),
         ("% !TEX encoding = IsoLatin9\n", "iso-8859-15", "iso-8859-15 (declared)"),
         ('<?xml version="1.0" encoding="ISO-8859-2"?>\n', "iso-8859-2", "iso-8859-2 (declared)"),
         ("<?xml version='1.0' encoding='windows-1250' standalone='yes'?>\n", "cp1250",

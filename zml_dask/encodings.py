@@ -55,6 +55,7 @@ _XML: Final = re.compile(rb"\s*<\?xml\b[^>]{0,200}?encoding\s*=\s*[\"']([-_.:a-z
 _HTML: Final = re.compile(rb"(?i)<meta\b[^>]{0,200}?charset\s*=\s*[\"']?([-_.:a-z0-9]+)")
 _CSS: Final = re.compile(rb"@charset\s+[\"']([-_.:a-zA-Z0-9]+)[\"']")
 _LATEX: Final = re.compile(rb"\\usepackage\s*\[([a-z0-9-]+)\]\s*\{inputenc\}")
+_GETTEXT: Final = re.compile(rb'(?m)^"Content-Type: *text/[a-z]+; *charset=([-_.a-zA-Z0-9]+)')
 # Names that LaTeX, TeXShop and Emacs have for encodings, and Python has not.
 _OTHER_NAMES: Final = {
     "ansinew": "windows-1252", "latin9": "iso-8859-15", "applemac": "mac_roman",
@@ -353,9 +354,9 @@ def _declared_codec(data: bytes) -> str | None:
     names = [match[1] for form in (_XML, _CSS) if (match := form.match(head)) is not None]
     names += [match[1] for line in lines if (match := _COOKIE.search(line)) is not None]
     names += [match[1] for match in _HTML.finditer(head)][:1]
-    latex = _LATEX.search(data[: 4 * _DECLARATION_BYTES])
-    if latex is not None:
-        names.append(latex[1])
+    for form in (_LATEX, _GETTEXT):  # behind a licence, as a rule
+        if (match := form.search(data[: 4 * _DECLARATION_BYTES])) is not None:
+            names.append(match[1])
     return next((codec for codec in map(_codec, names) if codec is not None), None)
 
 

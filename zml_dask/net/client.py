@@ -455,7 +455,7 @@ class HttpClient:
                 if response.status_code not in REDIRECTS:
                     yield response
                     return
-                extract_cookies_to_jar(cookies, response.request, response.raw)
+                extract_cookies_to_jar(cookies, response.request, response.raw)  # type: ignore[no-untyped-call]
                 location = response.headers.get("Location")
                 # Known by the address that answered; by way of a proxy, by how it is spelt.
                 from_inside = None if hop.peer is None else not is_public(hop.peer)
