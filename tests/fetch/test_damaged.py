@@ -169,8 +169,8 @@ def test_one_compressed_file_that_breaks_off(read: Read, compression: str) -> No
 
 def _compressed_tar(compression: str) -> tuple[bytes, dict[str, bytes]]:
     """Thirty files of two kilobytes, all within what a decompressor gives at once."""
-    random.seed(7)
-    files = {f"p/{i:02d}.txt": random.randbytes(1000).hex().encode() for i in range(30)}
+    draw = random.Random(7)
+    files = {f"p/{i:02d}.txt": draw.randbytes(1000).hex().encode() for i in range(30)}
     compress = zstandard.ZstdCompressor(write_checksum=True).compress
     if compression != ".zst":
         compress = COMPRESSIONS[compression]

@@ -122,7 +122,9 @@ def test_a_flipped_bit_in_staging_is_fetched_again(
     options = BuildOptions(partition_records=1)
     result = build(catalogue, storage, client=client, options=options, progress=progress)
     assert result.n_records == 2
-    assert any("staging/packs/7-" in line and "built again" in line for line in progress.lines)
+    assert any("staging/packs/7-" in line and "built again" in line for line in progress.lines), (
+        progress.lines
+    )
     for name in ("images", "record_id"):
         path = f"images.zarr/{name}/c/0" + "/0/0" * (name == "images")
         assert storage.read(path) == (tmp_path / "whole" / path).read_bytes()
