@@ -1,6 +1,9 @@
-"""The same content gives the same bytes: in every thread, in every process.
+"""The same content gives the same bytes: in every thread, in every process, wherever it lies.
 
-What hangs on where memory lies shows between processes only.
+Each compressor that writes what is committed or exported is given the same content by several
+threads at once: at every alignment, among other neighbours in memory, after other content each
+time. What depends on where the compressor's own memory lies shows between processes only. (ISA-L,
+which deflated HDF5 exports once, comes out otherwise in most runs of this.)
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+import zml_dask
 from zml_dask.legacy.hdf5 import ChunkEncoder, Hdf5Writer
 from zml_dask.legacy.record import Canvas
 from zml_dask.publish.png import encode_png
@@ -25,37 +29,66 @@ from zml_dask.store.staging.frames import compress
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import write_part
 
-text = Path(ChunkEncoder.encode.__code__.co_filename).read_text()
-codes = np.frombuffer(text[: len(text) // 80 * 80].encode("utf-32-le"), np.uint32).reshape(-1, 80)
-images = [codes[i : i + rows] for rows in (1, 2, 7, 10, 80) for i in range(0, len(codes) - 80, 9)]
-small = [image[:, :8] for image in images]
+sources = Path(zml_dask.__file__).parent.rglob("*.py")
+text = "".join(path.read_text() for path in sorted(sources))[:1_200_000]
+TURNS = 17  # one more than the widest vector has bytes
+pixels = np.frombuffer(text[: len(text) // 80 * 80].encode("utf-32-le"), np.uint32)
 
 
-def hdf5_chunks():
+class Content:
+    # The same pixels, images and bytes in another place of memory, other values around them.
+
+    def __init__(self, turn):
+        random = np.random.default_rng(turn)
+        around = random.integers(0, 2**31, pixels.size + 64, dtype=np.uint32)
+        around[turn : turn + pixels.size] = pixels
+        self.turn = turn
+        self.codes = around[turn : turn + pixels.size].reshape(-1, 80)
+        around = bytearray(random.bytes(pixels.nbytes + 64))
+        around[turn : turn + pixels.nbytes] = pixels.tobytes()
+        self.raw = memoryview(around)[turn : turn + pixels.nbytes]
+
+    def images(self, count):
+        heights = (1, 2, 7, 10, 33, 80)
+        return [self.codes[9 * n : 9 * n + heights[n % 6]] for n in range(count)]
+
+    def in_another_order(self, encode, items):
+        # Returned in the order of the items, but encoded in an order of this turn.
+        made = {}
+        for n in np.random.default_rng(self.turn).permutation(len(items)):
+            made[n] = encode(items[n])
+        return b"".join(made[n] for n in range(len(items)))
+
+
+def hdf5_chunks(content):
     encoder = ChunkEncoder()
-    return b"".join(encoder.encode(image) for image in images + small)
+    # Where it compresses from, with what it has not written itself in it and behind it.
+    around = np.random.default_rng(content.turn).integers(0, 256, 80 * 80 * 8 + 64, np.uint8)
+    encoder._shuffled = around[content.turn :]
+    return content.in_another_order(encoder.encode, content.images(1500))
 
 
-def hdf5_file():
+def hdf5_file(content):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "images.h5")
         with Hdf5Writer(path) as writer:
             for number in range(20):
-                writer.add(Canvas().file(f"{number:02}.py", text.encode()))
+                writer.add(Canvas().file(f"{number:02}.py", text[: number * 1000].encode()))
         return path.read_bytes()
 
 
-def shard():
+def shard(content):
     builder = ShardBuilder(ArraySpec("images", "uint32", chunk=16, shard=128), (80, 80))
-    builder.extend(np.stack([image for image in images if len(image) == 80]))
+    builder.extend(np.stack([image for image in content.images(400) if len(image) == 80]))
     return builder.finish()
 
 
-def staged():
-    return compress(codes.tobytes() * 4)
+def staged(content):
+    texts = [content.raw[n : 9 * n] for n in range(1, 40_000, 1999)]
+    return content.in_another_order(compress, texts)
 
 
-def table():
+def table(content):
     schema = pa.schema([("path", pa.string()), ("line", pa.string())])
     rows = pa.table({"path": ["a.py"] * 4000, "line": (text.splitlines() * 20)[:4000]}, schema)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,13 +96,13 @@ def table():
         return Path(folder, part.path).read_bytes()
 
 
-def png():
-    return b"".join(encode_png(image) for image in images)
+def png(content):
+    return content.in_another_order(encode_png, content.images(60))
 
 
 with ThreadPoolExecutor(6) as threads:
     for make in (hdf5_chunks, hdf5_file, shard, staged, table, png):
-        made = threads.map(lambda _: make(), range(6))
+        made = threads.map(make, map(Content, range(TURNS)))
         found = {hashlib.sha256(data).hexdigest() for data in made}
         print(make.__name__, *sorted(found))
 """

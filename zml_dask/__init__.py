@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from zml_dask.store.verify import verify as verify
 
 __version__ = version("zml-dask")
+
+NEEDS_UNIX = (
+    "zml-dask runs on Linux and macOS; Python for Windows lacks what it needs: install it within "
+    "the Windows Subsystem for Linux (wsl --install)"
+)
+"""What is said where there is no Unix."""
 
 _HOMES = {
     "BuildOptions": "zml_dask.pipeline.options",
@@ -77,6 +84,8 @@ def __getattr__(name: str) -> Any:
     # Lazy, so that `import zml_dask` costs milliseconds and a reader of a
     # dataset never loads what only a build needs.
     if name in _HOMES:
+        if find_spec("fcntl") is None:
+            raise ImportError(NEEDS_UNIX)
         return getattr(import_module(_HOMES[name]), name)
     if name == "errors":
         return import_module("zml_dask.errors")

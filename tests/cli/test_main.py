@@ -146,6 +146,28 @@ def test_the_package_runs_as_a_module() -> None:
     assert ran.stdout.startswith("zml-dask, version ")
 
 
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("from zml_dask.cli.main import main; main(['build', 'catalogue.jsonl', 'ds'])", 1),
+        (
+            "import zml_dask\ntry: zml_dask.build\nexcept ImportError as e: sys.exit(e.msg)",
+            1,
+        ),
+        ("import zml_dask; print(zml_dask.__version__)", 0),
+    ],
+    ids=["the command", "a function", "the version"],
+)
+def test_python_for_windows_is_answered_in_one_line(code: str, status: int) -> None:
+    """It is Python without these modules; nothing of ours may need them to say so."""
+    missing = "import sys; sys.modules.update(dict.fromkeys(('fcntl', 'pwd', 'resource')))\n"
+    ran = subprocess.run([sys.executable, "-c", missing + code], capture_output=True, text=True)
+    assert ran.returncode == status, ran.stderr
+    if status:
+        assert ran.stderr.count("\n") == 1
+        assert "Windows Subsystem for Linux" in ran.stderr
+
+
 def test_a_reader_that_has_enough_is_no_failure() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import click
 
-from zml_dask import __version__
+from zml_dask import NEEDS_UNIX, __version__
 from zml_dask.errors import ZmlError
 from zml_dask.text_safety import escape_text
 
@@ -103,6 +104,9 @@ def cli(ctx: click.Context, debug: bool, quiet: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run ``zml-dask`` and exit: 0 done, 1 a failed run, 2 a wrong call, 130 interrupted."""
+    if find_spec("fcntl") is None:
+        click.echo(f"zml-dask: {NEEDS_UNIX}", err=True)
+        sys.exit(1)
     words = sys.argv[1:] if arguments is None else arguments
     # The two global flags are accepted before and after the command's name.
     flags = [word for word in words if word in _GLOBAL_FLAGS]
