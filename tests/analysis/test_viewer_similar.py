@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
@@ -19,6 +22,7 @@ from zml_dask.derived.embedding import Embedder
 from zml_dask.publish import viewer
 from zml_dask.publish.viewer import ViewerServer
 from zml_dask.query.dataset import Dataset
+from zml_dask.store.storage import Storage
 
 from .browsing import running, script, show, shows, tiles, violations, wait
 from .conftest import Known
@@ -31,6 +35,8 @@ TEXTS = {
     "JavaScript": Path(viewer.__file__).with_name("page").joinpath("viewer.js").read_text("utf-8"),
     "CSS": Path(viewer.__file__).with_name("page").joinpath("viewer.css").read_text("utf-8"),
     "HTML": Path(viewer.__file__).with_name("page").joinpath("index.html").read_text("utf-8"),
+    "C header": Path(np.get_include(), "numpy", "ndarrayobject.h").read_text("utf-8"),
+    "C++ header": Path(pa.get_include(), "arrow", "type.h").read_text("utf-8"),
     "C": "\t#define SQ(x) ((x)*(x))\nint main(void){return SQ(0x1F)+1e-3f;}\r\n\r\n" * 90,
     "Fortran": "      SUBROUTINE A(N)\n      DO 10 I=1,N\n10    CONTINUE\n      END\n",
     "beyond ASCII": "переменная = größe + 变量 * π²  # café\nfür\u00a0alle 😀x😀 e\u0301\n",
@@ -174,6 +180,34 @@ def test_files_are_points_too(
     python = placed[box & (placed.language_group == "Python")]
     show(chromium, f"{server.url}#map=language&of=files&lasso={lasso}&group=Python")
     shows(chromium, f"{int(python.n_images.sum())} images of {len(python)} files")
+
+
+def test_of_too_many_files_some_are_drawn_and_those_of_near_records_compared(
+    derived: tuple[Dataset, ViewerServer], chromium: webdriver.Chrome, tmp_path: Path
+) -> None:
+    ds, server = derived
+    folder = tmp_path / "many"
+    shutil.copytree(server.storage.url, folder)
+    info = json.loads((folder / "dataset.json").read_text())
+    (vectors,), (places,) = (info["tables"][f"derived/{n}"] for n in ("embedding", "file_map"))
+    # As many as it says there are would take the test an hour to write.
+    vectors["rows"], places["rows"] = 1_000_001, 4_000_000
+    table = pq.read_table(folder / places["path"])
+    pq.write_table(table, folder / places["path"], row_group_size=50, compression="zstd")
+    places["size"] = (folder / places["path"]).stat().st_size
+    (folder / "dataset.json").write_text(json.dumps(info))
+    code = ds.text(int(ds.select("extension = 'R'").files.file_id.iloc[0]))
+    expected = ds.similar(text=code, k=10).similarity.tolist()
+    drawn_rows = [row for row in range(len(table)) if row // 50 % 2 == 0]
+    shown = [row for row in table.take(drawn_rows).to_pylist() if row["x"] is not None]
+    shown = [row for row in shown if row["record_id"] != 112]
+    with running(ViewerServer(server.storage)) as many:
+        many.storage = Storage.open(folder)
+        drawn(chromium, many, "#map=language&of=files")
+        assert text(chromium, "sampled") == f"{len(shown)} of 4,000,000 files are drawn."
+        find(chromium, code)
+        found = [float(n) for n in re.findall(r" (\d\.\d\d)(?!\d)", text(chromium, "near"))]
+        assert found == pytest.approx(expected, abs=0.006)
 
 
 def test_the_map_by_keyboard(
