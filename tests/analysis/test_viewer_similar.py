@@ -164,6 +164,12 @@ def test_files_are_points_too(
     likeness = ds.similar(file=int(shown.file_id), k=10).similarity.tolist()
     found = [float(n) for n in re.findall(r" (\d\.\d\d)(?!\d)", text(chromium, "near"))]
     assert found == pytest.approx(likeness, abs=0.006)
+    # Names of files are text, whatever is in them.
+    find(chromium, "x = 1\n" * 81)
+    for part in ("\\u{202e}", "<img src=x", "{{7*7}}"):
+        assert part in text(chromium, "near")
+    assert "\u202e" not in text(chromium, "near")
+    assert script(chromium, "document.querySelectorAll('#near :not(h2, ol, li, a)').length") == 0
     # Drawing around points chooses these files.
     box = (placed.x < 0.1) & (placed.y > -0.05)
     lasso = "-2,2,0.1,2,0.1,-0.05,-2,-0.05"

@@ -196,7 +196,7 @@ export class PointMap {
       const { text, to } = await this.about(row);
       return element("li", {}, element("a", { href: `#${new URLSearchParams(to)}` }, visible(text)), likeness === undefined ? "" : ` ${likeness.toFixed(2)}`);
     }));
-    $("near").replaceChildren(element("h3", {}, title), element("ol", { start: found[0]?.likeness === undefined ? 0 : 1 }, ...items));
+    $("near").replaceChildren(element("h2", {}, title), element("ol", { start: found[0]?.likeness === undefined ? 0 : 1 }, ...items));
   }
 
   /** Find what is most like a text: its vector goes into the address, which leads to `find`. */
