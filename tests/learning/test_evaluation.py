@@ -13,9 +13,10 @@ from click.testing import CliRunner
 import zml_dask as zml
 from tests.learning.conftest import LINES, text_of
 from zml_dask.cli.main import cli
+from zml_dask.derived.licenses import LICENSE
 from zml_dask.errors import UsageError
 from zml_dask.learning import evaluation
-from zml_dask.learning.association import associate, family_of_license
+from zml_dask.learning.association import associate, contained_licenses, family_of_license
 from zml_dask.learning.evaluation import (
     LearnOptions,
     cross_validate,
@@ -37,6 +38,7 @@ from zml_dask.learning.samples import (
 from zml_dask.learning.training import TrainOptions, fit, score, temperature_of
 from zml_dask.learning.words import N_BUCKETS, count_words, find_words
 from zml_dask.query.dataset import Dataset
+from zml_dask.query.file_images import FileRow
 from zml_dask.raster.images import to_text
 
 OPTIONS = LearnOptions(SampleOptions(pages_a_label=60), train_pages=40, draws=50, programming=3)
@@ -166,6 +168,19 @@ def test_what_code_does_not_tell_is_not_found(taught: Dataset) -> None:
             low, high = one.intervals[name]
             assert low <= value <= high
         assert one.scores["language"] <= one.chance + 0.15
+
+
+def test_the_licence_that_a_record_contains_stands_in_for_a_statement(taught: Dataset) -> None:
+    def found(row: FileRow) -> dict[str, str] | None:
+        if row.extension == "c":  # three files against two: but tags do not count
+            return {"license": "MIT", "how": "tag"}
+        is_text = row.name.endswith(("0.js", "1.js"))
+        return {"license": "GPL-3.0-only", "how": "text"} if is_text else None
+
+    ds = zml.derive(taught, LICENSE, found, {"license": "string", "how": "string"})
+    assert contained_licenses(ds).to_dict() == dict.fromkeys(
+        ds.records["record_id"].tolist(), "GPL-3.0-only"
+    )
 
 
 def test_command(taught: Dataset, tmp_path: Path) -> None:

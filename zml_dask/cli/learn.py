@@ -49,7 +49,7 @@ from zml_dask.raster.identifiers import extra_missing
 @click.option(
     "--network",
     is_flag=True,
-    help="Compare a network as well, which takes ten times as long; needs PyTorch.",
+    help="Compare a network as well, on programming languages; needs PyTorch.",
 )
 @click.option(
     "--held-out",

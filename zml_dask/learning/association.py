@@ -91,7 +91,7 @@ def associate(dataset: Dataset, sample: Sample, fold: Int64, seed: int = 0) -> l
     """
     records = dataset.records.set_index("record_id")
     if "license_detected" in dataset.info.derived:
-        records["license"] = records["license"].fillna(_contained(dataset))
+        records["license"] = records["license"].fillna(contained_licenses(dataset))
     later = sample.rows["page"].to_numpy() > 0
     views = {
         "language": _language_counts(sample),
@@ -106,11 +106,11 @@ def associate(dataset: Dataset, sample: Sample, fold: Int64, seed: int = 0) -> l
     ]
 
 
-def _contained(dataset: Dataset) -> pd.Series:
+def contained_licenses(dataset: Dataset) -> pd.Series:
     """Licence whose text each record contains, by record; of several the commonest."""
     found: pd.DataFrame = dataset.sql(
-        "SELECT record_id, mode(license_detected.license) AS license FROM files "
-        "JOIN license_detected USING (file_id) WHERE license_detected.how = 'text' GROUP BY ALL"
+        "SELECT record_id, mode(license) AS license FROM license_detected "
+        "WHERE how = 'text' GROUP BY record_id"
     ).df()
     licenses: pd.Series = found.set_index("record_id")["license"]
     return licenses

@@ -80,7 +80,7 @@ class LearnOptions:
     magika : int
         Pages of each label and fold that Magika is shown; 0: it is not asked.
     network : NetworkOptions, optional
-        Compare a network as well; it takes ten times as long as everything else.
+        Compare a network as well, on the programming languages.
     draws : int
         Of families, for the intervals.
     """
@@ -197,19 +197,17 @@ def cross_validate(
 
 
 def by_network(
-    sample: Sample, lines: Lines, places: Int64, fold: Int64, options: LearnOptions
+    sample: Sample, lines: Lines, fold: Int64, network: NetworkOptions, options: LearnOptions
 ) -> Tested:
-    """Name each fold's pages by a network that learnt from the others; `places` are in `lines`."""
+    """Name each fold's pages by a network that learnt from the others."""
+    seed, n_labels = options.sample.seed, len(sample.labels)
     scores = [
         (
             test,
-            train_and_score(
-                lines, places[train], sample.label[train], places[test], len(sample.labels),
-                options.network or NetworkOptions(), options.sample.seed,
-            ),
+            train_and_score(lines, train, sample.label[train], test, n_labels, network, seed),
         )
         for train, test in splits(sample, fold, options)
-    ]  # fmt: skip
+    ]
     return Tested.of(scores, fold)
 
 
@@ -383,8 +381,12 @@ def learn(
     characters = count_symbols(dataset, sample.rows, pairs=False)
     pairs = count_symbols(dataset, sample.rows, pairs=True)
     words = concatenated([count_words(images) for images in read_pages(dataset, sample.rows)])
-    if options.network:
-        lines = lines_of(read_pages(dataset, sample.rows))
+    inputs = {
+        "characters": (characters, N_SYMBOLS),
+        "pairs of characters": (pairs, N_SYMBOLS**2),
+        WORDS: (words, N_BUCKETS),
+        PATTERNS: (sample.counts, N_BUCKETS),
+    }
     tasks = {
         "all": (sample, np.arange(len(sample.rows))),
         "programming": restricted(sample, largest(sample, options.programming)),
@@ -393,24 +395,25 @@ def learn(
     temperature, rate = 1.0, 1.0
     for task, (part, places) in tasks.items():
         found: dict[str, Any] = {}
-        for name, counts, n_buckets in (
-            ("characters", characters, N_SYMBOLS),
-            ("pairs of characters", pairs, N_SYMBOLS**2),
-            (WORDS, words, N_BUCKETS),
-            (PATTERNS, sample.counts, N_BUCKETS),
-        ):
-            tested, rates = cross_validate(
-                part, take(counts, places), fold[places], options, n_buckets
-            )
+        with ThreadPoolExecutor(len(inputs)) as pool:
+            running = {
+                name: pool.submit(
+                    cross_validate, part, take(counts, places), fold[places], options, n_buckets
+                )
+                for name, (counts, n_buckets) in inputs.items()
+            }
+        for name, answer in running.items():
+            tested, rates = answer.result()
             found[name] = summary(part, tested, options) | {"rates": rates}
             say(f"{task}, {name}: accuracy {found[name]['accuracy']:.3f}")
         found["majority"] = {"accuracy": _majority(part, tested)}
         if task == "all":
             temperature = temperature_of(tested.scores, part.label[tested.pages])
             rate = float(np.median(rates))
-        if options.network:
+        if options.network and task == "programming":
+            lines = lines_of(read_pages(dataset, part.rows))
             found[NETWORK] = summary(
-                part, by_network(part, lines, places, fold[places], options), options
+                part, by_network(part, lines, fold[places], options.network, options), options
             )
             say(f"{task}, {NETWORK}: accuracy {found[NETWORK]['accuracy']:.3f}")
         if options.magika:

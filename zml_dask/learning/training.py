@@ -37,7 +37,7 @@ class TrainOptions:
 
     epochs: int = 6
     rate: float = 1.0
-    rows: int = 61_440
+    rows: int = 55_296
     seed: int = 0
 
 
