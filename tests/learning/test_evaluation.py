@@ -35,7 +35,15 @@ from zml_dask.learning.samples import (
     read_pages,
     take,
 )
-from zml_dask.learning.training import TrainOptions, fit, score, temperature_of
+from zml_dask.learning.training import (
+    Calibration,
+    TrainOptions,
+    calibration_of,
+    fit,
+    probabilities,
+    score,
+    temperature_of,
+)
 from zml_dask.learning.words import N_BUCKETS, count_words, find_words
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.file_images import FileRow
@@ -107,7 +115,7 @@ def test_fitting_keeps_the_largest_rows_in_steps() -> None:
     assert (scores.argmax(axis=1) == labels).mean() > 0.9
     again = fit(counts, labels, 4, TrainOptions(rows=300), N_BUCKETS)
     assert np.array_equal(model.weights, again.weights)
-    whole = LanguageModel.of(model, tuple("abcd"), 1.0)
+    whole = LanguageModel.of(model, tuple("abcd"), Calibration())
     assert np.allclose(whole.scores(texts[0]), score(model, count_words(texts[0], patterns=True)))
 
 
@@ -117,6 +125,24 @@ def test_the_temperature_makes_confidence_true() -> None:
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.array([generator.choice(3, p=p / p.sum()) for p in chances.astype(float)])
     assert temperature_of(5 * logits, labels) == pytest.approx(5, rel=0.1)
+    found = calibration_of(5 * logits, labels)
+    assert found == pytest.approx((5, 1, 0), rel=0.1, abs=0.1)
+    assert np.allclose(probabilities(5 * logits, Calibration(5)), chances, atol=1e-5)
+
+
+def test_labels_that_are_wrong_make_no_page_certain() -> None:
+    generator = np.random.default_rng(1)
+    logits = generator.normal(scale=8, size=(6_000, 5)).astype(np.float32)
+    labels = logits.argmax(axis=1)
+    wrong = generator.random(labels.size) < 0.1
+    labels[wrong] = generator.integers(0, 5, wrong.sum())
+    found = calibration_of(logits[:3_000], labels[:3_000])
+    rest = probabilities(logits[3_000:], found)
+    assert np.allclose(rest.sum(axis=1), 1)
+    assert np.array_equal(rest.argmax(axis=1), logits[3_000:].argmax(axis=1))
+    right = rest.argmax(axis=1) == labels[3_000:]
+    assert rest.max(axis=1).mean() == pytest.approx(right.mean(), abs=0.02)
+    assert rest.max() < 0.97
 
 
 def test_a_network_learns_the_same_each_time(taught: Dataset) -> None:

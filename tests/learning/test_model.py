@@ -50,7 +50,7 @@ def test_words_add_up_to_the_score() -> None:
     model = shipped_model()
     text = TEXTS["Python"] * 20
     words = zml.explain(text, "C")
-    scores = model.scores(text) - model.bias / np.float32(model.temperature)
+    scores = (model.scores(text) - model.bias) / np.float32(model.calibration.temperature)
     k = model.labels.index("C")
     expected = (scores[:, k] - scores.mean(axis=1)).mean()
     assert words["contribution"].sum() == pytest.approx(expected, rel=1e-3)

@@ -33,9 +33,12 @@ from zml_dask.learning.samples import (
     take,
 )
 from zml_dask.learning.training import (
+    Calibration,
     TrainOptions,
+    calibration_of,
     fit,
     log_softmax,
+    probabilities,
     score,
     temperature_of,
 )
@@ -50,7 +53,7 @@ Float32 = NDArray[np.float32]
 N_SYMBOLS: Final = 97
 """Space, the 94 visible characters of ASCII, control characters, all others."""
 
-RATES: Final = (0.5, 1.0, 2.0)
+RATES: Final = (1.0, 2.0, 4.0)
 """Learning rates that each fold chooses among."""
 
 _MAGIKA_NAMES: Final = {"lisp": "Common Lisp", "po": "Gettext Catalog", "manpage": "Roff"}
@@ -246,8 +249,16 @@ def _best_rate(
     return max(rates, key=likelihood)
 
 
-def summary(sample: Sample, tested: Tested, options: LearnOptions) -> dict[str, Any]:
-    """Sum up what a model named: shares from 0 to 1, intervals of 95 % over families."""
+def summary(
+    sample: Sample,
+    tested: Tested,
+    options: LearnOptions,
+    calibration: Calibration | None = None,
+) -> dict[str, Any]:
+    """Sum up what a model named: shares from 0 to 1, intervals of 95 % over families.
+
+    Without a calibration, each fold is given that of the others.
+    """
     labels = sample.label[tested.pages]
     named = tested.scores.argmax(axis=1)
     right = named == labels
@@ -267,7 +278,12 @@ def summary(sample: Sample, tested: Tested, options: LearnOptions) -> dict[str, 
     accuracies = drawn_hits.sum(axis=1) / drawn_total.sum(axis=1)
     recall = hits.sum(axis=0) / np.maximum(total.sum(axis=0), 1)
     there = total.sum(axis=0) > 0
-    confidence, log_loss = _calibrated(tested, labels)
+    chances = (
+        _calibrated(tested, labels)
+        if calibration is None
+        else probabilities(tested.scores, calibration)
+    )
+    confidence = chances.max(axis=1)
     surest = np.argsort(-confidence, kind="stable")[: int(0.9 * confidence.size)]
     return {
         "accuracy": float(right.mean()),
@@ -277,7 +293,7 @@ def summary(sample: Sample, tested: Tested, options: LearnOptions) -> dict[str, 
         "folds": [float(right[tested.fold == k].mean()) for k in range(options.n_folds)],
         "surest_90": float(right[surest].mean()),
         "calibration_error": _calibration_error(confidence, right),
-        "log_loss": log_loss,
+        "log_loss": float(-np.log(chances[np.arange(labels.size), labels]).mean()),
         "pages": int(right.size),
         "families": shape[0],
         "by_label": {
@@ -306,16 +322,14 @@ def _most_named(names: list[str], named: Int64, own: int) -> dict[str, float]:
     return {names[k]: float(counts[k]) for k in np.argsort(-counts, kind="stable")[:3] if counts[k]}
 
 
-def _calibrated(tested: Tested, labels: Int64) -> tuple[NDArray[np.float64], float]:
-    """Return each page's confidence, by a temperature that other folds' pages gave."""
-    logs = np.empty(tested.scores.shape, np.float64)
+def _calibrated(tested: Tested, labels: Int64) -> NDArray[np.float64]:
+    """Return the labels' probabilities, of each fold by what the other folds' pages say."""
+    found = np.empty(tested.scores.shape)
     for k in np.unique(tested.fold):
         mine = tested.fold == k
-        others = ~mine if (~mine).any() else mine
-        temperature = temperature_of(tested.scores[others], labels[others])
-        logs[mine] = log_softmax(tested.scores[mine] / temperature)
-    loss = -logs[np.arange(labels.size), labels].mean()
-    return np.exp(logs.max(axis=1)), float(loss)
+        calibration = calibration_of(tested.scores[~mine], labels[~mine])
+        found[mine] = probabilities(tested.scores[mine], calibration)
+    return found
 
 
 def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
@@ -392,7 +406,7 @@ def learn(
         "programming": restricted(sample, largest(sample, options.programming)),
     }
     results: dict[str, Any] = {"options": asdict(options), "warnings": warnings, "tasks": {}}
-    temperature, rate = 1.0, 1.0
+    calibration, rate = Calibration(), 1.0
     for task, (part, places) in tasks.items():
         found: dict[str, Any] = {}
         with ThreadPoolExecutor(len(inputs)) as pool:
@@ -408,7 +422,7 @@ def learn(
             say(f"{task}, {name}: accuracy {found[name]['accuracy']:.3f}")
         found["majority"] = {"accuracy": _majority(part, tested)}
         if task == "all":
-            temperature = temperature_of(tested.scores, part.label[tested.pages])
+            calibration = calibration_of(tested.scores, part.label[tested.pages])
             rate = float(np.median(rates))
         if options.network and task == "programming":
             lines = lines_of(read_pages(dataset, part.rows))
@@ -429,7 +443,7 @@ def learn(
         take(sample.counts, train), sample.label[train], len(sample.labels),
         TrainOptions(rate=rate, seed=options.sample.seed), N_BUCKETS,
     )  # fmt: skip
-    model = LanguageModel.of(linear, tuple(sample.labels), temperature)
+    model = LanguageModel.of(linear, tuple(sample.labels), calibration)
     results["unknown"] = unknown(dataset, model, options)
     return results, model
 
@@ -525,8 +539,8 @@ def held_out(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> d
     scores = np.concatenate(
         [model.scores(images) for images in read_pages(dataset, sample.rows.iloc[chosen_pages])]
     )
-    one = replace(options, n_folds=1)
-    return summary(sample, Tested(chosen_pages, np.zeros(chosen_pages.size, np.int64), scores), one)
+    tested = Tested(chosen_pages, np.zeros(chosen_pages.size, np.int64), scores)
+    return summary(sample, tested, replace(options, n_folds=1), model.calibration)
 
 
 def unknown(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> dict[str, Any]:
@@ -538,7 +552,7 @@ def unknown(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> di
         return {}
     sample = draw(dataset, replace(options.sample, pages_a_label=options.test_pages), others)
     scores = np.concatenate([model.scores(images) for images in read_pages(dataset, sample.rows)])
-    confidence = np.exp(log_softmax(scores).max(axis=1))
+    confidence = probabilities(scores, model.calibration).max(axis=1)
     named = scores.argmax(axis=1)
     families = sample.rows.groupby("label")["family"].nunique()
     return {

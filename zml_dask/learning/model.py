@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from zml_dask.compiled import compiled
 from zml_dask.errors import UsageError
-from zml_dask.learning.training import Linear, log_softmax, scaled
+from zml_dask.learning.training import Calibration, Linear, probabilities, scaled
 from zml_dask.learning.words import N_BUCKETS, N_KINDS, count_words, find_words, pages_of
 
 SHIPPED: Final = "languages.npz"
@@ -40,8 +40,8 @@ class LanguageModel:
     scale : numpy.ndarray of float32, shape (rows + 1,)
         What one step of a row's weights is worth.
     bias : numpy.ndarray of float32, shape (labels,)
-    temperature : float
-        Scores are divided by it, so that the confidence is how often it is right.
+    calibration : Calibration
+        Makes the confidence how often it is right.
     """
 
     labels: tuple[str, ...]
@@ -49,10 +49,10 @@ class LanguageModel:
     rows: NDArray[np.int8]
     scale: NDArray[np.float32]
     bias: NDArray[np.float32]
-    temperature: float
+    calibration: Calibration
 
     @classmethod
-    def of(cls, linear: Linear, labels: tuple[str, ...], temperature: float) -> LanguageModel:
+    def of(cls, linear: Linear, labels: tuple[str, ...], calibration: Calibration) -> LanguageModel:
         """Keep what a fitted classifier has that is not zero; `training.fit` has rounded it."""
         kept = np.flatnonzero(linear.weights.any(axis=1))
         place = np.full(N_BUCKETS, kept.size, np.int32)
@@ -61,7 +61,7 @@ class LanguageModel:
         scale = np.zeros(kept.size + 1, np.float32)
         scale[:-1] = np.abs(linear.weights[kept]).max(axis=1) / 127
         rows[:-1] = np.rint(linear.weights[kept] / scale[:-1, None])
-        return cls(labels, place, rows, scale, linear.bias, temperature)
+        return cls(labels, place, rows, scale, linear.bias, calibration)
 
     def to_bytes(self) -> bytes:
         """Spell the model as a compressed ``.npz``."""
@@ -73,7 +73,7 @@ class LanguageModel:
             rows=self.rows[:-1].T,
             scale=self.scale[:-1],
             bias=self.bias,
-            temperature=np.float64(self.temperature),
+            calibration=np.array(self.calibration),
         )
         return target.getvalue()
 
@@ -91,20 +91,23 @@ class LanguageModel:
                 np.concatenate([rows, np.zeros((1, rows.shape[1]), np.int8)]),
                 np.append(found["scale"], np.float32(0)),
                 found["bias"],
-                float(found["temperature"]),
+                Calibration(*found["calibration"].tolist()),
             )
 
     def scores(
         self, source: ArrayLike | str, starts: ArrayLike | None = None
     ) -> NDArray[np.float32]:
-        """Score the labels for each row of counts; float32, shape (rows, labels)."""
+        """Score the labels for each row of counts; float32, shape (rows, labels).
+
+        See `training.probabilities` for what they mean.
+        """
         counts = count_words(source, starts, patterns=True)
         scores = np.empty((counts.indptr.size - 1, len(self.labels)), np.float32)
         _score(
             counts.indptr, counts.buckets, scaled(counts), self.place, self.rows, self.scale,
             self.bias, scores,
         )  # fmt: skip
-        return scores / np.float32(self.temperature)
+        return scores
 
 
 @compiled
@@ -192,11 +195,12 @@ def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> P
     if not len(used):
         raise UsageError("there is no visible character to tell a language by")
     model = model or shipped_model()
-    found = np.exp(log_softmax(model.scores(used).mean(axis=0)))
+    scores = model.scores(used).mean(axis=0, keepdims=True)
+    found = probabilities(scores, model.calibration)[0]
     order = np.argsort(-found, kind="stable")
-    probabilities = {model.labels[i]: float(found[i]) for i in order}
+    chances = {model.labels[i]: float(found[i]) for i in order}
     language = model.labels[order[0]]
-    return Prediction(language, probabilities[language], probabilities)
+    return Prediction(language, chances[language], chances)
 
 
 def explain(
@@ -256,4 +260,4 @@ def explain(
     ]
     table = pd.DataFrame(places, columns=["page", "row", "start", "stop"])
     used = max(len(np.unique(places[:, 0])), 1)
-    return table.assign(word=words, contribution=share / (model.temperature * used))
+    return table.assign(word=words, contribution=share / (model.calibration.temperature * used))

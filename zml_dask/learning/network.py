@@ -44,7 +44,7 @@ class NetworkOptions:
 
     size: int = 32
     heads: int = 4
-    epochs: int = 8
+    epochs: int = 6
     batch: int = 64
     dropout: float = 0.5
     rate: float = 3e-3
