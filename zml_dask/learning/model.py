@@ -166,7 +166,7 @@ def shipped_model() -> LanguageModel:
 def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> Prediction:
     r"""Tell which language images of one file, or a text, are written in.
 
-    It knows some sixty languages and kinds of text, and names one of them whatever it is
+    It knows some eighty languages and kinds of text, and names one of them whatever it is
     given; `Prediction.confidence` says how sure it is. Of several pages the scores are
     averaged. A page takes some 0.1 ms.
 
