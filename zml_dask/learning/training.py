@@ -236,7 +236,8 @@ def calibration_of(scores: Float32, labels: Int64) -> Calibration:
 def _log_odds(scores: Float32) -> NDArray[np.float64]:
     """Return the log-odds of each row's likeliest label."""
     top = np.minimum(log_softmax(scores).max(axis=1).astype(np.float64), -1e-6)
-    return top - np.log(-np.expm1(top))
+    odds: NDArray[np.float64] = top - np.log(-np.expm1(top))
+    return odds
 
 
 def probabilities(scores: Float32, calibration: Calibration) -> NDArray[np.float64]:
