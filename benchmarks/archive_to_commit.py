@@ -26,8 +26,8 @@ from edition2018 import rasterise_2018
 
 import zml_dask as zml
 from zml_dask.engine.clusters import open_cluster
-from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.options import BuildOptions
+from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record
 from zml_dask.store.commit import CommitOptions, commit
@@ -35,7 +35,7 @@ from zml_dask.store.info import read_info
 from zml_dask.store.layout import DEFAULT_LEVEL
 from zml_dask.store.storage import Storage
 
-ON_THIS_DISK = CatalogueHandle("", trusted=True)
+ON_THIS_DISK = Catalogue("", trusted=True)
 """Where the corpus's records come from: a catalogue of one's own may name files."""
 
 

@@ -302,7 +302,7 @@ def main(folder: str, records: int) -> None:
     write_records(1)
     arrays.finish(n_images)
     summary = write_summary(storage, 0, add_up(summaries))
-    for path, data in zarr_objects(INFO, n_images):
+    for path, data in zarr_objects(INFO.arrays, INFO.shape, n_images):
         storage.write(path, data)
         arrays.objects.append(WrittenObject(path, len(data), digest_of(data)))
     counts = Counts(n_images, n_files, records, 0)

@@ -13,7 +13,6 @@ from serving import Sandbox
 from zml_dask.engine.progress import Counts, SilentProgress
 from zml_dask.errors import ClusterError
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.stage import StageRecords, make_partition
 from zml_dask.records.catalogue import Catalogue
@@ -52,7 +51,7 @@ def test_a_worker_that_leaves_stages_nothing_more(
     catalogue = Catalogue.open(harvested(served, tmp_path))
     storage = Storage.open(tmp_path / "ds")
     options = BuildOptions(scratch=str(tmp_path))
-    job = StageRecords(storage, options, catalogue=CatalogueHandle.of(catalogue))
+    job = StageRecords(storage, options, catalogue=catalogue)
     partition = make_partition(catalogue.refs, {})
 
     def leave() -> str:

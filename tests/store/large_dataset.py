@@ -46,7 +46,7 @@ def write_large_dataset(folder: Path, shards: int = 245, seed: int = 0) -> Stora
     records = _records(shards)
     _write_indices(storage, files, shards)
     images = shards * FILES_A_SHARD * IMAGES_A_FILE
-    for path, data in zarr_objects(DatasetInfo(), images):
+    for path, data in zarr_objects(DatasetInfo().arrays, ImageShape(), images):
         storage.write(path, data)
     projection = files.select(FILES_BY_LANGUAGE_SCHEMA.names)
     parts = {

@@ -280,7 +280,7 @@ def test_shards_have_the_bytes_that_zarr_python_writes(tmp_path: Path, shape: Im
 
 def test_metadata_is_what_zarr_python_makes_of_it(tmp_path: Path) -> None:
     storage = Storage.open(tmp_path)
-    for path, data in zarr_objects(DatasetInfo(), 5):
+    for path, data in zarr_objects(DatasetInfo().arrays, ImageShape(), 5):
         storage.write(path, data)
     group = zarr.open_consolidated(str(tmp_path / "images.zarr"), mode="r")
     assert group["images"].shape == (5, 80, 80)

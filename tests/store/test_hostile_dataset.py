@@ -251,7 +251,6 @@ def test_no_path_leads_out_of_a_storage(tmp_path: Path, url: str, path: str) -> 
         lambda: storage.publish(local, path),
         lambda: storage.remove(path),
         *((lambda: storage.prune(path),) if storage.is_local else ()),  # no folders elsewhere
-        lambda: storage.zarr_store(path),
     ):
         with pytest.raises(StorageError, match="leads out of the dataset"):
             use()

@@ -207,10 +207,11 @@ def test_a_dataset_is_the_same_wherever_it_lies(storage: Storage, tmp_path: Path
         commit(target)
     assert objects(storage) == objects(plain)
     assert verify(storage, deep=True).ok
-    group = zarr.open_group(storage.zarr_store("images.zarr"), mode="r")
-    expected = zarr.open_group(plain.zarr_store("images.zarr"), mode="r")
+    url, options = f"{storage.url}/images.zarr", getattr(storage, "options", None)
+    group = zarr.open_group(url, mode="r", storage_options=options)
+    expected = zarr.open_group(f"{plain.url}/images.zarr", mode="r")
     assert np.array_equal(group["images"][:], expected["images"][:])
-    dataset = xarray.open_zarr(storage.zarr_store("images.zarr"))
+    dataset = xarray.open_zarr(url, storage_options=options)
     assert dict(dataset.sizes)["image"] == expected["images"].shape[0]
 
 

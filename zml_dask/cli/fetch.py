@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,7 +16,6 @@ from zml_dask.errors import ZmlError
 from zml_dask.fetch.origins import FetchOptions
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
-from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.fetching import FetchArchives
 from zml_dask.records.catalogue import Catalogue
 
@@ -72,8 +72,7 @@ def command(
             scratch.mkdir(parents=True, exist_ok=True)
         with HttpClient(token=token, on_retry=progress.say) as client:
             job = FetchArchives(
-                CatalogueHandle.of(opened),
-                opened.refs[:limit],
+                replace(opened, refs=opened.refs[:limit]),
                 cache,
                 client,
                 scratch or temporary,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,7 @@ import click
 import pyarrow.compute as pc
 
 from zml_dask.cli.building import fetch_options, options_of, progress_of
-from zml_dask.engine.executors import ThreadsExecutor
-from zml_dask.engine.job import Each, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
-from zml_dask.engine.progress import BuildProgress
 from zml_dask.legacy.verification import verify_exports
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
@@ -28,15 +25,12 @@ from zml_dask.records.record import Record
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
-from zml_dask.store.verify import Mapper, verify
+from zml_dask.store.verify import verify
 from zml_dask.store.verify.repair import Restage, repair
 from zml_dask.store.verify.report import Report
 from zml_dask.text_safety import escape_text
 
 _SHOWN = 20
-_THREADS = 4
-_SHOW_FROM = 200
-"""Objects: fewer are verified at once."""
 
 
 @click.command("verify")
@@ -73,9 +67,8 @@ def command(
     storage = Storage.open(dataset)
     restage = _restage_from(storage, values)
     with progress_of(ctx) as progress:
-        mapper = _mapper(progress)
         check = partial(
-            verify, storage, deep=deep, source=source or 0, restage=restage, mapper=mapper
+            verify, storage, deep=deep, source=source or 0, restage=restage, progress=progress
         )
         report = check()
         if fix:
@@ -113,21 +106,6 @@ def _repair(
         report.problems += [problem for problem in left.problems if problem.path not in known]
     report.notes += done
     return report
-
-
-class _Verify(Each[Report]):
-    name = "verify"
-
-
-def _mapper(progress: BuildProgress) -> Mapper:
-    """Map over threads, as a job of the engine; short work shows no progress."""
-
-    def mapper(function: Callable[..., Report], *columns: Iterable[Any]) -> Iterator[Report]:
-        arguments = list(zip(*columns, strict=True))
-        shown = progress if len(arguments) >= _SHOW_FROM else None
-        yield from run_job(_Verify(function, arguments), ThreadsExecutor(_THREADS), progress=shown)
-
-    return mapper
 
 
 def _show(report: Report) -> None:

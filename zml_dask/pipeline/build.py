@@ -23,7 +23,6 @@ from zml_dask.engine.log import BuildLog, build_log
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.pipeline.context import CatalogueHandle
 from zml_dask.pipeline.ledger import Ledger, load_ledger, remove_damaged
 from zml_dask.pipeline.memory import memory_need, memory_warning
 from zml_dask.pipeline.options import About, BuildOptions
@@ -40,9 +39,8 @@ from zml_dask.pipeline.stage import Staged, StageRecords
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.journal import HarvestState, state_path
 from zml_dask.records.refs import RefTable
-from zml_dask.store.commit import CommitOptions, software_versions
+from zml_dask.store.commit import CommitOptions, CommitStaged, software_versions
 from zml_dask.store.commit.plan import check_shape
-from zml_dask.store.commit_job import CommitStaged
 from zml_dask.store.info import DatasetInfo, replace_info
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.snapshot import Snapshot
@@ -231,7 +229,7 @@ def _stage(
         warning = memory_warning(need, executor.memory_limits)
         if warning is not None:
             run.progress.say(f"warning: {warning}")
-    job = StageRecords(run.storage, run.options, todo, ledger, CatalogueHandle.of(run.catalogue))
+    job = StageRecords(run.storage, run.options, todo, ledger, run.catalogue)
     return run_job(job, executor, lock=run.lock, log=run.log, progress=run.progress)
 
 

@@ -16,45 +16,11 @@ from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import LocalThrottle, Throttle
 from zml_dask.pipeline.options import BuildOptions
-from zml_dask.records.catalogue import Catalogue, read_record
-from zml_dask.records.parse import ZENODO_API
-from zml_dask.records.record import Record
-from zml_dask.records.refs import RecordRef
+from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.storage import Storage
 
 _PROCESS_THROTTLE = LocalThrottle()
 """Shared by all records of a process: a throttle for each would limit nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueHandle:
-    """What a worker must know of the catalogue to read a record of it.
-
-    Attributes
-    ----------
-    path : str
-        Of the catalogue.
-    api_url : str
-        Root of the API that the files' URLs are built on.
-    trusted : bool
-        Whether its records may name file systems: only the user's own catalogue.
-    token_url : str
-        Root of the API that may see an access token.
-    """
-
-    path: str
-    api_url: str = ZENODO_API
-    trusted: bool = False
-    token_url: str = ZENODO_API
-
-    @classmethod
-    def of(cls, catalogue: Catalogue) -> CatalogueHandle:
-        """Return the handle of an open catalogue."""
-        return cls(catalogue.path, catalogue.api_url, catalogue.trusted, catalogue.token_url)
-
-    def read(self, ref: RecordRef) -> Record:
-        """Read one record."""
-        return read_record(self.path, ref, api_url=self.api_url, trusted=self.trusted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +39,7 @@ class WorkerContext:
     client: HttpClient
     scratch: Path
     options: BuildOptions
-    catalogue: CatalogueHandle
+    catalogue: Catalogue
 
     @property
     def fetch_options(self) -> FetchOptions:
@@ -91,7 +57,7 @@ class WorkerContext:
 def open_context(
     storage: Storage,
     options: BuildOptions,
-    catalogue: CatalogueHandle | None = None,
+    catalogue: Catalogue | None = None,
     *,
     client: HttpClient | None = None,
     throttle: Throttle | None = None,
@@ -100,7 +66,7 @@ def open_context(
 
     Parameters
     ----------
-    catalogue : CatalogueHandle, optional
+    catalogue : Catalogue, optional
         Where the records come from; none is trusted where it is not given.
     client : HttpClient, optional
         Default: one with the token of the options.
@@ -112,7 +78,7 @@ def open_context(
     UsageError
         If no scratch folder can be made on this machine.
     """
-    catalogue = catalogue or CatalogueHandle("")
+    catalogue = catalogue or Catalogue("")
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(_scratch_folder(options.scratch)))
         if client is None:

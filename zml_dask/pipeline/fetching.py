@@ -12,7 +12,7 @@ from zml_dask.engine.job import Job, Report
 from zml_dask.errors import RecordError
 from zml_dask.fetch.origins import FetchOptions, cache_record
 from zml_dask.net.client import HttpClient
-from zml_dask.pipeline.context import CatalogueHandle
+from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.text_safety import escape_text
 
@@ -46,8 +46,8 @@ class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchRe
 
     Attributes
     ----------
-    refs : RefTable
-        The records.
+    catalogue : Catalogue
+        Of the records.
     cache : str
         Folder or any fsspec URL.
     client : HttpClient
@@ -58,8 +58,7 @@ class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchRe
 
     name: ClassVar[str] = "fetch"
 
-    catalogue: CatalogueHandle
-    refs: RefTable
+    catalogue: Catalogue
     cache: str
     client: HttpClient
     scratch: Path
@@ -67,7 +66,7 @@ class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchRe
 
     def plan(self, workers: int) -> RefTable:
         """Give one task per record."""
-        return self.refs
+        return self.catalogue.refs
 
     def open(self) -> AbstractContextManager[HttpClient]:
         """Give the client."""

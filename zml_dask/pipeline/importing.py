@@ -24,8 +24,7 @@ from zml_dask.pipeline.process import row_of_hit
 from zml_dask.pipeline.sources import check_target
 from zml_dask.pipeline.stage import Partition, Staged, StagingJob, make_partition
 from zml_dask.records.refs import RecordRef, RefTable
-from zml_dask.store.commit import CommitOptions, software_versions
-from zml_dask.store.commit_job import CommitStaged
+from zml_dask.store.commit import CommitOptions, CommitStaged, software_versions
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape
 from zml_dask.store.staging import stage_failure

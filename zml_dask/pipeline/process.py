@@ -26,7 +26,7 @@ from zml_dask.errors import (
 from zml_dask.fetch.members import Member
 from zml_dask.fetch.origins import FetchedRecord, open_record
 from zml_dask.net.client import HttpClient
-from zml_dask.pipeline.context import CatalogueHandle, WorkerContext, open_context
+from zml_dask.pipeline.context import WorkerContext, open_context
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
 from zml_dask.raster.identifiers import IDENTIFIERS, Identifier
@@ -51,7 +51,7 @@ def process(
     record: Record | RecordRef | int,
     dataset: str | Path | Storage,
     *,
-    catalogue: str | Path | Catalogue | CatalogueHandle | None = None,
+    catalogue: str | Path | Catalogue | None = None,
     options: BuildOptions | None = None,
     client: HttpClient | None = None,
 ) -> Outcome:
@@ -63,7 +63,7 @@ def process(
         A record, or where it is in `catalogue`, or its number there.
     dataset : str, path or Storage
         The dataset's folder or URL.
-    catalogue : path, Catalogue or CatalogueHandle, optional
+    catalogue : path or Catalogue, optional
         Where references and numbers are looked up. Finding a number reads the
         whole catalogue: pass references where there are many.
     options : BuildOptions, optional
@@ -94,25 +94,17 @@ def process(
     options = replace(options or BuildOptions(), prefetch=0)  # nothing comes after it
     if isinstance(catalogue, str | Path):
         catalogue = Catalogue.open(catalogue, api_url=options.api_url)
-    handle = CatalogueHandle.of(catalogue) if isinstance(catalogue, Catalogue) else catalogue
-    if isinstance(record, int):
-        record = _find(record, catalogue)
-    elif isinstance(record, RecordRef) and handle is None:
-        raise UsageError(f"record {record.record_id}: name the catalogue that it is in")
-    with open_context(storage, options, handle, client=client) as context:
+    if not isinstance(record, Record):
+        number = record if isinstance(record, int) else record.record_id
+        if catalogue is None:
+            raise UsageError(f"record {number}: name the catalogue that it is in")
+        found = catalogue.refs.find(number) if isinstance(record, int) else record
+        if found is None:
+            raise UsageError(f"record {number} is not in the catalogue {catalogue.path}")
+        record = found
+    with open_context(storage, options, catalogue, client=client) as context:
         (outcome,) = stage_records([record], context)
     return outcome
-
-
-def _find(record_id: int, catalogue: Catalogue | CatalogueHandle | None) -> RecordRef:
-    """Find a record's number in the catalogue."""
-    if catalogue is None:
-        raise UsageError(f"record {record_id}: name the catalogue that it is in")
-    opened = catalogue if isinstance(catalogue, Catalogue) else Catalogue.open(catalogue.path)
-    ref = opened.refs.find(record_id)
-    if ref is None:
-        raise UsageError(f"record {record_id} is not in the catalogue {catalogue.path}")
-    return ref
 
 
 class _Fetching(NamedTuple):

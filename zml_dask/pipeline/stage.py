@@ -19,11 +19,12 @@ from zml_dask.engine.activity import note_done, worker_folder, worker_name
 from zml_dask.engine.job import ContextT, Job, Report
 from zml_dask.errors import DatasetDamagedError, RecordError
 from zml_dask.legacy.sources import SourceRecord
-from zml_dask.pipeline.context import CatalogueHandle, WorkerContext, open_context
+from zml_dask.pipeline.context import WorkerContext, open_context
 from zml_dask.pipeline.ledger import Ledger, staged_outcomes
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, failure_row
 from zml_dask.pipeline.process import stage_records
+from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.store.staging import stage_failure
 from zml_dask.store.staging.packs import STAGED_PACKS, pack_records, read_pack_index
@@ -33,6 +34,8 @@ from zml_dask.text_safety import escape_text
 _SHARES = 16
 """Partitions a worker gets at least, where there are enough records. An archive's size says
 little of its source: with four, one partition may hold two fifths of all the work."""
+
+_NO_RECORDS = RefTable.of(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
 
     storage: Storage
     options: BuildOptions
-    todo: RefTable = field(default_factory=lambda: RefTable.of(()))
+    todo: RefTable = _NO_RECORDS
     ledger: Ledger | None = None
 
     @abstractmethod
@@ -128,7 +131,7 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
 
     def for_workers(self) -> Self:
         """Return the job without the list of what is to be staged."""
-        return replace(self, todo=RefTable.of(()), ledger=None)
+        return replace(self, todo=_NO_RECORDS, ledger=None)
 
     def shared(self) -> tuple[Storage]:
         """Return the dataset's storage."""
@@ -225,7 +228,11 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
 class StageRecords(StagingJob[WorkerContext]):
     """Builds records of a catalogue into a dataset's staging."""
 
-    catalogue: CatalogueHandle = field(default_factory=lambda: CatalogueHandle(""))
+    catalogue: Catalogue = field(default_factory=lambda: Catalogue(""))
+
+    def for_workers(self) -> Self:
+        """Return the job without the list of records."""
+        return replace(super().for_workers(), catalogue=replace(self.catalogue, refs=_NO_RECORDS))
 
     def open(self) -> AbstractContextManager[WorkerContext]:
         """Open a client, scratch space and the catalogue on a worker."""

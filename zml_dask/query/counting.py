@@ -43,20 +43,9 @@ YEAR = "year"
 
 
 def count_by(dataset: Dataset, by: Sequence[str]) -> pd.DataFrame:
-    """Count images, files and records by the values of columns.
+    """Count by the values of columns; see `Dataset.counts`.
 
     Where the summary has the answer, nothing else is read.
-
-    Parameters
-    ----------
-    by : sequence of str
-        Columns of files or records, or ``"year"``. Of a column of lists (keywords),
-        each item counts.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Indexed by `by`, with columns ``images``, ``files``, ``records``; most images first.
     """
     if not by or len(set(by)) < len(by):
         raise UsageError(f"count by one column or several, each named once, not by {list(by)!r}")
@@ -144,14 +133,7 @@ def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
 
 
 def find_duplicates(dataset: Dataset) -> pd.DataFrame:
-    """Find files of identical content in different records, by sha256.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per content: ``sha256``, ``files``, ``records``, ``size`` in bytes, and
-        ``file_id`` of the first; those that take most space first.
-    """
+    """Find files of identical content in different records; see `Dataset.duplicates`."""
     with open_selected(dataset, {"record_id", "file_id", "sha256", "size"}) as database:
         # Short hashes of the hashes first: the texts themselves would take 3.6 GB.
         database.execute(
@@ -168,20 +150,7 @@ def find_duplicates(dataset: Dataset) -> pd.DataFrame:
 
 
 def find_near_duplicates(dataset: Dataset) -> pd.DataFrame:
-    """Find files that are nearly the same, by the derived table ``near_duplicates``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per cluster of at least two files of the view: ``cluster``, ``files``,
-        ``records``, ``size`` of all in bytes, and ``file_id`` of the first; those of most
-        files first.
-
-    Raises
-    ------
-    UsageError
-        If the table has not been derived, or files have been added since.
-    """
+    """Find files that are nearly the same; see `Dataset.duplicates`."""
     cluster_column(dataset.snapshot)
     tables = (derived_table(NEAR_DUPLICATES),)
     with open_selected(dataset, {"record_id", "file_id", "size"}, tables) as database:

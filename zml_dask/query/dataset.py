@@ -467,9 +467,7 @@ class Dataset:
         """Yield each file with its images, in bounded memory: ``for file, images in ds``."""
         return iterate_files(self.snapshot, self.selection)
 
-    def split(
-        self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0
-    ) -> Split[Dataset]:
+    def split(self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0) -> Split:
         """Divide into parts for training and testing, without leakage: a dict of views.
 
         All versions of a concept are in one part. So are files of identical

@@ -13,7 +13,7 @@ from zml_dask.query.counting import find_countable
 from zml_dask.query.rows import Int64
 from zml_dask.query.selection import Selection
 from zml_dask.query.sql import Column
-from zml_dask.store.layout import derived_table
+from zml_dask.store.layout import DERIVED, derived_table
 from zml_dask.store.snapshot import Snapshot
 
 _ALL = slice(None)
@@ -36,46 +36,51 @@ def gather(
     pyarrow.Table
         One row per file, the columns named as they were asked for.
     """
-    columns = [find_countable(name, snapshot.derived) for name in names]
-    own = {column.name: None for column in columns if column.level == "files"}
-    others = [column.name for column in columns if column.level == "records"]
-    if others or any(_is_of_records(snapshot, column) for column in columns):
-        own["record_id"] = None
-    of_files = snapshot.take("files", selection.file_id[files], list(own))
-    of_records = _records_of(snapshot, of_files["record_id"].to_numpy(), others) if others else {}
-    arrays = [
-        _of_record(snapshot, column, of_files["record_id"])
-        if _is_of_records(snapshot, column)
-        else _derived(snapshot, column, selection.file_id[files])
-        if column.level == "derived"
-        else (of_files if column.level == "files" else of_records)[column.name]
-        for column in columns
-    ]
-    return pa.table(dict(zip(names, arrays, strict=True)))
+    homes = [_home(find_countable(name, snapshot.derived)) for name in names]
+    fields: dict[str, list[str]] = {"files": []}
+    for table, field in dict.fromkeys(homes):
+        fields.setdefault(table, []).append(field)
+    by_record = [table for table in fields if _is_of_records(snapshot, table)]
+    if by_record and "record_id" not in fields["files"]:
+        fields["files"].append("record_id")
+    file_id = selection.file_id[files]
+    found = {"files": snapshot.take("files", file_id, fields.pop("files"))}
+    for table, columns in fields.items():
+        if table in by_record:
+            found[table] = _of_records(snapshot, table, found["files"]["record_id"], columns)
+        else:  # row n is of file n; null for later files
+            known = file_id[: np.searchsorted(file_id, snapshot.rows(table))]
+            rows = snapshot.take(table, known, columns)
+            missing = [pa.nulls(file_id.size - known.size, kind) for kind in rows.schema.types]
+            found[table] = pa.concat_tables([rows, pa.table(missing, schema=rows.schema)])
+    return pa.table(
+        {name: found[table][field] for name, (table, field) in zip(names, homes, strict=True)}
+    )
 
 
-def _derived(snapshot: Snapshot, column: Column, file_id: Int64) -> pa.ChunkedArray:
-    """Read a column of a derived table, whose row n is of file n; null for later files."""
+def _home(column: Column) -> tuple[str, str]:
+    """Say in which table a column is stored, and its name there."""
+    if column.level != "derived":
+        return column.level, column.name
     name, _, field = column.name.partition(".")
-    table = derived_table(name)
-    known = int(np.searchsorted(file_id, snapshot.rows(table)))
-    found = snapshot.take(table, file_id[:known], [field])[field]
-    return pa.chunked_array([*found.chunks, pa.nulls(file_id.size - known, found.type)])
+    return derived_table(name), field
 
 
-def _is_of_records(snapshot: Snapshot, column: Column) -> bool:
-    """Whether a column is of a derived table that has one row per record."""
-    name = column.name.partition(".")[0]
-    return column.level == "derived" and snapshot.info.derived[name].of == "records"
+def _is_of_records(snapshot: Snapshot, table: str) -> bool:
+    name = table.removeprefix(f"{DERIVED}/")
+    return table == "records" or (name != table and snapshot.info.derived[name].of == "records")
 
 
-def _of_record(snapshot: Snapshot, column: Column, record_id: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Read a column of a derived table of records, for each of these; null for later ones."""
-    name, _, field = column.name.partition(".")
-    names = list(dict.fromkeys(["record_id", field]))
-    found = snapshot.scan(derived_table(name), names).combine_chunks()
-    places = pc.index_in(record_id, found["record_id"])
-    return found[field].take(places)
+def _of_records(
+    snapshot: Snapshot, table: str, record_id: pa.ChunkedArray, columns: list[str]
+) -> pa.Table:
+    """Read columns of the records of these numbers, which may repeat; null for later ones."""
+    wanted = np.unique(record_id.to_numpy())
+    everything = wanted.size == snapshot.rows("records")
+    where = None if everything else pc.field("record_id").isin(pa.array(wanted))
+    rows = snapshot.scan(table, [*dict.fromkeys(["record_id", *columns])], where)
+    places = pc.index_in(record_id, rows["record_id"].combine_chunks())
+    return rows.take(places.combine_chunks())
 
 
 def as_codes(values: pa.ChunkedArray) -> tuple[Int64, list[Any]]:
@@ -98,21 +103,3 @@ def as_codes(values: pa.ChunkedArray) -> tuple[Int64, list[Any]]:
     chunks = [chunk.indices.fill_null(-1).to_numpy() for chunk in encoded.chunks]
     different = encoded.chunk(0).dictionary.to_pylist() if chunks else []
     return np.concatenate([np.empty(0, np.int64), *chunks]), different
-
-
-def _records_of(snapshot: Snapshot, record_id: Int64, names: list[str]) -> pa.Table:
-    """Read columns of the records of these numbers, which may repeat."""
-    if not names:
-        return pa.table({})
-    wanted, places = np.unique(record_id, return_inverse=True)
-    records = records_table(snapshot, wanted, [*{"record_id": None, **dict.fromkeys(names)}])
-    order = np.argsort(records["record_id"].to_numpy())
-    return records.take(pa.array(order[places]))
-
-
-def records_table(snapshot: Snapshot, record_id: Int64, names: Sequence[str]) -> pa.Table:
-    """Read columns of the records of these different numbers, in the table's order."""
-    if record_id.size == snapshot.rows("records"):
-        return snapshot.scan("records", names)
-    where = pc.field("record_id").isin(pa.array(record_id))
-    return snapshot.scan("records", names, where)

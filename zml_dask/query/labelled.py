@@ -96,23 +96,12 @@ def _positions(view: Dataset, key: Any) -> Int64:
 
 
 def to_xarray(view: Dataset, columns: Sequence[str] = ()) -> xr.Dataset:
-    """Make an xarray Dataset of a view; its images are not read yet.
-
-    Up to a million images the coordinates are read, and `record_id` and `file_id` are
-    indexes. Those of more are read when they are asked for; to group by one, load it:
-    ``labelled.assign_coords(language=labelled.language.compute())``.
-
-    Raises
-    ------
-    UsageError
-        If xarray is not installed, or a column cannot be a coordinate.
-    """
+    """Make an xarray Dataset of a view; see `Dataset.to_xarray`."""
     try:
         import xarray as xr
     except ImportError as error:
         raise UsageError("to_xarray() needs xarray; pip install xarray") from error
     images = view.images
-
     small = len(view) <= SMALL
 
     def lazy(column: _FileColumn | _ImageColumn, name: str) -> tuple[str, da.Array | NDArray[Any]]:

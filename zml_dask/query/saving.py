@@ -18,8 +18,7 @@ from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages
 from zml_dask.query.portions import Portion, PortionJob, check_whole_files, cut, fingerprint
-from zml_dask.store.commit import CommitOptions, software_versions
-from zml_dask.store.commit_job import CommitStaged
+from zml_dask.store.commit import CommitOptions, CommitStaged, software_versions
 from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
 from zml_dask.store.layout import STAGING
 from zml_dask.store.staging import RecordStager, StagedFile, StagedRecord, pack_records

@@ -208,6 +208,17 @@ def select_files(
     return f"SELECT {wanted} FROM {source} AS files{join} WHERE {' AND '.join(tests) or 'true'}"
 
 
+def _tables_of(
+    snapshot: Snapshot, conditions: Sequence[Condition], columns: Collection[str]
+) -> tuple[str, list[str], dict[str, pa.Array | pa.Table]]:
+    """Choose what conditions are asked of: a table of files, further tables, and given values."""
+    named = {c.name for one in conditions for c in one.columns if c.level == "files"}
+    others = ["records"] if any("records" in one.levels for one in conditions) else []
+    others += map(derived_table, derived_tables(conditions))
+    values = {name: array for one in conditions for name, array in one.values.items()}
+    return files_table(snapshot, {*columns, *named}), others, values
+
+
 def resolve(
     snapshot: Snapshot, conditions: Sequence[Condition], base: Selection | None = None
 ) -> Selection:
@@ -220,24 +231,16 @@ def resolve(
     """
     by_image = any("images" in condition.levels for condition in conditions)
     wanted = {"file_id", "first_image", "n_images", *(("n_lines",) if by_image else ())}
-    named = {c.name for condition in conditions for c in condition.columns if c.level == "files"}
-    reads_tables = any(condition.has_subquery for condition in conditions)
-    files = "files" if reads_tables else files_table(snapshot, wanted | named)
-    tables = [files]
-    if reads_tables or any("records" in condition.levels for condition in conditions):
-        tables.append("records")
-    if reads_tables:
-        tables.append("failures")
-    views = {name: f"SELECT * FROM all_{name}" for name in tables} if reads_tables else {}
-    for name in derived_tables(conditions):
-        tables.append(derived_table(name))
-        if reads_tables:
-            views[name] = f"SELECT * FROM all_derived_{name}"
-    values = {name: table for c in conditions for name, table in c.values.items()}
+    files, others, values = _tables_of(snapshot, conditions, wanted)
+    views = {}
+    if any(condition.has_subquery for condition in conditions):
+        files, others = "files", list(dict.fromkeys(["records", "failures", *others]))
+        for name in (files, *others):
+            views[name.rpartition("/")[2]] = f"SELECT * FROM all_{name.replace('/', '_')}"
     bits = {} if base is None else {"chosen": base.files}
     info = snapshot.info
     file_bits, image_bits = RowsBuilder(info.counts.files), RowsBuilder(info.counts.images)
-    with Database(snapshot, tuple(tables), views, bits=bits, values=values) as database:
+    with Database(snapshot, (files, *others), views, bits=bits, values=values) as database:
         if by_image:
             query = _select_images(snapshot, conditions, f"all_{files}", base, info.shape.height)
             for batch in database.batches(query):
@@ -343,14 +346,7 @@ def open_selected(
     for condition in dataset.conditions:
         inline &= not condition.has_subquery and "images" not in condition.levels
     conditions = dataset.conditions if inline else ()
-    named = {c.name for one in conditions for c in one.columns if c.level == "files"}
-    files = files_table(dataset.snapshot, columns | named)
-    levels = {level for condition in conditions for level in condition.levels}
-    others = ["records"] if "records" in levels else []
-    others += map(derived_table, derived_tables(conditions))
-    values: dict[str, pa.Array | pa.Table] = {
-        name: array for condition in conditions for name, array in condition.values.items()
-    }
+    files, others, values = _tables_of(dataset.snapshot, conditions, columns)
     bits = {}
     if inline:
         wanted = "files.*, files.n_images AS images"

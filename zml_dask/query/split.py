@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,6 @@ from zml_dask.store.layout import derived_table
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
 
-ViewT = TypeVar("ViewT")
-
-LEFT_OUT = "left out"
 _LEFT_OUT: Final = 254
 _NOWHERE: Final = 255
 _MOST_PARTS: Final = 250
@@ -54,7 +51,7 @@ _SHORT: Final = {"concept": "records.concept_id", "cluster": f"{NEAR_DUPLICATES}
 """Names of columns that are divided by most."""
 
 
-class Split(dict[str, ViewT]):
+class Split(dict[str, "Dataset"]):
     """Name of a part -> its view.
 
     Attributes
@@ -63,7 +60,7 @@ class Split(dict[str, ViewT]):
         Copies of content that another part has; in no part.
     """
 
-    left_out: ViewT
+    left_out: Dataset
 
     def leakage(self) -> pd.DataFrame:
         """Count the files of each part that another part knows.
@@ -81,51 +78,39 @@ class Split(dict[str, ViewT]):
         >>> split = ds.split({"train": 0.8, "test": 0.2})        # doctest: +SKIP
         >>> split.leakage()                                      # doctest: +SKIP
         """
-        return count_leaks(cast("Split[Dataset]", self))
+        if not self:
+            raise UsageError("the split has no parts")
+        snapshot = next(iter(self.values())).snapshot
+        part = np.full(snapshot.info.counts.files, _NOWHERE, np.uint8)
+        for number, view in enumerate(self.values()):
+            part[view.selection.file_id] = number
+        with Database(snapshot, ("files",)) as database:
+            text = _short_hashes(database, "all_files", "text_sha256", part.size)
+        has_text = text != 0
+        text[part == _NOWHERE] = 0
+        exact = _in_several(text, part)
+        near = None
+        if NEAR_DUPLICATES in snapshot.derived:
+            known = snapshot.scan(derived_table(NEAR_DUPLICATES), ["file_id", "cluster"])
+            text[:] = 0
+            text[known["file_id"].to_numpy()] = pc.fill_null(pc.add(known["cluster"], 1), 0)
+            text *= np.uint64(0x9E3779B97F4A7C15)  # spreads them over the partitions
+            text[(part == _NOWHERE) | ~has_text] = 0
+            near = exact | _in_several(text, part)
+        counts: dict[str, list[int | None]] = {}
+        for number, name in enumerate(self):
+            files = has_text & (part == number)
+            among = [None if one is None else int((files & one).sum()) for one in (exact, near)]
+            counts[name] = [int(files.sum()), *among]
+        return pd.DataFrame.from_dict(
+            counts, orient="index", columns=["files", "exact", "near"]
+        ).astype("Int64")
 
 
-def split_view(view: Dataset, fractions: Mapping[str, float], by: str, seed: int) -> Split[Dataset]:
-    """Divide a view into parts; see `Dataset.split`."""
-    parts = assign_parts(view, fractions, by, seed)
-    chosen = None if view.is_unselected else view.selection.chosen
-
-    def part(name: str) -> Dataset:
-        selection = Selection(view.snapshot, parts[name])
-        if chosen is not None:
-            selection = selection.with_images(chosen)
-        return type(view)(view.snapshot, selection, (), view.whole or view)
-
-    split: Split[Dataset] = Split((name, part(name)) for name in fractions)
-    split.left_out = part(LEFT_OUT)
-    return split
-
-
-def assign_parts(
+def split_view(
     dataset: Dataset, fractions: Mapping[str, float], by: str = "concept", seed: int = 0
-) -> dict[str, Rows]:
-    """Assign each file of a view to a part.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    fractions : mapping of str to float
-        Part -> its share; they add up to 1. Their order does not matter.
-    by : str
-        What must not be divided: ``"concept"`` (all versions of a record),
-        ``"record"``, ``"file"``, ``"cluster"`` (of near-duplicates), or any column.
-    seed : int
-        Another one gives another split.
-
-    Returns
-    -------
-    dict of str to Rows
-        Part -> its rows of the files table; `LEFT_OUT` too.
-
-    Raises
-    ------
-    UsageError
-        If the fractions name no parts, or do not add up to 1.
-    """
+) -> Split:
+    """Divide a view into parts; see `Dataset.split`."""
     _check(fractions)
     names = sorted(fractions)
     edges = np.cumsum([fractions[name] for name in names])[:-1]
@@ -159,39 +144,17 @@ def assign_parts(
                 home = parts[np.minimum.reduceat(files, starts)]
                 home = np.repeat(home, np.diff(starts, append=files.size))
                 parts[files[parts[files] != home]] = _LEFT_OUT
-    found = {name: Rows.of_mask(parts == names.index(name)) for name in fractions}
-    return {**found, LEFT_OUT: Rows.of_mask(parts == _LEFT_OUT)}
+    chosen = None if dataset.is_unselected else dataset.selection.chosen
 
+    def part_of(number: int) -> Dataset:
+        selection = Selection(dataset.snapshot, Rows.of_mask(parts == number))
+        if chosen is not None:
+            selection = selection.with_images(chosen)
+        return type(dataset)(dataset.snapshot, selection, (), dataset.whole or dataset)
 
-def count_leaks(split: Split[Dataset]) -> pd.DataFrame:
-    """Count the files of each part of a split that another part knows; see `Split.leakage`."""
-    if not split:
-        raise UsageError("the split has no parts")
-    snapshot = next(iter(split.values())).snapshot
-    part = np.full(snapshot.info.counts.files, _NOWHERE, np.uint8)
-    for number, view in enumerate(split.values()):
-        part[view.selection.file_id] = number
-    with Database(snapshot, ("files",)) as database:
-        text = _short_hashes(database, "all_files", "text_sha256", part.size)
-    has_text = text != 0
-    text[part == _NOWHERE] = 0
-    exact = _in_several(text, part)
-    near = None
-    if NEAR_DUPLICATES in snapshot.derived:
-        known = snapshot.scan(derived_table(NEAR_DUPLICATES), ["file_id", "cluster"])
-        text[:] = 0
-        text[known["file_id"].to_numpy()] = pc.fill_null(pc.add(known["cluster"], 1), 0)
-        text *= np.uint64(0x9E3779B97F4A7C15)  # spreads them over the partitions
-        text[(part == _NOWHERE) | ~has_text] = 0
-        near = exact | _in_several(text, part)
-    counts: dict[str, list[int | None]] = {}
-    for number, name in enumerate(split):
-        files = has_text & (part == number)
-        among = [None if one is None else int((files & one).sum()) for one in (exact, near)]
-        counts[name] = [int(files.sum()), *among]
-    return pd.DataFrame.from_dict(
-        counts, orient="index", columns=["files", "exact", "near"]
-    ).astype("Int64")
+    split = Split((name, part_of(names.index(name))) for name in fractions)
+    split.left_out = part_of(_LEFT_OUT)
+    return split
 
 
 def _short_hashes(database: Database, table: str, column: str, total: int) -> NDArray[np.uint64]:

@@ -312,10 +312,9 @@ def equality(name: str, value: object, derived: Derived = NO_TABLES) -> Conditio
     """
     column = find_column(name, derived)
     key, joined = column.key, column.derived
-    several = isinstance(value, (list, tuple, set, frozenset)) or hasattr(value, "tolist")
-    plain = value.tolist() if hasattr(value, "tolist") else value
+    plain: Any = value.tolist() if hasattr(value, "tolist") else value
     listed = isinstance(plain, (list, tuple, set, frozenset))
-    items = list(plain) if several and isinstance(plain, (list, tuple, set, frozenset)) else [plain]
+    items = list(plain) if listed else [plain]
     columns = frozenset({column})
     if len(items) > _MAX_LITERALS:
         kinds = {type(item) for item in items}

@@ -14,7 +14,7 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
@@ -71,6 +71,7 @@ class Catalogue:
         Of the file; a path or any fsspec URL.
     refs : RefTable
         One reference per record, in record-id order; the last entry of an id counts.
+        Empty on a worker, whose tasks bring their own.
     harvest : HarvestState or None
         The state of the harvest that wrote it; None for a copy, a subset, or the
         user's own.
@@ -85,9 +86,9 @@ class Catalogue:
     """
 
     path: str
-    refs: RefTable
-    harvest: HarvestState | None
-    api_url: str
+    refs: RefTable = field(default_factory=lambda: RefTable.of(()))
+    harvest: HarvestState | None = None
+    api_url: str = ZENODO_API
     trusted: bool = False
     token_url: str = ZENODO_API
 

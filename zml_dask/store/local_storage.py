@@ -11,15 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, Any, ClassVar
 from uuid import uuid4
 
 from zml_dask.errors import UsageError
 from zml_dask.store.storage import Range, Storage, StorageError, is_url, note_operation
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from zarr.abc.store import Store
 
 _TEMPORARY = ".tmp-"
 _LOCK = ".lock"
@@ -90,12 +86,12 @@ class LocalStorage(Storage):
         return found
 
     def _open_reader(self, path: str) -> IO[bytes]:
-        return self._locate(path).open("rb")
-
-    def _open_native(self, path: str) -> pa.NativeFile:
         import pyarrow as pa  # here, since not everything that stores needs it
 
-        return pa.OSFile(str(self._locate(path)))
+        # Of Arrow's own: one of its threads that lets go of a file of Python's when the
+        # interpreter has gone ends the process with SIGABRT, after all was done right.
+        stream: IO[bytes] = pa.OSFile(str(self._locate(path)))
+        return stream
 
     def _write(self, path: str, data: bytes, *, durable: bool) -> None:
         temporary = self._write_aside(path, data, durable=durable)
@@ -228,11 +224,6 @@ class LocalStorage(Storage):
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                     raise
-
-    def _zarr_store(self, path: str, *, read_only: bool) -> Store:
-        from zarr.storage import LocalStore
-
-        return LocalStore(self._locate(path), read_only=read_only)
 
 
 def _read_at(file: IO[bytes], start: int, stop: int | None) -> bytes:

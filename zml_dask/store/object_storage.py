@@ -21,7 +21,6 @@ from zml_dask.store.storage import Range, Storage, StorageError, is_url
 
 if TYPE_CHECKING:
     import aiohttp
-    from zarr.abc.store import Store
 
 _CONNECTIONS = 64
 """Requests under way. 416 ranges of 26 objects, 19 MB, from a server 30 ms away: 0.35 s (fsspec)
@@ -85,9 +84,9 @@ class ObjectStorage(Storage):
     def _is_chained(self) -> bool:
         return "::" in self.url
 
-    def _connect(self, **more: Any) -> tuple[Any, str]:
+    def _connect(self) -> tuple[Any, str]:
         """Return the file system and the dataset's place there."""
-        options = {**self.options, **more}
+        options = dict(self.options)
         if self._is_chained:
             # fsspec opens an archive anew each time; a forked process must do so, and no other.
             held = self.__dict__.setdefault("_held", {})
@@ -255,17 +254,6 @@ class ObjectStorage(Storage):
 
     def _prune(self, prefix: str) -> None:
         """Do nothing: an object store has no folders."""
-
-    def _zarr_store(self, path: str, *, read_only: bool) -> Store:
-        from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-        from zarr.storage import FsspecStore
-
-        fs, root = self._connect()
-        if fs.async_impl and not self._is_chained:
-            fs, root = self._connect(asynchronous=True)
-        else:
-            fs = AsyncFileSystemWrapper(fs, asynchronous=True)
-        return FsspecStore(fs, path=self._join(root, path), read_only=read_only)
 
     def _explain(self, error: Exception, operation: str) -> tuple[type[ZmlError] | None, str]:
         status = getattr(error, "status", None)

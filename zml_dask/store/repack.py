@@ -219,7 +219,7 @@ class Repack(Job[WrittenObject, None, WrittenObject, Repacked]):
         storage, base = self.storage, self._base
         made = {written.path: written for written in results}
         info = replace(base, arrays=self.arrays)
-        for path, data in zarr_objects(info, info.counts.images):
+        for path, data in zarr_objects(info.arrays, info.shape, info.counts.images):
             made[path] = WrittenObject(path, len(data), digest_of(data))
             _note(storage, made[path])
             check_current(storage, self.digest)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,10 @@ _REPLACED = ("failures", "withdrawn")
 _PARTS_AT_ONCE = 8
 _FOOTER = 65_536
 """Bytes of a part's end that are read for its footer; a longer one takes a second request."""
+
+_BATCH_ROWS = 65_536
+_MAX_GROUP_ROWS = 2**20
+"""A few bytes can claim any number of rows, and memory must hold a group."""
 
 OnError = Callable[[Exception], None]
 _Task = TypeVar("_Task")
@@ -240,6 +244,28 @@ class Snapshot:
 
         return _gather(table, self._wide(table, columns), _map(read, tasks))
 
+    def batches(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Yield some columns of all rows in order, and the part of each batch.
+
+        In bounded memory, also of a dataset that somebody made to fill it; with the rows
+        of withdrawn records.
+
+        Raises
+        ------
+        StorageError
+            If a part has other rows than ``dataset.json`` says, or more in a group than fit.
+        """
+        for part in self.info.tables.get(table, ()):
+            file = pq.ParquetFile(self._arrow_file(part))
+            groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+            if file.metadata.num_rows != part.rows or max(groups, default=0) > _MAX_GROUP_ROWS:
+                raise StorageError(
+                    f"{part.path} has {file.metadata.num_rows} rows in {len(groups)} groups, "
+                    f"where dataset.json says {part.rows}: it is damaged"
+                )
+            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+                yield part.path, batch.select(list(columns))
+
     def record(self, record_id: int) -> dict[str, Any]:
         """Return a record's row.
 
@@ -316,15 +342,14 @@ class Snapshot:
             return io.BytesIO(self.held[part.path])
         return _PartFile(self, part, on_error)
 
-    def _arrow_file(self, part: Part) -> io.RawIOBase | pa.NativeFile:
-        """Open a part for Arrow: in memory, or as a file, of its own where that can be."""
+    def _arrow_file(self, part: Part) -> IO[bytes] | io.RawIOBase | pa.NativeFile:
+        """Open a part for Arrow: in memory, or as a file."""
         if part.path in self.held:
             copy = pa.allocate_buffer(len(self.held[part.path]))
             memoryview(copy).cast("B")[:] = self.held[part.path]
             return pa.BufferReader(copy)
-        return (
-            self.storage.open_native(part.path) if self.storage.is_local else self.open_part(part)
-        )
+        storage = self.storage
+        return storage.open_reader(part.path) if storage.is_local else self.open_part(part)
 
     def read_part(self, part: Part, start: int, stop: int) -> bytes:
         """Read bytes `start` to `stop` of a part, which both lie within it.
@@ -434,7 +459,7 @@ def _unreadable(what: str, error: Exception) -> StorageError:
 
 
 def _take(
-    source: io.RawIOBase | pa.NativeFile, rows: NDArray[np.int64], schema: pa.Schema
+    source: IO[bytes] | io.RawIOBase | pa.NativeFile, rows: NDArray[np.int64], schema: pa.Schema
 ) -> list[pa.Table]:
     """Take rows of one part, row group by row group."""
     file = pq.ParquetFile(source, pre_buffer=True)

@@ -13,17 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import IO, Any, ClassVar, TypeAlias
 
 import fsspec
 
 from zml_dask.errors import ObjectMissingError as ObjectMissingError
 from zml_dask.errors import StorageError as StorageError
 from zml_dask.errors import UsageError, ZmlError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from zarr.abc.store import Store
 
 Range: TypeAlias = tuple[str, int, int | None]
 """Path, first byte, and the byte after the last; ``(path, 0, None)`` is a whole object and
@@ -208,15 +204,6 @@ class Storage(ABC):
         with self._operation("read", path):
             return self._open_reader(path)
 
-    def open_native(self, path: str) -> pa.NativeFile:
-        """Open a local object as a file of Arrow's own.
-
-        One of Arrow's threads that lets go of a file of Python's, or of its bytes, when
-        the interpreter has gone ends the process with SIGABRT, after all was done right.
-        """
-        with self._operation("read", path):
-            return self._open_native(path)
-
     def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write an object whole, atomically.
 
@@ -298,11 +285,6 @@ class Storage(ABC):
         with self._operation("remove", prefix):
             self._prune(prefix)
 
-    def zarr_store(self, path: str, *, read_only: bool = True) -> Store:
-        """Open a Zarr store at `path`."""
-        with self._operation("read", path):
-            return self._zarr_store(path, read_only=read_only)
-
     def leftovers(self) -> Sequence[str]:
         """Paths of half-written objects that a crash left behind."""
         return ()
@@ -345,9 +327,6 @@ class Storage(ABC):
     @abstractmethod
     def _open_reader(self, path: str) -> IO[bytes]: ...
 
-    def _open_native(self, path: str) -> pa.NativeFile:
-        raise NotImplementedError
-
     @abstractmethod
     def _write(self, path: str, data: bytes, *, durable: bool) -> None: ...
 
@@ -377,9 +356,6 @@ class Storage(ABC):
 
     @abstractmethod
     def _prune(self, prefix: str) -> None: ...
-
-    @abstractmethod
-    def _zarr_store(self, path: str, *, read_only: bool) -> Store: ...
 
 
 def _join_ranges(ranges: Sequence[Range], gap: int) -> Iterator[tuple[Range, list[int]]]:

@@ -6,7 +6,6 @@ object under ``staging/commit/``; tasks carry only its hash and a range.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import platform
@@ -151,18 +150,19 @@ class CommitPlan(StagedRecords):
     @property
     def tasks(self) -> tuple[CommitTask, ...]:
         """All tasks; they can be run in any order, anywhere, also twice."""
-        return tuple(self._make_tasks())
-
-    def _make_tasks(self) -> Iterator[CommitTask]:
         images, first_index, *_ = self.arrays
-        yield from self._shard_tasks("images", images)
-        yield from self._shard_tasks("indices", first_index)
+        shards = *self._shard_tasks("images", images), *self._shard_tasks("indices", first_index)
         total = self.record_id.size
-        if total:
-            yield from self._part_tasks("files", _cut_evenly(self.n_files, FILES_PER_PART))
-            yield from self._part_tasks("records", [*range(0, total, RECORDS_PER_PART), total])
-            edges = _cut_evenly(self.n_files, FILES_PER_SORTED_PART)
-            yield from self._part_tasks("files_by_language", edges)
+        if not total:
+            return shards
+        return (
+            *shards,
+            *self._part_tasks("files", _cut_evenly(self.n_files, FILES_PER_PART)),
+            *self._part_tasks("records", [*range(0, total, RECORDS_PER_PART), total]),
+            *self._part_tasks(
+                "files_by_language", _cut_evenly(self.n_files, FILES_PER_SORTED_PART)
+            ),
+        )
 
     def _shard_tasks(self, kind: TaskKind, spec: ArraySpec) -> Iterator[CommitTask]:
         before, after = self.images_before, self.images_after
@@ -213,7 +213,7 @@ class CommitPlan(StagedRecords):
             next_part=header["next_part"],
             failures=pa.Table.from_pylist(header["failures"], failures_table([]).schema),
             notes=header["notes"],
-            digest=hashlib.sha256(data).hexdigest(),
+            digest=digest_of(data),
         )
 
 

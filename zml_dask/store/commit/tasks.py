@@ -28,7 +28,6 @@ from zml_dask.store.layout import (
     shard_path,
 )
 from zml_dask.store.shards import ShardBuilder, ShardReader
-from zml_dask.store.staging.frames import RowFrame
 from zml_dask.store.staging.staged import DrawnText, StagedReader
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import RECORD_COLUMNS, summarise
@@ -68,70 +67,149 @@ def run_task(storage: Storage, task: CommitTask) -> TaskResult:
     plan = load_plan(storage, task.plan)
     # Asked again before anything is written: a worker that was thought lost may
     # come to this point when its shard has more rows by another commit.
-    return perform(storage, storage, plan, task, partial(check_current, storage, task.plan))
+    return Work(storage, storage, plan, task, partial(check_current, storage, task.plan)).perform()
 
 
-def perform(
-    source: Storage,
-    target: Storage,
-    plan: CommitPlan,
-    task: CommitTask,
-    check: Callable[[], None] = lambda: None,
-) -> TaskResult:
-    """Do a task with staged records from one storage and the result into another.
+@dataclass(frozen=True)
+class Work:
+    """A task of a commit, and where it reads and writes.
 
-    The two are the dataset in a commit; a repair has its records staged aside.
-    `check` is called just before anything is written, and may raise.
+    Attributes
+    ----------
+    source, target : Storage
+        Of the staged records, and for the result: both the dataset in a commit; a repair has
+        its records staged aside.
+    check : callable
+        Called just before anything is written; may raise.
     """
-    if task.kind == "images":
-        return TaskResult(task, (_write_images(source, target, plan, task, check),))
-    if task.kind == "indices":
-        return TaskResult(task, tuple(_write_indices(source, target, plan, task, check)))
-    if task.kind == "files_by_language":
-        return _write_sorted_files(source, target, plan, task, check)
-    if task.kind == "files":
-        batches = _file_rows(source, plan, task)
-        return TaskResult(task, part=write_part(target, "files", task.number, batches, check=check))
-    rows = _record_rows(source, plan, task)
-    part = write_part(
-        target, "records", task.number, rows, row_group_rows=RECORDS_PER_ROW_GROUP, check=check
-    )
-    return TaskResult(task, part=part)
 
+    source: Storage
+    target: Storage
+    plan: CommitPlan
+    task: CommitTask
+    check: Callable[[], None] = lambda: None
 
-def _write_images(
-    source: Storage,
-    target: Storage,
-    plan: CommitPlan,
-    task: CommitTask,
-    check: Callable[[], None],
-) -> WrittenObject:
-    spec = plan.arrays[0]
-    builder = _begin_shard(target, spec, plan.shape, task)
-    _draw(builder, _texts(source, plan, task), plan.shape)
-    check()
-    return _end_shard(target, spec, plan.shape, task, builder)
+    def perform(self) -> TaskResult:
+        """Do the task."""
+        if self.task.kind == "images":
+            return TaskResult(self.task, (self._write_images(),))
+        if self.task.kind == "indices":
+            return TaskResult(self.task, tuple(self._write_indices()))
+        if self.task.kind == "files_by_language":
+            return self._write_sorted_files()
+        if self.task.kind == "files":
+            return TaskResult(self.task, part=self._write_part(self._file_rows()))
+        rows = self._record_rows()
+        return TaskResult(self.task, part=self._write_part(rows, RECORDS_PER_ROW_GROUP))
 
+    def _write_part(
+        self, rows: Iterable[pa.RecordBatch | pa.Table], row_group_rows: int = ROW_GROUP_ROWS
+    ) -> Part:
+        table, number = self.task.kind, self.task.number
+        return write_part(
+            self.target, table, number, rows, row_group_rows=row_group_rows, check=self.check
+        )
 
-def _begin_shard(
-    storage: Storage, spec: ArraySpec, shape: ImageShape, task: CommitTask
-) -> ShardBuilder:
-    """Open a builder; where part of the shard is committed already, begin with that."""
-    row = row_shape(spec, shape)
-    builder = ShardBuilder(spec, row)
-    before = task.start - task.number * spec.shard
-    if before:
-        path = shard_path(spec.name, task.number, 1 + len(row))
-        builder.carry_over(ShardReader(spec, row, storage.read(path)), before)
-    return builder
+    def _staged(self, position: int) -> StagedReader:
+        return StagedReader(self.source, self.plan.locate(position))
 
+    def _begin_shard(self, spec: ArraySpec) -> ShardBuilder:
+        """Open a builder; where part of the shard is committed already, begin with that."""
+        row = row_shape(spec, self.plan.shape)
+        builder = ShardBuilder(spec, row)
+        before = self.task.start - self.task.number * spec.shard
+        if before:
+            data = self.target.read(shard_path(spec.name, self.task.number, 1 + len(row)))
+            builder.carry_over(ShardReader(spec, row, data), before)
+        return builder
 
-def _end_shard(
-    storage: Storage, spec: ArraySpec, shape: ImageShape, task: CommitTask, builder: ShardBuilder
-) -> WrittenObject:
-    rows = task.stop - task.number * spec.shard
-    was_partial = task.start > task.number * spec.shard
-    return write_shard(storage, spec, shape, task.number, rows, builder, was_partial=was_partial)
+    def _end_shard(self, spec: ArraySpec, builder: ShardBuilder) -> WrittenObject:
+        task, first = self.task, self.task.number * spec.shard
+        return write_shard(
+            self.target,
+            spec,
+            self.plan.shape,
+            task.number,
+            task.stop - first,
+            builder,
+            was_partial=task.start > first,
+        )
+
+    def _write_images(self) -> WrittenObject:
+        spec = self.plan.arrays[0]
+        builder = self._begin_shard(spec)
+        _draw(builder, self._texts(), self.plan.shape)
+        self.check()
+        return self._end_shard(spec, builder)
+
+    def _texts(self) -> Iterator[DrawnText]:
+        for position, begin, end in self.plan.records_of(self.task.start, self.task.stop):
+            yield from self._staged(position).draw_texts(begin, end)
+
+    def _write_indices(self) -> Iterator[WrittenObject]:
+        specs = self.plan.arrays[1:]
+        builders = {spec.name: self._begin_shard(spec) for spec in specs}
+        for position, begin, end in self.plan.records_of(self.task.start, self.task.stop):
+            for frame, rows in self._staged(position).row_batches(begin, end):
+                first_file = int(self.plan.first_file[position]) + frame.first_file
+                columns = index_columns(
+                    int(self.plan.record_id[position]),
+                    first_file + np.arange(len(rows)),
+                    rows.column("n_images").to_numpy().astype(np.int64),
+                    rows.column("n_lines").to_numpy().astype(np.int64),
+                    self.plan.shape.height,
+                )
+                low = max(begin - frame.first_image, 0)
+                high = min(end - frame.first_image, frame.n_images)
+                for name, values in columns.items():
+                    builders[name].extend(values[low:high])
+        self.check()
+        for spec in specs:
+            yield self._end_shard(spec, builders[spec.name])
+
+    def _file_rows(self) -> Iterator[pa.RecordBatch]:
+        for position in range(self.task.start, self.task.stop):
+            yield from self._rows_of(position, self._staged(position))
+
+    def _rows_of(self, position: int, record: StagedReader) -> Iterator[pa.RecordBatch]:
+        """Give the rows of one record's files, numbered."""
+        plan = self.plan
+        for frame, rows in record.row_batches():
+            counts = rows.column("n_images").to_numpy().astype(np.int64)
+            first = int(plan.first_image[position]) + frame.first_image
+            made = {
+                "file_id": int(plan.first_file[position]) + frame.first_file + np.arange(len(rows)),
+                "record_id": np.full(len(rows), plan.record_id[position]),
+                "language_group": _groups(rows.column("language")),
+                "first_image": first + np.cumsum(counts) - counts,
+            }
+            columns = [
+                pa.array(made[name]) if name in made else rows.column(name)
+                for name in FILES_SCHEMA.names
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=FILES_SCHEMA)
+
+    def _write_sorted_files(self) -> TaskResult:
+        """Write files of some records ordered by language, and count them while they are here."""
+        described: list[dict[str, Any]] = []
+
+        def rows() -> Iterator[pa.RecordBatch]:
+            for position in range(self.task.start, self.task.stop):
+                record = self._staged(position)
+                described.append({name: record.record.get(name) for name in RECORD_COLUMNS})
+                for batch in self._rows_of(position, record):
+                    yield batch.select(FILES_BY_LANGUAGE_SCHEMA.names)
+
+        groups = [_encoded(group) for group in row_groups(rows(), ROW_GROUP_ROWS)]
+        files = pa.concat_tables(groups or [FILES_BY_LANGUAGE_SCHEMA.empty_table()])
+        files = files.unify_dictionaries().combine_chunks()
+        part = self._write_part(in_language_order(files))
+        return TaskResult(self.task, part=part, summary=summarise(files, records_table(described)))
+
+    def _record_rows(self) -> Iterator[pa.Table]:
+        for start in range(self.task.start, self.task.stop, RECORDS_PER_ROW_GROUP):
+            stop = min(self.task.stop, start + RECORDS_PER_ROW_GROUP)
+            yield records_table([self._staged(position).record for position in range(start, stop)])
 
 
 def write_shard(
@@ -189,11 +267,6 @@ def rows_digest(
     return digest.hexdigest()
 
 
-def _texts(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[DrawnText]:
-    for position, begin, end in plan.records_of(task.start, task.stop):
-        yield from StagedReader(storage, plan.locate(position)).draw_texts(begin, end)
-
-
 def _draw(builder: ShardBuilder, texts: Iterable[DrawnText], shape: ImageShape) -> None:
     """Draw texts into a shard, a chunk at a time while it is in the processor's cache."""
     counted = np.empty(len(builder.room) + builder.rows, n_lines_dtype(shape.height))
@@ -224,93 +297,10 @@ def _draw(builder: ShardBuilder, texts: Iterable[DrawnText], shape: ImageShape) 
         draw(waiting)
 
 
-def _write_indices(
-    source: Storage,
-    target: Storage,
-    plan: CommitPlan,
-    task: CommitTask,
-    check: Callable[[], None],
-) -> Iterator[WrittenObject]:
-    specs = plan.arrays[1:]
-    builders = {spec.name: _begin_shard(target, spec, plan.shape, task) for spec in specs}
-    for position, begin, end in plan.records_of(task.start, task.stop):
-        for frame, rows in StagedReader(source, plan.locate(position)).row_batches(begin, end):
-            columns = _index_columns(plan, position, frame, rows)
-            low = max(begin - frame.first_image, 0)
-            high = min(end - frame.first_image, frame.n_images)
-            for name, values in columns.items():
-                builders[name].extend(values[low:high])
-    check()
-    for spec in specs:
-        yield _end_shard(target, spec, plan.shape, task, builders[spec.name])
-
-
-def _index_columns(
-    plan: CommitPlan, position: int, frame: RowFrame, rows: pa.RecordBatch
-) -> dict[str, NDArray[np.generic]]:
-    """Rows of the index arrays for the images of one frame of files."""
-    counts = rows.column("n_images").to_numpy().astype(np.int64)
-    ids = int(plan.first_file[position]) + frame.first_file + np.arange(len(rows))
-    return index_columns(
-        int(plan.record_id[position]),
-        ids,
-        counts,
-        rows.column("n_lines").to_numpy().astype(np.int64),
-        plan.shape.height,
-    )
-
-
-def _file_rows(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[pa.RecordBatch]:
-    for position in range(task.start, task.stop):
-        yield from _rows_of(plan, position, StagedReader(storage, plan.locate(position)))
-
-
-def _rows_of(plan: CommitPlan, position: int, record: StagedReader) -> Iterator[pa.RecordBatch]:
-    """Give the rows of one record's files, numbered."""
-    for frame, rows in record.row_batches():
-        counts = rows.column("n_images").to_numpy().astype(np.int64)
-        first = int(plan.first_image[position]) + frame.first_image
-        made = {
-            "file_id": int(plan.first_file[position]) + frame.first_file + np.arange(len(rows)),
-            "record_id": np.full(len(rows), plan.record_id[position]),
-            "language_group": _groups(rows.column("language")),
-            "first_image": first + np.cumsum(counts) - counts,
-        }
-        columns = [
-            pa.array(made[name]) if name in made else rows.column(name)
-            for name in FILES_SCHEMA.names
-        ]
-        yield pa.RecordBatch.from_arrays(columns, schema=FILES_SCHEMA)
-
-
 def _groups(languages: pa.StringArray) -> pa.StringArray:
     encoded = languages.dictionary_encode()
     groups = map(language_group, encoded.dictionary.to_pylist())
     return pa.array(groups, pa.string()).take(encoded.indices)
-
-
-def _write_sorted_files(
-    source: Storage,
-    target: Storage,
-    plan: CommitPlan,
-    task: CommitTask,
-    check: Callable[[], None],
-) -> TaskResult:
-    """Write the files of some records ordered by language, and count them while they are here."""
-    described: list[dict[str, Any]] = []
-
-    def rows() -> Iterator[pa.RecordBatch]:
-        for position in range(task.start, task.stop):
-            record = StagedReader(source, plan.locate(position))
-            described.append({name: record.record.get(name) for name in RECORD_COLUMNS})
-            for batch in _rows_of(plan, position, record):
-                yield batch.select(FILES_BY_LANGUAGE_SCHEMA.names)
-
-    groups = [_encoded(group) for group in row_groups(rows(), ROW_GROUP_ROWS)]
-    files = pa.concat_tables(groups or [FILES_BY_LANGUAGE_SCHEMA.empty_table()])
-    files = files.unify_dictionaries().combine_chunks()
-    part = write_part(target, task.kind, task.number, in_language_order(files), check=check)
-    return TaskResult(task, part=part, summary=summarise(files, records_table(described)))
 
 
 def _encoded(rows: pa.Table) -> pa.Table:
@@ -343,13 +333,6 @@ def in_language_order(files: pa.Table) -> Iterator[pa.Table]:
     for start in range(0, len(order), ROW_GROUP_ROWS):
         rows = files.take(pa.array(order[start : start + ROW_GROUP_ROWS]))
         yield rows.cast(FILES_BY_LANGUAGE_SCHEMA)
-
-
-def _record_rows(storage: Storage, plan: CommitPlan, task: CommitTask) -> Iterator[pa.Table]:
-    for start in range(task.start, task.stop, RECORDS_PER_ROW_GROUP):
-        stop = min(task.stop, start + RECORDS_PER_ROW_GROUP)
-        rows = [StagedReader(storage, plan.locate(p)).record for p in range(start, stop)]
-        yield records_table(rows)
 
 
 def index_columns(

@@ -8,8 +8,8 @@ zarr-python makes of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -73,25 +73,13 @@ def array_metadata(spec: ArraySpec, shape: ImageShape, n_images: int) -> dict[st
     }
 
 
-class Arrays(Protocol):
-    """What says which arrays there are: a `DatasetInfo` or a `CommitPlan`."""
-
-    @property
-    def shape(self) -> ImageShape:
-        """Size of an image."""
-        ...
-
-    @property
-    def arrays(self) -> tuple[ArraySpec, ...]:
-        """All arrays, ``images`` first."""
-        ...
-
-
-def zarr_objects(dataset: Arrays, n_images: int) -> Iterator[tuple[str, bytes]]:
+def zarr_objects(
+    specs: Iterable[ArraySpec], shape: ImageShape, n_images: int
+) -> Iterator[tuple[str, bytes]]:
     """Give path and bytes of every metadata object; the group, which is read first, last."""
     arrays = {
-        spec.name: array_metadata(spec, dataset.shape, n_images)
-        for spec in sorted(dataset.arrays, key=lambda spec: spec.name)
+        spec.name: array_metadata(spec, shape, n_images)
+        for spec in sorted(specs, key=lambda spec: spec.name)
     }
     for name, metadata in arrays.items():
         yield f"{IMAGES_ZARR}/{name}/{_NODE}", _to_bytes(metadata)

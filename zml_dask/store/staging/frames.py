@@ -15,13 +15,12 @@ A *pack* is many blobs one after another, an index of them, and a trailer.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from array import array
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeAlias
 from uuid import uuid4
 
 import google_crc32c
@@ -58,12 +57,8 @@ def decompress(frame: bytes, where: str) -> bytes:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class TextFrame:
-    """Where a frame of text is within its blob: first byte and bytes."""
-
-    offset: int
-    length: int
+Place: TypeAlias = tuple[int, int]
+"""Where a frame is within its blob: first byte and bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +77,9 @@ class RowFrame:
 class Directory:
     """Where everything is within a blob."""
 
-    texts: tuple[TextFrame, ...]
+    texts: tuple[Place, ...]
     rows: tuple[RowFrame, ...]
-    record: TextFrame
-
-    def to_bytes(self) -> bytes:
-        """Pack as compressed JSON."""
-        plain = {
-            "texts": [[frame.offset, frame.length] for frame in self.texts],
-            "rows": [list(asdict(frame).values()) for frame in self.rows],
-            "record": [self.record.offset, self.record.length],
-        }
-        return compress(json.dumps(plain, separators=(",", ":")).encode())
-
-    @classmethod
-    def from_bytes(cls, frame: bytes, where: str) -> Directory:
-        """Inverse of `to_bytes`."""
-        plain: dict[str, Any] = json.loads(decompress(frame, where))
-        return cls(
-            tuple(TextFrame(*item) for item in plain["texts"]),
-            tuple(RowFrame(*item) for item in plain["rows"]),
-            TextFrame(*plain["record"]),
-        )
+    record: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +144,7 @@ class FrameWriter:
         self._blob = blob
         self._gathered: list[bytes] = []
         self._size = 0
-        self.texts: list[TextFrame] = []
+        self.texts: list[Place] = []
 
     def add_text(self, text: bytes) -> tuple[int, int]:
         """Add a text; return the number of its frame, and where in the frame it begins."""
@@ -182,11 +158,11 @@ class FrameWriter:
     def flush(self) -> None:
         """Write out the frame that is being gathered."""
         if self._gathered:
-            self.texts.append(TextFrame(*self.write(compress(b"".join(self._gathered)))))
+            self.texts.append(self.write(compress(b"".join(self._gathered))))
             self._gathered, self._size = [], 0
 
-    def write(self, data: bytes) -> tuple[int, int]:
-        """Append bytes to the blob; return where they begin, and how many they are."""
+    def write(self, data: bytes) -> Place:
+        """Append bytes to the blob; return where they are."""
         offset = self._blob.size
         self._blob.append(data)
         return offset, len(data)

@@ -331,16 +331,6 @@ class StagingIndex(StagedRecords):
                 else:
                     failures.append(note)
                     paths.append(path)
-        return cls._build(tables, failures, paths, damaged)
-
-    @classmethod
-    def _build(
-        cls,
-        tables: list[pa.Table],
-        failures: list[FailureRow],
-        paths: list[str],
-        damaged: list[str],
-    ) -> StagingIndex:
         schema = ENTRY_SCHEMA.append(pa.field("source", pa.int64()))
         table = pa.concat_tables(tables) if tables else schema.empty_table()
         columns = {name: table[name].to_numpy().astype(np.int64) for name in schema.names}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from zml_dask.store.staging.frames import (
     BLOB_TRAILER_BYTES,
     BlobTrailer,
     Directory,
+    Place,
     RowFrame,
     decompress,
 )
@@ -63,6 +64,9 @@ class StagedReader:
         start = self._location.offset + offset
         return self._storage.read_range(self._location.path, start, start + length)
 
+    def _frame_at(self, place: Place) -> bytes:
+        return decompress(self._read(*place), self._where)
+
     @cached_property
     def trailer(self) -> BlobTrailer:
         """Counts and image shape of the record."""
@@ -71,9 +75,8 @@ class StagedReader:
 
     @cached_property
     def _directory(self) -> Directory:
-        trailer = self.trailer
-        frame = self._read(trailer.directory_offset, trailer.directory_length)
-        return Directory.from_bytes(frame, self._where)
+        place = self.trailer.directory_offset, self.trailer.directory_length
+        return msgspec.json.decode(self._frame_at(place), type=Directory)
 
     @property
     def shape(self) -> ImageShape:
@@ -83,10 +86,7 @@ class StagedReader:
     @cached_property
     def record(self) -> dict[str, Any]:
         """The record's row of the records table."""
-        place = self._directory.record
-        row: dict[str, Any] = json.loads(
-            decompress(self._read(place.offset, place.length), self._where)
-        )
+        row: dict[str, Any] = msgspec.json.decode(self._frame_at(self._directory.record))
         return row
 
     def row_batches(
@@ -98,7 +98,7 @@ class StagedReader:
                 continue
             if stop_image is not None and frame.first_image >= stop_image:
                 return
-            stream = decompress(self._read(frame.offset, frame.length), self._where)
+            stream = self._frame_at((frame.offset, frame.length))
             yield frame, pa.ipc.open_stream(stream).read_next_batch()
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], bytes | None]]:
@@ -131,6 +131,5 @@ class StagedReader:
 
     def _text_at(self, number: int, offset: int, length: int) -> bytes:
         if self._frame[0] != number:
-            place = self._directory.texts[number]
-            self._frame = number, decompress(self._read(place.offset, place.length), self._where)
+            self._frame = number, self._frame_at(self._directory.texts[number])
         return self._frame[1][offset : offset + length]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,7 +22,6 @@ from zml_dask.store.staging.frames import (
     FrameWriter,
     RowFrame,
     Spool,
-    TextFrame,
     compress,
 )
 from zml_dask.store.storage import Storage
@@ -88,7 +87,6 @@ class RecordStager:
         *,
         max_memory: int = SPOOL_BYTES,
     ) -> None:
-        self._scratch = scratch
         self._record_id = record_id
         self._shape = shape
         self._texts = Spool(scratch, max_memory)
@@ -132,28 +130,16 @@ class RecordStager:
             n_files += len(placed)
             n_images += images
         frames.flush()
-        row = _clean_row(record_row) | {
-            "record_id": self._record_id,
-            "n_files": n_files,
-            "n_images": n_images,
-        }
+        row = {name: encodable(record_row.get(name)) for name in RECORDS_SCHEMA.names}
+        row |= {"record_id": self._record_id, "n_files": n_files, "n_images": n_images}
         # Built here and not only at the commit: a row that does not fit the
         # table is this record's failure, not the whole commit's.
         records_table([row])
-        record = frames.write(
-            compress(json.dumps(row, separators=(",", ":"), default=str).encode())
-        )
-        directory = Directory(tuple(frames.texts), tuple(row_frames), TextFrame(*record))
-        offset, length = frames.write(directory.to_bytes())
-        trailer = BlobTrailer(
-            offset,
-            length,
-            self._record_id,
-            n_files,
-            n_images,
-            self._shape.height,
-            self._shape.width,
-        )
+        record = frames.write(compress(msgspec.json.encode(row, enc_hook=str)))
+        directory = Directory(tuple(frames.texts), tuple(row_frames), record)
+        place = frames.write(compress(msgspec.json.encode(directory)))
+        shape = self._shape
+        trailer = BlobTrailer(*place, self._record_id, n_files, n_images, shape.height, shape.width)
         frames.write(trailer.to_bytes())
         size = self._blob.size
         path = f"{STAGED_RECORDS}/{self._record_id}"
@@ -199,10 +185,6 @@ class RecordStager:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: encodable(row.get(name)) for name in RECORDS_SCHEMA.names}
 
 
 def _to_stream(batch: pa.RecordBatch) -> bytes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from zml_dask.engine.executors import ThreadsExecutor
+from zml_dask.engine.job import Each, run_job
+from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.store.commit.plan import repack_under_way
 from zml_dask.store.commit.tasks import rows_digest
@@ -38,7 +39,7 @@ from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 from zml_dask.store.tables import digest_of, read_manifest
 from zml_dask.store.verify.repair import Restage, recorded_files, restaged, staged_files
 from zml_dask.store.verify.report import Problem, Report
-from zml_dask.store.verify.rows import check_tables, check_texts, file_groups
+from zml_dask.store.verify.rows import check_tables, check_texts
 
 __all__ = ["Problem", "Report", "verify"]
 
@@ -47,7 +48,8 @@ SAMPLED_SHARDS = 8
 
 _THREADS = 4
 
-Mapper = Callable[..., "Iterator[Report]"]
+_SHOW_FROM = 200
+"""Objects: fewer are verified at once."""
 
 _AHEAD = "a commit has begun and not ended; build again to finish it"
 
@@ -58,7 +60,7 @@ def verify(
     deep: bool = False,
     source: int = 0,
     restage: Restage | None = None,
-    mapper: Mapper | None = None,
+    progress: BuildProgress | None = None,
     **storage_options: Any,
 ) -> Report:
     """Check a dataset: structure, counts, every checksum, and images against their text.
@@ -72,8 +74,7 @@ def verify(
         Fetch so many records again with `restage`, evenly spread, and compare.
     restage : callable, optional
         Fetches records and stages them elsewhere; the store itself knows no network.
-    mapper : callable, optional
-        As the builtin ``map``; threads by default.
+    progress : BuildProgress, optional
     **storage_options
         For fsspec.
 
@@ -102,40 +103,55 @@ def verify(
             f"nothing is committed yet; {len(storage.list(STAGING))} staged objects"
         )
         return report
-    with ThreadPoolExecutor(_THREADS) as pool:
-        _verify(report, storage, info, deep, mapper or pool.map)
+    _verify(report, storage, info, deep, progress)
     if not report.ok and read_info(storage) != info:  # a commit or a repack ended meanwhile
-        return verify(
-            storage, deep=deep, source=source, restage=restage, mapper=mapper, **storage_options
-        )
+        return verify(storage, deep=deep, source=source, restage=restage, progress=progress)
     if source and restage is not None and report.ok:
         _check_sources(report, storage, info, source, restage)
     return report
 
 
+class _Verify(Each[Report]):
+    name = "verify"
+
+
 def _verify(
-    report: Report, storage: Storage, info: DatasetInfo, deep: bool, mapper: Mapper
+    report: Report,
+    storage: Storage,
+    info: DatasetInfo,
+    deep: bool,
+    progress: BuildProgress | None,
 ) -> None:
-    for found in mapper(partial(check_object, storage, None), info.manifest):
-        report.merge(found)
-    if not report.ok:
+    def check(function: Callable[..., Report], arguments: Iterable[tuple[Any, ...]]) -> bool:
+        """Run a check over many things in threads; return whether nothing is wrong."""
+        tasks = list(arguments)
+        shown = progress if len(tasks) >= _SHOW_FROM else None
+        found = run_job(_Verify(function, tasks), ThreadsExecutor(_THREADS), progress=shown)
+        for one in found:
+            report.merge(one)
+        return all(one.ok for one in found)
+
+    if not check(check_object, ((storage, None, part) for part in info.manifest)):
         return  # what the list of objects says cannot be trusted
     manifest = read_manifest(storage, info)
-    report.merge(check_objects(storage, info, manifest, mapper))
-    if _number_expected(info) > len(manifest):
+    # No further than what is listed: the counts may claim anything.
+    expected = set(islice(expected_paths(info), len(manifest) + 1))
+    for path in sorted(expected - manifest.keys()):
+        report.add("missing", path, "the manifest does not list it")
+    for path in sorted(manifest.keys() - expected):
+        report.add("counts", path, "the manifest lists what no dataset of these counts has")
+    check(check_object, ((storage, info, manifest[path]) for path in manifest if path in expected))
+    report.notes = sorted(set(report.notes))
+    if len(expected) > len(manifest):
         return  # nor how many rows it claims
     report.notes += note_leftovers(storage, info, manifest)
     if (level := repack_under_way(storage, info)) is not None:
         report.notes.append(f"a repack to level {level} has begun and not ended: run it again")
     parts = [part for group in info.tables.values() for part in group]
-    tables = Report(storage.url)
-    for found in mapper(partial(check_object, storage, None), parts):
-        tables.merge(found)
-    report.merge(tables)
-    if not tables.ok:
+    if not check(check_object, ((storage, None, part) for part in parts)):
         return  # nothing can be held against damaged tables
     try:
-        report.merge(check_tables(storage, info))
+        starts = check_tables(report, storage, info)
     except (StorageError, pa.ArrowException) as error:
         report.add("unreadable", storage.url, str(error))
         return
@@ -143,29 +159,18 @@ def _verify(
     shards = np.arange(-(-info.counts.images // size))
     if not deep and shards.size > SAMPLED_SHARDS:
         shards = shards[np.linspace(0, shards.size - 1, SAMPLED_SHARDS).astype(int)]
-    firsts = shards * size
-    groups = file_groups(storage, info)
-    for found in mapper(
-        partial(check_texts, storage, info, groups),
-        firsts.tolist(),
-        (firsts + size).tolist(),
-    ):
-        report.merge(found)
-
-
-def sample_records(storage: Storage, info: DatasetInfo, count: int) -> Sequence[int]:
-    """Choose record ids evenly spread over the dataset, the same ones each time."""
-    records = Snapshot(storage, info).scan("records", ["record_id"], with_withdrawn=True)
-    ids = records["record_id"].to_numpy()
-    chosen = np.linspace(0, ids.size - 1, min(count, ids.size)).round().astype(int)
-    return [int(ids[position]) for position in np.unique(chosen)]
+    check(check_texts, ((storage, info, starts, shard) for shard in shards.tolist()))
 
 
 def _check_sources(
     report: Report, storage: Storage, info: DatasetInfo, count: int, restage: Restage
 ) -> None:
     """Fetch some records again, and compare every file of theirs with its row."""
-    wanted = sample_records(storage, info, count)
+    records = Snapshot(storage, info).scan("records", ["record_id"], with_withdrawn=True)
+    ids = records["record_id"].to_numpy()
+    # Evenly spread, the same ones each time.
+    chosen = np.linspace(0, ids.size - 1, min(count, ids.size)).round().astype(int)
+    wanted = ids[np.unique(chosen)].tolist()
     recorded = recorded_files(storage, info, wanted)
     with restaged(restage, wanted) as (source, index):
         reasons = {row["record_id"]: row["message"] for row in index.failures.to_pylist()}
@@ -192,12 +197,7 @@ def expected_paths(info: DatasetInfo) -> Iterator[str]:
     for spec in info.arrays:
         for shard in range(-(-info.counts.images // spec.shard)):
             yield shard_path(spec.name, shard, 1 + len(row_shape(spec, info.shape)))
-    yield from (path for path, _ in zarr_objects(info, info.counts.images))
-
-
-def _number_expected(info: DatasetInfo) -> int:
-    shards = sum(-(-info.counts.images // spec.shard) for spec in info.arrays)
-    return shards + sum(1 for _ in zarr_objects(info, 0))
+    yield from (path for path, _ in zarr_objects(info.arrays, info.shape, info.counts.images))
 
 
 def check_object(
@@ -253,38 +253,7 @@ def _is_longer_metadata(written: WrittenObject, info: DatasetInfo, data: bytes) 
         return False
     if len(lengths) != 1:
         return False
-    return dict(zarr_objects(info, lengths.pop())).get(written.path) == data
-
-
-def check_objects(
-    storage: Storage,
-    info: DatasetInfo,
-    manifest: dict[str, WrittenObject],
-    mapper: Mapper,
-) -> Report:
-    """Check all objects that the manifest lists, and that it lists all there must be.
-
-    Parameters
-    ----------
-    storage : Storage
-    info : DatasetInfo
-    manifest : dict of str to WrittenObject
-        By path.
-    mapper : Mapper
-        Maps in parallel.
-    """
-    report = Report(storage.url)
-    # No further than what is listed: the counts may claim anything.
-    expected = set(islice(expected_paths(info), len(manifest) + 1))
-    for path in sorted(expected - manifest.keys()):
-        report.add("missing", path, "the manifest does not list it")
-    for path in sorted(manifest.keys() - expected):
-        report.add("counts", path, "the manifest lists what no dataset of these counts has")
-    listed = [written for path, written in manifest.items() if path in expected]
-    for found in mapper(partial(check_object, storage, info), listed):
-        report.merge(found)
-    report.notes = sorted(set(report.notes))
-    return report
+    return dict(zarr_objects(info.arrays, info.shape, lengths.pop())).get(written.path) == data
 
 
 def note_leftovers(

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.store.commit.plan import CommitPlan, CommitTask, TaskKind
-from zml_dask.store.commit.tasks import in_language_order, index_columns, perform, write_shard
+from zml_dask.store.commit.tasks import Work, in_language_order, index_columns, write_shard
 from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import DERIVED, FILES_BY_LANGUAGE_SCHEMA, IMAGES_ZARR, ArraySpec
@@ -30,7 +29,7 @@ from zml_dask.store.staging.staged import StagedReader
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import digest_of, read_manifest, write_part
 from zml_dask.store.verify.report import Report
-from zml_dask.store.verify.rows import file_batches, numbers, record_counts
+from zml_dask.store.verify.rows import FILE_COLUMNS, numbers, record_counts
 
 Restage = Callable[[Sequence[int], Storage], None]
 """Fetches records again and stages them into a storage of their own (or stages their
@@ -109,7 +108,7 @@ def _make(
     storage: Storage, aside: Storage, info: DatasetInfo, path: str, restage: Restage | None
 ) -> None:
     """Make one object again in a storage aside."""
-    metadata = dict(zarr_objects(info, info.counts.images))
+    metadata = dict(zarr_objects(info.arrays, info.shape, info.counts.images))
     if path in metadata:
         aside.write(path, metadata[path], durable=False)
         return
@@ -123,8 +122,9 @@ def _make(
         if name != "images":
             _make_index(storage, aside, info, spec, shard)
             return
-        rows = RecordRows.read(storage, info)
-        owners = (rows.first_image < stop) & (rows.first_image + rows.n_images > start)
+        counts = record_counts(storage, info)
+        ends = np.cumsum(counts[2])
+        owners = (ends - counts[2] < stop) & (ends > start)
         kind: TaskKind = "images"
     else:
         table = folder.removesuffix(".parquet")
@@ -139,17 +139,17 @@ def _make(
             return
         if table != "files":
             raise _CannotRepairError("nothing else holds what it says; restore it from a backup")
-        rows = RecordRows.read(storage, info)
-        last = rows.first_file + rows.n_files
-        owners = (rows.first_file >= first) & (last <= first + parts[at].rows) & (rows.n_files > 0)
+        counts = record_counts(storage, info)
+        ends = np.cumsum(counts[1])
+        owners = (ends - counts[1] >= first) & (ends <= first + parts[at].rows) & (counts[1] > 0)
         kind, start, stop = "files", 0, 0
     if restage is None:
         raise _CannotRepairError("its records must be fetched again; give their catalogue")
     low, high = np.flatnonzero(owners)[[0, -1]].tolist()
-    with restaged(restage, rows.record_id[low : high + 1].tolist()) as (source, index):
-        plan = _plan_of(index, rows, low, high + 1, info)
+    with restaged(restage, counts[0][low : high + 1].tolist()) as (source, index):
+        plan = _plan_of(index, counts, low, high + 1, info)
         task = CommitTask(kind, shard, start, stop if kind == "images" else high + 1 - low, "")
-        perform(source, aside, plan, task)
+        Work(source, aside, plan, task).perform()
 
 
 def _make_index(
@@ -158,7 +158,7 @@ def _make_index(
     """Make a shard of an index array again from the files table."""
     start, stop = shard * spec.shard, min((shard + 1) * spec.shard, info.counts.images)
     builder = ShardBuilder(spec)
-    for _, batch in file_batches(storage, info):
+    for _, batch in Snapshot(storage, info).batches("files", FILE_COLUMNS):
         columns = numbers(batch)
         first = int(columns["first_image"][0]) if len(batch) else stop
         total = int(columns["n_images"].sum())
@@ -174,35 +174,23 @@ def _make_index(
     write_shard(aside, spec, info.shape, shard, stop - start, builder)
 
 
-@dataclass(frozen=True, eq=False)
-class RecordRows:
-    """All records of the dataset in the order of their rows, and where their rows begin."""
-
-    record_id: Int64
-    n_files: Int64
-    n_images: Int64
-    first_file: Int64
-    first_image: Int64
-
-    @classmethod
-    def read(cls, storage: Storage, info: DatasetInfo) -> RecordRows:
-        """Read them from the records table."""
-        ids, files, images = record_counts(storage, info)
-        return cls(ids, files, images, np.cumsum(files) - files, np.cumsum(images) - images)
-
-
 def _plan_of(
-    index: StagingIndex, rows: RecordRows, start: int, stop: int, info: DatasetInfo
+    index: StagingIndex,
+    counts: tuple[Int64, Int64, Int64],
+    start: int,
+    stop: int,
+    info: DatasetInfo,
 ) -> CommitPlan:
-    """Plan as a commit would that records `start` to `stop` of the dataset get their own rows."""
-    ids = rows.record_id[start:stop]
+    """Plan as a commit would that records `start` to `stop` of the dataset get their own rows.
+
+    `counts` are ids, files and images of all records, in the order of their rows.
+    """
+    ids, n_files, n_images = (column[start:stop] for column in counts)
     missing = np.setdiff1d(ids, index.record_id)
     if missing.size:
         raise _CannotRepairError(f"record {missing[0]} could not be had again")
     positions = np.searchsorted(index.record_id, ids)
-    changed = (index.n_files[positions] != rows.n_files[start:stop]) | (
-        index.n_images[positions] != rows.n_images[start:stop]
-    )
+    changed = (index.n_files[positions] != n_files) | (index.n_images[positions] != n_images)
     if changed.any():
         raise _CannotRepairError(
             f"record {ids[changed][0]} has other files by now than were committed"
@@ -213,8 +201,8 @@ def _plan_of(
         shape=info.shape,
         arrays=info.arrays,
         base=None,
-        images_before=int(rows.first_image[start]),
-        files_before=int(rows.first_file[start]),
+        images_before=int(counts[2][:start].sum()),
+        files_before=int(counts[1][:start].sum()),
         next_part={},
         failures=failures_table([]),
         notes={},

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from zml_dask.errors import DatasetDamagedError, UsageError
@@ -16,7 +14,6 @@ from zml_dask.raster.images import to_text
 from zml_dask.store.commit.tasks import index_columns
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import (
-    FILES_SCHEMA,
     FILL_VALUE,
     IMAGES_ZARR,
     ArraySpec,
@@ -26,79 +23,32 @@ from zml_dask.store.layout import (
 )
 from zml_dask.store.shards import ShardReader
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.verify.report import Report
 
 Int64 = NDArray[np.int64]
 
-_MAX_GROUP_ROWS = 2**20  # a few bytes can claim any number of rows, and memory must hold a group
-
-_COLUMNS = ["file_id", "record_id", "n_lines", "first_image", "n_images", "text_sha256"]
+FILE_COLUMNS = ["file_id", "record_id", "n_lines", "first_image", "n_images", "text_sha256"]
 
 
-@dataclass(frozen=True, slots=True)
-class FileGroup:
-    """A row group of the files table, and between which images its files begin.
+def check_tables(report: Report, storage: Storage, info: DatasetInfo) -> list[tuple[int, int]]:
+    """Check counts, that file ids and offsets have no gap, and that the index arrays agree.
 
-    Attributes
-    ----------
-    path : str
-        Of its part.
-    number : int
-        Of the row group.
-    first_image, last_image : int
-        Smallest and largest ``first_image`` in it.
+    Returns
+    -------
+    list of (int, int)
+        Where each batch of files begins: the number of its first file, and the first image.
     """
-
-    path: str
-    number: int
-    first_image: int
-    last_image: int
-
-
-def file_groups(storage: Storage, info: DatasetInfo) -> list[FileGroup]:
-    """List the row groups of the files table, in row order, by the statistics of its parts."""
-    found = []
-    column = FILES_SCHEMA.get_field_index("first_image")
-    for part in info.tables["files"]:
-        with storage.open_reader(part.path) as stream:
-            metadata = pq.ParquetFile(stream).metadata
-        sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
-        if metadata.num_rows != part.rows or max(sizes, default=0) > _MAX_GROUP_ROWS:
-            raise StorageError(
-                f"{part.path} has {metadata.num_rows} rows in {len(sizes)} groups, where "
-                f"dataset.json says {part.rows}: it is damaged"
-            )
-        for number in range(metadata.num_row_groups):
-            statistics = metadata.row_group(number).column(column).statistics
-            found.append(FileGroup(part.path, number, statistics.min, statistics.max))
-    return found
-
-
-def read_group(storage: Storage, group: FileGroup) -> pa.RecordBatch:
-    """Read the columns that verification needs of a row group."""
-    with storage.open_reader(group.path) as stream:
-        table = pq.ParquetFile(stream).read_row_group(group.number, columns=_COLUMNS)
-    return table.combine_chunks().to_batches()[0]
-
-
-def file_batches(storage: Storage, info: DatasetInfo) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Give the rows that verification needs of the files table, in row order."""
-    for group in file_groups(storage, info):
-        yield group.path, read_group(storage, group)
-
-
-def check_tables(storage: Storage, info: DatasetInfo) -> Report:
-    """Check counts, that file ids and offsets have no gap, and that the index arrays agree."""
-    report = Report(storage.url)
     next_file = next_image = 0
+    starts: list[tuple[int, int]] = []
     ids: list[Int64] = []
     files: list[Int64] = []
     images: list[Int64] = []
     indices = {spec.name: StoredRows(storage, spec, info.shape) for spec in info.arrays[1:]}
-    for path, batch in file_batches(storage, info):
+    for path, batch in Snapshot(storage, info).batches("files", FILE_COLUMNS):
         columns = numbers(batch)
         counts = columns["n_images"]
+        starts.append((next_file, next_image))
         if (columns["file_id"] != next_file + np.arange(len(batch))).any():
             report.add("tiling", path, f"file ids from {next_file} on are not consecutive")
         if (columns["first_image"] != next_image + np.cumsum(counts) - counts).any():
@@ -128,12 +78,12 @@ def check_tables(storage: Storage, info: DatasetInfo) -> Report:
                 "counts", "files.parquet", f"{found} {what}, but dataset.json says {recorded}"
             )
     _check_records(report, storage, info, _sum_by_id(ids, files, images))
-    return report
+    return starts
 
 
-def numbers(batch: pa.RecordBatch) -> dict[str, Int64]:
+def numbers(batch: pa.RecordBatch | pa.Table) -> dict[str, Int64]:
     """All columns of such a batch but the last, as integers."""
-    return {name: batch.column(name).to_numpy().astype(np.int64) for name in _COLUMNS[:-1]}
+    return {name: batch.column(name).to_numpy().astype(np.int64) for name in FILE_COLUMNS[:-1]}
 
 
 def _sum_by_id(
@@ -217,29 +167,29 @@ def record_counts(storage: Storage, info: DatasetInfo) -> tuple[Int64, Int64, In
 
 
 def check_texts(
-    storage: Storage,
-    info: DatasetInfo,
-    groups: Sequence[FileGroup],
-    first_image: int,
-    stop_image: int,
+    storage: Storage, info: DatasetInfo, starts: Sequence[tuple[int, int]], shard: int
 ) -> Report:
-    """Check that the files that begin within a range of images give back their recorded text.
+    """Check that the files that begin within a shard of images give back their recorded text.
 
     Every pixel counts: lines by their hash, the rest by being spaces.
 
     Parameters
     ----------
-    first_image, stop_image : int
-        Rows of ``images``.
+    starts : sequence of (int, int)
+        As `check_tables` gives them.
     """
     report = Report(storage.url)
     spec = info.array("images")
+    first_image, stop_image = shard * spec.shard, (shard + 1) * spec.shard
     rows = StoredRows(storage, spec, info.shape)
     path = f"{IMAGES_ZARR}/{spec.name}"
-    for group in groups:
-        if group.first_image >= stop_image or group.last_image < first_image:
+    ends = [*starts[1:], (info.counts.files, info.counts.images)]
+    for (first_file, begin), (stop_file, end) in zip(starts, ends, strict=True):
+        if begin >= stop_image or end <= first_image:
             continue
-        batch = read_group(storage, group)
+        batch = Snapshot(storage, info).take(
+            "files", np.arange(first_file, stop_file), FILE_COLUMNS
+        )
         columns = numbers(batch)
         firsts, counts = columns["first_image"], columns["n_images"]
         wanted = np.flatnonzero((counts > 0) & (firsts >= first_image) & (firsts < stop_image))
@@ -273,7 +223,7 @@ def _says(images: NDArray[np.generic], n_lines: int, height: int, digest: str) -
 class StoredRows:
     """Reads runs of rows; keeps the shard and the chunk it read last.
 
-    For going through an array in order, as verification does; queries use Zarr.
+    For going through an array in order, as verification does.
 
     Parameters
     ----------
