@@ -133,10 +133,6 @@ class ImportLegacy(StagingJob[ImportContext]):
             record.record_id, "staged", staged.n_files, staged.n_images, record.size, timings
         )
 
-    def scratch_of(self, context: ImportContext) -> Path:
-        """Return the context's."""
-        return context.scratch
-
 
 def import_legacy(
     source: str | Path,

@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Generic, Self
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
 from zml_dask.allocator import keep_freed_buffers
 from zml_dask.engine.activity import note_done, worker_folder, worker_name
-from zml_dask.engine.job import ContextT, Job, Report
+from zml_dask.engine.job import Job, Report
 from zml_dask.errors import DatasetDamagedError, RecordError
 from zml_dask.legacy.sources import SourceRecord
 from zml_dask.pipeline.context import WorkerContext, open_context
@@ -97,8 +97,20 @@ class Staged:
             self.n_images += outcome.n_images
 
 
+class StagingContext(Protocol):
+    """What a worker opens to stage records."""
+
+    @property
+    def scratch(self) -> Path:
+        """Its folder for files at work."""
+        ...
+
+
+StagingT = TypeVar("StagingT", bound=StagingContext)
+
+
 @dataclass(frozen=True)
-class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[ContextT]):
+class StagingJob(Job[Partition, StagingT, PartitionResult, Staged], Generic[StagingT]):
     """A job whose tasks stage records, from wherever they come: all but the reading of them.
 
     Attributes
@@ -117,12 +129,8 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
     ledger: Ledger | None = None
 
     @abstractmethod
-    def stage(self, task: Partition, refs: list[RecordRef], context: ContextT) -> Iterator[Outcome]:
+    def stage(self, task: Partition, refs: list[RecordRef], context: StagingT) -> Iterator[Outcome]:
         """Stage some of a partition's records, one after the other; yield what became of each."""
-
-    @abstractmethod
-    def scratch_of(self, context: ContextT) -> Path:
-        """Return the worker's folder for files at work."""
 
     def plan(self, workers: int) -> list[Partition]:
         """Cut the records into partitions, the largest archives first."""
@@ -137,7 +145,7 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
         """Return the dataset's storage."""
         return (self.storage,)
 
-    def run(self, task: Partition, context: ContextT) -> PartitionResult:
+    def run(self, task: Partition, context: StagingT) -> PartitionResult:
         """Stage a partition's records and pack them."""
         keep_freed_buffers()
         packed = self._packed(task)
@@ -147,14 +155,9 @@ class StagingJob(Job[Partition, ContextT, PartitionResult, Staged], Generic[Cont
             outcomes.append(outcome)
             note_done(outcome.record_id)
         if todo:
-            self.pack(task, todo, context)
+            record_ids = [ref.record_id for ref in todo]
+            pack_records(self.storage, task.name, record_ids, scratch=context.scratch)
         return PartitionResult(tuple(outcomes), worker_name())
-
-    def pack(self, task: Partition, refs: list[RecordRef], context: ContextT) -> None:
-        """Put what was staged of a partition into one object."""
-        record_ids = [ref.record_id for ref in refs]
-        scratch = self.scratch_of(context)
-        pack_records(self.storage, task.name, record_ids, scratch=scratch)
 
     def finish(self, results: Iterator[PartitionResult]) -> Staged:
         """Add up what was staged."""
@@ -247,10 +250,6 @@ class StageRecords(StagingJob[WorkerContext]):
     ) -> Iterator[Outcome]:
         """Fetch, read and stage records."""
         return stage_records(refs, context, task.attempts)
-
-    def scratch_of(self, context: WorkerContext) -> Path:
-        """Return the context's."""
-        return context.scratch
 
 
 def plan_partitions(

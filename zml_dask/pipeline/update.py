@@ -125,22 +125,25 @@ def update(
     if not options.retry_failed:
         failed -= set(ledger.failed_permanently.tolist())
         failed -= _under_embargo(ledger, progress)
-    before = _versions(storage)
+    snapshot = Snapshot.open(storage)
+    before = after = _versions(snapshot)
     result = None
     with _new_records(asked, failed, storage.url, http, progress) as catalogue:
         new = len(catalogue.refs)
         if new:
             result = build_on(catalogue, storage, open_executor, options=options, progress=progress)
+            snapshot = Snapshot.open(storage)
+            after = _versions(snapshot)
     withdrawn: dict[int, str] = {}
     republished: dict[int, str] = {}
     if check_withdrawn:
-        withdrawn = withdrawn_of(storage, asked.options, http, progress)
-        republished = republished_of(storage, asked, http, progress)
+        withdrawn = withdrawn_of(snapshot, asked.options, http, progress)
+        republished = republished_of(snapshot, asked, http, progress)
     dropped = bool(withdrawn) and drop_withdrawn
     old = {concept: number for number, concept in before.items()}
     new_versions = {
         number: old[concept]
-        for number, concept in (_versions(storage) if result is not None else before).items()
+        for number, concept in after.items()
         if number not in before and concept in old
     }
     if withdrawn or republished or new_versions:
@@ -183,13 +186,10 @@ def _under_embargo(ledger: Ledger, progress: BuildProgress) -> set[int]:
     return set(ends)
 
 
-def _versions(storage: Storage) -> dict[int, int]:
+def _versions(snapshot: Snapshot) -> dict[int, int]:
     """Give the records of a dataset in the order of their ids, and what each is a version of."""
-    info = check_target(storage)
-    if info is None:
-        return {}
     names = ["record_id", "concept_id"]
-    table = Snapshot(storage, info).scan("records", names, with_withdrawn=True).drop_null()
+    table = snapshot.scan("records", names, with_withdrawn=True).drop_null()
     ids, concepts = (table[name].to_pylist() for name in names)
     return dict(sorted(zip(ids, concepts, strict=True)))
 
@@ -288,7 +288,7 @@ def _telling(progress: BuildProgress) -> Callable[[HarvestProgress], None]:
 
 
 def withdrawn_of(
-    storage: Storage, asked: HarvestOptions, http: HttpClient, progress: BuildProgress
+    snapshot: Snapshot, asked: HarvestOptions, http: HttpClient, progress: BuildProgress
 ) -> dict[int, str]:
     """Ask which records of a dataset have been withdrawn.
 
@@ -302,7 +302,7 @@ def withdrawn_of(
     dict of int to str
         Withdrawn records, and why, in the server's words.
     """
-    ids = _shown_ids(storage)
+    ids = _shown_ids(snapshot)
     try:
         listed = deleted_records(http, asked.api_url, ids.__contains__)
     except DumpError as error:
@@ -320,7 +320,7 @@ def withdrawn_of(
 
 
 def republished_of(
-    storage: Storage, asked: HarvestState, http: HttpClient, progress: BuildProgress
+    snapshot: Snapshot, asked: HarvestState, http: HttpClient, progress: BuildProgress
 ) -> dict[int, str]:
     """Ask whose files have changed since the last harvest: their checksums say so.
 
@@ -334,9 +334,8 @@ def republished_of(
     dict of int to str
         Records of the dataset, and what has changed.
     """
-    info = check_target(storage)
-    ids = _shown_ids(storage)
-    if info is None or not ids or asked.complete_until is None:
+    ids = _shown_ids(snapshot)
+    if not ids or asked.complete_until is None:
         return {}
     total, hits = updated_hits(http, asked.options, asked.complete_until)
     if total > WINDOW:
@@ -352,7 +351,7 @@ def republished_of(
             if record.record_id in ids:
                 now[record.record_id] = record
     is_edited = pc.field("record_id").isin(sorted(now))
-    rows = Snapshot(storage, info).scan("records", ["record_id", "metadata"], is_edited)
+    rows = snapshot.scan("records", ["record_id", "metadata"], is_edited)
     changes = {
         row["record_id"]: _change(parse_record(json.loads(row["metadata"])), now[row["record_id"]])
         for row in rows.to_pylist()
@@ -376,9 +375,6 @@ def _change(old: Record, new: Record) -> str:
     return ", ".join(words)
 
 
-def _shown_ids(storage: Storage) -> set[int]:
+def _shown_ids(snapshot: Snapshot) -> set[int]:
     """Give the records of a dataset that were not dropped."""
-    info = check_target(storage)
-    if info is None:
-        return set()
-    return set(Snapshot(storage, info).scan("records", ["record_id"])["record_id"].to_pylist())
+    return set(snapshot.scan("records", ["record_id"])["record_id"].to_pylist())

@@ -82,11 +82,6 @@ class Selection:
         return self.files.positions()
 
     @cached_property
-    def record_id(self) -> Int64:
-        """Number of each file's record."""
-        return self._column("record_id")
-
-    @cached_property
     def n_lines(self) -> Int64:
         """Lines of each file, whole."""
         return self._column("n_lines")
