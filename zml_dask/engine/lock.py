@@ -1,4 +1,4 @@
-"""One build a dataset at a time, without ``flock``: NFS, Lustre and S3 do not keep it.
+"""One build per dataset at a time, without ``flock``: NFS, Lustre and S3 do not keep it.
 
 The lock is a file made by exclusive create. It names its owner (host, process,
 start time) and holds a counter that the owner raises again and again. It is

@@ -1,6 +1,6 @@
 """``images_<id>.pkl``: a dict of path -> list of int64 arrays, written as a stream of opcodes.
 
-Pickling a dict needs the whole record in memory at 51,200 bytes an image. The
+Pickling a dict needs the whole record in memory at 51,200 bytes per image. The
 same pickle can be written file by file, since a dict is built by its opcodes
 one item at a time; and as nothing depends on the identity of objects, the bytes
 depend on the content alone. Protocol 3 and NumPy 1's module paths, which every

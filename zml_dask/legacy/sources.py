@@ -98,7 +98,7 @@ def _record(record_id: int, kinds: dict[str, tuple[str, int]]) -> SourceRecord:
 
 @dataclass(frozen=True)
 class FolderSource(LegacySource):
-    """A folder with a folder a record; a mounted image, say."""
+    """A folder with one folder per record; a mounted image, say."""
 
     path: Path
 

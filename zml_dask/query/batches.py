@@ -27,7 +27,7 @@ _Window: TypeAlias = tuple[NDArray[np.uint32], Int64, Int64]
 Encoding = Literal["codepoint", "uint8", "float32", "index", "onehot"]
 """``codepoint``: uint32 as stored; ``uint8``: the code point where it is under 256, else 255;
 ``float32``: that divided by 255, from 0 to 1;
-``index``: position in a vocabulary, for an embedding; ``onehot``: a plane a character of it."""
+``index``: position in a vocabulary, for an embedding; ``onehot``: a plane for each character of it."""
 
 VOCABULARY = "".join(map(chr, range(32, 127)))
 """Printable ASCII, 95 characters."""
@@ -154,8 +154,8 @@ class Batches:
     @property
     def vocabulary_size(self) -> int | None:
         """How many values ``index`` has, and planes ``onehot``; None for other encodings."""
-        spelt = self.options.encoding in ("index", "onehot")
-        return 1 + len(self.options.vocabulary) if spelt else None
+        indexed = self.options.encoding in ("index", "onehot")
+        return 1 + len(self.options.vocabulary) if indexed else None
 
     @property
     def _quota(self) -> int:

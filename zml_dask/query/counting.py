@@ -71,7 +71,7 @@ def count_all(view: Dataset) -> dict[str, int]:
 
 
 def find_countable(name: str, derived: Derived = NO_TABLES) -> Column:
-    """Find a column that has one value a file, or a list of them; ``"year"`` too.
+    """Find a column that has one value per file, or a list of them; ``"year"`` too.
 
     Raises
     ------

@@ -32,7 +32,7 @@ SMALL = 1_000_000
 class _FileColumn:
     """A column of files or records, repeated for each image; reads when it is indexed.
 
-    Held as one value a file, texts as codes, and spread to images block by block.
+    Held as one value per file, texts as codes, and spread to images block by block.
     """
 
     def __init__(self, view: Dataset, name: str) -> None:

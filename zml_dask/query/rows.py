@@ -1,4 +1,4 @@
-"""Which images of a dataset are selected: one bit an image, however they were chosen.
+"""Which images of a dataset are selected: one bit per image, however they were chosen.
 
 Ten million images take 1.25 MB, so that a selection can travel within a Dask
 graph; ranges would take more wherever files are scattered.
@@ -35,7 +35,7 @@ class Rows:
     Attributes
     ----------
     bits : numpy.ndarray of uint8, shape (ceil(total / 8),)
-        One bit a row, the first in the highest place (`numpy.packbits`).
+        One bit per row, the first in the highest place (`numpy.packbits`).
     total : int
         Rows there are to choose from.
 

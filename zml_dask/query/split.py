@@ -223,7 +223,7 @@ def _group(by: str, derived: Derived) -> tuple[str, Column]:
         return "coalesce(files.sha256, 'file ' || files.file_id)", find_column("sha256")
     column = find_countable(_SHORT.get(by, by), derived)
     if pa.types.is_list(column.type):
-        raise UsageError(f"{by!r} holds lists; a split needs one value a file")
+        raise UsageError(f"{by!r} holds lists; a split needs one value per file")
     own = {"concept": "", "cluster": "file "}.get(by, "record ")
     whose = "records.record_id" if column.level == "records" else "files.record_id"
     if by == "cluster":

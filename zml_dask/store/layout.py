@@ -34,7 +34,7 @@ DERIVED = "derived"
 
 _MAX_BLOSC_BYTES = 2**31 - 32
 _MAX_CHUNK_BYTES = 2**27
-_MAX_SHARD_ROWS = 2**24  # so that no index of a shard, 16 bytes a chunk, fills the memory
+_MAX_SHARD_ROWS = 2**24  # so that no index of a shard, 16 bytes per chunk, fills the memory
 
 LEVELS = range(1, 10)
 """Blosc's levels of compression."""

@@ -84,7 +84,7 @@ class CommitTask:
 
 @dataclass(frozen=True, eq=False)
 class CommitPlan(StagedRecords):
-    """Where everything that is staged goes; some 64 bytes a record.
+    """Where everything that is staged goes; some 64 bytes per record.
 
     Attributes
     ----------

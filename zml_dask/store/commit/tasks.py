@@ -349,7 +349,7 @@ def index_columns(
     record_id, file_id, n_images, n_lines : numpy.ndarray of int64, shape (n,)
         Columns of the files table; `record_id` may be one number.
     height : int
-        Lines an image.
+        Lines per image.
 
     Returns
     -------

@@ -241,7 +241,7 @@ _READERS = 16
 
 @dataclass(frozen=True, eq=False)
 class StagedRecords:
-    """Some staged records, by ascending id, and where each lies; some 50 bytes a record.
+    """Some staged records, by ascending id, and where each lies; some 50 bytes per record.
 
     Attributes
     ----------

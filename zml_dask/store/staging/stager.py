@@ -314,6 +314,6 @@ def _to_batch(rows: list[tuple[StagedFile, int]]) -> pa.RecordBatch:
     try:
         return pa.RecordBatch.from_pydict(columns, STAGED_SCHEMA)
     except UnicodeEncodeError:
-        # A lone surrogate in a path, say: no table can hold it, so it is spelt out.
+        # A lone surrogate in a path, say: no table can hold it, so it is written as an escape.
         cleaned = {name: [encodable(value) for value in column] for name, column in columns.items()}
         return pa.RecordBatch.from_pydict(cleaned, STAGED_SCHEMA)

@@ -264,7 +264,7 @@ def note_leftovers(
     listed |= {part.path for parts in info.tables.values() for part in parts}
     listed |= {part.path for part in info.manifest}
     unlisted: list[str] = []
-    strangers: list[str] = []
+    others: list[str] = []
     staged = 0
     for name in storage.names():
         if name == LEGACY or name.startswith(LOG.partition(".")[0]):
@@ -274,7 +274,7 @@ def note_leftovers(
             staged = sum(not path.startswith(f"{REPACK}/") for path in paths)
         else:
             is_ours = name in (IMAGES_ZARR, DERIVED) or name.endswith(".parquet")
-            found = unlisted if is_ours else strangers
+            found = unlisted if is_ours else others
             found += [path for path in paths if path not in listed]
     if staged:
         yield f"{staged} objects are staged and not committed: build again to commit them"
@@ -284,8 +284,8 @@ def note_leftovers(
             f"{len(unlisted)} objects are not part of the dataset, such as {unlisted[0]!r}: "
             "left by a commit that did not end; the next one removes them"
         )
-    if strangers:
+    if others:
         yield (
-            f"{len(strangers)} other files lie in the dataset's folder, such as {strangers[0]!r}: "
+            f"{len(others)} other files lie in the dataset's folder, such as {others[0]!r}: "
             "they are no part of it and were not checked"
         )
