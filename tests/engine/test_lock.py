@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import fsspec
@@ -35,7 +36,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
 
 def elsewhere(storage: Storage, beats: int = 0) -> None:
     """Leave the lock of a process on another host."""
-    owner = ProcessIdentity("far-away", "boot/pid:[1]", 4242, "17").to_json()
+    owner = asdict(ProcessIdentity("far-away", "boot/pid:[1]", 4242, "17"))
     storage.write(LOCK, json.dumps({"token": "t1", "owner": owner, "beats": beats}).encode())
 
 
@@ -167,7 +168,7 @@ def test_a_lock_that_was_taken_over_meanwhile_is_left_alone(
 ) -> None:
     """Found stale by two, and claimed by the second when the first is done."""
     elsewhere(storage)
-    owner = ProcessIdentity("nearer", "boot/pid:[1]", 7, "18").to_json()
+    owner = asdict(ProcessIdentity("nearer", "boot/pid:[1]", 7, "18"))
     theirs = json.dumps({"token": "t2", "owner": owner, "beats": 0}).encode()
 
     def first_is_done(operation: str, path: str) -> None:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 from zml_dask.engine.objects import LOCK, PROOFS, STAGING, Objects
@@ -64,20 +65,6 @@ class ProcessIdentity:
         pid = os.getpid()
         return cls(platform.node(), _realm(), pid, _started(pid) or "")
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> ProcessIdentity:
-        """Read back what :meth:`to_json` gave."""
-        return cls(
-            str(content["host"]),
-            str(content["realm"]),
-            int(content["pid"]),
-            str(content["started"]),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the identity as a JSON object."""
-        return asdict(self)
-
     def is_gone(self) -> bool | None:
         """Tell whether the process has ended; None where that cannot be seen from here."""
         if (self.host, self.realm) != (platform.node(), _realm()):
@@ -110,7 +97,7 @@ class DatasetLock:
         self._path = path
         self._timing = timing
         self._token = uuid.uuid4().hex
-        self._owner = ProcessIdentity.current().to_json()
+        self._owner = ProcessIdentity.current()
         self._beats = 0
         self._lost = False
         self._checked = -math.inf
@@ -119,7 +106,7 @@ class DatasetLock:
 
     def payload(self) -> bytes:
         """Return what the lock's file holds now."""
-        content = {"token": self._token, "owner": self._owner, "beats": self._beats}
+        content = {"token": self._token, "owner": asdict(self._owner), "beats": self._beats}
         return json.dumps(content).encode()
 
     def check(self, *, max_age: float = 0.0) -> None:
@@ -226,7 +213,7 @@ def holder(storage: Objects) -> str | None:
     seen = _read(storage, LOCK)
     if not seen:
         return None
-    owner = ProcessIdentity.from_json(seen["owner"])
+    owner = msgspec.convert(seen["owner"], ProcessIdentity)
     return None if owner.is_gone() else f"process {owner.pid} on {owner.host}"
 
 
@@ -266,7 +253,7 @@ def _is_stale(
     """Tell whether the lock's owner is dead, by its process or by its silence."""
     if seen["token"] == _TORN:
         return True
-    owner = ProcessIdentity.from_json(seen["owner"])
+    owner = msgspec.convert(seen["owner"], ProcessIdentity)
     gone = owner.is_gone()
     if gone is not None:
         return gone
@@ -313,11 +300,9 @@ def _read(storage: Objects, path: str) -> dict[str, Any]:
     """Return the lock's content; empty where there is none, or none that makes sense."""
     try:
         content = json.loads(storage.read(path))
-        ProcessIdentity.from_json(content["owner"])
+        msgspec.convert(content["owner"], ProcessIdentity)
         return {"token": str(content["token"]), **content}
-    except ObjectMissingError:
-        return {}
-    except (ValueError, KeyError, TypeError):
+    except (ObjectMissingError, ValueError, KeyError, TypeError):
         return {}
 
 

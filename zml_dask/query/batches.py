@@ -27,7 +27,8 @@ _Window: TypeAlias = tuple[NDArray[np.uint32], Int64, Int64]
 Encoding = Literal["codepoint", "uint8", "float32", "index", "onehot"]
 """``codepoint``: uint32 as stored; ``uint8``: the code point where it is under 256, else 255;
 ``float32``: that divided by 255, from 0 to 1;
-``index``: position in a vocabulary, for an embedding; ``onehot``: a plane for each character of it."""
+``index``: position in a vocabulary, for an embedding; ``onehot``: a plane per
+character of it."""
 
 VOCABULARY = "".join(map(chr, range(32, 127)))
 """Printable ASCII, 95 characters."""
