@@ -46,7 +46,6 @@ def verdict(items: Sequence[int], deaths: Mapping[int, int]) -> Verdict:
     ----------
     items : sequence of int
         Ids of the task's records that are neither done nor failed.
-    deaths : mapping of int to int
 
     Returns
     -------

@@ -116,12 +116,7 @@ def load_ledger(
 
 
 def staged_outcomes(storage: Storage, record_ids: Sequence[int]) -> list[Outcome]:
-    """Return what staging knows of some records: those that are staged, and those that failed.
-
-    Parameters
-    ----------
-    record_ids : sequence of int
-    """
+    """Return what staging knows of some records: those that are staged, and those that failed."""
     index = StagingIndex.load(storage)
     wanted = np.flatnonzero(np.isin(index.record_id, record_ids))
     columns = (index.record_id, index.n_files, index.n_images)

@@ -189,10 +189,6 @@ def read_options(
         What goes before the file's own, and what counts where it says nothing;
         shaped like it.
 
-    Returns
-    -------
-    BuildOptions
-
     Raises
     ------
     UsageError

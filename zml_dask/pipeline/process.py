@@ -127,7 +127,6 @@ def stage_records(
 
     Parameters
     ----------
-    records : iterable of Record or RecordRef
     context : WorkerContext
         Its ``options.prefetch`` says how many are fetched ahead.
     attempts : mapping of int to int
@@ -213,13 +212,7 @@ def _discard(ahead: deque[_Fetching]) -> None:
 
 
 class FetchAttempt:
-    """The fetching of one record: its archives, or why there are none.
-
-    Parameters
-    ----------
-    record : Record
-    context : WorkerContext
-    """
+    """The fetching of one record: its archives, or why there are none."""
 
     def __init__(self, record: Record, context: WorkerContext) -> None:
         self.record = record
@@ -252,7 +245,6 @@ def process_fetched(attempt: FetchAttempt, context: WorkerContext, *, attempts: 
     ----------
     attempt : FetchAttempt
         Closed when this returns or raises.
-    context : WorkerContext
     attempts : int
         How often the record was tried, this time included.
 
@@ -331,12 +323,8 @@ def record_failure(
 
     Parameters
     ----------
-    record_id : int
-    error : Exception
-    context : WorkerContext
     attempts : int
         How often the record was tried, this time included.
-    timings : Timings
 
     Raises
     ------
@@ -353,7 +341,6 @@ def record_row(record: Record, fetched: FetchedRecord) -> dict[str, Any]:
 
     Parameters
     ----------
-    record : Record
     fetched : FetchedRecord
         Where its code came from.
     """
@@ -403,7 +390,6 @@ def read_member(
 
     Parameters
     ----------
-    member : Member
     width : int
         Characters a line holds before it counts as cut.
     keep_binary : bool

@@ -115,11 +115,6 @@ class Batches:
     Yields images, or tuples of images, labels and weights. Can be pickled, and iterated
     by several workers that divide the batches among themselves (`share`).
 
-    Parameters
-    ----------
-    view : Dataset
-    options : BatchOptions
-
     Attributes
     ----------
     epoch : int
@@ -378,7 +373,6 @@ def encode(
     Parameters
     ----------
     images : numpy.ndarray of uint32, shape (n, height, width)
-    encoding : Encoding
     vocabulary : str
         Characters in the order of their indices, of which the first is 1; for
         ``index`` and ``onehot``.

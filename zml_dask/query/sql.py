@@ -374,7 +374,6 @@ def parse_question(text: str, derived: Derived = NO_TABLES) -> Question:
 
     Parameters
     ----------
-    text : str
     derived : mapping
         Derived tables, which are among them.
 

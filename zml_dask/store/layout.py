@@ -367,7 +367,6 @@ def derived_schema(columns: Iterable[tuple[str, str]], of: str = "files") -> pa.
 
     Parameters
     ----------
-    columns : iterable of (str, str)
     of : str
         A key of `DERIVED_KEYS`.
 

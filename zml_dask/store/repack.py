@@ -64,16 +64,10 @@ def repack_on(
 
     Parameters
     ----------
-    dataset : str or Storage
     open_executor : callable
         Returns a context manager that yields an executor.
     level : int
         Of Blosc, 1 (fast) to 9 (small).
-    progress : BuildProgress, optional
-
-    Returns
-    -------
-    Repacked
 
     Raises
     ------

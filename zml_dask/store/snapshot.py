@@ -217,11 +217,9 @@ class Snapshot:
 
         Parameters
         ----------
-        table : str
         rows : numpy.ndarray of int64, shape (n,)
             Ascending. In the files table a file's row is its ``file_id``. Rows of
             withdrawn records are read too: take numbers from `scan`.
-        columns : sequence of str
 
         Returns
         -------

@@ -67,11 +67,6 @@ class _Map(Protocol):
 def plan_commit(storage: Storage, options: CommitOptions | None = None) -> CommitPlan | None:
     """Plan the commit of everything staged, and put the plan where the tasks find it.
 
-    Parameters
-    ----------
-    storage : Storage
-    options : CommitOptions, optional
-
     Returns
     -------
     CommitPlan or None
@@ -100,8 +95,6 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
 
     Parameters
     ----------
-    storage : Storage
-    plan : CommitPlan
     results : iterable of TaskResult
         Of all tasks, in any order.
 
