@@ -104,7 +104,8 @@ def text(chromium: webdriver.Chrome, name: str) -> str:
 def drawn(chromium: webdriver.Chrome, server: ViewerServer, address: str) -> tuple[int, int, float]:
     """Open the map; return where its middle lies on the screen, and pixels per unit."""
     show(chromium, f"{server.url}{address}")
-    wait(chromium, lambda b: script(b, "document.getElementById('points').dataset.state"))
+    state = "document.getElementById('points').dataset.state"
+    wait(chromium, lambda b: script(b, state) == "drawn")
     chromium.execute_script("document.getElementById('points').scrollIntoView({block: 'center'})")
     box: dict[str, Any] = script(
         chromium, "document.getElementById('points').getBoundingClientRect().toJSON()"

@@ -10,6 +10,8 @@ const LINE_START = 0x5851f42d4c957f2dn;
 const NUMBER = 48n;
 const BUCKET_BITS = 18;
 const WORD = /[\w\u0080-\u{10ffff}]+|[!-~]/gu; // a run of letters, digits and _, or one mark
+const WORDS = /^[\w\u0080-\u{10ffff}]/u;
+const BASE = 4099; // of patterns: shapes are smaller
 const MOST_VECTORS = 1_000_000; // that are read for one search: 68 MB
 const COMPARED = 30; // records whose files are compared where all files are too many
 
@@ -32,19 +34,34 @@ function hash(word) {
 
 const bucket = (value) => Number(value >> BigInt(64 - BUCKET_BITS));
 
-/** How often words and pairs of words occur in a text whose lines are cut at `width`: bucket to count. */
-export function countWords(text, width) {
+/** What a word is as a part of a pattern: a mark itself, else whether it is a name or a number; and whether spaces come before it. */
+const shape = (word, isApart) => (WORDS.test(word) ? (/^\d/.test(word) ? 503 : 502) : word.codePointAt(0)) + (isApart ? 1000 : 0);
+
+/** How often words, pairs and, on request, patterns occur in a text whose lines are cut at `width`: bucket to count. */
+export function countWords(text, width, patterns) {
   const counts = new Map();
   const hashes = new Map();
   const add = (number) => counts.set(number, (counts.get(number) ?? 0) + 1);
   for (const line of text.replaceAll("\t", "    ").split(/\r\n|\r|\n/)) {
     const cut = [...line.slice(0, 2 * width)].slice(0, width).join("");
     let before = LINE_START;
-    for (const [word] of cut.matchAll(WORD)) {
+    let end = 0;
+    let [one, two, three] = [0, 0, 0]; // shapes of the words before
+    for (const { 0: word, index: start } of cut.matchAll(WORD)) {
       if (!hashes.has(word)) hashes.set(word, hash(word));
       const own = hashes.get(word);
       add(bucket(own));
       add(bucket(mixed(low64(before * MULTIPLIER + own))));
+      if (patterns) {
+        const isFirst = before === LINE_START;
+        if (isFirst) one = 3000 + Math.min(start, 9);
+        const last = shape(word, !isFirst && start > end);
+        const ofThree = (two * BASE + one) * BASE + last;
+        add(bucket(mixed(low64(BigInt(ofThree) * MULTIPLIER + 3n))));
+        add(bucket(mixed(low64(BigInt(three * BASE ** 3 + ofThree) * MULTIPLIER + 4n))));
+        [three, two, one] = [two, one, last];
+        end = start + word.length;
+      }
       before = own;
     }
   }
@@ -60,13 +77,17 @@ function half(bits) {
 
 const even = (value) => (Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value));
 
-/** The vector of a text as signed bytes; null for one without words. `weights` has a row of halves for each bucket, or several. */
+/**
+ * The vector of a text as signed bytes; null for one without words. `weights` has a row of halves for each bucket, or null;
+ * where several buckets share a row, patterns do not count.
+ */
 export function embed(text, weights, width) {
-  const size = weights[0].length / 2;
+  const size = weights.find(Boolean).length / 2;
   const shift = BUCKET_BITS - Math.log2(weights.length);
   const sum = new Float32Array(size);
-  for (const [number, count] of countWords(text, width)) {
+  for (const [number, count] of countWords(text, width, shift === 0)) {
     const row = weights[number >> shift];
+    if (!row) continue;
     const scale = Math.fround(1 + Math.log(count));
     for (let k = 0; k < size; k++) sum[k] += Math.fround(scale * half(row[2 * k] | (row[2 * k + 1] << 8)));
   }

@@ -4,6 +4,8 @@ import { element, NONE, visible, year } from "./draw.mjs";
 import { Similar } from "./embedding.mjs";
 import { Plot } from "./plot.mjs";
 
+export { countWords } from "./embedding.mjs";
+
 const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
 // Ten that people who see colours differently tell apart on white and on black, then grey for all others.
