@@ -181,8 +181,8 @@ def test_records_are_asked_for_by_their_names(institution: Institution, client: 
     wanted = [one for one in ids if one is not None]
     [(asked, hits)] = listed_hits(wanted, client, institution.api_url)
     assert set(asked) == set(hits) == set(wanted)
-    [withdrawn] = find_withdrawn([*wanted, gone], client, institution.api_url)
-    assert (withdrawn.record_id, withdrawn.kind) == (gone, "not_found")
+    [(withdrawn, answer)] = find_withdrawn([*wanted, gone], client, institution.api_url)
+    assert (withdrawn, answer.kind) == (gone, "not_found")
 
 
 @given(st.text(BASE_32, min_size=10, max_size=10))

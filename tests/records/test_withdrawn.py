@@ -36,12 +36,12 @@ def test_withdrawn_records_are_found_without_asking_for_each(
             progress=looked_up.append,
         )
     )
-    assert [(one.record_id, one.kind) for one in found] == [
+    assert [(number, answer.kind) for number, answer in found] == [
         (ids[17], "gone"),
         (ids[205], "gone"),
         (77, "not_found"),
     ]
-    assert "withdrawn" in found[0].message
+    assert "withdrawn" in str(found[0][1])
     assert len(served.requests.searches) == searches
     assert len(served.requests) == searches + 3
     assert looked_up[-1] == 211
@@ -56,5 +56,5 @@ def test_withdrawn_records_are_found_where_a_token_grants_no_larger_pages(
     corpus.withdraw(ids[128])
     served = make_sandbox(corpus)
     found = list(find_withdrawn(ids, client_of(served, token=True), served.api_url))
-    assert [one.record_id for one in found] == [ids[128]]
+    assert [number for number, _ in found] == [ids[128]]
     assert [seen.status for seen in served.requests.searches].count(400) == 1

@@ -316,7 +316,7 @@ def withdrawn_of(
         asked.api_url,
         progress=lambda done: progress.update("withdrawn", Counts(done, len(ids))),
     )
-    return {one.record_id: one.message for one in found if one.kind == "gone"}
+    return {number: str(answer) for number, answer in found if answer.kind == "gone"}
 
 
 def republished_of(

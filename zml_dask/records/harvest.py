@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Final
@@ -151,20 +152,20 @@ def harvest(
     asked = replace(asked, api_url=_root(asked.api_url))
     pattern = _pattern(asked.exclude)
     begin, end = _bounds(asked)
+    again = partial(
+        harvest,
+        options=asked,
+        from_dump=from_dump,
+        progress=progress,
+        dump_progress=dump_progress,
+        say=say,
+    )
     if client is None:
         with HttpClient() as own:
-            return harvest(
-                catalogue_path,
-                asked,
-                own,
-                from_dump=from_dump,
-                progress=progress,
-                dump_progress=dump_progress,
-                say=say,
-            )
+            return again(catalogue_path, client=own)
     path = Path(catalogue_path)
     if path.suffix == ".parquet":
-        return _into_parquet(path, asked, client, from_dump, progress, dump_progress, say)
+        return _into_parquet(path, partial(again, client=client))
     with Journal(path) as journal:
         state = _resumed(journal.state, asked, begin, end, str(path))
         before = len(journal.ids)
@@ -191,15 +192,7 @@ def harvest(
         return result
 
 
-def _into_parquet(
-    path: Path,
-    asked: HarvestOptions,
-    client: HttpClient,
-    from_dump: str | None,
-    progress: Callable[[HarvestProgress], None] | None,
-    dump_progress: Callable[[DumpProgress], None] | None,
-    say: Callable[[str], None],
-) -> HarvestResult:
+def _into_parquet(path: Path, harvest_lines: Callable[[Path], HarvestResult]) -> HarvestResult:
     """Harvest into JSON Lines beside a Parquet catalogue, and write that at the end.
 
     Parquet cannot be appended to: lines are what survives an interruption.
@@ -209,15 +202,7 @@ def _into_parquet(
     if path.exists() and not state.exists():
         lines.unlink(missing_ok=True)
         Catalogue.open(path).write(lines)
-    result = harvest(
-        lines,
-        asked,
-        client,
-        from_dump=from_dump,
-        progress=progress,
-        dump_progress=dump_progress,
-        say=say,
-    )
+    result = harvest_lines(lines)
     catalogue = Catalogue.open(lines)
     write_parquet(path, catalogue.hits(), catalogue.harvest)
     state.unlink()

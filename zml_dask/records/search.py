@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from zml_dask.errors import NetworkError, UsageError, ZmlError
 from zml_dask.net.client import HttpClient
@@ -368,31 +368,13 @@ def _page(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """A record that is no longer there.
-
-    Attributes
-    ----------
-    record_id : int
-    kind : str
-        ``"gone"``: it has a tombstone; ``"not_found"``: nobody knows of it.
-    message : str
-        What the server says.
-    """
-
-    record_id: int
-    kind: Literal["gone", "not_found"]
-    message: str
-
-
 def find_withdrawn(
     record_ids: Iterable[int],
     client: HttpClient,
     api_url: str,
     *,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[Withdrawn]:
+) -> Iterator[tuple[int, NetworkError]]:
     """Find the records that are no longer there.
 
     The search is asked for as many ids at once as it lists on a page; only
@@ -406,6 +388,12 @@ def find_withdrawn(
         Root of the API.
     progress : callable, optional
         Called with the number of ids that have been looked up.
+
+    Yields
+    ------
+    int, NetworkError
+        A record, and the answer: of the kind "gone" where it has a tombstone, "not_found"
+        where nobody knows of it.
 
     Raises
     ------
@@ -423,14 +411,12 @@ def find_withdrawn(
             progress(done)
 
 
-def _looked_up(root: str, record_id: int, client: HttpClient) -> Iterator[Withdrawn]:
+def _looked_up(root: str, record_id: int, client: HttpClient) -> Iterator[tuple[int, NetworkError]]:
     try:
         client.get_json(f"{root}/{record_name(record_id)}")
     except NetworkError as error:
-        if error.kind == "gone":
-            yield Withdrawn(record_id, "gone", str(error))
-        elif error.kind == "not_found":
-            yield Withdrawn(record_id, "not_found", str(error))
+        if error.kind in {"gone", "not_found"}:
+            yield record_id, error
         elif error.kind not in {"forbidden", "server_error"}:
             raise
         # Hidden, or in trouble just now: neither means that it is gone.
