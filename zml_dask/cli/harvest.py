@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import monotonic
-from typing import Self
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from zml_dask.cli.building import warn_of_exposed
+from zml_dask.cli.building import progress_of, warn_of_exposed
+from zml_dask.engine.progress import Counts
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import LocalThrottle
@@ -90,19 +86,25 @@ def command(
     token = Token.load(token_file, api_url)
     warn_of_exposed(token_file)
     throttle = LocalThrottle()
-    with (
-        _Bar(throttle, quiet=ctx.obj["quiet"]) as bar,
-        HttpClient(throttle=throttle, token=token, on_retry=bar.say) as client,
-    ):
-        result = harvest(
-            catalogue,
-            options,
-            client,
-            from_dump=from_dump,
-            progress=bar.show,
-            dump_progress=bar.show_dump,
-            say=bar.say,
-        )
+    with progress_of(ctx) as progress:
+
+        def say(line: str) -> None:
+            progress.say(escape_text(line))
+
+        with HttpClient(throttle=throttle, token=token, on_retry=say) as client:
+            result = harvest(
+                catalogue,
+                options,
+                client,
+                from_dump=from_dump,
+                progress=lambda at: progress.update(
+                    "harvest", _harvest_counts(at, throttle.waited)
+                ),
+                dump_progress=lambda at: progress.update(
+                    "dump" if at.what == "read" else at.what, _dump_counts(at)
+                ),
+                say=say,
+            )
     click.echo(summary(result, catalogue))
 
 
@@ -113,67 +115,22 @@ def summary(result: HarvestResult, catalogue: Path) -> str:
         f"; {result.missing:,} that the server counts and did not give" if result.missing else ""
     )
     ended = "" if result.finished else "; --limit ended it"
+    # Those of a dump are not counted by the search that follows it.
+    of_total = f" of {result.total:,}" if result.found <= result.total else ""
+    seen = f"{result.found:,}{of_total}"
     return (
         f"{result.written:,} new records, {result.records:,} in {catalogue}"
-        f" ({result.found:,} of {result.total:,} hits seen{left_out}){missing}{ended}"
+        f" ({seen} hits seen{left_out}){missing}{ended}"
     )
 
 
-class _Bar:
-    """A progress bar on a terminal, a line now and then elsewhere."""
+def _harvest_counts(at: HarvestProgress, waited: float) -> Counts:
+    note = f"{at.written:,} new, {at.slices} slices left"
+    if waited >= 1:
+        note += f", waited {waited:.0f} s for the server's limit"
+    return Counts(at.found, at.total, note=note)
 
-    _EVERY = 2_000
-    _SECONDS = 10.0
 
-    def __init__(self, throttle: LocalThrottle, *, quiet: bool) -> None:
-        self._throttle = throttle
-        self._console = Console(stderr=True, quiet=quiet)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=quiet or not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("harvest", total=None, note="", count="")
-        self._printed = 0
-        self._printed_at = 0.0
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def say(self, line: str) -> None:
-        """Write a line, above the bar where there is one."""
-        self._console.print(Text(escape_text(line)), soft_wrap=True)
-
-    def show(self, at: HarvestProgress) -> None:
-        """Show where the harvest is."""
-        note = f"{at.written:,} new, {at.slices} slices left"
-        if self._throttle.waited >= 1:
-            note += f", waited {self._throttle.waited:.0f} s for the server's limit"
-        count = f"{at.found:,}/{at.total:,}"
-        self._show("harvest", at.found, at.total, count, note)
-        if not self._console.is_terminal and at.found - self._printed >= self._EVERY:
-            self._printed = at.found
-            self._console.print(f"harvest: {at.found:,} of {at.total:,}, {note}", highlight=False)
-
-    def show_dump(self, at: DumpProgress) -> None:
-        """Show how much of a dump was downloaded or read."""
-        count = f"{at.done / 1e6:,.0f}/{at.total / 1e6:,.0f} MB"
-        note = f"{at.written:,} records"
-        what = "dump" if at.what == "read" else at.what
-        self._show(what, at.done, at.total, count, note)
-        if not self._console.is_terminal and monotonic() - self._printed_at >= self._SECONDS:
-            self._printed_at = monotonic()
-            self._console.print(f"{what}: {count}, {note}", highlight=False)
-
-    def _show(self, what: str, done: int, total: int, count: str, note: str) -> None:
-        self._bar.update(
-            self._task, completed=done, total=total, note=note, count=count, description=what
-        )
+def _dump_counts(at: DumpProgress) -> Counts:
+    done, total = (round(size / 1e6) for size in (at.done, at.total))
+    return Counts(done, total, note=f"in MB, {at.written:,} records")

@@ -25,6 +25,8 @@ class Counts:
         Staged in this run.
     waiting : float
         Seconds until the server's limit lets waiting workers go on.
+    note : str
+        What else there is to say.
     """
 
     done: int = 0
@@ -33,6 +35,7 @@ class Counts:
     n_files: int = 0
     n_images: int = 0
     waiting: float = 0.0
+    note: str = ""
 
     def line(self) -> str:
         """Return the counts as text.
@@ -49,7 +52,7 @@ class Counts:
             words += [f"{self.n_files:,} files", f"{self.n_images:,} images"]
         if self.waiting >= 1:
             words.append(f"waiting {self.waiting:.0f} s for the server's limit")
-        return ", ".join(words)
+        return ", ".join([*words, self.note] if self.note else words)
 
 
 class BuildProgress(Protocol):
