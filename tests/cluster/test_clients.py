@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 import venv
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,10 +26,9 @@ from zml_dask.errors import ClusterError, UsageError
 from zml_dask.pipeline.build import build
 from zml_dask.sandbox.distributions import installed_corpus
 
-from .runs import COMMAND, run, until
+from .runs import COMMAND, PATIENT, run, until
 from .test_standing import standing
 
-pytestmark = pytest.mark.timeout(300)
 QUIET = {"dashboard_address": ":0", "processes": False, "threads_per_worker": 1}
 
 
@@ -43,7 +43,7 @@ def test_a_cluster_and_an_address_are_as_good_as_a_client(
 ) -> None:
     for given in (cluster, cluster.scheduler_address):
         with use_client(given) as client:
-            assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+            assert client.submit(sum, [1, 2]).result() == 3
     with distributed.Client(cluster) as mine, use_client(mine) as client:
         assert client is mine
     assert cluster.status == distributed.core.Status.running
@@ -132,7 +132,7 @@ def test_a_worker_that_differs_is_named_at_once(
         try:
             with (
                 pytest.raises(ClusterError, match=words) as raised,
-                open_cluster(str(file)),
+                open_cluster(str(file), options=PATIENT),
             ):
                 pass
         finally:
@@ -146,7 +146,7 @@ def test_a_worker_without_the_package_that_joins_later_takes_no_task(
     bare: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "odd.log"
-    with standing(tmp_path) as (file, _), open_cluster(str(file)) as client:
+    with standing(tmp_path) as (file, _), open_cluster(str(file), options=PATIENT) as client:
         begun = [str(bare), "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)]
         with log.open("wb") as output:
             worker = subprocess.Popen(
@@ -160,7 +160,7 @@ def test_a_worker_without_the_package_that_joins_later_takes_no_task(
             worker.kill()
             worker.wait()
         assert "zml_dask" in log.read_text()
-        assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+        assert client.submit(sum, [1, 2]).result() == 3
 
 
 def test_a_worker_of_another_version_that_joins_later_is_let_go(
@@ -173,7 +173,7 @@ def test_a_worker_of_another_version_that_joins_later_is_let_go(
     (fake / "sitecustomize.py").write_text("import zml_dask\nzml_dask.__version__ = '0.0.1'\n")
     with (
         standing(tmp_path) as (file, _),
-        open_cluster(str(file), options=ClusterOptions(say=said.append)) as client,
+        open_cluster(str(file), options=replace(PATIENT, say=said.append)) as client,
     ):
         path = os.pathsep.join([str(fake), *sys.path[1:]])
         worker = subprocess.Popen(
@@ -189,7 +189,7 @@ def test_a_worker_of_another_version_that_joins_later_is_let_go(
             worker.kill()
             worker.wait()
         assert "has zml_dask 0.0.1 where the driver has" in said[0]
-        assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+        assert client.submit(sum, [1, 2]).result() == 3
 
 
 SCRIPT = """
@@ -287,13 +287,13 @@ def test_the_pages_of_the_scheduler_have_an_address_that_nobody_guesses() -> Non
     options = ClusterOptions(dashboard="127.0.0.1:0")
     with open_cluster("local", 1, options=options) as client:
         root = "http://127.0.0.1:{}".format(client.scheduler_info()["services"]["dashboard"])
-        with urllib.request.urlopen(f"{root}{options.http_prefix}health", timeout=20) as answer:
+        with urllib.request.urlopen(f"{root}{options.http_prefix}health") as answer:
             assert answer.read() == b"ok"
         pages = ["/", "/status", "/health", "/metrics", "/json/counts.json"]
         pages += ["/info/main/workers.html", "/proxy/8787/127.0.0.1/status"]
         for path in pages:
             with pytest.raises(urllib.error.HTTPError, match="404"):
-                urllib.request.urlopen(root + path, timeout=20)
+                urllib.request.urlopen(root + path)
     assert options.http_prefix != ClusterOptions().http_prefix
 
 
@@ -316,7 +316,7 @@ def test_ctrl_c_says_one_line(tmp_path: Path, at_work: bool) -> None:
                 children = psutil.Process(build_.pid).children
                 until(lambda: len(children(recursive=True)) >= 2, "workers start")
             os.killpg(build_.pid, signal.SIGINT)
-            assert build_.wait(100) == 130
+            assert build_.wait() == 130
         finally:
             build_.kill()
             build_.wait()

@@ -16,7 +16,7 @@ from zml_dask.sandbox.distributions import installed_corpus
 from .runs import content, until
 from .slurm_lab import SlurmLab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests/cluster/test_hpc_page.py"
@@ -58,7 +58,6 @@ def test_the_page_leads_to_a_dataset(
                 cwd=place,
                 capture_output=True,
                 text=True,
-                timeout=100,
             )
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
             # Jobs of a driver that was itself submitted run on in the background.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,8 +17,6 @@ from zml_dask.engine.isolation import (
     deaths_of,
     verdict,
 )
-
-pytestmark = pytest.mark.timeout(400)
 
 POISON = 13
 
@@ -35,7 +32,7 @@ def test_a_worker_that_leaves_when_asked_gives_up_nothing() -> None:
             client.retire_workers([address])
             holding.cancel()
             client.cluster.scale(3)
-            client.wait_for_workers(2, timeout=30)
+            client.wait_for_workers(2)
         found = deaths_of(client, "", [99, 100])
     assert found == {}
 

@@ -15,8 +15,6 @@ from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.clusters.jobqueue import Lifetime, lifetime_within, parse_walltime
 from zml_dask.errors import ClusterError
 
-pytestmark = pytest.mark.timeout(300)
-
 SUBMIT = """#!/bin/bash
 cat "$@" > {folder}/job.$$
 setsid bash {folder}/job.$$ > {folder}/job.$$.log 2>&1 < /dev/null &
@@ -61,7 +59,7 @@ jobqueue:
 """)
     with open_cluster(system, 1, None, ClusterOptions(config=config)) as client:
         assert client.scheduler.address.startswith("tls://")
-        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        assert client.submit(sum, [1, 2]).result() == 3
         assert "--lifetime 1476s --lifetime-stagger 144s" in client.cluster.job_script()
         (worker,) = client.scheduler_info()["workers"].values()
         assert worker["nthreads"] == 1

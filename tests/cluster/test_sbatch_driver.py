@@ -15,7 +15,7 @@ from zml_dask.sandbox.distributions import installed_corpus
 from .runs import content, records_of, run, staged, until
 from .slurm_lab import SlurmLab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "build.sbatch"
 

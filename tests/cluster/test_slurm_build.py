@@ -17,7 +17,7 @@ from .conftest import write_config
 from .runs import content, finish, run, start, until
 from .slurm_lab import NODES, SlurmLab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 POISON = 17_000_001
 RESTRICTED, WITHOUT_FILES = 16_000_001, 16_000_003

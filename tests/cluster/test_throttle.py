@@ -19,13 +19,11 @@ from zml_dask.net.throttle import RateLimit, RatePolicy
 
 from .rate_limited_server import Limited, serving
 
-pytestmark = pytest.mark.timeout(400)
-
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[distributed.Client]:
     with open_cluster("local", 8) as client:
-        client.wait_for_workers(8, timeout=60)
+        client.wait_for_workers(8)
         client.register_plugin(ThrottlePlugin(_forty_in_four_seconds))
         yield client
 

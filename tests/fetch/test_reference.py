@@ -291,8 +291,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def require(*tools: str) -> None:
     missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing and os.environ.get("ZML_REQUIRE_ALL"):
-        pytest.fail(f"not installed: {', '.join(missing)}")
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
 

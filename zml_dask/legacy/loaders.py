@@ -70,7 +70,8 @@ def load_all(
 
     Examples
     --------
-    >>> images = load_all("zenodo-ml/1234/images_1234.pkl", regexp="[.]py$")  # doctest: +SKIP
+    >>> load_all(ds.select(record_id=10), regexp="[.]py$").shape
+    (16, 80, 80)
     """
     wanted = [
         segment

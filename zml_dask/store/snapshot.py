@@ -59,8 +59,9 @@ class Snapshot:
 
     Examples
     --------
-    >>> snapshot = Snapshot.open("zenodo-ml")                             # doctest: +SKIP
-    >>> snapshot.scan("records", ["record_id", "title"]).to_pylist()      # doctest: +SKIP
+    >>> snapshot = Snapshot.open(ds.url)
+    >>> snapshot.scan("records", ["record_id", "license"]).to_pylist()[:2]
+    [{'record_id': 10, 'license': 'mit'}, {'record_id': 20, 'license': 'apache-2.0'}]
     """
 
     storage: Storage
