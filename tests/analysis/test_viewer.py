@@ -246,6 +246,10 @@ def test_a_cut_line_does_not_turn_the_colours_of_the_rest(
         "    More words.",
         '    """',
         "    return 1",
+        "",
+        f"def h({'parameter, ' * 9}last):"[:80],
+        "    y = g(2)",
+        "    return y",
     ]
     show(chromium, served.url)
     found = chromium.execute_async_script(
@@ -260,6 +264,8 @@ def test_a_cut_line_does_not_turn_the_colours_of_the_rest(
     for row in (1, 5, 7, 8):
         assert "string" in kinds[row], code[row]
         assert "keyword" not in kinds[row], code[row]
+    assert "params" in kinds[11]
+    assert "params" not in kinds[12] | kinds[13]
 
 
 @pytest.mark.browser
