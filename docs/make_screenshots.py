@@ -1,8 +1,8 @@
 """Take the pictures of the viewer and the report: ``python docs/make_screenshots.py zenodo-ml``.
 
 The dataset is one of ``zml-dask demo`` with the derived tables ``near_duplicates``,
-``license_detected`` and ``record_map``. Chromium and its driver take the pictures; ``python
-docs/make_screenshots.py zenodo-ml FOLDER`` puts them elsewhere than into the documentation.
+``license_detected``, ``record_map`` and ``file_map``. Chromium and its
+driver take the pictures; ``make_screenshots.py zenodo-ml FOLDER NAME...`` puts some elsewhere.
 """
 
 from __future__ import annotations
@@ -39,6 +39,17 @@ MAP = DRAWN.format("document.getElementById('points')", "drawn")
 ANSWER = DRAWN.format("document.getElementById('sql')", "answered")
 
 
+FOUND = "document.getElementById('place').textContent.startsWith('The cross')"
+PASTE = """
+    document.getElementById('like-text').value = `def fit(x, y, steps=100):
+    weights = np.zeros(x.shape[1])
+    for step in range(steps):
+        gradient = x.T @ (x @ weights - y) / len(y)
+        weights -= 0.1 * gradient
+    return weights`;
+    document.getElementById('like').requestSubmit();"""
+
+
 class Shot(NamedTuple):
     """A picture: of which page, once what is there, how large, and in which mode."""
 
@@ -48,6 +59,8 @@ class Shot(NamedTuple):
     dark: bool = False
     of: str = ""
     """Selector of the element that is shown alone."""
+    then: tuple[str, str] = ("", "true")
+    """What is done on the page, and what is there afterwards."""
 
 
 def shots(viewer: str, report: str, image: int) -> dict[str, Shot]:
@@ -61,8 +74,8 @@ def shots(viewer: str, report: str, image: int) -> dict[str, Shot]:
         "viewer-image-dark": Shot(file, FILE, dark=True),
         "viewer-phone": Shot(file, FILE, phone=True),
         "viewer-sql": Shot(asked, ANSWER),
-        "viewer-map": Shot(f"{viewer}#map=language", MAP),
-        "viewer-map-dark": Shot(f"{viewer}#map=language", MAP, dark=True),
+        "viewer-map": Shot(f"{viewer}#map=language&of=files", MAP, of="#map", then=(PASTE, FOUND)),
+        "viewer-map-dark": Shot(f"{viewer}#map=language&of=files", MAP, dark=True),
         "viewer-map-phone": Shot(f"{viewer}#map=language", MAP, phone=True),
         "report": Shot(report),
         "report-dark": Shot(report, dark=True),
@@ -79,14 +92,17 @@ def take(browser: webdriver.Chrome, shot: Shot) -> Image.Image:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if shot.dark else "light"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
     browser.get("about:blank")
     browser.get(shot.page)
     WebDriverWait(browser, 300, 0.1).until(lambda b: b.execute_script(f"return {shot.there}"))
+    browser.execute_script(shot.then[0])
+    WebDriverWait(browser, 300, 0.1).until(lambda b: b.execute_script(f"return {shot.then[1]}"))
     options: dict[str, object] = {"format": "png"}
     if shot.of:
         box = browser.execute_script(
             f"const box = document.querySelector('{shot.of}').getBoundingClientRect();"
-            "return [box.x, box.y + scrollY, box.width, box.height]"
+            "return [box.x - 12, box.y + scrollY - 2, box.width + 24, box.height + 14]"
         )
         clip = dict(zip(("x", "y", "width", "height"), box, strict=True), scale=1)
         options |= {"clip": clip, "captureBeyondViewport": True}
@@ -94,12 +110,13 @@ def take(browser: webdriver.Chrome, shot: Shot) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
 
 
-def main(dataset: str, folder: str = str(IMAGES)) -> None:
-    """Take all pictures."""
+def main(dataset: str, folder: str = str(IMAGES), *names: str) -> None:
+    """Take all pictures, or those of some names."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for flag in ("headless", "no-sandbox", "disable-gpu", "enable-unsafe-swiftshader"):
         options.add_argument(f"--{flag}")
+    server = ViewerServer(dataset)
     file = (
         zml.open_dataset(dataset)
         .select("language = 'Python' AND n_cut = 0 AND n_images BETWEEN 3 AND 8")
@@ -107,7 +124,6 @@ def main(dataset: str, folder: str = str(IMAGES)) -> None:
         .sort_values(["n_images", "path"], ascending=[False, True])
         .iloc[0]
     )
-    server = ViewerServer(dataset)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch, "report.html")
@@ -115,8 +131,8 @@ def main(dataset: str, folder: str = str(IMAGES)) -> None:
         browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
         try:
             wanted = shots(server.url, report.as_uri(), int(file["first_image"]))
-            for name, shot in wanted.items():
-                picture = take(browser, shot).quantize(255, dither=Image.Dither.NONE)
+            for name in names or wanted:
+                picture = take(browser, wanted[name]).quantize(255, dither=Image.Dither.NONE)
                 picture.save(Path(folder, f"{name}.png"), optimize=True)
         finally:
             browser.quit()
