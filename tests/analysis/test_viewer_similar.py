@@ -77,13 +77,13 @@ def vector_of(ds: Dataset, path: str) -> bytes:
 
 def find(chromium: webdriver.Chrome, pasted: str) -> str:
     """Paste a text, and return what the address then says that is searched for."""
-    before = chromium.current_url
     chromium.execute_script(
+        "document.getElementById('near').replaceChildren();"
         "document.getElementById('like-text').value = arguments[0];"
         "document.getElementById('like').requestSubmit();",
         pasted,
     )
-    wait(chromium, lambda b: b.current_url != before and text(b, "place").startswith("The cross"))
+    wait(chromium, lambda b: text(b, "near"))
     return parse_qs(urlsplit(chromium.current_url).fragment)["like"][0]
 
 
@@ -197,7 +197,8 @@ def test_files_are_points_too(
     lasso = f"-2,2,{middle},2,{middle},-2,-2,-2"
     images = int(placed[box].n_images.sum())
     assert 0 < images < placed.n_images.sum()
-    show(chromium, f"{server.url}#map=language&of=files&lasso={lasso}")
+    chosen_by = f"#map=language&of=files&sort=largest&lasso={lasso}"  # in order, so all are read
+    show(chromium, f"{server.url}{chosen_by}")
     shows(chromium, f"{images:,} images of {int(box.sum()):,} files")
     chosen = {
         image
@@ -206,7 +207,7 @@ def test_files_are_points_too(
     }
     assert set(tiles(chromium)) <= chosen
     python = placed[box & (placed.language_group == "Python")]
-    show(chromium, f"{server.url}#map=language&of=files&lasso={lasso}&group=Python")
+    show(chromium, f"{server.url}{chosen_by}&group=Python")
     assert 0 < len(python) < int(counts["Python"])
     shows(chromium, f"{int(python.n_images.sum()):,} images of {len(python)} files")
 
