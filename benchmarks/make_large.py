@@ -1,11 +1,12 @@
 """Write a dataset with the tables of many records, to measure what using it costs.
 
-    python benchmarks/make_large.py FOLDER RECORDS
+    python benchmarks/make_large.py FOLDER RECORDS [SHARDS]
 
 Records have 130 files and 700 images each, as Zenodo's have on average. The tables,
-the index arrays and the metadata are whole; the shards of images are one shard,
-hard-linked, so that pixels are not the files' text (``verify`` says so). Memory is
-bounded whatever the number of records.
+the index arrays and the metadata are whole. So many shards of images (default: 16) are
+drawn, and the others are hard links to them: file *n* has the text of file *n* + 760 or so
+for each, though the tables have another hash of it (``verify`` says so). Three texts of ten
+are near-copies of another. Memory is bounded whatever the number of records.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import hashlib
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zml_dask.raster.images import rasterize_into
+from zml_dask.raster.images import rasterize
 from zml_dask.raster.language import language_group
 from zml_dask.records.licenses import spdx_ids
 from zml_dask.store.commit.plan import FILES_PER_PART, FILES_PER_SORTED_PART, RECORDS_PER_PART
@@ -37,6 +39,7 @@ from zml_dask.store.layout import (
     FILES_BY_LANGUAGE_SCHEMA,
     FILES_SCHEMA,
     ImageShape,
+    image_arrays,
     row_shape,
     shard_path,
 )
@@ -66,8 +69,15 @@ LICENSES = ("mit", "apache-2.0", None, "gpl-3.0-or-later", "bsd-3-clause", "cc-b
 STEMS = ("data", "model", "core", "test", "util", "io", "plot", "fit", "run", "solve", "mesh",
          "grid", "node", "graph", "map")  # fmt: skip
 WORDS = np.array([f"{stem}{number}" for stem in STEMS for number in range(60)])
-INFO = DatasetInfo()
 SHAPE = ImageShape()
+INFO = DatasetInfo(arrays=image_arrays(SHAPE, level=1))
+"""The level that is written fastest."""
+NEAR_COPIES = 0.3
+CHANGED = 0.03
+"""Lines of a near-copy that differ."""
+LINES = 2**16
+LINES_OF_A_FILE = 60
+"""What a file repeats; three lines of ten are others."""
 
 
 def hexes(random: np.random.Generator, count: int, size: int) -> pa.StringArray:
@@ -77,16 +87,84 @@ def hexes(random: np.random.Generator, count: int, size: int) -> pa.StringArray:
     return pa.StringArray.from_buffers(count, pa.py_buffer(stops), pa.py_buffer(text))
 
 
+class Texts:
+    """The texts of some shards: how long they are, and their images."""
+
+    def __init__(self, shards: int) -> None:
+        drawn = [self._lengths(shard) for shard in range(shards)]
+        self.shards = shards
+        self.chosen, self.images, self.lines, self._source = (
+            np.concatenate(columns) for columns in zip(*drawn, strict=True)
+        )
+        self._stops = np.cumsum([len(images) for _, images, *_ in drawn])
+        random = np.random.default_rng(1)
+        words = WORDS[random.integers(0, len(WORDS), (LINES, 5))]
+        indent = np.array([" " * 4 * depth for depth in range(4)])[random.integers(0, 4, LINES)]
+        forms = ("{} = {}({}, {})", "if {}.{} == {}:", "for {} in {}({}):", "return {} + {} * {}",
+                 "{}.{}({}, {}=[{}, 1])", "# {} {} {} {} {}", "")  # fmt: skip
+        chosen = random.integers(0, len(forms), LINES)
+        text = "\n".join(
+            before + forms[form].format(*several)
+            for before, form, several in zip(indent, chosen, words.tolist(), strict=True)
+        )
+        self._pool = rasterize(text + "\n", SHAPE.width, SHAPE.height)[0].reshape(-1, SHAPE.width)
+        self._pool[LINES - 1 :] = ord(" ")
+
+    def _lengths(self, shard: int) -> tuple[NDArray[np.int64], ...]:
+        """Draw languages, images and lines of files that fill a shard, and what they copy."""
+        random, room = np.random.default_rng((1, shard)), INFO.array("images").shard
+        weights = np.array([weight for *_, weight in LANGUAGES], float)
+        chosen = random.choice(len(LANGUAGES), room, p=weights / weights.sum())
+        images = np.minimum(random.geometric(1 / IMAGES_PER_FILE, room), 40).astype(np.int64)
+        images[chosen == len(LANGUAGES) - 1] = 0
+        lines = images * SHAPE.height - random.integers(0, SHAPE.height - 1, room) * (images > 0)
+        source = np.arange(room)
+        copies = np.flatnonzero(random.random(room) < NEAR_COPIES)[1:]
+        for copy, back in zip(copies, random.integers(1, 20, copies.size), strict=True):
+            source[copy] = source[max(copy - back, 0)]
+        images, lines = images[source], lines[source]
+        chosen = chosen[source]
+        count = int(np.searchsorted(np.cumsum(images), room)) + 1
+        images[count - 1] -= images[:count].sum() - room
+        lines[count - 1] = images[count - 1] * SHAPE.height
+        source[count - 1] = count - 1
+        return chosen[:count], images[:count], lines[:count], source[:count]
+
+    def of(self, files: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Return languages, images and lines of some files."""
+        row = files % len(self.images)
+        return self.chosen[row], self.images[row], self.lines[row]
+
+    def shard(self, shard: int) -> bytes:
+        """Write a shard's lines, each file's among those that it repeats."""
+        random, spec = np.random.default_rng((2, shard)), INFO.array("images")
+        several = slice(self._stops[shard - 1] if shard else 0, self._stops[shard])
+        images, lines, source = self.images[several], self.lines[several], self._source[several]
+        builder = ShardBuilder(spec, (SHAPE.height, SHAPE.width))
+        written: dict[int, NDArray[np.int64]] = {}
+        for file in range(len(images)):
+            rows = images[file] * SHAPE.height
+            number = random.integers(0, LINES - 1, rows)
+            if source[file] == file:
+                own = random.integers(0, LINES - 1, LINES_OF_A_FILE)
+                repeated = random.random(rows) < 0.7
+                number[repeated] = own[random.integers(0, own.size, repeated.sum())]
+            else:
+                kept = random.random(rows) >= CHANGED
+                number[kept] = written[source[file]][kept]
+            number[lines[file] :] = LINES - 1
+            written[file] = number
+            builder.extend(self._pool[number].reshape(-1, SHAPE.height, SHAPE.width))
+        return builder.finish()
+
+
 def files_of(
-    random: np.random.Generator, first_record: int, records: int, first_file: int, first_image: int
-) -> pa.Table:
+    random: np.random.Generator, texts: Texts, first_record: int, records: int,
+    first_file: int, first_image: int,
+) -> pa.Table:  # fmt: skip
     """Make the rows of the files of some records."""
     n = records * FILES_PER_RECORD
-    weights = np.array([weight for *_, weight in LANGUAGES], float)
-    chosen = random.choice(len(LANGUAGES), n, p=weights / weights.sum())
-    images = np.minimum(random.geometric(1 / IMAGES_PER_FILE, n), 40).astype(np.int64)
-    images[chosen == len(LANGUAGES) - 1] = 0
-    lines = images * SHAPE.height - random.integers(0, SHAPE.height - 1, n) * (images > 0)
+    chosen, images, lines = texts.of(np.arange(first_file, first_file + n))
     folder, inner, stem = (WORDS[random.integers(0, len(WORDS), n)] for _ in range(3))
     extension = np.array([extension for _, extension, _ in LANGUAGES])[chosen]
     name = np.char.add(np.char.add(stem, "."), extension)
@@ -182,35 +260,37 @@ class Arrays:
         self._builders[name] = ShardBuilder(spec)
         self._shards[name] += 1
 
-    def finish(self, images: int) -> None:
+    def finish(self, images: int, texts: Texts) -> None:
         for name in self._builders:
             self._end(name)
         spec = INFO.array("images")
-        data = images_shard()
-        whole = described(shard_path("images", 0, 3), data, "images", spec.shard)
-        self.storage.write(whole.path, data, durable=False)
-        source = whole.path
+        drawn: list[WrittenObject] = []
         for shard in range(-(-images // spec.shard)):
             path = shard_path("images", shard, 3)
             rows = min(spec.shard, images - shard * spec.shard)
+            if shard < texts.shards:
+                data = texts.shard(shard)
+                self.storage.write(path, data, durable=False)
+                drawn.append(described(path, data, "images", spec.shard))
+            source = drawn[shard % texts.shards]
+            if shard >= texts.shards and not self._is_linked(source.path, path):
+                self.storage.write(path, self.storage.read(source.path), durable=False)
+                drawn[shard % texts.shards] = replace(source, path=path)
             self.objects.append(
-                WrittenObject(path, whole.size, whole.sha256, rows)
+                replace(source, path=path)
                 if rows == spec.shard
-                else described(path, data, "images", rows)
+                else described(path, self.storage.read(path), "images", rows)
             )
-            if shard:
-                source = self._link(source, path, data)
 
-    def _link(self, source: str, path: str, data: bytes) -> str:
-        """Link a shard; write it where the file system has no more links, and go on from that."""
+    def _is_linked(self, source: str, path: str) -> bool:
+        """Link a shard; False where the file system allows no more links to it."""
         target = Path(self.storage.url, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(Path(self.storage.url, source), target)
         except OSError:
-            target.write_bytes(data)
-            return path
-        return source
+            return False
+        return True
 
 
 def described(path: str, data: bytes, name: str, rows: int) -> WrittenObject:
@@ -224,23 +304,7 @@ def described(path: str, data: bytes, name: str, rows: int) -> WrittenObject:
     return WrittenObject(path, written.size, written.sha256, rows, *digests)
 
 
-def images_shard() -> bytes:
-    """Draw a shard of numbered lines."""
-    spec = INFO.array("images")
-    builder = ShardBuilder(spec, (SHAPE.height, SHAPE.width))
-    line, lines = 0, SHAPE.height * 4
-    while builder.rows < spec.shard:
-        texts = []
-        for _ in range(spec.chunk // 4):
-            numbers = range(line, line + lines)
-            texts.append("".join(f"x{n} = f({n * 7})\n" for n in numbers).encode())
-            line += lines
-        rasterize_into(texts, builder.room, np.empty(len(builder.room), np.uint8))
-        builder.advance(len(builder.room))
-    return builder.finish()
-
-
-def main(folder: str, records: int) -> None:
+def main(folder: str, records: int, shards: int = 16) -> None:
     """Write the dataset, piece by piece."""
     storage, random, started = Storage.open(folder), np.random.default_rng(1), time.time()
     if storage.exists(DATASET_JSON):
@@ -248,7 +312,7 @@ def main(folder: str, records: int) -> None:
     tables: dict[str, list[Part]] = {
         name: [] for name in ("files", "files_by_language", "records", "failures", "withdrawn")
     }
-    arrays = Arrays(storage)
+    arrays, texts = Arrays(storage), Texts(shards)
     summaries: list[pa.Table] = []
     waiting: list[pa.Table] = []
     images_of: list[NDArray[np.int64]] = []
@@ -278,7 +342,7 @@ def main(folder: str, records: int) -> None:
     piece = FILES_PER_PART // FILES_PER_RECORD
     for first in range(0, records, piece):
         count = min(piece, records - first)
-        files = files_of(random, first, count, n_files, n_images)
+        files = files_of(random, texts, first, count, n_files, n_images)
         tables["files"].append(write_part(storage, "files", len(tables["files"]), [files]))
         arrays.extend(files)
         columns = files.select(FILES_BY_LANGUAGE_SCHEMA.names)
@@ -300,7 +364,7 @@ def main(folder: str, records: int) -> None:
         )
     write_sorted()
     write_records(1)
-    arrays.finish(n_images)
+    arrays.finish(n_images, texts)
     summary = write_summary(storage, 0, add_up(summaries))
     for path, data in zarr_objects(INFO.arrays, INFO.shape, n_images):
         storage.write(path, data)
@@ -323,4 +387,4 @@ def main(folder: str, records: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

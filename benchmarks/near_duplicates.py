@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import zml_dask as zml
-from zml_dask.derived.near_duplicates import BINS, RECIPE, cluster
+from zml_dask.derived.near_duplicates import BINS, SIGNED, cluster
 from zml_dask.query.dataset import open_dataset
 
 _AT_ONCE = 2**18
@@ -32,7 +32,7 @@ _CHANGED = 20
 def signatures(dataset: str) -> None:
     ds = open_dataset(dataset)
     start = time.process_time()
-    zml.derive(ds, RECIPE.name, RECIPE.function, dict(RECIPE.columns), again=True)
+    zml.derive(ds, SIGNED.name, SIGNED.function, dict(SIGNED.columns), again=True)
     seconds = time.process_time() - start
     counts = ds.info.counts
     print(

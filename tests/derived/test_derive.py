@@ -196,8 +196,8 @@ def test_any_executor_writes_the_same_bytes(ds: Dataset) -> None:
     digests.add(parts(zml.derive(ds, "xs", count_x, COLUMNS, again=True))[0][-20:])
     digests.add(
         parts(
-            module.derive_on(
-                ds.url, lambda: nullcontext(ThreadsExecutor(3)), recipe=recipe, again=True
+            module.derive_table(
+                ds.url, lambda: nullcontext(ThreadsExecutor(3)), table=recipe, again=True
             )
         )[0][-20:]
     )

@@ -16,14 +16,15 @@ import zml_dask as zml
 from zml_dask.derived.near_duplicates import SHINGLE, THRESHOLD, cluster, signature_of
 from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
+from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 
 
 def elements(text: str) -> set[tuple[str, ...]]:
-    """Return a text's runs of five words, plainly."""
-    words = re.findall(r"[A-Za-z0-9_\u0080-\U0010ffff]+", text)
+    """Return the runs of five words of what images hold of a text, plainly."""
+    words = re.findall(r"[A-Za-z0-9_\u0080-\U0010ffff]+", to_text(rasterize(text)[0]))
     return {tuple(words[at : at + SHINGLE]) for at in range(len(words) - SHINGLE + 1)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,15 @@ from dataset_builders import stage_record
 
 import zml_dask as zml
 from zml_dask.derived import embedding, similar
-from zml_dask.derived.embedding import fit_weights, packed, sign_tree, unpacked
+from zml_dask.derived.embedding import (
+    EMBEDDING,
+    Embedder,
+    packed,
+    shipped_embedder,
+    sign_tree,
+    unpacked,
+)
+from zml_dask.derived.job import Recipe
 from zml_dask.errors import UsageError
 from zml_dask.learning.words import count_words
 from zml_dask.query.dataset import Dataset
@@ -126,7 +135,7 @@ def test_what_cannot_be_compared_is_named(built: Dataset, tmp_path: Path) -> Non
             ask()
 
 
-def test_an_update_uses_the_same_weights(tmp_path: Path) -> None:
+def test_an_update_computes_new_rows_only(tmp_path: Path) -> None:
     storage = Storage.open(tmp_path / "ds")
     for number in range(8):
         stage(storage, tmp_path, 100 + number, list(TOPICS)[number % 4])
@@ -134,6 +143,9 @@ def test_an_update_uses_the_same_weights(tmp_path: Path) -> None:
     first = zml.derive(storage.url, "record_embedding")
     assert first.info.derived["record_embedding"].of == "records"
     assert first.info.derived["embedding_weights"].of == "nothing"
+    weights = first.snapshot.scan("derived/embedding_weights", ["weights"])["weights"].to_pylist()
+    halves = [np.frombuffer(row or bytes(128), "<f2") for row in weights]
+    assert np.array_equal(np.stack(halves), shipped_embedder().weights)
     stage(storage, tmp_path, 200, "py")
     commit(storage)
     behind = zml.open_dataset(storage.url)
@@ -142,8 +154,6 @@ def test_an_update_uses_the_same_weights(tmp_path: Path) -> None:
     generation = behind.info.generation
     second = zml.derive(behind, "record_embedding")
     assert second.info.generation > generation
-    weights = "derived/embedding_weights"
-    assert second.info.tables[weights] == first.info.tables[weights]
     old, new = (
         ds.sql("SELECT file_id, vector FROM embedding ORDER BY file_id").fetchall()
         for ds in (first, second)
@@ -224,19 +234,34 @@ def test_points_that_are_too_many_are_placed_among_their_nearest(
         assert similar.draw(points[:few] if few else points[:1]).shape == (few or 1, 2)
 
 
-def test_weights_do_not_depend_on_the_order_of_entries() -> None:
-    rng = random.Random(1)
-    texts = [source(kind, rng) for kind in list(TOPICS) * 10]
-    pages = [rasterize(text)[0] for text in texts]
-    edges = np.cumsum([0, *map(len, pages)])
-    counts = count_words(np.concatenate(pages), edges)
-    languages = [*TOPICS] * 10
-    weights = fit_weights(counts, languages)
-    assert weights.shape == (65_536, 64)
-    assert np.array_equal(weights, fit_weights(counts, languages))
-    assert np.isfinite(weights).all()
-    none = fit_weights(count_words("x"), [None])
-    assert not none.any()
+def test_a_vector_is_the_weighted_sum_of_words_pairs_and_patterns() -> None:
+    text = source("c", random.Random(1)) * 400
+    pages = rasterize(text)[0]
+    assert len(pages) > 8
+    counts = count_words(pages, [0, len(pages)], patterns=True)
+    assert counts.counts.max() > 1_000
+    embed = shipped_embedder()
+    assert embed.weights.shape == (262_144, 64)
+    # Numbers of 16 bits hold the weights, so that whoever reads them from a dataset has the same.
+    assert np.array_equal(embed.weights, embed.weights.astype(np.float16))
+    for again in (Embedder.of_weights(embed.weights), Embedder.from_bytes(embed.to_bytes())):
+        assert np.array_equal(again.weights, embed.weights)
+    plain = ((1 + np.log(counts.counts))[:, None] * embed.weights[counts.buckets]).sum(axis=0)
+    vector = np.frombuffer(embed(pages) or b"", np.int8)
+    assert np.abs(vector - plain * (127 / np.abs(plain).max())).max() < 0.51
+    assert embed(text) == embed(pages)
+    assert embed(" ") is None
+
+
+def test_vectors_by_other_weights_are_not_compared(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Recipe.of("embedding", partial(embedding._vector, "other"), {"vector": "binary"})
+    assert other.fingerprint != EMBEDDING.fingerprint
+    assert (other.columns, other.inputs) == (EMBEDDING.columns, EMBEDDING.inputs)
+    monkeypatch.setattr(similar, "EMBEDDING", other)
+    with pytest.raises(UsageError, match="by another version"):
+        built.similar(text="x y z")
 
 
 def test_vectors_and_trees_as_bytes() -> None:

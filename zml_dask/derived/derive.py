@@ -9,16 +9,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from zml_dask.derived.builtin import BUILT_IN
-from zml_dask.derived.embedding import EMBEDDING, RECORDS, derive_embedding, derive_records
-from zml_dask.derived.job import Recipe, Schema, derive_on
-from zml_dask.derived.near_duplicates import derive_clusters
-from zml_dask.derived.similar import FILE_MAP, RECORD_MAP, derive_file_map, derive_record_map
+from zml_dask.derived.embedding import EMBEDDING, RECORDS
+from zml_dask.derived.job import Recipe, Schema, Whole, derive_table
+from zml_dask.derived.near_duplicates import CLUSTERS
+from zml_dask.derived.similar import FILE_MAP, RECORD_MAP
 from zml_dask.engine.clusters.opening import use_client
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.job import Executor, OpenExecutor
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
-from zml_dask.query.counting import NEAR_DUPLICATES
 from zml_dask.query.dataset import Dataset
 from zml_dask.store.storage import Storage
 
@@ -125,29 +124,26 @@ def table_of(
     UsageError
         If there is no such table, or the function, a name or a type is invalid.
     """
+    found: Recipe | Whole
     if function is not None:
-        recipe = Recipe.of(name, function, schema or {})
+        found = Recipe.of(name, function, schema or {})
     elif name in _WHOLE:
-        return _WHOLE[name]
+        found = _WHOLE[name]
     elif name in BUILT_IN:
-        recipe = Recipe.of(name, *BUILT_IN[name])
+        found = Recipe.of(name, *BUILT_IN[name])
     else:
         raise UsageError(
             f"there is no built-in table {name!r}; there are "
             f"{', '.join([*BUILT_IN, *_WHOLE])}, or give a "
             "function and its columns (--function, --column)"
         )
-    return partial(derive_on, recipe=recipe)
+    return partial(derive_table, table=found)
 
 
-_WHOLE: Final[Mapping[str, Compute]] = {
-    NEAR_DUPLICATES: derive_clusters,
-    EMBEDDING: derive_embedding,
-    RECORDS: derive_records,
-    RECORD_MAP: derive_record_map,
-    FILE_MAP: derive_file_map,
+_WHOLE: Final[Mapping[str, Recipe | Whole]] = {
+    table.name: table for table in (CLUSTERS, EMBEDDING, RECORDS, RECORD_MAP, FILE_MAP)
 }
-"""Name of a table that is more than a function of each file -> what computes it."""
+"""Tables that `Dataset.similar` and `Dataset.duplicates` ask, by name."""
 
 
 def _in_this_process() -> nullcontext[Executor]:

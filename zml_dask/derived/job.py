@@ -24,13 +24,14 @@ from typing import Any, ClassVar, Final, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from zml_dask.engine.job import Job, OpenExecutor, Report, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.file_images import FileRow
+from zml_dask.query.file_images import FileRow, with_images
 from zml_dask.query.selection import image_lines
 from zml_dask.query.sql import IMAGE_COLUMNS, SCHEMAS
 from zml_dask.raster.images import to_text
@@ -50,9 +51,9 @@ from zml_dask.store.tables import write_part
 INPUTS: Final = ("text", "images", "row")
 """What a function may ask for, by the names of its parameters."""
 
+Int64 = NDArray[np.int64]
+
 FILES_PER_TASK = 4_096
-_IMAGES_AT_ONCE = 2_048
-"""52 MB at 80 by 80."""
 _ROWS_PER_PART = 2**20
 _ROWS_AT_ONCE = 2**17
 
@@ -77,6 +78,8 @@ class Recipe:
     inputs : tuple of str
     fingerprint : str
         Hash of the function's code and constants; not of what it calls.
+    base : Whole or None
+        A table that is to be there first.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Recipe:
     columns: tuple[tuple[str, str], ...]
     inputs: tuple[str, ...]
     fingerprint: str
+    base: Whole | None = None
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any], schema: Schema) -> Recipe:
@@ -185,11 +189,43 @@ def software(title: str) -> dict[str, str]:
     return found
 
 
-def derive_on(
+@dataclass(frozen=True)
+class Whole:
+    """A derived table whose rows are computed at once, on the driver.
+
+    Attributes
+    ----------
+    name : str
+    base : Recipe, Whole or None
+        A table that it is computed of, which is computed first.
+    columns : tuple of (str, str)
+    compute : callable
+        Returns the columns; says by its second parameter what it is at.
+    of : str
+        What it has a row of; see `DerivedTable`.
+    version : str
+        What the values depend on besides the base; another one where the code changes.
+    """
+
+    name: str
+    base: Recipe | Whole | None
+    columns: tuple[tuple[str, str], ...]
+    compute: Callable[[Snapshot, Callable[[str], None]], Sequence[pa.Array]]
+    of: str
+    version: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the values depend on, but for the files."""
+        base = self.base.fingerprint if self.base else ""
+        return hashlib.sha256(f"{self.version} {base}".encode()).hexdigest()
+
+
+def derive_table(
     dataset: str | Storage,
     open_executor: OpenExecutor,
     *,
-    recipe: Recipe,
+    table: Recipe | Whole,
     again: bool = False,
     progress: BuildProgress | None = None,
 ) -> Dataset:
@@ -197,13 +233,31 @@ def derive_on(
     progress = progress or SilentProgress()
     storage = Storage.open(dataset)
     committed_info(storage)
+    if table.base:
+        derive_table(storage, open_executor, table=table.base, again=again, progress=progress)
     with dataset_lock(storage, on_wait=progress.say) as lock:
         snapshot = Snapshot.open(storage)
-        job = DeriveFiles.planned(snapshot, recipe, lock, again=again)
-        if job.first < snapshot.info.counts.files or recipe.name not in snapshot.info.derived:
-            with open_executor() as executor:
-                run_job(job, executor, lock=lock, progress=progress)
+        if isinstance(table, Recipe):
+            job = DeriveFiles.planned(snapshot, table, lock, again=again)
+            if job.first < snapshot.info.counts.files or table.name not in snapshot.info.derived:
+                with open_executor() as executor:
+                    run_job(job, executor, lock=lock, progress=progress)
+        elif again or not _is_current(snapshot, table):
+            columns = table.compute(snapshot, progress.say)
+            title = f"{table.compute.__module__}.{table.compute.__name__}"
+            described = DerivedTable(
+                table.columns, title, table.fingerprint, software(title), of=table.of
+            )
+            put_columns(snapshot, table.name, described, columns, lock)
     return Dataset(Snapshot.open(storage))
+
+
+def _is_current(snapshot: Snapshot, table: Whole) -> bool:
+    known = snapshot.info.derived.get(table.name)
+    if known is None or known.fingerprint != table.fingerprint:
+        return False
+    rows = snapshot.rows(derived_table(table.name))
+    return rows == getattr(snapshot.info.counts, table.of, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,6 +512,22 @@ class _NotCalled:
     """A file that the function was not called for."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The images from one number to another."""
+
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    def piece(self, start: int, limit: int, chunk: int) -> Int64:
+        first = self.first + start
+        stop = first + limit
+        return np.arange(first, min(stop - stop % chunk, self.stop))
+
+
 def compute(snapshot: Snapshot, recipe: Recipe, start: int, stop: int) -> list[Any]:
     """Call a recipe's function for the files from one number to another.
 
@@ -466,43 +536,34 @@ def compute(snapshot: Snapshot, recipe: Recipe, start: int, stop: int) -> list[A
     list
         What it returned, or an object that says why there is nothing.
     """
-    names = [field.name for field in snapshot.info.table_schema("files")]
-    needs_text = bool({"text", "images"} & set(recipe.inputs))
-    if "row" not in recipe.inputs:
-        names = ["file_id", "record_id", "status", "n_lines", "first_image", "n_images"]
+    needs_text = not {"text", "images"}.isdisjoint(recipe.inputs)
+    names = ["file_id", "record_id", "status", "n_lines", "first_image", "n_images"]
+    if "row" in recipe.inputs:
+        names = [field.name for field in snapshot.info.table_schema("files")]
     table = snapshot.take("files", np.arange(start, stop), names)
-    first, count, lines = (
-        table[name].to_numpy().astype(np.int64) for name in ("first_image", "n_images", "n_lines")
-    )
-    height, width = snapshot.info.shape.height, snapshot.info.shape.width
+    first = table["first_image"].to_numpy().astype(np.int64)
+    begins = first - first[0]
+    ends = begins + table["n_images"].to_numpy()
+    if not needs_text:
+        begins, ends = np.zeros_like(begins), np.zeros_like(ends)
+    span = _Span(int(first[0]), int(first[0] + ends[-1]))
     found: list[Any] = []
-    rows = table.to_pylist()
-    position = 0
-    while position < len(rows):
-        last = int(np.searchsorted(first + count, first[position] + _IMAGES_AT_ONCE, "right"))
-        last = min(max(last, position + 1), len(rows))
-        images = np.empty((0, height, width), np.uint32)
-        if needs_text:
-            images = snapshot.images.read(np.arange(first[position], (first + count)[last - 1]))
-        for at in range(position, last):
-            row = rows[at]
-            has_text = row["status"] in ("ok", "empty")
-            if row["record_id"] in snapshot.withdrawn or (needs_text and not has_text):
-                found.append(_NotCalled())
-                continue
-            given: dict[str, Any] = {}
-            if needs_text:
-                begin = first[at] - first[position]
-                own = images[begin : begin + count[at]]
-                if "images" in recipe.inputs:
-                    given["images"] = own
-                if "text" in recipe.inputs:
-                    segment = np.arange(count[at])
-                    given["text"] = to_text(own, image_lines(int(lines[at]), segment, height))
-            if "row" in recipe.inputs:
-                given["row"] = FileRow(**row)
-            found.append(_called(recipe, given))
-        position = last
+    items = zip(table.to_pylist(), begins.tolist(), ends.tolist(), strict=True)
+    for row, _, images in with_images(snapshot.images, span, items):
+        has_text = row["status"] in ("ok", "empty")
+        if row["record_id"] in snapshot.withdrawn or (needs_text and not has_text):
+            found.append(_NotCalled())
+            continue
+        given: dict[str, Any] = {}
+        if "images" in recipe.inputs:
+            given["images"] = images
+        if "text" in recipe.inputs:
+            height = images.shape[1]
+            lines = image_lines(int(row["n_lines"]), np.arange(len(images)), height)
+            given["text"] = to_text(images, lines)
+        if "row" in recipe.inputs:
+            given["row"] = FileRow(**row)
+        found.append(_called(recipe, given))
     return found
 
 

@@ -13,8 +13,8 @@ are kept in a temporary file.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -23,17 +23,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
-from zml_dask.derived.job import Recipe, derive_on, put_columns, software
-from zml_dask.engine.job import OpenExecutor
-from zml_dask.engine.lock import dataset_lock
-from zml_dask.engine.progress import BuildProgress, SilentProgress
-from zml_dask.learning.words import mixed
+from zml_dask.derived.job import Recipe, Whole
+from zml_dask.learning.words import mixed, pages_of
 from zml_dask.query.counting import NEAR_DUPLICATES as NAME
-from zml_dask.query.dataset import Dataset
-from zml_dask.store.info import DerivedTable
+from zml_dask.raster.images import Images
 from zml_dask.store.layout import derived_table
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.storage import Storage
 
 UInt16 = NDArray[np.uint16]
 Int64 = NDArray[np.int64]
@@ -52,7 +47,6 @@ _MOST_LEADERS: Final = 64
 """Different files of one bucket that a further one is compared with."""
 
 SIGNATURES: Final = "signatures"
-_COLUMNS: Final = (("cluster", "int64"), ("size", "int32"))
 _ROWS_AT_ONCE: Final = 2**18
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -62,9 +56,7 @@ _LOW = np.uint64(0xFFFF)
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
 
-_IS_WORD = np.array(
-    [chr(byte).isalnum() or byte == 0x5F or byte >= 0x80 for byte in range(256)], np.bool_
-)
+_IS_WORD = np.array([chr(code).isalnum() or chr(code) == "_" for code in range(128)])
 
 
 @compiled
@@ -82,46 +74,55 @@ def fill_empty(least: NDArray[np.uint64], signature: UInt16) -> None:  # pragma:
 
 @compiled
 def sign(
-    text: NDArray[np.uint8], is_word: NDArray[np.bool_], signature: UInt16
+    images: Images, is_word: NDArray[np.bool_], signature: UInt16
 ) -> int:  # pragma: no cover - compiled
-    """Write the signature of UTF-8 text; return the number of its runs of words.
+    """Write the signature of a file's images; return the number of its runs of words.
 
     Where there are none, the signature is not written.
     """
     least = np.full(BINS, _EMPTY, np.uint64)
     words = np.zeros(SHINGLE, np.uint64)
     n_words = 0
-    word = _ZERO
-    inside = False
-    size = text.size
-    for i in range(size + 1):
-        byte = text[i] if i < size else np.uint8(32)
-        if is_word[byte]:
-            word = (word + np.uint64(byte) + _ONE) * _MULTIPLIER
-            inside = True
-            continue
-        if not inside:
-            continue
-        words[n_words % SHINGLE] = mixed(word)
-        n_words += 1
-        word = _ZERO
-        inside = False
-        if n_words >= SHINGLE:
-            run = _ZERO
-            for k in range(SHINGLE):
-                run = (run + words[(n_words + k) % SHINGLE]) * _MULTIPLIER
-            run = mixed(run)
-            own = run >> _TO_BIN
-            if run < least[own]:
-                least[own] = run
+    pages, height, width = images.shape
+    for page in range(pages):
+        for row in range(height):
+            line = images[page, row]
+            column = 0
+            while column < width:
+                point = line[column]
+                column += 1
+                if point < 128 and not is_word[point]:
+                    continue
+                word = (np.uint64(point) + _ONE) * _MULTIPLIER
+                while column < width:
+                    point = line[column]
+                    column += 1
+                    if point < 128 and not is_word[point]:
+                        break
+                    word = (word + np.uint64(point) + _ONE) * _MULTIPLIER
+                words[n_words % SHINGLE] = mixed(word)
+                n_words += 1
+                if n_words >= SHINGLE:
+                    run = _ZERO
+                    for k in range(SHINGLE):
+                        run = (run + words[(n_words + k) % SHINGLE]) * _MULTIPLIER
+                    run = mixed(run)
+                    own = run >> _TO_BIN
+                    if run < least[own]:
+                        least[own] = run
     if n_words < SHINGLE:
         return 0
     fill_empty(least, signature)
     return n_words - SHINGLE + 1
 
 
-def signature_of(text: str) -> bytes | None:
-    """Return the signature of a text, 256 bytes; None for one of fewer than five words.
+def signature_of(images: Images | str) -> bytes | None:
+    """Return the signature of a file's images, or of a text; None where it has under five words.
+
+    Returns
+    -------
+    bytes or None
+        128 numbers of 16 bits.
 
     Examples
     --------
@@ -130,8 +131,7 @@ def signature_of(text: str) -> bytes | None:
     (256, None)
     """
     signature = np.empty(BINS, np.uint16)
-    data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-    if not sign(data, _IS_WORD, signature):
+    if not sign(pages_of(images), _IS_WORD, signature):
         return None
     return signature.astype("<u2", copy=False).tobytes()
 
@@ -203,47 +203,9 @@ def cluster(signatures: UInt16) -> Int64:
     return parent
 
 
-RECIPE: Final = Recipe.of(SIGNATURES, signature_of, {"minhash": "binary"})
-_FINGERPRINT: Final = hashlib.sha256(
-    f"1 {BINS} {SHINGLE} {_ACCEPTED} {_ROWS_PER_BAND} {_MOST_LEADERS}".encode()
-).hexdigest()
-"""Of what the clusters depend on; the first number counts the changes of the code."""
-
-
-def derive_clusters(
-    dataset: str | Storage,
-    open_executor: OpenExecutor,
-    *,
-    again: bool = False,
-    progress: BuildProgress | None = None,
-) -> Dataset:
-    """Compute the signatures that are missing, and the clusters of all.
-
-    The table ``near_duplicates`` has ``cluster``, the smallest file number of each file's
-    cluster, null for a file of fewer than five words, and ``size``, its number of files.
-    """
-    progress = progress or SilentProgress()
-    signed = derive_on(dataset, open_executor, recipe=RECIPE, again=again, progress=progress)
-    table, storage = derived_table(NAME), signed.snapshot.storage
-    known = signed.info.derived.get(NAME)
-    is_current = known is not None and known.fingerprint == _FINGERPRINT and not again
-    if is_current and signed.snapshot.rows(table) == signed.info.counts.files:
-        return signed
-    with dataset_lock(storage, on_wait=progress.say) as lock:
-        snapshot = Snapshot.open(storage)
-        info = snapshot.info
-        progress.say(f"finding the clusters of {info.counts.files:,} files")
-        clusters, size = _clusters(snapshot)
-        missing = clusters < 0
-        columns = [pa.array(clusters, mask=missing), pa.array(size, mask=missing)]
-        title = f"{__name__}.{cluster.__name__}"
-        described = DerivedTable(_COLUMNS, title, _FINGERPRINT, software(title))
-        put_columns(snapshot, NAME, described, columns, lock)
-    return Dataset(Snapshot.open(storage))
-
-
-def _clusters(snapshot: Snapshot) -> tuple[Int64, NDArray[np.int32]]:
-    """Return each file's cluster (-1 for none), and the cluster's size."""
+def _clusters(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
+    """Return each file's cluster, null for none, and the cluster's size."""
+    say(f"finding the clusters of {snapshot.info.counts.files:,} files")
     table = derived_table(SIGNATURES)
     total = snapshot.rows(table)
     file_id: list[Int64] = []
@@ -268,4 +230,18 @@ def _clusters(snapshot: Snapshot) -> tuple[Int64, NDArray[np.int32]]:
     sizes = np.bincount(roots, minlength=roots.size)[roots].astype(np.int32)
     size = np.zeros(total, np.int32)
     size[files] = sizes
-    return clusters, size
+    missing = clusters < 0
+    return [pa.array(clusters, mask=missing), pa.array(size, mask=missing)]
+
+
+SIGNED: Final = Recipe.of(SIGNATURES, signature_of, {"minhash": "binary"})
+CLUSTERS: Final = Whole(
+    NAME,
+    SIGNED,
+    (("cluster", "int64"), ("size", "int32")),
+    _clusters,
+    "files",
+    f"2 {BINS} {SHINGLE} {_ACCEPTED} {_ROWS_PER_BAND} {_MOST_LEADERS}",
+)
+"""``cluster``, the smallest file number of each file's cluster, null for a file of fewer than
+five words, and ``size``, its number of files."""

@@ -8,7 +8,6 @@ read. An index would answer sooner, but has to hold all of them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Final
 
@@ -21,33 +20,23 @@ from zml_dask.compiled import compiled
 from zml_dask.derived.embedding import (
     EMBEDDING,
     RECORDS,
-    Embedder,
-    derive_embedding,
-    derive_records,
+    SIZE,
     directions,
-    is_current,
+    shipped_embedder,
     unpacked,
     vectors_of_files,
 )
-from zml_dask.derived.job import put_columns, software
+from zml_dask.derived.job import Recipe, Whole
 from zml_dask.derived.near_duplicates import BINS
-from zml_dask.engine.job import OpenExecutor
-from zml_dask.engine.lock import dataset_lock
-from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.file_images import find_file
 from zml_dask.query.selection import open_selected
-from zml_dask.store.info import DerivedTable
 from zml_dask.store.layout import derived_table
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.storage import Storage
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
-
-RECORD_MAP: Final = "record_map"
-FILE_MAP: Final = "file_map"
 
 NEIGHBOURS: Final = 10
 LANDMARKS: Final = 10_000
@@ -80,14 +69,21 @@ def similar(
     if file is not None:
         row = find_file(Dataset(snapshot), file)
         own = row["record_id"]
-        column = snapshot.take(derived_table(EMBEDDING), np.array([row["file_id"]]), ["vector"])
+        column = snapshot.take(
+            derived_table(EMBEDDING.name), np.array([row["file_id"]]), ["vector"]
+        )
         vector = column["vector"][0].as_py() if len(column) else None
     else:
-        vector = Embedder.of(snapshot)(text or "")
+        if snapshot.info.derived[EMBEDDING.name].fingerprint != EMBEDDING.fingerprint:
+            raise UsageError(
+                "the vectors of files were computed by another version of zml-dask; run "
+                f"zml-dask derive DATASET {EMBEDDING.name}"
+            )
+        vector = shipped_embedder()(text or "")
     if vector is None:
         raise UsageError(
             "it has no words to be compared by, or was added since; choose another, or run "
-            f"zml-dask derive DATASET {EMBEDDING}"
+            f"zml-dask derive DATASET {EMBEDDING.name}"
         )
     wanted = directions(np.frombuffer(vector, np.int8)[np.newaxis])[0]
     best = (np.empty(0, np.int64), np.empty(0, np.float32))
@@ -110,14 +106,14 @@ def _similar_records(view: Dataset, record: int, k: int, by: str) -> pd.DataFram
     snapshot.record(record)
     _check_derived(snapshot, RECORDS)
     column = "vector" if by == "content" else "tree"
-    table = snapshot.scan(derived_table(RECORDS), ["record_id", column])
+    table = snapshot.scan(derived_table(RECORDS.name), ["record_id", column])
     known = table["record_id"].to_numpy()
     there = table[column].is_valid().to_numpy()
     own = np.flatnonzero(known == record)
     if not own.size or not there[own[0]]:
         raise UsageError(
             f"record {record} has no words to be compared by, or was added since; run "
-            f"zml-dask derive DATASET {RECORDS}"
+            f"zml-dask derive DATASET {RECORDS.name}"
         )
     if by == "content":
         vectors = directions(unpacked(table[column])[0])
@@ -144,10 +140,11 @@ def _best(numbers: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
     return numbers[order], scores[order]
 
 
-def _check_derived(snapshot: Snapshot, name: str) -> None:
-    if name not in snapshot.info.derived:
+def _check_derived(snapshot: Snapshot, table: Recipe | Whole) -> None:
+    if table.name not in snapshot.info.derived:
         raise UsageError(
-            f"{snapshot.storage.url} has no table {name!r}; run zml-dask derive DATASET {name}"
+            f"{snapshot.storage.url} has no table {table.name!r}; "
+            f"run zml-dask derive DATASET {table.name}"
         )
 
 
@@ -245,102 +242,64 @@ def draw(points: Float32, seed: int = 0) -> Float32:
     return found
 
 
-def derive_record_map(
-    dataset: str | Storage,
-    open_executor: OpenExecutor,
-    *,
-    again: bool = False,
-    progress: BuildProgress | None = None,
-) -> Dataset:
+def _record_map(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
     """Place every record on a map, and find the records nearest to it."""
-    progress = progress or SilentProgress()
-    known = derive_records(dataset, open_executor, again=again, progress=progress)
-    base = known.info.derived[RECORDS].fingerprint
-    columns = (
-        ("x", "float"),
-        ("y", "float"),
+    table = snapshot.scan(derived_table(RECORDS.name), ["record_id", "vector"], with_withdrawn=True)
+    record_id = table["record_id"].to_numpy()
+    vectors, there = unpacked(table["vector"])
+    points = directions(vectors)
+    say(f"drawing {len(points):,} records")
+    shown = record_id[there]
+    visible = ~np.isin(shown, np.array([*snapshot.withdrawn], np.int64))
+    own = np.flatnonzero(visible)
+    xy = np.full((record_id.size, 2), np.nan, np.float32)
+    rows = np.flatnonzero(there)[own]
+    xy[rows] = draw(points[own])
+    places, cosines = nearest(points[own], points[own], NEIGHBOURS + 1)
+    neighbours: list[Int64 | None] = [None] * record_id.size
+    similarity: list[Float32 | None] = [None] * record_id.size
+    for position, row in enumerate(rows):
+        others = places[position] != position
+        neighbours[row] = shown[own][places[position][others][:NEIGHBOURS]]
+        similarity[row] = cosines[position][others][:NEIGHBOURS]
+    return [
+        *_coordinates(xy),
+        pa.array(_main_languages(snapshot, record_id), pa.string()),
+        pa.array(neighbours, pa.list_(pa.int64())),
+        pa.array(similarity, pa.list_(pa.float32())),
+    ]
+
+
+def _file_map(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
+    """Place every file on a map."""
+    blocks = [(file_id, vectors) for file_id, _, vectors in vectors_of_files(snapshot)]
+    rows = np.concatenate([np.empty(0, np.int64), *(file_id for file_id, _ in blocks)])
+    vectors = np.concatenate([np.empty((0, SIZE), np.int8), *(v for _, v in blocks)])
+    say(f"drawing {len(rows):,} files")
+    xy = np.full((snapshot.info.counts.files, 2), np.nan, np.float32)
+    xy[rows] = draw(directions(vectors))
+    return _coordinates(xy)
+
+
+def _coordinates(xy: Float32) -> list[pa.Array]:
+    return [pa.array(xy[:, k], mask=np.isnan(xy[:, 0])) for k in (0, 1)]
+
+
+_XY: Final = (("x", "float"), ("y", "float"))
+RECORD_MAP: Final = Whole(
+    "record_map",
+    RECORDS,
+    (
+        *_XY,
         ("language", "string"),
         ("neighbours", "list<int64>"),
         ("similarity", "list<float>"),
-    )
-
-    def compute(snapshot: Snapshot) -> list[pa.Array]:
-        table = snapshot.scan(derived_table(RECORDS), ["record_id", "vector"], with_withdrawn=True)
-        record_id = table["record_id"].to_numpy()
-        vectors, there = unpacked(table["vector"])
-        points = directions(vectors)
-        progress.say(f"drawing {len(points):,} records")
-        shown = record_id[there]
-        visible = ~np.isin(shown, np.array([*snapshot.withdrawn], np.int64))
-        own = np.flatnonzero(visible)
-        placed = draw(points[own])
-        xy = np.full((record_id.size, 2), np.nan, np.float32)
-        rows = np.flatnonzero(there)[own]
-        xy[rows] = placed
-        places, cosines = nearest(points[own], points[own], NEIGHBOURS + 1)
-        neighbours: list[Int64 | None] = [None] * record_id.size
-        similarity: list[Float32 | None] = [None] * record_id.size
-        for position, row in enumerate(rows):
-            others = places[position] != position
-            neighbours[row] = shown[own][places[position][others][:NEIGHBOURS]]
-            similarity[row] = cosines[position][others][:NEIGHBOURS]
-        missing = np.isnan(xy[:, 0])
-        return [
-            *(pa.array(xy[:, k], mask=missing) for k in (0, 1)),
-            pa.array(_main_languages(snapshot, record_id), pa.string()),
-            pa.array(neighbours, pa.list_(pa.int64())),
-            pa.array(similarity, pa.list_(pa.float32())),
-        ]
-
-    return _put_map(known, RECORD_MAP, columns, "records", base, compute, again, progress)
-
-
-def derive_file_map(
-    dataset: str | Storage,
-    open_executor: OpenExecutor,
-    *,
-    again: bool = False,
-    progress: BuildProgress | None = None,
-) -> Dataset:
-    """Place every file on a map."""
-    progress = progress or SilentProgress()
-    known = derive_embedding(dataset, open_executor, again=again, progress=progress)
-    base = known.info.derived[EMBEDDING].fingerprint
-
-    def compute(snapshot: Snapshot) -> list[pa.Array]:
-        blocks = [(file_id, vectors) for file_id, _, vectors in vectors_of_files(snapshot)]
-        rows = np.concatenate([np.empty(0, np.int64), *(file_id for file_id, _ in blocks)])
-        vectors = np.concatenate([np.empty((0, 64), np.int8), *(v for _, v in blocks)])
-        progress.say(f"drawing {len(rows):,} files")
-        xy = np.full((snapshot.info.counts.files, 2), np.nan, np.float32)
-        xy[rows] = draw(directions(vectors))
-        return [pa.array(xy[:, k], mask=np.isnan(xy[:, 0])) for k in (0, 1)]
-
-    columns = (("x", "float"), ("y", "float"))
-    return _put_map(known, FILE_MAP, columns, "files", base, compute, again, progress)
-
-
-def _put_map(
-    known: Dataset,
-    name: str,
-    columns: tuple[tuple[str, str], ...],
-    of: str,
-    base: str,
-    compute: Callable[[Snapshot], list[pa.Array]],
-    again: bool,
-    progress: BuildProgress,
-) -> Dataset:
-    """Compute a map if what it is drawn of has changed."""
-    fingerprint = hashlib.sha256(f"1 {base}".encode()).hexdigest()
-    if is_current(known.snapshot, name, fingerprint) and not again:
-        return known
-    storage = known.snapshot.storage
-    with dataset_lock(storage, on_wait=progress.say) as lock:
-        snapshot = Snapshot.open(storage)
-        title = f"{__name__}.{draw.__name__}"
-        described = DerivedTable(columns, title, fingerprint, software(title), of=of)
-        put_columns(snapshot, name, described, compute(snapshot), lock)
-    return Dataset(Snapshot.open(storage))
+    ),
+    _record_map,
+    "records",
+    "1",
+)
+FILE_MAP: Final = Whole("file_map", EMBEDDING, _XY, _file_map, "files", "1")
 
 
 def _main_languages(snapshot: Snapshot, record_id: Int64) -> list[str | None]:

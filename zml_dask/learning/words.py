@@ -14,6 +14,7 @@ line count. They are what a project's own vocabulary cannot hide, and count on r
 
 from __future__ import annotations
 
+import threading
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -57,6 +58,8 @@ _CLASS = np.array(
     ],
     np.uint8,
 )  # fmt: skip
+
+_SCRATCH = threading.local()
 
 
 class WordCounts(NamedTuple):
@@ -164,18 +167,19 @@ def _count(
     starts: NDArray[np.int64],
     classes: NDArray[np.uint8],
     n_kinds: int,
+    seen: NDArray[np.uint32],
 ) -> tuple[
     NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32]
 ]:  # pragma: no cover - compiled
     """Count what occurs on the pages ``starts[k]:starts[k + 1]``, for each `k`.
 
-    Of each word the first `n_kinds` buckets count.
+    Of each word the first `n_kinds` buckets count. `seen` has a zero for each bucket, here
+    and afterwards: of the row's entries the place + 1.
     """
     n_rows = starts.size - 1
     most = images.shape[1] * images.shape[2]
     places = np.empty((most, 3), np.int32)
     words = np.empty((most, N_KINDS), np.uint32)
-    seen = np.zeros(N_BUCKETS, np.uint32)  # of the row's entries: place + 1
     indptr = np.zeros(n_rows + 1, np.int64)
     buckets = np.empty(4096, np.uint32)
     counts = np.empty(4096, np.uint32)
@@ -279,7 +283,10 @@ def count_words(
             f"starts are page numbers that rise from 0 to at most {len(pages)}, one more than "
             f"rows; not {np.array2string(edges, threshold=6)}"
         )
-    return WordCounts(*_count(pages, edges.astype(np.int64), _CLASS, N_KINDS if patterns else 2))
+    if not hasattr(_SCRATCH, "seen"):  # to clear a megabyte takes longer than a page
+        _SCRATCH.seen = np.zeros(N_BUCKETS, np.uint32)
+    n_kinds = N_KINDS if patterns else 2
+    return WordCounts(*_count(pages, edges.astype(np.int64), _CLASS, n_kinds, _SCRATCH.seen))
 
 
 def find_words(source: ArrayLike | str) -> Words:

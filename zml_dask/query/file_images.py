@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.errors import DatasetDamagedError, UsageError
-from zml_dask.query.rows import Rows
 from zml_dask.query.selection import Selection, image_lines, open_selected
 from zml_dask.query.sql import equality
 from zml_dask.raster.images import Images, to_text
@@ -151,21 +150,17 @@ def iterate_files(snapshot: Snapshot, selection: Selection) -> Iterator[FileImag
     Memory holds 2,048 images, or those of the largest file and 1,024, and 16,384 rows of
     the table: the next images are read while those before are in use.
     """
-    pieces = _pieces(snapshot.images, selection.rows)
-    held, at = snapshot.images.read(np.empty(0, np.int64)), 0
-    for start in range(0, selection.file_id.size, _FILES_AT_ONCE):
-        several = slice(start, start + _FILES_AT_ONCE)
-        begins, ends = selection.images_of(several)
-        table = snapshot.take("files", selection.file_id[several], FILES_SCHEMA.names)
-        for row, begin, end in zip(_rows(table), begins.tolist(), ends.tolist(), strict=True):
-            held, at = held[begin - at :], begin
-            more, n = [], len(held)
-            while n < end - begin:
-                more.append(next(pieces))
-                n += len(more[-1])
-            held = np.concatenate([held, *more]) if more else held
-            segment = selection.rows.positions(begin, end) - row.first_image
-            yield FileImages(row, held[: end - begin].copy(), segment)
+
+    def files() -> Iterator[tuple[FileRow, int, int]]:
+        for start in range(0, selection.file_id.size, _FILES_AT_ONCE):
+            several = slice(start, start + _FILES_AT_ONCE)
+            begins, ends = selection.images_of(several)
+            table = snapshot.take("files", selection.file_id[several], FILES_SCHEMA.names)
+            yield from zip(_rows(table), begins.tolist(), ends.tolist(), strict=True)
+
+    for row, begin, images in with_images(snapshot.images, selection.rows, files()):
+        segment = selection.rows.positions(begin, begin + len(images)) - row.first_image
+        yield FileImages(row, images.copy(), segment)
 
 
 def _rows(table: pa.Table) -> Iterator[FileRow]:
@@ -173,8 +168,25 @@ def _rows(table: pa.Table) -> Iterator[FileRow]:
         yield from (FileRow(**row) for row in batch.to_pylist())
 
 
-def _pieces(reader: ImageReader, rows: Rows) -> Iterator[Images]:
-    """Read images front to back, some whole chunks at a time; at first few, to begin soon."""
+class Places(Protocol):
+    """Numbers of images in ascending order, such as `Rows`."""
+
+    def __len__(self) -> int: ...
+
+    def piece(self, start: int, limit: int, chunk: int, /) -> Int64:
+        """Up to `limit` numbers from the `start`-th on, that end where a chunk ends."""
+        ...
+
+
+def with_images(
+    reader: ImageReader, rows: Places, items: Iterable[tuple[_Item, int, int]]
+) -> Iterator[tuple[_Item, int, Images]]:
+    """Yield each item with its images: those of `rows` from one place to another.
+
+    Items follow one another without a gap. Images are read front to back, some whole
+    chunks at a time, at first few, to begin soon, and ahead of what is asked for. An item's
+    are valid until the next one.
+    """
 
     def wanted() -> Iterator[Int64]:
         at, limit = 0, reader.spec.chunk
@@ -183,7 +195,16 @@ def _pieces(reader: ImageReader, rows: Rows) -> Iterator[Images]:
             yield piece
             at, limit = at + piece.size, min(2 * limit, _IMAGES_AT_ONCE)
 
-    return one_ahead(reader.read, wanted())
+    pieces = one_ahead(reader.read, wanted())
+    held, at = reader.read(np.empty(0, np.int64)), 0
+    for item, begin, end in items:
+        held, at = held[begin - at :], begin
+        more, n = [], len(held)
+        while n < end - begin:
+            more.append(next(pieces))
+            n += len(more[-1])
+        held = np.concatenate([held, *more]) if more else held
+        yield item, begin, held[: end - begin]
 
 
 def one_ahead(make: Callable[[_Item], _Made], items: Iterator[_Item]) -> Iterator[_Made]:
