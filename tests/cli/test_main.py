@@ -39,6 +39,21 @@ def test_every_command_is_listed_with_a_whole_sentence(
             assert command.name == name
 
 
+def test_standard_output_may_be_closed_or_lack_characters() -> None:
+    command = [sys.executable, "-m", "zml_dask"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "", *command, "--version"], check=False)
+    assert done.returncode == 0
+    script = (
+        "import zml_dask.cli.main as entry\n"
+        "entry.cli.main = lambda **_: print('caf\\xe9 \\u4e2d')\nentry.main()"
+    )
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done_ascii = subprocess.run(
+        [sys.executable, "-c", script], env=ascii_only, capture_output=True, check=True
+    )
+    assert done_ascii.stdout == b"caf\\xe9 \\u4e2d\n"
+
+
 def test_the_help_imports_no_command() -> None:
     script = (
         "import sys\nfrom zml_dask.cli.main import main\n"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.cli.main import main
+from zml_dask.errors import UsageError
 from zml_dask.query.citation import CITED_COLUMNS, bibtex, record_items
 from zml_dask.query.dataset import Dataset
 from zml_dask.store.storage import Storage
@@ -60,6 +61,8 @@ def test_a_selection_cites_its_records_and_the_whole_only_itself(ds: Dataset) ->
     assert [item["id"] for item in items[1:]] == [f"zenodo{i}" for i in chosen.records.record_id]
     assert items[0]["type"] == "dataset"
     assert len(json.loads(ds.cite("csl", records=True))) == 1 + len(ds.records)
+    with pytest.raises(UsageError, match="choose of bibtex, csl"):
+        ds.cite("ris")  # type: ignore[arg-type]
 
 
 def test_the_command(ds: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
+import os
 import pickle
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.errors import UsageError
+from zml_dask.query import engine
 from zml_dask.query.selection import open_selected
 from zml_dask.query.sql import equality, find_column, parse_condition, parse_question
 from zml_dask.store.commit import commit
@@ -325,6 +331,26 @@ def test_memory_and_time_are_bounded(ds: zml.Dataset) -> None:
         ds.sql("select list(i) from range(1000000000) t(i)", memory_limit=2**26, timeout=60)
     few = ds.sql("select count(*) from files", memory_limit=2**26, timeout=60)
     assert few.fetchall() == [(len(ds.files),)]
+
+
+@pytest.mark.parametrize("limit", ["timeout", "memory_limit"])
+def test_a_limit_is_a_number_above_0(ds: zml.Dataset, limit: str) -> None:
+    for value in (0, -1, "1GB", math.nan):
+        with pytest.raises(UsageError, match=f"{limit} is a number of"):
+            ds.sql("select 1", **{"timeout": 60, limit: value})
+
+
+def test_ctrl_c_ends_a_question(ds: zml.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *call: Any, **options: Any) -> Any:
+            future = super().submit(*call, **options)
+            if call[0] is not bool:
+                threading.Timer(0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            return future
+
+    monkeypatch.setattr(engine, "ThreadPoolExecutor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(ds.ask("select count(*) from range(100000000000) where random() < 0.5"))
 
 
 def test_answers_outlive_what_was_asked(folder: Path) -> None:

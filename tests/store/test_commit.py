@@ -313,5 +313,10 @@ def test_info_refuses_any_other_byte() -> None:
         assert "dataset.json" in str(caught.value), position
 
 
+def test_a_web_page_is_no_damage() -> None:
+    with pytest.raises(UsageError, match="sent a web page in place of"):
+        DatasetInfo.from_bytes(b"\n<!DOCTYPE html><title>Sign in</title>")
+
+
 def test_paths_of_shards() -> None:
     assert shard_path("images", 2, 3) == "images.zarr/images/c/2/0/0"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -108,6 +109,11 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo(f"zml-dask: {NEEDS_UNIX}", err=True)
         sys.exit(1)
     words = sys.argv[1:] if arguments is None else arguments
+    if sys.stdout is None:  # closed by who called
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - as long as the process
+    elif isinstance(sys.stdout, TextIOWrapper):
+        # A terminal that lacks a character of somebody's code shows its number.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # The two global flags are accepted before and after the command's name.
     flags = [word for word in words if word in _GLOBAL_FLAGS]
     words = flags + [word for word in words if word not in _GLOBAL_FLAGS]
@@ -126,7 +132,8 @@ def main(arguments: list[str] | None = None) -> Any:
         if debug:
             raise
         click.echo(
-            "zml-dask: interrupted; the same command goes on where this one stopped", err=True
+            "zml-dask: interrupted; type the same command again, and what can be resumed is",
+            err=True,
         )
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as asked:

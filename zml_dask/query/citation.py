@@ -11,8 +11,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from zml_dask.errors import UsageError
 from zml_dask.store.info import DatasetInfo
 from zml_dask.text_safety import escape_text
 
@@ -52,6 +53,8 @@ braces even where they are escaped, so those have names."""
 
 def cite(view: Dataset, form: CitationFormat, *, records: bool) -> str:
     """Say how to cite a view, and its records; see `Dataset.cite`."""
+    if form not in get_args(CitationFormat):
+        raise UsageError(f"no format {form!r}; choose of {', '.join(get_args(CitationFormat))}")
     items = [dataset_item(view.info, view.url.rstrip("/").rpartition("/")[2], view.url)]
     if records:
         rows = view.snapshot.take("records", view.record_rows, CITED_COLUMNS)

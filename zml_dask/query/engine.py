@@ -16,11 +16,12 @@ from __future__ import annotations
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final, Self, TypeVar
 
 import duckdb
 import psutil
@@ -28,6 +29,7 @@ import pyarrow as pa
 from dask.system import CPU_COUNT
 from fsspec import AbstractFileSystem
 
+from zml_dask.errors import UsageError
 from zml_dask.query.rows import Rows
 from zml_dask.query.sql import query_error
 from zml_dask.store.info import Part
@@ -40,6 +42,9 @@ _REMOTE_THREADS = 32
 _MEMORY: Final = 3 * 2**29
 _PROTOCOL = "zml"
 _BATCH = 131_072
+
+_T = TypeVar("_T")
+_N = TypeVar("_N", bound=float)
 
 
 class Database:
@@ -75,13 +80,15 @@ class Database:
     ) -> None:
         self._snapshot = snapshot
         self._parts = _PartFiles(snapshot)
-        memory = memory_limit or min(_MEMORY, psutil.virtual_memory().total // 2)
+        memory = min(_MEMORY, psutil.virtual_memory().total // 2)
+        if memory_limit is not None:
+            memory = _positive("memory_limit", memory_limit, "bytes")
         local = snapshot.storage.is_local
         self._connection = duckdb.connect(
             ":memory:",
             config={
                 "threads": CPU_COUNT if local else _REMOTE_THREADS,
-                "memory_limit": f"{memory // 1024} KiB",
+                "memory_limit": f"{int(memory) // 1024} KiB",
                 "temp_directory": str(Path(tempfile.gettempdir(), f"zml-{uuid.uuid4().hex}")),
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
@@ -167,17 +174,18 @@ class Database:
         UsageError
             If it takes longer than `timeout` seconds, or more memory than it may.
         """
-        with self._errors(shown), self._interrupted(timeout):
-            return self._connection.sql(query).to_arrow_table()
+        with self._errors(shown), self._limited(timeout, shown), self._in_thread() as compute:
+            return compute(lambda: self._connection.sql(query).to_arrow_table())
 
     def batches(
         self, query: str, *, shown: str = "", timeout: float | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield what a SELECT gives, in bounded memory; at least one batch, be it empty."""
-        with self._errors(shown), self._interrupted(timeout):
-            reader = self._connection.sql(query).to_arrow_reader(_BATCH)
+        with self._errors(shown), self._limited(timeout, shown), self._in_thread() as compute:
+            reader = compute(lambda: self._connection.sql(query).to_arrow_reader(_BATCH))
             n = 0
-            for n, batch in enumerate(reader, 1):  # noqa: B007 - how many there were
+            while (batch := compute(lambda: next(reader, None))) is not None:
+                n += 1
                 yield batch
             if not n:
                 yield from reader.schema.empty_table().to_batches() or [
@@ -185,11 +193,28 @@ class Database:
                 ]
 
     @contextmanager
-    def _interrupted(self, timeout: float | None) -> Iterator[None]:
+    def _in_thread(self) -> Iterator[Callable[[Callable[[], _T]], _T]]:
+        """Yield what has DuckDB compute in a thread: in the main one, it notices no Ctrl-C."""
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                yield lambda call: thread.submit(call).result()
+            except KeyboardInterrupt:
+                # In a thread, too, for who types Ctrl-C twice.
+                threading.Thread(target=self._interrupt, args=[thread.submit(bool)]).start()
+                raise
+
+    def _interrupt(self, ended: Future[Any]) -> None:
+        while not ended.done():  # what has yet to begin is not interrupted by one call
+            self._connection.interrupt()
+            wait([ended], timeout=0.1)
+
+    @contextmanager
+    def _limited(self, timeout: float | None, shown: str) -> Iterator[None]:
         if timeout is None:
             yield
             return
-        timer = threading.Timer(timeout, self._connection.interrupt)
+        seconds = _positive("timeout", timeout, "seconds")
+        timer = threading.Timer(seconds, self._connection.interrupt)
         timer.daemon = True
         timer.start()
         try:
@@ -197,7 +222,7 @@ class Database:
         except duckdb.InterruptException as error:
             if not timer.finished.is_set():
                 raise
-            raise query_error("", TimeoutError(f"it takes longer than {timeout:g} s")) from error
+            raise query_error(shown, TimeoutError(f"it takes longer than {timeout:g} s")) from error
         finally:
             timer.cancel()
 
@@ -210,6 +235,12 @@ class Database:
             if self._parts.failure is not None:
                 raise self._parts.failure from error
             raise _said(shown, error) from error
+
+
+def _positive(name: str, value: _N, unit: str) -> _N:
+    if not isinstance(value, int | float) or not value > 0:
+        raise UsageError(f"{name} is a number of {unit} above 0, not {value!r}")
+    return value
 
 
 def _said(shown: str, error: Exception) -> Exception:

@@ -249,6 +249,10 @@ class DatasetInfo:
         try:
             plain = json.loads(data)
         except (ValueError, RecursionError) as error:
+            if data.lstrip()[:1] == b"<":
+                raise UsageError(
+                    f"the server sent a web page in place of {where}; check the address"
+                ) from error
             raise DatasetDamagedError(f"{where} is not JSON ({error}); {_RESTORE}") from error
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
             raise UsageError(f"{where} is not of a zml-dask dataset; choose another folder")

@@ -271,7 +271,8 @@ def note_leftovers(
             continue
         paths = storage.list(name) or [name]
         if name == STAGING:
-            staged = sum(not path.startswith(f"{REPACK}/") for path in paths)
+            not_builds = (f"{REPACK}/", f"{STAGING}/commit/", f"{STAGING}/{DERIVED}/")
+            staged = sum(not path.startswith(not_builds) for path in storage.list(name))
         else:
             is_ours = name in (IMAGES_ZARR, DERIVED) or name.endswith(".parquet")
             found = unlisted if is_ours else others
