@@ -509,10 +509,17 @@ def test_update_appends(
 @pytest.mark.slow
 def test_the_demo_runs_twice(tmp_path: Path) -> None:
     words = ["demo", "zenodo-ml", "--limit", "16", "--workers", "1"]
-    first, second = (
-        subprocess.run([*by, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
-        for by in ([COMMAND], [sys.executable, "-m", "zml_dask"])
-    )
+
+    def demo(*by: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*by, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    ours = tmp_path / "types.py"
+    ours.write_text("raise RuntimeError('of the current folder, not of the library')")
+    first = demo(COMMAND)
+    ours.unlink()
+    second = demo(sys.executable, "-m", "zml_dask")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "16 records" in first.stdout
     assert "images by language: " in first.stdout

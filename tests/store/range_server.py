@@ -24,7 +24,8 @@ class RangeServer:
     most_at_once : int
         Requests that were under way at the same time, at most.
     failures : list of int
-        Statuses of the next answers, taken from its end.
+        Statuses of the next answers, taken from its end; 0 sends half of what is asked for,
+        and then nothing, over a connection that stays open.
     queries : list of str
         What came after a question mark.
     """
@@ -37,6 +38,7 @@ class RangeServer:
         self.failures: list[int] = []
         self.queries: list[str] = []
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         server = self
 
         class Handler(SimpleHTTPRequestHandler):
@@ -53,12 +55,12 @@ class RangeServer:
                     server.queries += self.path.split("?")[1:]
                 try:
                     time.sleep(server.delay)
-                    self._answer(failure or server.refuse_with)
+                    self._answer(failure or server.refuse_with, silent=failure == 0)
                 finally:
                     with server._lock:
                         server._at_once -= 1
 
-            def _answer(self, failure: int | None) -> None:
+            def _answer(self, failure: int | None, *, silent: bool) -> None:
                 path = Path(self.translate_path(self.path))
                 if failure or not path.is_file():
                     self.send_error(failure or 404)
@@ -87,7 +89,9 @@ class RangeServer:
                 self.end_headers()
                 with server._lock:
                     server.sent.append((self.path, stop - start))
-                self.wfile.write(data)
+                self.wfile.write(data[: len(data) // 2] if silent else data)
+                if silent:
+                    server._closed.wait()
 
             def log_message(self, *args: Any) -> None:
                 """Say nothing."""
@@ -103,6 +107,7 @@ class RangeServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
 

@@ -18,6 +18,7 @@ from range_server import RangeServer
 from store_builders import content_of, objects, sources, stage
 
 from zml_dask.errors import UsageError
+from zml_dask.store import object_storage
 from zml_dask.store import storage as operations
 from zml_dask.store.commit import commit
 from zml_dask.store.info import read_info
@@ -333,6 +334,18 @@ def test_what_s3_refuses_is_said(s3_endpoint: str) -> None:
         storage = Storage.open("s3://zml/x", **options)
         with pytest.raises(operations.StorageError, match=words), storage._operation("write", "a"):
             raise error
+
+
+def test_a_server_that_falls_silent_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_storage, "_SILENCE", 0.5)
+    (tmp_path / "a").write_bytes(bytes(range(200)))
+    with RangeServer(tmp_path) as server:
+        server.failures = [0, 0]
+        storage = Storage.open(server.url)
+        assert storage.read_range("a", 50, 150) == bytes(range(50, 150))
+    assert len(server.sent) == 3
 
 
 def test_s3_says_of_a_bucket_that_is_closed_what_helps(tmp_path: Path) -> None:

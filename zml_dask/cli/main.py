@@ -108,6 +108,9 @@ def main(arguments: list[str] | None = None) -> Any:
     if find_spec("fcntl") is None:
         click.echo(f"zml-dask: {NEEDS_UNIX}", err=True)
         sys.exit(1)
+    if arguments is None:
+        # In workers, a file types.py of the current folder would stand before Python's own.
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
     words = sys.argv[1:] if arguments is None else arguments
     if sys.stdout is None:  # closed by who called
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - as long as the process

@@ -55,4 +55,5 @@ def command(
     else:
         given["file"] = what
     found = view.similar(**given)
+    found["similarity"] = found["similarity"].round(4)
     write_rows(iter([pa.Table.from_pandas(found, preserve_index=False)]), form, output, limit=limit)

@@ -29,6 +29,9 @@ and 0.40 s (obstore) with 64, 0.67 s and 0.62 s with 32; fsspec's one at a time 
 _PAUSES = (0.2, 1.0, 3.0)
 """Seconds before what failed in passing is asked for again."""
 
+_SILENCE = 60.0
+"""Seconds without a byte after which a connection is given up."""
+
 _PASSING_STATUS = (429, 500, 502, 503, 504)
 _PASSING_ERRORS = ("ServerDisconnectedError", "ClientPayloadError", "FSTimeoutError")
 _PRECONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict")
@@ -97,8 +100,12 @@ class ObjectStorage(Storage):
         if self.url.startswith(("http://", "https://")):
             # Bytes as they are stored, since ranges are of those.
             options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
-            client = {"raise_for_status": _refuse_whole, **options.get("client_kwargs", {})}
-            options["client_kwargs"] = client
+            import aiohttp
+
+            # However long a large object takes, a server that falls silent is asked again.
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+            client = {"raise_for_status": _refuse_whole, "timeout": timeout}
+            options["client_kwargs"] = {**client, **options.get("client_kwargs", {})}
         else:
             # Listings would be remembered, but other workers write here too.
             options.setdefault("use_listings_cache", False)
