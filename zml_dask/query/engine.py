@@ -196,8 +196,16 @@ class Database:
     def _in_thread(self) -> Iterator[Callable[[Callable[[], _T]], _T]]:
         """Yield what has DuckDB compute in a thread: in the main one, it notices no Ctrl-C."""
         with ThreadPoolExecutor(1) as thread:
+
+            def compute(call: Callable[[], _T]) -> _T:
+                future = thread.submit(call)
+                # A signal just before a wait does not end it; so it is never a long one.
+                while not wait([future], timeout=0.5).done:
+                    pass
+                return future.result()
+
             try:
-                yield lambda call: thread.submit(call).result()
+                yield compute
             except KeyboardInterrupt:
                 # In a thread, too, for who types Ctrl-C twice.
                 threading.Thread(target=self._interrupt, args=[thread.submit(bool)]).start()
