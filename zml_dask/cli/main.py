@@ -135,8 +135,7 @@ def main(arguments: list[str] | None = None) -> Any:
         if debug:
             raise
         click.echo(
-            "zml-dask: interrupted; type the same command again, and what can be resumed is",
-            err=True,
+            "zml-dask: interrupted; the same command goes on with whatever was kept", err=True
         )
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as asked:
