@@ -139,7 +139,6 @@ def test_mistakes_are_named(ds: Dataset) -> None:
     with pytest.raises(UsageError, match="there are files, records, failures, xs"):
         found.sql("SELECT * FROM ys")
     for name, function, schema, message in (
-        ("lines_of_code", count_x, COLUMNS, "built-in table"),
         ("Xs", count_x, COLUMNS, "small letters"),
         ("files", count_x, COLUMNS, "another name"),
         ("path", count_x, COLUMNS, "another name"),

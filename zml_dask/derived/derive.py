@@ -126,8 +126,6 @@ def table_of(
     """
     found: Recipe | Whole
     if function is not None:
-        if name in {*BUILT_IN, *_WHOLE}:
-            raise UsageError(f"{name!r} is the name of a built-in table; choose another")
         found = Recipe.of(name, function, schema or {})
     elif name in _WHOLE:
         found = _WHOLE[name]
