@@ -12,10 +12,11 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import dask
 import dask.bag as db
 import distributed
 from dask.base import annotate
-from dask.utils import format_bytes
+from dask.utils import format_bytes, parse_timedelta
 from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
 from distributed.core import Status
@@ -42,6 +43,11 @@ _LOST = (FutureCancelledError, CommClosedError, TimeoutError, ConnectionError)
 _ENDED = (Status.closed, Status.closing, Status.failed)
 """Of a worker or a nanny that does not come back."""
 
+_DESERTED = (
+    "no worker of the LocalCluster is left, and it starts no other: most likely they "
+    "died while they started, or were closed; what is staged is kept: start workers "
+    "(cluster.scale(2), or a new cluster) and run the same command again"
+)
 _SMALLEST_WORKER = 200 * 2**20
 """Bytes that Python with NumPy, Arrow and Dask takes before it does anything."""
 
@@ -235,15 +241,18 @@ class _DaskRun:
         ClusterError
             If the cluster's workers are gone and nothing will start others.
         """
-        looked = time.monotonic()
+        looked = served = time.monotonic()
         while not completed.is_empty():
             ready = completed.next_batch(block=False)
             if not ready:
                 with completed.thread_condition:
                     completed.thread_condition.wait(timeout=0.1)
                 if time.monotonic() - looked >= _LOOK_SECONDS:
-                    _check_not_deserted(self.client)
                     looked = time.monotonic()
+                    if not _is_deserted(self.client):
+                        served = looked
+                    elif looked - served >= _patience(self.client):
+                        raise ClusterError(_DESERTED)
             yield from ready
 
     def submit(self, tasks: Sequence[Any]) -> list[distributed.Future]:
@@ -391,8 +400,8 @@ def _check_memory(client: distributed.Client) -> None:
         )
 
 
-def _check_not_deserted(client: distributed.Client) -> None:
-    """Refuse to wait where no worker is left, and nothing would start another.
+def _is_deserted(client: distributed.Client) -> bool:
+    """Whether no worker is left, and nothing would start another.
 
     Queues start the next job, an adaptive cluster the next worker, and at an address
     somebody else does; a plain cluster on this machine has nobody but its nannies. It
@@ -402,18 +411,24 @@ def _check_not_deserted(client: distributed.Client) -> None:
     cluster = client.cluster
     adapts = getattr(cluster, "_adaptive", None) is not None
     if not isinstance(cluster, distributed.LocalCluster) or adapts:
-        return
+        return False
     workers, wanted = dict(cluster.workers), set(cluster.worker_spec)
     if wanted - set(workers) and cluster.status == Status.running:
         cluster.scale(len(wanted))
-        return
+        return False
     ended = all(name in workers and workers[name].status in _ENDED for name in wanted)
-    if ended and not _workers(client):
-        raise ClusterError(
-            "no worker of the LocalCluster is left, and it starts no other: most likely they "
-            "died while they started, or were closed; what is staged is kept: start workers "
-            "(cluster.scale(2), or a new cluster) and run the same command again"
-        )
+    return ended and not _workers(client)
+
+
+def _patience(client: distributed.Client) -> float:
+    """Seconds to wait for a deserted cluster: none where its workers were closed.
+
+    One that failed to start, since the name of the lost one was still taken, is dropped too.
+    """
+    workers: Any = client.cluster.workers
+    if all(each.status != Status.failed for each in workers.values()):
+        return 0
+    return 2 * float(parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout")))
 
 
 def _killed(client: distributed.Client, item: int) -> RecordError:
