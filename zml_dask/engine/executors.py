@@ -421,11 +421,12 @@ def _is_deserted(client: distributed.Client) -> bool:
 
 
 def _patience(client: distributed.Client) -> float:
-    """Seconds to wait for a deserted cluster: none where its workers were closed.
+    """Seconds to wait until a deserted cluster is given up: none where its workers were closed.
 
-    One that failed to start, since the name of the lost one was still taken, is dropped too.
+    A worker that failed to start, since the name of the lost one was still taken, is dropped
+    by the cluster as well, and then another is asked for.
     """
-    workers: Any = client.cluster.workers
+    workers: Any = dict(client.cluster.workers)
     if all(each.status != Status.failed for each in workers.values()):
         return 0
     return 2 * float(parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout")))
