@@ -6,6 +6,7 @@ may repeat our token. Each function here makes one of these harmless.
 
 from __future__ import annotations
 
+import reprlib
 import unicodedata
 from collections.abc import Callable
 from typing import Any, Final
@@ -27,6 +28,17 @@ def escape_text(text: str) -> str:
     ('src/\\x1b[2Ja.py', 'naïve \\u202e.txt')
     """
     return text if text.isprintable() else _escape(text, str.isprintable)
+
+
+def brief_repr(value: object) -> str:
+    r"""Spell any value for a message: on one line, and not endless.
+
+    Examples
+    --------
+    >>> brief_repr("a" * 99), brief_repr(range(10**9))
+    ("'aaaaaaaaaaaa...aaaaaaaaaaaaa'", 'range(0, 1000000000)')
+    """
+    return escape_text(reprlib.repr(value))
 
 
 def escape_lines(text: str) -> str:

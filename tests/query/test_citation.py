@@ -61,7 +61,7 @@ def test_a_selection_cites_its_records_and_the_whole_only_itself(ds: Dataset) ->
     assert [item["id"] for item in items[1:]] == [f"zenodo{i}" for i in chosen.records.record_id]
     assert items[0]["type"] == "dataset"
     assert len(json.loads(ds.cite("csl", records=True))) == 1 + len(ds.records)
-    with pytest.raises(UsageError, match="choose of bibtex, csl"):
+    with pytest.raises(UsageError, match="'bibtex' or 'csl'"):
         ds.cite("ris")  # type: ignore[arg-type]
 
 

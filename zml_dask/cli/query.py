@@ -13,16 +13,19 @@ from zml_dask.query.counting import find_countable, nearest_values, wider_values
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.gather import gather
 from zml_dask.query.selection import derived_tables, join_derived, open_selected
-from zml_dask.query.sql import Column, parse_condition
+from zml_dask.query.sql import SCHEMAS, Column, parse_condition
 from zml_dask.store.layout import derived_table
 from zml_dask.text_safety import escape_text
 
 _COLUMNS = "record_id,path,language,license,n_lines,n_images"
+_EPILOG = " ".join(
+    f"Columns of {name}: {', '.join(SCHEMAS[name].names)}." for name in ("files", "records")
+)
 _BATCH = 16_384
 _DIRECTIONS = {"asc": "ASC", "desc": "DESC"}
 
 
-@click.command("query")
+@click.command("query", epilog=_EPILOG)
 @click.argument("dataset", type=click.Path())
 @click.argument("where", default="")
 @click.option(

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from zml_dask.arguments import checked, nearest
 from zml_dask.derived.builtin import BUILT_IN
 from zml_dask.derived.embedding import EMBEDDING, RECORDS
 from zml_dask.derived.job import Recipe, Schema, Whole, derive_table
@@ -40,6 +41,7 @@ class Compute(Protocol):
         ...
 
 
+@checked
 def derive(
     ds: Dataset | str | os.PathLike[str],
     name: str,
@@ -133,9 +135,8 @@ def table_of(
         found = Recipe.of(name, *BUILT_IN[name])
     else:
         raise UsageError(
-            f"there is no built-in table {name!r}; there are "
-            f"{', '.join([*BUILT_IN, *_WHOLE])}, or give a "
-            "function and its columns (--function, --column)"
+            f"there is no built-in table {name!r}; {nearest(name, [*BUILT_IN, *_WHOLE])}; or give "
+            "a function and its columns (--function, --column)"
         )
     return partial(derive_table, table=found)
 

@@ -135,7 +135,7 @@ class Recipe:
         )
 
 
-Schema: TypeAlias = "Mapping[str, str | pa.DataType] | pa.Schema"
+Schema: TypeAlias = Mapping[str, str | pa.DataType] | pa.Schema
 
 
 def _check_name(name: str) -> None:

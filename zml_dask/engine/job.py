@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from zml_dask.engine.lock import DatasetLock
 from zml_dask.engine.log import BuildLog
@@ -201,6 +201,7 @@ class LiveCounts:
             return sum(map(len, self._done.values()))
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs the tasks of a job: in this process one by one, in threads, or on a Dask cluster."""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -55,6 +55,7 @@ class Counts:
         return ", ".join([*words, self.note] if self.note else words)
 
 
+@runtime_checkable
 class BuildProgress(Protocol):
     """Takes what a build has to say. What it shows, and whether, is its own affair."""
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from zml_dask.arguments import checked, nearest
 from zml_dask.compiled import compiled
 from zml_dask.errors import UsageError
 from zml_dask.learning.training import Calibration, Linear, probabilities, scaled
@@ -163,6 +164,7 @@ def shipped_model() -> LanguageModel:
     return LanguageModel.from_bytes(shipped_bytes())
 
 
+@checked
 def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> Prediction:
     r"""Tell which language images of one file, or a text, are written in.
 
@@ -203,6 +205,7 @@ def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> P
     return Prediction(language, chances[language], chances)
 
 
+@checked
 def explain(
     source: ArrayLike | str, language: str | None = None, *, model: LanguageModel | None = None
 ) -> pd.DataFrame:
@@ -238,7 +241,8 @@ def explain(
     language = language or predict(pages, model=model).language
     if language not in model.labels:
         raise UsageError(
-            f"the model knows no language {language!r}; it knows {', '.join(model.labels)}"
+            f"the model knows no language {language!r}; "
+            + nearest(language, model.labels, "predict(source).probabilities")
         )
     found = find_words(pages)
     counts = count_words(pages, patterns=True)

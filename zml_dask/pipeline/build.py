@@ -14,6 +14,7 @@ import distributed
 import numpy as np
 from distributed.deploy import Cluster
 
+from zml_dask.arguments import checked
 from zml_dask.decoding import decode
 from zml_dask.engine.clusters import check_client, open_cluster, use_client
 from zml_dask.engine.executors import DaskExecutor
@@ -51,6 +52,7 @@ OpenClient: TypeAlias = Callable[[], AbstractContextManager[distributed.Client]]
 """Opens a cluster when there is something for it to do."""
 
 
+@checked
 def build(
     records: Records,
     dataset: str | Path | Storage,

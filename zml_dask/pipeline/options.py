@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
+from zml_dask.arguments import checked
 from zml_dask.decoding import decode
 from zml_dask.errors import UsageError
 from zml_dask.fetch.member import FetchLimits
@@ -36,6 +37,7 @@ Neither paths of this machine nor anything secret is among them.
 """
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class About:
     """What a dataset says of itself: in citations, Croissant, RO-Crate and its card.
@@ -67,6 +69,7 @@ class About:
             raise UsageError(f"about.doi: {self.doi!r} is no DOI; write 10.5072/zenodo.7")
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """Everything about a build but its records, its dataset and its cluster.

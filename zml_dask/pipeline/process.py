@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from zml_dask.arguments import checked
 from zml_dask.engine.activity import active, check_staying
 from zml_dask.errors import (
     RecordError,
@@ -47,6 +48,7 @@ from zml_dask.store.storage import Storage
 _EMPTY = "the file holds no line"
 
 
+@checked
 def process(
     record: Record | RecordRef | int,
     dataset: str | Path | Storage,

@@ -18,6 +18,7 @@ from zml_dask.records.record import Record, RecordFile
 from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
 from zml_dask.store.layout import STAGING
 from zml_dask.store.storage import Storage
+from zml_dask.text_safety import brief_repr
 
 Records: TypeAlias = str | Path | Catalogue | Iterable[Record]
 """A catalogue's path (JSON Lines, or ``records.pkl`` of 2018), an open one, or records."""
@@ -98,6 +99,10 @@ def _written(records: Iterable[Record], path: Path, api_url: str | None) -> Cata
     roots: set[str] = set()
     with path.open("w", encoding="ascii") as stream:
         for record in records:
+            if not isinstance(record, Record):
+                raise UsageError(
+                    f"records are a catalogue or zml_dask.Record objects, not {brief_repr(record)}"
+                )
             roots.update(_root_of(record, file) for file in record.files)
             stream.write(f"{canonical_json(record.metadata)}\n")
     if len(roots) > 1 or "" in roots:

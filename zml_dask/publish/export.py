@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+from zml_dask.arguments import checked
 from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
@@ -37,6 +38,7 @@ stream; Croissant is one page of JSON."""
 FORMATS = (*JOBS, "squashfs", "croissant", "atlas")
 
 
+@checked
 @dataclass(frozen=True)
 class ExportOptions:
     """How the formats are written.

@@ -11,6 +11,7 @@ import pyarrow as pa
 from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
+from zml_dask.arguments import checked
 from zml_dask.errors import UsageError
 from zml_dask.query.counting import cluster_column
 from zml_dask.query.file_images import one_ahead
@@ -42,6 +43,7 @@ _FIRST_PART = 8
 """The first window of an epoch is this part of the buffer, so that its first batch comes soon."""
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
     """How images are given out.

@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from zml_dask.errors import UsageError
+from zml_dask.arguments import checked
 from zml_dask.store.info import DatasetInfo
 from zml_dask.text_safety import escape_text
 
@@ -51,15 +51,19 @@ _SPECIAL = {
 braces even where they are escaped, so those have names."""
 
 
-def cite(view: Dataset, form: CitationFormat, *, records: bool) -> str:
+@checked
+def cite(
+    view: Dataset,
+    format: CitationFormat,  # noqa: A002 - as in every writer
+    *,
+    records: bool,
+) -> str:
     """Say how to cite a view, and its records; see `Dataset.cite`."""
-    if form not in get_args(CitationFormat):
-        raise UsageError(f"no format {form!r}; choose of {', '.join(get_args(CitationFormat))}")
     items = [dataset_item(view.info, view.url.rstrip("/").rpartition("/")[2], view.url)]
     if records:
         rows = view.snapshot.take("records", view.record_rows, CITED_COLUMNS)
         items += record_items(rows.to_pylist())
-    return bibtex(items) if form == "bibtex" else csl_json(items)
+    return bibtex(items) if format == "bibtex" else csl_json(items)
 
 
 def record_items(records: Iterable[Mapping[str, Any]]) -> list[Item]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
+from zml_dask.arguments import checked
 from zml_dask.query.batches import VOCABULARY, Batches, BatchOptions, Encoding
 from zml_dask.query.counting import count_all, count_by, find_duplicates, find_near_duplicates
 from zml_dask.query.describe import RecordView, describe, describe_html
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 _HEAD = ("file_id", "record_id", "path", "language", "license", "n_lines", "n_images")
 
 
+@checked
 def open_dataset(
     path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> Dataset:
@@ -80,6 +82,7 @@ def open_dataset(
     return Dataset(Snapshot.open(path, storage_options))
 
 
+@checked
 class Dataset:
     """A dataset, or a view of some of its files and images.
 
@@ -247,7 +250,7 @@ class Dataset:
         return Dataset(self.snapshot, sample_images(self, n, seed), (), self.whole)
 
     def sql(
-        self, query: str, *, memory_limit: int | None = None, timeout: float | None = None
+        self, query: str, *, memory_limit: float | None = None, timeout: float | None = None
     ) -> duckdb.DuckDBPyRelation:
         """Answer a SELECT over ``files``, ``records``, ``failures`` and the derived tables.
 
@@ -287,7 +290,7 @@ class Dataset:
             return relation_of(database.table(query, shown=query, timeout=timeout))
 
     def ask(
-        self, query: str, *, memory_limit: int | None = None, timeout: float | None = None
+        self, query: str, *, memory_limit: float | None = None, timeout: float | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield the answer to a SELECT as it comes, in bounded memory; see :meth:`sql`."""
         with open_question(self, query, memory_limit) as database:

@@ -44,7 +44,6 @@ _PROTOCOL = "zml"
 _BATCH = 131_072
 
 _T = TypeVar("_T")
-_N = TypeVar("_N", bound=float)
 
 
 class Database:
@@ -76,13 +75,13 @@ class Database:
         *,
         bits: Mapping[str, Rows] | None = None,
         values: Mapping[str, pa.Array | pa.Table] | None = None,
-        memory_limit: int | None = None,
+        memory_limit: float | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._parts = _PartFiles(snapshot)
-        memory = min(_MEMORY, psutil.virtual_memory().total // 2)
+        memory: float = min(_MEMORY, psutil.virtual_memory().total // 2)
         if memory_limit is not None:
-            memory = _positive("memory_limit", memory_limit, "bytes")
+            memory = min(_positive("memory_limit", memory_limit, "bytes"), 2**60)
         local = snapshot.storage.is_local
         self._connection = duckdb.connect(
             ":memory:",
@@ -222,7 +221,7 @@ class Database:
             yield
             return
         seconds = _positive("timeout", timeout, "seconds")
-        timer = threading.Timer(seconds, self._connection.interrupt)
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._connection.interrupt)
         timer.daemon = True
         timer.start()
         try:
@@ -245,8 +244,8 @@ class Database:
             raise _said(shown, error) from error
 
 
-def _positive(name: str, value: _N, unit: str) -> _N:
-    if not isinstance(value, int | float) or not value > 0:
+def _positive(name: str, value: float, unit: str) -> float:
+    if not value > 0:
         raise UsageError(f"{name} is a number of {unit} above 0, not {value!r}")
     return value
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from zml_dask.arguments import checked
 from zml_dask.engine.activity import active, check_staying, note_done, worker_folder
 from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor, Report, run_job
@@ -105,6 +106,7 @@ class SaveView(PortionJob[list[StagedRecord], int]):
         )
 
 
+@checked
 def save_view(
     view: Dataset,
     target: str | Path | Storage,

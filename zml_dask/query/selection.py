@@ -283,8 +283,8 @@ def _select_images(
 
 def sample_images(view: Dataset, n: int, seed: int) -> Selection:
     """Choose some images of a view at random; see `Dataset.sample`."""
-    if not isinstance(n, (int, np.integer)) or n < 0:
-        raise UsageError(f"cannot choose {n!r} images; give a whole number from 0 on")
+    if min(n, seed) < 0:
+        raise UsageError(f"n and seed are whole numbers from 0 on, not {n} and {seed}")
     total = len(view)
     picked = np.random.default_rng(seed).choice(total, min(n, total), replace=False)
     rows = view.rows.positions()[np.sort(picked)]
@@ -320,7 +320,7 @@ def open_selected(
     tables: tuple[str, ...] = (),
     views: Mapping[str, str] | None = None,
     *,
-    memory_limit: int | None = None,
+    memory_limit: float | None = None,
 ) -> Database:
     """Open a database with the files of a view as ``selected``.
 
@@ -368,7 +368,7 @@ def open_selected(
     )
 
 
-def open_question(dataset: Dataset, query: str, memory_limit: int | None = None) -> Database:
+def open_question(dataset: Dataset, query: str, memory_limit: float | None = None) -> Database:
     """Open a database with the tables that a SELECT reads."""
     derived = dataset.snapshot.derived
     question = parse_question(query, derived)

@@ -9,7 +9,6 @@ read nothing; the rest of the fence is in `engine`.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -22,9 +21,10 @@ from typing import Any, Final, Literal
 import duckdb
 import pyarrow as pa
 
+from zml_dask.arguments import nearest
 from zml_dask.errors import UsageError
 from zml_dask.store.layout import COLUMN_TYPES, FAILURES_SCHEMA, FILES_SCHEMA, RECORDS_SCHEMA
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import brief_repr, escape_text
 
 Level = Literal["files", "records", "images", "derived"]
 
@@ -231,11 +231,8 @@ def _derived_column(names: list[str], derived: Derived) -> Column | None:
 
 def _unknown(name: str) -> UsageError:
     known = list(_BY_KEY if "." in name else _BY_NAME)
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.7)
-    shown = repr(escape_text(name[:_MAX_SHOWN]))
-    if near:
-        return UsageError(f"no column {shown}; did you mean {' or '.join(map(repr, near))}?")
-    return UsageError(f"no column {shown}; there are {', '.join(_BY_NAME)}")
+    advice = nearest(name, known, "zml-dask query --help (ds.schema in Python)")
+    return UsageError(f"no column {escape_text(name[:_MAX_SHOWN])!r}; {advice}")
 
 
 def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
@@ -339,21 +336,22 @@ def equality(name: str, value: object, derived: Derived = NO_TABLES) -> Conditio
 def _literal(column: Column, name: str, value: object) -> str:
     if pa.types.is_boolean(column.type) and isinstance(value, bool):
         return "true" if value else "false"
+    said = f"{name}={brief_repr(value)}"
     is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UsageError(
-            f"{name}={value!r}: a column can equal text, a number, None, or one of a list of them"
+            f"{said}: a column can equal text, a number, None, or one of a list of them"
         )
     if isinstance(value, str) and is_number:
-        raise UsageError(f"{name}={value!r}: {name} is a number, and written without quotes")
+        raise UsageError(f"{said}: {name} is a number, and written without quotes")
     if pa.types.is_list(column.type):
         raise UsageError(f"{name} holds lists; write \"'word' in {name}\"")
     if isinstance(value, str):
         return quoted(value)
     if not is_number:
-        raise UsageError(f"{name}={value!r}: {name} is text, and written in quotes")
+        raise UsageError(f"{said}: {name} is text, and written in quotes")
     if not math.isfinite(value):
-        raise UsageError(f"{name}={value!r}: no column holds it; what is missing equals None")
+        raise UsageError(f"{said}: no column holds it; what is missing equals None")
     return repr(value)
 
 

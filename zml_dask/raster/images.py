@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from zml_dask.arguments import checked
 from zml_dask.errors import UsageError
 from zml_dask.raster import kernels
 from zml_dask.raster.text import HEIGHT, WIDTH, normalize_utf8
@@ -24,6 +25,7 @@ def n_lines_dtype(height: int) -> type[np.uint8 | np.uint16]:
     return np.uint8 if height <= np.iinfo(np.uint8).max else np.uint16
 
 
+@checked
 def rasterize(
     text: str, width: int = WIDTH, height: int = HEIGHT
 ) -> tuple[Images, NDArray[np.uint8 | np.uint16]]:
@@ -156,15 +158,19 @@ def to_text(images: ArrayLike, n_lines: ArrayLike | None = None) -> str:
     >>> to_text(rasterize("a\n\tb")[0])
     'a\n    b\n'
     """
-    pixels = np.ascontiguousarray(images, np.uint32)
+    try:
+        pixels = np.ascontiguousarray(images, np.uint32)
+        given = None if n_lines is None else np.asarray(n_lines, np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"to_text() takes arrays of code points and of lines: {error}") from error
     if pixels.ndim == 2:
         pixels = pixels[np.newaxis]
-    if n_lines is None:
-        n_lines = np.full(pixels.shape[0], pixels.shape[1] if pixels.ndim == 3 else 0)
+    if given is None:
+        given = np.full(pixels.shape[0], pixels.shape[1] if pixels.ndim == 3 else 0)
         if pixels.ndim == 3 and pixels.shape[0]:
             used = np.flatnonzero((pixels[-1] != ord(" ")).any(axis=1))
-            n_lines[-1] = used[-1] + 1 if used.size else 0
-    counts = np.atleast_1d(np.asarray(n_lines, np.int64))
+            given[-1] = used[-1] + 1 if used.size else 0
+    counts = np.atleast_1d(given)
     if pixels.ndim != 3 or counts.shape != pixels.shape[:1]:
         raise UsageError(
             f"images of shape {pixels.shape} and n_lines of shape {counts.shape} do not go "

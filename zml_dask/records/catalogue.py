@@ -23,6 +23,7 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
+from zml_dask.arguments import checked
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.records.journal import HarvestState, add_line, save_state, state_path
 from zml_dask.records.parse import (
@@ -61,6 +62,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 _SPACE: Final = re.compile(r"[ \t\r\n\ufeff]*")
 
 
+@checked
 @dataclass(frozen=True)
 class Catalogue:
     """An open catalogue.

@@ -556,7 +556,7 @@ def _closed(state: HarvestState, page: SearchPage) -> HarvestState:
 
 def _may_be_software(hit: object) -> bool:
     try:
-        return parse_record(hit).resource_type == "software"  # type: ignore[arg-type]
+        return parse_record(hit).resource_type == "software"
     except (RecordParseError, RecursionError):
         # What is no record says nothing about the filter.
         return True

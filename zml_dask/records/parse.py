@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from zml_dask.arguments import checked
 from zml_dask.errors import RecordError
 from zml_dask.records.record import (
     AccessStatus,
@@ -72,8 +73,9 @@ class RecordParseError(RecordError):
     """A hit that cannot be made a record: it has no usable id."""
 
 
+@checked
 def parse_record(
-    hit: Mapping[str, Any], *, api_url: str = ZENODO_API, trusted: bool = False
+    hit: Mapping[str, Any] | Any, *, api_url: str = ZENODO_API, trusted: bool = False
 ) -> Record:
     """Make a `Record` of one hit of a search, or of one record's own JSON.
 

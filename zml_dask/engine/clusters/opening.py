@@ -26,6 +26,7 @@ from zml_dask.engine.clusters.local import names_scheduler, open_local, open_sta
 from zml_dask.engine.clusters.options import ClusterOptions, Opener
 from zml_dask.engine.clusters.settings import resolve, settings_of
 from zml_dask.errors import UsageError
+from zml_dask.text_safety import brief_repr
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ give a distributed.Client, a cluster such as LocalCluster(n_workers=4), or an ad
     kind = type(given).__name__
     if not isinstance(given, Client | Cluster):
         raise UsageError(
-            f"client={given!r} is no Dask client but {kind}; give a distributed.Client, "
+            f"client={brief_repr(given)} is no Dask client but {kind}; give a distributed.Client, "
             "a cluster such as LocalCluster(n_workers=4), or an address"
         )
     if given.asynchronous:

@@ -21,6 +21,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from zml_dask.arguments import checked
 from zml_dask.engine.job import Job, Report
 from zml_dask.errors import ClusterError, StorageError, ZmlError
 from zml_dask.store.commit.plan import (
@@ -234,6 +235,7 @@ def _is_ours(leftover: str) -> bool:
     return folder != LEGACY if separator else name.endswith(f"-{DATASET_JSON}")
 
 
+@checked
 def commit(
     storage: Storage,
     options: CommitOptions | None = None,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from zml_dask.arguments import checked
 from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.engine.job import Each, run_job
 from zml_dask.engine.progress import BuildProgress
@@ -54,6 +55,7 @@ _SHOW_FROM = 200
 _AHEAD = "a commit has begun and not ended; build again to finish it"
 
 
+@checked
 def verify(
     url: str | Path | Storage,
     *,

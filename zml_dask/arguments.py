@@ -1,0 +1,176 @@
+"""The arguments of public functions, held to their annotations: one check for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import inspect
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
+
+import numpy as np
+
+from zml_dask.errors import UsageError
+from zml_dask.text_safety import brief_repr
+
+_Target = TypeVar("_Target", bound=Callable[..., Any])
+
+_NAMES: Final[Mapping[Any, str]] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "True or False",
+    NoneType: "None",
+    os.PathLike: "a path",
+    Path: "a path",
+    Mapping: "a mapping",
+    Callable: "a function",
+}
+_MOST_NAMED: Final = 12
+_LISTS: Final = (list, tuple, Sequence, Collection)
+
+
+def checked(target: _Target) -> _Target:
+    """Have a function, or each public method of a class, check what it is given.
+
+    A value that does not fit its annotation is a `UsageError`, in one line. NumPy's numbers
+    become Python's, and text where a list of texts is wanted becomes a list of one. What an
+    annotation says beyond plain types, lists of these, paths, choices and classes is left to
+    the function.
+
+    Examples
+    --------
+    >>> @checked
+    ... def repeat(text: str, times: int = 2) -> str:
+    ...     return text * times
+    >>> repeat("ab", np.int64(3))
+    'ababab'
+    >>> repeat("ab", 2.5)
+    Traceback (most recent call last):
+    zml_dask.errors.UsageError: repeat(): times has to be a whole number, not 2.5
+    """
+    if not inspect.isclass(target):
+        return cast("_Target", _checked(target, target.__qualname__))
+    for name, member in list(vars(target).items()):
+        plain = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+        if not inspect.isfunction(plain) or (name.startswith("_") and name != "__init__"):
+            continue
+        wrapped: Any = _checked(
+            plain, target.__name__ if name == "__init__" else plain.__qualname__
+        )
+        setattr(target, name, wrapped if plain is member else type(member)(wrapped))
+    return target
+
+
+def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
+    """Say which names are nearest to one that is not known; the end of a message.
+
+    Parameters
+    ----------
+    listing : str
+        What lists all, where they are too many to be named.
+
+    Examples
+    --------
+    >>> nearest("pyhton", ["Python", "C"]), nearest("x", ["Python", "C"])
+    ("did you mean 'Python'?", 'there are Python, C')
+    """
+    folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.7)
+    if near:
+        return f"did you mean {' or '.join(repr(folded[one]) for one in near)}?"
+    if listing and len(folded) > _MOST_NAMED:
+        return f"{listing} lists all {len(folded)}"
+    return f"there are {', '.join(folded.values())}"
+
+
+def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p.name for p in parameters if p.kind < inspect.Parameter.VAR_POSITIONAL]
+    rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)
+
+    @functools.cache
+    def kinds() -> dict[str, Any]:
+        # On first use, since an annotation may name what is defined further down.
+        return {p.name: _evaluated(p.annotation, function) for p in parameters}
+
+    def fit(name: str | None, value: Any) -> Any:
+        kind = kinds().get(name, Any) if name else Any
+        try:
+            return _fitted(value, kind)
+        except TypeError:
+            advice = ""
+            if name == rest and isinstance(value, Collection):
+                advice = "; give them one after the other, not as a list"
+            raise UsageError(
+                f"{where}(): {name} has to be {_said(kind)}, not {brief_repr(value)}{advice}"
+            ) from None
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        names = [*positional, *[rest] * (len(args) - len(positional))]
+        values = map(fit, names, args)
+        return function(*values, **{name: fit(name, value) for name, value in kwargs.items()})
+
+    return call
+
+
+def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
+    """Return what an annotation stands for; anything where that is known to type checkers alone."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    try:
+        text = isinstance(annotation, str)
+        return eval(annotation, function.__globals__) if text else annotation  # noqa: S307 - ours
+    except (NameError, TypeError, AttributeError):
+        return Any
+
+
+def _fitted(value: Any, kind: Any) -> Any:
+    """Return a value as its annotation has it; TypeError where it does not fit."""
+    origin: Any = get_origin(kind) or kind
+    inner = get_args(kind)
+    if origin in (Union, UnionType):
+        for one in inner:
+            with contextlib.suppress(TypeError):
+                return _fitted(value, one)
+        fits = False
+    elif origin is Literal:
+        fits = any(isinstance(value, type(one)) and value == one for one in inner)
+    elif origin in (int, float):
+        number = Integral if origin is int else Real
+        fits = isinstance(value, number) and not isinstance(value, bool)
+        value = origin(value) if fits else value
+    elif origin is bool:
+        fits = isinstance(value, bool | np.bool_)
+        value = bool(value) if fits else value
+    elif origin in _LISTS and inner[:1] == (str,):
+        items = [value] if isinstance(value, str) else list(value)
+        fits = all(isinstance(item, str) for item in items)
+        value = items if origin is list else tuple(items)
+    else:
+        # Of a protocol nothing is known, unless it is one of ours.
+        opaque = getattr(origin, "_is_protocol", False) and not origin._is_runtime_protocol  # noqa: SLF001
+        known = isinstance(origin, type) and origin is not Any and not opaque
+        fits = not known or isinstance(value, origin)
+    if not fits:
+        raise TypeError
+    return value
+
+
+def _said(kind: Any) -> str:
+    """Say in words what an annotation takes."""
+    origin: Any = get_origin(kind) or kind
+    inner = get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(_said, inner)))
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin in _LISTS and inner[:1] == (str,):
+        return "a list of texts"
+    return _NAMES.get(origin) or f"a {getattr(origin, '__name__', origin)}"
