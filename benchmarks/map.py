@@ -48,7 +48,7 @@ _TYPES = {
     "weights": "binary",
 }
 _CLUSTERS = 200
-_WEIGHTS = 2**16
+_WEIGHTS = 2**18
 
 
 def write(folder: Path, n: int) -> None:

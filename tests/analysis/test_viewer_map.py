@@ -7,13 +7,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 import zml_dask as zml
@@ -143,10 +144,42 @@ def test_points_are_named_and_lead_to_their_neighbours(
     ], "112 is withdrawn"
     assert text(chromium, "near").rstrip().endswith("0.70")
     assert violations(chromium) == []
+    # The point, and where one looks, are in the address, which shows the same again.
+    chromium.find_element("id", "points").send_keys("+", Keys.ARROW_LEFT)
+    seen = f"#map=language&near=103&at={-60 / 1.5 / unit:.6f},0,1.5"
+    wait(chromium, lambda b: unquote(b.current_url).endswith(seen))
     chromium.execute_script("document.querySelectorAll('#near a')[1].click()")
     images = int(zml.open_dataset(known.path).select(record_id=102).counted["images"])
     shows(chromium, f"{images} images")
-    assert script(chromium, "document.getElementById('map').open")
+    address = chromium.current_url
+    assert unquote(address).endswith(seen.replace("#", "#record=102&"))
+    drawn(chromium, mapped, address.removeprefix(mapped.url))
+    wait(chromium, lambda b: len(script(b, links)) == 3)
+    assert chromium.current_url == address
+    chromium.find_element("id", "points").send_keys("0")
+    wait(chromium, lambda b: "at=" not in b.current_url)
+
+
+def test_back_returns_to_the_place_the_colour_and_the_point(
+    mapped: ViewerServer, chromium: webdriver.Chrome
+) -> None:
+    *_, unit = drawn(chromium, mapped, "#map=language&near=103&at=-0.5,0.5,2")
+    links = "document.querySelectorAll('#near a').length"
+    wait(chromium, lambda b: script(b, links) == 3)
+    Select(chromium.find_element("id", "colour")).select_by_value("year")
+    wait(chromium, lambda b: "map=year" in b.current_url)
+    chromium.find_element("id", "points").send_keys("0")
+    wait(chromium, lambda b: "at=" not in b.current_url)
+    chromium.execute_script("document.querySelector('#map > summary').click()")
+    wait(chromium, lambda b: b.current_url == mapped.url + "#")
+    chromium.back()
+    wait(chromium, lambda b: b.current_url.endswith("#map=year&near=103"))
+    chromium.back()
+    wait(chromium, lambda b: script(b, "document.getElementById('colour').value") == "language")
+    wait(chromium, lambda b: script(b, links) == 3)
+    chromium.find_element("id", "points").send_keys(Keys.ARROW_RIGHT)
+    seen = f"at={-0.5 + 60 / 2 / unit:.6f},0.5,2"
+    wait(chromium, lambda b: unquote(b.current_url).endswith(seen))
 
 
 def test_drawing_around_records_chooses_them_and_is_a_link(
@@ -192,6 +225,16 @@ def test_colours_are_named_and_chosen(
         ".find(b => b.textContent.startsWith('mit ')).click()"
     )
     shows(chromium, f"{len(zml.open_dataset(known.path).select(license='mit'))} images")
+    # Of the points, those that fit are not faint; the legend counts them.
+    placed = {record for record, (x, *_) in PLACES.items() if x is not None and record != 112}
+    mit = {record for record in placed if known.rows[record]["license"] == "mit"}
+    wait(chromium, lambda b: text(b, "sampled") == f"{len(mit)} of {len(placed)} points fit.")
+    assert {e for e in script(chromium, legend) if not e.endswith(" 0")} == {f"mit {len(mit)}"}
+    chromium.execute_script("document.querySelector('#legend [aria-pressed=true]').click()")
+    wait(chromium, lambda b: not text(b, "sampled"))
+    Select(chromium.find_element("id", "language")).select_by_value("Python")
+    python = {r for r, path, _ in known.shown() if path.endswith(".py")} & placed
+    wait(chromium, lambda b: text(b, "sampled") == f"{len(python)} of {len(placed)} points fit.")
     loaded = script(chromium, "performance.getEntriesByType('resource').map(e => e.name)")
     assert all(name.startswith(mapped.url) for name in loaded)
     log = chromium.get_log("browser")  # type: ignore[no-untyped-call]

@@ -92,9 +92,7 @@ def test_a_text_has_the_numbers_that_python_gives_it(
 ) -> None:
     ds, server = derived
     drawn(chromium, server, "#map=language")
-    counting = (
-        "import('./map.js').then(m => arguments[1]([...m.countWords(arguments[0], 80, true)]))"
-    )
+    counting = "import('./map.js').then(m => arguments[1]([...m.countWords(arguments[0], 80)]))"
     for name, one in TEXTS.items():
         pages = rasterize(one)[0]
         _, buckets, counts = count_words(pages, [0, len(pages)], patterns=True)

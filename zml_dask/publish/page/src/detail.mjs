@@ -21,6 +21,7 @@ function facts(file, record, image) {
   const segment = image - file.first_image;
   const bdi = (text) => element("bdi", {}, visible(text));
   const rows = [
+    ["record", element("a", { href: `#record=${file.record_id}` }, `all images of ${file.record_id}`)],
     ["DOI", isDoi ? link(`https://doi.org/${record.doi}`, record.doi) : bdi(record.doi ?? "none")],
     ["licence", bdi(record.license ?? "none")],
     ["by", bdi((record.creators ?? []).slice(0, 3).join("; ") || "unknown")],
@@ -58,10 +59,19 @@ function picture(dataset, pixels, segment, current) {
   return { made, marker };
 }
 
-/** Light up a line of code. */
+/** Light up a line of code, and bring it into view. */
 function light(line) {
   for (const lit of document.querySelectorAll(".line.lit")) lit.classList.remove("lit");
-  if (line !== null) document.querySelector(`.line[data-line="${line}"]`)?.classList.add("lit");
+  const found = line === null ? null : document.querySelector(`.line[data-line="${line}"]`);
+  found?.classList.add("lit");
+  if (found) reveal($("code"), found);
+}
+
+/** Scroll a pane no further than it takes to see one of its elements; `scrollIntoView` would scroll the page as well. */
+function reveal(pane, shown) {
+  const [outer, inner] = [pane, shown].map((each) => each.getBoundingClientRect());
+  if (inner.top < outer.top) pane.scrollTop -= outer.top - inner.top;
+  else if (inner.bottom > outer.bottom) pane.scrollTop += inner.bottom - outer.bottom;
 }
 
 function block(dataset, texts, coloured, segment, current, marker) {
@@ -76,6 +86,7 @@ function block(dataset, texts, coloured, segment, current, marker) {
       marker.hidden = false;
       marker.style.top = `${(100 * row) / dataset.height}%`;
       marker.style.height = `${100 / dataset.height}%`;
+      reveal($("images"), marker);
     });
     line.addEventListener("mouseleave", () => { marker.hidden = true; });
     if (row < texts.length - 1) line.append("\n"); // at the end of a block it opens no line
@@ -129,10 +140,8 @@ export async function openImage(dataset, image, wanted) {
   );
   const partly = to - from < file.n_images ? `Images ${from + 1} to ${to} of ${number.format(file.n_images)}; → goes on. ` : "";
   $("pixel").textContent = `${partly}Point at a pixel or a line to see the other.`;
-  // Not `scrollIntoView`, which on a phone would scroll the title away as well.
   for (const pane of ["images", "code"]) $(pane).scrollTop = $(pane).querySelector(".current")?.offsetTop ?? 0;
   dialog.scrollTop = 0;
-  $("whole").href = `#${new URLSearchParams({ record: String(file.record_id) })}`;
   $("tree").open = false;
   $("tree").ontoggle = () => { if ($("tree").open) showTree(dataset, file.record_id).catch((error) => { $("files").textContent = String(error.message); }); };
   $("files").replaceChildren();

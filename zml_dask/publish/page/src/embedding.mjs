@@ -37,8 +37,8 @@ const bucket = (value) => Number(value >> BigInt(64 - BUCKET_BITS));
 /** What a word is as a part of a pattern: a mark itself, else whether it is a name or a number; and whether spaces come before it. */
 const shape = (word, isApart) => (WORDS.test(word) ? (/^\d/.test(word) ? 503 : 502) : word.codePointAt(0)) + (isApart ? 1000 : 0);
 
-/** How often words, pairs and, on request, patterns occur in a text whose lines are cut at `width`: bucket to count. */
-export function countWords(text, width, patterns) {
+/** How often words, pairs and patterns occur in a text whose lines are cut at `width`: bucket to count. */
+export function countWords(text, width) {
   const counts = new Map();
   const hashes = new Map();
   const add = (number) => counts.set(number, (counts.get(number) ?? 0) + 1);
@@ -52,16 +52,14 @@ export function countWords(text, width, patterns) {
       const own = hashes.get(word);
       add(bucket(own));
       add(bucket(mixed(low64(before * MULTIPLIER + own))));
-      if (patterns) {
-        const isFirst = before === LINE_START;
-        if (isFirst) one = 3000 + Math.min(start, 9);
-        const last = shape(word, !isFirst && start > end);
-        const ofThree = (two * BASE + one) * BASE + last;
-        add(bucket(mixed(low64(BigInt(ofThree) * MULTIPLIER + 3n))));
-        add(bucket(mixed(low64(BigInt(three * BASE ** 3 + ofThree) * MULTIPLIER + 4n))));
-        [three, two, one] = [two, one, last];
-        end = start + word.length;
-      }
+      const isFirst = before === LINE_START;
+      if (isFirst) one = 3000 + Math.min(start, 9);
+      const last = shape(word, !isFirst && start > end);
+      const ofThree = (two * BASE + one) * BASE + last;
+      add(bucket(mixed(low64(BigInt(ofThree) * MULTIPLIER + 3n))));
+      add(bucket(mixed(low64(BigInt(three * BASE ** 3 + ofThree) * MULTIPLIER + 4n))));
+      [three, two, one] = [two, one, last];
+      end = start + word.length;
       before = own;
     }
   }
@@ -77,16 +75,12 @@ function half(bits) {
 
 const even = (value) => (Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value));
 
-/**
- * The vector of a text as signed bytes; null for one without words. `weights` has a row of halves for each bucket, or null;
- * where several buckets share a row, patterns do not count.
- */
+/** The vector of a text as signed bytes; null for one without words. `weights` has a row of halves for each bucket, or null. */
 export function embed(text, weights, width) {
   const size = weights.find(Boolean).length / 2;
-  const shift = BUCKET_BITS - Math.log2(weights.length);
   const sum = new Float32Array(size);
-  for (const [number, count] of countWords(text, width, shift === 0)) {
-    const row = weights[number >> shift];
+  for (const [number, count] of countWords(text, width)) {
+    const row = weights[number];
     if (!row) continue;
     const scale = Math.fround(1 + Math.log(count));
     for (let k = 0; k < size; k++) sum[k] += Math.fround(scale * half(row[2 * k] | (row[2 * k + 1] << 8)));

@@ -3,7 +3,7 @@
 import { Dataset } from "./data.mjs";
 import { copyCode, downloadCode, openImage } from "./detail.mjs";
 import { draw, element, NONE, visible } from "./draw.mjs";
-import { corners, mapOf, nothing, ofResult, select, shuffled } from "./selection.mjs";
+import { corners, fitting, mapOf, nothing, ofResult, select, shuffled } from "./selection.mjs";
 
 const PAGE = 120;
 const SHUFFLED = 40; // each of them lies in another chunk
@@ -11,7 +11,7 @@ const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
 const CONTROLS = { group: "group", language: "language", extension: "extension", license: "license", year: "year", keyword: "keyword", record: "record", path: "path-filter", size: "size", lasso: "lasso", sort: "sort" };
 const DIMENSIONS = [["group", "language_group", "Language group"], ["language", "language", "Language"], ["extension", "extension", "Extension"], ["license", "license", "Licence"], ["year", "year", "Year"], [null, "status", "Files by status"]];
-const MAPPED = ["map", "of", "like"]; // what the map shows of the address, whatever the wall does
+const MAPPED = ["map", "of", "at", "near", "like"]; // what the map shows of the address, whatever the wall does
 const MENU = 400; // values of a dimension that a menu lists
 
 let dataset;
@@ -27,11 +27,17 @@ function view() {
   return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 }
 
-function go(changes, { replace = false } = {}) {
+function addressWith(changes) {
   const entries = Object.entries({ ...view(), ...changes }).filter(([, value]) => value !== "" && value != null);
-  const hash = `#${new URLSearchParams(entries)}`;
-  if (replace) history.replaceState(null, "", hash);
-  else history.pushState(null, "", hash);
+  return `#${new URLSearchParams(entries)}`;
+}
+
+/** Put into the address what the page already shows. */
+const note = (changes) => history.replaceState(null, "", addressWith(changes));
+
+function go(changes, { replace = false } = {}) {
+  if (replace) note(changes);
+  else history.pushState(null, "", addressWith(changes));
   render().catch(failed);
 }
 
@@ -104,7 +110,7 @@ function tile({ image, record, language }) {
   return { button, canvas, image };
 }
 
-async function drawWall(start, stop, now, mine) {
+async function drawWall(start, stop, now, key) {
   const tiles = [];
   for (let k = start; k < stop; k++) tiles.push(tile(selection.at(placed(k, now))));
   if (tiles.length) tiles[0].button.tabIndex = 0; // one stop for the whole wall; arrows move within
@@ -113,10 +119,10 @@ async function drawWall(start, stop, now, mine) {
   await Promise.all(
     tiles.map(async ({ canvas, image }) => {
       const pixels = await dataset.image(image);
-      if (mine === turn) draw(canvas, pixels, dataset.height, dataset.width);
+      if (wallShown === key) draw(canvas, pixels, dataset.height, dataset.width);
     }),
   );
-  if (mine === turn) $("wall").dataset.state = "drawn";
+  if (wallShown === key) $("wall").dataset.state = "drawn";
 }
 
 // Pages count from 1 in the address, as in what the page says, and from 0 within.
@@ -215,9 +221,10 @@ async function render() {
   $("empty").hidden = selection.images > 0 || Boolean(now.sql);
   if (!selection.images && !now.sql) showEmpty(now);
   const key = `${filters} ${here} ${now.seed ?? ""} ${selection.images}`;
-  const wall = key === wallShown ? null : drawWall(here * size, stop, now, mine);
+  const isOther = key !== wallShown;
   wallShown = key;
-  if (now.map) showMap(now).catch((error) => { $("place").textContent = visible(error.message); });
+  const wall = isOther ? drawWall(here * size, stop, now, key) : null;
+  if (now.map) showMap(now, filters).catch((error) => { $("place").textContent = visible(error.message); });
   else $("map").open = false;
   $("lasso-clear").hidden = !now.lasso;
   const image = Number(now.image);
@@ -228,20 +235,20 @@ async function render() {
 }
 
 /** Show the map as the address says, which is loaded when it is first wanted. */
-async function showMap(now) {
+async function showMap(now, filters) {
   $("map").open = true;
   if (!dataset.maps.length) {
     $("map").dataset.state = "missing";
     return;
   }
-  map ??= import("./map.js").then(({ PointMap }) => new PointMap(dataset, choose, go));
+  map ??= import("./map.js").then(({ PointMap }) => new PointMap(dataset, { view, choose, go, note }));
   const of = mapOf(now);
   if (!dataset.maps.includes(of)) throw new Error(`this dataset has no map of its ${of}: zml-dask derive DATASET ${of === "files" ? "file" : "record"}_map makes one`);
   const by = ["language", "license", "year"].includes(now.map) ? now.map : "language";
   $("of").value = of;
   $("colour").value = by;
-  await (await map).draw({ of, by, lasso: now.lasso ? corners(now.lasso) : null, like: now.like });
   $("map").dataset.state = "shown";
+  await (await map).draw({ ...now, of, by, lasso: now.lasso ? corners(now.lasso) : null, filters, fitting: () => fitting(dataset, now, of, () => shown === filters) });
 }
 
 /** The box of SQL, which is loaded when it is first wanted. */
@@ -372,10 +379,10 @@ function listen() {
     button.addEventListener("click", () => save(button.dataset.format).catch((error) => { $("answer").textContent = visible(error.message); }));
   }
   $("map").addEventListener("toggle", () => {
-    if ($("map").open !== Boolean(view().map)) go($("map").open ? { map: "language", of: dataset.maps.includes("records") ? "" : dataset.maps[0] } : { map: "" }, { replace: true });
+    if ($("map").open !== Boolean(view().map)) go($("map").open ? { map: "language", of: dataset.maps.includes("records") ? "" : dataset.maps[0] } : { map: "", at: "", near: "", like: "" });
   });
-  $("of").addEventListener("change", () => go({ of: $("of").value === "files" ? "files" : "", lasso: "" }));
-  $("colour").addEventListener("change", () => go({ map: $("colour").value }, { replace: true }));
+  $("of").addEventListener("change", () => go({ of: $("of").value === "files" ? "files" : "", at: "", near: "", lasso: "" }));
+  $("colour").addEventListener("change", () => go({ map: $("colour").value }));
   $("lasso-clear").addEventListener("click", () => choose({ lasso: "" }));
   $("halt").addEventListener("click", () => sql?.engine.stop());
   addEventListener("keydown", onKey);
@@ -387,7 +394,7 @@ async function main() {
   const base = new URL(document.querySelector("meta[name=dataset]").content, location.href);
   say("reading the dataset ...");
   dataset = await Dataset.open(base);
-  $("choose").open = matchMedia("(min-width: 50rem)").matches; // on a phone the wall comes first
+  for (const id of ["choose", "about"]) $(id).open = matchMedia("(min-width: 50rem)").matches; // on a phone what is below comes first
   fillFilters();
   listen();
   await render();

@@ -2,7 +2,7 @@
 
 import { element, NONE, visible, year } from "./draw.mjs";
 import { Similar } from "./embedding.mjs";
-import { Plot } from "./plot.mjs";
+import { Plot, WHOLE } from "./plot.mjs";
 
 export { countWords } from "./embedding.mjs";
 
@@ -13,6 +13,7 @@ const COLOURS = ["#4477dd", "#dd6622", "#229988", "#bb3366", "#997700", "#8855cc
 const OTHERS = "#8a929b";
 const FILTERS = { language: "group", license: "license", year: "year" };
 const NEAR = 10; // of a point
+const REST = 200; // ms after a movement until the address has its place
 const PLACED_BY = 5; // a text lies among so many, as the points do that the map was not drawn of
 
 /** A colour as a pixel has it, without its opacity. */
@@ -41,58 +42,101 @@ function colour(values, by) {
 const base64 = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes.buffer))).replaceAll("+", "-").replaceAll("/", "_");
 const bytes = (text) => Int8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
 
+/** The place that an address names, as `Plot.look` takes it. */
+function placeIn(text) {
+  const found = (text ?? "").split(",").map(Number);
+  return found.length === 3 && found.every(Number.isFinite) ? found : WHOLE;
+}
+
 export class PointMap {
-  /** `choose(changes)` changes what the address chooses, `go(changes)` the address alone. */
-  constructor(dataset, choose, go) {
-    Object.assign(this, { dataset, choose, go, similar: new Similar(dataset), shown: {}, marked: [], own: null, line: null });
+  /** `view()` is the address; `go(changes)` changes it, `choose(changes)` with it what is chosen, `note(changes)` nothing else. */
+  constructor(dataset, { view, choose, go, note }) {
+    Object.assign(this, { dataset, view, choose, go, similar: new Similar(dataset), shown: {}, turn: 0, marked: [], own: null, line: null, cover: null });
     this.plot = new Plot($("points"), {
       hover: (index) => this.say(index),
-      click: (index) => this.tell(() => this.pick(index)),
+      click: (index) => this.go({ near: this.nameOf(index), like: "" }),
       marks: (stroke, place) => this.mark(stroke, place),
+      moved: ([x, y, k]) => {
+        clearTimeout(this.resting);
+        if (!this.shown.of) return; // the address is still to be followed
+        const place = [x.toFixed(6), y.toFixed(6), k.toPrecision(4)].map(Number).join(",");
+        const at = place === WHOLE.join(",") ? "" : place;
+        this.resting = setTimeout(() => {
+          if (!$("map").open) return;
+          this.shown.at = at;
+          note({ at });
+        }, REST);
+      },
     });
     $("lasso-start").addEventListener("click", () => this.startLasso());
     $("like").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.tell(() => this.search($("like-text").value));
+      this.search($("like-text").value).catch((error) => { $("place").textContent = visible(error.message); });
     });
   }
 
-  /** Do something, and say beside the map what is wrong with it. */
-  tell(act) {
-    return act().catch((error) => { $("place").textContent = visible(error.message); });
+  /**
+   * Draw records or files, `of` them, coloured by a column, as the address has it: where one looks (`at`), the line around
+   * those that are chosen, and what is searched for. `fitting()` says which of them fit the filters.
+   */
+  async draw({ of, by, at = "", lasso, near, like, filters, fitting }) {
+    const mine = ++this.turn;
+    const before = this.shown;
+    const isOther = of !== before.of;
+    const points = await this.dataset.points(of);
+    const values = isOther || by !== before.by ? await this.valuesOf(of, by) : this.values;
+    if (mine !== this.turn) return;
+    Object.assign(this, { points, values, line: lasso, shown: { ...before, of, by } });
+    if (isOther || by !== before.by) this.colours = { ...colour(values, by), positions: points.positions, chosen: isOther ? null : this.colours.chosen };
+    if (isOther || at !== before.at) this.plot.look(placeIn(at));
+    this.paint();
+    const sought = near ? `near ${near}` : like;
+    Object.assign(this.shown, { at, sought, filters });
+    await Promise.all([
+      (isOther || sought !== before.sought) && this.seek(of, near, like),
+      (isOther || filters !== before.filters) && this.mute(filters, fitting),
+    ]);
   }
 
-  /** Draw records or files, coloured by a column, with the address's lasso and what it searches for. */
-  async draw({ of, by, lasso, like }) {
-    if (of !== this.shown.of) {
-      this.points = await this.dataset.points(of);
-      this.marked = [];
-      this.own = null;
-      this.plot.reset();
-      $("near").replaceChildren();
-    }
-    if (of !== this.shown.of || by !== this.shown.by) {
-      const values = await this.dataset.pointValues(of, by);
-      const years = new Map(); // equal dates are one object
-      const yearOf = (date) => years.get(date) ?? years.set(date, year(date)).get(date);
-      this.values = by === "year" ? values.map(yearOf) : values;
-      const { legend, ...colours } = colour(this.values, by);
-      this.plot.show({ positions: this.points.positions, ...colours });
-      $("legend").replaceChildren(...legend.map(({ value, count, colour: hex }) => {
-        const dot = element("span", { className: "dot", "aria-hidden": "true" });
-        dot.style.background = hex;
-        const button = element("button", { type: "button" }, dot, element("bdi", {}, visible(value)), ` ${number.format(count)}`);
-        button.addEventListener("click", () => this.choose({ [FILTERS[by]]: value }));
-        return button;
-      }));
-    }
-    const { shown } = this;
-    this.shown = { of, by, like };
-    this.line = lasso;
-    this.plot.redraw();
-    const { rows, total } = this.points;
-    $("sampled").textContent = rows.length < total && this.points.every > 1 ? `${number.format(rows.length)} of ${number.format(total)} ${of} are drawn.` : "";
-    if (like && (like !== shown.like || of !== shown.of)) await this.find(like);
+  /** Draw those points faintly that do not fit the filters, if they still are the filters. */
+  async mute(filters, fitting) {
+    const { points } = this;
+    const fits = await fitting();
+    if (filters !== this.shown.filters || points !== this.points) return;
+    this.colours.chosen = fits && Uint8Array.from(points.rows, (row, i) => fits(points.records[i], row));
+    this.paint();
+  }
+
+  async valuesOf(of, by) {
+    const values = await this.dataset.pointValues(of, by);
+    if (by !== "year") return values;
+    const years = new Map(); // equal dates are one object
+    return values.map((date) => years.get(date) ?? years.set(date, year(date)).get(date));
+  }
+
+  /** Draw the points, and name their colours: of each, how many are chosen. */
+  paint() {
+    const { codes, chosen, legend } = this.colours;
+    const { of, by } = this.shown;
+    this.plot.show(this.colours);
+    const counts = new Array(legend.length + 1).fill(0);
+    for (let i = 0; i < codes.length; i++) if (!chosen || chosen[i]) counts[codes[i]] += 1;
+    const filter = FILTERS[by];
+    const focus = [...$("legend").children].indexOf(document.activeElement);
+    $("legend").replaceChildren(...legend.map(({ value, colour: hex }, i) => {
+      const dot = element("span", { className: "dot", "aria-hidden": "true" });
+      dot.style.background = hex;
+      const isOnly = this.view()[filter] === value;
+      const button = element("button", { type: "button", "aria-pressed": String(isOnly) }, dot, element("bdi", {}, visible(value)), ` ${number.format(counts[i])}`);
+      button.addEventListener("click", () => this.choose({ [filter]: isOnly ? "" : value }));
+      return button;
+    }));
+    $("legend").children[focus]?.focus();
+    const { rows, total, every } = this.points;
+    const said = [];
+    if (rows.length < total && every > 1) said.push(`${number.format(rows.length)} of ${number.format(total)} ${of} are drawn.`);
+    if (chosen) said.push(`${number.format(counts.reduce((sum, each) => sum + each))} of ${number.format(rows.length)} points fit.`);
+    $("sampled").textContent = said.join(" ");
   }
 
   /** Rings around what is chosen, a cross where a text lies, and the line drawn by hand. */
@@ -151,14 +195,24 @@ export class PointMap {
     if (this.hovered === index) $("place").textContent = [text, this.values[index]].filter(Boolean).map(visible).join(", ");
   }
 
-  /** Show a point and its neighbours, the most similar first. */
-  async pick(index) {
-    if (this.lassoing) return;
-    const { of } = this.shown;
-    const row = this.points.rows[index];
-    const near = of === "files" ? await this.nearFile(row, index) : await this.nearRecord(row);
+  /** How the address names a point: a record by its number, a file by its row. */
+  nameOf(index) {
+    return this.points[this.shown.of === "files" ? "rows" : "records"][index];
+  }
+
+  /** List and mark what is most like a point, or like a pasted text. */
+  async seek(of, near, like) {
+    this.marked = [];
     this.own = null;
-    await this.list(of === "files" ? "The file, and the most similar ones" : "The record, and the most similar ones", [{ row }, ...near]);
+    this.plot.redraw();
+    $("near").replaceChildren();
+    if (near) {
+      const index = of === "files" ? this.indexOf(Number(near)) : this.points.records.indexOf(Number(near));
+      if (index < 0) throw new Error(`${of === "files" ? "file" : "record"} ${near} has no point here: it has no words, or is not drawn`);
+      const row = this.points.rows[index];
+      const found = of === "files" ? await this.nearFile(row, index) : await this.nearRecord(row);
+      await this.list(`The ${of === "files" ? "file" : "record"}, and the most similar ones`, [{ row }, ...found], `near ${near}`);
+    } else if (like) await this.find(of, like);
   }
 
   async nearRecord(row) {
@@ -190,14 +244,21 @@ export class PointMap {
     return near;
   }
 
-  /** Mark rows on the map and list them. */
-  async list(title, found) {
-    this.marked = found.map(({ row }) => this.indexOf(row)).filter((index) => index >= 0);
-    this.plot.redraw();
+  /** Mark rows on the map and list them, if that is still what is sought. */
+  async list(title, found, sought, own = null) {
     const items = await Promise.all(found.map(async ({ row, likeness }) => {
       const { text, to } = await this.about(row);
-      return element("li", {}, element("a", { href: `#${new URLSearchParams(to)}` }, visible(text)), likeness === undefined ? "" : ` ${likeness.toFixed(2)}`);
+      const link = element("a", { href: `#${new URLSearchParams(to)}` }, visible(text));
+      link.addEventListener("click", () => {
+        const kept = Object.entries(this.view()).filter(([name]) => ["at", "near", "like"].includes(name));
+        link.hash = new URLSearchParams([...Object.entries(to), ...kept]);
+      });
+      return element("li", {}, link, likeness === undefined ? "" : ` ${likeness.toFixed(2)}`);
     }));
+    if (sought !== this.shown.sought) return;
+    this.own = own;
+    this.marked = found.map(({ row }) => this.indexOf(row)).filter((index) => index >= 0);
+    this.plot.redraw();
     $("near").replaceChildren(element("h2", {}, title), element("ol", { start: found[0]?.likeness === undefined ? 0 : 1 }, ...items));
   }
 
@@ -207,27 +268,32 @@ export class PointMap {
     const vector = await this.similar.embed(text);
     if (!vector) throw new Error("there is no word in it to compare by: paste some code or text");
     const like = `${this.similar.version}.${base64(vector)}`;
-    if (like === this.shown.like) await this.find(like);
-    else this.go({ like });
+    this.shown.sought = null; // the same text is sought again
+    this.go({ like, near: "" });
   }
 
-  async find(like) {
-    const { of } = this.shown;
+  async find(of, like) {
     const [version, vector] = like.split(".");
     if (version !== this.similar.version) throw new Error("the vectors were computed anew since this link was made: paste the text again");
     $("place").textContent = "comparing ...";
     const found = await this.similar.find(of, bytes(vector), NEAR);
     const placed = found.map(({ row, likeness }) => [this.indexOf(row), 1 / Math.max(1 - likeness, 1e-4)]).filter(([index]) => index >= 0).slice(0, PLACED_BY);
     const whole = placed.reduce((sum, [, weight]) => sum + weight, 0);
-    this.own = placed.length ? [0, 1].map((axis) => placed.reduce((sum, [index, weight]) => sum + (weight / whole) * this.placeOf(index)[axis], 0)) : null;
-    await this.list(`The ${of} most like what was pasted`, found);
+    const own = placed.length ? [0, 1].map((axis) => placed.reduce((sum, [index, weight]) => sum + (weight / whole) * this.placeOf(index)[axis], 0)) : null;
+    await this.list(`The ${of} most like what was pasted`, found, like, own);
     $("place").textContent = found.length ? "The cross is where the text lies, the rings are what is most like it." : `No ${of} to compare with.`;
   }
 
-  /** Let the next drag draw a line around points, which are then chosen. */
+  /** Let the next drag draw a line around points, which are then chosen; or no longer. */
   startLasso() {
-    this.lassoing = true;
-    const cover = element("div", { className: "cover" });
+    const end = () => {
+      this.cover?.remove();
+      this.cover = null;
+      $("lasso-start").setAttribute("aria-pressed", "false");
+    };
+    if (this.cover) return end();
+    const cover = (this.cover = element("div", { className: "cover" }));
+    $("lasso-start").setAttribute("aria-pressed", "true");
     const at = ({ offsetX, offsetY }) => this.plot.unplace([offsetX, offsetY]);
     cover.addEventListener("pointerdown", (event) => {
       cover.setPointerCapture(event.pointerId);
@@ -239,8 +305,7 @@ export class PointMap {
       this.plot.redraw(true);
     });
     cover.addEventListener("pointerup", () => {
-      this.lassoing = false;
-      cover.remove();
+      end();
       // A hundred corners in the address are enough for a line drawn by hand.
       const every = Math.ceil(this.line.length / 100);
       const corners = this.line.filter((_, i) => i % every === 0);

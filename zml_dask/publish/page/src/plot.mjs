@@ -9,6 +9,9 @@ const REACH = 4; // pixels around a pointer
 const PATIENCE = 40; // ms: where a picture takes longer, it is of fewer points while it moves
 const REST = 150; // ms after which it no longer moves
 const STEP = 60; // pixels that an arrow moves by
+export const WHOLE = [0, 0, 1]; // the place in the middle, and how much it is enlarged
+const SCALES = [0.5, 5_000];
+const FAINT = 0x9a928a; // ink of points that are not chosen
 
 /** Pixels of a disk, as distances in a picture of a width, and how much of each it covers, of 255. */
 function disk(radius, width, ink) {
@@ -27,15 +30,20 @@ function disk(radius, width, ink) {
 }
 
 export class Plot {
-  /** `marks(stroke, place)` draws over the points: `stroke(path, width)`, and `place(x, y)` is where on the screen something lies. */
-  constructor(box, { hover, click, marks }) {
-    Object.assign(this, { box, hover, marks, transform: zoomIdentity, cost: 0, points: null });
+  /**
+   * `marks(stroke, place)` draws over the points: `stroke(path, width)`, and `place(x, y)` is where on the screen something
+   * lies. `moved(view)` is called with what is seen, as `look` takes it.
+   */
+  constructor(box, { hover, click, marks, moved }) {
+    Object.assign(this, { box, hover, marks, seen: WHOLE, transform: zoomIdentity, cost: 0, points: null });
     this.canvas = document.createElement("canvas");
     this.context = this.canvas.getContext("2d");
     box.prepend(this.canvas);
-    this.zoom = zoom().scaleExtent([0.5, 5_000]).clickDistance(4).on("zoom", ({ transform }) => {
+    this.zoom = zoom().scaleExtent(SCALES).clickDistance(4).on("zoom", ({ transform }) => {
       this.transform = transform;
+      this.seen = [...this.unplace([this.width / 2, this.height / 2]), transform.k];
       this.redraw(true);
+      moved(this.seen);
     });
     this.view = select(this.canvas).call(this.zoom).on("dblclick.zoom", null);
     this.canvas.addEventListener("pointermove", ({ offsetX: x, offsetY: y, buttons }) => {
@@ -54,7 +62,7 @@ export class Plot {
       const factor = { "+": 1.5, "=": 1.5, "-": 1 / 1.5 }[event.key];
       if (arrows) this.zoom.translateBy(this.view, ...arrows.map((sign) => (sign * STEP) / this.transform.k));
       else if (factor) this.zoom.scaleBy(this.view, factor);
-      else if (event.key === "0") this.zoom.transform(this.view, zoomIdentity);
+      else if (event.key === "0") this.look(WHOLE);
       else if (event.key === "Enter" && this.middle() >= 0) click(this.middle());
       else if (event.key !== "Enter") return;
       event.preventDefault();
@@ -75,17 +83,24 @@ export class Plot {
     this.image = this.context.createImageData(this.canvas.width + 2 * EDGE, this.canvas.height + 2 * EDGE);
     this.pixels = new Uint32Array(this.image.data.buffer);
     this.owners = new Int32Array(this.pixels.length);
-    this.redraw();
+    this.look(this.seen);
   }
 
-  /** Draw other points: `positions` is x, y, x, y, ..., from -1 to 1; `codes` says which colour of `palette` each has. */
+  /**
+   * Draw other points: `positions` is x, y, x, y, ..., from -1 to 1; `codes` says which colour of `palette` each has, and
+   * `chosen`, unless it is null, which are not faint.
+   */
   show(points) {
     this.points = points;
     this.redraw();
   }
 
-  reset() {
-    this.zoom.transform(this.view, zoomIdentity);
+  /** Look at a place, so many times enlarged. */
+  look([x, y, k]) {
+    this.seen = [x, y, k];
+    if (!this.width) return; // it will, once there is space for it
+    const [left, top] = [this.width / 2, this.height / 2];
+    this.zoom.transform(this.view, zoomIdentity.translate(left, top).scale(Math.min(SCALES[1], Math.max(SCALES[0], k))).translate(-left - x * this.unit, y * this.unit - top));
   }
 
   /** Where a place lies on the screen, and which place lies there. */
@@ -157,31 +172,40 @@ export class Plot {
     }
   }
 
-  /** Set the pixels of every so many-th point. */
+  /** Set the pixels of every so many-th point, first of those that are not chosen. */
   set(every) {
+    this.pixels.fill(0);
+    this.owners.fill(0);
+    const { codes, chosen } = this.points;
+    const n = chosen ? chosen.reduce((sum, each) => sum + each, 0) : codes.length;
+    if (n < codes.length) this.setThose(0, codes.length - n, every);
+    this.setThose(1, n, Math.ceil((every * n) / codes.length));
+  }
+
+  setThose(which, n, every) {
     const { pixels, owners, ratio, unit, transform: { k, x, y } } = this;
-    const { positions, codes, palette } = this.points;
+    const { positions, codes, palette, chosen } = this.points;
     const { width, height } = this.image;
-    pixels.fill(0);
-    owners.fill(0);
     // As large as there is space for, and the fainter the more there are: where many lie on one another it is darker.
-    const space = (0.8 * unit * k) / Math.sqrt(codes.length);
+    const space = (0.8 * unit * k) / Math.sqrt(n);
     const radius = ratio * Math.min(5, Math.max(0.3, space));
-    const { at, alpha } = disk(radius, width, space < 1 ? 130 : 220);
+    const { at, alpha } = disk(radius, width, which ? (space < 1 ? 130 : 220) : 60);
     const scale = k * unit * ratio;
     const left = (k * this.width / 2 + x) * ratio + EDGE + 0.5;
     const top = (k * this.height / 2 + y) * ratio + EDGE + 0.5;
     const edge = Math.ceil(radius) + 1;
     for (let i = 0; i < codes.length; i += every) {
+      if (chosen && chosen[i] !== which) continue;
       const column = left + scale * positions[2 * i];
       const row = top - scale * positions[2 * i + 1];
       if (!(column >= edge && column < width - edge && row >= edge && row < height - edge)) continue;
       const centre = (row | 0) * width + (column | 0);
-      const ink = palette[codes[i]];
+      const ink = which ? palette[codes[i]] : FAINT;
       for (let j = 0; j < at.length; j++) {
         const pixel = centre + at[j];
         const before = pixels[pixel] >>> 24;
-        pixels[pixel] = ((before + (((255 - before) * alpha[j]) >> 8)) << 24) | ink;
+        const after = which ? before + (((255 - before) * alpha[j]) >> 8) : Math.max(before, alpha[j]);
+        pixels[pixel] = (after << 24) | ink;
         owners[pixel] = i + 1;
       }
     }

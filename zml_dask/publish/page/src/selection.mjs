@@ -1,13 +1,16 @@
 // Which images are on the wall. A selection is read only as far as somebody looks at it.
 
 import { NONE, year } from "./draw.mjs";
-import { mayHold } from "./parquet.mjs";
+import { inTurn, mayHold } from "./parquet.mjs";
 
 /** Filters of files, and the column of `files_by_language` that each asks. */
-export const FILE_FILTERS = { group: "language_group", language: "language", extension: "extension" };
+const FILE_FILTERS = { group: "language_group", language: "language", extension: "extension" };
+/** What an address may choose by. */
+const FILTERS = [...Object.keys(FILE_FILTERS), "license", "year", "keyword", "record", "path", "size", "lasso"];
 /** Orders of the wall, by a number of each file or record: what it is, and whether the greatest comes first. */
-export const ORDERS = { newest: ["date", true], oldest: ["date", false], largest: ["size", true], smallest: ["size", false] };
+const ORDERS = { newest: ["date", true], oldest: ["date", false], largest: ["size", true], smallest: ["size", false] };
 
+const MOST_FITTING = 5_000_000; // files that are looked through to tell points of a map from others
 const AT_ONCE = 200; // files of a result that are looked up together
 
 const named = (value) => (value === NONE ? null : value);
@@ -84,8 +87,8 @@ export const nothing = () => new Everything(new Runs());
 
 /** Images of the files that fit, found row group by row group. */
 class OfFiles {
-  constructor(table, columns, groups, fits, expected, order, dates) {
-    Object.assign(this, { table, columns, groups, fits, expected, order, dates });
+  constructor(files) {
+    Object.assign(this, files);
     this.runs = new Runs();
     this.files = 0;
     this.next = 0;
@@ -106,7 +109,7 @@ class OfFiles {
     this.reading = this.reading.then(async () => {
       while (!this.whole && this.runs.images <= k && wanted()) {
         const { first, rows } = this.groups[this.next];
-        const columns = await this.table.read(this.columns, first, first + rows);
+        const columns = await this.table.read([...new Set(["first_image", "n_images", "language", ...this.columns])], first, first + rows);
         for (let i = 0; i < rows; i++) {
           if (!columns.n_images[i] || !this.fits(columns, i, first + i)) continue;
           this.files += 1;
@@ -132,7 +135,7 @@ class OfFiles {
 }
 
 /** Images of the files that the result of a question names; each is looked up as somebody comes to it. */
-export class OfResult {
+class OfResult {
   constructor(table, numbers, withdrawn) {
     Object.assign(this, { table, numbers, withdrawn, runs: new Runs(), next: 0, files: null, expected: null, reading: Promise.resolve() });
   }
@@ -206,7 +209,7 @@ async function readRecords(dataset, columns) {
 }
 
 /** Read "1000-50k" as the least and greatest number of bytes; either may be left out. */
-export function sizes(text) {
+function sizes(text) {
   const units = { k: 1e3, m: 1e6, g: 1e9 };
   const found = /^\s*(?:([\d.]+)\s*([kmg]?)b?)?\s*(-?)\s*(?:([\d.]+)\s*([kmg]?)b?)?\s*$/i.exec(text);
   if (!found) throw new Error(`${text}: write a size as 10k-1M, 10k- or -1M, in bytes`);
@@ -249,8 +252,8 @@ function fitsText(columns, i, wanted) {
   return wanted.split(/\s+/).every((word) => text.includes(word));
 }
 
-/** Choose images by what the address says; reads no more than the choice itself needs. */
-export async function select(dataset, view) {
+/** What the address asks: of records, which are then known, and of files, which then are to be looked through. */
+async function conditions(dataset, view) {
   const wanted = view.record?.trim().toLowerCase();
   const path = view.path?.toLowerCase();
   const keyword = view.keyword?.trim().toLowerCase();
@@ -294,14 +297,7 @@ export async function select(dataset, view) {
       }
     }
   }
-  if (!fileFilters.length && !path && !view.size && !ofSize && !withinFiles) {
-    if (ofDate) runs.sort(order);
-    if (runs === null) {
-      runs = new Runs();
-      runs.add(0, dataset.info.counts.images, {});
-    }
-    return new Everything(runs);
-  }
+  if (!fileFilters.length && !path && !view.size && !ofSize && !withinFiles) return { chosen, runs, order, files: null };
   const byRow = path || withinFiles; // row n of this table is file n
   const table = dataset.table(byRow ? "files" : "files_by_language");
   const asked = fileFilters.map(([name, column]) => [column, named(view[name])]);
@@ -314,22 +310,55 @@ export async function select(dataset, view) {
       asked.every(([column, value]) => mayHold(bounds[column], value)) &&
       (!records || (bounds.record_id.least <= last && bounds.record_id.greatest >= first)),
   );
-  const files = withinFiles && new Set(withinFiles);
+  const inside = withinFiles && new Set(withinFiles);
   const fits = (columns, i, row) =>
-    (!files || files.has(row)) &&
+    (!inside || inside.has(row)) &&
     asked.every(([column, value]) => (columns[column][i] ?? null) === value) &&
     (!chosen || chosen.has(columns.record_id[i])) &&
     (!view.size || (columns.size[i] >= least && columns.size[i] <= greatest)) &&
     (!path || columns.path[i].toLowerCase().includes(path));
-  const names = new Set([
-    "record_id", "first_image", "n_images", "language", ...asked.map(([column]) => column),
+  const columns = [
+    "record_id", ...asked.map(([column]) => column),
     ...(path ? ["path"] : []),
     ...(byRow ? [] : ["file_id"]),
     ...(view.size || ofSize ? ["size"] : []),
-  ]);
+  ];
   const alone = fileFilters.length === 1 && !byRow && !chosen && !view.size;
   const expected = alone ? dataset.summary.images(asked[0][0], asked[0][1]) : null;
-  return new OfFiles(table, [...names], groups, fits, expected, order, dates);
+  return { chosen, runs, order, files: { table, columns, groups, fits, expected, order, dates } };
+}
+
+/** Choose images by what the address says; reads no more than the choice itself needs. */
+export async function select(dataset, view) {
+  const { runs, order, files } = await conditions(dataset, view);
+  if (files) return new OfFiles(files);
+  const found = runs ?? new Runs();
+  if (runs === null) found.add(0, dataset.info.counts.images, {});
+  else if (order) found.sort(order);
+  return new Everything(found);
+}
+
+/**
+ * Which points of a map fit what the address says: a function of a record and a row; null where all do. Of files, all
+ * that may fit are looked through, while they are `wanted()`.
+ */
+export async function fitting(dataset, view, of, wanted) {
+  if (!FILTERS.some((name) => view[name])) return null;
+  const { chosen, files } = await conditions(dataset, { ...view, sort: "" });
+  if (!files) return (record) => chosen.has(record);
+  const { table, columns, groups, fits } = files;
+  if (groups.reduce((sum, { rows }) => sum + rows, 0) > MOST_FITTING) return null;
+  const found = of === "files" ? new Uint8Array(dataset.table("files").rows) : new Set();
+  await inTurn(groups, async ({ first, rows }) => {
+    if (!wanted()) return;
+    const read = await table.read(columns, first, first + rows);
+    for (let i = 0; i < rows; i++) {
+      if (!fits(read, i, first + i)) continue;
+      if (of === "files") found[read.file_id?.[i] ?? first + i] = 1;
+      else found.add(read.record_id[i]);
+    }
+  });
+  return of === "files" ? (_, row) => found[row] : (record) => found.has(record);
 }
 
 /**
