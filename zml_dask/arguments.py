@@ -107,6 +107,8 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
             advice = ""
             if name == rest and isinstance(value, Collection):
                 advice = "; give them one after the other, not as a list"
+            elif isinstance(value, bytes):
+                advice = "; zml_dask.raster.text.normalize_text decodes a file's bytes"
             raise UsageError(
                 f"{where}(): {name} has to be {_said(kind)}, not {brief_repr(value)}{advice}"
             ) from None

@@ -179,5 +179,5 @@ def test_to_text_refuses_what_does_not_go_together() -> None:
 
 
 def test_bytes_are_no_text() -> None:
-    with pytest.raises(UsageError, match=r"takes text, not bytes; .*normalize_text"):
+    with pytest.raises(UsageError, match=r"to be text, not b'pass.*'; .*normalize_text"):
         rasterize(b"pass\n")  # type: ignore[arg-type]

@@ -1,11 +1,14 @@
 """What a task says of itself while it runs: which record is active, and which one is done.
 
-Outside of Dask nothing here does anything, and Dask is not loaded for it.
+Outside of Dask nothing here does anything, and Dask is not loaded for it. A forked process
+is outside of what Dask ran before.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -106,6 +109,28 @@ def dask_worker() -> distributed.Worker | None:
     from zml_dask.engine.clusters.plugin import this_worker
 
     return this_worker()
+
+
+def _begin_anew() -> None:
+    """Let a forked process compute by threads of its own: those of before are not in it.
+
+    PyTorch's `DataLoader` and `multiprocessing` fork, and Dask, which takes its threads or its
+    client to be there still, would wait for them for ever.
+    """
+    threaded, client = map(sys.modules.get, ("dask.threaded", "distributed.client"))
+    if threaded is not None:
+        threaded.default_pool, threaded.main_thread = None, threading.main_thread()
+        threaded.pools_lock = threading.Lock()
+        threaded.pools.clear()
+    if client is not None and client._get_global_client() is not None:  # noqa: SLF001
+        import dask
+
+        client._global_clients.clear()  # noqa: SLF001 - there is no other way
+        client._current_client.set(None)  # noqa: SLF001
+        dask.config.set(scheduler=None)
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def worker_name() -> str:

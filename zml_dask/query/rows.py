@@ -231,6 +231,8 @@ def lazy_images(snapshot: Snapshot, rows: Rows) -> da.Array:
     """Make a Dask array of some images; its blocks hold whole chunks of the store."""
     import dask.array as da  # here, since it takes as long to import as all else together
 
+    import zml_dask.engine.activity  # noqa: F401 - has Dask begin anew in forked processes
+
     shape = snapshot.info.shape
     array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
         _SelectedImages(snapshot.images, rows, snapshot.token),

@@ -64,11 +64,6 @@ def rasterize(
     '    return 1'
     """
     _check_sides(width, height)
-    if not isinstance(text, str):
-        raise UsageError(
-            f"rasterize() takes text, not {type(text).__name__}; "
-            "zml_dask.raster.text.normalize_text decodes a file's bytes"
-        )
     # A lone surrogate is a code point like any other to NumPy, if not to UTF-8.
     utf8, total, _ = normalize_utf8(text.encode("utf-8", "surrogatepass"), width=width)
     return rasterize_utf8(utf8, total, width, height)
