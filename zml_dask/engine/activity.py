@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import distributed
@@ -117,7 +117,8 @@ def _begin_anew() -> None:
     PyTorch's `DataLoader` and `multiprocessing` fork, and Dask, which takes its threads or its
     client to be there still, would wait for them for ever.
     """
-    threaded, client = map(sys.modules.get, ("dask.threaded", "distributed.client"))
+    threaded: Any = sys.modules.get("dask.threaded")
+    client: Any = sys.modules.get("distributed.client")
     if threaded is not None:
         threaded.default_pool, threaded.main_thread = None, threading.main_thread()
         threaded.pools_lock = threading.Lock()
