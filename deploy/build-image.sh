@@ -11,10 +11,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folder=${1:-}
+temporary=
+definition=
 if [ -z "$folder" ]; then
   folder=$(mktemp -d)
-  trap 'rm -rf "$folder"' EXIT
+  temporary=$folder
 fi
+# What a trap fails at would be the script's own failure.
+trap 'kill $definition 2>/dev/null || true; [ -z "$temporary" ] || rm -rf "$temporary" || true' EXIT
 suite=${ZML_SUITE:-bookworm}
 mirror=${ZML_MIRROR:-http://deb.debian.org/debian}
 most_mib=${ZML_MOST_MIB:-1600}

@@ -23,12 +23,17 @@ umask 077
 mkdir -p "$directory"
 cd "$directory"
 
+# What it says matters only where it fails.
+openssl() {
+  local said
+  said=$(command openssl "$@" 2>&1) || { echo "$said" >&2; exit 1; }
+}
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "$days" \
-  -subj "/CN=zml-dask authority" -keyout authority.key -out authority.crt 2>/dev/null
+  -subj "/CN=zml-dask authority" -keyout authority.key -out authority.crt
 openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
-  -subj "/CN=zml-dask cluster" -keyout cluster.key -out cluster.csr 2>/dev/null
+  -subj "/CN=zml-dask cluster" -keyout cluster.key -out cluster.csr
 openssl x509 -req -in cluster.csr -CA authority.crt -CAkey authority.key -CAcreateserial \
-  -days "$days" -out cluster.crt 2>/dev/null
+  -days "$days" -out cluster.crt
 # Nobody needs to sign a second one: a cluster that is renewed gets a new authority.
 rm -f cluster.csr authority.key authority.srl
 

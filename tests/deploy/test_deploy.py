@@ -35,10 +35,13 @@ def _check(*words: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("script", ["build-image.sh", "build.sbatch", "make-certificates.sh"])
-def test_scripts_are_sound_bash(script: str) -> None:
-    _check("bash", "-n", DEPLOY / script)
-    _check("shellcheck", DEPLOY / script)
+def test_scripts_are_sound_bash() -> None:
+    files = [path for path in (*DEPLOY.iterdir(), *(ROOT / ".ci").iterdir()) if path.is_file()]
+    scripts = [path for path in files if path.read_text().startswith("#!/usr/bin/env bash\n")]
+    assert len(scripts) >= 9
+    for script in scripts:
+        assert "\nset -euo pipefail\n" in script.read_text(), script
+    _check("shellcheck", *scripts)
 
 
 def test_dockerfile_is_pinned_small_and_not_root() -> None:
