@@ -5,12 +5,13 @@
 #
 #   deploy/build-image.sh [FOLDER]        needs root, and buildah and debootstrap from Debian
 #
-# FOLDER (default: a temporary one, removed in the end) keeps the base for the next time.
+# FOLDER (default: a temporary one, removed in the end) keeps the base for the next time, and as
+# FOLDER/root the root file system of the image, which tests/cluster/test_containers.py runs.
 # The base is Debian's; ZML_SUITE and ZML_MIRROR name another suite or mirror.
 set -euo pipefail
+folder=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
 
-folder=${1:-}
 temporary=
 definition=
 if [ -z "$folder" ]; then
@@ -19,6 +20,7 @@ if [ -z "$folder" ]; then
 fi
 # What a trap fails at would be the script's own failure.
 trap 'kill $definition 2>/dev/null || true; [ -z "$temporary" ] || rm -rf "$temporary" || true' EXIT
+mkdir -p "$folder"
 suite=${ZML_SUITE:-bookworm}
 mirror=${ZML_MIRROR:-http://deb.debian.org/debian}
 most_mib=${ZML_MOST_MIB:-1600}
@@ -32,6 +34,7 @@ if [ ! -e "$folder/base/usr/bin/tini" ]; then
     "$suite" "$folder/base" "$mirror" >"$folder/debootstrap.log"
   rm -rf "$folder"/base/var/cache/apt/* "$folder"/base/var/lib/apt/lists/*
 fi
+buildah "${storage[@]}" rm --all >/dev/null # of the last time
 base=$(buildah "${storage[@]}" from scratch)
 buildah "${storage[@]}" add --quiet "$base" "$folder/base" / >/dev/null
 buildah "${storage[@]}" commit --quiet "$base" localhost/zml-base >/dev/null
@@ -88,7 +91,7 @@ unshare --mount --pid --fork bash -euo pipefail -c '
     PATH=/opt/zml/bin:/usr/bin:/bin tini -s -- \
     bash -euc "cd && zml-dask demo zenodo-ml && zml-dask verify zenodo-ml && python -c \"import libarchive\""
 ' demo "$root"
-buildah "${storage[@]}" rm "$container" >/dev/null
+ln -sfn "$root" "$folder/root"
 
 say "steps of deploy/zml-dask.def"
 wait "$definition" || { tail -n 30 "$folder/definition.log" >&2; exit 1; }

@@ -27,19 +27,21 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_OF_SLURM = tuple(f"tests/cluster/test_{name}" for name in ("hpc_page", "sbatch_driver", "slurm"))
+
+
 @pytest.hookimpl(optionalhook=True)  # tests are collected without xdist too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Share the tests among processes (``-n 2``), a file to each.
+    """Share the tests among processes (``-n 3``), a file to each.
 
-    One process has all tests of clusters and containers: each of them wants the machine, and a
-    SLURM of their own would find its nodes killed by the other's.
+    One process has all tests of SLURM, of which there can be one on a machine. It mostly waits.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            return "cluster" if path.startswith(("tests/cluster/", "tests/deploy/")) else path
+            return "slurm" if path.startswith(_OF_SLURM) else path
 
     return ByFile(config, log)
 

@@ -2,9 +2,10 @@
 
 A host is a network namespace that is held open by this process, so that it goes with it; a
 container is a process in the namespaces of a host (network, mounts, processes) with a root made
-for it, as a kubelet makes one of a manifest: what the image would hold is there to be read,
-what the manifest mounts is its own, and there is nothing else. Needs root, and a kernel that
-allows all this.
+for it, as a kubelet makes one of a manifest: what the image holds is there to be read, what the
+manifest mounts is its own, and there is nothing else. The image is the one whose root file system
+ZML_IMAGE_ROOT names (``deploy/build-image.sh FOLDER`` leaves it in ``FOLDER/root``); else it is
+made of this machine's own programs and this Python. Needs root, and a kernel that allows all this.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ PROGRAMS = ("ip", "unshare", "chroot", "mount")
 NETWORK = "10.86.0"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
-# What an image holds: the system's programs, Python with its packages, and the package itself.
-_IMAGE = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/dev")
+# What an image of this machine holds: the system's programs, Python with its packages, and ours.
+_IMAGE = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc")
+_OF_THE_RUNTIME = ("dev", "proc", "run", "sys", "tmp")
 
 _ROOT = """
 set -euo pipefail
@@ -70,11 +72,12 @@ mount -o remount,bind,ro /mnt/usr && ip link add zml0 type bridge && ip link add
 
 _FUNCTIONS = """
 image() {
-  [ -e "$1" ] && [ ! -e "$root$1" ] || return 0
-  if [ -L "$1" ]; then cp -a "$1" "$root$1"; return; fi
-  mkdir -p "$root$1"
-  mount --rbind "$1" "$root$1"
-  mount -o remount,bind,ro "$root$1"
+  [ -e "$1" ] && [ ! -e "$root$2" ] || return 0
+  # In /etc, the runtime writes hosts.
+  if [ -L "$1" ] || [ "$2" = /etc ]; then cp -a "$1" "$root$2"; return; fi
+  mkdir -p "$root$2"
+  mount --rbind "$1" "$root$2"
+  mount -o remount,bind,ro "$root$2"
 }
 volume() {
   mkdir -p "$root$1"
@@ -165,8 +168,7 @@ class Switch:
         has as its environment. A host's name is its address's.
         """
         (container, *_) = pod["containers"]
-        environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "LANG": "C.UTF-8"}
-        environment |= {"HOME": "/tmp", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        environment = {"LANG": "C.UTF-8", "HOME": "/tmp", **_path()}
         for source in container.get("envFrom", ()):
             environment |= secrets[source["secretRef"]["name"]]
         environment |= {each["name"]: each["value"] for each in container["env"]}
@@ -195,10 +197,8 @@ class Switch:
         self, pod: Mapping[str, Any], container: Mapping[str, Any], secrets: Mapping[str, Any]
     ) -> str:
         lines = [_FUNCTIONS]
-        packages = (sys.prefix, sys.base_prefix, str(Path(zml_dask.__file__).parent))
-        lines += [f"image {shlex.quote(path)}" for path in (*_IMAGE, *packages)]
-        lines += ["volume /dev/shm", f"printf {shlex.quote(self._hosts_file())} > $root/hosts"]
-        lines += ["mount --bind $root/hosts $root/etc/hosts"]
+        lines += [shlex.join(["image", *pair]) for pair in (*_image(), ("/dev", "/dev"))]
+        lines += ["volume /dev/shm", f"printf {shlex.quote(self._hosts_file())} > $root/etc/hosts"]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         for mount in container.get("volumeMounts", ()):
             volume, path = volumes[mount["name"]], mount["mountPath"]
@@ -213,6 +213,23 @@ class Switch:
     def _hosts_file(self) -> str:
         rows = [f"{host.address} {host.name}" for host in self.hosts.values()]
         return "\\n".join(["127.0.0.1 localhost", *rows, ""])
+
+
+def _image() -> list[tuple[str, str]]:
+    """Where each part of the image lies on this machine, and where in the container."""
+    if built := os.environ.get("ZML_IMAGE_ROOT"):
+        parts = sorted(part for part in Path(built).iterdir() if part.name not in _OF_THE_RUNTIME)
+        return [(str(part), f"/{part.name}") for part in parts]
+    packages = (sys.prefix, sys.base_prefix, str(Path(zml_dask.__file__).parent))
+    return [(path, path) for path in (*_IMAGE, *packages)]
+
+
+def _path() -> dict[str, str]:
+    """The variables by which a container finds what it runs."""
+    if os.environ.get("ZML_IMAGE_ROOT"):
+        return {"PATH": "/opt/zml/bin:/usr/bin:/bin"}
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    return {"PATH": path, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 
 def _enter(namespace: int) -> None:

@@ -22,7 +22,7 @@ from serving import Faults, Sandbox
 from zml_dask.sandbox.distributions import installed_corpus
 
 from .containers import Switch, missing
-from .runs import content, finish, need, run, start, until
+from .runs import finish, need, run, until
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ KEYS = {
 @pytest.fixture(scope="module")
 def switch() -> Iterator[Switch]:
     need(missing())
-    with Switch(("zml-scheduler", "driver", *WORKERS, "zenodo", "store")) as made:
+    with Switch(("zml-scheduler", "driver", "local", *WORKERS, "zenodo", "store")) as made:
         yield made
 
 
@@ -101,10 +101,8 @@ def test_manifests_build_the_same_bytes_though_a_worker_dies_and_another_is_cut_
         zenodo.faults = Faults(delay=12)
         workers["worker-0"].kill()
         switch.cut("worker-1")
-        with switch["driver"].inside():
-            local_options = ("--workers", 1, "--dashboard", "off")
-            words = ("build", catalogue, tmp_path / "zenodo-ml", *local_options)
-            local = start(*words, log=tmp_path / "local.log")
+        # By the same image, for what made a dataset is part of it.
+        local, local_log = container("local", _built_locally(job["spec"]))
         address = f"tls://{switch['worker-1'].address}:"
         # After half a minute, which is what Dask waits for a host that says nothing.
         until(lambda: f"Remove worker addr: {address}" in scheduler.read_text(), "it is dropped")
@@ -116,25 +114,30 @@ def test_manifests_build_the_same_bytes_though_a_worker_dies_and_another_is_cut_
         assert driver.poll() is None
         zenodo.faults = Faults()
         finish(driver, log)
-        finish(local, tmp_path / "local.log")
+        finish(local, local_log)
         with switch["driver"].inside():
-            assert _content_of_bucket(s3) == {
-                path: digest
-                for path, digest in content(tmp_path / "zenodo-ml").items()
-                if not path.rpartition("/")[2].startswith(".lock-")  # of the file system alone
-            }
+            assert _content_of_bucket(s3, "zenodo-ml") == _content_of_bucket(s3, "local")
+
+
+def _built_locally(pod: dict) -> dict:
+    """The driver's pod, with workers of its own and another dataset."""
+    (container,) = pod["containers"]
+    zml_dask, build, catalogue, *_ = container["args"]
+    options = ("--workers", "1", "--dashboard", "off")
+    words = [zml_dask, build, catalogue, f"s3://{BUCKET}/local", *options]
+    return pod | {"containers": [container | {"args": words}]}
 
 
 def _registered(scheduler: Path, address: str) -> int:
     return scheduler.read_text().count(f"Register worker addr: {address}")
 
 
-def _content_of_bucket(s3: Any) -> dict[str, str]:
-    """As `content`, of the dataset in the store."""
+def _content_of_bucket(s3: Any, dataset: str) -> dict[str, str]:
+    """Every object of a dataset but the diary of its builds, by its digest."""
     found = {}
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="zenodo-ml/"):
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{dataset}/"):
         for key in (each["Key"] for each in page["Contents"]):
             body = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-            found[key.removeprefix("zenodo-ml/")] = hashlib.sha256(body).hexdigest()
+            found[key.removeprefix(f"{dataset}/")] = hashlib.sha256(body).hexdigest()
     found.pop("build.log.jsonl")
     return found

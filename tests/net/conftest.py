@@ -128,8 +128,7 @@ def other_server() -> Iterator[Misbehaving]:
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    options = HttpOptions(read_timeout=0.5, backoff=0.001, max_backoff=0.01)
-    with HttpClient(options) as client:
+    with HttpClient(HttpOptions(backoff=0.001, max_backoff=0.01)) as client:
         yield client
 
 

@@ -141,9 +141,7 @@ def test_a_wrong_md5_is_tried_once_more_and_then_final(
     assert not list(target.parent.iterdir())
 
 
-def test_a_stall_ends_and_is_tried_again(
-    server: Misbehaving, client: HttpClient, target: Path
-) -> None:
+def test_a_stall_ends_and_is_tried_again(server: Misbehaving, target: Path) -> None:
     released = threading.Event()
 
     def script(exchange: object) -> None:
@@ -152,13 +150,14 @@ def test_a_stall_ends_and_is_tried_again(
             exchange.handler.send_header("Content-Length", str(len(BODY)))
             exchange.handler.end_headers()
             exchange.handler.wfile.write(BODY[:1000])
-            released.wait(30)
+            released.wait()
         else:
             exchange.send_file(BODY)
 
     url = server.on("/f", script)
     try:
-        client.download(url, target, checksum=MD5)
+        with HttpClient(HttpOptions(read_timeout=0.5, backoff=0.001)) as client:
+            client.download(url, target, checksum=MD5)
     finally:
         released.set()
     assert target.read_bytes() == BODY

@@ -150,6 +150,7 @@ def test_counts_that_no_memory_holds_are_damage(grown: tuple[Path, bytes, int]) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("grown", [3], indirect=True)  # the least to read
 def test_a_process_that_has_read_ends_as_it_should(grown: tuple[Path, bytes, int]) -> None:
     """Arrow's threads must not need Python after its end; that ended one run in fifteen."""
     script = (

@@ -166,7 +166,8 @@ def open_standing(
             "runs, that this machine may reach its port, and that both ends use TLS or neither"
         ) from error
     with client:
-        await_worker(client, timeout, "start workers that connect to it")
+        # Longer: a node may have to fetch their image first.
+        await_worker(client, options.start_timeout or 300.0, "start workers that connect to it")
         yield client
 
 
