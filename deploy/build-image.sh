@@ -68,7 +68,8 @@ root=$(buildah "${storage[@]}" mount "$container")
 size=$(du -sm --exclude=proc "$root" | cut -f1)
 say "size: $size MiB"
 [ "$size" -le "$most_mib" ] || { echo "more than $most_mib MiB" >&2; exit 1; }
-for left in "$root"/src "$root"/root/.cache "$root"/opt/zml/bin/pip; do
+page=$(echo "$root"/opt/zml/lib/python3*/site-packages/zml_dask/publish/page)
+for left in "$root"/src "$root"/root/.cache "$root"/opt/zml/bin/pip "$page"/src "$page"/node_modules; do
   [ ! -e "$left" ] || { echo "left of the build: $left" >&2; exit 1; }
 done
 
