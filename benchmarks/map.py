@@ -4,12 +4,13 @@
 
 Writes the tables of a dataset of so many records (default: 1,000,000), each with one file, into
 a temporary folder, serves the page, and prints seconds of the wall clock until something is
-done and until the pictures after it are drawn, seconds of CPU of the page's own thread, the longest
-time for which the page answered nothing and all such times, bytes that were read, and the heap.
+done and until the pictures after it are drawn, seconds of CPU of the page's own thread, bytes that
+were read, the heap, and the CPU of the longest task, while which the page answers nothing.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import tempfile
@@ -47,6 +48,7 @@ _TYPES = {
     "vector": "binary",
     "weights": "binary",
 }
+_TRACED = "toplevel,devtools.timeline,disabled-by-default-devtools.timeline"
 _CLUSTERS = 200
 _WEIGHTS = 2**18
 
@@ -145,35 +147,22 @@ def _put(
 
 
 class Page:
-    """A page in Chromium that notes for how long it was busy.
+    """A page in Chromium, and what things done with it take.
 
     Parameters
     ----------
     server : ViewerServer
     """
 
-    _WATCH = """
-        window.gaps = [];
-        let last = performance.now();
-        const channel = new MessageChannel();
-        channel.port1.onmessage = () => {
-            const now = performance.now();
-            if (now - last > 50) window.gaps.push([last, now - last]);
-            last = now;
-            setTimeout(() => channel.port2.postMessage(0), 4);
-        };
-        channel.port2.postMessage(0);
-    """
-
     def __init__(self, server: ViewerServer) -> None:
         options = webdriver.ChromeOptions()
         for flag in _FLAGS:
             options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+        options.add_experimental_option("perfLoggingPrefs", {"traceCategories": _TRACED})
         self.browser = webdriver.Chrome(options=options)
         self.browser.set_script_timeout(300)
-        self.browser.execute_cdp_cmd(
-            "Page.addScriptToEvaluateOnNewDocument", {"source": self._WATCH}
-        )
+        self.rows: list[tuple[float, float, list[str]]] = []
         self.browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
         self.url = server.url
 
@@ -186,37 +175,44 @@ class Page:
         return next(float(each["value"]) for each in found if each["name"] == "TaskDuration")
 
     def timed(self, what: str, act: Callable[[], object], done: str) -> None:
-        """Do something until the page says that it is done, and print what it took."""
-        cpu, start = self.cpu(), time.perf_counter()
+        """Do something until the page says that it is done, and note what it took."""
+        cpu, start = self.cpu(), time.monotonic()
         act()
         WebDriverWait(self.browser, 300, poll_frequency=0.02).until(lambda _: self.script(done))
-        taken = time.perf_counter() - start
+        taken = time.monotonic() - start
         # Frames that are drawn after that count as well.
         self.browser.execute_async_script(
             "const done = arguments[0];"
             "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 300)))"
         )
-        settled, cpu = time.perf_counter() - start - 0.3, self.cpu() - cpu
-        gaps = [gap / 1000 for _, gap in self.script("window.gaps.splice(0)")]
+        end, cpu = time.monotonic(), self.cpu() - cpu
         heap = self.script("performance.memory.usedJSHeapSize") / 1e6
         read = sum(
             self.script("performance.getEntriesByType('resource').map(e => e.encodedBodySize)")
         )
-        seconds = (taken, settled, cpu, max(gaps, default=0), sum(gaps))
-        shown = [f"{each:.1f} s" for each in seconds]
-        print(
-            "|",
-            " | ".join([what, *shown, f"{read / 1e6:.0f} MB", f"{heap:.0f} MB"]),
-            "|",
-            flush=True,
-        )
+        seconds = [f"{each:.1f} s" for each in (taken, end - start - 0.3, cpu)]
+        self.rows.append((start, end, [what, *seconds, f"{read / 1e6:.0f} MB", f"{heap:.0f} MB"]))
+
+    def report(self) -> None:
+        """Print what was noted, with the longest task of the page's thread in each."""
+        self.browser.get("about:blank")  # with which the browser hands out its trace
+        tasks: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        for entry in self.browser.get_log("performance"):  # type: ignore[no-untyped-call]
+            event = json.loads(entry["message"])["message"]["params"]
+            if event.get("name", "").endswith("RunTask") and "tdur" in event:
+                thread = tasks.setdefault((event["pid"], event["tid"]), [])
+                thread.append((event["ts"] / 1e6, event["tdur"] / 1e3))
+        busiest = max(tasks.values(), key=lambda thread: sum(cpu for _, cpu in thread))
+        print("| what | done | settled | CPU | read | heap | longest task |")
+        print("|---|--:|--:|--:|--:|--:|--:|")
+        for start, end, cells in self.rows:
+            longest = max((cpu for at, cpu in busiest if start <= at <= end), default=0)
+            print("|", " | ".join([*cells, f"{longest:.0f} ms"]), "|")
 
 
 def measure(page: Page) -> None:
     """Measure what somebody does with the map."""
     drawn = "document.getElementById('points').dataset.state === 'drawn'"
-    print("| what | done | settled | CPU | longest block | blocked | read | heap |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
     page.timed("the page", lambda: page.browser.get(page.url), "document.body.dataset.state")
     page.timed(
         "the map of records, drawn",
@@ -287,6 +283,7 @@ def main() -> None:
         page = Page(server)
         try:
             measure(page)
+            page.report()
         finally:
             page.browser.quit()
             server.shutdown()

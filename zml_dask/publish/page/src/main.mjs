@@ -199,8 +199,8 @@ async function render() {
   }
   const page = numbered(now.page);
   const size = pageSize(now);
-  // A page that is shuffled or sorted takes images from everywhere, so all of them must be known.
-  const needed = seedOf(now) === null && !now.sort ? (page + 1) * size - 1 : Infinity;
+  // A page that is shuffled takes images from everywhere, so all of them must be known.
+  const needed = seedOf(now) === null ? (page + 1) * size - 1 : Infinity;
   await selection.reach(needed, () => mine === turn && !stopped, progress);
   if (mine !== turn) return;
   $("stop").hidden = true;
@@ -327,7 +327,7 @@ const ACTIONS = {
 };
 
 function shuffle() {
-  go({ seed: (seedOf(view()) ?? 0) + 1, page: "", image: "" });
+  go({ seed: (seedOf(view()) ?? 0) + 1, sort: "", page: "", image: "" });
 }
 
 function onKey(event) {
@@ -358,7 +358,7 @@ async function save(format) {
 
 function listen() {
   for (const [name, id] of Object.entries(CONTROLS)) {
-    $(id).addEventListener("change", () => choose({ [name]: $(id).value.trim() }));
+    $(id).addEventListener("change", () => choose({ [name]: $(id).value.trim(), ...(name === "sort" ? { seed: "" } : {}) }));
   }
   $("page").addEventListener("change", () => go({ page: named(numbered($("page").value)), image: "" }));
   $("filters").addEventListener("submit", (event) => event.preventDefault());

@@ -59,6 +59,10 @@ class Runs {
     for (const i of places) this.add(first[i], sizes[i], facts[i]);
   }
 
+  imagesWhere(fits) {
+    return this.facts.reduce((sum, facts, i) => sum + (fits(facts) ? this.before[i + 1] - this.before[i] : 0), 0);
+  }
+
   /** The k-th image: its row in the dataset, and what is known of it. */
   at(k) {
     const run = Math.min(Runs.last(this.before, k), this.first.length - 1);
@@ -89,6 +93,8 @@ export const nothing = () => new Everything(new Runs());
 class OfFiles {
   constructor(files) {
     Object.assign(this, files);
+    // The largest, or smallest, are in few groups: those that hold larger ones than the next group can are found.
+    if (this.bySize) this.groups.sort((a, b) => this.compare(this.bound(a), this.bound(b)));
     this.runs = new Runs();
     this.files = 0;
     this.next = 0;
@@ -99,6 +105,27 @@ class OfFiles {
     return this.next >= this.groups.length;
   }
 
+  get bySize() {
+    return this.order && ORDERS[this.order][0] === "size";
+  }
+
+  compare(a, b) {
+    return ORDERS[this.order][1] ? b - a : a - b;
+  }
+
+  /** What the sizes in a group do not go beyond. */
+  bound({ bounds: { size: { least = -Infinity, greatest = Infinity } = {} } }) {
+    return ORDERS[this.order][1] ? greatest : least;
+  }
+
+  /** Images whose place is known. */
+  get placed() {
+    if (!this.order || this.whole) return this.runs.images;
+    if (!this.bySize) return 0;
+    const bound = this.bound(this.groups[this.next]);
+    return this.runs.imagesWhere(({ size }) => this.compare(size, bound) <= 0);
+  }
+
   /** Images found so far; all of them where the summary or the end of the table says so. */
   get images() {
     return this.whole ? this.runs.images : Math.max(this.expected ?? 0, this.runs.images);
@@ -107,24 +134,22 @@ class OfFiles {
   /** Read on until the k-th image is known, or nothing is left; `wanted` may say to stop. */
   reach(k, wanted = () => true, progress = () => {}) {
     this.reading = this.reading.then(async () => {
-      while (!this.whole && this.runs.images <= k && wanted()) {
+      let isRead = false;
+      while (!this.whole && this.placed <= k && wanted()) {
         const { first, rows } = this.groups[this.next];
         const columns = await this.table.read([...new Set(["first_image", "n_images", "language", ...this.columns])], first, first + rows);
         for (let i = 0; i < rows; i++) {
           if (!columns.n_images[i] || !this.fits(columns, i, first + i)) continue;
           this.files += 1;
-          this.runs.add(columns.first_image[i], columns.n_images[i], {
-            file: columns.file_id?.[i] ?? first + i,
-            record: columns.record_id[i],
-            language: columns.language?.[i],
-            size: columns.size?.[i],
-            date: this.dates?.get(columns.record_id[i]),
-          });
+          const facts = { record: columns.record_id[i], language: columns.language[i] };
+          if (this.order) Object.assign(facts, { size: columns.size?.[i], date: this.dates?.get(facts.record) });
+          this.runs.add(columns.first_image[i], columns.n_images[i], facts);
         }
         this.next += 1;
-        if (this.whole && this.order) this.runs.sort(this.order);
+        isRead = true;
         progress(this.next / this.groups.length);
       }
+      if (isRead && this.order) this.runs.sort(this.order);
     });
     return this.reading;
   }
@@ -323,8 +348,8 @@ async function conditions(dataset, view) {
     ...(byRow ? [] : ["file_id"]),
     ...(view.size || ofSize ? ["size"] : []),
   ];
-  const alone = fileFilters.length === 1 && !byRow && !chosen && !view.size;
-  const expected = alone ? dataset.summary.images(asked[0][0], asked[0][1]) : null;
+  const isCounted = asked.length < 2 && !byRow && !chosen && !view.size;
+  const expected = isCounted ? (asked.length ? dataset.summary.images(...asked[0]) : dataset.info.counts.images) : null;
   return { chosen, runs, order, files: { table, columns, groups, fits, expected, order, dates } };
 }
 
