@@ -134,6 +134,7 @@ def test_points_are_named_and_lead_to_their_neighbours(
     title = str(known.rows[103]["title"])
     wait(chromium, lambda b: text(b, "place").startswith(f"{title}, Python"))
     assert script(chromium, "document.querySelectorAll('#mapped b, #mapped img').length") == 0
+    wait(chromium, lambda b: b.find_element("id", "glance").is_displayed())
     click = pointer(chromium)
     click.w3c_actions.pointer_action.move_to_location(*place).click()
     click.perform()
@@ -243,8 +244,9 @@ def test_colours_are_named_and_chosen(
 
 def test_the_map_is_a_table_of_questions(mapped: ViewerServer, chromium: webdriver.Chrome) -> None:
     where = "FROM record_map JOIN records USING (record_id) WHERE x < -0.6 ORDER BY record_id"
-    show(chromium, f"{mapped.url}#sql={quote(f'SELECT record_id, x, title {where}')}")
+    show(chromium, f"{mapped.url}#map=year&sql={quote(f'SELECT record_id, x, title {where}')}")
     wait(chromium, lambda b: text(b, "answer") == "3 rows")
+    wait(chromium, lambda b: text(b, "sampled").startswith("3 of "))
     links = "[...document.querySelectorAll('#result a')].map(a => a.textContent)"
     assert script(chromium, links) == ["101", "102", "103"]
     tables = "[...document.querySelectorAll('#tables dt')].map(t => t.textContent)"

@@ -91,6 +91,15 @@ export class Dataset {
     return this.wholeColumns("records", names);
   }
 
+  /** The first image of each record. */
+  firstImages() {
+    return this.once("first images", async () => {
+      const { n_images: counts } = await this.recordColumns(["n_images"]);
+      let images = 0;
+      return counts.map((count) => (images += count) - count);
+    });
+  }
+
   /** What there are maps of: records, files. */
   get maps() {
     return Object.keys(MAPS).filter((of) => this.info.tables[MAPS[of]]?.length);

@@ -248,7 +248,7 @@ async function showMap(now, filters) {
   $("of").value = of;
   $("colour").value = by;
   $("map").dataset.state = "shown";
-  await (await map).draw({ ...now, of, by, lasso: now.lasso ? corners(now.lasso) : null, filters, fitting: () => fitting(dataset, now, of, () => shown === filters) });
+  await (await map).draw({ ...now, of, by, lasso: now.lasso ? corners(now.lasso) : null, filters, fitting: () => (now.sql ? selection.fits?.(of) ?? null : fitting(dataset, now, of, () => shown === filters)) });
 }
 
 /** The box of SQL, which is loaded when it is first wanted. */

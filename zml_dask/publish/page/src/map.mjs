@@ -1,6 +1,6 @@
 // The map, loaded when it is opened: records or files as points, near one another where their words are alike.
 
-import { element, NONE, visible, year } from "./draw.mjs";
+import { draw, element, NONE, visible, year } from "./draw.mjs";
 import { Similar } from "./embedding.mjs";
 import { Plot, WHOLE } from "./plot.mjs";
 
@@ -68,6 +68,8 @@ export class PointMap {
         }, REST);
       },
     });
+    this.glance = element("canvas", { id: "glance", hidden: true });
+    $("points").append(this.glance);
     $("lasso-start").addEventListener("click", () => this.startLasso());
     $("like").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -180,19 +182,37 @@ export class PointMap {
     const { of, by } = this.shown;
     const rest = { map: by, ...(of === "files" ? { of } : {}) };
     if (of === "files") {
-      const { path, first_image: image, record_id: record } = await this.dataset.table("files").row(row, ["path", "first_image", "record_id"]);
+      const { path, first_image: first, n_images: images, record_id: record } = await this.dataset.table("files").row(row, ["path", "first_image", "n_images", "record_id"]);
+      const image = images ? first : null;
       return { text: `${path}, record ${record}`, to: { image, ...rest } };
     }
     const { title, record_id: record } = await this.dataset.table("records").row(row, ["title", "record_id"]);
     return { text: title ?? `Record ${record}`, to: { record, ...rest } };
   }
 
+  /** Say what a point is, and show its first image. */
   async say(index) {
     if (this.hovered === index) return;
     this.hovered = index;
+    this.glance.hidden = true;
     if (index < 0) return;
-    const { text } = await this.about(this.points.rows[index]);
-    if (this.hovered === index) $("place").textContent = [text, this.values[index]].filter(Boolean).map(visible).join(", ");
+    const row = this.points.rows[index];
+    const { text, to } = await this.about(row);
+    if (this.hovered !== index) return;
+    $("place").textContent = [text, this.values[index]].filter(Boolean).map(visible).join(", ");
+    const { dataset } = this;
+    const image = this.shown.of === "files" ? to.image : await this.firstImage(row);
+    if (image == null) return;
+    const pixels = await dataset.image(image);
+    if (this.hovered !== index) return;
+    draw(this.glance, pixels, dataset.height, dataset.width);
+    this.glance.hidden = false;
+  }
+
+  /** The first image of a record; null where it has none. */
+  async firstImage(row) {
+    const first = await this.dataset.firstImages();
+    return first[row] === (first[row + 1] ?? this.dataset.info.counts.images) ? null : first[row];
   }
 
   /** How the address names a point: a record by its number, a file by its row. */

@@ -195,14 +195,17 @@ class OfResult {
 
 const inside = (value, end) => Number.isInteger(value) && value >= 0 && value < end;
 
-/** What the wall shows of a result: its images, files or records, whichever it names; null for none. */
+/** What the wall shows of a result: its images, files or records, whichever it names; null for none. `fits(of)` is as `fitting`. */
 export async function ofResult(dataset, names, numbers) {
   const named = ["image", "file_id", "record_id"].find((name) => names.includes(name));
   if (!named) return null;
   const found = [...new Set((await numbers([named]))[0])]; // each once, where it comes first
   if (named === "file_id") {
     const table = dataset.table("files");
-    return new OfResult(table, found.filter((value) => inside(value, table.rows)), dataset.withdrawn);
+    const numbers = found.filter((value) => inside(value, table.rows));
+    const ofFiles = new Set(numbers);
+    const fits = async (of) => (of === "files" ? (_, row) => ofFiles.has(row) : isOneOf((await table.rowsAt(numbers, ["record_id"])).map((row) => row.record_id)));
+    return Object.assign(new OfResult(table, numbers, dataset.withdrawn), { fits });
   }
   const runs = new Runs();
   const { record_id: ids, n_images: images, first } = await readRecords(dataset, []);
@@ -211,26 +214,26 @@ export async function ofResult(dataset, names, numbers) {
       const record = inside(image, dataset.info.counts.images) ? ids[Runs.last(first, image)] : null;
       if (record !== null && !dataset.withdrawn.has(record)) runs.add(image, 1, { record });
     }
-    return new Everything(runs);
+    const fits = (of) => (of === "files" ? null : isOneOf(runs.facts.map(({ record }) => record)));
+    return Object.assign(new Everything(runs), { fits });
   }
   const rows = new Map(ids.map((id, i) => [id, i]));
   for (const record of found) {
     const i = rows.get(record);
     if (i !== undefined && !dataset.withdrawn.has(record)) runs.add(first[i], images[i], { record });
   }
-  return new Everything(runs);
+  return Object.assign(new Everything(runs), { fits: () => isOneOf(found) });
 }
 
-/** Records as columns, with the first image of each; withdrawn ones are left out of `shown`. */
+/** Whether a point of a map is of one of some records. */
+function isOneOf(records) {
+  const all = new Set(records);
+  return (record) => all.has(record);
+}
+
+/** Records as columns, with the first image of each. */
 async function readRecords(dataset, columns) {
-  const found = await dataset.recordColumns(["record_id", "n_images", ...columns]);
-  const first = new Array(found.record_id.length);
-  let images = 0;
-  for (let i = 0; i < first.length; i++) {
-    first[i] = images;
-    images += found.n_images[i];
-  }
-  return { ...found, first };
+  return { ...(await dataset.recordColumns(["record_id", "n_images", ...columns])), first: await dataset.firstImages() };
 }
 
 /** Read "1000-50k" as the least and greatest number of bytes; either may be left out. */

@@ -101,7 +101,7 @@ function cell(name, text, isNumber) {
   const className = isNumber ? "n" : "";
   if (text === null) return element("td", { className: `${className} null` }, "null");
   const shown = visible(text.length > 300 ? `${text.slice(0, 300)}…` : text);
-  const address = { record_id: "record", image: "image" }[name];
+  const address = { record_id: "record", image: "image", first_image: "image" }[name];
   const inside = address ? element("a", { href: `#${address}=${encodeURIComponent(text)}` }, shown) : element("bdi", {}, shown);
   return element("td", { className }, inside);
 }
