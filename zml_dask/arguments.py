@@ -31,6 +31,13 @@ _NAMES: Final[Mapping[Any, str]] = {
     Mapping: "a mapping",
     Callable: "a function",
 }
+_MEANINGS: Final[Mapping[str, str]] = {
+    "file": " (files.file_id, or the path)",
+    "record": " (records.record_id)",
+    "record_id": " (records.record_id)",
+    "fractions": " such as {'train': 0.8, 'test': 0.2}",
+}
+"""What is meant by parameters, where their type does not say enough."""
 _MOST_NAMED: Final = 12
 _LISTS: Final = (list, tuple, Sequence, Collection)
 
@@ -109,8 +116,9 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
                 advice = "; give them one after the other, not as a list"
             elif isinstance(value, bytes):
                 advice = "; zml_dask.raster.text.normalize_text decodes a file's bytes"
+            wanted = _said(kind) + _MEANINGS.get(name or "", "")
             raise UsageError(
-                f"{where}(): {name} has to be {_said(kind)}, not {brief_repr(value)}{advice}"
+                f"{where}(): {name} has to be {wanted}, not {brief_repr(value)}{advice}"
             ) from None
 
     @functools.wraps(function)

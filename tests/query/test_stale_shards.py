@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from range_server import RangeServer
 from store_builders import sources, stage
 
 import zml_dask as zml
-from zml_dask.errors import DatasetDamagedError
+from zml_dask.errors import DatasetDamagedError, StorageError
 from zml_dask.query import file_images
 from zml_dask.query.file_images import FileImages
 from zml_dask.store.commit import commit
@@ -160,3 +162,72 @@ def test_a_process_that_has_read_ends_as_it_should(grown: tuple[Path, bytes, int
     command = [sys.executable, "-c", script, str(grown[0])]
     ran = [subprocess.run(command, capture_output=True, check=False) for _ in range(20)]
     assert [each.returncode for each in ran] == [0] * 20, [each.stderr for each in ran]
+
+
+@pytest.fixture
+def replace_dataset(tmp_path: Path) -> Callable[[Path], None]:
+    """Build other records of the same sizes at a path, as a build into an emptied folder does."""
+
+    def replace_at(folder: Path) -> None:
+        shutil.rmtree(folder)
+        storage = Storage.open(folder)
+        for record_id in (1, 2):
+            texts = [(path, text.swapcase()) for path, text in sources(30, record_id)]
+            stage(storage, tmp_path, record_id, texts)
+            commit(storage)
+
+    return replace_at
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_dataset_that_was_replaced_is_an_error(
+    tmp_path: Path, replace_dataset: Callable[[Path], None], remote: bool, warm: bool
+) -> None:
+    replaced = r"was replaced or removed since it was opened; open it again"
+    storage = Storage.open(tmp_path / "ds")
+    for record_id in (1, 2):
+        stage(storage, tmp_path, record_id, sources(30, record_id))
+        commit(storage)
+    with RangeServer(tmp_path) as server:
+        url = f"{server.url}/ds" if remote else tmp_path / "ds"
+        ds = zml.open_dataset(url)
+        file = int(ds.files[ds.files.n_images > 0].file_id.iloc[-1])
+        tables: list[Callable[[], object]] = [
+            lambda: ds.read("path").values.tolist(),
+            lambda: ds.sql("select max(path) from files").fetchall(),
+            lambda: ds.select("path.contains('a')").counted,
+        ]
+        before = [way() for way in tables]
+        if warm:
+            ds.images.compute()
+        replace_dataset(tmp_path / "ds")
+        for way in readers(ds):
+            with pytest.raises(StorageError, match=replaced):
+                way()
+        for way, expected in zip(tables, before, strict=True):
+            try:  # what is in memory is as it was
+                assert way() == expected
+            except StorageError as error:
+                assert re.search(replaced, str(error))  # noqa: PT017
+        assert zml.open_dataset(url).text(file)
+        shutil.rmtree(tmp_path / "ds")
+        with pytest.raises(StorageError, match=replaced):
+            ds.images.compute()
+
+
+def test_a_later_commit_is_the_same_dataset_and_costs_one_request_per_shard(
+    tmp_path: Path,
+) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    stage(storage, tmp_path, 1, sources(30))
+    commit(storage)
+    with RangeServer(tmp_path) as server:
+        ds = zml.open_dataset(f"{server.url}/ds")
+        expected = zml.open_dataset(tmp_path / "ds").images.compute()
+        stage(storage, tmp_path, 2, sources(30, 2))
+        commit(storage)
+        for asked in (1, 0, 0):
+            server.sent.clear()
+            assert (ds.images.compute() == expected).all()
+            assert [path for path, _ in server.sent].count("/ds/dataset.json") == asked

@@ -239,9 +239,8 @@ class Database:
         try:
             yield
         except (duckdb.Error, pa.ArrowException) as error:
-            if self._parts.failure is not None:
-                raise self._parts.failure from error
-            raise _said(shown, error) from error
+            with self._snapshot.reading("a table"):
+                raise self._parts.failure or _said(shown, error) from error
 
 
 def _positive(name: str, value: float, unit: str) -> float:

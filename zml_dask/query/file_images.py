@@ -254,8 +254,6 @@ def find_file(dataset: Dataset, file: int | str) -> dict[str, Any]:
     """
     if isinstance(file, str):
         file = _find_path(dataset, file)
-    if not isinstance(file, (int, np.integer)) or isinstance(file, bool):
-        raise UsageError(f"a file goes by its number (files.file_id) or its path, not {file!r}")
     names = [
         "file_id",
         "path",

@@ -284,7 +284,7 @@ def _select_images(
 def sample_images(view: Dataset, n: int, seed: int) -> Selection:
     """Choose some images of a view at random; see `Dataset.sample`."""
     if min(n, seed) < 0:
-        raise UsageError(f"n and seed are whole numbers from 0 on, not {n} and {seed}")
+        raise UsageError(f"n and seed: give a whole number from 0 on for each, not {n} and {seed}")
     total = len(view)
     picked = np.random.default_rng(seed).choice(total, min(n, total), replace=False)
     rows = view.rows.positions()[np.sort(picked)]

@@ -198,10 +198,6 @@ def _in_several(content: NDArray[np.uint64], part: NDArray[np.uint8]) -> NDArray
 
 
 def _check(fractions: Mapping[str, float]) -> None:
-    if not isinstance(fractions, Mapping):
-        raise UsageError(
-            f"{fractions!r} names no parts; give their shares, {{'train': 0.8, 'test': 0.2}} say"
-        )
     shares = list(fractions.values())
     if not shares or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise UsageError(

@@ -6,7 +6,8 @@ one round of requests and the chunks of all shards in another.
 
 Only what was committed is returned. An index or a chunk that does not fit its
 checksum, or a shard that ends before its committed rows do, as an older state of
-it from a cache does, is an error that names the shard.
+it from a cache does, is an error that names the shard. So is another dataset that has come
+to be there: ``dataset.json`` is read again with the first chunks of a shard.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zml_dask.errors import DatasetDamagedError
+from zml_dask.errors import DatasetDamagedError, ObjectMissingError
 from zml_dask.raster.images import Images
-from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import IMAGES, ArraySpec, row_shape, shard_path
+from zml_dask.store.info import DatasetInfo, ensure_same
+from zml_dask.store.layout import DATASET_JSON, IMAGES, ArraySpec, row_shape, shard_path
 from zml_dask.store.shards import ShardReader, chunk_bytes
 from zml_dask.store.storage import Range, Storage
 
@@ -63,6 +64,7 @@ class ImageReader:
         self.spec = info.array(IMAGES.name)
         self.row = row_shape(self.spec, info.shape)
         self._indexes: dict[int, bytes] = {}
+        self._seen = info.to_bytes()
         self._last_rows = {
             shard.path: (shard.rows, shard.last_rows_sha256) for shard in info.boundary_shards
         }
@@ -90,11 +92,11 @@ class ImageReader:
         Raises
         ------
         DatasetDamagedError
-            If a shard is not what was committed.
+            If a shard is not what was committed, or there are no such images.
         ObjectMissingError
             If a shard is not there.
-        DatasetDamagedError
-            If there are no such images.
+        StorageError
+            If another dataset is there by now.
         """
         if rows.size and not 0 <= rows[0] <= rows[-1] < self.info.counts.images:
             raise DatasetDamagedError(
@@ -104,6 +106,9 @@ class ImageReader:
         images: Images = np.empty((rows.size, *self.row), np.uint32) if target is None else target
         try:
             self._read(rows, images, decoders)
+        except ObjectMissingError:
+            ensure_same(self.storage, self.info)
+            raise
         except DatasetDamagedError:
             # A commit replaces the dataset's last shard, a repack every one, and the rows in
             # them are the same. Shard by shard, so that little time is between the index
@@ -115,12 +120,20 @@ class ImageReader:
 
     def _read(self, rows: Int64, images: Images, decoders: int) -> None:
         spec = self.spec
-        shards = self._open([shard for shard, _, _ in _runs(rows // spec.shard)])
+        numbers = [shard for shard, _, _ in _runs(rows // spec.shard)]
+        is_new = not self._indexes.keys() >= set(numbers)
+        shards = self._open(numbers)
         runs = _runs(rows // spec.chunk)
         places = [divmod(chunk, spec.shard // spec.chunk) for chunk, _, _ in runs]
         spans = [(shard, shards[shard].span(chunk)) for shard, chunk in places]
         ranges: list[Range] = [(shards[shard].path, *span) for shard, span in spans]
-        for (shard, span), data in zip(spans, self.storage.read_ranges(ranges), strict=True):
+        if is_new:  # with the chunks, so it costs no time; a known index fits its own chunks only
+            ranges.append((DATASET_JSON, 0, None))
+        found = self.storage.read_ranges(ranges)
+        if is_new and found[-1] != self._seen:
+            ensure_same(self.storage, self.info, found[-1])
+            self._seen = found[-1]
+        for (shard, span), data in zip(spans, found, strict=False):
             shards[shard].fetched[span[0]] = data
 
         def decode(number: int) -> None:

@@ -413,6 +413,41 @@ def committed_info(storage: Storage) -> DatasetInfo:
     return info
 
 
+def ensure_same(storage: Storage, opened: DatasetInfo, data: bytes | None = None) -> None:
+    """Refuse what lies where a dataset was opened, if that is another dataset by now.
+
+    Rows of the tables are never rewritten, and the names of their parts hold their content's
+    hash. So of one dataset, whatever was committed to it before or after, the parts are the
+    same as far as both have any.
+
+    Parameters
+    ----------
+    opened : DatasetInfo
+        What ``dataset.json`` said when it was opened.
+    data : bytes, optional
+        What it says now. Default: it is read.
+
+    Raises
+    ------
+    StorageError
+    """
+    try:
+        now = DatasetInfo.from_bytes(storage.read(DATASET_JSON) if data is None else data)
+        pairs = (zip(opened.tables[name], now.tables[name], strict=False) for name in _GROWING)
+        if now.shape == opened.shape and all(a == b for pair in pairs for a, b in pair):
+            return
+    except (ObjectMissingError, UsageError):
+        pass  # it was removed, or something else is there
+    raise StorageError(
+        f"{storage.url} was replaced or removed since it was opened; open it again, once it is "
+        "complete"
+    )
+
+
+_GROWING = ("files", "records")
+"""Tables whose parts stay as they are."""
+
+
 def replace_info(storage: Storage, base: DatasetInfo | None, changed: DatasetInfo) -> DatasetInfo:
     """Replace ``dataset.json``, atomically, where it still is what a change began from.
 

@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import get_ident
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
 from zml_dask.store.image_reader import ImageReader
-from zml_dask.store.info import DatasetInfo, Part, committed_info
+from zml_dask.store.info import DatasetInfo, Part, committed_info, ensure_same
 from zml_dask.store.layout import SUMMARY_SCHEMA
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.summary import LeftOut, add_up, recorded_limit
@@ -206,12 +207,13 @@ class Snapshot:
         parts = self.info.tables.get(table, ())
         names = self.info.table_schema(table).names if columns is None else list(columns)
         where = where if with_withdrawn else self._visible(table, where)
-        self.read_footers(parts)
 
         def read(part: Part) -> pa.Table:
             return self._scan_part(table, part, names, where)
 
-        return _gather(table, self._wide(table, names), _map(read, parts))
+        with self.reading(f"the {table} table"):
+            self.read_footers(parts)
+            return _gather(self._wide(table, names), _map(read, parts))
 
     def take(self, table: str, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Read some columns of rows by their numbers; row groups without any are not read.
@@ -235,13 +237,13 @@ class Snapshot:
             if low < high:
                 tasks.append((part, rows[low:high] - first))
 
-        self.read_footers(part for part, _ in tasks)
-
         def read(task: tuple[Part, NDArray[np.int64]]) -> pa.Table:
             source = self._arrow_file(task[0])
             return pa.concat_tables(_take(source, task[1], self._wide(table, columns)))
 
-        return _gather(table, self._wide(table, columns), _map(read, tasks))
+        with self.reading(f"the {table} table"):
+            self.read_footers(part for part, _ in tasks)
+            return _gather(self._wide(table, columns), _map(read, tasks))
 
     def batches(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
         """Yield some columns of all rows in order, and the part of each batch.
@@ -273,8 +275,6 @@ class Snapshot:
         UsageError
             If it is not shown, with the reason where one is known.
         """
-        if not isinstance(record_id, (int, np.integer)):
-            raise UsageError(f"a record goes by its number (records.record_id), not {record_id!r}")
         missing = f"{self.storage.url} holds no record {record_id}"
         if abs(record_id) >= 2**63:
             raise UsageError(missing)
@@ -313,14 +313,23 @@ class Snapshot:
     def _scan_part(
         self, table: str, part: Part, columns: Sequence[str], where: pc.Expression | None
     ) -> pa.Table:
-        try:
+        with self.reading(part.path):
             fragment = pads.ParquetFileFormat().make_fragment(self._arrow_file(part))
             found: pa.Table = fragment.to_table(
                 schema=self.info.table_schema(table), columns=list(columns), filter=where
             )
-        except (pa.ArrowException, EOFError) as error:
-            raise _unreadable(part.path, error) from error
         return found
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Say what cannot be read, or that it is of another dataset by now."""
+        try:
+            yield
+        except (pa.ArrowException, EOFError, StorageError) as error:
+            ensure_same(self.storage, self.info)
+            if isinstance(error, StorageError):
+                raise
+            raise _unreadable(what, error) from error
 
     def _wide(self, table: str, columns: Sequence[str]) -> pa.Schema:
         """Columns of a table with 64-bit offsets where they hold text.
@@ -446,11 +455,8 @@ def _map(function: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> Iterat
         yield from pool.map(function, tasks)
 
 
-def _gather(table: str, schema: pa.Schema, found: Iterator[pa.Table]) -> pa.Table:
-    try:
-        return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in found)])
-    except (pa.ArrowException, EOFError) as error:
-        raise _unreadable(f"the {table} table", error) from error
+def _gather(schema: pa.Schema, found: Iterator[pa.Table]) -> pa.Table:
+    return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in found)])
 
 
 def _unreadable(what: str, error: Exception) -> StorageError:
