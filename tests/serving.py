@@ -1,4 +1,4 @@
-"""A sandbox that does something wrong when it is told to."""
+"""A sandbox that keeps a log of its requests, and does something wrong when it is told to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlencode
 
 from zml_dask.records.parse import quote_key
 from zml_dask.sandbox import server
@@ -70,6 +71,36 @@ class Faults:
     delay: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request that was answered, and when: seconds since the epoch."""
+
+    path: str
+    query: str
+    status: int
+    is_authenticated: bool
+    agent: str
+    range: str | None
+    at: float
+
+
+class RequestLog(list[Seen]):
+    """The requests of a sandbox, in the order of their answers."""
+
+    def to(self, part: str) -> list[Seen]:
+        """Give the requests whose path contains `part`."""
+        return [seen for seen in self if part in seen.path]
+
+    @property
+    def searches(self) -> list[Seen]:
+        return [seen for seen in self if is_search(seen.path)]
+
+    @property
+    def downloads(self) -> list[Seen]:
+        """The requests for files' bytes."""
+        return [seen for seen in self if is_content(seen.path)]
+
+
 class Handler(server.Handler):
     """Sends bodies with the fault that falls on them."""
 
@@ -84,7 +115,7 @@ class Handler(server.Handler):
             return
         stop = body.start + length // 2 if self.fault in {"cut", "stall"} else body.stop
         for start in range(body.start, stop, _PIECE):
-            piece = body.made.read(start, min(start + _PIECE, stop))
+            piece = body.content.read(start, min(start + _PIECE, stop))
             if self.fault == "corrupt" and start == body.start and piece:
                 piece = bytes([piece[0] ^ 0xFF]) + piece[1:]
             self.wfile.write(piece)
@@ -109,6 +140,7 @@ class Sandbox(server.Sandbox):
 
     def __init__(self, corpus: Corpus, *, faults: Faults | None = None, **options: Any) -> None:
         super().__init__(corpus, **options)
+        self.requests = RequestLog()
         self.current = threading.local()
         self._fault_lock = threading.Lock()
         self.faults = faults or Faults()
@@ -126,6 +158,21 @@ class Sandbox(server.Sandbox):
             self._failing_searches = faults.failing_searches
 
     def reply(self, request: Request, client: str) -> Answer:
+        reply = self._reply(request, client)
+        self.requests.append(
+            Seen(
+                path=request.path,
+                query=urlencode(request.query),
+                status=reply.status,
+                is_authenticated=request.is_authenticated,
+                agent=request.headers.get("user-agent", ""),
+                range=request.headers.get("range"),
+                at=time.time(),
+            )
+        )
+        return reply
+
+    def _reply(self, request: Request, client: str) -> Answer:
         faults = self.faults
         if faults.delay:
             time.sleep(faults.delay)

@@ -18,7 +18,6 @@ Whoever follows each name sets a bound, by :func:`within` for instance.
 
 from __future__ import annotations
 
-import io
 import pickle
 import re
 import struct
@@ -89,21 +88,14 @@ def within(value: Any, limit: int) -> bool:
 _PIECE = 1 << 20
 
 
-class Pieces:
-    """A stream that is read in pieces, so that only bytes that are there take memory.
-
-    Attributes
-    ----------
-    n_read : int
-        Bytes that were there so far.
-    """
+class _Pieces:
+    """A stream that is read in pieces, so that only bytes that exist take memory."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.n_read = 0
 
     def read(self, size: int) -> bytes:
-        """Read `size` bytes, or what is left of them where they are few."""
         if size <= _PIECE:
             return self._counted(self._stream.read(size))
         pieces = bytearray()
@@ -115,7 +107,6 @@ class Pieces:
         return bytes(pieces)
 
     def readline(self) -> bytes:
-        """Read to the end of a line."""
         return self._counted(self._stream.readline())
 
     def _counted(self, data: bytes) -> bytes:
@@ -127,14 +118,12 @@ _PLAIN_DTYPE = re.compile(r"[<>=|]?(?:[biufcSU][1-9][0-9]{0,5}|\?)")
 _MAX_EMPTY_SIDE = 65_535
 
 
-def plain_dtype(description: Any, *_: Any) -> np.dtype[Any]:
-    """Return a dtype of its own, which :func:`settle_dtype` may change.
+# What stands in for NumPy's constructors. Each raises ValueError for whatever is wrong:
+# `load` says that the pickle is damaged.
 
-    Raises
-    ------
-    ValueError
-        For anything but numbers, truth values, text and bytes.
-    """
+
+def _plain_dtype(description: Any, *_: Any) -> np.dtype[Any]:
+    """Return a dtype of numbers, truth values, text or bytes, for `_set_byte_order` to change."""
     if isinstance(description, bytes):
         description = description.decode("ascii")
     if not isinstance(description, str) or not _PLAIN_DTYPE.fullmatch(description):
@@ -144,14 +133,8 @@ def plain_dtype(description: Any, *_: Any) -> np.dtype[Any]:
     return np.dtype(description, copy=True)
 
 
-def settle_dtype(dtype: np.dtype[Any], state: Any) -> None:
-    """Give a dtype the byte order that its pickled state names.
-
-    Raises
-    ------
-    ValueError
-        Where the state holds more than that: fields, subarrays, metadata.
-    """
+def _set_byte_order(dtype: np.dtype[Any], state: Any) -> None:
+    """Give a dtype the byte order of its pickled state, which must hold nothing else."""
     version, order, *rest = state
     order = order.decode("ascii") if isinstance(order, bytes) else order
     if version != 3 or order not in ("<", ">", "=", "|") or any(part for part in rest[:3]):
@@ -162,72 +145,38 @@ def settle_dtype(dtype: np.dtype[Any], state: Any) -> None:
     set_state((3, order, None, None, None, *sizes, 0))
 
 
-def empty_array(kind: Any, shape: Any, _typecode: Any) -> NDArray[Any]:
-    """Return the empty array that a pickle begins with; :func:`fill_array` fills it.
-
-    Returns
-    -------
-    numpy.ndarray of int8, shape (0,)
-
-    Raises
-    ------
-    ValueError
-        Where it is to begin as anything else.
-    """
+def _empty_array(kind: Any, shape: Any, _typecode: Any) -> NDArray[Any]:
+    """Return the empty array that a pickled array begins as; `_fill_array` fills it."""
     if kind is not np.ndarray or shape != (0,):
         raise ValueError("an array does not begin as a plain, empty one")
     return np.empty(0, np.int8)
 
 
-def fill_array(array: NDArray[Any], state: Any) -> None:
-    """Give an array the shape, type and elements of its pickled state.
-
-    Raises
-    ------
-    ValueError
-        Where the elements do not fit the shape and the type, or these are not of plain data.
-    """
+def _fill_array(array: NDArray[Any], state: Any) -> None:
+    """Give an array the shape, type and elements of its pickled state."""
     version, shape, dtype, fortran, data = state
     if version != 1:
         raise ValueError("arrays of another pickle version than 1 are not known")
     raw = data.encode("latin-1") if isinstance(data, str) else data
-    _check(raw, dtype, shape)
+    _check_elements(raw, dtype, shape)
     set_state: Callable[[tuple[Any, ...]], None] = array.__setstate__
     set_state((1, shape, dtype, bool(fortran), bytes(raw)))
 
 
-def array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
-    """Return an array as pickle protocol 5 writes it.
-
-    Raises
-    ------
-    ValueError
-        As :func:`fill_array`.
-    """
-    _check(data, dtype, shape)
+def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
+    """Return an array as pickle protocol 5 writes it."""
+    _check_elements(data, dtype, shape)
     return np.frombuffer(bytes(data), dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
-def numpy_scalar(dtype: Any, data: Any) -> Any:
-    """Return a NumPy scalar.
-
-    Raises
-    ------
-    ValueError
-        As :func:`fill_array`.
-    """
+def _numpy_scalar(dtype: Any, data: Any) -> Any:
     raw = data.encode("latin-1") if isinstance(data, str) else data
-    _check(raw, dtype, ())
+    _check_elements(raw, dtype, ())
     return np.frombuffer(raw, dtype)[0]
 
 
-def _check(data: Any, dtype: Any, shape: Any) -> None:
-    """Hold that `data` is what an array of `shape` and `dtype` needs.
-
-    Raises
-    ------
-    ValueError
-    """
+def _check_elements(data: Any, dtype: Any, shape: Any) -> None:
+    """Check that `data` is what an array of `shape` and `dtype` needs."""
     if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.itemsize == 0:
         raise ValueError("an array is not of plain data")
     if not isinstance(data, bytes | bytearray):
@@ -260,28 +209,24 @@ class InertObject:
 
 
 @dataclass(frozen=True, slots=True)
-class InertClass:
-    """A class by its name alone."""
+class _InertClass:
+    """A class that is not loaded."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class _Admitted:
     """A constructor that a pickle may call; wrapped, so that it cannot be tampered with."""
 
     function: Callable[..., Any]
 
 
-def hashable(items: Iterable[Any]) -> Sequence[Any]:
+def _keys(items: Iterable[Any]) -> Sequence[Any]:
     """Return keys of a dict or elements of a set, none of them a tuple.
 
-    A tuple's hash is that of all that it holds, each time anew: of forty tuples
-    that hold the next one twice it takes days. 2018 used none as a key.
-
-    Raises
-    ------
-    ForbiddenPickleError
+    The hash of a tuple is calculated anew from all that it holds: of forty tuples
+    that each hold the next one twice it takes days. 2018 used none as a key.
     """
     found = list(items)
     if any(isinstance(item, tuple) for item in found):
@@ -289,8 +234,8 @@ def hashable(items: Iterable[Any]) -> Sequence[Any]:
     return found
 
 
-def _no_arguments(kind: type) -> Admitted:
-    return Admitted(lambda: kind())
+def _without_arguments(kind: type) -> _Admitted:
+    return _Admitted(lambda: kind())
 
 
 def _encode(text: str, encoding: str = "latin-1") -> bytes:
@@ -309,47 +254,44 @@ def _bytes(data: bytes | list[int] | str = b"", encoding: str = "latin-1") -> by
 
 
 def _inert_object(kind: Any, base: Any, state: Any) -> InertObject:
-    if not isinstance(kind, InertClass) or base is not object or state is not None:
+    if not isinstance(kind, _InertClass) or base is not object or state is not None:
         raise ValueError("an object is built in a way that no 2018 file knows")
     return InertObject(kind.name)
 
 
 _BUILTINS: dict[str, Any] = {
-    "bytearray": Admitted(lambda *parts: bytearray(_bytes(*parts))),
-    "bytes": Admitted(_bytes),
-    "complex": Admitted(complex),
-    "dict": _no_arguments(dict),
-    "frozenset": Admitted(lambda items=(): frozenset(hashable(items))),
-    "list": _no_arguments(list),
+    "bytearray": _Admitted(lambda *parts: bytearray(_bytes(*parts))),
+    "bytes": _Admitted(_bytes),
+    "complex": _Admitted(complex),
+    "dict": _without_arguments(dict),
+    "frozenset": _Admitted(lambda items=(): frozenset(_keys(items))),
+    "list": _without_arguments(list),
     "object": object,
-    "set": Admitted(lambda items=(): set(hashable(items))),
+    "set": _Admitted(lambda items=(): set(_keys(items))),
 }
 
-ADMITTED: dict[tuple[str, str], Any] = {
+_ADMITTED: dict[tuple[str, str], Any] = {
     **{
         (module, name): what
         for module in ("builtins", "__builtin__")
         for name, what in _BUILTINS.items()
     },
-    ("_codecs", "encode"): Admitted(_encode),
-    ("collections", "OrderedDict"): _no_arguments(OrderedDict),
-    ("copy_reg", "_reconstructor"): Admitted(_inert_object),
-    ("copyreg", "_reconstructor"): Admitted(_inert_object),
-    ("numpy", "dtype"): Admitted(plain_dtype),
+    ("_codecs", "encode"): _Admitted(_encode),
+    ("collections", "OrderedDict"): _without_arguments(OrderedDict),
+    ("copy_reg", "_reconstructor"): _Admitted(_inert_object),
+    ("copyreg", "_reconstructor"): _Admitted(_inert_object),
+    ("numpy", "dtype"): _Admitted(_plain_dtype),
     ("numpy", "ndarray"): np.ndarray,
     **{
-        (f"numpy.{core}.{module}", name): Admitted(function)
+        (f"numpy.{core}.{module}", name): _Admitted(function)
         for core in ("core", "_core")
         for module, name, function in (
-            ("multiarray", "_reconstruct", empty_array),
-            ("multiarray", "scalar", numpy_scalar),
-            ("numeric", "_frombuffer", array_from_buffer),
+            ("multiarray", "_reconstruct", _empty_array),
+            ("multiarray", "scalar", _numpy_scalar),
+            ("numeric", "_frombuffer", _array_from_buffer),
         )
     },
 }
-
-
-# ruff: noqa: D102 - each method is the opcode, or the hook of the library, that it is named after
 
 
 _INERT_PACKAGE = "containertree"
@@ -363,7 +305,7 @@ ArrayHook = Callable[[NDArray[Any]], NDArray[Any]]
 """Given an array that is whole; returns what to keep of it."""
 
 
-class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
+class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     """The standard library's interpreter in Python, its calls and builds replaced.
 
     The one in C would be faster, but it takes a ``__setstate__`` or ``__dict__``
@@ -379,17 +321,17 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Callable[..., Any]]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
 
-    def __init__(self, pieces: Pieces, on_array: ArrayHook | None) -> None:
+    def __init__(self, pieces: _Pieces, on_array: ArrayHook | None) -> None:
         super().__init__(pieces, encoding="latin-1")
         self.on_array = on_array
         self._pieces = pieces
         self._made = 0
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in ADMITTED:
-            return ADMITTED[module, name]
+        if (module, name) in _ADMITTED:
+            return _ADMITTED[module, name]
         if module.partition(".")[0] == _INERT_PACKAGE:
-            return InertClass(f"{module}.{name}")
+            return _InertClass(f"{module}.{name}")
         raise ForbiddenPickleError(
             f"asks for {escape_text(module[:80])}.{escape_text(name[:80])}, which is not plain data"
         )
@@ -403,9 +345,9 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     def _construct(self, what: Any, arguments: Any) -> Any:
         if not isinstance(arguments, tuple):
             raise ForbiddenPickleError("calls a constructor with arguments that are no tuple")
-        if isinstance(what, InertClass):
+        if isinstance(what, _InertClass):
             return InertObject(what.name, arguments)
-        if not isinstance(what, Admitted):
+        if not isinstance(what, _Admitted):
             raise ForbiddenPickleError("calls something that is no constructor")
         self._count(sum(len(part) for part in arguments if isinstance(part, _SIZED)))
         return what.function(*arguments)
@@ -437,12 +379,12 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
         state = self.stack.pop()
         instance = self.stack[-1]
         if isinstance(instance, np.ndarray):
-            fill_array(instance, state)
+            _fill_array(instance, state)
             self._count(instance.nbytes)
             if self.on_array is not None:
                 self._keep_less(instance, state, self.on_array)
         elif isinstance(instance, np.dtype):
-            settle_dtype(instance, state)
+            _set_byte_order(instance, state)
         elif isinstance(instance, InertObject):
             instance.state = state
         else:
@@ -451,7 +393,7 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
     def _keep_less(self, array: NDArray[Any], state: Any, hook: ArrayHook) -> None:
         """Let go of the bytes that an array was made of: the memo holds on to them."""
         less = hook(array)
-        fill_array(array, (1, less.shape, less.dtype, False, less.tobytes()))
+        _fill_array(array, (1, less.shape, less.dtype, False, less.tobytes()))
         if len(state[-1]) <= 1:
             return  # Python has one b"" and one of each single byte: others are written as it
         for place in [place for place, _ in zip(reversed(self.memo), range(2), strict=False)]:
@@ -462,7 +404,7 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
         target = self.stack[-1]
         if not isinstance(target, dict):
             raise ForbiddenPickleError(f"sets items of a {type(target).__name__}")
-        target.update(zip(hashable(items[::2]), items[1::2], strict=True))
+        target.update(zip(_keys(items[::2]), items[1::2], strict=True))
 
     def load_setitem(self) -> None:
         value = self.stack.pop()
@@ -481,11 +423,11 @@ class Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
         target = self.stack[-1]
         if not isinstance(target, set):
             raise ForbiddenPickleError(f"adds items to a {type(target).__name__}")
-        target.update(hashable(items))
+        target.update(_keys(items))
 
     def load_frozenset(self) -> None:
         items = self.pop_mark()
-        self.append(frozenset(hashable(items)))
+        self.append(frozenset(_keys(items)))
 
     def load_bytearray8(self) -> None:
         (size,) = struct.unpack("<Q", self.read(8))
@@ -526,6 +468,7 @@ def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | N
 
     Examples
     --------
+    >>> import io
     >>> load(io.BytesIO(pickle.dumps({"a": [1, 2.5, None, (b"c", {"d"})]})))
     {'a': [1, 2.5, None, (b'c', {'d'})]}
     >>> try:
@@ -534,7 +477,7 @@ def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | N
     ...     print(error)
     the pickle asks for os.system, which is not plain data; nothing of it was run
     """
-    unpickler = Unpickler(Pieces(stream), on_array)
+    unpickler = _Unpickler(_Pieces(stream), on_array)
     try:
         return unpickler.load()
     except ForbiddenPickleError as error:
@@ -542,11 +485,6 @@ def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | N
     except (pickle.UnpicklingError, *_WHAT_BAD_PICKLES_RAISE) as error:
         what = escape_text(str(error))[:200] or type(error).__name__
         raise DamagedPickleError(f"{name} cannot be read as a pickle: {what}") from error
-
-
-def loads(data: bytes) -> Any:
-    """Read one pickle of plain data from bytes; see :func:`load`."""
-    return load(io.BytesIO(data))
 
 
 # The interpreter is the standard library's, and what it raises over nonsense is

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from serving import Seen
 
 from zml_dask.engine.clusters import ClusterOptions
 from zml_dask.pipeline.ledger import load_ledger
-from zml_dask.sandbox.server import Seen
 from zml_dask.store.storage import Storage
 
 COMMAND = [sys.executable, "-c", "from zml_dask.cli.main import main; main()"]

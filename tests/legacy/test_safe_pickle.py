@@ -23,9 +23,13 @@ from zml_dask.safe_pickle import (
     ForbiddenPickleError,
     InertObject,
     load,
-    loads,
     within,
 )
+
+
+def loads(data: bytes) -> Any:
+    return load(io.BytesIO(data))
+
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 

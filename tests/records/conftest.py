@@ -12,7 +12,7 @@ from zml_dask.net.client import HttpClient, HttpOptions, Token
 from zml_dask.net.throttle import host_of
 from zml_dask.records import harvest as harvest_module
 from zml_dask.records import search as search_module
-from zml_dask.sandbox import search
+from zml_dask.sandbox import routes
 
 
 @pytest.fixture
@@ -30,6 +30,6 @@ def client_of() -> Iterator[Callable[..., HttpClient]]:
 @pytest.fixture
 def tiny_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that shows twelve results, three a page."""
-    for module in (search_module, harvest_module, search):
+    for module in (search_module, harvest_module, routes):
         monkeypatch.setattr(module, "WINDOW", 12)
     monkeypatch.setattr(harvest_module, "GUEST_SIZES", (3,))

@@ -142,6 +142,18 @@ def test_a_pickle_of_something_else_is_no_catalogue(tmp_path: Path, content: Any
     assert not (tmp_path / "c.jsonl").exists()
 
 
+def test_a_pickle_that_names_a_value_without_end_is_refused(tmp_path: Path) -> None:
+    """Two kilobytes that would be written as 2**60 records' keywords."""
+    words: list[Any] = ["code"]
+    for _ in range(60):
+        words = [words, words]
+    source = tmp_path / "records.pkl"
+    source.write_bytes(pickle.dumps({7: hit(7, keywords=words)}))
+    with pytest.raises(UsageError, match="again and again"):
+        Catalogue.open(source, into=tmp_path / "c.jsonl")
+    assert not (tmp_path / "c.jsonl").exists()
+
+
 class Hostile:
     """Makes a file when unpickled by an ordinary unpickler."""
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -164,7 +163,7 @@ def test_what_is_newer_than_the_dump_comes_from_the_search(both: Both) -> None:
     corpus.withdraw(first.record_id, Withdrawal(reason="spam"))
     both.served.exporter.make(both.served.api_url, later)
     both.served.exporter._versions[-1].contents[JSON_DUMP]._make = (
-        both.served.exporter._versions[0].contents[JSON_DUMP].made().source
+        both.served.exporter._versions[0].contents[JSON_DUMP].source
     )
     both.by_dump()
     assert len(both.served.requests.searches) == 1
@@ -180,7 +179,7 @@ def test_a_downloaded_file_and_a_version_are_taken_by_name(both: Both, tmp_path:
     both.dumped.unlink()
     both.dumped.with_name("dump.jsonl.state.json").unlink()
     file = tmp_path / "mine.tar.gz"
-    content = newest.contents[JSON_DUMP].made().source
+    content = newest.contents[JSON_DUMP].source
     assert isinstance(content, bytes)
     file.write_bytes(content)
     both.served.requests.clear()
@@ -222,7 +221,7 @@ def test_a_transfer_that_breaks_off_or_is_damaged_is_made_good(both: Both, fault
 
 
 def test_a_resumed_download_asks_for_the_rest_alone(both: Both) -> None:
-    size = both.served.exporter.versions(both.served.api_url)[0].contents[JSON_DUMP].made().size
+    size = both.served.exporter.versions(both.served.api_url)[0].contents[JSON_DUMP].size
     both.served.faults = Faults(cut_every=1)
     with pytest.raises(NetworkError):
         both.by_dump()
@@ -241,8 +240,8 @@ def test_a_resumed_download_asks_for_the_rest_alone(both: Both) -> None:
 
 def test_a_dump_that_is_not_what_its_listing_says_is_refused(both: Both) -> None:
     version = both.served.exporter.versions(both.served.api_url)[0]
-    made = version.contents[JSON_DUMP].made()
-    version.contents[JSON_DUMP]._kept = replace(made, md5="0" * 32)
+    dump = version.contents[JSON_DUMP]
+    dump._made = (dump.source, dump.size, "0" * 32)
     with pytest.raises(DumpError, match="not what its listing says"):
         both.by_dump()
     assert Catalogue.open(both.dumped).refs.record_ids.tolist() == []

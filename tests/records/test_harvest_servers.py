@@ -20,7 +20,7 @@ from zml_dask.records import harvest as harvest_module
 from zml_dask.records import search as search_module
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestOptions, HarvestProgress, harvest
-from zml_dask.sandbox import search
+from zml_dask.sandbox import routes
 from zml_dask.sandbox.corpus import Corpus, Question, SandboxRecord, make_record
 
 from .harvests import ClientOf, Make, ids_in
@@ -57,7 +57,7 @@ def test_smaller_pages_are_taken_where_no_larger_are_granted(
     token: bool,
     granted: int,
 ) -> None:
-    monkeypatch.setattr(search, "TOKEN_PAGE" if token else "GUEST_PAGE", granted)
+    monkeypatch.setattr(routes, "TOKEN_PAGE" if token else "GUEST_PAGE", granted)
     served = make_sandbox(synthetic_corpus(90))
     options = HarvestOptions(api_url=served.api_url)
     result = harvest(tmp_path / "c.jsonl", options, client_of(served, token=token))
@@ -70,7 +70,7 @@ def test_the_type_of_every_hit_is_checked(
     make_sandbox: Make, client_of: ClientOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A server that no longer knows the argument ignores it, and answers with everything.
-    monkeypatch.setattr(search, "_KNOWN", ("page", "q", "size", "sort"))
+    monkeypatch.setattr(routes, "_KNOWN", ("page", "q", "size", "sort"))
     records = [make_record(2 * n + 1, resource_type="dataset") for n in range(30)]
     served = make_sandbox([*records, make_record(101), make_record(103)])
     harvest(tmp_path / "c.jsonl", HarvestOptions(api_url=served.api_url), client_of(served))
@@ -81,7 +81,7 @@ def test_the_type_of_every_hit_is_checked(
 def test_a_server_that_ignores_slices_is_noticed(
     make_sandbox: Make, client_of: ClientOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "_KNOWN", ("page", "size", "sort", "type"))
+    monkeypatch.setattr(routes, "_KNOWN", ("page", "size", "sort", "type"))
     served = make_sandbox(synthetic_corpus(40))
     options = HarvestOptions(api_url=served.api_url)
     with pytest.raises(ZmlError, match="heed"):
@@ -170,7 +170,7 @@ def test_a_500_to_a_query_that_was_good_before_passes(
 def test_more_records_in_one_instant_than_the_window_shows_are_told_of(
     make_sandbox: Make, client_of: ClientOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (search_module, harvest_module, search):
+    for module in (search_module, harvest_module, routes):
         monkeypatch.setattr(module, "WINDOW", 50)
     moment = datetime(2020, 1, 1, tzinfo=UTC)
     records = [make_record(2 * n + 1, created=moment) for n in range(60)]

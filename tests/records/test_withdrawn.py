@@ -50,7 +50,7 @@ def test_withdrawn_records_are_found_without_asking_for_each(
 def test_withdrawn_records_are_found_where_a_token_grants_no_larger_pages(
     make_sandbox: Make, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zml_dask.sandbox.search.TOKEN_PAGE", 25)
+    monkeypatch.setattr("zml_dask.sandbox.routes.TOKEN_PAGE", 25)
     corpus = synthetic_corpus(130)
     ids = [record.record_id for record in corpus]
     corpus.withdraw(ids[128])

@@ -24,7 +24,7 @@ _PRINT_SUMS = """
 from zml_dask.sandbox.distributions import installed_corpus
 for record in installed_corpus(4, most_bytes=1_000_000):
     print(record.record_id, record.created, *(
-        (key, content.made().md5) for key, content in record.files.items()))
+        (key, content.md5) for key, content in record.files.items()))
 """
 
 
@@ -40,8 +40,7 @@ def record_of(corpus: Corpus, name: str) -> SandboxRecord:
 
 def members(record: SandboxRecord) -> dict[str, bytes]:
     [(key, content)] = record.files.items()
-    made = content.made()
-    data = io.BytesIO(made.read(0, made.size))
+    data = io.BytesIO(content.read(0, content.size))
     if key.endswith(".zip"):
         with zipfile.ZipFile(data) as archive:
             return {name: archive.read(name) for name in archive.namelist() if name[-1] != "/"}
@@ -114,7 +113,7 @@ def test_archives_outlive_their_corpus_and_not_their_records() -> None:
     record = next(iter(installed_corpus(1, troubles=False)))
     gc.collect()
     [content] = record.files.values()
-    path = content.made().source
+    path = content.source
     assert isinstance(path, Path)
     assert path.exists()
     del record, content

@@ -10,7 +10,6 @@ import json
 import tarfile
 from collections.abc import Callable
 from datetime import UTC, datetime
-from xml.etree import ElementTree as ET
 
 import requests
 from serving import Sandbox
@@ -19,7 +18,7 @@ from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Withdrawal, make_record
 
 Make = Callable[..., Sandbox]
-KEYS = {"records-xml.tar.gz", "records-json.tar.gz", "records-deleted.csv.gz"}
+KEYS = {"records-json.tar.gz", "records-deleted.csv.gz"}
 
 
 def served_of(make_sandbox: Make) -> Sandbox:
@@ -33,7 +32,7 @@ def served_of(make_sandbox: Make) -> Sandbox:
     )
 
 
-def test_the_listing_has_three_keys_whose_contents_are_as_it_says(
+def test_the_listing_has_two_keys_whose_contents_are_as_it_says(
     make_sandbox: Make, session: requests.Session
 ) -> None:
     served = served_of(make_sandbox)
@@ -64,11 +63,6 @@ def test_the_dumps_hold_what_is_public(make_sandbox: Make, session: requests.Ses
     for hit in hits:
         assert hit == session.get(f"{served.api_url}/records/{hit['id']}", headers=native).json()
     assert [parse_record(hit).access for hit in hits] == ["open", "open", "restricted"]
-    content = session.get(f"{served.api_url}/exporter/records-xml.tar.gz").content
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        assert archive.getnames() == ["1.xml", "3.xml", "5.xml"]
-        root = ET.parse(archive.extractfile("3.xml")).getroot()
-    assert root.find("{*}identifier").text == "10.5072/zenodo.3"
     content = session.get(f"{served.api_url}/exporter/records-deleted.csv.gz").content
     [row] = csv.DictReader(io.StringIO(gzip.decompress(content).decode()))
     assert row["record_id"] == "7"

@@ -121,7 +121,7 @@ def test_the_windows_move() -> None:
 
     def ask(at: float) -> bool:
         now[0] = 1000.0 + at
-        return limiter.ask("me", is_search=False).granted
+        return limiter.ask("me", is_search=False)[0]
 
     assert [ask(0), ask(30), ask(59.9)] == [True, True, False]
     assert [ask(60), ask(61)] == [True, False]

@@ -62,7 +62,7 @@ def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) 
         options = ClusterOptions(dashboard="off", say=progress.say)
         open_client = partial(open_cluster, "local", workers, None, options)
         result = build_on(catalogue, dataset, on_cluster(open_client), progress=progress)
-        downloads = len(sandbox.requests.downloads)
+        downloads = sandbox.n_downloads
     print_result(result)
     _show(open_dataset(dataset))
     click.echo(

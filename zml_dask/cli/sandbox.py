@@ -44,4 +44,4 @@ def command(port: int, limit: int | None, rate: str, troubles: bool) -> None:
         try:
             stopped.wait()
         except KeyboardInterrupt:
-            click.echo(f"Stopped after {len(sandbox.requests):,} requests.", err=True)
+            click.echo(f"Stopped after {sandbox.n_requests:,} requests.", err=True)

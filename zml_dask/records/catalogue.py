@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,13 @@ from numpy.typing import NDArray
 
 from zml_dask.arguments import checked
 from zml_dask.errors import UsageError, ZmlError
-from zml_dask.records.journal import HarvestState, add_line, save_state, state_path
+from zml_dask.records.journal import (
+    HarvestOptions,
+    HarvestState,
+    add_line,
+    state_path,
+    write_lines,
+)
 from zml_dask.records.parse import (
     ZENODO_API,
     RecordParseError,
@@ -37,17 +43,16 @@ from zml_dask.records.parse import (
     record_id_of,
 )
 from zml_dask.records.record import Record
-from zml_dask.records.records_pickle import convert_records_pickle
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.records.table import (
     PARQUET_MAGIC,
     ParquetHits,
-    ParquetIndex,
     read_parquet_index,
     select_ids,
     table_of,
     write_parquet,
 )
+from zml_dask.safe_pickle import load, within
 
 __all__ = [
     "Catalogue",
@@ -59,6 +64,10 @@ __all__ = [
 ]
 
 _BOM: Final = b"\xef\xbb\xbf"
+# What the values of a records.pkl may come to when they are written out: a pickle holds each
+# once, and may name it as often as it likes.
+_LEAST_UNPICKLED: Final = 64 << 20
+_MOST_UNPICKLED: Final = 64
 _SPACE: Final = re.compile(r"[ \t\r\n\ufeff]*")
 
 
@@ -122,13 +131,15 @@ class Catalogue:
         name = str(path)
         head = _head(name, len(PARQUET_MAGIC))
         if head == PARQUET_MAGIC:
-            index = _parquet_index(name)
+            try:
+                index = read_parquet_index(name)
+            except (OSError, ValueError) as error:
+                raise UsageError(f"the catalogue {name} cannot be read: {error}") from error
             return cls._made(name, index.rows, set(index.roots), index.harvest, api_url)
         if head[:1] == b"\x80" or name.endswith((".pkl", ".pickle")):
             if into is None:
                 raise UsageError(f"{name} is a pickle: say where to convert it to")
-            with fsspec.open(name, "rb") as stream:
-                convert_records_pickle(stream, Path(into), origin=name)
+            _convert_pickle(name, Path(into))
             name = str(into)
         harvest = _harvest_of(name)
         rows, roots = _index(name, harvest)
@@ -203,17 +214,7 @@ class Catalogue:
         try:
             if path.suffix == ".parquet":
                 return write_parquet(path, self.hits(), self.harvest)
-            scratch = path.with_name(path.name + ".new")
-            state, checksum = self.harvest, 0
-            with scratch.open("wb") as stream:
-                for hit in self.hits():
-                    line = _one_line(hit)
-                    checksum = add_line(checksum, line)
-                    stream.write(line)
-                size = stream.tell()
-            if state is not None:
-                save_state(path, replace(state, catalogue_bytes=size, checksum=checksum))
-            scratch.replace(path)
+            write_lines(path, map(_one_line, self.hits()), self.harvest)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from error
         return len(self.refs)
@@ -301,6 +302,41 @@ def _reader(path: str) -> Callable[[RecordRef], bytes]:
     )
 
 
+def _convert_pickle(name: str, into: Path) -> None:
+    """Write the records of a ``records.pkl`` of 2018 as JSON Lines, in id order.
+
+    What it holds came from a server, whoever pickled it, so the new catalogue gets
+    a harvest's sidecar, and its records may name no file system.
+    """
+    with fsspec.open(name, "rb") as stream:
+        content = load(stream, name=name)
+        limit = max(_LEAST_UNPICKLED, _MOST_UNPICKLED * stream.tell())
+    if not within(content, limit):
+        raise UsageError(f"{name} names the same values again and again; no harvest wrote it")
+    hits = list(content.values()) if isinstance(content, Mapping) else content
+    if not isinstance(hits, list | tuple):
+        raise UsageError(f"{name} holds no records, but a {type(content).__name__}")
+    lines: dict[int, str] = {}
+    newest: str | None = None
+    for hit in hits:
+        try:
+            lines[record_id_of(hit)] = canonical_json(hit)
+        except (RecordParseError, TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{name} holds more than records: {error}") from None
+        created = hit.get("created")
+        if isinstance(created, str):
+            newest = max(newest or created, created)
+    state = HarvestState(
+        options=HarvestOptions(exclude=""),
+        total=len(lines),
+        found=len(lines),
+        complete_until=newest,
+        finished=True,
+    )
+    into.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(into, (f"{lines[number]}\n".encode() for number in sorted(lines)), state)
+
+
 def _one_line(hit: bytes) -> bytes:
     """Write a hit on one line, as it is where it is on one already."""
     hit = hit.strip()
@@ -311,13 +347,6 @@ def _one_line(hit: bytes) -> bytes:
 def _parquet_hits(path: str, _version: str) -> ParquetHits:
     """Keep a Parquet catalogue open; `_version` changes when the file does."""
     return ParquetHits(path)
-
-
-def _parquet_index(name: str) -> ParquetIndex:
-    try:
-        return read_parquet_index(name)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"the catalogue {name} cannot be read: {error}") from error
 
 
 def _head(name: str, count: int) -> bytes:
@@ -375,10 +404,13 @@ def _index(name: str, harvest: HarvestState | None) -> tuple[NDArray[np.int64], 
 
 def _index_lines(stream: BinaryIO, name: str, harvest: HarvestState | None) -> _Rows | None:
     """Index one record per line; None where not even the first line is one."""
-    rows, check = _Rows(), _Check(harvest)
-    offset, is_torn = 0, False
+    rows = _Rows()
+    offset = checksum = checked = 0
+    is_torn = False
+    known = harvest if harvest is not None and harvest.checksum is not None else None
     for number, line in enumerate(stream, start=1):
-        check.add(line)
+        if known is not None and offset < known.catalogue_bytes:
+            checksum, checked = add_line(checksum, line), offset + len(line)
         content = line if offset else line.removeprefix(_BOM)
         if content.strip():
             try:
@@ -390,7 +422,13 @@ def _index_lines(stream: BinaryIO, name: str, harvest: HarvestState | None) -> _
                 if not is_torn:
                     raise UsageError(f"line {number} of {name} is not a record: {error}") from None
         offset += len(line)
-    check.finish(name, is_torn=is_torn)
+    # A file that was shortened by whole lines is a subset.
+    is_subset = known is None or (checked < known.catalogue_bytes and not is_torn)
+    if known is not None and not is_subset and checksum != known.checksum:
+        raise UsageError(
+            f"{name} is not what its harvest wrote: it was damaged on the disk, or edited; "
+            f"harvest again into a new file, or, if you edited it, remove {state_path(name)}"
+        )
     return rows
 
 
@@ -460,28 +498,3 @@ def _value_of(text: str, at: int, wanted: str) -> int:
 def _skip(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return match.end() if match else at
-
-
-class _Check:
-    """Compares the file with the checksum in its harvest's state, while it is read."""
-
-    def __init__(self, harvest: HarvestState | None) -> None:
-        self._harvest = harvest if harvest is not None and harvest.checksum is not None else None
-        self._checksum = 0
-        self._size = 0
-
-    def add(self, line: bytes) -> None:
-        if self._harvest is not None and self._size < self._harvest.catalogue_bytes:
-            self._checksum = add_line(self._checksum, line)
-            self._size += len(line)
-
-    def finish(self, name: str, *, is_torn: bool) -> None:
-        """Raise where bytes differ. A file that was shortened by whole lines is a subset."""
-        state = self._harvest
-        if state is None or (self._size < state.catalogue_bytes and not is_torn):
-            return
-        if self._size != state.catalogue_bytes or self._checksum != state.checksum:
-            raise UsageError(
-                f"{name} is not what its harvest wrote: it was damaged on the disk, or edited; "
-                f"harvest again into a new file, or, if you edited it, remove {state_path(name)}"
-            )

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -30,6 +30,7 @@ from isal import igzip, isal_zlib
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import NetworkError, UsageError, ZmlError
 from zml_dask.net.client import HttpClient
+from zml_dask.records.instants import instant_of, parse_instant
 from zml_dask.records.journal import DumpState, HarvestOptions
 from zml_dask.records.native import search_hit
 from zml_dask.records.parse import (
@@ -41,7 +42,6 @@ from zml_dask.records.parse import (
     whole_number,
 )
 from zml_dask.records.query import Matcher, Searchable, matcher
-from zml_dask.records.search import instant, read
 
 JSON_DUMP: Final = "records-json.tar.gz"
 DELETED_LIST: Final = "records-deleted.csv.gz"
@@ -127,7 +127,7 @@ def _listing(client: HttpClient, api_url: str) -> list[dict[str, Any]]:
     ]
     if not versions:
         raise DumpError(f"{url} lists no {JSON_DUMP}: harvest by the search, without --from-dump")
-    return sorted(versions, key=lambda one: _moment(one.get("created")) or _OLDEST, reverse=True)
+    return sorted(versions, key=lambda one: instant_of(one.get("created")) or _OLDEST, reverse=True)
 
 
 def download_dump(
@@ -316,8 +316,6 @@ class DumpFilter:
     Parameters
     ----------
     options : HarvestOptions
-    pattern : re.Pattern or None
-        Of titles and files' names to leave out.
 
     Raises
     ------
@@ -328,9 +326,9 @@ class DumpFilter:
     def __init__(self, options: HarvestOptions) -> None:
         self._api_url = options.api_url
         self._all_versions = options.all_versions
-        self._begin = read(instant(options.since, option="--since")) if options.since else None
-        self._end = (
-            read(instant(options.until, option="--until", is_end=True)) if options.until else None
+        bounds = options.bounds()
+        self._begin, self._end = (
+            None if bound is None else parse_instant(bound) for bound in bounds
         )
         self._matches: Matcher | None = (
             matcher(options.query, only_known=True) if options.query.strip() else None
@@ -359,12 +357,10 @@ class DumpFilter:
 
     def in_time(self, created: datetime | None) -> bool:
         """Whether a record was created within the bounds."""
+        begin, end = self._begin, self._end
         if created is None:
-            return self._begin is None and self._end is None
-        return not (
-            (self._begin is not None and created < self._begin)
-            or (self._end is not None and created > self._end)
-        )
+            return begin is None and end is None
+        return (begin is None or created >= begin) and (end is None or created <= end)
 
     def hit_of(self, native: Mapping[str, Any]) -> dict[str, Any]:
         """Write a record as the search would give it."""
@@ -383,21 +379,6 @@ def _decoded(data: bytes) -> Any:
         return json.loads(data)
 
 
-def created_of(hit: Mapping[str, Any]) -> datetime | None:
-    """Give when a hit was created, to the millisecond, as the search's index keeps it."""
-    return _moment(hit.get("created"))
-
-
-def _moment(value: object) -> datetime | None:
-    try:
-        moment = read(value) if isinstance(value, str) else None
-    except (ValueError, OverflowError):
-        return None
-    if moment is None:
-        return None
-    return moment - timedelta(microseconds=moment.microsecond % 1000)
-
-
 def searchable(hit: Mapping[str, Any]) -> Searchable:
     """Give what a query can ask of a hit."""
     record = parse_record(hit)
@@ -405,9 +386,9 @@ def searchable(hit: Mapping[str, Any]) -> Searchable:
     return Searchable(
         record_id=record.record_id,
         concept_id=record.concept_id or 0,
-        created=_moment(record.created) or _OLDEST,
-        updated=_moment(hit.get("updated")) or _OLDEST,
-        publication_date=_moment(record.publication_date) or _OLDEST,
+        created=instant_of(record.created) or _OLDEST,
+        updated=instant_of(hit.get("updated")) or _OLDEST,
+        publication_date=instant_of(record.publication_date) or _OLDEST,
         title=record.title or "",
         description=re.sub(r"<[^>]*>", " ", description) if isinstance(description, str) else "",
         version=record.version or "",

@@ -24,11 +24,11 @@ from zml_dask.records.dump import (
     DumpEntry,
     DumpError,
     DumpFilter,
-    created_of,
     deleted_records,
     download_dump,
     dump_entries,
 )
+from zml_dask.records.instants import format_instant, instant_of
 from zml_dask.records.journal import DumpState, HarvestState, Journal
 from zml_dask.records.native import lacks_files
 from zml_dask.records.parse import (
@@ -43,7 +43,7 @@ from zml_dask.records.parse import (
     whole_number,
 )
 from zml_dask.records.record import Record
-from zml_dask.records.search import Slice, read, written
+from zml_dask.records.search import Slice
 
 _BATCH: Final = 1_000
 # Of the entries that cannot be read each is asked for by its number; more than
@@ -113,7 +113,7 @@ class DumpRound:
         self._passed = set(self._dump.passed)
         self._lines: list[str] = []
         self._added: set[int] = set()
-        self._newest = _instant(self._dump.newest)
+        self._newest = instant_of(self._dump.newest)
         self._damaged = 0
 
     def to_the_end(self, overlap: timedelta, bounds: Slice) -> HarvestState:
@@ -164,8 +164,8 @@ class DumpRound:
 
     def _since(self, overlap: timedelta) -> str:
         """Give when the search begins: before the dump was made, and before its newest record."""
-        moments = [one for one in (self._newest, _instant(self._dump.created)) if one is not None]
-        return written(min(moments, default=datetime(2013, 1, 1, tzinfo=UTC)) - overlap)
+        moments = [one for one in (self._newest, instant_of(self._dump.created)) if one is not None]
+        return format_instant(min(moments, default=datetime(2013, 1, 1, tzinfo=UTC)) - overlap)
 
     def _is_known(self, record_id: int) -> bool:
         ids = self._journal.ids
@@ -179,7 +179,7 @@ class DumpRound:
             native = self._filter.candidate(entry.data or b"")
             if native is None:
                 return
-            created = created_of(native)
+            created = instant_of(native.get("created"))
             if created is not None:
                 self._newest = max(created, self._newest or created)
             if not self._filter.in_time(created):
@@ -223,7 +223,7 @@ class DumpRound:
         versions = listed(mapping(mapping(hit.get("metadata")).get("relations")).get("version"))
         is_last = all(mapping(one).get("is_last") is not False for one in versions)
         return (is_last or self._state.options.all_versions) and self._filter.in_time(
-            created_of(hit)
+            instant_of(hit.get("created"))
         )
 
     def _choose(self, hit: Mapping[str, Any]) -> bool:
@@ -250,7 +250,7 @@ class DumpRound:
         self._save()
 
     def _save(self) -> None:
-        newest = None if self._newest is None else written(self._newest)
+        newest = None if self._newest is None else format_instant(self._newest)
         passed = tuple(sorted(self._passed))
         dump = replace(self._dump, entries=self._entries, newest=newest, passed=passed)
         self._state = self._journal.save(
@@ -299,7 +299,7 @@ def put_in_order(
     dump, state = state.dump, replace(state, dump=None)
     if limit is not None and len(rows) > limit:
         rows = rows[:limit]
-        last = written(datetime.fromtimestamp(rows[-1, 0] / 1000, UTC))
+        last = format_instant(datetime.fromtimestamp(rows[-1, 0] / 1000, UTC))
         end = state.pending[-1][1] if state.pending else state.options.until
         state = replace(state, pending=((last, end),))
     spans = ((int(begin), int(size)) for begin, size in rows[:, 3:])
@@ -314,7 +314,7 @@ def _ordered(journal: Journal, gone: frozenset[int], *, all_versions: bool) -> N
     keys = array("q")
     for offset, line in journal.lines():
         hit = brief_hit(line)
-        created = created_of(hit)
+        created = instant_of(hit.get("created"))
         keys.extend(
             (
                 0 if created is None else int(created.timestamp() * 1000),
@@ -335,7 +335,3 @@ def _ordered(journal: Journal, gone: frozenset[int], *, all_versions: bool) -> N
         is_newest[len(rows) - 1 - newest] = True
         keep &= is_newest | (rows[:, 2] == 0)
     return rows[keep]
-
-
-def _instant(text: str | None) -> datetime | None:
-    return None if text is None else read(text)

@@ -24,8 +24,9 @@ from zml_dask.net.client import HttpClient
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.dump import choose_dump
 from zml_dask.records.dump_harvest import DumpProgress, DumpRound, is_excluded, put_in_order
+from zml_dask.records.instants import format_instant, instant_of, parse_instant
 from zml_dask.records.journal import HarvestOptions, HarvestState, Journal, state_path
-from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
+from zml_dask.records.parse import RecordParseError, harvested_json, mapping, parse_record
 from zml_dask.records.query import matcher
 from zml_dask.records.search import (
     EARLIEST,
@@ -36,10 +37,7 @@ from zml_dask.records.search import (
     SearchPage,
     Slice,
     halves,
-    instant,
-    read,
     search_page,
-    written,
 )
 from zml_dask.records.table import write_parquet
 
@@ -151,7 +149,7 @@ def harvest(
     asked = options or HarvestOptions()
     asked = replace(asked, api_url=_root(asked.api_url))
     pattern = _pattern(asked.exclude)
-    begin, end = _bounds(asked)
+    bounds = asked.bounds()
     again = partial(
         harvest,
         options=asked,
@@ -167,7 +165,7 @@ def harvest(
     if path.suffix == ".parquet":
         return _into_parquet(path, partial(again, client=client))
     with Journal(path) as journal:
-        state = _resumed(journal.state, asked, begin, end, str(path))
+        state = _resumed(journal.state, asked, str(path))
         before = len(journal.ids)
         if from_dump is not None and state.dump is None:
             if state.started is not None or state.complete_until is not None:
@@ -178,7 +176,7 @@ def harvest(
                 state = replace(state, dump=choose_dump(from_dump, client, asked.api_url, path))
         if state.dump is not None and not state.dump.is_read:
             dump_round = DumpRound(journal, client, pattern, state, say, dump_progress)
-            state = dump_round.to_the_end(OVERLAP, (begin, end))
+            state = dump_round.to_the_end(OVERLAP, bounds)
         result, state = HarvestRound(journal, client, pattern, state, progress).to_the_end()
         if state.dump is not None:
             state = finished(put_in_order(journal, state, client, say))
@@ -227,22 +225,9 @@ def _pattern(exclude: str) -> re.Pattern[str] | None:
         raise UsageError(f"--exclude {exclude!r} is no regular expression: {error}") from None
 
 
-def _bounds(options: HarvestOptions) -> tuple[str | None, str | None]:
-    begin = instant(options.since, option="--since") if options.since else None
-    end = instant(options.until, option="--until", is_end=True) if options.until else None
-    if begin and end and begin > end:
-        raise UsageError(f"--since {options.since} is after --until {options.until}")
-    return begin, end
-
-
-def _resumed(
-    state: HarvestState | None,
-    asked: HarvestOptions,
-    begin: str | None,
-    end: str | None,
-    name: str,
-) -> HarvestState:
+def _resumed(state: HarvestState | None, asked: HarvestOptions, name: str) -> HarvestState:
     """Give the state to go on from: new, as it was left, or of a further round."""
+    begin, end = asked.bounds()
     if state is None or (
         state.started is None and state.complete_until is None and state.dump is None
     ):
@@ -258,7 +243,7 @@ def _resumed(
         return state
     again = begin
     if state.complete_until is not None:
-        overlapping = written(read(state.complete_until) - OVERLAP)
+        overlapping = format_instant(parse_instant(state.complete_until) - OVERLAP)
         again = max(overlapping, begin or overlapping)
     return HarvestState(
         options=asked, pending=((again, None),), complete_until=state.complete_until
@@ -421,7 +406,7 @@ class HarvestRound:
     def _begun(self, page: SearchPage) -> HarvestState:
         if self._state.started is not None:
             return self._state
-        return replace(self._state, started=written(page.now), total=page.total)
+        return replace(self._state, started=format_instant(page.now), total=page.total)
 
     def _widens(self, page: SearchPage) -> bool:
         """Whether the server passed over the filter by type; another is tried then."""
@@ -478,8 +463,10 @@ class HarvestRound:
 
     def _smaller_slices(self, page: SearchPage) -> Sequence[Slice]:
         """Cut the first pending slice; nothing where it is too short for that."""
-        first = _created(page.hits[0]) if page.hits and not self._state.offset else None
-        begin = max(read(first), EARLIEST) if first else EARLIEST
+        first = None
+        if page.hits and not self._state.offset:
+            first = instant_of(mapping(page.hits[0]).get("created"))
+        begin = max(first or EARLIEST, EARLIEST)
         return halves(self._state.pending[0], first=begin, now=page.now) or ()
 
     def _take(self, page: SearchPage, state: HarvestState) -> None:
@@ -531,10 +518,8 @@ def finished(state: HarvestState) -> HarvestState:
     """Give the state with its end noted, if nothing is left to ask."""
     if state.pending or state.finished:
         return state
-    until = state.options.until
-    complete = state.started
-    if until is not None:
-        end = instant(until, option="--until", is_end=True)
+    complete, end = state.started, state.options.bounds()[1]
+    if end is not None:
         complete = end if complete is None else min(end, complete)
     return replace(state, finished=True, complete_until=complete)
 
@@ -542,14 +527,14 @@ def finished(state: HarvestState) -> HarvestState:
 def _closed(state: HarvestState, page: SearchPage) -> HarvestState:
     """End a slice of several pages in the server's past; the rest is a slice of its own."""
     begin, end = state.pending[0]
-    now = written(page.now)
+    now = format_instant(page.now)
     if end is not None and end <= now:
         return state
-    started = read(state.started) if state.started else page.now
-    if begin is not None and read(begin) >= started - _INDEX_DELAY:
+    started = parse_instant(state.started) if state.started else page.now
+    if begin is not None and parse_instant(begin) >= started - _INDEX_DELAY:
         # This is that slice already. There has to be a last one.
         return state
-    rest = written(page.now - _INDEX_DELAY)
+    rest = format_instant(page.now - _INDEX_DELAY)
     pending = ((begin, now), *state.pending[1:], (max(rest, begin or rest), end))
     return replace(state, pending=pending)
 
@@ -565,11 +550,3 @@ def _may_be_software(hit: object) -> bool:
 def _id_of(hit: object) -> str:
     # As text: there is no telling what a server puts there.
     return repr(hit.get("id")) if isinstance(hit, Mapping) else ""
-
-
-def _created(hit: object) -> str | None:
-    value = hit.get("created") if isinstance(hit, Mapping) else None
-    try:
-        return written(read(value)) if isinstance(value, str) else None
-    except ValueError:
-        return None

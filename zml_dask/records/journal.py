@@ -16,6 +16,7 @@ import google_crc32c
 import msgspec
 
 from zml_dask.errors import UsageError, ZmlError
+from zml_dask.records.instants import parse_bound
 from zml_dask.records.parse import ZENODO_API, RecordParseError, brief_hit, record_id_of
 
 STATE_SUFFIX: Final = ".state.json"
@@ -52,6 +53,20 @@ class HarvestOptions:
     exclude: str = DEFAULT_EXCLUDE
     limit: int | None = None
     all_versions: bool = False
+
+    def bounds(self) -> tuple[str | None, str | None]:
+        """Give the first and the last instant of creation; None is an open end.
+
+        Raises
+        ------
+        UsageError
+            If a bound is no date, or the first is after the last.
+        """
+        begin = parse_bound(self.since, option="--since") if self.since else None
+        end = parse_bound(self.until, option="--until", is_end=True) if self.until else None
+        if begin and end and begin > end:
+            raise UsageError(f"--since {self.since} is after --until {self.until}")
+        return begin, end
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +198,37 @@ def state_path(catalogue: str) -> str:
     return catalogue + STATE_SUFFIX
 
 
-def save_state(catalogue: Path, state: HarvestState) -> None:
-    """Write the sidecar of a local catalogue, whole or not at all."""
-    target = Path(state_path(str(catalogue)))
-    scratch = target.with_name(target.name + ".new")
-    with scratch.open("w", encoding="utf-8") as stream:
-        stream.write(state.to_json())
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a local file whole or not at all: a scratch file beside it takes its place."""
+    scratch = path.with_name(path.name + ".new")
+    with scratch.open("wb") as stream:
+        yield stream
         stream.flush()
         os.fsync(stream.fileno())
-    scratch.replace(target)
+    scratch.replace(path)
+
+
+def save_state(catalogue: Path, state: HarvestState) -> None:
+    """Write the sidecar of a local catalogue, whole or not at all."""
+    with replacing(Path(state_path(str(catalogue)))) as stream:
+        stream.write(state.to_json().encode())
+
+
+def write_lines(catalogue: Path, lines: Iterable[bytes], state: HarvestState | None) -> None:
+    """Write a local catalogue whole, and the sidecar of a harvest's with its length and checksum.
+
+    The sidecar comes first: a crash between the two leaves no catalogue that passes for
+    the user's own.
+    """
+    checksum = size = 0
+    with replacing(catalogue) as stream:
+        for line in lines:
+            checksum, size = add_line(checksum, line), size + len(line)
+            stream.write(line)
+        if state is not None:
+            stream.flush()
+            save_state(catalogue, replace(state, catalogue_bytes=size, checksum=checksum))
 
 
 def load_state(catalogue: Path) -> HarvestState | None:

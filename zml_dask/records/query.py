@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any, Final, NoReturn
 
 from zml_dask.errors import UsageError
+from zml_dask.records.instants import to_millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,22 +200,25 @@ class _Parser:
         )
 
     def _alternatives(self, values: _Values) -> _Part:
-        parts = [self._conjunction(values)]
-        while self._peek("operator") in {"OR", "||"}:
-            self._at += 1
-            parts.append(self._conjunction(values))
-        if len(parts) == 1:
-            return parts[0]
-        return _Part(lambda record: any(part.test(record) for part in parts))
+        return self._joined({"OR", "||"}, any, self._conjunction, values)
 
     def _conjunction(self, values: _Values) -> _Part:
-        parts = [self._unit(values)]
-        while self._peek("operator") in {"AND", "&&"}:
+        return self._joined({"AND", "&&"}, all, self._unit, values)
+
+    def _joined(
+        self,
+        operators: set[str],
+        join: Callable[[Iterable[bool]], bool],
+        operand: Callable[[_Values], _Part],
+        values: _Values,
+    ) -> _Part:
+        parts = [operand(values)]
+        while self._peek("operator") in operators:
             self._at += 1
-            parts.append(self._unit(values))
+            parts.append(operand(values))
         if len(parts) == 1:
             return parts[0]
-        return _Part(lambda record: all(part.test(record) for part in parts))
+        return _Part(lambda record: join(part.test(record) for part in parts))
 
     def _unit(self, values: _Values) -> _Part:
         sign = self._peek("sign") or self._peek("operator")
@@ -321,6 +325,4 @@ def _moment(text: str) -> datetime:
     """Read an instant; a partial date is the instant that it begins with."""
     padded = text + "-01" * (2 - text.count("-")) if len(text) <= len("2020-01") else text
     moment = datetime.fromisoformat(padded)
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    # An index of milliseconds compares with milliseconds.
-    return moment - timedelta(microseconds=moment.microsecond % 1000)
+    return to_millisecond(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

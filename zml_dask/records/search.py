@@ -1,4 +1,4 @@
-"""Zenodo's search: a page at a time, slices of time, records by number, withdrawn records.
+"""Zenodo's search: pages, slices of time, records by number, withdrawn records.
 
 The search shows 10,000 results of a query, so a harvest asks for slices of
 creation time that are small enough.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from zml_dask.errors import NetworkError, UsageError, ZmlError
+from zml_dask.errors import NetworkError, ZmlError
 from zml_dask.net.client import HttpClient
+from zml_dask.records.instants import format_instant, parse_instant
 from zml_dask.records.journal import HarvestOptions
 from zml_dask.records.parse import RecordParseError, record_id_of, record_name
 
@@ -29,52 +30,6 @@ EARLIEST: Final = datetime(2013, 1, 1, tzinfo=UTC)
 _FINEST: Final = timedelta(milliseconds=2)
 # Longer ones are cut at whole seconds, which read better.
 _COARSE: Final = timedelta(seconds=4)
-
-
-def instant(text: str, *, option: str, is_end: bool = False) -> str:
-    """Read a date or an instant; a date that ends something includes its whole day.
-
-    Raises
-    ------
-    UsageError
-        If `text` is neither.
-
-    Examples
-    --------
-    >>> instant("2024-02-01", option="--since")
-    '2024-02-01T00:00:00.000Z'
-    >>> instant("2024-02-01", option="--until", is_end=True)
-    '2024-02-01T23:59:59.999Z'
-    """
-    try:
-        if len(text) <= len("2024-02-01"):
-            day = date.fromisoformat(text)
-            moment = datetime.combine(day, time.max if is_end else time.min, UTC)
-        else:
-            moment = datetime.fromisoformat(text)
-            # A time without a zone is UTC, as Zenodo's are.
-            moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except ValueError:
-        raise UsageError(f"{option} takes a date such as 2024-02-01, not {text!r}") from None
-    return written(moment)
-
-
-def written(moment: datetime) -> str:
-    """Write an aware instant to the millisecond.
-
-    Examples
-    --------
-    >>> written(datetime(2024, 2, 1, tzinfo=UTC))
-    '2024-02-01T00:00:00.000Z'
-    """
-    utc = moment.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
-
-
-def read(text: str) -> datetime:
-    """Read what `written` wrote, or another ISO 8601 instant, as aware UTC."""
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def halves(whole: Slice, *, first: datetime, now: datetime) -> tuple[Slice, Slice] | None:
@@ -95,14 +50,14 @@ def halves(whole: Slice, *, first: datetime, now: datetime) -> tuple[Slice, Slic
     >>> halves(day, first=EARLIEST, now=EARLIEST)[0]
     ('2024-02-01T00:00:00.000Z', '2024-02-01T12:00:00.000Z')
     """
-    begin = first if whole[0] is None else read(whole[0])
-    end = now if whole[1] is None else read(whole[1])
+    begin = first if whole[0] is None else parse_instant(whole[0])
+    end = now if whole[1] is None else parse_instant(whole[1])
     if end - begin < _FINEST:
         return None
     middle = begin + (end - begin) / 2
     if end - begin > _COARSE:
         middle = middle.replace(microsecond=0)
-    return (whole[0], written(middle)), (written(middle), whole[1])
+    return (whole[0], format_instant(middle)), (format_instant(middle), whole[1])
 
 
 WINDOW: Final = 10_000
@@ -309,23 +264,16 @@ def listed_hits(
     sizes: Sequence[int] = TOKEN_SIZES if client.has_token else GUEST_SIZES
     ids = iter(record_ids)
     while batch := list(islice(ids, sizes[0])):
-        hits, granted = _listed(root, batch, client, sizes)
+
+        def ask(size: int, batch: Sequence[int] = batch) -> dict[int, Mapping[str, Any]]:
+            found: dict[int, Mapping[str, Any]] = {}
+            for at in range(0, len(batch), size):
+                found |= _page(root, batch[at : at + size], client, size)
+            return found
+
+        hits, granted = _in_granted_size(sizes, ask)
         sizes = [size for size in sizes if size <= granted]
         yield batch, hits
-
-
-def _listed(
-    root: str, batch: Sequence[int], client: HttpClient, sizes: Sequence[int]
-) -> tuple[dict[int, Mapping[str, Any]], int]:
-    """Hits that the search lists, in pages as large as the server grants; also their size."""
-
-    def ask(size: int) -> dict[int, Mapping[str, Any]]:
-        found: dict[int, Mapping[str, Any]] = {}
-        for at in range(0, len(batch), size):
-            found |= _page(root, batch[at : at + size], client, size)
-        return found
-
-    return _in_granted_size(sizes, ask)
 
 
 def _in_granted_size(sizes: Sequence[int], ask: Callable[[int], T]) -> tuple[T, int]:
@@ -404,19 +352,16 @@ def find_withdrawn(
     done = 0
     for batch, hits in listed_hits(record_ids, client, api_url):
         for record_id in batch:
-            if record_id not in hits:
-                yield from _looked_up(root, record_id, client)
+            if record_id in hits:
+                continue
+            try:
+                client.get_json(f"{root}/{record_name(record_id)}")
+            except NetworkError as error:
+                if error.kind in {"gone", "not_found"}:
+                    yield record_id, error
+                elif error.kind not in {"forbidden", "server_error"}:
+                    raise
+                # Hidden, or in trouble just now: neither means that it is gone.
         done += len(batch)
         if progress is not None:
             progress(done)
-
-
-def _looked_up(root: str, record_id: int, client: HttpClient) -> Iterator[tuple[int, NetworkError]]:
-    try:
-        client.get_json(f"{root}/{record_name(record_id)}")
-    except NetworkError as error:
-        if error.kind in {"gone", "not_found"}:
-            yield record_id, error
-        elif error.kind not in {"forbidden", "server_error"}:
-            raise
-        # Hidden, or in trouble just now: neither means that it is gone.

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from zml_dask.records.journal import HarvestState, add_line
+from zml_dask.records.instants import instant_of
+from zml_dask.records.journal import HarvestState, add_line, replacing
 from zml_dask.records.parse import api_root_of, parse_record
-from zml_dask.records.search import read
 
 PARQUET_MAGIC: Final = b"PAR1"
 
@@ -92,8 +90,8 @@ def row_of(hit: bytes) -> dict[str, Any]:
     return {
         "record_id": record.record_id,
         "concept_id": record.concept_id,
-        "created": _moment(record.created),
-        "updated": _moment(content.get("updated")),
+        "created": instant_of(record.created),
+        "updated": instant_of(content.get("updated")),
         "publication_date": record.publication_date,
         "doi": record.doi,
         "title": record.title,
@@ -109,12 +107,6 @@ def row_of(hit: bytes) -> dict[str, Any]:
         "api_url": api_root_of(content),
         "hit": hit.rstrip(b"\r\n"),
     }
-
-
-def _moment(text: object) -> datetime | None:
-    with suppress(ValueError, OverflowError):
-        return read(text) if isinstance(text, str) else None
-    return None
 
 
 def _batches(hits: Iterable[bytes]) -> Iterator[pa.RecordBatch]:
@@ -139,21 +131,22 @@ def write_parquet(path: Path, hits: Iterable[bytes], harvest: HarvestState | Non
         # Pages have checksums, the file's metadata has none.
         text = harvest.to_json()
         state = {_STATE: text, _STATE_CHECKSUM: str(add_line(0, text.encode()))}
-    scratch = path.with_name(path.name + ".new")
     count = 0
-    with pq.ParquetWriter(
-        scratch,
-        COLUMNS.with_metadata(state),
-        compression="zstd",
-        compression_level=_LEVEL,
-        use_dictionary=["license", "resource_type", "access", "api_url"],
-        write_statistics=["record_id", "created", "updated", "archive_bytes"],
-        write_page_checksum=True,
-    ) as writer:
+    with (
+        replacing(path) as stream,
+        pq.ParquetWriter(
+            stream,
+            COLUMNS.with_metadata(state),
+            compression="zstd",
+            compression_level=_LEVEL,
+            use_dictionary=["license", "resource_type", "access", "api_url"],
+            write_statistics=["record_id", "created", "updated", "archive_bytes"],
+            write_page_checksum=True,
+        ) as writer,
+    ):
         for batch in _batches(hits):
             writer.write_batch(batch, row_group_size=_GROUP)
             count += batch.num_rows
-    scratch.replace(path)
     return count
 
 

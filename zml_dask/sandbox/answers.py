@@ -1,4 +1,4 @@
-"""Requests, answers and the bytes of files as plain values, so that the routes need no socket."""
+"""Requests, answers and file contents as plain values, so that the routes need no socket."""
 
 from __future__ import annotations
 
@@ -7,39 +7,16 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import Any, Final
 
-_PIECE = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """Content that is there.
-
-    Attributes
-    ----------
-    size : int
-        Bytes.
-    md5 : str
-        Hex digits.
-    """
-
-    source: bytes | Path
-    size: int
-    md5: str
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes ``[start, stop)``."""
-        if isinstance(self.source, bytes):
-            return self.source[start:stop]
-        with self.source.open("rb") as stream:
-            stream.seek(start)
-            return stream.read(stop - start)
+_MD5: Final = partial(hashlib.md5, usedforsecurity=False)
 
 
 class Content:
-    """Content that is made by a function, once, by whichever thread asks first.
+    """Bytes to be served, made once, by whichever thread asks first.
 
     Parameters
     ----------
@@ -49,26 +26,41 @@ class Content:
 
     def __init__(self, make: bytes | Path | Callable[[], bytes | Path]) -> None:
         self._make = make
-        self._kept: Made | None = None
+        self._made: tuple[bytes | Path, int, str] | None = None
         self._lock = threading.Lock()
 
-    def made(self) -> Made:
-        """Make it, if need be, and say how large it is and what its md5 is."""
+    def _get(self) -> tuple[bytes | Path, int, str]:
         with self._lock:
-            if self._kept is None:
+            if self._made is None:
                 source = self._make() if callable(self._make) else self._make
-                self._kept = _measured(source)
-            return self._kept
+                with source.open("rb") if isinstance(source, Path) else BytesIO(source) as stream:
+                    digest = hashlib.file_digest(stream, _MD5)
+                    self._made = source, stream.seek(0, SEEK_END), digest.hexdigest()
+            return self._made
 
+    @property
+    def source(self) -> bytes | Path:
+        """The content, or the file that holds it."""
+        return self._get()[0]
 
-def _measured(source: bytes | Path) -> Made:
-    if isinstance(source, bytes):
-        return Made(source, len(source), hashlib.md5(source, usedforsecurity=False).hexdigest())
-    digest = hashlib.md5(usedforsecurity=False)
-    with source.open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
-    return Made(source, source.stat().st_size, digest.hexdigest())
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return self._get()[1]
+
+    @property
+    def md5(self) -> str:
+        """Its checksum, hex digits."""
+        return self._get()[2]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)``."""
+        source = self.source
+        if isinstance(source, bytes):
+            return source[start:stop]
+        with source.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(stop - start)
 
 
 BLOCKED_PAGE: Final = (
@@ -102,9 +94,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Bytes ``[start, stop)`` of some content. Faults fall on these bodies only."""
+    """Bytes ``[start, stop)`` of some content."""
 
-    made: Made
+    content: Content
     start: int
     stop: int
 
@@ -151,27 +143,26 @@ def validation_error(field_name: str, message: str) -> Answer:
 
 
 def blocked() -> Answer:
-    """Answer as Zenodo's front does to clients it has blocked: HTML, whatever was asked."""
+    """Answer as Zenodo's proxy does to clients that it has blocked: with a page of HTML."""
     return Answer(403, {"Content-Type": "application/octet-stream"}, BLOCKED_PAGE)
 
 
-def content_answer(made: Made, range_header: str | None) -> Answer:
+def content_answer(content: Content, range_header: str | None) -> Answer:
     """Answer with a content, or the part of it that a ``Range`` header asks for."""
-    headers = {"Content-Type": "application/octet-stream", "ETag": f'"md5:{made.md5}"'}
-    if range_header is None:
-        return Answer(200, headers, Body(made, 0, made.size))
-    span = _span(range_header, made.size)
+    size = content.size
+    headers = {"Content-Type": "application/octet-stream", "ETag": f'"md5:{content.md5}"'}
+    span = None if range_header is None else _span(range_header, size)
     if span is None:
-        return Answer(200, headers, Body(made, 0, made.size))
+        return Answer(200, headers, Body(content, 0, size))
     start, stop = span
     if start >= stop:
-        return Answer(416, headers | {"Content-Range": f"bytes */{made.size}"})
-    span_header = f"bytes {start}-{stop - 1}/{made.size}"
-    return Answer(206, headers | {"Content-Range": span_header}, Body(made, start, stop))
+        return Answer(416, headers | {"Content-Range": f"bytes */{size}"})
+    span_header = f"bytes {start}-{stop - 1}/{size}"
+    return Answer(206, headers | {"Content-Range": span_header}, Body(content, start, stop))
 
 
 def _span(header: str, size: int) -> tuple[int, int] | None:
-    """Read a header of one range; None for what a server may ignore."""
+    """Read a ``Range`` header; None for one that a server may ignore."""
     unit, _, span = header.partition("=")
     first, dash, last = span.strip().partition("-")
     if unit.strip() != "bytes" or not dash or "," in span:

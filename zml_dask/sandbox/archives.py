@@ -29,12 +29,9 @@ class Source:
 
 
 def write_zip(
-    target: Path | IO[bytes], top: str, sources: Sequence[Source], *, when: datetime, commit: str
+    target: IO[bytes], top: str, sources: Sequence[Source], *, when: datetime, commit: str
 ) -> None:
-    """Write a zip in GitHub's form: one top folder, folders as entries, the commit as comment.
-
-    All members are below `top` and of the time `when`.
-    """
+    """Write a zip in GitHub's form: one top folder, folders as entries, the commit as comment."""
     stamp = max(when.timetuple()[:6], (1980, 1, 1, 0, 0, 0))
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.comment = commit.encode("ascii")
@@ -50,16 +47,12 @@ def write_zip(
 
 
 def write_tar_gz(
-    target: Path | IO[bytes], top: str, sources: Sequence[Source], *, when: datetime, commit: str
+    target: IO[bytes], top: str, sources: Sequence[Source], *, when: datetime, commit: str
 ) -> None:
-    """Write a gzipped tar in GitHub's form: one top folder, the commit in the global header.
-
-    All members are below `top` and of the time `when`.
-    """
-    stream = target.open("wb") if isinstance(target, Path) else target
+    """Write a gzipped tar in GitHub's form: one top folder, the commit in the global header."""
     with (
         # Neither name nor time of the file may get into the gzip header.
-        gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed,
+        gzip.GzipFile(filename="", mode="wb", fileobj=target, mtime=0) as packed,
         tarfile.open(
             fileobj=packed,
             mode="w",
@@ -72,8 +65,6 @@ def write_tar_gz(
             entry = tarfile.TarInfo(f"{top}/{source.path}")
             entry.size, entry.mode, entry.mtime = len(data), 0o644, int(when.timestamp())
             archive.addfile(entry, BytesIO(data))
-    if isinstance(target, Path):
-        stream.close()
 
 
 def zip_bytes(

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from zml_dask.records.instants import to_millisecond
 from zml_dask.records.query import Searchable, matcher
 from zml_dask.records.record import AccessStatus
 from zml_dask.sandbox.answers import Content
@@ -97,7 +98,7 @@ def make_record(
     Examples
     --------
     >>> record = make_record(7, {"me/seven-v1.zip": b"PK..."}, title="Seven")
-    >>> record.files["me/seven-v1.zip"].made().size
+    >>> record.files["me/seven-v1.zip"].size
     5
     """
     contents = {key: Content(made) for key, made in (files or {}).items()}
@@ -209,16 +210,12 @@ def _age(record: SandboxRecord) -> tuple[datetime, int]:
 
 
 def _searchable(record: SandboxRecord) -> Searchable:
-    # The search index keeps milliseconds.
-    created, updated = (
-        moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-        for moment in (record.created, record.updated or record.created)
-    )
+    created = to_millisecond(record.created)
     return Searchable(
         record_id=record.record_id,
         concept_id=record.concept,
         created=created,
-        updated=updated,
+        updated=to_millisecond(record.updated or record.created),
         publication_date=created.replace(hour=0, minute=0, second=0, microsecond=0),
         title=record.title,
         description=record.description,

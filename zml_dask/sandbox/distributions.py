@@ -14,8 +14,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import getaddresses
 from importlib.metadata import Distribution, PackagePath, distributions
@@ -40,32 +39,12 @@ _FIRST_ID: Final = 1_000_000
 _IDS: Final = 14_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    """What is made up about a distribution, the same each time.
-
-    Attributes
-    ----------
-    record_id : int
-        Grows with `created`, as Zenodo's do; the concept's id is one less.
-    commit : str
-        Forty hex digits.
-    is_tar : bool
-        Whether its archive is a tar.gz: one of four.
-    """
-
-    record_id: int
-    created: datetime
-    commit: str
-    is_tar: bool
-
-
-class _Workshop:
+class _Folder:
     """A folder for archives, removed when nothing that could need it is left."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="zml-sandbox-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.path = Path(tempfile.mkdtemp(prefix="zml-sandbox-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def installed_corpus(
@@ -86,22 +65,15 @@ def installed_corpus(
     most_bytes : int, optional
         Larger distributions are left out, bytes unpacked.
     """
-    workshop = _Workshop()
+    folder = _Folder()
     records: dict[int, SandboxRecord] = {}
     for distribution in _by_name():
         if limit is not None and len(records) >= limit:
             break
-        metadata = read_metadata(distribution)
         files = _sources(distribution)
-        if metadata is None or not files or sum(map(_size, files)) > most_bytes:
-            continue
-        identity = _identity(metadata)
-        # Ids are odd and concepts even; of two with one hash the second moves on.
-        while identity.record_id in records:
-            identity = _Identity(
-                identity.record_id + 2, identity.created, identity.commit, identity.is_tar
-            )
-        records[identity.record_id] = _record(metadata, identity, files, workshop)
+        if "Version" in distribution.metadata and 0 < sum(map(_size, files)) <= most_bytes:
+            record = _record(distribution, files, folder, taken=records)
+            records[record.record_id] = record
     extra = troubled_records() if troubles else []
     return Corpus([*records.values(), *extra])
 
@@ -110,8 +82,8 @@ def _by_name() -> Iterator[Distribution]:
     found: dict[str, Distribution] = {}
     for distribution in distributions():
         name = distribution.metadata["Name"]
-        # The first on the path is the one that is imported. This package itself
-        # is left out: it changes while it is worked on.
+        # The first on the path is the one that is imported. This package itself is
+        # left out: it changes while it is worked on.
         if name and name.lower().replace("_", "-") != "zml-dask":
             found.setdefault(name.lower().replace("_", "-"), distribution)
     yield from (found[name] for name in sorted(found))
@@ -145,51 +117,50 @@ def _size(source: Source) -> int:
     return source.data.stat().st_size if isinstance(source.data, Path) else len(source.data)
 
 
-def _identity(metadata: PackageMetadata) -> _Identity:
-    digest = hashlib.sha256(f"{metadata.name}=={metadata.version}".encode()).digest()
-    share = int.from_bytes(digest[:6], "big") / 2**48
-    return _Identity(
-        record_id=_FIRST_ID + int(share * _IDS) | 1,
-        created=_FIRST_DAY + timedelta(days=share * _DAYS),
-        commit=digest[:20].hex(),
-        is_tar=digest[20] % 4 == 0,
-    )
-
-
 def _record(
-    metadata: PackageMetadata, identity: _Identity, files: list[Source], workshop: _Workshop
+    distribution: Distribution, files: list[Source], folder: _Folder, taken: Container[int]
 ) -> SandboxRecord:
-    ending = ".tar.gz" if identity.is_tar else ".zip"
-    tag = f"v{metadata.version}"
-    key = f"{metadata.owner}/{metadata.repository_name}-{tag}{ending}"
-    tree = f"https://github.com/{metadata.owner}/{metadata.repository_name}/tree/{tag}"
-    return SandboxRecord(
-        record_id=identity.record_id,
-        concept_id=identity.record_id - 1,
-        created=identity.created,
-        title=f"{metadata.owner}/{metadata.repository_name}: {metadata.summary or metadata.name}",
-        version=tag,
-        description=metadata.summary,
-        license=metadata.license,
-        keywords=metadata.keywords,
-        creators=metadata.authors,
-        repository=metadata.repository,
-        related=((tree, "isSupplementTo", "url"),) if metadata.repository else (),
-        files={key: Content(_archive_maker(metadata, identity, files, workshop))},
+    fields = distribution.metadata
+    name, version = fields["Name"], fields["Version"]
+    # Made up, the same each time: ids grow with dates, as Zenodo's do.
+    digest = hashlib.sha256(f"{name}=={version}".encode()).digest()
+    share = int.from_bytes(digest[:6], "big") / 2**48
+    commit, is_tar = digest[:20].hex(), digest[20] % 4 == 0
+    when = _FIRST_DAY + timedelta(days=share * _DAYS)
+    record_id = _FIRST_ID + int(share * _IDS) | 1
+    # Ids are odd and concepts even; of two with one hash the second moves on.
+    while record_id in taken:
+        record_id += 2
+    repository = _repository(
+        [value for key in ("Project-URL", "Home-page") for value in fields.get_all(key, [])]
     )
+    url = repository or f"https://github.com/{name.lower()}-dev/{name}"
+    owner, _, repository_name = url.removeprefix("https://github.com/").partition("/")
+    summary = _first(fields.get_all("Summary", []))
 
-
-def _archive_maker(
-    metadata: PackageMetadata, identity: _Identity, files: list[Source], workshop: _Workshop
-) -> Callable[[], Path]:
     def make() -> Path:
-        target = workshop.folder / str(identity.record_id)
-        top = f"{metadata.owner}-{metadata.repository_name}-{identity.commit[:7]}"
-        write = write_tar_gz if identity.is_tar else write_zip
-        write(target, top, files, when=identity.created, commit=identity.commit)
+        target = folder.path / str(record_id)
+        write = write_tar_gz if is_tar else write_zip
+        with target.open("wb") as stream:
+            top = f"{owner}-{repository_name}-{commit[:7]}"
+            write(stream, top, files, when=when, commit=commit)
         return target
 
-    return make
+    key = f"{owner}/{repository_name}-v{version}{'.tar.gz' if is_tar else '.zip'}"
+    return SandboxRecord(
+        record_id=record_id,
+        concept_id=record_id - 1,
+        created=when,
+        title=f"{owner}/{repository_name}: {summary or name}",
+        version=f"v{version}",
+        description=summary,
+        license=_licence(distribution),
+        keywords=_keywords(_first(fields.get_all("Keywords", []))),
+        creators=_authors(distribution) or (f"The {name} developers",),
+        repository=repository,
+        related=((f"{url}/tree/v{version}", "isSupplementTo", "url"),) if repository else (),
+        files={key: Content(make)},
+    )
 
 
 _UNKNOWN_LICENCE: Final = "other-open"
@@ -210,62 +181,12 @@ _CLASSIFIED: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PackageMetadata:
-    """A distribution's metadata.
-
-    Attributes
-    ----------
-    license : str
-        A lower-case identifier; Zenodo's ``other-open`` where it cannot be recognised.
-    repository : str or None
-        ``https://github.com/owner/name``.
-    owner, repository_name : str
-        From `repository`, else from the name.
-    """
-
-    name: str
-    version: str
-    summary: str
-    license: str
-    keywords: tuple[str, ...]
-    authors: tuple[str, ...]
-    repository: str | None
-    owner: str
-    repository_name: str
-
-
-def read_metadata(distribution: Distribution) -> PackageMetadata | None:
-    """Read a distribution's metadata; None for one that has no name or version."""
-    fields = distribution.metadata
-    if "Name" not in fields or "Version" not in fields:
-        return None
-    name = fields["Name"]
-    repository = _repository(
-        [value for key in ("Project-URL", "Home-page") for value in fields.get_all(key, [])]
-    )
-    owner, _, repository_name = (
-        (repository or "").removeprefix("https://github.com/").partition("/")
-    )
-    return PackageMetadata(
-        name=name,
-        version=fields["Version"],
-        summary=_first(fields.get_all("Summary", [])),
-        license=_licence(distribution),
-        keywords=_keywords(_first(fields.get_all("Keywords", []))),
-        authors=_authors(distribution) or (f"The {name} developers",),
-        repository=repository,
-        owner=owner or f"{name.lower()}-dev",
-        repository_name=repository_name or name,
-    )
-
-
 def _first(values: list[str]) -> str:
     return next((value.strip() for value in values if value.strip() != "UNKNOWN"), "")
 
 
 def _repository(links: list[str]) -> str | None:
-    """Give the first link into GitHub: those to sponsors' pages and such have no second part."""
+    """Give the first link to a repository on GitHub; pages of sponsors are none."""
     for link in links:
         url = plain_repository(link.rpartition(",")[2])
         if url and url.startswith("https://github.com/") and "/sponsors/" not in url:

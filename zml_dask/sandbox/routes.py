@@ -1,12 +1,13 @@
-"""What the sandbox answers to which path: Zenodo's routes, without HTTP's plumbing."""
+"""What the sandbox answers to which path: Zenodo's routes, without the details of HTTP."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from zml_dask.errors import UsageError
 from zml_dask.records.parse import quote_key
 from zml_dask.sandbox.answers import (
     Answer,
@@ -15,20 +16,32 @@ from zml_dask.sandbox.answers import (
     blocked,
     content_answer,
     error_answer,
+    internal_error,
     json_answer,
     redirect,
+    validation_error,
 )
-from zml_dask.sandbox.corpus import Corpus, SandboxRecord
+from zml_dask.sandbox.corpus import Corpus, Question, SandboxRecord
 from zml_dask.sandbox.exporter import Exporter
-from zml_dask.sandbox.search import answer_search
 from zml_dask.sandbox.serialise import files_json, legacy_json, native_json, tombstone_json
 
 NATIVE: Final = "application/vnd.inveniordm.v1+json"
+GUEST_PAGE: Final = 25
+TOKEN_PAGE: Final = 100
+WINDOW: Final = 10_000
+_DEFAULT_PAGE: Final = 10
 
 _RECORD: Final = re.compile(r"/api/records/(\d+)(/.*)?")
 _EXPORTER: Final = re.compile(r"/api/exporter(?:/([\w.-]+)(?:/([\w-]+))?)?/?")
 _PAGE: Final = re.compile(r"/records?/(\d+)(/.*)?")
 _BLOCKED_AGENTS: Final = ("python-requests/", "aria2/")
+_NO_SUCH_URL: Final = "The requested URL was not found on the server."
+_NEWEST_FIRST: Final = frozenset(
+    {"newest", "mostrecent", "updated-desc", "bestmatch", "version", "mostviewed",
+     "mostdownloaded", "publication_date"}
+)  # fmt: skip
+_OLDEST_FIRST: Final = frozenset({"oldest", "-mostrecent", "updated-asc", "-publication_date"})
+_KNOWN: Final = ("all_versions", "page", "q", "size", "sort", "type")
 
 
 def is_search(path: str) -> bool:
@@ -41,34 +54,76 @@ def is_content(path: str) -> bool:
     return path.endswith("/content") or path.startswith("/records/")
 
 
-def _exporter_route(key: str, version_id: str, request: Request, exporter: Exporter) -> Answer:
-    if not key:
-        return json_answer(200, exporter.listing(request.api_url))
-    version = exporter.find(request.api_url, version_id)
-    if version is None or key not in version.contents:
-        return error_answer(404, "The requested URL was not found on the server.")
-    return content_answer(version.contents[key].made(), request.headers.get("range"))
-
-
 def answer(request: Request, corpus: Corpus, exporter: Exporter) -> Answer:
     """Answer one request."""
-    agent = request.headers.get("user-agent", "")
-    if agent.startswith(_BLOCKED_AGENTS):
+    if request.headers.get("user-agent", "").startswith(_BLOCKED_AGENTS):
         return blocked()
     if is_search(request.path):
         if request.path.endswith("/"):
             return redirect(f"{request.api_url}/records?{urlencode(request.query)}", 301)
-        native = _wants_native(request)
-        return answer_search(
-            request, corpus, lambda record: _shaped(record, request, native=native)
-        )
+        return _search_route(request, corpus)
     if match := _EXPORTER.fullmatch(request.path):
-        return _exporter_route(match[1] or "", match[2] or "", request, exporter)
+        return _exporter_route(match[1], match[2] or "", request, exporter)
     if match := _RECORD.fullmatch(request.path):
         return _record_route(int(match[1]), match[2] or "", request, corpus)
     if match := _PAGE.fullmatch(request.path):
         return _page_route(int(match[1]), match[2] or "", request, corpus)
-    return error_answer(404, "The requested URL was not found on the server.")
+    return error_answer(404, _NO_SUCH_URL)
+
+
+def _search_route(request: Request, corpus: Corpus) -> Answer:
+    """Answer a search as Zenodo does, errors included."""
+    # Arguments that it does not know are ignored, and so widen the result.
+    arguments = {name: request.query[name] for name in _KNOWN if name in request.query}
+    most = TOKEN_PAGE if request.is_authenticated else GUEST_PAGE
+    try:
+        page = int(arguments.get("page", "1"))
+        size = int(arguments.get("size", str(_DEFAULT_PAGE)))
+    except ValueError:
+        return validation_error("size", "Not a valid integer.")
+    sort = arguments.get("sort", "bestmatch" if arguments.get("q") else "newest")
+    if size > most:
+        message = f"Page size cannot be greater than {most}."
+        if not request.is_authenticated:
+            message += f" Please use authenticated requests to increase the limit to {TOKEN_PAGE}."
+        return validation_error("size", message)
+    is_known_order = sort in _NEWEST_FIRST | _OLDEST_FIRST
+    if page < 1 or size < 1 or not is_known_order or (page - 1) * size >= WINDOW:
+        return error_answer(400, "Invalid querystring parameters.")
+    question = Question(
+        text=arguments.get("q", ""),
+        resource_type=arguments.get("type", ""),
+        all_versions=arguments.get("all_versions", "false") in {"", "true", "1"},
+        newest_first=sort in _NEWEST_FIRST,
+    )
+    try:
+        found = corpus.search(question)
+    except UsageError:
+        return internal_error()
+    hits = [_shaped(record, request) for record in found[(page - 1) * size : page * size]]
+    pages = {"self": page}
+    if page > 1:
+        pages["prev"] = page - 1
+    # Calculated from the total, so it leads out of the window.
+    if page * size < len(found):
+        pages["next"] = page + 1
+    arguments |= {"size": str(size), "sort": sort}
+    links = {}
+    for name, number in pages.items():
+        query = sorted({**arguments, "page": str(number)}.items())
+        links[name] = f"{request.api_url}/records?{urlencode(query)}"
+    return json_answer(200, {"hits": {"hits": hits, "total": len(found)}, "links": links})
+
+
+def _exporter_route(
+    key: str | None, version_id: str, request: Request, exporter: Exporter
+) -> Answer:
+    if key is None:
+        return json_answer(200, exporter.listing(request.api_url))
+    version = exporter.find(request.api_url, version_id)
+    if version is None or key not in version.contents:
+        return error_answer(404, _NO_SUCH_URL)
+    return content_answer(version.contents[key], request.headers.get("range"))
 
 
 def _record_route(record_id: int, rest: str, request: Request, corpus: Corpus) -> Answer:
@@ -82,19 +137,17 @@ def _record_route(record_id: int, rest: str, request: Request, corpus: Corpus) -
     if record.withdrawal is not None:
         return json_answer(410, tombstone_json(record.withdrawal, record))
     if rest in {"", "/"}:
-        return json_answer(200, _shaped(record, request, native=_wants_native(request)))
+        return json_answer(200, _shaped(record, request))
     if rest == "/versions/latest":
         latest = corpus.latest_of(record.concept) or record
         return redirect(f"{request.api_url}/records/{latest.record_id}")
     if rest == "/versions":
-        hits = [
-            _shaped(one, request, native=_wants_native(request))
-            for one in reversed(corpus.versions_of(record.concept))
-        ]
+        versions = reversed(corpus.versions_of(record.concept))
+        hits = [_shaped(one, request) for one in versions]
         return json_answer(200, {"hits": {"hits": hits, "total": len(hits)}, "links": {}})
     if rest.startswith("/files"):
         return _files_route(record, rest, request)
-    return error_answer(404, "The requested URL was not found on the server.")
+    return error_answer(404, _NO_SUCH_URL)
 
 
 def _files_route(record: SandboxRecord, rest: str, request: Request) -> Answer:
@@ -102,7 +155,6 @@ def _files_route(record: SandboxRecord, rest: str, request: Request) -> Answer:
         return error_answer(403, "Permission denied.")
     if _wants_native(request):
         return error_answer(406, "Not acceptable.")
-    listing = files_json(record, request.api_url)
     if rest == "/files":
         return json_answer(200, files_json(record, request.api_url))
     tail = rest.removeprefix("/files/")
@@ -111,32 +163,31 @@ def _files_route(record: SandboxRecord, rest: str, request: Request) -> Answer:
         missing = tail.removesuffix("/content")
         return error_answer(404, f"Record '{record.record_id}' has no file '{missing}'.")
     if what == "/content":
-        return _content(record, key, request)
-    if what == "":
-        return json_answer(200, next(one for one in listing["entries"] if one["key"] == key))
-    return error_answer(404, "The requested URL was not found on the server.")
+        return content_answer(record.files[key], request.headers.get("range"))
+    entries = files_json(record, request.api_url)["entries"]
+    return json_answer(200, next(one for one in entries if one["key"] == key))
 
 
 def _page_route(record_id: int, rest: str, request: Request, corpus: Corpus) -> Answer:
     """Answer under the user interface's paths: the download link, and old forms of URLs."""
-    site = request.api_url.removesuffix("/api")
     if request.path.startswith("/record/"):
+        site = request.api_url.removesuffix("/api")
         return redirect(f"{site}/records/{record_id}{quote_key(rest)}", 301)
     record = corpus.get(record_id)
-    if record is None:
-        return Answer(404, {"Content-Type": "text/html"}, b"<h1>Not found</h1>")
-    if record.withdrawal is not None:
-        return Answer(410, {"Content-Type": "text/html"}, b"<h1>Gone</h1>")
     key = rest.removeprefix("/files/")
-    if key in record.files:
-        if record.access != "open":
-            return Answer(403, {"Content-Type": "text/html"}, b"<h1>Permission required</h1>")
-        return _content(record, key, request)
-    return Answer(200, {"Content-Type": "text/html"}, b"<h1>A record</h1>")
+    if record is None:
+        return _page(404, "Not found")
+    if record.withdrawal is not None:
+        return _page(410, "Gone")
+    if key not in record.files:
+        return _page(200, "A record")
+    if record.access != "open":
+        return _page(403, "Permission required")
+    return content_answer(record.files[key], request.headers.get("range"))
 
 
-def _content(record: SandboxRecord, key: str, request: Request) -> Answer:
-    return content_answer(record.files[key].made(), request.headers.get("range"))
+def _page(status: int, title: str) -> Answer:
+    return Answer(status, {"Content-Type": "text/html"}, f"<h1>{title}</h1>".encode())
 
 
 def _key_of(tail: str, files: Mapping[str, Content]) -> tuple[str | None, str]:
@@ -148,8 +199,8 @@ def _key_of(tail: str, files: Mapping[str, Content]) -> tuple[str | None, str]:
     return None, ""
 
 
-def _shaped(record: SandboxRecord, request: Request, *, native: bool) -> dict[str, Any]:
-    shape: Callable[..., dict[str, Any]] = native_json if native else legacy_json
+def _shaped(record: SandboxRecord, request: Request) -> dict[str, Any]:
+    shape = native_json if _wants_native(request) else legacy_json
     return shape(record, request.api_url)
 
 

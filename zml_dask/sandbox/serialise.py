@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from zml_dask.records.parse import quote_key
-from zml_dask.sandbox.answers import Content
 from zml_dask.sandbox.corpus import SandboxRecord, Withdrawal
 
 
@@ -66,14 +64,8 @@ def legacy_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
         "recid": str(record.record_id),
         "revision": 1,
         "files": [
-            {
-                "id": _file_id(record, key),
-                "key": key,
-                "size": content.made().size,
-                "checksum": f"md5:{content.made().md5}",
-                "links": {"self": f"{base}/files/{quote_key(key)}/content"},
-            }
-            for key, content in open_files(record).items()
+            entry | {"id": _file_id(record, key), "links": {"self": _content_url(base, key)}}
+            for key, entry in _open_files(record).items()
         ],
         "swh": {},
         "owners": [{"id": "1"}],
@@ -145,21 +137,20 @@ def native_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
 
 def files_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
     """Give the listing of a record's files."""
-    base = f"{api_url}/records/{record.record_id}/files"
+    base = f"{api_url}/records/{record.record_id}"
     entries = [
-        {
-            "key": key,
-            "size": content.made().size,
-            "checksum": f"md5:{content.made().md5}",
+        entry
+        | {
             "status": "completed",
             "links": {
-                "self": f"{base}/{quote_key(key)}",
-                "content": f"{base}/{quote_key(key)}/content",
+                "self": f"{base}/files/{quote_key(key)}",
+                "content": _content_url(base, key),
             },
         }
-        for key, content in open_files(record).items()
+        for key, entry in _open_files(record).items()
     ]
-    return {"enabled": bool(entries), "entries": entries, "links": {"self": base}, "order": []}
+    links = {"self": f"{base}/files"}
+    return {"enabled": bool(entries), "entries": entries, "links": links, "order": []}
 
 
 def tombstone_json(withdrawal: Withdrawal, record: SandboxRecord) -> dict[str, Any]:
@@ -178,33 +169,38 @@ def tombstone_json(withdrawal: Withdrawal, record: SandboxRecord) -> dict[str, A
     }
 
 
-def open_files(record: SandboxRecord) -> Mapping[str, Content]:
-    """Give the files that anyone may have."""
-    return record.files if record.access == "open" else {}
+def _open_files(record: SandboxRecord) -> dict[str, dict[str, Any]]:
+    """Give key, size and checksum of the files that anyone may have, by key."""
+    files = record.files if record.access == "open" else {}
+    return {
+        key: {"key": key, "size": content.size, "checksum": f"md5:{content.md5}"}
+        for key, content in files.items()
+    }
 
 
 def _native_files(record: SandboxRecord, base: str) -> dict[str, Any]:
     if record.access in {"restricted", "embargoed", "closed"}:
         return {"enabled": True}
     entries = {
-        key: {
+        key: entry
+        | {
             "id": _file_id(record, key),
-            "key": key,
             "ext": key.rpartition(".")[2],
-            "size": content.made().size,
-            "checksum": f"md5:{content.made().md5}",
-            "links": {"content": f"{base}/files/{quote_key(key)}/content"},
+            "links": {"content": _content_url(base, key)},
         }
-        for key, content in open_files(record).items()
+        for key, entry in _open_files(record).items()
     }
-    total = sum(content.made().size for content in open_files(record).values())
     return {
         "enabled": bool(entries),
         "order": [],
         "count": len(entries),
-        "total_bytes": total,
+        "total_bytes": sum(entry["size"] for entry in entries.values()),
         "entries": entries,
     }
+
+
+def _content_url(base: str, key: str) -> str:
+    return f"{base}/files/{quote_key(key)}/content"
 
 
 def _file_id(record: SandboxRecord, key: str) -> str:

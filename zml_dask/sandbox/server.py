@@ -1,4 +1,4 @@
-"""The sandbox over HTTP/1.1: a thread per connection, limits, a log."""
+"""The sandbox over HTTP/1.1: a thread per connection, with Zenodo's rate limits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import time
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from zml_dask.errors import ZmlError
@@ -24,90 +24,91 @@ from zml_dask.sandbox.routes import answer, is_content, is_search
 
 _log = logging.getLogger(__name__)
 
+_MINUTE: Final = 60.0
+_HOUR: Final = 3600.0
 
-class Sandbox:
-    """A local Zenodo, served while its context lasts.
 
-    Parameters
-    ----------
-    port : int, optional
-        0 takes a free one.
-    limits : SandboxLimits, optional
-        Default: none.
-    host : str, optional
-        Address to listen at. Default: the loopback device, which this machine alone reaches.
+@dataclass(frozen=True, slots=True)
+class SandboxLimits:
+    """How many requests are answered; None: as many as come, and no headers about it.
 
     Attributes
     ----------
-    exporter : Exporter
-        Its metadata dumps.
-
-    Examples
-    --------
-    >>> import json
-    >>> from urllib.request import urlopen
-    >>> from zml_dask.sandbox.corpus import make_record
-    >>> with Sandbox(Corpus([make_record(7)])) as sandbox:
-    ...     json.load(urlopen(f"{sandbox.api_url}/records/7"))["title"]
-    'Record 7'
+    search : int or None
+        Searches a minute; they count here alone.
+    minute, hour : int or None
+        All other requests.
     """
 
-    handler: ClassVar[type[BaseHTTPRequestHandler]]
+    search: int | None = None
+    minute: int | None = None
+    hour: int | None = None
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        *,
-        port: int = 0,
-        limits: SandboxLimits | None = None,
-        host: str = "127.0.0.1",
-    ) -> None:
-        self.corpus = corpus
-        self.exporter = Exporter(corpus)
-        self.requests = RequestLog()
-        self._host, self._port = host, port
-        self._limiter = RateLimiter(limits or SandboxLimits())
-        self._server: _Server | None = None
 
-    @property
-    def api_url(self) -> str:
-        """Root of the API: ``http://127.0.0.1:PORT/api``."""
-        return f"http://{self._host}:{self._port}/api"
+GUEST = SandboxLimits(search=30, minute=60, hour=2000)
+"""Zenodo's published limits for guests."""
 
-    def __enter__(self) -> Self:
-        try:
-            self._server = _Server(self, self._host, self._port)
-        except (OSError, OverflowError) as error:
-            raise ZmlError(
-                f"port {self._port} of {self._host} cannot be used: {error}; "
-                "take another with --port"
-            ) from error
-        self._port = self._server.server_address[1]
-        threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+class RateLimiter:
+    """Counts requests in moving windows. A refused request does not count.
 
-    def reply(self, request: Request, client: str) -> Answer:
-        """Answer a request of a client, within the limits."""
-        # Zenodo counts by agent and address, and apart from that by account.
-        account = request.headers.get("authorization") or request.headers.get("user-agent", "")
-        verdict = self._limiter.ask(f"{client} {account}", is_search=is_search(request.path))
-        reply = (
-            answer(request, self.corpus, self.exporter)
-            if verdict.granted
-            else error_answer(429, "Rate limit exceeded.")
+    Parameters
+    ----------
+    limits : SandboxLimits
+    clock : callable, optional
+        Seconds since the epoch.
+    """
+
+    def __init__(self, limits: SandboxLimits, clock: Callable[[], float] = time) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._granted: dict[tuple[str, bool], deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, client: str, *, is_search: bool) -> tuple[bool, dict[str, str]]:
+        """Count one request of `client`.
+
+        Returns
+        -------
+        bool, dict of str to str
+            Whether it is answered; ``X-RateLimit-*`` and, on every answer as from Zenodo,
+            ``Retry-After``.
+        """
+        limits = self._limits
+        all_windows = (
+            [(limits.search, _MINUTE)]
+            if is_search
+            else [(limits.minute, _MINUTE), (limits.hour, _HOUR)]
         )
-        return Answer(reply.status, {**reply.headers, **verdict.headers}, reply.body)
+        windows = [(count, seconds) for count, seconds in all_windows if count is not None]
+        if not windows:
+            return True, {}
+        with self._lock:
+            now = self._clock()
+            times = self._granted.setdefault((client, is_search), deque())
+            while times and times[0] <= now - windows[-1][1]:
+                times.popleft()
+            used = [sum(1 for at in times if at > now - seconds) for _, seconds in windows]
+            is_granted = all(count > n for (count, _), n in zip(windows, used, strict=True))
+            if is_granted:
+                times.append(now)
+                used = [n + 1 for n in used]
+            # The headers describe the window with the fewest requests left.
+            left, limit, seconds = min(
+                (count - n, count, seconds)
+                for (count, seconds), n in zip(windows, used, strict=True)
+            )
+            oldest = next((at for at in times if at > now - seconds), now)
+        return is_granted, {
+            "X-RateLimit-Limit": str(limit),
+            "X-RateLimit-Remaining": str(left),
+            "X-RateLimit-Reset": str(math.ceil(oldest + seconds)),
+            "Retry-After": str(math.ceil(max(oldest + seconds - now, 0.0))),
+        }
 
 
 class _Server(ThreadingHTTPServer):
-    """The listening socket, and every connection, so that closing really closes."""
+    """The listening socket and all connections, so that closing it ends these too."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -160,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         self._serve(with_body=False)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - overrides it
-        """Keep quiet: requests are in the sandbox's own log."""
+        """Print nothing."""
 
     def _serve(self, *, with_body: bool) -> None:
         sandbox = self.server.sandbox
@@ -176,17 +177,6 @@ class Handler(BaseHTTPRequestHandler):
             is_authenticated=bearer or "access_token" in query,
         )
         reply = sandbox.reply(request, self.client_address[0])
-        sandbox.requests.append(
-            Seen(
-                request.path,
-                target.query,
-                reply.status,
-                request.is_authenticated,
-                headers.get("user-agent", ""),
-                headers.get("range"),
-                time(),
-            )
-        )
         body = reply.body
         length = body.stop - body.start if isinstance(body, Body) else len(body)
         self.send_response(reply.status, self._statuses.get(reply.status))
@@ -205,169 +195,99 @@ class Handler(BaseHTTPRequestHandler):
         """Send a body."""
         if isinstance(body, bytes):
             self.wfile.write(body)
-        elif isinstance(body.made.source, Path):
-            # The kernel copies: the client under test has the processor for itself.
+        elif isinstance(body.content.source, Path):
+            # The kernel copies, which leaves the processor to the client under test.
             self.wfile.flush()
-            with body.made.source.open("rb") as stream:
+            with body.content.source.open("rb") as stream:
                 self.connection.sendfile(stream, body.start, length)
         else:
-            self.wfile.write(body.made.read(body.start, body.stop))
+            self.wfile.write(body.content.read(body.start, body.stop))
 
 
-Sandbox.handler = Handler
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxLimits:
-    """How many requests are answered; None: as many as come, and no headers about it.
-
-    Attributes
-    ----------
-    search : int or None
-        Searches a minute; they count here alone.
-    minute, hour : int or None
-        All other requests.
-    minute_seconds, hour_seconds : float
-        How long a minute and an hour last: tests have less time.
-    """
-
-    search: int | None = None
-    minute: int | None = None
-    hour: int | None = None
-    minute_seconds: float = 60.0
-    hour_seconds: float = 3600.0
-
-    def windows(self, *, is_search: bool) -> tuple[tuple[int, float], ...]:
-        """Give the limits that hold for a request: (count, seconds) each."""
-        pairs = (
-            [(self.search, self.minute_seconds)]
-            if is_search
-            else [(self.minute, self.minute_seconds), (self.hour, self.hour_seconds)]
-        )
-        return tuple((count, seconds) for count, seconds in pairs if count is not None)
-
-
-GUEST = SandboxLimits(search=30, minute=60, hour=2000)
-"""Zenodo's published limits for guests."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a request is answered, and what its headers say.
-
-    Attributes
-    ----------
-    headers : dict
-        ``X-RateLimit-*`` and, as Zenodo does, ``Retry-After`` on every answer.
-    """
-
-    granted: bool
-    headers: dict[str, str]
-
-
-class RateLimiter:
-    """Counts requests in moving windows. A refused request does not count.
+class Sandbox:
+    """A local Zenodo, served while its context lasts.
 
     Parameters
     ----------
-    clock : callable, optional
-        Seconds since the epoch.
-    """
-
-    def __init__(self, limits: SandboxLimits, clock: Callable[[], float] = time) -> None:
-        self._limits = limits
-        self._clock = clock
-        self._granted: dict[tuple[str, bool], deque[float]] = {}
-        self._lock = threading.Lock()
-
-    def ask(self, client: str, *, is_search: bool) -> Verdict:
-        """Count one request of `client`."""
-        windows = self._limits.windows(is_search=is_search)
-        if not windows:
-            return Verdict(True, {})
-        with self._lock:
-            now = self._clock()
-            times = self._granted.setdefault((client, is_search), deque())
-            while times and times[0] <= now - max(seconds for _, seconds in windows):
-                times.popleft()
-            used = [sum(1 for at in times if at > now - seconds) for _, seconds in windows]
-            granted = all(count > n for (count, _), n in zip(windows, used, strict=True))
-            if granted:
-                times.append(now)
-                used = [n + 1 for n in used]
-            # The header describes the window that ends first.
-            left, limit, seconds = min(
-                (count - n, count, seconds)
-                for (count, seconds), n in zip(windows, used, strict=True)
-            )
-            oldest = next((at for at in times if at > now - seconds), now)
-        wait = max(oldest + seconds - now, 0.0)
-        headers = {
-            "X-RateLimit-Limit": str(limit),
-            "X-RateLimit-Remaining": str(left),
-            "X-RateLimit-Reset": str(math.ceil(oldest + seconds)),
-            "Retry-After": str(math.ceil(wait)),
-        }
-        return Verdict(granted, headers)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A request that was answered.
+    port : int, optional
+        0 takes a free one.
+    limits : SandboxLimits, optional
+        Default: none.
+    host : str, optional
+        Address to listen on. Default: the loopback interface, which only this machine reaches.
 
     Attributes
     ----------
-    path : str
-        Percent-decoded, without the query.
-    is_authenticated : bool
-        Whether it carried a token.
-    agent : str
-        Its ``User-Agent``.
-    range : str or None
-        Its ``Range`` header.
-    at : float
-        When it was answered: seconds since the epoch.
+    exporter : Exporter
+        Its metadata dumps.
+    n_requests, n_downloads : int
+        Requests that have been answered, and those of them for a file's bytes.
+
+    Examples
+    --------
+    >>> import json
+    >>> from urllib.request import urlopen
+    >>> from zml_dask.sandbox.corpus import make_record
+    >>> with Sandbox(Corpus([make_record(7)])) as sandbox:
+    ...     json.load(urlopen(f"{sandbox.api_url}/records/7"))["title"]
+    'Record 7'
     """
 
-    path: str
-    query: str
-    status: int
-    is_authenticated: bool
-    agent: str
-    range: str | None
-    at: float
+    handler: ClassVar[type[BaseHTTPRequestHandler]] = Handler
 
-
-class RequestLog:
-    """The requests of a sandbox, in the order of their answers."""
-
-    def __init__(self) -> None:
-        self._seen: list[Seen] = []
-
-    def __len__(self) -> int:
-        return len(self._seen)
-
-    def __iter__(self) -> Iterator[Seen]:
-        return iter(list(self._seen))
-
-    def append(self, seen: Seen) -> None:
-        """Add a request."""
-        self._seen.append(seen)
-
-    def clear(self) -> None:
-        """Forget all requests."""
-        self._seen = []
-
-    def to(self, part: str) -> list[Seen]:
-        """Give the requests whose path contains `part`."""
-        return [seen for seen in self if part in seen.path]
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        port: int = 0,
+        limits: SandboxLimits | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
+        self.corpus = corpus
+        self.exporter = Exporter(corpus)
+        self.n_requests = self.n_downloads = 0
+        self._count_lock = threading.Lock()
+        self._host, self._port = host, port
+        self._limiter = RateLimiter(limits or SandboxLimits())
+        self._server: _Server | None = None
 
     @property
-    def searches(self) -> list[Seen]:
-        """The requests to the search."""
-        return [seen for seen in self if is_search(seen.path)]
+    def api_url(self) -> str:
+        """Root of the API: ``http://127.0.0.1:PORT/api``."""
+        return f"http://{self._host}:{self._port}/api"
 
-    @property
-    def downloads(self) -> list[Seen]:
-        """The requests for files' bytes."""
-        return [seen for seen in self if is_content(seen.path)]
+    def __enter__(self) -> Self:
+        try:
+            self._server = _Server(self, self._host, self._port)
+        except (OSError, OverflowError) as error:
+            raise ZmlError(
+                f"port {self._port} of {self._host} cannot be used: {error}; "
+                "take another with --port"
+            ) from error
+        self._port = self._server.server_address[1]
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def reply(self, request: Request, client: str) -> Answer:
+        """Answer a request of a client, within the limits."""
+        # Zenodo counts by agent and address, and apart from that by account.
+        account = request.headers.get("authorization") or request.headers.get("user-agent", "")
+        is_granted, headers = self._limiter.ask(
+            f"{client} {account}", is_search=is_search(request.path)
+        )
+        reply = (
+            answer(request, self.corpus, self.exporter)
+            if is_granted
+            else error_answer(429, "Rate limit exceeded.")
+        )
+        with self._count_lock:
+            self.n_requests += 1
+            self.n_downloads += is_content(request.path)
+        return Answer(reply.status, {**reply.headers, **headers}, reply.body)
