@@ -14,7 +14,8 @@ import pytest
 from serving import Faults, Sandbox
 
 from zml_dask.errors import NetworkError, RecordError
-from zml_dask.fetch.cache import open_cache, read_whole
+from zml_dask.fetch.cache import is_whole, open_cache, read_cached
+from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.origins import FetchOptions, cache_record, open_record
 from zml_dask.net.client import HttpClient
 from zml_dask.records.parse import parse_record
@@ -44,7 +45,7 @@ def record(served: Sandbox, client: HttpClient) -> Record:
 
 def is_cached(cache: str, record_id: int) -> bool:
     system, root = open_cache(cache)
-    return read_whole(system, f"{root}/{record_id}") is not None
+    return is_whole(system, f"{root}/{record_id}")
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -197,3 +198,15 @@ def test_archives_within_a_cached_archive_need_no_room_in_the_cache(
         assert good(list(fetched.members())) == {"inner.zip/a.py": b"x = 1\n"}
     # Writing there would have changed the folder's own time.
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+def test_a_cache_whose_server_fails_is_not_an_empty_one(
+    make_sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    served = make_sandbox([], faults=Faults(unavailable=100))
+    cache = f"{served.api_url}/cache"
+    with pytest.raises(RecordError, match=r"cannot be read: the server answers 503") as caught:
+        read_cached(cache, 7, tmp_path, FetchLimits())
+    assert caught.value.kind == "cache"
+    served.faults = Faults()
+    assert read_cached(cache, 7, tmp_path, FetchLimits()) is None

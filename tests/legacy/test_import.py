@@ -27,8 +27,8 @@ from zml_dask.errors import UsageError
 from zml_dask.legacy.export import export_dataset, parse_formats
 from zml_dask.legacy.sources import (
     FolderSource,
+    LegacyFileError,
     LegacySource,
-    SourceDamagedError,
     SquashfsSource,
     open_source,
 )
@@ -407,7 +407,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a folder nor a squashfs image"):
         run(tmp_path / "file", tmp_path / "new")
     (tmp_path / "bad.sqsh").write_bytes(b"hsqs" + os.urandom(200))
-    with pytest.raises(SourceDamagedError, match="cannot be read as squashfs"):
+    with pytest.raises(LegacyFileError, match="cannot be read as squashfs"):
         run(tmp_path / "bad.sqsh", tmp_path / "new")
 
 

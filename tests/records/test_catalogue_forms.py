@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from serving import Sandbox
+from serving import Faults, Sandbox
 from synthetic import synthetic_corpus
 
 from zml_dask.errors import UsageError, ZmlError
@@ -313,3 +313,18 @@ def test_a_harvest_into_parquet_goes_on_and_survives_an_interruption(
     assert one.harvest is not None
     assert one.harvest.finished
     assert not list(tmp_path.glob("p.parquet.*"))
+
+
+def test_a_server_that_fails_is_told_apart_from_one_without_the_catalogue(
+    make_sandbox: Callable[..., Sandbox],
+) -> None:
+    served = make_sandbox([], faults=Faults(unavailable=100))
+    url = f"{served.api_url}/c.jsonl"
+    with pytest.raises(UsageError, match=r"c\.jsonl cannot be read: the server answers 503$"):
+        Catalogue.open(url)
+    served.faults = Faults()
+    # Nobody can harvest to a URL, and it is not advised.
+    with pytest.raises(UsageError, match=r"^there is no catalogue http://\S+$"):
+        Catalogue.open(url)
+    with pytest.raises(UsageError, match=r"cannot be read: connection refused; check the network"):
+        Catalogue.open("http://127.0.0.1:9/c.jsonl")

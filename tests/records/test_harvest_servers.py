@@ -96,7 +96,7 @@ class Answering:
     options = HttpOptions(backoff=0.0)
 
     def __init__(self, payload: Any, date: str) -> None:
-        self.answer = JsonAnswer(payload, {"Date": date}, 200)
+        self.answer = JsonAnswer(payload, {"Date": date})
 
     def get_json(self, url: str, params: Any = None) -> JsonAnswer:
         return self.answer

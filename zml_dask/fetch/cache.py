@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from zml_dask.errors import NetworkError, RecordError
+from zml_dask.errors import NetworkError, RecordError, ZmlError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
 from zml_dask.fetch.member import FetchLimits, Member
 from zml_dask.fetch.streams import Readable
+from zml_dask.net.responses import why_unreadable
 from zml_dask.net.transfer import local_disk, write_all
+from zml_dask.records.journal import replacing
 
 MANIFEST: Final = "record.json"
 _PIECE: Final = 1024 * 1024
@@ -48,8 +51,8 @@ def read_cached(
     """
     system, root = open_cache(cache)
     place = f"{root}/{record_id}"
-    try:
-        manifest = read_manifest(system, place)
+    with _reading(f"record {record_id} in the cache {cache!r}"):
+        manifest = _read_manifest(system, place)
         if manifest is None:
             return None
         archives = tuple(
@@ -58,15 +61,6 @@ def read_cached(
         )
         listed = tuple(Member(**row) for row in manifest["listed"])
         return FetchedRecord(manifest["origin"], archives, listed, limits, folder)
-    except FileNotFoundError as error:
-        raise RecordError(
-            "cache", f"record {record_id} lacks an archive in the cache {cache!r}; fetch it again"
-        ) from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise RecordError(
-            "cache",
-            f"record {record_id} cannot be read from the cache {cache!r} ({error}); fetch it again",
-        ) from error
 
 
 def open_cache(cache: str) -> tuple[Any, str]:
@@ -84,39 +78,51 @@ def open_cache(cache: str) -> tuple[Any, str]:
     return system, str(root).rstrip("/")
 
 
-def read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
-    """What a cache says of a record; None where it is not, or not wholly, there.
+def is_whole(system: Any, place: str) -> bool:
+    """Whether a record is in a cache, and all its files are there in their full size.
 
     Raises
     ------
     RecordError
         Where the cache cannot be read at all.
     """
+    with _reading(f"the cache at {place!r}"):
+        manifest = _read_manifest(system, place)
+        try:
+            return manifest is not None and all(
+                system.size(f"{place}/{entry['stored']}") == entry["bytes"]
+                for entry in manifest["archives"]
+            )
+        except (FileNotFoundError, KeyError, TypeError):
+            return False
+
+
+def _read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
+    """What a cache says of a record; None where it is not, or not wholly, there."""
     try:
         manifest = json.loads(system.cat_file(f"{place}/{MANIFEST}"))
-    except (FileNotFoundError, ValueError):
-        # What is no JSON was torn while it was written.
+    except ValueError:  # it was torn while it was written
         return None
-    except OSError as error:
-        raise RecordError("cache", f"the cache at {place!r} cannot be read ({error})") from error
+    except Exception as error:
+        if why_unreadable(error)[1]:
+            return None
+        raise
     return manifest if isinstance(manifest, dict) else None
 
 
-def read_whole(system: Any, place: str) -> Mapping[str, Any] | None:
-    """As `read_manifest`; also None where a file that it names is lost, or of another size."""
-    manifest = read_manifest(system, place)
-    if manifest is None:
-        return None
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raise `RecordError` for whatever cannot be read of a cache."""
     try:
-        is_whole = all(
-            system.size(f"{place}/{entry['stored']}") == entry["bytes"]
-            for entry in manifest["archives"]
-        )
-    except (FileNotFoundError, KeyError, TypeError):
-        return None
-    except OSError as error:
-        raise RecordError("cache", f"the cache at {place!r} cannot be read ({error})") from error
-    return manifest if is_whole else None
+        yield
+    except ZmlError:
+        raise
+    except (KeyError, TypeError) as error:
+        raise RecordError("cache", f"{what} has a damaged manifest; fetch it again") from error
+    except Exception as error:
+        reason, is_missing = why_unreadable(error)
+        reason = "an archive is missing" if is_missing else reason
+        raise RecordError("cache", f"{what} cannot be read: {reason}; fetch it again") from error
 
 
 def keep_in_cache(system: Any, place: str, fetched: FetchedRecord) -> None:
@@ -126,7 +132,15 @@ def keep_in_cache(system: Any, place: str, fetched: FetchedRecord) -> None:
     for number, archive in enumerate(fetched.archives):
         stored = f"{number:04d}"
         system.put_file(str(archive.path), f"{place}/{stored}")
-        entries.append(_entry(archive, stored))
+        entry = {
+            "stored": stored,
+            "name": archive.name,
+            "bytes": archive.bytes,
+            "checksum": archive.checksum,
+            "kind": archive.kind,
+            "md5": md5_of(archive.path),
+        }
+        entries.append(entry)
     manifest = {
         "origin": fetched.origin,
         "archives": entries,
@@ -134,23 +148,10 @@ def keep_in_cache(system: Any, place: str, fetched: FetchedRecord) -> None:
     }
     body = json.dumps(manifest, indent=1).encode()
     if isinstance(system, LocalFileSystem):
-        # On a file system only a rename is whole or not at all.
-        unfinished = Path(place) / f"{MANIFEST}.new"
-        unfinished.write_bytes(body)
-        unfinished.replace(Path(place) / MANIFEST)
+        with replacing(Path(place) / MANIFEST) as stream:
+            stream.write(body)
     else:
         system.pipe_file(f"{place}/{MANIFEST}", body)
-
-
-def _entry(archive: FetchedArchive, stored: str) -> dict[str, Any]:
-    return {
-        "stored": stored,
-        "name": archive.name,
-        "bytes": archive.bytes,
-        "checksum": archive.checksum,
-        "kind": archive.kind,
-        "md5": md5_of(archive.path),
-    }
 
 
 def _archive(system: Any, stored: str, entry: Mapping[str, Any], folder: Path) -> FetchedArchive:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from zml_dask.errors import NetworkError, RecordError
+from zml_dask.errors import NetworkError, RecordError, ZmlError
 from zml_dask.fetch.cache import copy_stream
 from zml_dask.fetch.fetched import FetchedArchive, FetchOptions
 from zml_dask.fetch.member import Member, MemberStatus, unread
@@ -27,6 +27,7 @@ from zml_dask.fetch.streams import (
     recognise,
 )
 from zml_dask.net.client import HttpClient
+from zml_dask.net.responses import why_unreadable
 from zml_dask.net.transfer import TransferPlan, local_disk
 from zml_dask.records.record import RecordFile
 from zml_dask.text_safety import redact_url
@@ -252,11 +253,12 @@ class FileFetcher:
         try:
             with fsspec.open(file.url, "rb") as source:
                 count, md5 = copy_stream(source, target, most)
-        except (OSError, ValueError, ImportError) as error:
+        except ZmlError:
+            raise
+        except Exception as error:
+            where, (reason, _) = redact_url(file.url), why_unreadable(error)
             raise RecordError(
-                "source",
-                f"{redact_url(file.url)} cannot be read ({type(error).__name__}); "
-                "check the catalogue",
+                "source", f"{where} cannot be read ({reason}); check the catalogue"
             ) from error
         if plan.md5 not in {None, md5}:
             raise NetworkError(

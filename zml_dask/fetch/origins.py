@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from zml_dask.errors import RecordError
-from zml_dask.fetch.cache import keep_in_cache, open_cache, read_cached, read_whole
+from zml_dask.fetch.cache import is_whole, keep_in_cache, open_cache, read_cached
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions, Origin
 from zml_dask.fetch.files import FILE_FAULTS, FetchedFiles, FileFetcher
 from zml_dask.fetch.git import GithubSource, GitLimits, find_repository, github_source, snapshot
@@ -172,7 +172,7 @@ def cache_record(
     options = FetchOptions() if options is None else options
     system, root = open_cache(cache)
     place = f"{root}/{record.record_id}"
-    if read_whole(system, place) is not None:
+    if is_whole(system, place):
         return None
     folder = scratch / f"fetch-{record.record_id}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def legacy_record(snapshot: Snapshot, record_id: int) -> LegacyRecord:
     its_own = pc.field("record_id") == record_id
     file_id = snapshot.scan("files", ["file_id"], its_own)["file_id"].to_numpy()
     files = iterate_files(snapshot, Selection.of_files(snapshot, file_id))
-    return LegacyRecord(record_id, metadata, map(_file, files))
+    return LegacyRecord(record_id, metadata, map(legacy_file, files))
 
 
 def legacy_records(
@@ -51,11 +51,12 @@ def legacy_records(
         if number != record_id:
             yield LegacyRecord(number, metadata[number], ())
             continue
-        yield LegacyRecord(number, metadata[number], map(_file, group))
+        yield LegacyRecord(number, metadata[number], map(legacy_file, group))
         record_id, group = next(by_record, (None, ()))
 
 
-def _file(found: FileImages) -> LegacyFile:
+def legacy_file(found: FileImages) -> LegacyFile:
+    """Return a file as the legacy writers take it; one that is not text is without images."""
     file = found.file
     if file.status not in ("ok", "empty"):
         return LegacyFile(file.path, file.size)

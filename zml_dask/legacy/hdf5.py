@@ -1,14 +1,12 @@
-r"""``images_<id>.h5``: a dataset a segment, ``<path>__<i>``, int64, as in 2018.
+r"""``images_<id>.h5``: one int64 dataset per segment, named ``<path>__<i>``, as in 2018.
 
-h5py's low-level interface: creating datasets the usual way costs several times
-what all the rest does. Types, spaces and property lists are shared, and ready
-chunks are stored; the file says in the standard way how they
-are made, and every HDF5 reader undoes it.
+h5py's low-level interface is used: to create datasets the usual way would cost
+several times what all the rest does. Types, spaces and property lists are shared,
+and chunks are stored ready-made; the file states their filters in the standard way,
+and every HDF5 reader undoes them.
 
-Names are ``<path>__<i>``, as in 2018, and back.
-
-The folders of a path become groups, so a path that HDF5 would read otherwise
-than it is written is told apart by escapes, which :func:`split_name` undoes:
+The folders of a path become groups. A path that HDF5 would change is therefore
+written with escapes, which :func:`split_name` undoes:
 
 =========  =========================================================================
 ``%2E``    a part that is ``.``, which HDF5 drops
@@ -31,7 +29,6 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -159,23 +156,6 @@ _NO_CHUNK_CACHE = (0, 0, 0, 0.0)
 """What h5py passes on: unused, slots, bytes, preemption. Chunks come and go whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """A group on the way to the current file."""
-
-    name: str
-    handle: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A file that waits: where its segments go, and their shapes and chunks."""
-
-    folders: list[str]
-    stem: str
-    chunks: list[tuple[tuple[int, ...], bytes]]
-
-
 class Hdf5Writer:
     """Writes one record's images to an HDF5 file; a context manager.
 
@@ -191,17 +171,19 @@ class Hdf5Writer:
         self._utf8 = h5p.create(h5p.LINK_CREATE)
         self._utf8.set_char_encoding(h5t.CSET_UTF8)
         self._root = h5g.open(self._file, b"/")
-        self._groups: list[_Group] = []
+        # Name and handle of each group on the way to the current file.
+        self._groups: list[tuple[str, Any]] = []
         self._recipes: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
         self._encoder = ChunkEncoder()
-        self._waiting: list[_Encoded] = []
+        # Of each file: its folders, stem, and the shape and bytes of its chunks.
+        self._waiting: list[tuple[list[str], str, list[tuple[tuple[int, ...], bytes]]]] = []
         self._n_waiting = 0
 
     def add(self, file: LegacyFile) -> None:
         """Write the file's segments; a file without any leaves no name in HDF5."""
         chunks = [(part.shape, self._encoder.encode(part)) for part in file.segments()]
         if chunks:
-            self._waiting.append(_Encoded(*split_path(file.path), chunks))
+            self._waiting.append((*split_path(file.path), chunks))
             self._n_waiting += len(chunks)
         if self._n_waiting >= _AT_ONCE:
             self._flush()
@@ -210,10 +192,10 @@ class Hdf5Writer:
         """Write what waits."""
         # No two threads may be within HDF5, and h5py itself sees to it only from 3.15.
         with _system_errors(self._path), phil:
-            for file in self._waiting:
-                parent = self._enter(file.folders)
-                for number, (shape, chunk) in enumerate(file.chunks):
-                    dataset = self._create(parent, f"{file.stem}__{number}", shape)
+            for folders, stem, chunks in self._waiting:
+                parent = self._enter(folders)
+                for number, (shape, chunk) in enumerate(chunks):
+                    dataset = self._create(parent, f"{stem}__{number}", shape)
                     dataset.write_direct_chunk((0, 0), chunk)
         self._waiting.clear()
         self._n_waiting = 0
@@ -221,15 +203,16 @@ class Hdf5Writer:
     def _enter(self, folders: list[str]) -> Any:
         """Return the group of `folders`. Files come in path order, so most of it is open."""
         common = 0
-        for group, folder in zip(self._groups, folders, strict=False):
-            if group.name != folder:
+        for (name, _), folder in zip(self._groups, folders, strict=False):
+            if name != folder:
                 break
             common += 1
         del self._groups[common:]
+        group = self._groups[-1][1] if self._groups else self._root
         for folder in folders[common:]:
-            parent = self._groups[-1].handle if self._groups else self._root
-            self._groups.append(_Group(folder, self._group(parent, folder)))
-        return self._groups[-1].handle if self._groups else self._root
+            group = self._group(group, folder)
+            self._groups.append((folder, group))
+        return group
 
     def _group(self, parent: Any, folder: str) -> Any:
         """Open or create the group `folder`, spelt otherwise where a segment has its name."""

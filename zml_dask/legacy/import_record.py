@@ -14,13 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.errors import RecordError, ZmlError
-from zml_dask.legacy.readers import (
-    LegacyFileError,
-    Segments,
-    read_images_hdf5,
-    read_images_pickle,
-)
-from zml_dask.legacy.sources import LegacySource, SourceDamagedError, SourceRecord
+from zml_dask.legacy.readers import Segments, read_images_hdf5, read_images_pickle
+from zml_dask.legacy.sources import LegacyFileError, LegacySource, SourceRecord
 from zml_dask.raster.images import to_text
 from zml_dask.raster.language import identify
 from zml_dask.safe_pickle import DamagedPickleError, ForbiddenPickleError, load, within
@@ -118,15 +113,14 @@ def recover_text(
         pieces.append(to_text(rows[np.newaxis], [len(rows)]).encode("utf-8", "surrogatepass"))
         n_lines += len(rows)
     notes = [
-        f"{count} {'segment' if count == 1 else 'segments'} {what}"
-        for count, what in (
-            (n_padded, f"padded with blank lines to {shape.height}"),
-            (n_tall, f"of over {shape.height} rows divided"),
+        f"{count} {kind}{'segment' if count == 1 else 'segments'} {what}"
+        for count, kind, what in (
+            (n_empty, "empty ", "left out"),
+            (n_padded, "", f"padded with blank lines to {shape.height}"),
+            (n_tall, "", f"of over {shape.height} rows divided"),
         )
         if count
     ]
-    if n_empty:
-        notes.insert(0, f"{n_empty} empty {'segment' if n_empty == 1 else 'segments'} left out")
     return RecoveredText(b"".join(pieces), n_lines, "; ".join(notes) or None)
 
 
@@ -208,7 +202,7 @@ def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None
             content = load(stream, name=record.metadata)
     except ForbiddenPickleError as error:
         raise RecordError("hostile_pickle", str(error)) from error
-    except (DamagedPickleError, SourceDamagedError):
+    except (DamagedPickleError, LegacyFileError):
         return None
     hit = content.get("hit") if isinstance(content, dict) else None
     # What is longer when it is written out than any record's JSON is no hit either.
@@ -245,13 +239,13 @@ def _images(
                 return read_images_pickle(stream, name=record.pickle, on_array=compact).items()
         except ForbiddenPickleError as error:
             raise RecordError("hostile_pickle", str(error)) from error
-        except (DamagedPickleError, LegacyFileError, SourceDamagedError) as error:
+        except (DamagedPickleError, LegacyFileError) as error:
             complaints.append(str(error))
     if record.hdf5 is not None:
         try:
             with _opened(source, record.hdf5) as stream:
                 return list(_compact(stream, record.hdf5, scratch))
-        except (LegacyFileError, SourceDamagedError) as error:
+        except LegacyFileError as error:
             complaints.append(str(error))
     raise RecordError(
         "damaged_legacy",

@@ -12,7 +12,7 @@ import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,12 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import legacy_record
+from zml_dask.legacy.committed import legacy_file, legacy_record
 from zml_dask.legacy.export import legacy_paths
 from zml_dask.legacy.readers import Segments, read_images_pickle
-from zml_dask.legacy.record import SEGMENT_DTYPE
+from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyFile
 from zml_dask.query.dataset import Dataset, open_dataset
-from zml_dask.query.selection import image_lines
 from zml_dask.store.layout import DATASET_JSON, LEGACY, extension_of
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
@@ -158,35 +157,24 @@ def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator
 
 def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
     """Yield path and int64 segments of every file of a pickle, a dataset or a view of one."""
+    files: Iterable[LegacyFile]
     if not isinstance(image_pkl, str | os.PathLike):
-        yield from _of_view(image_pkl)
-        return
-    path = os.fspath(image_pkl)
-    if Path(path).is_file():
-        with Path(path).open("rb") as stream:
-            yield from read_images_pickle(stream, name=path).items()
-        return
-    if _is_dataset(path):
-        yield from _of_view(open_dataset(path))
-        return
-    found = _IN_DATASET.fullmatch(path)
-    if found is None or not _is_dataset(found["dataset"]):
-        raise UsageError(f"there is no pickle and no dataset {path!r}")
-    for file in legacy_record(Snapshot.open(found["dataset"]), int(found["id"])).files:
+        files = map(legacy_file, image_pkl)
+    else:
+        path = os.fspath(image_pkl)
+        if Path(path).is_file():
+            with Path(path).open("rb") as stream:
+                yield from read_images_pickle(stream, name=path).items()
+            return
+        found = _IN_DATASET.fullmatch(path)
+        if _is_dataset(path):
+            files = map(legacy_file, open_dataset(path))
+        elif found is not None and _is_dataset(found["dataset"]):
+            files = legacy_record(Snapshot.open(found["dataset"]), int(found["id"])).files
+        else:
+            raise UsageError(f"there is no pickle and no dataset {path!r}")
+    for file in files:
         yield file.path, [segment.astype(SEGMENT_DTYPE) for segment in file.segments()]
-
-
-def _of_view(dataset: Dataset) -> Iterator[tuple[str, Segments]]:
-    for view in dataset:
-        total = np.full(view.segment.shape, view.file.n_lines, np.int64)
-        n_lines = image_lines(total, view.segment, view.images.shape[1])
-        yield (
-            view.file.path,
-            [
-                image[:lines].astype(SEGMENT_DTYPE)
-                for image, lines in zip(view.images, n_lines.tolist(), strict=True)
-            ],
-        )
 
 
 def _is_dataset(path: str | os.PathLike[str]) -> bool:

@@ -11,8 +11,8 @@ import numpy as np
 from h5py import h5d, h5g, h5l, h5o, h5s, h5t
 from numpy.typing import NDArray
 
-from zml_dask.errors import ZmlError
 from zml_dask.legacy.hdf5 import split_name
+from zml_dask.legacy.sources import LegacyFileError
 from zml_dask.safe_pickle import ArrayHook, load
 
 Segments: TypeAlias = list[NDArray[Any]]
@@ -22,10 +22,6 @@ _MAX_PIXELS = 2 * 100_000 * 80
 """More than a file of 2018 has: under 100,000 bytes, a row has at least one of them,
 and the last line may stand there once more, one row per character. Also what a pickle may
 show of arrays that it has shown before."""
-
-
-class LegacyFileError(ZmlError):
-    """A file is not one of the legacy (2018) dataset."""
 
 
 def read_images_pickle(

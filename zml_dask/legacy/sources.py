@@ -13,7 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +24,8 @@ _ID = re.compile(r"[0-9]{1,18}")
 _OF_BAD_OFFSETS = (None, errno.EINVAL, errno.EOVERFLOW)
 
 
-class SourceDamagedError(ZmlError):
-    """The squashfs image cannot be read."""
+class LegacyFileError(ZmlError):
+    """A file is not one of the legacy (2018) dataset, or cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,15 @@ class SourceRecord:
 
 
 class LegacySource(ABC):
-    """A dataset of 2018; can be pickled."""
+    """A dataset of 2018; can be pickled.
 
-    path: Path
+    Parameters
+    ----------
+    path : pathlib.Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     @abstractmethod
     def files(self) -> Iterator[tuple[str, int]]:
@@ -60,9 +66,8 @@ class LegacySource(ABC):
     def open(self, path: str) -> IO[bytes]:
         """Open a file; a stream that is read once, from front to back."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of what reading opened."""
+    def close(self) -> None:  # noqa: B027 - a folder is not opened
+        """Close what reading has opened."""
 
     def records(self) -> list[SourceRecord]:
         """List the records, ascending.
@@ -78,10 +83,13 @@ class LegacySource(ABC):
             if kind is not None:
                 kinds = folders.setdefault(int(number), {}).setdefault(folder, {})
                 kinds[kind] = (path, size)
-        return [
-            _record(record_id, folders[record_id][min(folders[record_id])])
-            for record_id in sorted(folders)
-        ]
+        records = []
+        for record_id in sorted(folders):
+            kinds = folders[record_id][min(folders[record_id])]
+            paths = {kind: path for kind, (path, _) in kinds.items()}
+            size = sum(size for _, size in kinds.values())
+            records.append(SourceRecord(record_id, **paths, size=size))
+        return records
 
 
 _KINDS = {
@@ -91,16 +99,8 @@ _KINDS = {
 }
 
 
-def _record(record_id: int, kinds: dict[str, tuple[str, int]]) -> SourceRecord:
-    paths = {kind: path for kind, (path, _) in kinds.items()}
-    return SourceRecord(record_id, **paths, size=sum(size for _, size in kinds.values()))
-
-
-@dataclass(frozen=True)
 class FolderSource(LegacySource):
     """A folder with one folder per record; a mounted image, say."""
-
-    path: Path
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file; symbolic links are not followed."""
@@ -115,27 +115,24 @@ class FolderSource(LegacySource):
         """Open a file."""
         return (self.path / path).open("rb")
 
-    def close(self) -> None:
-        """Do nothing: a folder is not opened."""
 
-
-@dataclass(frozen=True)
 class SquashfsSource(LegacySource):
     """A squashfs image."""
 
-    path: Path
-    _opened: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._opened: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_opened": {}}
+    def __reduce__(self) -> Any:
+        return SquashfsSource, (self.path,)
 
     def _image(self) -> Any:
-        if "image" not in self._opened:
+        if self._opened is None:
             from PySquashfsImage import SquashFsImage
 
             with self._errors():
-                self._opened["image"] = SquashFsImage.from_file(str(self.path))
-        return self._opened["image"]
+                self._opened = SquashFsImage.from_file(str(self.path))
+        return self._opened
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -146,7 +143,7 @@ class SquashfsSource(LegacySource):
         except Exception as error:  # PySquashfsImage raises whatever a bad image leads to
             if isinstance(error, OSError) and error.errno not in _OF_BAD_OFFSETS:
                 raise  # the disk's, which may give the bytes another time
-            raise SourceDamagedError(
+            raise LegacyFileError(
                 f"{self.path} cannot be read as squashfs: {type(error).__name__}: {error}"
             ) from error
 
@@ -162,19 +159,20 @@ class SquashfsSource(LegacySource):
 
         Raises
         ------
-        SourceDamagedError
+        LegacyFileError
             If it is not there, or cannot be read.
         """
         with self._errors():
             file = self._image().select(f"/{path}")
         if file is None:
-            raise SourceDamagedError(f"{self.path} holds no {path}")
+            raise LegacyFileError(f"{self.path} holds no {path}")
         return io.BufferedReader(_BlockStream(file.iter_bytes(), self))
 
     def close(self) -> None:
         """Close the image."""
-        if "image" in self._opened:
-            self._opened.pop("image").close()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
 
 class _BlockStream(io.RawIOBase):

@@ -1,4 +1,4 @@
-"""Legacy files beside a dataset, held to the dataset they were made from.
+"""Legacy files beside a dataset, compared with the dataset that they were made from.
 
 An export has no checksum of its own and needs none: it follows from the dataset,
 so it is simply made again and compared. HDF5 leaves open how its content is laid
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import get_args
@@ -19,8 +18,9 @@ import numpy as np
 
 from zml_dask.legacy.committed import legacy_record
 from zml_dask.legacy.export import export_record, legacy_paths
-from zml_dask.legacy.readers import LegacyFileError, Segments, read_images_hdf5
+from zml_dask.legacy.readers import Segments, read_images_hdf5
 from zml_dask.legacy.record import LegacyFormat
+from zml_dask.legacy.sources import LegacyFileError
 from zml_dask.store.layout import LEGACY
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
@@ -56,9 +56,13 @@ def verify_exports(
     known = {str(number) for number in snapshot.scan("records", ["record_id"])["record_id"]}
     for name in sorted(found):
         if name not in known:
-            report.notes.append(f"{LEGACY}/{name} is of no record that is to be seen")
+            report.notes.append(f"{LEGACY}/{name} belongs to no visible record")
             continue
-        formats = _formats_of(int(name), found[name])
+        formats: list[LegacyFormat] = [
+            each
+            for each in get_args(LegacyFormat)
+            if legacy_paths(int(name), [each], LEGACY)[each] in found[name]
+        ]
         with tempfile.TemporaryDirectory(prefix="zml-exports-", dir=scratch) as folder:
             made = Storage.open(folder)
             record = legacy_record(snapshot, int(name))
@@ -71,17 +75,6 @@ def verify_exports(
                 if not made.exists(path)
             ]
     return report
-
-
-def _formats_of(record_id: int, paths: list[str]) -> tuple[LegacyFormat, ...]:
-    """Which formats a record was exported in, by the files there are."""
-
-    def wanted() -> Iterator[LegacyFormat]:
-        for name in get_args(LegacyFormat):
-            if legacy_paths(record_id, [name], LEGACY)[name] in paths:
-                yield name
-
-    return tuple(wanted())
 
 
 def _compare(report: Report, dataset: Storage, made: Storage, path: str, *, repair: bool) -> None:

@@ -1,8 +1,8 @@
-"""The HTTP client: it waits its turn, retries what is transient, and names what is not.
+"""The HTTP client: it asks the throttle, retries transient errors, and raises permanent ones.
 
-Built on `requests`, whose redirects are switched off and followed here, one
-checked step at a time, and whose retries are not used: ours have to ask the
-shared throttle before every attempt, and resume a body where it broke off.
+It is built on `requests`. Redirects are followed here, one checked step at a time.
+The retries of `requests` are not used: ours ask the shared throttle before every
+attempt, and resume a body where it broke off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
-from typing import Final, NoReturn, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -31,15 +31,12 @@ from zml_dask.net.responses import (
     JsonAnswer,
     connect_error,
     error_of,
-    is_transient,
     read_bounded,
 )
 from zml_dask.net.throttle import (
     LONGEST_PAUSE,
-    SEARCH,
     LocalThrottle,
     Throttle,
-    bucket_of,
     host_of,
     retry_after,
 )
@@ -69,7 +66,7 @@ T = TypeVar("T")
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
 _REDACTED: Final = "***"
 _PART: Final = 206
-_UNSATISFIABLE: Final = 416
+_GOOD_PARTS: Final = OK | {_PART, 416}
 _ERA: Final = 1e10
 """Seconds; an instant further off has no date."""
 # An unreachable server is reported within five seconds of the first attempt.
@@ -77,17 +74,17 @@ _FIRST_CONNECT_TIMEOUT: Final = 3.0
 
 
 @dataclass(slots=True)
-class _RetryState:
-    """Counts the failures of one request, and says when it is enough.
+class _Request:
+    """A request with all its attempts: what is asked, what has failed, and when it is enough.
 
     Attributes
     ----------
-    url : str
-    options : HttpOptions
     on_retry : callable or None
         Takes a line that says what failed, before each pause.
-    requests : int
-        Sent so far, redirects included.
+    good : frozenset of int
+        Statuses of answers whose body is read.
+    sent : int
+        Requests so far, redirects included.
     retry_after : float
         Seconds that the server asked us to wait, with its last transient error.
     failures : int
@@ -97,7 +94,10 @@ class _RetryState:
     url: str
     options: HttpOptions
     on_retry: Callable[[str], None] | None = None
-    requests: int = 0
+    params: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = None
+    good: frozenset[int] = OK
+    sent: int = 0
     retry_after: float = 0.0
     failures: int = 0
     _deadline: float = field(init=False)
@@ -217,14 +217,15 @@ class HttpClient:
         Raises
         ------
         NetworkError
-            One of its types by what went wrong; a 500 to a search is a
-            `NetworkError`.
+            Its kind says what went wrong; of a 500 to a search it is "bad_query".
         """
-        state = self._new_state(url)
+        request = self._request(url, params=params)
 
         def read(response: requests.Response) -> JsonAnswer | NetworkError:
             limit = self.options.max_json_bytes
-            body = self._redact_bytes(read_bounded(response, url, limit, state.check_deadline))
+            body = read_bounded(response, url, limit, request.check_deadline)
+            if self._token is not None:
+                body = body.replace(self._token.value.encode(), _REDACTED.encode())
             try:
                 payload = json.loads(body)
             except (ValueError, RecursionError):
@@ -232,9 +233,9 @@ class HttpClient:
                 return NetworkError(
                     "bad_answer", f"{redact_url(url)} answers something that is not JSON"
                 )
-            return JsonAnswer(payload, dict(response.headers), response.status_code)
+            return JsonAnswer(payload, response.headers)
 
-        return self._get(state, OK, read, params=params)
+        return self._get(request, read)
 
     def read_range(self, url: str, start: int, stop: int) -> bytes:
         """Bytes ``[start, stop)`` of a file; fewer where it ends before.
@@ -245,7 +246,8 @@ class HttpClient:
             Of the kind "range_unsupported" where the server answers with the whole file
             (whose body is not read); of another by what went wrong.
         """
-        state = self._new_state(url)
+        headers = _AS_IT_IS | {"Range": f"bytes={start}-{stop - 1}"}
+        request = self._request(url, headers=headers, good=_GOOD_PARTS)
 
         def read(response: requests.Response) -> bytes:
             part, status = content_range(response), response.status_code
@@ -256,13 +258,12 @@ class HttpClient:
                     f"{redact_url(url)} answers {status} to a request for a part of it",
                 )
             length = part[1] - start + 1
-            body = read_bounded(response, url, length, state.check_deadline)
+            body = read_bounded(response, url, length, request.check_deadline)
             if len(body) != length:
                 raise requests.ConnectionError("short part")
             return body
 
-        headers = _AS_IT_IS | {"Range": f"bytes={start}-{stop - 1}"}
-        return self._get(state, OK | {_PART, _UNSATISFIABLE}, read, headers=headers)
+        return self._get(request, read)
 
     def download(
         self,
@@ -302,22 +303,20 @@ class HttpClient:
         Raises
         ------
         NetworkError
-            One of its types by what went wrong.
+            Its kind says what went wrong.
         """
         plan = TransferPlan(url, target, max_bytes, checksum, size, keep_partial, wanted)
-        state = self._new_state(url)
+        request = self._request(url, good=_GOOD_PARTS)
         with Transfer(plan) as transfer:
             transfer.accept_if_complete()
             while not transfer.finished:
+                request.headers = _AS_IT_IS | transfer.headers()
                 failure = self._attempt(
-                    state,
-                    OK | {_PART, _UNSATISFIABLE},
-                    lambda response: transfer.receive(response, state.check_deadline),
-                    headers=_AS_IT_IS | transfer.headers(),
+                    request, lambda response: transfer.receive(response, request.check_deadline)
                 )
                 if failure is not None and not transfer.accept_if_complete():
-                    state.record_failure(failure, progressed=transfer.progressed())
-            return transfer.result(state.requests)
+                    request.record_failure(failure, progressed=transfer.progressed())
+            return transfer.result(request.sent)
 
     def resolve_redirects(self, url: str) -> str:
         """Return where the redirects of a URL end, each of them checked; the body is not read.
@@ -326,7 +325,7 @@ class HttpClient:
         ------
         NetworkError
         """
-        return self._get(self._new_state(url), OK, lambda response: response.url)
+        return self._get(self._request(url), lambda response: response.url)
 
     def await_turn(self, url: str) -> None:
         """Ask the throttle for a request that somebody else (git) will send."""
@@ -340,22 +339,10 @@ class HttpClient:
                 text = text.replace(secret, _REDACTED)
         return text or ""
 
-    def _redact_bytes(self, body: bytes) -> bytes:
-        token = self._token
-        return body if token is None else body.replace(token.value.encode(), _REDACTED.encode())
+    def _request(self, url: str, **asked: Any) -> _Request:
+        return _Request(url, self.options, self._on_retry, **asked)
 
-    def _new_state(self, url: str) -> _RetryState:
-        return _RetryState(url, self.options, self._on_retry)
-
-    def _get(
-        self,
-        state: _RetryState,
-        good: frozenset[int],
-        read: Callable[[requests.Response], T | NetworkError],
-        *,
-        params: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> T:
+    def _get(self, request: _Request, read: Callable[[requests.Response], T | NetworkError]) -> T:
         """Try until `read` has made something of a response."""
         results: list[T] = []
 
@@ -367,57 +354,33 @@ class HttpClient:
             return None
 
         while not results:
-            failure = self._attempt(state, good, take, params=params, headers=headers)
+            failure = self._attempt(request, take)
             if failure is not None:
-                state.record_failure(failure)
+                request.record_failure(failure)
         return results[0]
 
     def _attempt(
-        self,
-        state: _RetryState,
-        good: frozenset[int],
-        take: Callable[[requests.Response], NetworkError | None],
-        *,
-        params: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, request: _Request, take: Callable[[requests.Response], NetworkError | None]
     ) -> NetworkError | None:
-        """Send a request once and have its response taken.
+        """Send a request once; return None, or a transient error; raise a permanent one.
 
-        Parameters
-        ----------
-        state : _RetryState
-        good : frozenset of int
-            Statuses whose responses are taken.
-        take : callable
-            Given such a response; returns None, or the transient error in it.
-        params, headers : mapping, optional
-
-        Returns
-        -------
-        NetworkError or None
-            A transient error.
-
-        Raises
-        ------
-        NetworkError
-            A permanent one.
+        `take` is given a response with one of the good statuses, and returns None or the
+        transient error in it.
         """
-        url = state.url
-        is_search = bucket_of(url) == SEARCH
         try:
-            with self._open(state, params, headers) as response:
-                if response.status_code in good:
+            with self._open(request) as response:
+                if response.status_code in request.good:
                     return take(response)
-                failure = error_of(response, url, is_search=is_search, redact=self._redact)
-                if not is_transient(response, is_search=is_search):
+                failure, is_transient = error_of(response, request.url, self._redact)
+                if not is_transient:
                     raise failure
-                state.retry_after = retry_after(_lower(response.headers)) or 0.0
-                if state.retry_after <= LONGEST_PAUSE:
+                request.retry_after = retry_after(response.headers) or 0.0
+                if request.retry_after <= LONGEST_PAUSE:
                     return failure
-                self._refuse(response.url, state.retry_after, failure)
+                self._refuse(response.url, request.retry_after, failure)
         except BROKEN_CONNECTION as error:
-            failure, transient = connect_error(url, error)
-            if transient:
+            failure, is_transient = connect_error(request.url, error)
+            if is_transient:
                 return failure
         raise failure
 
@@ -437,21 +400,16 @@ class HttpClient:
         raise NetworkError(failure.kind, message)
 
     @contextmanager
-    def _open(
-        self,
-        state: _RetryState,
-        params: Mapping[str, str] | None,
-        headers: Mapping[str, str] | None,
-    ) -> Iterator[requests.Response]:
+    def _open(self, request: _Request) -> Iterator[requests.Response]:
         """Send a request and follow where it leads, one checked step at a time."""
-        url = check_url(state.url)
-        hop = Hop(state.check_deadline)
+        url, params = check_url(request.url), request.params
+        hop = Hop(request.check_deadline)
         # Some servers redirect until their cookie comes back. It goes to that very server, and
         # lives for this request alone.
         jars = defaultdict[str, RequestsCookieJar](RequestsCookieJar)
         for _ in range(MOST_REDIRECTS + 1):
             cookies = jars[host_of(url)]
-            with self._send(url, state, hop, params, headers, cookies) as response:
+            with self._send(url, params, request, hop, cookies) as response:
                 if response.status_code not in REDIRECTS:
                     yield response
                     return
@@ -461,41 +419,44 @@ class HttpClient:
                 from_inside = None if hop.peer is None else not is_public(hop.peer)
                 target = redirected(url, self._redact(location), from_inside=from_inside)
                 if from_inside is None and not is_private_host(urlsplit(url).hostname):
-                    _check_target(target)
-                hop = Hop(state.check_deadline, public_only=from_inside is False)
+                    # Its addresses too, where a proxy will connect to it. Without a resolver of
+                    # our own the proxy's has to do.
+                    parts = urlsplit(target)
+                    with suppress(OSError, UnicodeError):
+                        resolve(parts.hostname or "", parts.port or 0, public_only=True)
+                hop = Hop(request.check_deadline, public_only=from_inside is False)
                 url, params = target, None
         raise NetworkError(
-            "bad_redirect", f"{redact_url(state.url)} redirects more than {MOST_REDIRECTS} times"
+            "bad_redirect", f"{redact_url(request.url)} redirects more than {MOST_REDIRECTS} times"
         )
 
     def _send(
         self,
         url: str,
-        state: _RetryState,
-        hop: Hop,
         params: Mapping[str, str] | None,
-        headers: Mapping[str, str] | None,
+        request: _Request,
+        hop: Hop,
         cookies: RequestsCookieJar,
     ) -> requests.Response:
         until, kind, message = self._refusals.get(host_of(url), (0.0, "", ""))
         if time.monotonic() < until:
             raise NetworkError(kind, message)
-        state.extend_deadline(self._throttle.acquire(url))
-        state.requests += 1
+        request.extend_deadline(self._throttle.acquire(url))
+        request.sent += 1
         with self._count_lock:
             self.requests_sent += 1
         status = 0
         seen: Mapping[str, str] = {}
         sent = time.monotonic()
         connect_timeout = self.options.connect_timeout
-        if not state.failures:
+        if not request.failures:
             connect_timeout = min(connect_timeout, _FIRST_CONNECT_TIMEOUT)
         try:
             with travelling(hop):
                 response = self._session.get(
                     url,
                     params=params,
-                    headers=headers,
+                    headers=request.headers,
                     cookies=cookies,
                     stream=True,
                     allow_redirects=False,
@@ -506,20 +467,3 @@ class HttpClient:
         finally:
             self._throttle.report(url, status, seen, time.monotonic() - sent)
         return response
-
-
-def _check_target(url: str) -> None:
-    """Refuse a redirect whose host has private addresses only, where a proxy will connect to it.
-
-    Raises
-    ------
-    NetworkError
-    """
-    parts = urlsplit(url)
-    # Without a resolver of our own the proxy's has to do.
-    with suppress(OSError, UnicodeError):
-        resolve(parts.hostname or "", parts.port or 0, public_only=True)
-
-
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}

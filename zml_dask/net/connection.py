@@ -16,7 +16,7 @@ import io
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -268,45 +268,31 @@ class _Direct(_Timed):
         super().request(*args, **options)  # type: ignore[misc]
 
 
-class _HttpConnection(_Direct, HTTPConnection):
-    pass
+def _pools(
+    mixin: type, connections: Mapping[str, type], pools: Mapping[str, type[HTTPConnectionPool]]
+) -> dict[str, type[HTTPConnectionPool]]:
+    """Make pools by scheme, of connections that derive from `mixin` first."""
+    made = {}
+    for scheme, pool in pools.items():
+        connection = type(connections[scheme].__name__, (mixin, connections[scheme]), {})
+        made[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": connection})
+    return made
 
 
-class _HttpsConnection(_Direct, HTTPSConnection):
-    pass
-
-
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _HttpConnection
-
-
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _HttpsConnection
-
-
-_POOLS: Final = {"http": _HttpPool, "https": _HttpsPool}
+_POOLS: Final = _pools(
+    _Direct,
+    {"http": HTTPConnection, "https": HTTPSConnection},
+    {"http": HTTPConnectionPool, "https": HTTPSConnectionPool},
+)
 
 
 @cache
 def _socks_pools() -> dict[str, type[HTTPConnectionPool]]:
     """Pools of connections by way of a SOCKS proxy; importable only with PySocks."""
-    from urllib3.contrib.socks import (
-        SOCKSConnection,
-        SOCKSHTTPConnectionPool,
-        SOCKSHTTPSConnection,
-        SOCKSHTTPSConnectionPool,
+    from urllib3.contrib import socks
+
+    return _pools(
+        _Timed,
+        {"http": socks.SOCKSConnection, "https": socks.SOCKSHTTPSConnection},
+        {"http": socks.SOCKSHTTPConnectionPool, "https": socks.SOCKSHTTPSConnectionPool},
     )
-
-    class Plain(_Timed, SOCKSConnection):
-        pass
-
-    class Encrypted(_Timed, SOCKSHTTPSConnection):
-        pass
-
-    class PlainPool(SOCKSHTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class EncryptedPool(SOCKSHTTPSConnectionPool):
-        ConnectionCls = Encrypted
-
-    return {"http": PlainPool, "https": EncryptedPool}

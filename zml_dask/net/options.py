@@ -84,9 +84,6 @@ class Token:
     value: str = field(repr=False)
     host: str
 
-    def __str__(self) -> str:
-        return repr(self)
-
     @classmethod
     def load(cls, path: Path | None, api_url: str) -> Token | None:
         """Token from a file, else from ``ZENODO_TOKEN``, for the host of `api_url`.

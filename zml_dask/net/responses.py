@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import requests
 import urllib3
+from aiohttp import ClientConnectionError, ClientResponseError
 
 from zml_dask.errors import NetworkError
+from zml_dask.net.throttle import SEARCH, bucket_of
 from zml_dask.text_safety import escape_text, redact_url
 
 OK: Final = frozenset({200, 203})
@@ -48,17 +50,16 @@ _CERTIFICATE_OF_ANOTHER_HOST: Final = frozenset({62, 64})
 
 @dataclass(frozen=True, slots=True)
 class JsonAnswer:
-    """A JSON body and what came with it."""
+    """A JSON body and the headers of its response, by names in any case."""
 
     payload: Any
     headers: Mapping[str, str]
-    status: int
 
 
 def error_of(
-    response: requests.Response, url: str, *, is_search: bool, redact: Callable[[str], str]
-) -> NetworkError:
-    """Return the error that a response without the wanted content stands for.
+    response: requests.Response, url: str, redact: Callable[[str], str]
+) -> tuple[NetworkError, bool]:
+    """Describe a response without the wanted content.
 
     A 403 with a page of HTML refuses the client; with JSON, the file. A 500 to a
     search is Zenodo's way of rejecting the query's syntax.
@@ -68,47 +69,44 @@ def error_of(
     response : requests.Response
     url : str
         What was asked for.
-    is_search : bool
     redact : callable
         Strikes secrets out of what the server says.
+
+    Returns
+    -------
+    error : NetworkError
+    transient : bool
+        Whether trying again may help.
     """
-    status = response.status_code
+    status, headers = response.status_code, response.headers
     message, is_page = _message_of(response, redact)
     where = f"{redact_url(url)} answers {status}{message}"
-    if status == 429 or (status == 403 and response.headers.get("X-RateLimit-Remaining") == "0"):
+    if status == 429 or (status == 403 and headers.get("X-RateLimit-Remaining") == "0"):
         return NetworkError(
             "rate_limited", f"{where}, however long we wait; use fewer workers or try later"
-        )
-    if status in {401, 403, 451}:
-        if is_page or "traffic" in message:
-            return NetworkError(
-                "blocked", f"{where}: the server blocks this client; pause, and name a contact"
-            )
-        return NetworkError("forbidden", f"{where}: the file is not public; a token may open it")
-    if status == 404:
-        return NetworkError("not_found", f"{where}: there is no such record or file")
-    if status == 410:
-        return NetworkError("gone", f"{where}: the record was withdrawn")
-    if status == 500 and is_search:
+        ), True
+    if status == 500 and bucket_of(url) == SEARCH:
         return NetworkError(
             "bad_query", f"{where}; that means a query that the server cannot parse: check it"
-        )
-    if status >= 500 or status in TRANSIENT - {204, 205}:
-        return NetworkError("server_error", f"{where}; try later")
-    if status < 400:
-        return NetworkError("bad_answer", f"{where}, without the content that was asked for")
-    return NetworkError("bad_request", f"{where}: the request is not accepted")
-
-
-def is_transient(response: requests.Response, *, is_search: bool) -> bool:
-    """Tell whether trying again may help."""
-    status = response.status_code
-    if status == 500 and is_search:
-        return False
-    if status == 403 and response.headers.get("X-RateLimit-Remaining") == "0":
-        return True
-    asks_to_retry = "Retry-After" in response.headers and status >= 400 and status not in FINAL
-    return status >= 500 or status in TRANSIENT or asks_to_retry
+        ), False
+    asks_to_retry = "Retry-After" in headers and status >= 400 and status not in FINAL
+    transient = status >= 500 or status in TRANSIENT or asks_to_retry
+    if status in {401, 403, 451}:
+        if is_page or "traffic" in message:
+            kind, advice = "blocked", ": the server blocks this client; pause, and name a contact"
+        else:
+            kind, advice = "forbidden", ": the file is not public; a token may open it"
+    elif status == 404:
+        kind, advice = "not_found", ": there is no such record or file"
+    elif status == 410:
+        kind, advice = "gone", ": the record was withdrawn"
+    elif status >= 500 or status in TRANSIENT - {204, 205}:
+        kind, advice = "server_error", "; try later"
+    elif status < 400:
+        kind, advice = "bad_answer", ", without the content that was asked for"
+    else:
+        kind, advice = "bad_request", ": the request is not accepted"
+    return NetworkError(kind, where + advice), transient
 
 
 def connect_error(url: str, cause: BaseException) -> tuple[NetworkError, bool]:
@@ -138,6 +136,30 @@ def connect_error(url: str, cause: BaseException) -> tuple[NetworkError, bool]:
     return NetworkError(
         "connection", f"{where} cannot be read ({reason}); check the network, or try later"
     ), True
+
+
+def why_unreadable(error: Exception) -> tuple[str, bool]:
+    """Say why fsspec could not read something, and whether that is because it is not there.
+
+    fsspec raises whatever the client of a kind of storage raises; over HTTP, also
+    `FileNotFoundError` for whatever went wrong.
+
+    Raises
+    ------
+    Exception
+        `error` itself, if it is a mistake of this package.
+    """
+    causes = list(_causes(error))
+    status = next((each.status for each in causes if isinstance(each, ClientResponseError)), None)
+    if status is not None:
+        return f"the server answers {status}", status in {404, 410}
+    if any(isinstance(each, ClientConnectionError) for each in causes):
+        return f"{_reason(causes)}; check the network, or try later", False
+    is_of_a_client = type(error).__module__ != "builtins"
+    if not isinstance(error, OSError | ValueError | ImportError) and not is_of_a_client:
+        raise error
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or str(error) or type(error).__name__, isinstance(error, FileNotFoundError)
 
 
 def read_bounded(
@@ -255,9 +277,7 @@ def _reason(causes: list[BaseException]) -> str:
             return "its name has no address"
         if isinstance(each, ConnectionRefusedError):
             return "connection refused"
-        if isinstance(each, urllib3.exceptions.ReadTimeoutError):
-            return "no answer in time"
-        if isinstance(each, TimeoutError):
+        if isinstance(each, urllib3.exceptions.ReadTimeoutError | TimeoutError):
             return "no answer in time"
         if isinstance(each, ConnectionResetError):
             return "connection reset"

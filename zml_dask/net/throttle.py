@@ -318,7 +318,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     Parameters
     ----------
     headers : mapping
-        Looked up as ``retry-after`` and ``date``.
+        With names in lower case, or in any.
 
     Examples
     --------

@@ -14,6 +14,7 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from zml_dask.arguments import checked
 from zml_dask.errors import UsageError, ZmlError
+from zml_dask.net.responses import why_unreadable
 from zml_dask.records.journal import (
     HarvestOptions,
     HarvestState,
@@ -66,7 +68,7 @@ __all__ = [
 _BOM: Final = b"\xef\xbb\xbf"
 # What the values of a records.pkl may come to when they are written out: a pickle holds each
 # once, and may name it as often as it likes.
-_LEAST_UNPICKLED: Final = 64 << 20
+_LEAST_UNPICKLED: Final = 1 << 20
 _MOST_UNPICKLED: Final = 64
 _SPACE: Final = re.compile(r"[ \t\r\n\ufeff]*")
 
@@ -129,12 +131,10 @@ class Catalogue:
             If a pickle holds more than plain containers.
         """
         name = str(path)
-        head = _head(name, len(PARQUET_MAGIC))
+        head = _head(name)
         if head == PARQUET_MAGIC:
-            try:
+            with _reading(name):
                 index = read_parquet_index(name)
-            except (OSError, ValueError) as error:
-                raise UsageError(f"the catalogue {name} cannot be read: {error}") from error
             return cls._made(name, index.rows, set(index.roots), index.harvest, api_url)
         if head[:1] == b"\x80" or name.endswith((".pkl", ".pickle")):
             if into is None:
@@ -185,7 +185,7 @@ class Catalogue:
     def hits(self) -> Iterator[bytes]:
         """Yield the JSON of every record, in the order of the file; in bounded memory."""
         order = np.argsort(self.refs.offsets, kind="stable").tolist()
-        if _head(self.path, len(PARQUET_MAGIC)) == PARQUET_MAGIC:
+        if _head(self.path) == PARQUET_MAGIC:
             read = _reader(self.path)
             for position in order:
                 yield read(self.refs[position])
@@ -270,10 +270,8 @@ def read_record(
     RecordParseError
         If the record is nested too deeply to be read here.
     """
-    try:
+    with _reading(path):
         line = _reader(path)(ref)
-    except (OSError, ValueError, ImportError) as error:
-        raise UsageError(f"the catalogue {path} cannot be read: {error}") from error
     try:
         hit = json.loads(line)
         if record_id_of(hit) == ref.record_id:
@@ -349,16 +347,29 @@ def _parquet_hits(path: str, _version: str) -> ParquetHits:
     return ParquetHits(path)
 
 
-def _head(name: str, count: int) -> bytes:
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Say that a catalogue cannot be read, and why.
+
+    Raises
+    ------
+    UsageError
+    """
     try:
-        with fsspec.open(name, "rb") as stream:
-            head: bytes = stream.read(count)
-    except FileNotFoundError:
-        raise UsageError(
-            f"there is no catalogue {name}: make one with 'zml-dask harvest {name}'"
-        ) from None
-    except (OSError, ValueError, ImportError) as error:
-        raise UsageError(f"the catalogue {name} cannot be read: {error}") from error
+        yield
+    except ZmlError:
+        raise
+    except Exception as error:
+        reason, is_missing = why_unreadable(error)
+        if not is_missing:
+            raise UsageError(f"the catalogue {name} cannot be read: {reason}") from error
+        advice = "" if "://" in name else f": make one with 'zml-dask harvest {name}'"
+        raise UsageError(f"there is no catalogue {name}{advice}") from None
+
+
+def _head(name: str) -> bytes:
+    with _reading(name), fsspec.open(name, "rb") as stream:
+        head: bytes = stream.read(len(PARQUET_MAGIC))
     return head
 
 
@@ -366,9 +377,14 @@ def _harvest_of(name: str) -> HarvestState | None:
     sidecar = state_path(name)
     try:
         with fsspec.open(sidecar, "rb") as stream:
-            return HarvestState.from_json(stream.read(), sidecar)
-    except FileNotFoundError:
-        return None
+            content = stream.read()
+    except Exception as error:
+        # Where nobody may list, a server refuses what is not there.
+        reason, is_missing = why_unreadable(error)
+        if is_missing or isinstance(error, PermissionError) or reason.endswith((" 401", " 403")):
+            return None
+        raise UsageError(f"{sidecar} cannot be read: {reason}") from error
+    return HarvestState.from_json(content, sidecar)
 
 
 class _Rows:
@@ -394,7 +410,7 @@ class _Rows:
 
 def _index(name: str, harvest: HarvestState | None) -> tuple[NDArray[np.int64], set[str]]:
     """Index JSON Lines, or else whatever JSON it is; also the servers that its records name."""
-    with fsspec.open(name, "rb") as stream:
+    with _reading(name), fsspec.open(name, "rb") as stream:
         rows = _index_lines(stream, name, harvest)
         if rows is None:
             stream.seek(0)

@@ -230,9 +230,8 @@ def updated_hits(
 
 
 def _clock(headers: Mapping[str, str]) -> datetime:
-    date_header = {name.lower(): value for name, value in headers.items()}.get("date", "")
     try:
-        return parsedate_to_datetime(date_header).astimezone(UTC)
+        return parsedate_to_datetime(headers.get("Date", "")).astimezone(UTC)
     except ValueError:
         return datetime.now(UTC)
 
