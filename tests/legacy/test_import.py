@@ -271,7 +271,7 @@ def test_a_lack_of_memory_is_not_the_record_s_fault(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("zml_dask.safe_pickle.fill_array", lacking)
+        patch.setattr("zml_dask.safe_pickle._fill_array", lacking)
         assert run(tmp_path / "old", tmp_path / "new").failed == 1
     assert [row["permanent"] for row in rows(tmp_path / "new", "failures")] == [False]
     assert run(tmp_path / "old", tmp_path / "new").images == 6

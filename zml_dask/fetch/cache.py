@@ -38,10 +38,8 @@ def read_cached(
     ----------
     cache : str
         Folder or URL.
-    record_id : int
     folder : Path
         Scratch, for the archives of a cache that is not a local folder.
-    limits : FetchLimits
 
     Raises
     ------

@@ -63,26 +63,6 @@ _VOLUMES: Final = (
 )
 
 
-@dataclass(slots=True)
-class FetchedFiles:
-    """What has been fetched of a record so far.
-
-    Attributes
-    ----------
-    archives : list of FetchedArchive
-    listed : list of Member
-        Files that are not worth fetching, too large to be, or not to be had.
-    bytes : int
-    fault : RecordError or None
-        Why the first of those that cannot be had cannot.
-    """
-
-    archives: list[FetchedArchive] = field(default_factory=list)
-    listed: list[Member] = field(default_factory=list)
-    bytes: int = 0
-    fault: RecordError | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class _Volume:
     """One part of an archive that is split over several files."""
@@ -91,9 +71,9 @@ class _Volume:
     place: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FileFetcher:
-    """Fetches one file after another into a folder.
+    """Fetches a record's files into a folder.
 
     Attributes
     ----------
@@ -102,15 +82,27 @@ class FileFetcher:
     options : FetchOptions
     keep_partial : bool
         Take up what an interrupted run left in `folder`.
+    archives : list of FetchedArchive
+        Fetched so far.
+    listed : list of Member
+        Files that are not worth fetching, too large to be, or not to be had.
+    n_bytes : int
+        Of `archives`.
+    fault : RecordError or None
+        Why the first of those that cannot be had cannot.
     """
 
     client: HttpClient
     folder: Path
     options: FetchOptions
     keep_partial: bool = False
+    archives: list[FetchedArchive] = field(default_factory=list)
+    listed: list[Member] = field(default_factory=list)
+    n_bytes: int = 0
+    fault: RecordError | None = None
 
-    def fetch_all(self, files: tuple[RecordFile, ...]) -> FetchedFiles:
-        """Every file that is worth it; the parts of a split archive as one.
+    def fetch_all(self, files: tuple[RecordFile, ...]) -> None:
+        """Fetch every file that is worth it; the parts of a split archive as one.
 
         Raises
         ------
@@ -118,36 +110,34 @@ class FileFetcher:
             Where no file can be had: of the first that cannot. Of several, those
             that cannot be had, or are over the limit, are listed with the reason.
         """
-        fetched = FetchedFiles()
         volumes = _volumes_of(file.key for file in files)
         # The first part shows whether there is an archive that is split.
         order = sorted(range(len(files)), key=lambda n: _is_later(volumes.get(files[n].key)))
         for number in order:
             file = files[number]
             volume = volumes.get(file.key)
-            whole = volume is not None and _is_split(fetched, volume, volumes)
+            whole = volume is not None and _is_split(self.archives, volume, volumes)
             try:
-                self._fetch(file, self.folder / f"{number:04d}", fetched, whole=whole)
+                self._fetch(file, self.folder / f"{number:04d}", whole=whole)
             except RecordError as error:
                 if error.kind != "too_large" and error.kind not in FILE_FAULTS:
                     raise
-                fetched.fault = fetched.fault or error
+                self.fault = self.fault or error
                 if error.kind == "too_large":
-                    self._list(fetched, file, "too_large", str(error))
+                    self._list(file, "too_large", str(error))
                 else:
-                    self._list(fetched, file, "damaged", f"it cannot be fetched: {error}")
-        if fetched.fault is not None and not fetched.archives:
-            raise fetched.fault
-        self._join(fetched, volumes)
-        fetched.archives.sort(key=lambda archive: archive.path.name)
-        return fetched
+                    self._list(file, "damaged", f"it cannot be fetched: {error}")
+        if self.fault is not None and not self.archives:
+            raise self.fault
+        self._join(volumes)
+        self.archives.sort(key=lambda archive: archive.path.name)
 
-    def _fetch(self, file: RecordFile, target: Path, fetched: FetchedFiles, *, whole: bool) -> None:
-        most = self.options.limits.max_archive_bytes - fetched.bytes
+    def _fetch(self, file: RecordFile, target: Path, *, whole: bool) -> None:
+        most = self.options.limits.max_archive_bytes - self.n_bytes
         if urlsplit(file.url).scheme not in {"http", "https"}:
-            self._copy(file, target, fetched, most)
+            self._copy(file, target, most)
             return
-        if self._fetch_in_parts(file, target, fetched, most):
+        if self._fetch_in_parts(file, target, most):
             return
         if file.size is not None and file.size > most:
             raise NetworkError(
@@ -174,17 +164,17 @@ class FileFetcher:
                 wanted=ask,
             )
             if download.complete:
-                self._add(fetched, file, target, download.bytes, f"md5:{download.md5}")
+                self._add(file, target, download.bytes, f"md5:{download.md5}")
                 return
             if not self._holds_archive(file, heads[0]):
                 break
         if recognise(heads[0]) == "unsupported":
             reason = f"{format_name(heads[0])} archives are not read"
-            self._list(fetched, file, "unsupported", reason)
+            self._list(file, "unsupported", reason)
         elif file.size is None:
-            self._fetch_single(file, target, fetched)
+            self._fetch_single(file, target)
         else:
-            self._list(fetched, file, *self.options.limits.too_large)
+            self._list(file, *self.options.limits.too_large)
 
     def _holds_archive(self, file: RecordFile, head: bytes) -> bool:
         """Whether in a file that begins as another a zip file ends, or an archive begins."""
@@ -204,7 +194,7 @@ class FileFetcher:
                 raise
             return True  # only the whole can show it
 
-    def _fetch_single(self, file: RecordFile, target: Path, fetched: FetchedFiles) -> None:
+    def _fetch_single(self, file: RecordFile, target: Path) -> None:
         """Fetch what is no archive and may be small enough to be read: its size is not known."""
         limits = self.options.limits
         try:
@@ -214,13 +204,11 @@ class FileFetcher:
         except NetworkError as error:
             if error.kind != "too_large":
                 raise
-            self._list(fetched, file, *limits.too_large)
+            self._list(file, *limits.too_large)
         else:
-            self._add(fetched, file, target, download.bytes, f"md5:{download.md5}")
+            self._add(file, target, download.bytes, f"md5:{download.md5}")
 
-    def _fetch_in_parts(
-        self, file: RecordFile, target: Path, fetched: FetchedFiles, most: int
-    ) -> bool:
+    def _fetch_in_parts(self, file: RecordFile, target: Path, most: int) -> bool:
         """Fetch only those parts of a large zip file that are read; False: fetch it whole."""
         threshold = self.options.partial_threshold
         if threshold is None or file.size is None or file.size < threshold:
@@ -238,10 +226,10 @@ class FileFetcher:
             return False
         if count is None:
             return False
-        self._add(fetched, file, target, count, file.checksum)
+        self._add(file, target, count, file.checksum)
         return True
 
-    def _copy(self, file: RecordFile, target: Path, fetched: FetchedFiles, most: int) -> None:
+    def _copy(self, file: RecordFile, target: Path, most: int) -> None:
         """Read a URL of the user's own catalogue through fsspec."""
         if not self.options.trusted:
             raise NetworkError(
@@ -264,29 +252,26 @@ class FileFetcher:
             raise NetworkError(
                 "checksum", f"{redact_url(file.url)} has not the md5 that its record says"
             )
-        self._add(fetched, file, target, count, f"md5:{md5}")
+        self._add(file, target, count, f"md5:{md5}")
 
     def _add(
         self,
-        fetched: FetchedFiles,
         file: RecordFile,
         target: Path,
         count: int,
         checksum: str | None,
     ) -> None:
         kind = kind_of(target, limits=self.options.limits)
-        fetched.archives.append(FetchedArchive(file.key, target, count, checksum, kind))
-        fetched.bytes += count
+        self.archives.append(FetchedArchive(file.key, target, count, checksum, kind))
+        self.n_bytes += count
 
-    def _list(
-        self, fetched: FetchedFiles, file: RecordFile, status: MemberStatus, reason: str
-    ) -> None:
-        fetched.listed.append(unread(file.key, file.size, status, reason))
+    def _list(self, file: RecordFile, status: MemberStatus, reason: str) -> None:
+        self.listed.append(unread(file.key, file.size, status, reason))
 
-    def _join(self, fetched: FetchedFiles, volumes: dict[str, _Volume]) -> None:
+    def _join(self, volumes: dict[str, _Volume]) -> None:
         """Put the parts of each split archive together, as far as none is missing."""
         groups: dict[str, dict[int, FetchedArchive]] = {}
-        for archive in fetched.archives:
+        for archive in self.archives:
             volume = volumes.get(archive.name)
             if volume is not None:
                 groups.setdefault(volume.whole, {})[volume.place] = archive
@@ -295,7 +280,7 @@ class FileFetcher:
             if first is None:
                 for archive in parts.values():
                     if archive.kind == "bare" and _is_split_name(archive.name):
-                        self._pass_over(fetched, archive, "its first part is not in the record")
+                        self._pass_over(archive, "its first part is not in the record")
                 continue
             if first.kind == "bare" or len(parts) == 1:
                 continue
@@ -305,13 +290,13 @@ class FileFetcher:
                     joined.append(parts[place])
                 else:
                     reason = f"part {len(joined) + 1} is not in the record"
-                    self._pass_over(fetched, parts[place], reason)
+                    self._pass_over(parts[place], reason)
             with local_disk(first.path), first.path.open("ab") as target:
                 for part in joined[1:]:
                     with part.path.open("rb") as source:
                         shutil.copyfileobj(source, target)
                     part.path.unlink()
-                    fetched.archives.remove(part)
+                    self.archives.remove(part)
             one = FetchedArchive(
                 whole,
                 first.path,
@@ -319,13 +304,13 @@ class FileFetcher:
                 first.checksum,
                 kind_of(first.path, limits=self.options.limits),
             )
-            fetched.archives[fetched.archives.index(first)] = one
+            self.archives[self.archives.index(first)] = one
 
-    def _pass_over(self, fetched: FetchedFiles, archive: FetchedArchive, reason: str) -> None:
+    def _pass_over(self, archive: FetchedArchive, reason: str) -> None:
         """List a part that cannot be used, and remove it."""
-        fetched.archives.remove(archive)
+        self.archives.remove(archive)
         archive.path.unlink()
-        fetched.listed.append(
+        self.listed.append(
             unread(
                 archive.name, archive.bytes, "unsupported", f"a part of a split archive: {reason}"
             )
@@ -386,14 +371,13 @@ def _is_later(volume: _Volume | None) -> bool:
     return volume is not None and volume.place > 0
 
 
-def _is_split(fetched: FetchedFiles, volume: _Volume, volumes: dict[str, _Volume]) -> bool:
+def _is_split(archives: list[FetchedArchive], volume: _Volume, volumes: dict[str, _Volume]) -> bool:
     """Whether the first part of what a file is a part of has shown to be an archive."""
     if volume.place == 0:
         return False
     first = _Volume(volume.whole, 0)
     return any(
-        archive.kind != "bare" and volumes.get(archive.name) == first
-        for archive in fetched.archives
+        archive.kind != "bare" and volumes.get(archive.name) == first for archive in archives
     )
 
 

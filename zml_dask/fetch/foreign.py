@@ -45,7 +45,6 @@ class ForeignReader:
     ----------
     source : binary file
         Has a place in the file system or none; it is read from its begin.
-    meter : Meter
     stream : bool
         Whether it is one compressed stream, not an archive of entries.
     archives : tuple of str
@@ -248,52 +247,46 @@ def raise_for(said: Any) -> None:
     raise BrokenStreamError(message)
 
 
-class ForeignStream:
-    """What one compressed file unpacks to, such as a ``.Z``.
+class PieceStream:
+    """A stream of the pieces of bytes that an iterator gives."""
 
-    Parameters
-    ----------
-    source : binary file
-    meter : Meter
-    """
-
-    def __init__(self, source: IO[bytes], meter: Meter) -> None:
-        self._reader = ForeignReader(source, meter, stream=True)
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
         self._ready = memoryview(b"")
-        self._ended = False
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes; none at the end.
-
-        Raises
-        ------
-        BrokenStreamError, OverLimitError, RecordError
-        """
-        while not self._ready and not self._ended:
-            for body in self._content():
-                self._ready = memoryview(body)
-                break
+        """At most `size` bytes, or those at hand; none at the end."""
+        while not self._ready:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._ready = memoryview(piece)
         data = bytes(self._ready[:size] if size >= 0 else self._ready)
         self._ready = self._ready[len(data) :]
         return data
 
-    def _content(self) -> Iterator[bytes]:
-        while not self._ended:
-            kind, body = self._reader.frame()
+    def unread(self, data: bytes) -> None:
+        """Put back what was read too much."""
+        self._ready = memoryview(data + bytes(self._ready))
+
+
+def unpacked(source: IO[bytes], meter: Meter) -> Iterator[bytes]:
+    """Yield what one compressed file unpacks to, such as a ``.Z``.
+
+    Raises
+    ------
+    BrokenStreamError, OverLimitError, RecordError
+    """
+    reader = ForeignReader(source, meter, stream=True)
+    try:
+        while True:
+            kind, body = reader.frame()
             if kind == b"D":
                 yield body
             elif kind == b"X":
-                raise_for(self._reader.json_of(body).get("error"))
+                raise_for(reader.json_of(body).get("error"))
             elif kind == b"F":
-                self._ended = True
-                self._close(body)
-
-    def _close(self, body: bytes) -> None:
-        try:
-            self._reader.finish(body)
-        finally:
-            self._reader.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_reader"):
-            self._reader.close()
+                reader.finish(body)
+                return
+    finally:
+        reader.close()

@@ -106,7 +106,6 @@ def github_source(record: Record, base: str = "https://github.com") -> GithubSou
 
     Parameters
     ----------
-    record : Record
     base : str
         Root of the server that stands for ``github.com``.
     """
@@ -198,12 +197,10 @@ def snapshot(
 
     Parameters
     ----------
-    source : GithubSource
     tag : str or None
         None: the default branch.
     folder : Path
         Scratch; the clone in it is removed.
-    limits : GitLimits
     url : str, optional
         From `find_repository`. Default: the source's own URL.
 
@@ -273,10 +270,8 @@ def unbundle(bundle: IO[bytes], folder: Path, limits: GitLimits) -> Path:
 
     Parameters
     ----------
-    bundle : binary file
     folder : Path
         Scratch.
-    limits : GitLimits
 
     Returns
     -------

@@ -199,7 +199,6 @@ class Meter:
 
     Parameters
     ----------
-    limits : FetchLimits
     packed_bytes : int
         Size of the archive.
     name : str

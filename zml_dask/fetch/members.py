@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, Final, Self, cast
 
 from zml_dask.encodings import decode
 from zml_dask.errors import RecordError
-from zml_dask.fetch.foreign import ForeignReader, MissingLibraryError, rar5_extras
+from zml_dask.fetch.foreign import ForeignReader, MissingLibraryError, PieceStream, rar5_extras
 from zml_dask.fetch.git import GitLimits, unbundle
 from zml_dask.fetch.member import (
     BrokenStreamError,
@@ -108,7 +108,6 @@ def read_members(
     name : str
         What the archive is called: the path of a bare file, and of rows about
         the archive as a whole.
-    limits : FetchLimits, optional
     first : int, optional
         Look at no more than so many entries of a zip file's directory.
     scratch : Path, optional
@@ -397,7 +396,8 @@ def _foreign_member(
     """One entry of another process, its content taken to its end."""
     stated = entry.get("size")
     size = stated if isinstance(stated, int) and 0 <= stated < 2**63 else None
-    content = _FrameContent(reader, meter)
+    wrong: list[str] = []
+    content = PieceStream(_content(reader, meter, wrong))
     head = content.read(512)
     kind = entry.get("type")
     refusal = meter.limits.refusal(path, size or 0)
@@ -413,7 +413,7 @@ def _foreign_member(
             data += piece
         while content.read(-1):
             pass
-    if len(data) < (size or 0) and content.wrong is None and spooled is None:
+    if len(data) < (size or 0) and not wrong and spooled is None:
         # Read over, in there: it had to be unpacked all the same.
         over = meter.add_unpacked((size or 0) - len(data))
         if over is not None:
@@ -435,8 +435,8 @@ def _foreign_member(
     listed.add(hash(path.removeprefix("./")))
     if entry.get("encrypted"):
         return unread(path, size, "encrypted", "encrypted")
-    if content.wrong is not None:
-        return unread(path, size, _status_of(content.wrong), content.wrong)
+    if wrong:
+        return unread(path, size, _status_of(wrong[0]), wrong[0])
     if len(data) > meter.limits.max_file_bytes:
         refusal = refusal or meter.limits.too_large
     elif refusal is None and size is not None and spooled is None and len(data) != size:
@@ -462,36 +462,19 @@ def _status_of(said: str) -> MemberStatus:
     return "damaged" if is_unread is None else "unsupported"
 
 
-class _FrameContent:
-    """Content of one entry of another process, as a stream."""
-
-    def __init__(self, reader: ForeignReader, meter: Meter) -> None:
-        self._reader = reader
-        self._meter = meter
-        self._ready = b""
-        self._ended = False
-        self.wrong: str | None = None
-
-    def unread(self, data: bytes) -> None:
-        """Put back what was read too much."""
-        self._ready = data + self._ready
-
-    def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes, or those at hand; none at the end."""
-        while not self._ready and not self._ended:
-            kind, body = self._reader.frame()
-            if kind == b"D":
-                over = self._meter.add_unpacked(len(body))
-                if over is not None:
-                    raise OverLimitError(over)
-                self._ready = body
-            else:
-                self._ended = True
-                said = self._reader.json_of(body).get("error")
-                self.wrong = None if said is None else " ".join(str(said).split())[:200]
-        data = self._ready[:size] if size >= 0 else self._ready
-        self._ready = self._ready[len(data) :]
-        return data
+def _content(reader: ForeignReader, meter: Meter, wrong: list[str]) -> Iterator[bytes]:
+    """Yield the content of one entry of another process; what is wrong with it goes to `wrong`."""
+    while True:
+        kind, body = reader.frame()
+        if kind != b"D":
+            said = reader.json_of(body).get("error")
+            if said is not None:
+                wrong.append(" ".join(str(said).split())[:200])
+            return
+        over = meter.add_unpacked(len(body))
+        if over is not None:
+            raise OverLimitError(over)
+        yield body
 
 
 def _single(opened: _Opened) -> Member:

@@ -14,7 +14,7 @@ from typing import Final, cast
 from zml_dask.errors import RecordError
 from zml_dask.fetch.cache import is_whole, keep_in_cache, open_cache, read_cached
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions, Origin
-from zml_dask.fetch.files import FILE_FAULTS, FetchedFiles, FileFetcher
+from zml_dask.fetch.files import FILE_FAULTS, FileFetcher
 from zml_dask.fetch.git import GithubSource, GitLimits, find_repository, github_source, snapshot
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.members import has_members, is_sound, kind_of
@@ -43,11 +43,8 @@ def open_record(
 
     Parameters
     ----------
-    record : Record
-    client : HttpClient
     scratch : Path
         Folder on a local disk with space for the record's archives.
-    options : FetchOptions, optional
 
     Yields
     ------
@@ -79,11 +76,8 @@ def fetch_into(
 
     Parameters
     ----------
-    record : Record
-    client : HttpClient
     folder : Path
         On a local disk.
-    options : FetchOptions, optional
     keep_partial : bool
         Leave what there is of a failed download, for the next attempt.
 
@@ -111,12 +105,14 @@ def fetch_into(
     own: FetchedRecord | None = None
     lost: tuple[str, ...] | None = None
     try:
-        files = _own_files(record, fetcher)
+        if not record.files:
+            raise _without_files(record)
+        fetcher.fetch_all(record.files)
         own = FetchedRecord(
-            _origin(record), tuple(files.archives), tuple(files.listed), options.limits
+            _origin(record), tuple(fetcher.archives), tuple(fetcher.listed), options.limits
         )
         lost = own.lost()
-        fault = _fault_of(record, own, files, lost)
+        fault = _fault_of(record, own, fetcher.fault, lost)
     except RecordError as error:
         if error.kind == "forbidden" and record.access == "embargoed":
             raise _embargoed(record) from error
@@ -150,8 +146,6 @@ def cache_record(
 
     Parameters
     ----------
-    record : Record
-    client : HttpClient
     cache : str
         Folder or any fsspec URL.
     scratch : Path
@@ -194,15 +188,6 @@ def cache_record(
     return sum(archive.bytes for archive in fetched.archives)
 
 
-def _own_files(record: Record, fetcher: FileFetcher) -> FetchedFiles:
-    if not record.files:
-        raise RecordError(
-            "no_files",
-            f"record {record.record_id} has no files; nothing to read until it gets some",
-        )
-    return fetcher.fetch_all(record.files)
-
-
 def _check_access(record: Record) -> None:
     """Stop at records whose files are withheld on purpose: no way round is looked for."""
     if record.files:
@@ -215,9 +200,11 @@ def _check_access(record: Record) -> None:
             f"record {record.record_id} is {record.access}; ask its authors, or use a token",
         )
     if record.access == "metadata-only":
-        raise RecordError(
-            "no_files", f"record {record.record_id} has metadata only; there is no file to read"
-        )
+        raise _without_files(record)
+
+
+def _without_files(record: Record) -> RecordError:
+    return RecordError("no_files", f"record {record.record_id} has no files; nothing can be read")
 
 
 _EMBARGO: Final = "is under an embargo until "
@@ -257,22 +244,20 @@ def embargo_end(message: str) -> str | None:
 
 
 def _fault_of(
-    record: Record, own: FetchedRecord, files: FetchedFiles, lost: tuple[str, ...] | None
+    record: Record, own: FetchedRecord, fault: RecordError | None, lost: tuple[str, ...] | None
 ) -> RecordError | None:
     """Why other origins are to be tried as well; None where the record's own files will do."""
     if lost:
-        is_passing = files.fault is not None and not files.fault.permanent
-        return files.fault if is_passing else _unreadable(record, own, lost)
+        is_passing = fault is not None and not fault.permanent
+        return fault if is_passing else _unreadable(record, own, lost)
     archives = [archive for archive in own.archives if has_members(archive.kind)]
     if any(is_sound(archive.path, archive.kind) for archive in archives):
         return None
-    if files.fault is not None:
-        return files.fault
-    if archives:
+    if fault is None and archives:
         return RecordError(
             "unreadable_archive", f"record {record.record_id} has damaged archives only"
         )
-    return None
+    return fault
 
 
 def _unreadable(record: Record, fetched: FetchedRecord, lost: tuple[str, ...]) -> RecordError:

@@ -44,12 +44,10 @@ def fetch_parts(
 
     Parameters
     ----------
-    client : HttpClient
     file : RecordFile
         Of a size that is known.
     target : Path
         Becomes a sparse file: as long as the whole, with holes where nothing was fetched.
-    limits : FetchLimits
 
     Returns
     -------

@@ -11,7 +11,7 @@ import lzma
 import re
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Final, Literal, Protocol, cast
@@ -19,7 +19,7 @@ from typing import IO, Final, Literal, Protocol, cast
 import zstandard
 from isal import igzip_lib, isal_zlib
 
-from zml_dask.fetch.foreign import ForeignStream
+from zml_dask.fetch.foreign import PieceStream, unpacked
 from zml_dask.fetch.member import BrokenStreamError, Meter, OverLimitError, TrailingBytesError
 from zml_dask.net.transfer import local_disk
 
@@ -268,8 +268,6 @@ class Layer:
 
     Parameters
     ----------
-    stream : Readable
-    meter : Meter
     counted : bool
         Whether its bytes count as unpacked: those of the file itself do not.
     """
@@ -351,7 +349,6 @@ def strip_compression(
         Of `file` itself.
     file : binary file or None
         None where the layer is only a part of one.
-    meter : Meter
     scratch : Path
         Folder for what another program has to read from a file.
 
@@ -371,7 +368,7 @@ def strip_compression(
             layer = Layer(OPENERS[kind](layer), meter)
         elif kind in {"compress", "lzip", "lz4"}:
             source = spool(layer, scratch, meter) if depth or file is None else file
-            layer = Layer(ForeignStream(source, meter), meter)
+            layer = Layer(PieceStream(unpacked(source, meter)), meter)
         else:
             break
         depth += 1
@@ -432,8 +429,13 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-class _Frames:
-    """Compressed frames one after the other, zeros between them allowed.
+def _frames(
+    stream: Readable,
+    new: Callable[[], _Decompressor],
+    is_frame: Callable[[bytes], bool],
+    feed: int = _FEED_BYTES,
+) -> Iterator[bytes]:
+    """Unpack compressed frames that follow one another, with zeros between them or not.
 
     The readers of the standard library lose what they have read when something
     else follows, set LZMA no limit of memory, and take a frame that breaks off
@@ -441,7 +443,6 @@ class _Frames:
 
     Parameters
     ----------
-    stream : Readable
     new : callable
         Gives a decompressor for the next frame.
     is_frame : callable
@@ -449,98 +450,64 @@ class _Frames:
     feed : int
         Bytes to unpack at a time.
     """
-
-    def __init__(
-        self,
-        stream: Readable,
-        new: Callable[[], _Decompressor],
-        is_frame: Callable[[bytes], bool],
-        feed: int = _FEED_BYTES,
-    ) -> None:
-        self._stream = stream
-        self._new = new
-        self._is_frame = is_frame
-        self._feed = feed
-        self._decompressor: _Decompressor | None = None
-        self._is_first = True
-        self._packed = b""
-        self._ready = memoryview(b"")
-        self._kept: list[bytes] = []
-        self._n_kept = self._n_given = 0
-        self._damage: Exception | None = None
-
-    def read(self, size: int = -1, /) -> bytes:
-        while not self._ready:
-            if self._damage is not None:
-                raise self._damage
-            if self._decompressor is None and not self._begin_frame():
-                return b""
-            data = self._unpack()
-            if data:
-                self._ready = memoryview(data)
-        data = bytes(self._ready[:size] if size >= 0 else self._ready)
-        self._ready = self._ready[len(data) :]
-        return data
-
-    def _begin_frame(self) -> bool:
-        """Find the next frame; False at the end of the stream."""
-        while not self._packed:
-            self._packed = self._stream.read(self._feed)
-            if not self._packed:
-                return False
-            if not self._is_first:
-                self._packed = self._packed.lstrip(b"\x00")
-        if not self._is_first:
-            if len(self._packed) < _LONGEST_MAGIC:
-                self._packed += self._stream.read(_LONGEST_MAGIC)
-            if not self._is_frame(self._packed):
+    packed, is_first = b"", True
+    while True:
+        while not packed:
+            packed = stream.read(feed)
+            if not packed:
+                return
+            if not is_first:
+                packed = packed.lstrip(b"\x00")
+        if not is_first:
+            if len(packed) < _LONGEST_MAGIC:
+                packed += stream.read(_LONGEST_MAGIC)
+            if not is_frame(packed):
                 raise TrailingBytesError("other bytes follow the compressed ones")
-        self._is_first = False
-        self._decompressor = self._new()
-        self._kept, self._n_kept, self._n_given = [], 0, 0
-        return True
+        is_first = False
+        decompressor = new()
+        kept: list[bytes] = []
+        n_kept = n_given = 0
+        while not decompressor.eof:
+            if not packed and decompressor.needs_input:
+                packed = stream.read(feed)
+                if not packed:
+                    raise EOFError("the stream ends within a frame")
+            n_kept += len(packed)
+            if n_kept > _KEPT_BYTES:
+                kept.clear()
+            elif packed:
+                kept.append(packed)
+            try:
+                data = decompressor.decompress(packed, _READ_BYTES)
+            except _DECOMPRESSION_ERRORS as error:
+                if kept:
+                    yield _before_damage(new(), kept, n_given)
+                raise (
+                    memory_error(error) if isinstance(error, lzma.LZMAError) else error
+                ) from None
+            packed = b""
+            n_given += len(data)
+            yield data
+        packed = decompressor.unused_data.lstrip(b"\x00")
 
-    def _unpack(self) -> bytes:
-        decompressor = cast("_Decompressor", self._decompressor)
-        if not self._packed and decompressor.needs_input:
-            self._packed = self._stream.read(self._feed)
-            if not self._packed:
-                raise EOFError("the stream ends within a frame")
-        packed, self._packed = self._packed, b""
-        self._n_kept += len(packed)
-        if self._n_kept > _KEPT_BYTES:
-            self._kept.clear()
-        elif packed:
-            self._kept.append(packed)
-        try:
-            data = decompressor.decompress(packed, _READ_BYTES)
-        except _DECOMPRESSION_ERRORS as error:
-            self._damage = memory_error(error) if isinstance(error, lzma.LZMAError) else error
-            return self._before_damage() if self._kept else b""
-        self._n_given += len(data)
-        if decompressor.eof:
-            self._packed = decompressor.unused_data.lstrip(b"\x00")
-            self._decompressor = None
-        return data
 
-    def _before_damage(self) -> bytes:
-        """What the damaged frame holds and was not given yet, unpacked anew byte by byte.
+def _before_damage(decompressor: _Decompressor, kept: list[bytes], n_given: int) -> bytes:
+    """What a damaged frame holds beyond `n_given` bytes, unpacked anew byte by byte.
 
-        A decompressor that meets damage, or a wrong checksum, gives nothing of that call.
-        """
-        decompressor = self._new()
-        found, data, count = bytearray(), b"", 0
-        last = [self._kept[-1][at : at + 1] for at in range(len(self._kept[-1]))]
-        with suppress(*_DECOMPRESSION_ERRORS):
-            for piece in (*self._kept[:-1], *last):
-                fed = piece
-                while fed or data or not decompressor.needs_input:
-                    step = max(_SMALL_STEP, min(self._n_given - count, _READ_BYTES))
-                    data, fed = decompressor.decompress(fed, step), b""
-                    count += len(data)
-                    if count > self._n_given:
-                        found += data[-(count - self._n_given) :]
-        return bytes(found)
+    A decompressor that meets damage, or a wrong checksum, gives nothing of that call.
+    """
+    found, data, count = bytearray(), b"", 0
+    last = [kept[-1][at : at + 1] for at in range(len(kept[-1]))]
+    with suppress(*_DECOMPRESSION_ERRORS):
+        for piece in (*kept[:-1], *last):
+            fed = piece
+            while fed or data or not decompressor.needs_input:
+                step = max(_SMALL_STEP, min(n_given - count, _READ_BYTES))
+                data, fed = decompressor.decompress(fed, step), b""
+                count += len(data)
+                if count > n_given:
+                    found += data[-(count - n_given) :]
+    return bytes(found)
 
 
 class _ZstdFrame:
@@ -563,61 +530,30 @@ class _ZstdFrame:
         return self._decompressor.decompress(data)
 
 
-def _open_gzip(stream: Readable) -> Readable:
-    return _Frames(
-        stream,
-        lambda: cast("_Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)),
-        lambda data: data.startswith(_GZIP),
-    )
+def _opener(
+    new: Callable[[], _Decompressor], is_frame: Callable[[bytes], bool]
+) -> Callable[[Readable], Readable]:
+    return lambda stream: PieceStream(_frames(stream, new, is_frame))
 
 
-def open_deflate(stream: Readable) -> Readable:
-    """Content of a raw deflate stream, as a stream."""
-    return _Frames(
-        stream,
-        lambda: cast("_Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)),
-        lambda _: False,
-    )
+def _igzip(flag: int) -> Callable[[], _Decompressor]:
+    return lambda: cast("_Decompressor", igzip_lib.IgzipDecompressor(flag=flag))
 
 
-def _open_bzip2(stream: Readable) -> Readable:
-    return _Frames(stream, bz2.BZ2Decompressor, lambda data: recognise(data) == "bzip2")
-
-
-def _open_xz(stream: Readable) -> Readable:
-    return _Frames(
-        stream,
-        lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
-        lambda data: data.startswith(_XZ),
-    )
-
-
-def _open_lzma(stream: Readable) -> Readable:
-    return _Frames(
-        stream,
-        lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_XZ_MEMORY),
-        _is_lzma,
-    )
+def _lzma(form: int) -> Callable[[], _Decompressor]:
+    return lambda: lzma.LZMADecompressor(form, memlimit=_XZ_MEMORY)
 
 
 def _open_zstd(stream: Readable) -> Readable:
     # One context for all frames: a million empty ones would each cost a new one.
     context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    return _Frames(
+    frames = _frames(
         stream,
         lambda: _ZstdFrame(context),
         lambda data: data.startswith(_ZSTD) or _is_skippable_frame(data),
         _ZSTD_FEED_BYTES,
     )
-
-
-OPENERS: Final[dict[Kind, Callable[[Readable], Readable]]] = {
-    "gzip": _open_gzip,
-    "bzip2": _open_bzip2,
-    "xz": _open_xz,
-    "lzma": _open_lzma,
-    "zstd": _open_zstd,
-}
+    return PieceStream(frames)
 
 
 def _is_skippable_frame(head: bytes) -> bool:
@@ -660,3 +596,14 @@ def _is_cpio(head: bytes) -> bool:
             length = int.from_bytes(head[20:22], cast("Literal['little', 'big']", order))
             return 2 <= length <= len(head) - 26 and head[25 + length] == 0 and head[26] != 0
     return False
+
+
+OPENERS: Final[dict[Kind, Callable[[Readable], Readable]]] = {
+    "gzip": _opener(_igzip(igzip_lib.DECOMP_GZIP), lambda data: data.startswith(_GZIP)),
+    "bzip2": _opener(bz2.BZ2Decompressor, lambda data: recognise(data) == "bzip2"),
+    "xz": _opener(_lzma(lzma.FORMAT_XZ), lambda data: data.startswith(_XZ)),
+    "lzma": _opener(_lzma(lzma.FORMAT_ALONE), _is_lzma),
+    "zstd": _open_zstd,
+}
+open_deflate: Final = _opener(_igzip(igzip_lib.DECOMP_DEFLATE), lambda _: False)
+"""Content of a raw deflate stream, as a stream."""

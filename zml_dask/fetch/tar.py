@@ -88,8 +88,6 @@ def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
 
     Parameters
     ----------
-    layer : Layer
-    meter : Meter
     scratch : Path
         Folder for members that are themselves archives.
     """

@@ -319,7 +319,6 @@ def zip_members(
     ----------
     buffer : memoryview
         The whole file.
-    directory : Directory
     meter : Meter
         Shared by everything that is read of the archive.
     scratch : Path

@@ -155,7 +155,6 @@ def explode(body: bytes | memoryview, size: int, flags: int) -> bytes:
 
     Parameters
     ----------
-    body : bytes-like
     size : int
         The stream has no end mark of its own.
     flags : int

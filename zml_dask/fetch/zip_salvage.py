@@ -43,7 +43,6 @@ def salvaged_members(
     ----------
     buffer : memoryview
         The whole file.
-    meter : Meter
     scratch : Path
         Folder for members that are themselves archives.
     wrong : str

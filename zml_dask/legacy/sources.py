@@ -48,12 +48,7 @@ class SourceRecord:
 
 
 class LegacySource(ABC):
-    """A dataset of 2018; can be pickled.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-    """
+    """A dataset of 2018; can be pickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -66,7 +66,6 @@ def error_of(
 
     Parameters
     ----------
-    response : requests.Response
     url : str
         What was asked for.
     redact : callable

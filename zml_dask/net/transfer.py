@@ -124,12 +124,7 @@ def local_disk(path: Path) -> Iterator[None]:
 
 
 class Transfer:
-    """The state of a download between attempts: what is on disk and what it hashes to.
-
-    Parameters
-    ----------
-    plan : TransferPlan
-    """
+    """The state of a download between attempts: what is on disk and what it hashes to."""
 
     def __init__(self, plan: TransferPlan) -> None:
         self._plan = plan

@@ -80,8 +80,6 @@ def choose_dump(wanted: str, client: HttpClient, api_url: str, catalogue: Path) 
     ----------
     wanted : str
         `NEWEST`, the id of a version, or the path of a downloaded file.
-    client : HttpClient
-    api_url : str
     catalogue : Path
         Beside which a download is put.
 
@@ -145,9 +143,6 @@ def download_dump(
 
     Parameters
     ----------
-    dump : DumpState
-    client : HttpClient
-    api_url : str
     say : callable
         Given a line for the user.
     report : callable
@@ -268,7 +263,6 @@ def dump_entries(path: str, known: Callable[[int], bool]) -> Iterator[DumpEntry]
 
     Parameters
     ----------
-    path : str
     known : callable
         Whether a record's content is not needed.
 
@@ -312,10 +306,6 @@ def dump_entries(path: str, known: Callable[[int], bool]) -> Iterator[DumpEntry]
 
 class DumpFilter:
     """The rules by which a search chooses, for the entries of a dump.
-
-    Parameters
-    ----------
-    options : HarvestOptions
 
     Raises
     ------
@@ -410,8 +400,6 @@ def deleted_records(
 
     Parameters
     ----------
-    client : HttpClient
-    api_url : str
     wanted : callable
         Which records are of interest: the list has a row for every spam record.
 

@@ -76,15 +76,12 @@ class DumpRound:
 
     Parameters
     ----------
-    journal : Journal
-    client : HttpClient
     pattern : re.Pattern or None
         Of titles and files' names to leave out.
     state : HarvestState
         With a dump that is not read yet.
     say : callable
         Given lines for the user.
-    progress : callable or None
     """
 
     def __init__(
@@ -278,11 +275,8 @@ def put_in_order(
 
     Parameters
     ----------
-    journal : Journal
     state : HarvestState
         With the dump that was read, and without slices still to be asked.
-    client : HttpClient
-    say : callable
 
     Returns
     -------

@@ -97,7 +97,6 @@ def matcher(text: str, *, only_known: bool = False) -> Matcher:
 
     Parameters
     ----------
-    text : str
     only_known : bool
         Refuse a field that is none of `FIELDS`; otherwise it finds nothing.
 

@@ -40,7 +40,6 @@ def halves(whole: Slice, *, first: datetime, now: datetime) -> tuple[Slice, Slic
 
     Parameters
     ----------
-    whole : Slice
     first, now : datetime
         What stands for an open beginning and an open end.
 
@@ -128,9 +127,6 @@ def search_page(
 
     Parameters
     ----------
-    client : HttpClient
-    options : HarvestOptions
-    created : Slice
     page : int
         From 1 on.
     size : int
@@ -197,8 +193,6 @@ def updated_hits(
 
     Parameters
     ----------
-    client : HttpClient
-    options : HarvestOptions
     since : str
         ISO 8601.
 
@@ -243,8 +237,6 @@ def listed_hits(
 
     Parameters
     ----------
-    record_ids : iterable of int
-    client : HttpClient
     api_url : str
         Root of the API.
 
@@ -329,8 +321,6 @@ def find_withdrawn(
 
     Parameters
     ----------
-    record_ids : iterable of int
-    client : HttpClient
     api_url : str
         Root of the API.
     progress : callable, optional

@@ -120,7 +120,6 @@ def write_parquet(path: Path, hits: Iterable[bytes], harvest: HarvestState | Non
 
     Parameters
     ----------
-    path : Path
     hits : iterable of bytes
         JSON of each, taken one after the other.
     harvest : HarvestState or None
@@ -245,7 +244,6 @@ def select_ids(table: pa.RecordBatchReader, condition: str) -> NDArray[np.int64]
 
     Parameters
     ----------
-    table : pyarrow.RecordBatchReader
     condition : str
         What may follow WHERE in DuckDB's SQL.
 
