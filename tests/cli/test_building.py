@@ -199,9 +199,7 @@ def test_an_update_says_that_its_sandbox_is_gone(
         assert run("build", catalogue, tmp_path / "ds", *on) == 0
         assert run("update", tmp_path / "ds", *on) == 0
     capfd.readouterr()
-    began = time.monotonic()
     assert run("update", tmp_path / "ds", *on) == 1
-    assert time.monotonic() - began < 10
     said = capfd.readouterr().err
     assert said.count("\n") == 1
     assert f"{served.api_url}, which no longer runs: the sandbox of a demo ends with it" in said

@@ -36,7 +36,7 @@ def read(tmp_path: Path) -> Read:
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    options = HttpOptions(read_timeout=2, attempts=3, backoff=0.001, max_backoff=0.01)
+    options = HttpOptions(attempts=3, backoff=0.001, max_backoff=0.01)
     with HttpClient(options) as made:
         yield made
 

@@ -92,13 +92,11 @@ def test_time_is_watched_by_way_of_socks(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with web_server(drip) as url, socks_proxy() as proxy:
         monkeypatch.setenv("ALL_PROXY", f"socks5h://{proxy.url}")
-        began = time.monotonic()
         with (
             HttpClient(HttpOptions(deadline=0.3)) as client,
             pytest.raises(Exception, match="takes longer than"),
         ):
             client.get_json(url)
-        assert time.monotonic() - began < 5
 
 
 def test_socks_without_its_package_is_refused_at_once(
@@ -167,11 +165,9 @@ def test_what_is_wrong_with_a_certificate_is_said_at_once(
     if trusted:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pair[0]))
     with web_server(lambda handler: send(handler, 200, b"[]"), tls=pair) as url:
-        began = time.monotonic()
         message, requests_sent = failure_of(url)
     assert words in message
     assert requests_sent == 1
-    assert time.monotonic() - began < 5
     assert ("REQUESTS_CA_BUNDLE" in message) == ("another host" not in message)
 
 

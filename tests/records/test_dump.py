@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -420,6 +421,7 @@ def test_a_killed_process_goes_on_and_downloads_the_dump_once(
             while process.poll() is None:
                 if both.dumped.exists() and both.dumped.stat().st_size >= written:
                     process.kill()
+                time.sleep(0.005)
         assert process.returncode == -signal.SIGKILL
     subprocess.run(words, check=True, capture_output=True)
     assert len(served.requests.to(f"{JSON_DUMP}/")) == 1

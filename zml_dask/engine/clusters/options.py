@@ -42,8 +42,9 @@ class ClusterOptions:
         Whether a job-queue cluster that names no certificates of its own gets
         temporary ones. Who reaches an open scheduler can run anything.
     start_timeout : float or None
-        Seconds until the first worker; None for 120 on this machine and, on a
-        job queue, as long as jobs are waiting there.
+        Seconds until the first worker, on a job queue since its job was submitted;
+        None for 120 on this machine, 300 on a cluster that stands and, on a job
+        queue, as long as jobs are waiting there.
     job_name : str or None
         Name of the jobs on a job queue where the section sets none: of the dataset's
         own, so that ``scancel --name`` ends nobody else's. See :func:`job_name_of`.

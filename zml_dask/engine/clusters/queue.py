@@ -206,18 +206,21 @@ def await_first_job(
     """
     began = time.monotonic()
     say_at = began + min(_SAY_FIRST_SECONDS, _SAY_SECONDS)
+    submitted: float | None = None
     running_since: float | None = None
-    seen = False
     while not client.scheduler_info(n_workers=0)["n_workers"]:
         time.sleep(_POLL_SECONDS)
         now = time.monotonic()
         job_ids = [str(job.job_id) for job in cluster.workers.values() if job.job_id]
         states = job_states(system, job_ids)
-        seen = seen or bool(job_ids)
+        if submitted is None:
+            if not job_ids:
+                continue
+            submitted = now
         limit = options.start_timeout or (_UNKNOWN_QUEUE_PATIENCE if states is None else None)
-        if limit is not None and now - began > limit:
+        if limit is not None and now - submitted > limit:
             raise ClusterError(_hint(system, states, now - began))
-        if seen and states is not None:
+        if states is not None:
             if any(state.hopeless for state in states) or not states:
                 raise ClusterError(_hint(system, states, now - began))
             running = any(state.state == "RUNNING" for state in states)
