@@ -41,7 +41,7 @@ def running(server: Any) -> Iterator[Any]:
 
 
 def wait(browser: webdriver.Chrome, condition: Callable[[Any], object]) -> None:
-    WebDriverWait(browser, 60, poll_frequency=0.05).until(condition)
+    WebDriverWait(browser, 300, poll_frequency=0.05).until(condition)
 
 
 def script(browser: webdriver.Chrome, code: str) -> Any:

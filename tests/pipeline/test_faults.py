@@ -30,8 +30,6 @@ from zml_dask.store.verify import verify
 from .datasets import archive, array_bytes, harvested, small_records, tables
 from .fetch_poison import POISON, READ_MEANWHILE
 
-pytestmark = pytest.mark.timeout(400)
-
 COMMAND = Path(sys.executable).with_name("zml-dask")
 
 

@@ -18,7 +18,7 @@ import dask.array as da, multiprocessing, signal, sys
 import zml_dask as zml
 
 def compute(ds):
-    signal.alarm(60)
+    signal.alarm(250)
     return float(ds.images.mean().compute()), ds.sql("select count(*) from files").fetchall()
 
 def same(one, other):
