@@ -327,6 +327,8 @@ def test_what_s3_refuses_is_said(s3_endpoint: str) -> None:
     options = {"endpoint_url": s3_endpoint}
     with pytest.raises(UsageError, match="no storage option 'annon' for it; did you mean 'anon'"):
         Storage.open("s3://zml/x", annon=True, **options).read("a")
+    with pytest.raises(operations.StorageError, match=r"Invalid endpoint: 127\S+; check the addr"):
+        Storage.open("s3://zml/x", key="k", secret="s", endpoint_url="127.0.0.1:9000").read("a")
     for error, words in (
         (PermissionError("Forbidden"), r"access is denied \(Forbidden\); .* anon=True"),
         (NotImplementedError(), "storage of this kind cannot write"),

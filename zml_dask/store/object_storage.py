@@ -277,8 +277,11 @@ class ObjectStorage(Storage):
             return StorageError, f"storage of this kind cannot {operation}; copy it to a folder"
         if isinstance(error, OSError):
             return super()._explain(error, operation)
-        # Each client has its own root of errors; what Python itself raises is a mistake of ours.
-        if type(error).__module__ == "builtins":
+        # Each client has its own root of errors. Python's own are a mistake of ours, but for a
+        # value that a client will not have, as botocore an endpoint without http://.
+        if type(error).__module__ == "builtins" and not (
+            isinstance(error, ValueError) and _raised_in(error) != "zml_dask"
+        ):
             return None, ""
         return StorageError, f"{error or type(error).__name__}; check the address and the options"
 
@@ -300,6 +303,15 @@ class ObjectStorage(Storage):
         near = difflib.get_close_matches(found[1], sorted(known - {"self"}), n=1)
         advice = f"did you mean {near[0]!r}?" if near else "see fsspec's documentation"
         return f"there is no storage option {found[1]!r} for it; {advice}"
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name the package whose code raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name: str = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return name.partition(".")[0]
 
 
 def _passes(answer: bytes | BaseException) -> bool:
