@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from zml_dask.allocator import keep_freed_buffers
 from zml_dask.engine.activity import running, tell_driver, worker_name
 from zml_dask.engine.job import Job
 from zml_dask.engine.objects import SharedProof
@@ -43,6 +44,7 @@ class TaskRunner(Generic[TaskT, ResultT]):
 
     def __call__(self, numbered: tuple[int, TaskT]) -> Done[ResultT]:
         """Run one task of a Dask cluster; the worker keeps what was opened for the next."""
+        keep_freed_buffers()
         number, task = numbered
         worker = worker_name()
         if self.proof is not None and not _contexts.is_proved(worker, self.token):

@@ -14,7 +14,6 @@ from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from zml_dask.allocator import keep_freed_buffers
 from zml_dask.engine.activity import note_done, worker_folder, worker_name
 from zml_dask.engine.job import Job, Report
 from zml_dask.errors import DatasetDamagedError, RecordError
@@ -147,7 +146,6 @@ class StagingJob(Job[Partition, StagingT, PartitionResult, Staged], Generic[Stag
 
     def run(self, task: Partition, context: StagingT) -> PartitionResult:
         """Stage a partition's records and pack them."""
-        keep_freed_buffers()
         packed = self._packed(task)
         outcomes = [Outcome(record_id, "already") for record_id in sorted(packed)]
         todo = [ref for ref in task.refs if ref.record_id not in packed]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import numpy as np
@@ -185,26 +185,31 @@ def with_images(
 
     Items follow one another without a gap. Images are read front to back, some whole
     chunks at a time, at first few, to begin soon, and ahead of what is asked for. An item's
-    are valid until the next one.
+    are valid until the next one: two buffers take turns, as mapping new memory for every
+    read costs as much as decoding into it.
     """
+    most = max(_IMAGES_AT_ONCE, reader.spec.chunk)
+    buffers = [np.empty((most, *reader.row), np.uint32) for _ in range(2)]
 
-    def wanted() -> Iterator[Int64]:
+    def wanted() -> Iterator[tuple[Int64, Images]]:
         at, limit = 0, reader.spec.chunk
-        while at < len(rows):
+        for turn in count():
+            if at == len(rows):
+                return
             piece = rows.piece(at, limit, reader.spec.chunk)
-            yield piece
+            yield piece, buffers[turn % 2][: piece.size]
             at, limit = at + piece.size, min(2 * limit, _IMAGES_AT_ONCE)
 
-    pieces = one_ahead(reader.read, wanted())
-    held, at = reader.read(np.empty(0, np.int64)), 0
+    pieces = one_ahead(lambda one: reader.read(one[0], target=one[1]), wanted())
+    held, at = buffers[0][:0], 0
     for item, begin, end in items:
-        held, at = held[begin - at :], begin
-        more, n = [], len(held)
-        while n < end - begin:
-            more.append(next(pieces))
-            n += len(more[-1])
-        held = np.concatenate([held, *more]) if more else held
-        yield item, begin, held[: end - begin]
+        parts = [held[begin - at : end - at]]
+        while at + len(held) < end:
+            parts[-1] = parts[-1].copy()  # the next piece but one is read to where it is
+            at += len(held)
+            held = next(pieces)
+            parts.append(held[: end - at])
+        yield item, begin, parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def one_ahead(make: Callable[[_Item], _Made], items: Iterator[_Item]) -> Iterator[_Made]:

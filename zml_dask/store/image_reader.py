@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zml_dask.allocator import keep_freed_buffers
 from zml_dask.errors import DatasetDamagedError, ObjectMissingError
 from zml_dask.raster.images import Images
 from zml_dask.store.info import DatasetInfo, ensure_same
@@ -59,6 +60,7 @@ class ImageReader:
     """
 
     def __init__(self, storage: Storage, info: DatasetInfo) -> None:
+        keep_freed_buffers()  # also where Dask itself computes a view's images
         self.storage = storage
         self.info = info
         self.spec = info.array(IMAGES.name)

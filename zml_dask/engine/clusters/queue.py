@@ -235,7 +235,8 @@ def await_first_job(
 def _summary(states: list[JobState]) -> str:
     first = states[0]
     reason = "" if first.reason in {"None", ""} else f" ({first.reason})"
-    return f"job {first.job_id} of {len(states)} is {first.state}{reason}"
+    others = f", the first of {len(states)}," if len(states) > 1 else ""
+    return f"job {first.job_id}{others} is {first.state}{reason}"
 
 
 def _hint(system: str, states: list[JobState] | None, seconds: float) -> str:

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from zml_dask.allocator import keep_freed_buffers
 from zml_dask.errors import DatasetDamagedError
 from zml_dask.raster.images import Images, n_lines_dtype, rasterize_into
 from zml_dask.raster.language import language_group
@@ -63,7 +62,6 @@ def run_task(storage: Storage, task: CommitTask) -> TaskResult:
         If another commit has begun since, or this one has ended.
     StorageError
     """
-    keep_freed_buffers()
     plan = load_plan(storage, task.plan)
     # Asked again before anything is written: a worker that was thought lost may
     # come to this point when its shard has more rows by another commit.
