@@ -39,6 +39,7 @@ MAP = DRAWN.format("document.getElementById('points')", "drawn")
 ANSWER = DRAWN.format("document.getElementById('sql')", "answered")
 
 
+FIT = "document.getElementById('sampled').textContent.endsWith('fit.')"
 FOUND = "document.getElementById('place').textContent.startsWith('The cross')"
 PASTE = """
     document.getElementById('like-text').value = `def fit(x, y, steps=100):
@@ -74,8 +75,10 @@ def shots(viewer: str, report: str, image: int) -> dict[str, Shot]:
         "viewer-image-dark": Shot(file, FILE, dark=True),
         "viewer-phone": Shot(file, FILE, phone=True),
         "viewer-sql": Shot(asked, ANSWER),
-        "viewer-map": Shot(f"{viewer}#map=language&of=files", MAP, of="#map", then=(PASTE, FOUND)),
-        "viewer-map-dark": Shot(f"{viewer}#map=language&of=files", MAP, dark=True),
+        "viewer-map": Shot(f"{viewer}#map=language&of=files", MAP, then=(PASTE, FOUND)),
+        "viewer-map-dark": Shot(
+            f"{viewer}#map=language&of=files&year=2018", f"{MAP} && {FIT}", dark=True
+        ),
         "viewer-map-phone": Shot(f"{viewer}#map=language", MAP, phone=True),
         "report": Shot(report),
         "report-dark": Shot(report, dark=True),

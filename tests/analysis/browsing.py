@@ -82,12 +82,12 @@ def opened(browser: webdriver.Chrome) -> str:
 
 
 def violations(browser: webdriver.Chrome) -> list[tuple[str, list[str]]]:
-    """Return what axe finds against WCAG A and AA on the page, and examples of it."""
+    """Return what axe finds against WCAG 2.2 A and AA on the page, and examples of it."""
     axe = Path(viewer.__file__).parent / "page" / "node_modules" / "axe-core" / "axe.min.js"
     if not axe.exists():
         pytest.skip("needs axe-core (npm ci in zml_dask/publish/page)")
     # The page's policy allows no script of another origin; a debugger may add one all the same.
     browser.execute_script(axe.read_text(encoding="utf-8"))
-    run = "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})"
+    run = "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})"
     found = browser.execute_async_script(f"{run}.then(arguments[0])")
     return [(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in found["violations"]]

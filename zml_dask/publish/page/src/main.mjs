@@ -55,6 +55,9 @@ function say(message) {
   $("status").textContent = message;
 }
 
+/** The greatest first, and what has no value last. */
+const byValue = (a, b) => ((b.value ?? "") > (a.value ?? "") ? 1 : -1);
+
 function fillFilters() {
   const labelled = ({ value, images, records }, ofRecords) => {
     const count = ofRecords ? `${number.format(records)} records` : number.format(images);
@@ -65,7 +68,7 @@ function fillFilters() {
     const values = dataset.summary.ranked(dimension).slice(0, MENU);
     const target = name === "extension" ? $("extensions") : $(CONTROLS[name]);
     const ofRecords = name === "license" || name === "year";
-    if (ofRecords) values.sort((a, b) => (name === "year" ? (b.value ?? "") > (a.value ?? "") || -1 : b.records - a.records));
+    if (ofRecords) values.sort((a, b) => (name === "year" ? byValue(a, b) : b.records - a.records));
     target.append(...values.filter(({ images, value }) => value !== undefined && (images || ofRecords)).map((each) => labelled(each, ofRecords)));
   }
 }
@@ -74,7 +77,8 @@ function showStatistics() {
   $("bars").replaceChildren(
     ...DIMENSIONS.map(([name, dimension, title]) => {
       const measure = name === null ? "files" : "images";
-      const values = dataset.summary.ranked(dimension).sort((a, b) => b[measure] - a[measure]).slice(0, 12);
+      const ranked = dataset.summary.ranked(dimension).sort((a, b) => b[measure] - a[measure]);
+      const values = name === "year" ? ranked.slice(0, 40).sort(byValue) : ranked.slice(0, 12);
       const most = Math.max(1, ...values.map((each) => each[measure]));
       const rows = values.map((each) => {
         const label = visible(each.value ?? NONE);
@@ -178,7 +182,7 @@ function showEmpty(now) {
   const set = Object.keys(CONTROLS).filter((name) => now[name]);
   const offers = set.map((name) => remove([name], `without ${name} = ${visible(now[name])}`));
   if (set.length > 1) offers.push(remove(set, "everything"));
-  $("empty").replaceChildren(element("p", {}, "No image fits all of this. Look at it:"), ...offers);
+  $("empty").replaceChildren(element("p", {}, "No image fits all of this. Show what fits:"), ...offers);
 }
 
 async function render() {

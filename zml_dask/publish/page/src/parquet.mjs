@@ -6,7 +6,7 @@ import { parquetMetadataAsync, parquetRead } from "hyparquet";
 // All our tables are zstd.
 const compressors = { ZSTD: (data, size) => decompress(data, new Uint8Array(size)) };
 const NEAR = 5_000; // rows: a page or less
-const AT_ONCE = 4; // row groups
+const AT_ONCE = 8; // row groups
 const FOOTER = 1 << 16; // most footers fit; a longer one costs one more request
 
 /** Fetch a range of a file, or fail with a message that names it. */
