@@ -519,6 +519,14 @@ def test_a_million_images(
         assert status(chromium).startswith(f"{len(fortran):,} images")
         first = int(script(chromium, "document.querySelector('.tile').dataset.image"))
         assert first == fortran.files.first_image.iloc[49 * 120 // IMAGES_A_FILE]
+        # The largest and the smallest come in order, whatever was read to know them.
+        files = dataset.files
+        for order, ascending in (("largest", False), ("smallest", True)):
+            show(chromium, f"{server.url}#sort={order}&page=9")
+            assert status(chromium).startswith(f"{n:,} images")
+            found = files["size"].iloc[[image // IMAGES_A_FILE for image in tiles(chromium)]]
+            expected = files["size"].sort_values(ascending=ascending).repeat(IMAGES_A_FILE)
+            assert found.tolist() == expected.iloc[8 * 120 : 9 * 120].tolist()
         last = n - IMAGES_A_FILE
         show(chromium, f"{server.url}#record={dataset.records.record_id.iloc[-1]}&image={last}")
         opened(chromium)

@@ -97,7 +97,7 @@ def _files(shards: int, random: np.random.Generator) -> pa.Table:
         "extension": pa.array(["x"] * n),
         "language": languages,
         "language_group": languages,
-        "size": np.full(n, 5000),
+        "size": 1_000 + numbers * 7_919 % 9_973,
         "sha256": pa.array([random.bytes(32).hex() for _ in range(n)]),
         "status": pa.array(["ok"] * n),
         "n_lines": np.full(n, SHAPE.height * IMAGES_A_FILE),

@@ -87,8 +87,14 @@ export class Dataset {
   }
 
   /** Columns of all records; each is read once. */
-  recordColumns(names) {
-    return this.wholeColumns("records", names);
+  async recordColumns(names) {
+    const missing = names.filter((name) => !this.columns.has(name));
+    if (missing.length) {
+      const found = this.table("records").read(missing);
+      for (const name of missing) this.columns.set(name, found.then((columns) => columns[name]));
+    }
+    const columns = await Promise.all(names.map((name) => this.columns.get(name)));
+    return Object.fromEntries(names.map((name, i) => [name, columns[i]]));
   }
 
   /** The first image of each record. */
@@ -155,17 +161,6 @@ export class Dataset {
       for (let i = 0; i < found.length; i++) found[i] = known.get(records[i]);
     }
     return found;
-  }
-
-  async wholeColumns(table, names) {
-    const key = (name) => `${table} ${name}`;
-    const missing = names.filter((name) => !this.columns.has(key(name)));
-    if (missing.length) {
-      const found = this.table(table).read(missing);
-      for (const name of missing) this.columns.set(key(name), found.then((columns) => columns[name]));
-    }
-    const columns = await Promise.all(names.map((name) => this.columns.get(key(name))));
-    return Object.fromEntries(names.map((name, i) => [name, columns[i]]));
   }
 
   /** One record, by its number; null where it is not shown. */

@@ -76,7 +76,7 @@ function half(bits) {
 const even = (value) => (Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value));
 
 /** The vector of a text as signed bytes; null for one without words. `weights` has a row of halves for each bucket, or null. */
-export function embed(text, weights, width) {
+function embed(text, weights, width) {
   const size = weights.find(Boolean).length / 2;
   const sum = new Float32Array(size);
   for (const [number, count] of countWords(text, width)) {

@@ -14,6 +14,7 @@ const OTHERS = "#8a929b";
 const FILTERS = { language: "group", license: "license", year: "year" };
 const NEAR = 10; // of a point
 const REST = 200; // ms after a movement until the address has its place
+const GLANCE = 50; // ms on a point until it is looked up
 const PLACED_BY = 5; // a text lies among so many, as the points do that the map was not drawn of
 
 /** A colour as a pixel has it, without its opacity. */
@@ -103,10 +104,15 @@ export class PointMap {
   /** Draw those points faintly that do not fit the filters, if they still are the filters. */
   async mute(filters, fitting) {
     const { points } = this;
-    const fits = await fitting();
-    if (filters !== this.shown.filters || points !== this.points) return;
-    this.colours.chosen = fits && Uint8Array.from(points.rows, (row, i) => fits(points.records[i], row));
-    this.paint();
+    let fits = null;
+    try {
+      fits = await fitting();
+    } finally {
+      if (filters === this.shown.filters && points === this.points) {
+        this.colours.chosen = fits && Uint8Array.from(points.rows, (row, i) => fits(points.records[i], row));
+        this.paint();
+      }
+    }
   }
 
   async valuesOf(of, by) {
@@ -196,6 +202,8 @@ export class PointMap {
     this.hovered = index;
     this.glance.hidden = true;
     if (index < 0) return;
+    await new Promise((done) => setTimeout(done, GLANCE));
+    if (this.hovered !== index) return;
     const row = this.points.rows[index];
     const { text, to } = await this.about(row);
     if (this.hovered !== index) return;
@@ -206,6 +214,7 @@ export class PointMap {
     const pixels = await dataset.image(image);
     if (this.hovered !== index) return;
     draw(this.glance, pixels, dataset.height, dataset.width);
+    this.glance.classList.toggle("left", this.plot.place(...this.placeOf(index))[0] > this.plot.width / 2); // off the point
     this.glance.hidden = false;
   }
 

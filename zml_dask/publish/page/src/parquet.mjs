@@ -13,7 +13,7 @@ const FOOTER = 1 << 16; // most footers fit; a longer one costs one more request
 async function range(url, start, stop) {
   const answer = await fetch(url, { headers: { Range: `bytes=${start}-${stop - 1}` } });
   if (answer.status !== 206) {
-    throw new Error(`${url}: the server answers ${answer.status} to a range; it must support them`);
+    throw new Error(`${url}: the server answers ${answer.status}${answer.ok ? " to a range; it must support them" : ""}`);
   }
   return answer.arrayBuffer();
 }

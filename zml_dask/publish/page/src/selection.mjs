@@ -372,10 +372,11 @@ export async function select(dataset, view) {
  */
 export async function fitting(dataset, view, of, wanted) {
   if (!FILTERS.some((name) => view[name])) return null;
-  const { chosen, files } = await conditions(dataset, { ...view, sort: "" });
-  if (!files) return (record) => chosen.has(record);
-  const { table, columns, groups, fits } = files;
-  if (groups.reduce((sum, { rows }) => sum + rows, 0) > MOST_FITTING) return null;
+  const { chosen, files: asked } = await conditions(dataset, { ...view, sort: "" });
+  if (!asked) return (record) => chosen.has(record);
+  const { table, columns, groups, fits } = asked;
+  const files = groups.reduce((sum, { rows }) => sum + rows, 0);
+  if (files > MOST_FITTING) throw new Error(`${files.toLocaleString("en")} files may fit, too many to tell their points from others; ask for less`);
   const found = of === "files" ? new Uint8Array(dataset.table("files").rows) : new Set();
   await inTurn(groups, async ({ first, rows }) => {
     if (!wanted()) return;

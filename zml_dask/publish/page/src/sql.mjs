@@ -2,7 +2,7 @@
 
 import { element, visible } from "./draw.mjs";
 
-export const MOST = 100_000; // rows of a result that are kept
+const MOST = 100_000; // rows of a result that are kept
 const ROWS = 100; // of them, shown at a time
 const number = new Intl.NumberFormat("en");
 const $ = (id) => document.getElementById(id);
