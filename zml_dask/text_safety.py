@@ -1,4 +1,4 @@
-"""Text that strangers wrote, made safe to print and to store.
+"""Text that strangers wrote, made safe to print and to store; and how numbers are said.
 
 A path in an archive may hold terminal escapes, a URL may hold a password, a server
 may repeat our token. Each function here makes one of these harmless.
@@ -39,6 +39,17 @@ def brief_repr(value: object) -> str:
     ("'aaaaaaaaaaaa...aaaaaaaaaaaaa'", 'range(0, 1000000000)')
     """
     return escape_text(reprlib.repr(value))
+
+
+def number_of(**counts: int) -> str:
+    """Say how many there are of some things.
+
+    Examples
+    --------
+    >>> number_of(record=1, file=1200)
+    '1 record, 1,200 files'
+    """
+    return ", ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for noun, n in counts.items())
 
 
 def escape_lines(text: str) -> str:

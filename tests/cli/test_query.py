@@ -106,7 +106,7 @@ def test_sql_answers_any_select(dataset: str, capsys: pytest.CaptureFixture[str]
     status, out, err = run(capsys, dataset, "select path from files where false", command="sql")
     assert (status, out, err) == (0, "", "0 rows\n")
     status, _, err = run(capsys, dataset, query, "--limit", "1", command="sql")
-    assert err == "1 rows shown, there are more\n"
+    assert err == "1 row shown, there are more\n"
 
 
 @pytest.mark.parametrize(

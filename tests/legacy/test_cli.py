@@ -82,7 +82,7 @@ def test_import(run: Run, tmp_path: Path) -> None:
     command = ("import-legacy", tmp_path / "old", tmp_path / "new", "--workers", "1")
     status, out, _ = run(*command)
     assert status == 0
-    assert "new: 1 of 2 records, 6 images\nfailed: 1 records" in out
+    assert "new: 1 of 2 records, 6 images\nfailed: 1 record (" in out
     info = read_info(Storage.open(tmp_path / "new"))
     assert info is not None
     assert (info.counts.records, info.counts.failures) == (1, 1)

@@ -24,6 +24,7 @@ from zml_dask.query import file_images
 from zml_dask.query.file_images import FileImages
 from zml_dask.store.commit import commit
 from zml_dask.store.info import DatasetInfo
+from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.storage import Storage
 
 SHARD = "images.zarr/images/c/0/0/0"
@@ -231,3 +232,25 @@ def test_a_later_commit_is_the_same_dataset_and_costs_one_request_per_shard(
             server.sent.clear()
             assert (ds.images.compute() == expected).all()
             assert [path for path, _ in server.sent].count("/ds/dataset.json") == asked
+
+
+def test_a_flipped_bit_in_a_table_never_gives_other_rows(grown: tuple[Path, bytes, int]) -> None:
+    folder, _, _ = grown
+
+    def rows() -> object:
+        return zml.open_dataset(folder).read(*FILES_SCHEMA.names).values.tolist()
+
+    expected, damaged = rows(), 0
+    part = next(folder.glob("files.parquet/*"))
+    good = part.read_bytes()
+    footer = int.from_bytes(good[-8:-4], "little") + 8
+    for position in range(4, len(good) - footer, 150):
+        flipped = bytearray(good)
+        flipped[position] ^= 1 << position % 8
+        part.write_bytes(flipped)
+        try:
+            assert rows() == expected
+        except StorageError as error:
+            assert "run zml-dask verify" in str(error)  # noqa: PT017
+            damaged += 1
+    assert damaged > 20

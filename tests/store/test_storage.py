@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import threading
 import uuid
@@ -20,8 +21,8 @@ from store_builders import content_of, objects, sources, stage
 from zml_dask.errors import UsageError
 from zml_dask.store import object_storage
 from zml_dask.store import storage as operations
-from zml_dask.store.commit import commit
-from zml_dask.store.info import read_info
+from zml_dask.store.commit import commit, tidy
+from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.staging import pack_records
 from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.store.verify import verify
@@ -356,3 +357,32 @@ def test_s3_says_of_a_bucket_that_is_closed_what_helps(tmp_path: Path) -> None:
         storage = Storage.open("s3://zml/x", endpoint_url=server.url, key="nobody", secret="wrong")
         with pytest.raises(operations.StorageError, match=r"access is denied .* anon=True"):
             storage.read("a")
+
+
+def test_a_folder_has_one_name_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere/inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere/inner")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name = str(tmp_path / "ds")
+    for written in ("ds", "./ds/", "./x/../ds", "~/ds", f"file://{name}/", Path("elsewhere/../ds")):
+        assert Storage.open(written).url == name
+    # As the system takes it: the folder above a link's target.
+    assert Storage.open("link/../ds").url == str(tmp_path / "elsewhere/ds")
+
+
+def test_what_a_killed_process_was_writing_goes_once_nobody_can_be_writing_it(
+    tmp_path: Path,
+) -> None:
+    storage = Storage.open(tmp_path)
+    old, new = tmp_path / ".tmp-1-build.lock", tmp_path / ".tmp-2-build.lock"
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    assert storage.leftovers(600) == [old.name]
+    assert storage.leftovers() == [old.name, new.name]
+    storage.write("dataset.json", DatasetInfo().to_bytes())
+    tidy(storage, None, ())
+    assert storage.leftovers() == [new.name]

@@ -29,7 +29,7 @@ from zml_dask.pipeline.build import on_cluster
 from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_options
 from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.raster.identifiers import IDENTIFIERS
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -228,15 +228,15 @@ def progress_of(ctx: click.Context) -> Iterator[BuildProgress]:
 
 def print_result(result: BuildResult) -> None:
     """Print what a build came to, on standard output."""
+    amount = number_of(record=result.n_records, file=result.n_files, image=result.n_images)
     if not result.committed and not result.n_staged and not result.n_failed:
         click.echo(
-            f"nothing to do: {result.dataset} is up to date with {result.n_records:,} records, "
-            f"{result.n_files:,} files, {result.n_images:,} images{_left_out(result)}"
+            f"nothing to do: {result.dataset} is up to date with {amount}{_left_out(result)}"
         )
         return
     click.echo(
-        f"{result.dataset}: {result.n_records:,} records, {result.n_files:,} files, "
-        f"{result.n_images:,} images ({result.n_staged:,} records built in {result.seconds:.1f} s)"
+        f"{result.dataset}: {amount} ({number_of(record=result.n_staged)} built in "
+        f"{result.seconds:.1f} s)"
         f"{_left_out(result)}"
     )
     if result.failures:

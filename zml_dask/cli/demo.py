@@ -26,7 +26,7 @@ from zml_dask.records.journal import load_state, state_path
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.storage import Storage
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 CATALOGUE = "catalogue.jsonl"
 """The demo's catalogue, beside the dataset."""
@@ -82,7 +82,7 @@ def _harvest(sandbox: Sandbox, catalogue: Path, progress: BuildProgress) -> None
     catalogue.parent.mkdir(parents=True, exist_ok=True)
     with HttpClient() as client:
         found = harvest(catalogue, HarvestOptions(api_url=sandbox.api_url), client)
-    progress.say(f"harvested {found.written:,} records into {catalogue}")
+    progress.say(f"harvested {number_of(record=found.written)} into {catalogue}")
 
 
 def _forget(catalogue: Path) -> None:

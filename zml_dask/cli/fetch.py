@@ -18,6 +18,7 @@ from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.pipeline.fetching import FetchArchives
 from zml_dask.records.catalogue import Catalogue
+from zml_dask.text_safety import number_of
 
 _DOWNLOADS = 4
 """At once: the server's limits, not the connections, set the pace."""
@@ -80,7 +81,7 @@ def command(
             )
             result = run_job(job, ThreadsExecutor(_DOWNLOADS), progress=progress)
     click.echo(
-        f"{cache}: {result.fetched:,} records fetched ({format_bytes(result.bytes)}), "
+        f"{cache}: {number_of(record=result.fetched)} fetched ({format_bytes(result.bytes)}), "
         f"{result.already:,} there before"
     )
     if result.failures:

@@ -13,6 +13,7 @@ from zml_dask.cli.building import cluster_options, executor_of, progress_of
 from zml_dask.cli.rows import output_options, write_rows
 from zml_dask.query.dataset import open_dataset
 from zml_dask.query.grep import MATCH_SCHEMA, Match, compile_pattern, grep, grep_on
+from zml_dask.text_safety import number_of
 
 _BATCH = 1_024
 
@@ -54,7 +55,7 @@ def command(
     else:
         matches = grep(view, compiled)
     shown = write_rows(_tables(matches), form, output, limit=limit)
-    shown.say(f"{shown.rows:,} lines" + (" shown, there are more" if shown.cut else ""))
+    shown.say(number_of(line=shown.rows) + (" shown, there are more" if shown.cut else ""))
 
 
 def _tables(matches: Iterable[Match]) -> Iterator[pa.Table]:

@@ -16,7 +16,7 @@ from zml_dask.records.dump_harvest import DumpProgress
 from zml_dask.records.harvest import HarvestOptions, HarvestProgress, HarvestResult, harvest
 from zml_dask.records.journal import DEFAULT_EXCLUDE
 from zml_dask.records.parse import ZENODO_API
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 
 @click.command("harvest")
@@ -133,4 +133,4 @@ def _harvest_counts(at: HarvestProgress, waited: float) -> Counts:
 
 def _dump_counts(at: DumpProgress) -> Counts:
     done, total = (round(size / 1e6) for size in (at.done, at.total))
-    return Counts(done, total, note=f"in MB, {at.written:,} records")
+    return Counts(done, total, note=f"in MB, {number_of(record=at.written)}")

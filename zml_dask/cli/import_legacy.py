@@ -9,7 +9,7 @@ import click
 
 from zml_dask.cli.building import cluster_options, executor_of, progress_of
 from zml_dask.pipeline.importing import import_legacy
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 
 @click.command("import-legacy")
@@ -50,11 +50,11 @@ def command(
         )
     passed_over = f", {result.already:,} were done before" if result.already else ""
     click.echo(
-        f"{escape_text(dataset)}: {result.imported:,} of {result.found:,} records, "
-        f"{result.images:,} images{passed_over}"
+        f"{escape_text(dataset)}: {result.imported:,} of "
+        f"{number_of(record=result.found, image=result.images)}{passed_over}"
     )
     if result.failed:
         click.echo(
-            f"failed: {result.failed:,} records "
+            f"failed: {number_of(record=result.failed)} "
             f"(zml-dask status {escape_text(dataset)} --failures says more)"
         )

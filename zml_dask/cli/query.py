@@ -15,7 +15,7 @@ from zml_dask.query.gather import gather
 from zml_dask.query.selection import derived_tables, join_derived, open_selected
 from zml_dask.query.sql import SCHEMAS, Column, parse_condition
 from zml_dask.store.layout import derived_table
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 _COLUMNS = "record_id,path,language,license,n_lines,n_images"
 _EPILOG = " ".join(
@@ -64,8 +64,8 @@ def command(
     tables = _sorted(found, names, ordered, limit) if ordered else _listed(found, names, limit)
     shown = write_rows(tables, form, output, limit=limit, counts=counts)
     total = (
-        f"{counts['files']:,} files with {counts['images']:,} images "
-        f"in {counts['records']:,} records"
+        f"{number_of(file=counts['files'])} with {number_of(image=counts['images'])} "
+        f"in {number_of(record=counts['records'])}"
     )
     more = "" if shown.rows == counts["files"] else f"; {shown.rows:,} shown"
     shown.say(f"{total}{more}")

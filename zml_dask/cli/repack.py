@@ -11,7 +11,7 @@ from zml_dask.cli.building import cluster_options, executor_of, progress_of
 from zml_dask.store.layout import LEVELS
 from zml_dask.store.repack import repack_on
 from zml_dask.store.storage import Storage
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 
 @click.command("repack")
@@ -42,4 +42,4 @@ def command(ctx: click.Context, /, dataset: str, level: int, **values: Any) -> N
         click.echo(f"nothing to do: {url} is compressed at level {level}, {size}")
         return
     share = done.after / done.before - 1
-    click.echo(f"{url}: {images:,} images at level {level}, {size} ({share:+.0%})")
+    click.echo(f"{url}: {number_of(image=images)} at level {level}, {size} ({share:+.0%})")

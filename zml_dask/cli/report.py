@@ -8,7 +8,7 @@ import click
 
 from zml_dask.analysis.counts import UNNAMED, count
 from zml_dask.analysis.report import render
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
@@ -45,6 +45,7 @@ def command(
     totals = numbers.totals
     languages = set(numbers.tables["by_language"]["language"]) - {UNNAMED}
     click.echo(
-        f"{escape_text(str(output))}: {totals['records']:,} records, {totals['files']:,} files, "
-        f"{totals['images']:,} images of {len(languages):,} languages"
+        f"{escape_text(str(output))}: "
+        + number_of(record=totals["records"], file=totals["files"], image=totals["images"])
+        + f" of {number_of(language=len(languages))}"
     )

@@ -20,7 +20,7 @@ from zml_dask.query.selection import image_lines
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images, to_text
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.text_safety import escape_lines, escape_text
+from zml_dask.text_safety import escape_lines, escape_text, number_of
 
 Row: TypeAlias = dict[str, Any]
 
@@ -73,7 +73,7 @@ def _print_record(row: Row, files: list[Row]) -> None:
     for name in ("doi", "version", "publication_date", "license", "repository", "origin"):
         if row[name]:
             click.echo(escape_text(f"{name.replace('_', ' ')}: {row[name]}"))
-    click.echo(f"{row['n_files']:,} files, {row['n_images']:,} images\n")
+    click.echo(f"{number_of(file=row['n_files'], image=row['n_images'])}\n")
     by_path = {file["path"]: file for file in files}
     tree = build_tree((file["path"], file["size"]) for file in files)
     for line in _tree_lines(tree, by_path):
@@ -101,7 +101,7 @@ def _fate(file: Row | None, size: int | None) -> str:
     if file is not None:
         words += [file["language"]] if file["language"] else []
         is_ok = file["status"] == "ok"
-        count = "1 image" if file["n_images"] == 1 else f"{file['n_images']:,} images"
+        count = number_of(image=file["n_images"])
         words += [count if is_ok else file["status"].replace("_", " ")]
     return escape_text(f"({', '.join(words)})") if words else ""
 
@@ -145,7 +145,8 @@ def _show_file(
     if number is not None:
         if number >= len(images):
             raise UsageError(
-                f"{escape_text(file['path'])} has {len(images):,} images, 0 to {len(images) - 1:,}"
+                f"{escape_text(file['path'])} has {number_of(image=len(images))}, "
+                f"0 to {len(images) - 1:,}"
             )
         images, counts = images[number : number + 1], counts[number : number + 1]
     if png is not None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from zml_dask.cli.rows import output_options, write_rows
 from zml_dask.query.dataset import open_dataset
+from zml_dask.text_safety import number_of
 
 
 @click.command("sql")
@@ -33,7 +34,7 @@ def command(
     """
     opened = open_dataset(dataset)
     shown = write_rows(_answered(opened.ask(query, timeout=timeout)), form, output, limit=limit)
-    shown.say(f"{shown.rows:,} rows" + (" shown, there are more" if shown.cut else ""))
+    shown.say(number_of(row=shown.rows) + (" shown, there are more" if shown.cut else ""))
 
 
 def _answered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:

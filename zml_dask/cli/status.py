@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zml_dask.pipeline.status import Amount, Cost, FailureGroup, Status, read_status
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 
 @click.command("status")
@@ -61,7 +61,7 @@ def _print_status(status: Status) -> None:
 
 
 def _amount(amount: Amount) -> str:
-    return f"{amount.records:,} records, {amount.files:,} files, {amount.images:,} images"
+    return number_of(record=amount.records, file=amount.files, image=amount.images)
 
 
 def _print_costs(costs: Iterable[Cost]) -> None:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from zml_dask.text_safety import number_of
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -49,7 +51,7 @@ class Counts:
         if self.failed:
             words.append(f"{self.failed:,} failed")
         if self.n_files:
-            words += [f"{self.n_files:,} files", f"{self.n_images:,} images"]
+            words.append(number_of(file=self.n_files, image=self.n_images))
         if self.waiting >= 1:
             words.append(f"waiting {self.waiting:.0f} s for the server's limit")
         return ", ".join([*words, self.note] if self.note else words)

@@ -47,6 +47,7 @@ from zml_dask.store.layout import ImageShape
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import LeftOut, recorded_limit
+from zml_dask.text_safety import number_of
 
 OpenClient: TypeAlias = Callable[[], AbstractContextManager[distributed.Client]]
 """Opens a cluster when there is something for it to do."""
@@ -270,7 +271,7 @@ def _plan_line(refs: RefTable, ledger: Ledger, todo: RefTable) -> str:
         int(np.isin(refs.record_ids, ids).sum())
         for ids in (ledger.committed, ledger.staged, ledger.failed_permanently)
     )
-    words = [f"{len(refs):,} records in the catalogue"]
+    words = [f"{number_of(record=len(refs))} in the catalogue"]
     words += [f"{committed:,} committed"] if committed else []
     words += [f"{staged:,} staged"] if staged else []
     words += [f"{failed:,} failed permanently"] if failed else []

@@ -29,6 +29,7 @@ from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import check_whole_files, cut
 from zml_dask.query.saving import save_view
 from zml_dask.store.storage import Storage
+from zml_dask.text_safety import number_of
 
 LEGACY: tuple[str, ...] = get_args(LegacyFormat)
 JOBS = ("dataset", *LEGACY, "parquet", "webdataset", "png")
@@ -154,7 +155,7 @@ def _legacy(work: _Export, formats: list[str]) -> str:
         progress=work.progress,
     )
     there = f", {result.already:,} were there already" if result.already else ""
-    return f"{work.target}: {result.records:,} records, {result.images:,} images{there}"
+    return f"{work.target}: {number_of(record=result.records, image=result.images)}{there}"
 
 
 def _dataset(work: _Export) -> str:
@@ -166,9 +167,8 @@ def _dataset(work: _Export) -> str:
         progress=work.progress,
     )
     counts = info.counts
-    return (
-        f"{work.target}: a dataset of {counts.records:,} records, {counts.files:,} files, "
-        f"{counts.images:,} images"
+    return f"{work.target}: a dataset of " + number_of(
+        record=counts.records, file=counts.files, image=counts.images
     )
 
 
@@ -180,7 +180,7 @@ def _parquet(work: _Export) -> str:
         executor=work.executor,
         progress=work.progress,
     )
-    return f"{work.target}: {written.samples:,} files in {written.objects:,} Parquet parts"
+    return f"{work.target}: {number_of(file=written.samples)} in {written.objects:,} Parquet parts"
 
 
 def _webdataset(work: _Export) -> str:
@@ -193,8 +193,9 @@ def _webdataset(work: _Export) -> str:
         executor=work.executor,
         progress=work.progress,
     )
-    return f"{work.target}: {written.samples:,} images in {written.objects:,} shards" + _clipped(
-        written.clipped
+    return (
+        f"{work.target}: {number_of(image=written.samples)} in {number_of(shard=written.objects)}"
+        + _clipped(written.clipped)
     )
 
 
@@ -233,7 +234,7 @@ def _png(work: _Export) -> str:
         work.view, work.target, options, executor=work.executor, progress=work.progress
     )
     return (
-        f"{work.target}: {result.images.total():,} images of "
+        f"{work.target}: {number_of(image=result.images.total())} of "
         f"{len(result.images):,} {options.by}s" + _clipped(result.clipped)
     )
 
@@ -244,7 +245,7 @@ def _clipped(images: int) -> str:
 
 def _atlas(work: _Export) -> str:
     written = export_atlas(work.view, work.target)
-    return f"{work.target}/atlas.parquet: a map of {written.samples:,} records"
+    return f"{work.target}/atlas.parquet: a map of {number_of(record=written.samples)}"
 
 
 def _croissant(work: _Export) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zml_dask.arguments import checked
 from zml_dask.store.info import DatasetInfo
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
@@ -131,8 +131,8 @@ def dataset_item(info: DatasetInfo, name: str, url: str) -> Item:
         "issued": parts and {"date-parts": parts},
         "DOI": said.get("doi"),
         "URL": f"https://doi.org/{said['doi']}" if said.get("doi") else _public(url),
-        "note": f"{info.counts.images:,} images of {info.counts.files:,} files of "
-        f"{info.counts.records:,} records",
+        "note": f"{number_of(image=info.counts.images)} of {number_of(file=info.counts.files)} of "
+        f"{number_of(record=info.counts.records)}",
     }
     return {key: value for key, value in item.items() if value}
 

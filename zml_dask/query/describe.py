@@ -19,7 +19,7 @@ from PIL import Image
 from zml_dask.query.counting import count_by
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
@@ -155,7 +155,7 @@ class RecordView:
                 yield name, ", ".join(map(str, self.row[name]))
         if self.doi_url:
             yield "DOI", self.doi_url
-        yield "files", f"{len(self.files):,} with {int(self.row['n_images']):,} images"
+        yield "files", f"{len(self.files):,} with {number_of(image=int(self.row['n_images']))}"
 
 
 def _linked(value: str) -> str:

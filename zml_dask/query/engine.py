@@ -158,7 +158,23 @@ class Database:
             What the user wrote, for the message where DuckDB refuses it.
         """
         with self._errors(shown):
-            return self._connection.sql(query)
+            return self._answer(query)
+
+    def _answer(self, query: str) -> duckdb.DuckDBPyRelation:
+        """Return what a SELECT gives; its sums of whole numbers with 64 bits.
+
+        DuckDB makes them 128 bits wide, which pandas reads as floats and others as text.
+        """
+        found = self._connection.sql(query)
+        if duckdb.sqltypes.HUGEINT not in found.types:
+            return found
+        columns = [
+            f'#{place}{"::BIGINT" if kind == duckdb.sqltypes.HUGEINT else ""} AS "{name}"'
+            for place, (name, kind) in enumerate(
+                zip((c.replace('"', '""') for c in found.columns), found.types, strict=True), 1
+            )
+        ]
+        return found.project(", ".join(columns))
 
     def execute(self, statement: str) -> None:
         """Run a statement of our own, say one that makes a table of what it computes."""
@@ -174,14 +190,14 @@ class Database:
             If it takes longer than `timeout` seconds, or more memory than it may.
         """
         with self._errors(shown), self._limited(timeout, shown), self._in_thread() as compute:
-            return compute(lambda: self._connection.sql(query).to_arrow_table())
+            return compute(lambda: self._answer(query).to_arrow_table())
 
     def batches(
         self, query: str, *, shown: str = "", timeout: float | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield what a SELECT gives, in bounded memory; at least one batch, be it empty."""
         with self._errors(shown), self._limited(timeout, shown), self._in_thread() as compute:
-            reader = compute(lambda: self._connection.sql(query).to_arrow_reader(_BATCH))
+            reader = compute(lambda: self._answer(query).to_arrow_reader(_BATCH))
             n = 0
             while (batch := compute(lambda: next(reader, None))) is not None:
                 n += 1

@@ -49,6 +49,8 @@ _FROM = frozenset(
 _MAX_CHARACTERS = 1_000_000
 _MAX_LITERALS = 1_000
 """Longer lists become a table: DuckDB takes 90 s over a million literals."""
+_MAX_TERMS = 2_000
+"""DuckDB takes a minute over 5,000 conditions that are joined by and, two over 20,000 by or."""
 _MAX_SHOWN = 200
 _TEXTS = re.compile(r"'(?:[^']|'')*'?|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
@@ -485,6 +487,12 @@ def _check(tree: dict[str, Any], shown: str, derived: Derived) -> set[str]:
                 )
         elif kind == "FUNCTION" and _name_of(node) in _REFUSED_FUNCTIONS:
             raise _refused(shown, f"the function {_name_of(node)} is not for conditions")
+        elif str(kind).startswith("CONJUNCTION") and len(node["children"]) > _MAX_TERMS:
+            raise _refused(
+                shown,
+                f"it joins {len(node['children']):,} conditions, over {_MAX_TERMS:,}; one of "
+                "several is written path in ('a', 'b'), or select(path=['a', 'b'])",
+            )
         elif node.get("from_table"):
             for source in _sources(node["from_table"]):
                 if source.get("type") not in _FROM:
@@ -644,9 +652,9 @@ def query_error(text: str, error: Exception) -> UsageError:
 def _refused(text: str, why: str) -> UsageError:
     """Make the error that says what is wrong with a text, in one line."""
     reason = re.sub(r"^[A-Z][A-Za-z-]+ ([A-Z][a-z]+ )?Error: ", "", why.strip().split("\n")[0])
-    if reason[:1].isupper() or reason.startswith(("syntax", "unterminated")):  # DuckDB's
-        if "depth limit" in reason:
-            reason = "it is nested too deeply; select in steps"
+    if "depth limit" in reason or "recursion" in reason:
+        reason = "it is nested too deeply; select in steps"
+    elif reason[:1].isupper() or reason.startswith(("syntax", "unterminated")):  # DuckDB's
         if "type VARCHAR" in reason and reason.startswith("Cannot compare"):
             reason = "text does not compare with a number; text is written in quotes: '3'"
         is_select = re.match(r"\s*(select|with|from)\b", text, re.IGNORECASE)

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ class LocalStorage(Storage):
                 f"{url!r} is a folder, which takes no storage options; "
                 f"leave out {', '.join(map(repr, options))}"
             )
-        return cls(str(Path(rest if separator else url).expanduser().absolute()))
+        path = Path(rest if separator else url).expanduser()
+        # Where a link is on the way, its parent is not what the text says.
+        return cls(os.path.realpath(path) if ".." in path.parts else str(path.absolute()))
 
     def _locate(self, path: str) -> Path:
         target = Path(self.url, path)
@@ -198,14 +201,15 @@ class LocalStorage(Storage):
             return []
         return [name for name in found if not name.startswith(_HIDDEN)]
 
-    def leftovers(self) -> Sequence[str]:
-        """Paths of half-written objects that a crash left behind."""
-        root = Path(self.url)
-        return sorted(
-            str(path.relative_to(root))
-            for pattern in (f"{_TEMPORARY}*", f"*/{_TEMPORARY}*")
-            for path in root.glob(pattern)
-        )
+    def leftovers(self, age: float = 0) -> Sequence[str]:
+        """Paths of half-written objects that nobody has written to for `age` seconds."""
+        root, found = Path(self.url), []
+        for pattern in (f"{_TEMPORARY}*", f"*/{_TEMPORARY}*"):
+            for path in root.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):  # it was finished meanwhile
+                    if time.time() - path.stat().st_mtime >= age:
+                        found.append(str(path.relative_to(root)))
+        return sorted(found)
 
     def _walk(self, prefix: str) -> Iterator[str]:
         root = self.url.rstrip("/") + "/"

@@ -285,8 +285,8 @@ class Storage(ABC):
         with self._operation("remove", prefix):
             self._prune(prefix)
 
-    def leftovers(self) -> Sequence[str]:
-        """Paths of half-written objects that a crash left behind."""
+    def leftovers(self, age: float = 0) -> Sequence[str]:
+        """Paths of half-written objects that nobody has written to for `age` seconds."""
         return ()
 
     @contextlib.contextmanager

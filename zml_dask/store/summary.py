@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zml_dask.store.layout import SUMMARY_SCHEMA
+from zml_dask.text_safety import number_of
 
 MAX_FILE_BYTES = 100_000
 """Largest file that a dataset holds unless its options say otherwise; the limit of 2018."""
@@ -197,7 +198,7 @@ class LeftOut:
         >>> str(LeftOut(12, 3_456_000, 100_000))
         '12 files of 3,456,000 bytes left out, each larger than 100,000 (--max-file-size)'
         """
-        files = "1 file" if self.files == 1 else f"{self.files:,} files"
+        files = number_of(file=self.files)
         each = "" if self.files == 1 else "each "
         return (
             f"{files} of {self.bytes:,} bytes left out, {each}larger than {self.limit:,} "

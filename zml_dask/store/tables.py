@@ -197,8 +197,8 @@ def read_manifest(storage: Storage, info: DatasetInfo) -> dict[str, WrittenObjec
     for part in info.manifest:
         try:
             with storage.open_reader(part.path) as stream:
-                rows = pq.ParquetFile(stream).read().to_pylist()
-        except pa.ArrowException as error:
+                rows = pq.ParquetFile(stream, page_checksum_verification=True).read().to_pylist()
+        except (pa.ArrowException, OSError) as error:
             raise StorageError(
                 f"{part.path} cannot be read ({error}); run zml-dask verify on the dataset"
             ) from error

@@ -216,6 +216,7 @@ def tidy(storage: Storage, plan: CommitPlan | None, used: Iterable[str]) -> None
     storage.prune(STAGING)
     storage.remove([path for path in parts if path not in listed])
     storage.remove([path for path in storage.leftovers() if _is_ours(path)])
+    storage.remove(storage.leftovers(_ABANDONED))
 
 
 def is_another_under_way(storage: Storage, plan: CommitPlan | None, info: DatasetInfo) -> bool:
@@ -227,6 +228,10 @@ def is_another_under_way(storage: Storage, plan: CommitPlan | None, info: Datase
         return digest != plan.digest
     # A plan that was made from what is committed now; any other one is of a commit that is over.
     return storage.exists(PLAN) and load_plan(storage, digest).base == digest_of(info.to_bytes())
+
+
+_ABANDONED = 600
+"""Seconds after which nobody is writing a small object any more, say the lock."""
 
 
 def _is_ours(leftover: str) -> bool:
