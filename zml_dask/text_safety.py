@@ -41,7 +41,7 @@ def brief_repr(value: object) -> str:
     return escape_text(reprlib.repr(value))
 
 
-def number_of(**counts: int) -> str:
+def number_of(**counts: float) -> str:
     """Say how many there are of some things.
 
     Examples
