@@ -338,6 +338,14 @@ def test_a_pixel_and_its_line_light_up_together(
     line = "document.querySelector('#code .current .line')"
     chromium.execute_script(f"{line}.dispatchEvent(new MouseEvent('mouseenter'))")
     assert script(chromium, "document.querySelector('.picture.current .marker').hidden") is False
+    # A click on a line's number makes a link to it.
+    chromium.execute_script(f"{line}.dispatchEvent(new MouseEvent('click', {{ clientX: 0 }}))")
+    number = script(chromium, f"{line}.dataset.line")
+    assert chromium.current_url.endswith(f"&line={number}")
+    show(chromium, chromium.current_url)
+    opened(chromium)
+    marked = "[...document.querySelectorAll('.line.marked')].map(l => l.dataset.line)"
+    assert script(chromium, marked) == [number]
 
 
 @pytest.mark.browser

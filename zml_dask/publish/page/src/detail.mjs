@@ -59,11 +59,11 @@ function picture(dataset, pixels, segment, current) {
   return { made, marker };
 }
 
-/** Light up a line of code, and bring it into view. */
-function light(line) {
-  for (const lit of document.querySelectorAll(".line.lit")) lit.classList.remove("lit");
-  const found = line === null ? null : document.querySelector(`.line[data-line="${line}"]`);
-  found?.classList.add("lit");
+/** Light up a line of code, or none, and bring it into view. */
+function light(line, name = "lit") {
+  for (const lit of document.querySelectorAll(`.line.${name}`)) lit.classList.remove(name);
+  const found = document.querySelector(`.line[data-line="${CSS.escape(line)}"]`);
+  found?.classList.add(name);
   if (found) reveal($("code"), found);
 }
 
@@ -74,7 +74,7 @@ function reveal(pane, shown) {
   else if (inner.bottom > outer.bottom) pane.scrollTop += inner.bottom - outer.bottom;
 }
 
-function block(dataset, texts, coloured, segment, current, marker) {
+function block(dataset, texts, coloured, segment, current, marker, chosen) {
   const made = element("pre", { className: current ? "block current" : "block" });
   made.dataset.segment = String(segment);
   texts.forEach((text, row) => {
@@ -89,6 +89,11 @@ function block(dataset, texts, coloured, segment, current, marker) {
       reveal($("images"), marker);
     });
     line.addEventListener("mouseleave", () => { marker.hidden = true; });
+    line.addEventListener("click", ({ clientX }) => {
+      if (clientX > line.getBoundingClientRect().left + parseFloat(getComputedStyle(line).paddingLeft)) return; // not on its number
+      light(line.dataset.line, "marked");
+      chosen(line.dataset.line);
+    });
     if (row < texts.length - 1) line.append("\n"); // at the end of a block it opens no line
     made.append(line);
   });
@@ -101,8 +106,8 @@ async function colours(text, language, width) {
   return highlighted(text, language, width);
 }
 
-/** Show the file of an image; `wanted` says whether it still is. */
-export async function openImage(dataset, image, wanted) {
+/** Show the file of an image, with a line marked; `wanted` says whether it still is, and `chosen(line)` takes another line. */
+export async function openImage(dataset, image, line, { wanted, chosen }) {
   const dialog = $("detail");
   dialog.dataset.state = "loading";
   if (!dialog.open) dialog.showModal();
@@ -135,12 +140,13 @@ export async function openImage(dataset, image, wanted) {
   $("code").replaceChildren(
     ...texts.map((each, i) => {
       const first = i * dataset.height;
-      return block(dataset, each, coloured?.slice(first, first + each.length), from + i, from + i === here, pictures[i].marker);
+      return block(dataset, each, coloured?.slice(first, first + each.length), from + i, from + i === here, pictures[i].marker, chosen);
     }),
   );
   const partly = to - from < file.n_images ? `Images ${from + 1} to ${to} of ${number.format(file.n_images)}; → goes on. ` : "";
   $("pixel").textContent = `${partly}Point at a pixel or a line to see the other.`;
   for (const pane of ["images", "code"]) $(pane).scrollTop = $(pane).querySelector(".current")?.offsetTop ?? 0;
+  light(line, "marked");
   dialog.scrollTop = 0;
   $("tree").open = false;
   $("tree").ontoggle = () => { if ($("tree").open) showTree(dataset, file.record_id).catch((error) => { $("files").textContent = String(error.message); }); };

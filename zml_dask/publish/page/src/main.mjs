@@ -42,7 +42,7 @@ function go(changes, { replace = false } = {}) {
 }
 
 /** Choose by filters, from the first page on. */
-const choose = (changes) => go({ ...changes, sql: "", page: "", image: "" });
+const choose = (changes) => go({ ...changes, sql: "", page: "", image: "", line: "" });
 
 /** Choose by a question in SQL, and by nothing else. */
 function ask(question) {
@@ -140,9 +140,9 @@ async function step(by) {
     const steps = [...document.querySelectorAll(".tile")].map((each) => Number(each.dataset.image));
     const at = steps.indexOf(Number(now.image));
     // On the wall's order where the image is on the wall, else to the neighbour in the dataset.
-    if (at >= 0 && at + by >= 0 && at + by < steps.length) go({ image: steps[at + by] }, { replace: true });
+    if (at >= 0 && at + by >= 0 && at + by < steps.length) go({ image: steps[at + by], line: "" }, { replace: true });
     else if (at >= 0) await turnPage(by, true);
-    else if (next >= 0 && next < dataset.info.counts.images) go({ image: next }, { replace: true });
+    else if (next >= 0 && next < dataset.info.counts.images) go({ image: next, line: "" }, { replace: true });
   } else await turnPage(by, false);
 }
 
@@ -152,7 +152,7 @@ async function turnPage(by, withImage) {
   if (next < 0) return;
   await selection.reach(next * size, () => true, progress);
   if (next * size >= selection.images) return;
-  const changes = { page: named(next) };
+  const changes = { page: named(next), line: "" };
   if (withImage) {
     const k = by > 0 ? next * size : Math.min(selection.images, (next + 1) * size) - 1;
     changes.image = selection.at(placed(k, view())).image;
@@ -170,7 +170,7 @@ function close() {
   if (opened) {
     opened = false;
     history.back();
-  } else go({ image: "" }, { replace: true });
+  } else go({ image: "", line: "" }, { replace: true });
 }
 
 function showEmpty(now) {
@@ -233,7 +233,7 @@ async function render() {
   $("lasso-clear").hidden = !now.lasso;
   const image = Number(now.image);
   if (now.image !== undefined && Number.isInteger(image) && image >= 0 && image < dataset.info.counts.images) {
-    await openImage(dataset, image, () => view().image === String(image));
+    await openImage(dataset, image, now.line, { wanted: () => view().image === String(image), chosen: (line) => note({ line }) });
   } else if ($("detail").open) $("detail").close();
   await wall;
 }
