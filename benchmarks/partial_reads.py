@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.fetch.origins import FetchOptions, open_record
+from zml_dask.fetch.origins import open_record
 from zml_dask.net.client import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record

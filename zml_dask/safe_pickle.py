@@ -9,11 +9,11 @@ ones, and refuses everything else. It admits what the 2018 dataset holds:
   the module paths of NumPy 1 and of NumPy 2;
 - objects of the tree class of 2018 (package ``containertree``), as inert data.
 
-What an opcode announces is not believed: bytes are read in pieces as far as there
-are any, what is made of them is counted, and nothing is a key whose hash takes
-longer than it is long. So reading costs in proportion to the pickle's own size.
-Going through what was read may not: a pickle names one thing as often as it likes.
-Whoever follows each name sets a bound, by :func:`within` for instance.
+The sizes that opcodes announce are not trusted: bytes are read in pieces as far as
+there are any, what is made of them is counted, and keys whose hash takes long are
+refused. So the cost of reading is proportional to the size of the pickle. The cost of
+going through the result may not be, since a pickle may name one value many times:
+:func:`within` sets a bound.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ class DamagedPickleError(ZmlError):
 
 
 _VALUE = 16
-"""What a value takes beside its letters, in the same measure; roughly."""
+"""About how many bytes a value takes beside its characters."""
 
 
 def within(value: Any, limit: int) -> bool:
-    """Tell whether plain data would stay within a limit if it were written out as JSON, say.
+    """Whether plain data would stay within a limit if it were written out, as JSON for instance.
 
-    A pickle names what it holds twice at hardly a cost. A few hundred bytes of
-    lists that hold the next list twice come to more than any memory, and to no
-    end at all where one holds itself.
+    A pickle can name a value many times at hardly any cost. A few hundred bytes of
+    lists that each hold the next one twice come to more than any memory, and a list
+    that holds itself is endless.
 
     Parameters
     ----------
     value : object
     limit : int
-        Bytes, roughly: the letters of texts, and 16 for each value.
+        Bytes, roughly: the characters of texts, and 16 for each value.
 
     Examples
     --------
@@ -198,9 +198,9 @@ class InertObject:
     class_name : str
         Module and name, ``"containertree.tree.ContainerFileTree"``.
     arguments : tuple
-        What its constructor would have got.
+        Arguments of its constructor.
     state : object
-        What it held, usually a dict of its attributes.
+        Its state, usually a dict of its attributes.
     """
 
     class_name: str
@@ -344,11 +344,11 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
 
     def _construct(self, what: Any, arguments: Any) -> Any:
         if not isinstance(arguments, tuple):
-            raise ForbiddenPickleError("calls a constructor with arguments that are no tuple")
+            raise ForbiddenPickleError("calls a constructor with arguments that are not a tuple")
         if isinstance(what, _InertClass):
             return InertObject(what.name, arguments)
         if not isinstance(what, _Admitted):
-            raise ForbiddenPickleError("calls something that is no constructor")
+            raise ForbiddenPickleError("calls something that is not a constructor")
         self._count(sum(len(part) for part in arguments if isinstance(part, _SIZED)))
         return what.function(*arguments)
 
@@ -356,7 +356,7 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
         """Count what is made of bytes that are read once and named many times."""
         self._made += size
         if self._made > _COPIES * self._pieces.n_read + _SPARE:
-            raise pickle.UnpicklingError("far more is made of it than there is of it")
+            raise pickle.UnpicklingError("it makes far more than it holds")
 
     def _instantiate(self, klass: Any, args: Any) -> None:
         # For the opcodes INST and OBJ.
@@ -391,7 +391,7 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
             raise ForbiddenPickleError(f"changes the state of a {type(instance).__name__}")
 
     def _keep_less(self, array: NDArray[Any], state: Any, hook: ArrayHook) -> None:
-        """Let go of the bytes that an array was made of: the memo holds on to them."""
+        """Replace an array by what the hook keeps, and release its bytes from the memo."""
         less = hook(array)
         _fill_array(array, (1, less.shape, less.dtype, False, less.tobytes()))
         if len(state[-1]) <= 1:
@@ -487,8 +487,7 @@ def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | N
         raise DamagedPickleError(f"{name} cannot be read as a pickle: {what}") from error
 
 
-# The interpreter is the standard library's, and what it raises over nonsense is
-# whatever the nonsense led to. All of it happens among plain data.
+# What the interpreter of the standard library raises for nonsense depends on the nonsense.
 _WHAT_BAD_PICKLES_RAISE = (
     ArithmeticError,
     AssertionError,

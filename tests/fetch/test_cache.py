@@ -15,8 +15,9 @@ from serving import Faults, Sandbox
 
 from zml_dask.errors import NetworkError, RecordError
 from zml_dask.fetch.cache import is_whole, open_cache, read_cached
+from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.fetch.origins import FetchOptions, cache_record, open_record
+from zml_dask.fetch.origins import cache_record, open_record
 from zml_dask.net.client import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record

@@ -17,8 +17,9 @@ import pytest
 from serving import Faults, Sandbox
 
 from zml_dask.errors import NetworkError, RecordError
-from zml_dask.fetch.members import Member
-from zml_dask.fetch.origins import FetchOptions, open_record
+from zml_dask.fetch.fetched import FetchOptions
+from zml_dask.fetch.member import Member
+from zml_dask.fetch.origins import open_record
 from zml_dask.net.client import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record, RecordFile

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from serving import Faults, Sandbox
 
 from zml_dask.errors import NetworkError
+from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.fetch.origins import FetchOptions, open_record
+from zml_dask.fetch.origins import open_record
 from zml_dask.fetch.partial import merge
 from zml_dask.net.client import HttpClient
 from zml_dask.records.parse import parse_record

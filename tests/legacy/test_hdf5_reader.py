@@ -116,7 +116,7 @@ def test_other_types_are_refused(make: Callable[[Fill], Path]) -> None:
     def fill(file: h5py.File) -> None:
         file["a__0"] = ["text"]
 
-    with pytest.raises(LegacyFileError, match="no array of numbers"):
+    with pytest.raises(LegacyFileError, match="not an array of numbers"):
         read(make(fill))
 
 

@@ -88,13 +88,13 @@ def test_rows_that_the_old_loader_padded_are_read_too() -> None:
     ("segment", "why"),
     [
         (np.full((2, 80), 10), "a newline"),
-        (np.full((2, 80), -1), "no code points"),
-        (np.full((2, 80), 0x110000), "no code points"),
-        (np.full((2, 80), 97.5), "no code points"),
-        (np.full((2, 80), np.nan), "no code points"),
+        (np.full((2, 80), -1), "not code points"),
+        (np.full((2, 80), 0x110000), "not code points"),
+        (np.full((2, 80), 97.5), "not code points"),
+        (np.full((2, 80), np.nan), "not code points"),
         (np.full((2, 81), 97), "80 wide"),
         (np.full((2, 80, 3), 97), "80 wide"),
-        (np.full((2, 80), "a"), "no code points"),
+        (np.full((2, 80), "a"), "not code points"),
     ],
 )
 def test_what_no_text_draws_is_refused(segment: np.ndarray, why: str) -> None:

@@ -18,7 +18,7 @@ from serving import Faults, Sandbox
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.progress import SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.fetch.origins import FetchedRecord
+from zml_dask.fetch.fetched import FetchedRecord
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline import process
 from zml_dask.pipeline.build import build

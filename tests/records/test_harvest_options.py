@@ -122,7 +122,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(
     # No file may grow over so many bytes: the fourth page breaks off in a line.
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
     try:
-        with pytest.raises(ZmlError, match="make room"):
+        with pytest.raises(ZmlError, match="free some space"):
             harvest(path, options, client_of(served))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -13,7 +13,7 @@ from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.engine.job import run_job
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import ZmlError
-from zml_dask.fetch.origins import FetchOptions
+from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.pipeline.fetching import FetchArchives

@@ -83,8 +83,8 @@ class FetchedRecord:
     archives : tuple of FetchedArchive
         In key order.
     listed : tuple of Member
-        Files of the record whose first bytes or size showed that they hold
-        nothing to read, and which were therefore not downloaded.
+        Files of the record that were not downloaded, since their first bytes or
+        their size showed that they hold nothing to read.
     limits : FetchLimits
     scratch : Path or None
         Folder for archives within the archives, by default where those lie.
@@ -99,16 +99,16 @@ class FetchedRecord:
     def members(self) -> Iterator[Member]:
         """Every file of every archive.
 
-        Where a record has several archives, ``<archive's name>/`` stands before
-        the paths of each. A file that is no archive has its own name as path. Of
-        members whose paths come out alike the first is read.
+        If a record has several archives, the paths of each begin with
+        ``<archive's name>/``. A file that is not an archive has its own name as path.
+        Of members with the same path, the first is read.
 
         Raises
         ------
         RecordError
         """
         # An archive "a" with "b/c" beside an archive "a/b" with "c"; "x.py" beside "x.py.gz";
-        # what was escaped, and came out as something else is spelt.
+        # two names that are the same once they are escaped.
         seen = set[int]()
         for member in self._members():
             if member.status == "ok":
@@ -120,14 +120,14 @@ class FetchedRecord:
             yield member
 
     def lost(self) -> tuple[str, ...] | None:
-        """What could not be read, where there is no text at all; None where there is some.
+        """Name what could not be read, if no text could be; None if some text was.
 
         Raises
         ------
         RecordError
         """
         lost: list[str] = []
-        # As a rule one of the first files is a text, and the rest need not be looked at.
+        # Usually one of the first files is a text, and the rest need not be read.
         for first in (_FIRST_ENTRIES, None):
             lost.clear()
             for member in self._members(first):

@@ -1,4 +1,4 @@
-"""A record's own files, brought to the local disk: what cannot be had costs that file alone."""
+"""Downloads a record's own files; one that fails does not cost the others."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from zml_dask.net.transfer import TransferPlan, local_disk
 from zml_dask.records.record import RecordFile
 from zml_dask.text_safety import redact_url
 
-# What is wrong with one file. What is wrong with us or with the whole server (blocked,
-# limited, no connection, disk full), or withheld on purpose, is the record's.
+# Failures of a single file. Failures of this machine or of the whole server (blocked,
+# limited, no connection, disk full), and files that are withheld on purpose, are the record's.
 FILE_FAULTS: Final = frozenset({
     "not_found", "bad_request", "bad_query", "checksum", "truncated", "server_error", "source",
     "bad_url", "bad_redirect",
 })  # fmt: skip
 
 _TAIL: Final = 65_536 + 22
-# Only hints: what may be a zip file although it begins as something else, and what is
-# surely a document although it begins as a zip file.
+# Hints only: what may be a zip file although it begins as something else, and what is
+# a document although it begins as a zip file.
 _MAY_END_AS_ZIP: Final = (*PROGRAM_MARKS, b"Cr24", b"PK")
 _ZIP_SUFFIXES: Final = (
     ".zip", ".jar", ".pyz", ".exe", ".whl", ".egg", ".mltbx", ".vsix", ".nupkg", ".xpi",
@@ -52,7 +52,7 @@ _DOCUMENT_SUFFIXES: Final = (
     ".ods", ".odp", ".odg", ".epub",
 )  # fmt: skip
 
-# Names of the parts of a split archive, and what they say of the place of each.
+# Names of the parts of a split archive, with the number of each part.
 _VOLUMES: Final = (
     re.compile(r"(?P<base>.+)\.z(?P<number>\d{2,3})", re.IGNORECASE),
     re.compile(r"(?P<base>.+)\.part(?P<number>\d{1,4})\.rar", re.IGNORECASE),
@@ -177,7 +177,7 @@ class FileFetcher:
             self._list(file, *self.options.limits.too_large)
 
     def _holds_archive(self, file: RecordFile, head: bytes) -> bool:
-        """Whether in a file that begins as another a zip file ends, or an archive begins."""
+        """Whether a file of another kind ends with a zip file, or contains an archive."""
         may_be = file.key.lower().endswith(_ZIP_SUFFIXES) or head.startswith(_MAY_END_AS_ZIP)
         if not may_be or file.size is None or recognise(head) != "bare":
             return False
@@ -195,7 +195,7 @@ class FileFetcher:
             return True  # only the whole can show it
 
     def _fetch_single(self, file: RecordFile, target: Path) -> None:
-        """Fetch what is no archive and may be small enough to be read: its size is not known."""
+        """Fetch a file of unknown size that is not an archive, if it is small enough to be read."""
         limits = self.options.limits
         try:
             download = self.client.download(
@@ -209,12 +209,12 @@ class FileFetcher:
             self._add(file, target, download.bytes, f"md5:{download.md5}")
 
     def _fetch_in_parts(self, file: RecordFile, target: Path, most: int) -> bool:
-        """Fetch only those parts of a large zip file that are read; False: fetch it whole."""
+        """Fetch only those parts of a large zip file that are read; False if that is not done."""
         threshold = self.options.partial_threshold
         if threshold is None or file.size is None or file.size < threshold:
             return False
-        # Only a hint: what it is shows its content, but a look at the end of a
-        # large tar.gz would be a request for nothing.
+        # A hint only, since the content decides; but reading the end of a large tar.gz
+        # would waste a request.
         if not file.key.lower().endswith(".zip"):
             return False
         try:
@@ -269,7 +269,7 @@ class FileFetcher:
         self.listed.append(unread(file.key, file.size, status, reason))
 
     def _join(self, volumes: dict[str, _Volume]) -> None:
-        """Put the parts of each split archive together, as far as none is missing."""
+        """Put the parts of each split archive together, up to the first that is missing."""
         groups: dict[str, dict[int, FetchedArchive]] = {}
         for archive in self.archives:
             volume = volumes.get(archive.name)
@@ -358,7 +358,7 @@ def _volumes_of(keys: Iterable[str]) -> dict[str, _Volume]:
             if place >= 0:
                 volumes[key] = _Volume(whole, place)
             break
-    # What the others were split from: its last part, or its first.
+    # The file that the parts are named after is the last part, or the first.
     for volume in list(volumes.values()):
         last = lower.get(volume.whole.lower())
         if last is not None and last not in volumes:
@@ -372,7 +372,7 @@ def _is_later(volume: _Volume | None) -> bool:
 
 
 def _is_split(archives: list[FetchedArchive], volume: _Volume, volumes: dict[str, _Volume]) -> bool:
-    """Whether the first part of what a file is a part of has shown to be an archive."""
+    """Whether the first part of a file's split archive has turned out to be an archive."""
     if volume.place == 0:
         return False
     first = _Volume(volume.whole, 0)
@@ -382,7 +382,7 @@ def _is_split(archives: list[FetchedArchive], volume: _Volume, volumes: dict[str
 
 
 def _is_split_name(name: str) -> bool:
-    """Whether a name alone says that a file is a part: of ``.aa`` or ``.001`` it may be chance."""
+    """Whether a name alone shows that a file is a part; ``.aa`` or ``.001`` may be chance."""
     return any(pattern.fullmatch(name) for pattern in _VOLUMES[:2]) or bool(
         re.fullmatch(r".+\.(?:zip|7z|rar|tar|gz|tgz|bz2|xz)\.?(?:\d{3}|(?:part)?[a-z]{2})", name)
     )

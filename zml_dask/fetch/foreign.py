@@ -1,7 +1,7 @@
-"""Archives that a library in C reads, from a process of its own: 7z, RAR, cab, deb, rpm and others.
+"""Archives that a library in C reads, in a process of its own: 7z, RAR, cab, deb, rpm and others.
 
-`zml_dask.fetch.foreign_child` is that process. It has limits of time, memory and
-output, and what it says is not believed more than the archive is.
+`zml_dask.fetch.foreign_child` is that process. Its time, memory and output are limited,
+and its output is trusted no more than the archive itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ForeignReader:
     Parameters
     ----------
     source : binary file
-        Has a place in the file system or none; it is read from its begin.
+        With a file descriptor; it is read from its beginning.
     stream : bool
         Whether it is one compressed stream, not an archive of entries.
     archives : tuple of str
@@ -161,12 +161,12 @@ class ForeignReader:
         if code < 0:
             number = signal.Signals(-code)
             lack = _OUT_OF.get(number)
-            return f"its reader ran out of {lack}" if lack else f"its reader met {number.name}"
+            return f"its reader ran out of {lack}" if lack else f"its reader ended by {number.name}"
         return f"its reader ended with status {code}"
 
 
 def rar5_extras(file: IO[bytes], meter: Meter) -> dict[str, str | None]:
-    """What libarchive passes over in the headers of a RAR 5 archive.
+    """Read what libarchive ignores in the headers of a RAR 5 archive.
 
     Returns
     -------

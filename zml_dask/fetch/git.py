@@ -1,7 +1,7 @@
 """Which repository a record's links name, and one commit of it as a tar file.
 
-Git may do nothing else here. The clone is bare and shallow: no working tree, so no filter,
-no submodule, no symbolic link and no hook of the repository ever acts on this machine.
+The clone is bare and shallow. It has no working tree, so that no filter, submodule,
+symbolic link or hook of the repository has an effect on this machine.
 """
 
 from __future__ import annotations
@@ -309,8 +309,8 @@ def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
     if limiter is not None:
         command = [limiter, f"--fsize={limits.max_bytes}", "--core=0", *command]
     what = next((part for part in arguments if part in {"clone", "rev-parse", "archive"}), "")
-    # What git says comes from the server too, and as much as that likes: into a
-    # file, whose size is bounded as that of any other.
+    # The output of git may come from the server, which may send any amount of it. So it
+    # goes to a file, whose size is limited like that of any other.
     with tempfile.TemporaryFile(dir=folder) as out, tempfile.TemporaryFile(dir=folder) as err:
         try:
             process = subprocess.Popen(

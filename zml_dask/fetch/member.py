@@ -1,4 +1,4 @@
-"""What an archive yields: a member of it, or the reason why there is none, within limits."""
+"""A member of an archive, or the reason why it cannot be read; and the limits of reading."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MemberStatus = Literal[
     "ok", "binary", "too_large", "damaged", "encrypted", "unsupported", "duplicate", "refused"
 ]
 
-# Small archives may be mostly zeros and harm nobody.
+# Small archives of mostly zeros do no harm.
 _RATIO_FROM_BYTES: Final = 512 * 1024 * 1024
 # Ordinary code has one line for eight bytes of its archive.
 _LINES_PER_BYTE: Final = 4
 _LINES_FROM: Final = 4_000_000
 _LONGEST_SHOWN_PATH: Final = 4096
-# How the reasons of rows begin that are about no regular file.
+# How the reasons of rows about special files begin.
 _SPECIAL_FILES: Final = ("a device", "a hard link", "a symbolic link")
 _VERSION_CONTROL: Final = (".git", ".hg", ".svn", "CVS", ".bzr", "_darcs", ".jj")
 _VERSION_CONTROL_FIRST: Final = tuple(f"{name}/" for name in _VERSION_CONTROL)
@@ -53,8 +53,7 @@ class Member(NamedTuple):
     reason : str or None
         Why it is not ``"ok"``; of one that is, what to know about it.
     spooled : file or None
-        Content of a member that is itself an archive and too large for `data`,
-        for whoever opens that.
+        Content of a member that is itself an archive and too large for `data`.
     """
 
     path: str
@@ -77,7 +76,7 @@ def unread(
 
 
 def is_lost(member: Member) -> bool:
-    """Whether a member may hold something to read, and could not be read."""
+    """Whether a member could not be read, although it may hold something to read."""
     if member.status == "refused":
         return not str(member.reason).startswith(_SPECIAL_FILES)
     return member.status in {"damaged", "encrypted", "unsupported"}

@@ -1,8 +1,8 @@
 """The members of an archive of any kind: recognised by content, streamed, bounded.
 
-Nothing is ever written under a member's name: a member is a path, its bytes or the
-reason why there are none. Of archives within an archive one level is opened, so
-nested bombs stay shut.
+Nothing is ever written under a member's name: a member is a path, and its bytes or
+the reason why they cannot be read. Archives within an archive are opened to one level
+only, so that a nested bomb does no harm.
 """
 
 from __future__ import annotations
@@ -64,10 +64,8 @@ from zml_dask.fetch.zip import (
 from zml_dask.fetch.zip_salvage import salvaged_members
 from zml_dask.text_safety import escape_path
 
-__all__ = ["Member", "has_members", "is_sound", "is_text", "kind_of", "read_members"]
-
 _MOST_MAPPED: Final = 64 * 1024 * 1024
-# Each may cost a process of its own.
+# Each may need a process of its own.
 _MAX_NESTED: Final = 1000
 
 _DOCUMENT_TYPES: Final = (
@@ -414,7 +412,7 @@ def _foreign_member(
         while content.read(-1):
             pass
     if len(data) < (size or 0) and not wrong and spooled is None:
-        # Read over, in there: it had to be unpacked all the same.
+        # It was skipped by the other process, but had to be unpacked all the same.
         over = meter.add_unpacked((size or 0) - len(data))
         if over is not None:
             raise OverLimitError(over)
@@ -478,7 +476,7 @@ def _content(reader: ForeignReader, meter: Meter, wrong: list[str]) -> Iterator[
 
 
 def _single(opened: _Opened) -> Member:
-    """The only member of what is no archive."""
+    """The only member of a file that is not an archive."""
     name, limits = opened.meter.name, opened.meter.limits
     if opened.kind == "unsupported":
         reason = f"{format_name(opened.layer.peek())} archives are not read"

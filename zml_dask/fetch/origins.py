@@ -1,4 +1,4 @@
-"""Where a record's code comes from: its own files, else the repository at its tag."""
+"""Where a record's code comes from: its own files, or else the repository at its tag."""
 
 from __future__ import annotations
 
@@ -24,13 +24,8 @@ from zml_dask.records.parse import mapping, record_name
 from zml_dask.records.record import Record
 from zml_dask.text_safety import escape_path
 
-__all__ = [
-    "FetchOptions", "FetchedArchive", "FetchedRecord", "cache_record",
-    "embargo_date", "embargo_end", "fetch_into", "open_record",
-]  # fmt: skip
-
-# With what is wrong with us or with the whole server nobody turns to GitHub, nor where a
-# record is withdrawn or restricted on purpose.
+# Other failures are those of this machine or of the whole server, or the record is withdrawn
+# or restricted on purpose: then GitHub is not tried.
 _ELSEWHERE: Final = FILE_FAULTS | {"unreadable_archive", "no_files"}
 _OF_THIS_MACHINE: Final = frozenset({"disk_full", "scratch"})
 
@@ -124,7 +119,7 @@ def fetch_into(
     try:
         return _from_github(source, fetcher, cast("RecordError", fault))
     except RecordError as error:
-        # Better what can be read of a damaged archive than nothing.
+        # What can be read of a damaged archive is better than nothing.
         if error.kind in _OF_THIS_MACHINE or own is None:
             raise
         if lost or not cast("RecordError", fault).permanent:
@@ -151,7 +146,7 @@ def cache_record(
     scratch : Path
         Folder on a local disk; holds what is under way.
     options : FetchOptions, optional
-        Its `cache` and `offline` are not heeded here.
+        `cache` and `offline` are ignored.
 
     Returns
     -------
@@ -175,7 +170,7 @@ def cache_record(
     try:
         fetched = fetch_into(record, client, folder, plain, keep_partial=True)
     except RecordError as error:
-        if error.permanent:  # nobody will go on from here
+        if error.permanent:  # no later attempt will use it
             shutil.rmtree(folder, ignore_errors=True)
         raise
     try:
@@ -189,7 +184,7 @@ def cache_record(
 
 
 def _check_access(record: Record) -> None:
-    """Stop at records whose files are withheld on purpose: no way round is looked for."""
+    """Refuse records whose files are withheld on purpose; other origins are not tried."""
     if record.files:
         return
     if record.access == "embargoed":
@@ -246,7 +241,7 @@ def embargo_end(message: str) -> str | None:
 def _fault_of(
     record: Record, own: FetchedRecord, fault: RecordError | None, lost: tuple[str, ...] | None
 ) -> RecordError | None:
-    """Why other origins are to be tried as well; None where the record's own files will do."""
+    """Say why other origins must be tried; None if the record's own files suffice."""
     if lost:
         is_passing = fault is not None and not fault.permanent
         return fault if is_passing else _unreadable(record, own, lost)
@@ -279,8 +274,8 @@ def _from_github(
     Raises
     ------
     RecordError
-        Where nothing is there either: of `fault`'s type, with a word on what was
-        tried; of another that passes, where GitHub could not be asked.
+        If nothing is found there either: of the kind of `fault`, with what was tried;
+        or of a transient kind, if GitHub could not be asked.
     """
     if source is None:
         raise fault
@@ -316,7 +311,7 @@ def _github_archive(source: GithubSource, tag: str, fetcher: FileFetcher) -> Fet
     )
     kind = kind_of(target, limits=limits)
     if not is_sound(target, kind):
-        raise RecordError("unreadable_archive", f"{source.name} at {tag!r} is no archive")
+        raise RecordError("unreadable_archive", f"{source.name} at {tag!r} is not an archive")
     checksum = f"md5:{download.md5}"
     return _of_repository("github-archive", source, target, download.bytes, checksum, limits)
 

@@ -25,10 +25,10 @@ from zml_dask.net.client import HttpClient
 from zml_dask.net.transfer import local_disk
 from zml_dask.records.record import RecordFile
 
-# A guest of Zenodo has one or two requests a second, in which a line brings
-# some megabytes: that is what a further request has to save.
+# Zenodo permits a guest one or two requests per second, in which time a connection
+# delivers some megabytes: a further request has to save as much.
 _REQUEST_BYTES: Final = 4 * 1024 * 1024
-# Parts have to come to less than this share of the whole, requests included.
+# The parts, requests included, must come to less than this share of the whole.
 _WORTH: Final = 0.5
 _TAIL: Final = 256 * 1024
 _LARGEST_PART: Final = 64 * 1024 * 1024
@@ -52,7 +52,7 @@ def fetch_parts(
     Returns
     -------
     int or None
-        Bytes fetched; None where the file is no zip, or the whole is as cheap.
+        Bytes fetched; None if the file is not a zip, or the whole file is as cheap.
 
     Raises
     ------

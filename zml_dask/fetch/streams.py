@@ -1,7 +1,7 @@
-"""What a file is, by its bytes, and the compressions around it, removed as streams within bounds.
+"""Recognises files by their first bytes, and removes compressions, as streams within limits.
 
-Names are not asked. What a compression unpacks to is counted as it comes, so that
-nothing is unpacked that no limit allows.
+Names are ignored. Unpacked bytes are counted as they come, so that no more is unpacked
+than the limits allow.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Kind = Literal[
 CONTAINERS: Final[frozenset[Kind]] = frozenset({"zip", "tar", "foreign", "bundle"})
 HEAD_BYTES: Final = 512
 PAYLOAD_WITHIN: Final = 1024 * 1024
-"""So far from its begin an archive may begin in a file; programs that unpack are smaller."""
+"""How many bytes may precede an archive in a file; self-extracting programs are smaller."""
 
 PROGRAM_MARKS: Final = (b"MZ", b"\x7fELF", b"#!")
 MAY_PRECEDE: Final = (*PROGRAM_MARKS, b"\r", b"\n", b"\xef\xbb\xbf")
-"""First bytes of what an archive may follow: programs, scripts, stray line ends and marks."""
+"""First bytes of what may precede an archive: programs, scripts, line ends and marks."""
 
 SUFFIXES: Final = (".gz", ".bz2", ".bz", ".xz", ".zst", ".lzma", ".lz", ".lz4", ".z")
 """What a compression appends to a name, lower case."""
@@ -53,7 +53,7 @@ _LAST_SUFFIXES: Final = frozenset(
 )
 
 InflateError: Final = cast("type[Exception]", isal_zlib.error)
-"""What a broken stream raises; no kin of `zlib.error`, though named as such."""
+"""What a broken stream raises; it does not derive from `zlib.error`, despite its name."""
 
 _BLOCK: Final = 512
 _ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04", b"PK00PK\x03\x04")
@@ -107,7 +107,7 @@ _FEED_BYTES: Final = 64 * 1024
 # So much of a frame, packed, is kept at hand to unpack it once more where it is damaged.
 _KEPT_BYTES: Final = 8 * 1024 * 1024
 _SMALL_STEP: Final = 512
-# Of zstd, which takes no bound of what comes out, a kilobyte makes some 30 MB at most.
+# The output of zstd cannot be limited; a kilobyte of input gives some 30 MB at most.
 _ZSTD_FEED_BYTES: Final = 1024
 _LONGEST_MAGIC: Final = 16
 _LARGEST_LZMA: Final = 2**40
@@ -389,7 +389,7 @@ def _is_tar_behind_zeros(layer: Layer) -> bool:
 
 
 def spool(layer: Readable, scratch: Path, meter: Meter) -> IO[bytes]:
-    """Copy a stream to a nameless file, for who has to seek in it.
+    """Copy a stream to a temporary file that can be sought in.
 
     Raises
     ------

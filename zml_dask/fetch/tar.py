@@ -1,8 +1,8 @@
 """The members of a tar stream, in the archive's order, whatever its headers claim.
 
-`tarfile` reads a pax or GNU header of any stated size into memory before it can be
-asked, and gives up over a time or an owner that makes no sense; so the blocks are
-walked here, and of a header only what reading needs is looked at.
+`tarfile` reads a pax or GNU header of any stated size into memory, and gives up
+because of an invalid time or owner. So the blocks are parsed here, and only the
+fields of a header that reading needs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BLOCK: Final = 512
 _EMPTY_BLOCK: Final = bytes(_BLOCK)
 _LARGEST_HEADER: Final = 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
-# A number of twelve bytes, or of any number of digits, is no size that a table holds.
+# A header can state a size of up to twelve bytes, or of any number of digits.
 _LARGEST_SIZE: Final = 2**62
 _MAGIC: Final = b"ustar"
 _POSIX_MAGIC: Final = b"ustar\0"
@@ -158,7 +158,7 @@ def _cut(entry: _Entry | None, meter: Meter, status: MemberStatus, reason: str) 
 def _member(
     entry: _Entry, layer: Layer, meter: Meter, read: set[int], listed: set[int], scratch: Path
 ) -> Member | None:
-    """Read one entry's content, or read over it; None for what needs no row."""
+    """Read one entry's content, or skip it; None for an entry that needs no row."""
     is_passed_over = is_version_control(entry.path)
     if entry.kind in _WITHOUT_CONTENT:
         return None if is_passed_over else _special(entry, listed)
@@ -218,7 +218,7 @@ class _Content:
 
 
 def _special(entry: _Entry, listed: set[int]) -> Member | None:
-    """The row of what is no regular file and worth one."""
+    """The row of an entry that is not a regular file; None for one that needs no row."""
     if entry.kind in _DEVICES:
         return unread(entry.path, entry.size, "refused", "a device or pipe")
     if entry.kind == tarfile.LNKTYPE:
@@ -362,7 +362,7 @@ def _read_exactly(layer: Layer, size: int) -> bytes:
 
 
 def _skip(layer: Layer, count: int) -> None:
-    """Read over so many bytes, and not one more; raises as `_read_exactly`."""
+    """Skip exactly so many bytes; raises as `_read_exactly`."""
     while count > 0:
         gone = len(layer.read(min(count, _READ_BYTES)))
         if not gone:
@@ -371,7 +371,7 @@ def _skip(layer: Layer, count: int) -> None:
 
 
 def _header_body(layer: Layer, size: int, meter: Meter) -> bytes | None:
-    """Content of an extended header; None of one that is too large, which is read over.
+    """Content of an extended header; None for one that is too large, which is skipped.
 
     Each counts as a member: a chain of them must end as well.
     """

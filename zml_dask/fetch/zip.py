@@ -5,8 +5,8 @@ half a kilobyte of every entry before the first can be counted: a directory that
 claims a million members must not cost a gigabyte, nor an honest one thirty
 microseconds per file. Deflate is undone by `isal`, about twice as fast as zlib.
 
-What an archive says of where things lie is verified: tools write offsets that are
-shifted, padded or wrapped at 4 GiB.
+The offsets in an archive are verified: some tools write them shifted, padded or
+wrapped at 4 GiB.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _LONGEST_COMMENT: Final = 65_535
 _UNKNOWN_16: Final = 0xFFFF
 _STANDARD_NAMES: Final = "cp437"
 _UTF8: Final = 0x800
-# What a table holds; a header that states more lies anyway.
+# The largest number that a table holds; a header that states more is wrong anyway.
 _LARGEST_SIZE: Final = 2**63 - 1
 _EXTRA_ZIP64: Final = 0x0001
 _EXTRA_UNICODE_PATH: Final = 0x7075
@@ -83,10 +83,10 @@ _DOS_LINK: Final = 0x400
 # Without any of these bits it is a regular file, to whichever system.
 _ANY_SPECIAL: Final = 0x7000_0000 | _DOS_FOLDER | _DOS_LINK
 _LONGEST_LINK: Final = 4096
-# No compression makes more of a file than this; what does hides something.
+# No compression enlarges a file by more than this; one that seems to hides something.
 _PACKED_MARGIN: Final = 65_536
 _CHECK_TIME_EVERY: Final = 1024
-# Members to be found where their entries do not say; an honest archive has few.
+# Most members to search for, since their entries point elsewhere; an honest archive has few.
 _MAX_INDEXED: Final = 100_000
 
 
@@ -411,7 +411,7 @@ class Slices:
 
 
 class _Bodies:
-    """Packed bodies of the members, found where they are if not where they should be."""
+    """Packed bodies of the members; those that are not where their entries say are searched."""
 
     def __init__(self, buffer: Buffer, directory: Directory, meter: Meter) -> None:
         self.buffer = buffer
@@ -584,7 +584,7 @@ def _mode_of(host: int, attributes: int, size: int) -> int:
 
 
 def _special(bodies: _Bodies, entry: Entry) -> Member | None:
-    """The row of what is no regular file and worth one: a device, a link that leads out."""
+    """The row of a device, or of a link out of the archive; None for any other link."""
     if not stat.S_ISLNK(entry.mode):
         return _refused(entry, ("refused", "a device, pipe or socket"))
     body = bodies.at(entry, entry.offset)
@@ -598,7 +598,7 @@ def _special(bodies: _Bodies, entry: Entry) -> Member | None:
 
 
 def _end_window(buffer: Buffer) -> tuple[int, int]:
-    """Where an end record may begin: before its comment and zeros that pad the file."""
+    """Where an end record may begin: its comment, and zeros that pad the file, may follow it."""
     stop = len(buffer)
     while stop > 0:
         start = max(0, stop - _LONGEST_COMMENT)
@@ -611,7 +611,7 @@ def _end_window(buffer: Buffer) -> tuple[int, int]:
 
 
 def _directory_before(buffer: Buffer, end: int, fields: tuple[int, ...]) -> Directory | None:
-    """The directory that an end record speaks of; None where it is not there."""
+    """The directory that an end record points to; None if it is not there."""
     _, disk, _, _, count, size, offset, _ = fields
     locator = end - _END_64_LOCATOR.size
     if locator >= 0 and bytes(buffer[locator : locator + 4]) == b"PK\x06\x07":
@@ -646,7 +646,7 @@ def _shift_of(buffer: Buffer, start: int, offset: int) -> int:
 
 
 def _check_end(buffer: Buffer, directory: Directory, position: int, count: int) -> None:
-    """Look whether the directory ends where something else than an entry stands.
+    """Check that the directory may end at `position`, where there is no further entry.
 
     Raises
     ------

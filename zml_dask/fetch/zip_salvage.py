@@ -1,4 +1,4 @@
-"""What can be read of a zip file without its directory: one that was cut off, mostly."""
+"""Reads the members of a zip file whose directory is missing, as after an interrupted copy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def salvaged_members(
     scratch : Path
         Folder for members that are themselves archives.
     wrong : str
-        What is the matter with the directory, for a row about the archive.
+        What is wrong with the directory, for the row about the archive.
     seen : set of int, optional
         Hashes of paths that the directory lists; they are passed over.
     """
@@ -132,7 +132,7 @@ def _entry_at(buffer: Buffer, position: int) -> tuple[Entry, int] | None:
 def _measured(
     buffer: Buffer, start: int, entry: Entry, meter: Meter
 ) -> tuple[Entry, int | None, str | None]:
-    """A member whose header leaves its lengths to what follows it, with its end.
+    """Measure a member whose lengths are stated behind its content, not in its header.
 
     Returns
     -------

@@ -67,7 +67,7 @@ def split_path(path: str) -> tuple[list[str], str]:
 
 
 def told_apart(name: str) -> str:
-    """Return another spelling of a name ``x__<i>`` that is taken.
+    """Return another spelling of a name ``x__<i>`` that is used already.
 
     Examples
     --------
@@ -265,7 +265,7 @@ class Hdf5Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._waiting.clear()  # nobody wants the file any more
+            self._waiting.clear()  # the file is given up
         self.close()
 
 
@@ -297,7 +297,7 @@ def create_file(path: Path) -> Any:
 
 @contextmanager
 def _system_errors(path: Path) -> Iterator[None]:
-    """Turn what HDF5 raises of any type where the system refused into what it refused with.
+    """Turn whatever HDF5 raises for an error of the system into an `OSError`.
 
     Raises
     ------

@@ -87,7 +87,7 @@ def recover_text(
     Raises
     ------
     NotTextError
-        If a value is no code point, or a row is wider than an image or holds a
+        If a value is not a code point, or a row is wider than an image or holds a
         newline.
 
     Examples
@@ -133,7 +133,7 @@ def _rows(segment: NDArray[Any], number: int, width: int) -> NDArray[np.uint32]:
     if segment.dtype.kind == "f" and np.array_equal(segment, np.trunc(segment)):
         segment = segment.astype(np.int64)  # as 2018's loader pads
     if segment.dtype.kind not in "iu" or segment.min() < 0 or segment.max() > _MAX_CODE_POINT:
-        raise NotTextError(f"segment {number} holds values that are no code points")
+        raise NotTextError(f"segment {number} holds values that are not code points")
     if (segment == _NEWLINE).any():
         raise NotTextError(f"segment {number} holds a newline within a row")
     rows = segment.astype(np.uint32)
@@ -182,7 +182,7 @@ def import_record(
 
 
 def _record_row(source: LegacySource, record: SourceRecord, describe: Describe) -> dict[str, Any]:
-    """Return the columns of the records table; those that nothing is known of stay out."""
+    """Return the columns of the records table; unknown ones are left out."""
     row: dict[str, Any] = {"record_id": record.record_id, "origin": ORIGIN}
     hit = _hit(source, record)
     if hit is None:
@@ -190,7 +190,7 @@ def _record_row(source: LegacySource, record: SourceRecord, describe: Describe) 
     try:
         return row | dict(describe(hit))
     except (ZmlError, TypeError, ValueError, LookupError, RecursionError):
-        return row  # no hit of Zenodo's: the images are worth having without it
+        return row  # not a hit of Zenodo's; the images are imported without it
 
 
 def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None:
@@ -205,13 +205,13 @@ def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None
     except (DamagedPickleError, LegacyFileError):
         return None
     hit = content.get("hit") if isinstance(content, dict) else None
-    # What is longer when it is written out than any record's JSON is no hit either.
+    # A hit that is written out longer than any record's JSON is not one.
     return hit if isinstance(hit, dict) and within(hit, _MAX_HIT_BYTES) else None
 
 
 @contextmanager
 def _opened(source: LegacySource, path: str) -> Iterator[IO[bytes]]:
-    """Open a file of the source, and tell a disk that fails from a file that is damaged.
+    """Open a file of the source; an error of the disk is not a damaged file.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def _compact(stream: IO[bytes], name: str, scratch: Path) -> Iterable[tuple[str,
 
 
 def _staged_file(path: str, segments: Segments) -> tuple[StagedFile, bytes | None]:
-    """Return a file's row and text. Size, hash and encoding are not to be had from pixels."""
+    """Return a file's row and text; its size, hash and encoding are unknown."""
     note: str | None
     status: FileStatus
     try:

@@ -58,11 +58,11 @@ def read_images_pickle(
             raise LegacyFileError(f"{name} holds no dict of path -> list of images")
         for segment in segments:
             if not isinstance(segment, np.ndarray):
-                raise LegacyFileError(f"{name}: a segment of {path!r} is no array")
-            # A pickle pays for an array once, and each time that it names it we would.
+                raise LegacyFileError(f"{name}: a segment of {path!r} is not an array")
+            # A pickle holds an array once, and may name it many times, which costs us each time.
             n_again += max(segment.size, 1) if id(segment) in seen else 0
             if n_again > _MAX_PIXELS:
-                raise LegacyFileError(f"{name} lists the same arrays again and again; 2018 did not")
+                raise LegacyFileError(f"{name} lists the same arrays again and again, unlike 2018")
             seen.add(id(segment))
     return {path: list(segments) for path, segments in content.items()}
 
@@ -88,7 +88,7 @@ def read_images_hdf5(
     Raises
     ------
     LegacyFileError
-        If it is no HDF5 file, or damaged.
+        If it is not an HDF5 file, or damaged.
     OSError
         If `stream` cannot be read.
     """
@@ -140,7 +140,7 @@ def _segments(group: Any, keys: list[bytes], path: str, name: str) -> Segments:
         if properties.get_external_count() or properties.get_layout() == h5d.VIRTUAL:
             raise LegacyFileError(f"{name}: values of {path!r} lie in another file")
         if dataset.get_type().get_class() not in (h5t.INTEGER, h5t.FLOAT):
-            raise LegacyFileError(f"{name}: a segment of {path!r} is no array of numbers")
+            raise LegacyFileError(f"{name}: a segment of {path!r} is not an array of numbers")
         n_pixels += prod(dataset.shape or ())
         if n_pixels > _MAX_PIXELS:
             raise LegacyFileError(f"{name}: {path!r} announces more rows than a file of 2018 has")

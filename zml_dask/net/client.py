@@ -107,7 +107,7 @@ class _Request:
         self._deadline = time.monotonic() + self.options.deadline
 
     def extend_deadline(self, seconds: float) -> None:
-        """Leave out time that went into waiting for our turn."""
+        """Leave out time that was spent waiting for the throttle."""
         self._deadline += seconds
 
     def check_deadline(self) -> None:
@@ -131,8 +131,8 @@ class _Request:
         ----------
         failure : NetworkError
         progressed : bool
-            Whether much of a body came before it: that is no failure in a row,
-            so that a file of 5 GB may arrive in twenty pieces.
+            Whether much of a body came before it. Then the count begins anew, so that a
+            file of 5 GB may arrive in twenty pieces.
         """
         if failure.kind == "rate_limited":
             # The throttle does the waiting; it knows for how long.
@@ -229,7 +229,7 @@ class HttpClient:
             try:
                 payload = json.loads(body)
             except (ValueError, RecursionError):
-                # A page of a proxy or of maintenance, with a status that says all is well.
+                # A page of a proxy or of maintenance, with a status of success.
                 return NetworkError(
                     "bad_answer", f"{redact_url(url)} answers something that is not JSON"
                 )
@@ -275,6 +275,7 @@ class HttpClient:
         size: int | None = None,
         keep_partial: bool = False,
         wanted: Callable[[bytes], bool] | None = None,
+        report: Callable[[int], None] | None = None,
     ) -> Download:
         """Stream a file to disk: resumed where it breaks off, checked at the end.
 
@@ -295,6 +296,8 @@ class HttpClient:
         wanted : callable, optional
             Given the first bytes (512, or all of a shorter file); where it
             returns False the transfer stops.
+        report : callable, optional
+            Given the bytes on disk, after every piece that has come.
 
         Returns
         -------
@@ -305,7 +308,7 @@ class HttpClient:
         NetworkError
             Its kind says what went wrong.
         """
-        plan = TransferPlan(url, target, max_bytes, checksum, size, keep_partial, wanted)
+        plan = TransferPlan(url, target, max_bytes, checksum, size, keep_partial, wanted, report)
         request = self._request(url, good=_GOOD_PARTS)
         with Transfer(plan) as transfer:
             transfer.accept_if_complete()
@@ -328,12 +331,12 @@ class HttpClient:
         return self._get(self._request(url), lambda response: response.url)
 
     def await_turn(self, url: str) -> None:
-        """Ask the throttle for a request that somebody else (git) will send."""
+        """Ask the throttle for a request that another program (git) will send."""
         self._throttle.acquire(url)
         self._throttle.report(url, 0, {})
 
     def _redact(self, text: str | None) -> str:
-        """Strike the token out of what a server says: some repeat a request's headers."""
+        """Remove the token from a server's message: some repeat a request's headers."""
         if text and self._token is not None:
             for secret in (self._token.value, quote(self._token.value, safe="")):
                 text = text.replace(secret, _REDACTED)
@@ -385,17 +388,14 @@ class HttpClient:
         raise failure
 
     def _refuse(self, url: str, seconds: float, failure: NetworkError) -> NoReturn:
-        """Give up, and ask a server no more for as long as it asks; nobody waits for that.
+        """Give up on a server that asks for a very long pause, and send it nothing until then.
 
         Raises
         ------
         NetworkError
         """
         until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() + min(seconds, _ERA)))
-        message = (
-            f"{host_of(url)} asks to be left alone until {until}, which is not waited for; "
-            "run the same command again then"
-        )
+        message = f"{host_of(url)} asks to wait until {until}; run the same command again then"
         self._refusals[host_of(url)] = time.monotonic() + seconds, failure.kind, message
         raise NetworkError(failure.kind, message)
 
@@ -415,7 +415,7 @@ class HttpClient:
                     return
                 extract_cookies_to_jar(cookies, response.request, response.raw)  # type: ignore[no-untyped-call]
                 location = response.headers.get("Location")
-                # Known by the address that answered; by way of a proxy, by how it is spelt.
+                # Decided by the address that answered, or, through a proxy, by the host's spelling.
                 from_inside = None if hop.peer is None else not is_public(hop.peer)
                 target = redirected(url, self._redact(location), from_inside=from_inside)
                 if from_inside is None and not is_private_host(urlsplit(url).hostname):

@@ -64,7 +64,7 @@ class Hop:
     public_only : bool
         Refuse servers that are not on the public internet.
     peer : str or None
-        Address of the server reached; None before, and by way of a proxy.
+        Address of the server reached; None before, and through a proxy.
     """
 
     check_time: Callable[[], None] = _no_limit
@@ -152,7 +152,7 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """Return the pools of connections by way of a proxy."""
+        """Return the pools of connections through a proxy."""
         manager = super().proxy_manager_for(proxy, **options)
         is_socks = proxy.lower().startswith("socks")
         manager.pool_classes_by_scheme = _socks_pools() if is_socks else _POOLS
@@ -208,8 +208,8 @@ class _CheckedResponse(http.client.HTTPResponse):
     def _read_status(self) -> tuple[str, int, str]:
         """Read the status of the final answer; those that come before it (1xx) say nothing.
 
-        The standard library ends a head at the first line that is no header, and so loses
-        the length of the body: such lines are left out.
+        The standard library ends a head at the first line that is not a header, and so
+        loses the length of the body: such lines are left out.
         """
         while True:
             answer: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
@@ -229,7 +229,7 @@ class _Timed:
 
 
 class _Direct(_Timed):
-    """Mixed into the classes of connections that are not by way of a SOCKS proxy."""
+    """Mixed into the classes of connections without a SOCKS proxy."""
 
     def _new_conn(self: Any) -> socket.socket:
         """Connect to the first address that answers, all of them within one timeout."""
@@ -288,7 +288,7 @@ _POOLS: Final = _pools(
 
 @cache
 def _socks_pools() -> dict[str, type[HTTPConnectionPool]]:
-    """Pools of connections by way of a SOCKS proxy; importable only with PySocks."""
+    """Pools of connections through a SOCKS proxy; importable only with PySocks."""
     from urllib3.contrib import socks
 
     return _pools(

@@ -7,8 +7,8 @@ scheduler (where Dask is known; that form fulfils the same `Throttle`).
 The servers count in moving windows ("133 a minute"), so a budget keeps the times
 of its requests and permits the next as soon as the oldest has left every window.
 That uses all of what is permitted, which an even pace would not whenever the
-downloads come in bursts. Published limits are only the start values: what
-``X-RateLimit-Limit`` says takes their place.
+downloads come in bursts. Published limits are only the initial values: those of
+``X-RateLimit-Limit`` replace them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ DEFAULT: Final = "default"
 _LATENESS: Final = 0.03
 _PAUSE_WITHOUT_ADVICE: Final = 30.0
 LONGEST_PAUSE: Final = 3600.0
-"""A server that asks for a longer one is not waited for: the request fails with that reason."""
+"""If a server asks for a longer pause, the request fails with that reason."""
 _FAILURES_OF_A_SERVER: Final = 3
 _LONGEST_WINDOW: Final = 24 * 3600.0
-"""Of a server that is believed: one that counts in milliseconds would name a century."""
+"""The longest that is believed: a server that counts in milliseconds would name a century."""
 # Instants in headers have whole seconds.
 _CLOCK_GRAIN: Final = 1.0
 _SLACK: Final = 2 * _CLOCK_GRAIN
@@ -44,10 +44,10 @@ _SLACK: Final = 2 * _CLOCK_GRAIN
 _SHORTEST_WAIT: Final = 0.001
 # Some servers send the seconds to the reset instead of its instant.
 _EARLIEST_EPOCH: Final = 1_000_000_000
-# A budget remembers every request of a window. A limit that no client of ours can
-# reach is none, and keeps no list that a server could make as long as it likes.
+# A budget remembers every request of a window. A larger limit than this is never reached,
+# and counts as no limit, so that a server cannot make that list arbitrarily long.
 _MOST_REMEMBERED: Final = 100_000
-# A limit of another order than a window's own is another window's.
+# A limit of another order of magnitude belongs to another window.
 _FAR_MORE: Final = 10
 
 

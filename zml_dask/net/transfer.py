@@ -1,4 +1,4 @@
-"""A file on its way to disk: the state that survives from one attempt to the next."""
+"""A download: the state that is kept from one attempt to the next."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MD5_OF_NOTHING: Final = hashlib.md5(usedforsecurity=False).hexdigest()
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z")
 _ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate", "zstd"})
 _COMPRESSED_NAMES: Final = (".gz", ".tgz", ".svgz", ".zst")
-# As for archives: what a body may grow to where nothing says how large the file is.
+# As for archives: what a body may unpack to if the size of the file is unknown.
 _MOST_DECODED: Final = 512 * 1024 * 1024
 _MOST_RATIO: Final = 300
 
@@ -71,6 +71,7 @@ class TransferPlan:
     size: int | None = None
     keep_partial: bool = False
     wanted: Callable[[bytes], bool] | None = None
+    report: Callable[[int], None] | None = None
 
     @property
     def md5(self) -> str | None:
@@ -193,7 +194,7 @@ class Transfer:
         return self.finished
 
     def _is_empty_as_promised(self) -> bool:
-        """Whether a body without a byte is the file: a broken answer would look the same."""
+        """Whether an empty body is the file; a broken answer looks the same."""
         plan = self._plan
         return not self._offset and plan.size in {None, 0} and plan.md5 in {None, _MD5_OF_NOTHING}
 
@@ -282,6 +283,8 @@ class Transfer:
             write_all(self._file, piece)
         self._md5.update(piece)
         self._offset += len(piece)
+        if self._plan.report is not None:
+            self._plan.report(self._offset)
 
     def _is_wanted(self) -> bool:
         wanted = self._plan.wanted

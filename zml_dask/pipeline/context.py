@@ -11,7 +11,7 @@ from pathlib import Path
 from socket import gethostname
 
 from zml_dask.errors import UsageError
-from zml_dask.fetch.origins import FetchOptions
+from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
 from zml_dask.net.throttle import LocalThrottle, Throttle

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from zml_dask.engine.job import Job, Report
 from zml_dask.errors import RecordError
-from zml_dask.fetch.origins import FetchOptions, cache_record
+from zml_dask.fetch.fetched import FetchOptions
+from zml_dask.fetch.origins import cache_record
 from zml_dask.net.client import HttpClient
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable

@@ -24,8 +24,9 @@ from zml_dask.errors import (
     UsageError,
     ZmlError,
 )
-from zml_dask.fetch.members import Member
-from zml_dask.fetch.origins import FetchedRecord, open_record
+from zml_dask.fetch.fetched import FetchedRecord
+from zml_dask.fetch.member import Member
+from zml_dask.fetch.origins import open_record
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.context import WorkerContext, open_context
 from zml_dask.pipeline.options import BuildOptions

@@ -4,7 +4,7 @@ It is JSON Lines, one hit per line as harvested, or any other JSON that holds
 records: an array, whole search answers, pretty-printed objects. Parquet is the
 form for large ones (`zml_dask.records.table`). A catalogue needs nothing beside
 it: a copy or a subset builds from the server that its records name. The state
-that a harvest leaves beside JSON Lines says where to go on, and proves that no
+that a harvest leaves beside JSON Lines says where to continue, and proves that no
 byte of the file has changed since.
 """
 
@@ -55,15 +55,6 @@ from zml_dask.records.table import (
     write_parquet,
 )
 from zml_dask.safe_pickle import load, within
-
-__all__ = [
-    "Catalogue",
-    "RecordRef",
-    "UsageError",
-    "ZmlError",
-    "canonical_json",
-    "read_record",
-]
 
 _BOM: Final = b"\xef\xbb\xbf"
 # What the values of a records.pkl may come to when they are written out: a pickle holds each
@@ -236,7 +227,7 @@ class Catalogue:
         Raises
         ------
         UsageError
-            If it is no condition over those columns.
+            If it is not a condition over those columns.
         """
         try:
             ids = select_ids(table_of(self.path, self.hits), condition)
@@ -303,14 +294,14 @@ def _reader(path: str) -> Callable[[RecordRef], bytes]:
 def _convert_pickle(name: str, into: Path) -> None:
     """Write the records of a ``records.pkl`` of 2018 as JSON Lines, in id order.
 
-    What it holds came from a server, whoever pickled it, so the new catalogue gets
-    a harvest's sidecar, and its records may name no file system.
+    Its records came from a server, so the new catalogue gets the state of a harvest,
+    and its records may not name file systems.
     """
     with fsspec.open(name, "rb") as stream:
         content = load(stream, name=name)
         limit = max(_LEAST_UNPICKLED, _MOST_UNPICKLED * stream.tell())
     if not within(content, limit):
-        raise UsageError(f"{name} names the same values again and again; no harvest wrote it")
+        raise UsageError(f"{name} repeats the same values again and again: it is not a harvest's")
     hits = list(content.values()) if isinstance(content, Mapping) else content
     if not isinstance(hits, list | tuple):
         raise UsageError(f"{name} holds no records, but a {type(content).__name__}")
@@ -379,7 +370,7 @@ def _harvest_of(name: str) -> HarvestState | None:
         with fsspec.open(sidecar, "rb") as stream:
             content = stream.read()
     except Exception as error:
-        # Where nobody may list, a server refuses what is not there.
+        # Without permission to list, a server may refuse a file that does not exist.
         reason, is_missing = why_unreadable(error)
         if is_missing or isinstance(error, PermissionError) or reason.endswith((" 401", " 403")):
             return None
@@ -457,8 +448,8 @@ def _index_values(content: bytes, name: str) -> _Rows:
             rows.add(hit, start, stop - start)
     except (ValueError, IndexError, RecursionError, RecordParseError) as error:
         raise UsageError(
-            f"{name} is no catalogue, or is damaged, after {len(rows):,} records: {error}; it must "
-            "hold one JSON record per line, an array of records, or a search's answer"
+            f"{name} is not a catalogue, or is damaged, after {len(rows):,} records: {error}; it "
+            "must hold one JSON record per line, an array of records, or the answer of a search"
         ) from None
     return rows
 

@@ -11,28 +11,23 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import re
 import shutil
 import tarfile
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-import msgspec
 from isal import igzip, isal_zlib
 
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import NetworkError, UsageError, ZmlError
 from zml_dask.net.client import HttpClient
-from zml_dask.records.instants import instant_of, parse_instant
-from zml_dask.records.journal import DumpState, HarvestOptions
-from zml_dask.records.native import search_hit
+from zml_dask.records.instants import instant_of
+from zml_dask.records.journal import DumpState
 from zml_dask.records.parse import (
     listed,
     mapping,
@@ -41,7 +36,7 @@ from zml_dask.records.parse import (
     text,
     whole_number,
 )
-from zml_dask.records.query import Matcher, Searchable, matcher
+from zml_dask.records.query import Searchable
 
 JSON_DUMP: Final = "records-json.tar.gz"
 DELETED_LIST: Final = "records-deleted.csv.gz"
@@ -49,7 +44,7 @@ DELETED_LIST: Final = "records-deleted.csv.gz"
 _GZIP: Final[Any] = igzip
 NEWEST: Final = "newest"
 
-# Larger than any record's JSON; what is larger is asked for by its number instead.
+# Larger than any record's JSON; a larger entry is asked for by its number instead.
 _LARGEST_ENTRY: Final = 64 * 1024 * 1024
 # `tarfile` copies what is left of a block at every read: larger ones are slower.
 _TAR_BLOCK: Final = 32 * 1024
@@ -139,21 +134,21 @@ def download_dump(
 ) -> DumpState:
     """Download a dump, or the rest of it; give the state of what is there.
 
-    A version that is replaced or removed meanwhile is given up for the newest.
+    If a version is replaced or removed meanwhile, the newest is downloaded instead.
 
     Parameters
     ----------
     say : callable
         Given a line for the user.
     report : callable
-        Given the bytes that are there and that there will be, once a second.
+        Given the bytes that are there and that there will be, as they come.
     keep : callable
         Given the state when another version is taken.
 
     Raises
     ------
     DumpError, NetworkError
-        If it cannot be had. What was downloaded stays, for the next call.
+        If it cannot be downloaded. What there is of it is kept for the next call.
     """
     target = Path(dump.path)
     for _ in range(_RESTARTS):
@@ -161,8 +156,7 @@ def download_dump(
             return dump
         _check_space(dump)
         try:
-            with _watched(target, dump.size or 0, report):
-                _download(dump, client, api_url)
+            _download(dump, client, api_url, report)
         except NetworkError as error:
             if error.kind not in _NOT_THERE | {"checksum"}:
                 raise
@@ -181,7 +175,9 @@ def download_dump(
     raise DumpError(f"the dumps of {api_url} are replaced faster than they can be read")
 
 
-def _download(dump: DumpState, client: HttpClient, api_url: str) -> None:
+def _download(
+    dump: DumpState, client: HttpClient, api_url: str, report: Callable[[int, int], None]
+) -> None:
     target = Path(dump.path)
     size = -1
     while True:
@@ -192,11 +188,12 @@ def _download(dump: DumpState, client: HttpClient, api_url: str) -> None:
                 checksum=dump.checksum,
                 size=dump.size,
                 keep_partial=True,
+                report=lambda done: report(done, dump.size or 0),
             )
         except NetworkError as error:
             if error.kind != "deadline":
                 raise
-            # A time limit for one file is none for gigabytes, as long as they come.
+            # The time limit of a file does not apply to gigabytes that keep coming.
             before, size = size, _size(_part(target))
             if size <= before:
                 raise
@@ -210,8 +207,8 @@ def _check_space(dump: DumpState) -> None:
     free = shutil.disk_usage(target.parent).free
     if need > free:
         raise DumpError(
-            f"the dump takes {need / 1e9:.1f} GB more in {target.parent}, where {free / 1e9:.1f} "
-            "GB are free: free some there, or put the catalogue on another disk"
+            f"the dump needs {need / 1e9:.1f} GB more in {target.parent}, where {free / 1e9:.1f} "
+            "GB are free: free some space, or put the catalogue on another disk"
         )
 
 
@@ -221,23 +218,6 @@ def _part(target: Path) -> Path:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-@contextmanager
-def _watched(target: Path, total: int, report: Callable[[int, int], None]) -> Iterator[None]:
-    stopped = threading.Event()
-
-    def watch() -> None:
-        while not stopped.wait(1.0):
-            report(_size(_part(target)), total)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +259,7 @@ def dump_entries(path: str, known: Callable[[int], bool]) -> Iterator[DumpEntry]
             tarfile.open(fileobj=stream, mode="r|", bufsize=_TAR_BLOCK) as archive,
         ):
             for entry in archive:
-                # It would keep every header that it has read.
+                # Otherwise it keeps every header that it has read.
                 archive.members = []  # type: ignore[attr-defined]
                 match = _NAME.fullmatch(entry.name)
                 if match is None or not entry.isreg():
@@ -302,71 +282,6 @@ def dump_entries(path: str, known: Callable[[int], bool]) -> Iterator[DumpEntry]
             f"the dump {path} breaks off or is damaged after {count:,} records ({error}): "
             "download it again"
         ) from error
-
-
-class DumpFilter:
-    """The rules by which a search chooses, for the entries of a dump.
-
-    Raises
-    ------
-    UsageError
-        If the query cannot be asked of a dump.
-    """
-
-    def __init__(self, options: HarvestOptions) -> None:
-        self._api_url = options.api_url
-        self._all_versions = options.all_versions
-        bounds = options.bounds()
-        self._begin, self._end = (
-            None if bound is None else parse_instant(bound) for bound in bounds
-        )
-        self._matches: Matcher | None = (
-            matcher(options.query, only_known=True) if options.query.strip() else None
-        )
-
-    def candidate(self, data: bytes) -> Mapping[str, Any] | None:
-        """Give the native record if it is software of a wanted version; else None.
-
-        Raises
-        ------
-        ValueError
-            If the JSON is damaged.
-        """
-        if b'"software' not in data:
-            # Sure and fast: of four entries three are something else.
-            if not data.rstrip().endswith(b"}"):
-                raise ValueError("the JSON is cut off")
-            return None
-        native = mapping(_decoded(data))
-        kind = text(mapping(mapping(native.get("metadata")).get("resource_type")).get("id")) or ""
-        if kind.partition("-")[0].lower() != "software":
-            return None
-        if not self._all_versions and mapping(native.get("versions")).get("is_latest") is False:
-            return None
-        return native
-
-    def in_time(self, created: datetime | None) -> bool:
-        """Whether a record was created within the bounds."""
-        begin, end = self._begin, self._end
-        if created is None:
-            return begin is None and end is None
-        return (begin is None or created >= begin) and (end is None or created <= end)
-
-    def hit_of(self, native: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a record as the search would give it."""
-        return search_hit(native, self._api_url)
-
-    def matches(self, hit: Mapping[str, Any]) -> bool:
-        """Whether the query finds a hit."""
-        return self._matches is None or self._matches(searchable(hit))
-
-
-def _decoded(data: bytes) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError):
-        # Stricter than Python's, which has the last word.
-        return json.loads(data)
 
 
 def searchable(hit: Mapping[str, Any]) -> Searchable:
@@ -406,12 +321,12 @@ def deleted_records(
     Returns
     -------
     dict of int to str, or None
-        None where the server has no such list.
+        None if the server has no such list.
 
     Raises
     ------
     NetworkError
-        If the server cannot be had.
+        If the server cannot be reached.
     DumpError
         If the list is damaged.
     """

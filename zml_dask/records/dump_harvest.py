@@ -1,12 +1,13 @@
-"""A harvest from a dump: what it chooses of the dump, and the order of a search in the end.
+"""A harvest from a dump: chooses records from it, and in the end sorts them as a search does.
 
-Lines are written in the dump's order, so that a harvest that was killed goes on
-without asking again for what it has; the search then adds what is newer, and at
-the end the lines are put in the order of their creation, oldest first.
+Lines are written in the dump's order, so that a harvest that was killed continues
+without asking again for what it has. The search then adds newer records, and at the
+end the lines are sorted by creation, oldest first.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from array import array
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,14 +25,14 @@ from zml_dask.net.client import HttpClient
 from zml_dask.records.dump import (
     DumpEntry,
     DumpError,
-    DumpFilter,
     deleted_records,
     download_dump,
     dump_entries,
+    searchable,
 )
-from zml_dask.records.instants import format_instant, instant_of
+from zml_dask.records.instants import format_instant, instant_of, parse_instant
 from zml_dask.records.journal import DumpState, HarvestState, Journal
-from zml_dask.records.native import lacks_files
+from zml_dask.records.native import lacks_files, search_hit
 from zml_dask.records.parse import (
     RecordParseError,
     brief_hit,
@@ -40,14 +42,16 @@ from zml_dask.records.parse import (
     parse_record,
     record_id_of,
     record_name,
+    text,
     whole_number,
 )
+from zml_dask.records.query import matcher
 from zml_dask.records.record import Record
 from zml_dask.records.search import Slice
 
 _BATCH: Final = 1_000
-# Of the entries that cannot be read each is asked for by its number; more than
-# so many, and one of a hundred, are a damaged dump.
+# An entry that cannot be read is asked for by its number. If there are more than this,
+# and more than one in a hundred, the dump is damaged.
 _MOST_DAMAGED: Final = 100
 
 
@@ -100,13 +104,18 @@ class DumpRound:
         self._pattern = pattern
         self._say = say
         self._progress = progress
-        # What is read again is counted again.
+        # Entries that are read again are counted again.
         self._state = replace(state, missing=0)
         self._found = len(journal.ids)
         self._excluded = 0
         self._dump = state.dump
         self._entries = 0
-        self._filter = DumpFilter(state.options)
+        self._api_url = state.options.api_url
+        self._all_versions = state.options.all_versions
+        self._begin, self._end = (
+            None if bound is None else parse_instant(bound) for bound in state.options.bounds()
+        )
+        self._matches = matcher(state.options.query, only_known=True)
         self._passed = set(self._dump.passed)
         self._lines: list[str] = []
         self._added: set[int] = set()
@@ -126,13 +135,13 @@ class DumpRound:
         Raises
         ------
         DumpError, NetworkError
-            If it cannot be had or breaks off; the same call goes on later.
+            If it cannot be downloaded or breaks off; the same call continues later.
         """
         self._save()
         self._dump = download_dump(
             self._dump,
             self._client,
-            self._state.options.api_url,
+            self._api_url,
             say=self._say,
             report=lambda done, total: self._report("download", done, total),
             keep=self._keep,
@@ -172,17 +181,17 @@ class DumpRound:
         if self._is_known(entry.record_id):
             return
         try:
-            # What is too large to be read here is not JSON either.
-            native = self._filter.candidate(entry.data or b"")
+            # An entry that was too large to be read fails as damaged JSON does.
+            native = self._candidate(entry.data or b"")
             if native is None:
                 return
             created = instant_of(native.get("created"))
             if created is not None:
                 self._newest = max(created, self._newest or created)
-            if not self._filter.in_time(created):
+            if not self._is_in_time(created):
                 return
             if not lacks_files(native):
-                self._choose(self._filter.hit_of(native))
+                self._choose(search_hit(native, self._api_url))
                 return
         except (ValueError, RecursionError, RecordParseError):
             self._damaged += 1
@@ -193,10 +202,38 @@ class DumpRound:
                 ) from None
         self._ask(entry.record_id)
 
+    def _candidate(self, data: bytes) -> Mapping[str, Any] | None:
+        """Give the native record of an entry if it is software of a wanted version; else None.
+
+        A `ValueError` says that the JSON is damaged.
+        """
+        if b'"software' not in data:
+            # A quick check: three of four entries are something else.
+            if not data.rstrip().endswith(b"}"):
+                raise ValueError("the JSON is cut off")
+            return None
+        try:
+            native = mapping(msgspec.json.decode(data))
+        except (msgspec.MsgspecError, RecursionError):
+            # It is stricter than Python's decoder, which decides.
+            native = mapping(json.loads(data))
+        kind = text(mapping(mapping(native.get("metadata")).get("resource_type")).get("id")) or ""
+        if kind.partition("-")[0].lower() != "software":
+            return None
+        if not self._all_versions and mapping(native.get("versions")).get("is_latest") is False:
+            return None
+        return native
+
+    def _is_in_time(self, created: datetime | None) -> bool:
+        begin, end = self._begin, self._end
+        if created is None:
+            return begin is None and end is None
+        return (begin is None or created >= begin) and (end is None or created <= end)
+
     def _ask(self, record_id: int) -> None:
         """Complete a record by a request of its own; remember those that are not wanted."""
         self._flush()
-        url = f"{self._state.options.api_url}/records/{record_name(record_id)}"
+        url = f"{self._api_url}/records/{record_name(record_id)}"
         try:
             hit = mapping(self._client.get_json(url).payload)
             kept = record_id_of(hit) == record_id and self._is_wanted(hit) and self._choose(hit)
@@ -214,18 +251,16 @@ class DumpRound:
         self._flush()
 
     def _is_wanted(self, hit: Mapping[str, Any]) -> bool:
-        """Apply to a whole record what is applied to an entry before."""
+        """Whether a whole record would have been chosen by its entry."""
         if parse_record(hit).resource_type != "software":
             return False
         versions = listed(mapping(mapping(hit.get("metadata")).get("relations")).get("version"))
         is_last = all(mapping(one).get("is_last") is not False for one in versions)
-        return (is_last or self._state.options.all_versions) and self._filter.in_time(
-            instant_of(hit.get("created"))
-        )
+        return (is_last or self._all_versions) and self._is_in_time(instant_of(hit.get("created")))
 
     def _choose(self, hit: Mapping[str, Any]) -> bool:
         """Add a hit to the catalogue, if the query finds it and nothing excludes it."""
-        if not self._filter.matches(hit):
+        if not self._matches(searchable(hit)):
             return False
         record = parse_record(hit)
         excluded = is_excluded(record, self._pattern)
@@ -270,8 +305,8 @@ def put_in_order(
 ) -> HarvestState:
     """Give a catalogue from a dump the order and the records that a search would give.
 
-    Superseded versions go where only the latest are wanted, withdrawn records go,
-    and of more records than the limit the newest.
+    Superseded versions are removed if only the latest are wanted, and so are withdrawn
+    records and, beyond the limit, the newest.
 
     Parameters
     ----------
@@ -286,7 +321,7 @@ def put_in_order(
     try:
         gone = deleted_records(client, state.options.api_url, journal.ids.__contains__) or {}
     except DumpError as error:
-        say(f"{error}; records withdrawn since the dump are left in the catalogue")
+        say(f"{error}; records withdrawn since the dump stay in the catalogue")
         gone = {}
     rows = _ordered(journal, frozenset(gone), all_versions=state.options.all_versions)
     limit = state.options.limit

@@ -1,4 +1,4 @@
-"""The harvest: all software records of a Zenodo, each once, whatever interrupts it.
+"""The harvest: all software records of a server, each once, whatever interrupts it.
 
 A search shows its first 10,000 results, so the harvest asks for slices of
 creation time, halved until each fits; pages are counted here and every hit is
@@ -113,8 +113,8 @@ def harvest(
 ) -> HarvestResult:
     """Write all records that `options` ask for to a catalogue, or go on doing so.
 
-    An interrupted harvest goes on where it was; a finished one without an end
-    (``until``) looks for what is new since.
+    An interrupted harvest continues where it was; a finished one without an end
+    (``until``) looks for newer records.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def harvest(
     from_dump : str, optional
         Begin with a metadata dump instead of the search: ``"newest"``, the id of a
         version, or the path of a downloaded one. A catalogue that is there already
-        goes on by the search.
+        continues by the search.
     progress, dump_progress : callable, optional
         Called after every page; while a dump is downloaded and read.
     say : callable, optional
@@ -169,7 +169,7 @@ def harvest(
         before = len(journal.ids)
         if from_dump is not None and state.dump is None:
             if state.started is not None or state.complete_until is not None:
-                say(f"{path} was begun before: going on by the search")
+                say(f"{path} was begun before: continuing by the search")
             else:
                 if asked.query:
                     matcher(asked.query, only_known=True)
@@ -213,7 +213,7 @@ def _root(api_url: str) -> str:
     # The path is how the throttle recognises a search, which has a limit of its own.
     if re.fullmatch(r"https?://[^/]+(/.*)?/api", root) is None:
         raise UsageError(
-            f"--api-url {api_url!r} is no root of an API: write it like https://zenodo.org/api"
+            f"--api-url {api_url!r} is not the root of an API: write it like https://zenodo.org/api"
         )
     return root
 
@@ -222,16 +222,16 @@ def _pattern(exclude: str) -> re.Pattern[str] | None:
     try:
         return re.compile(exclude, re.IGNORECASE) if exclude else None
     except re.error as error:
-        raise UsageError(f"--exclude {exclude!r} is no regular expression: {error}") from None
+        raise UsageError(f"--exclude {exclude!r} is not a regular expression: {error}") from None
 
 
 def _resumed(state: HarvestState | None, asked: HarvestOptions, name: str) -> HarvestState:
-    """Give the state to go on from: new, as it was left, or of a further round."""
+    """Give the state to continue from: new, as it was left, or of a further round."""
     begin, end = asked.bounds()
     if state is None or (
         state.started is None and state.complete_until is None and state.dump is None
     ):
-        # Nothing was ever answered, as happens with a query that was not one.
+        # The server never answered, as happens with an invalid query.
         return HarvestState(options=asked, pending=((begin, end),))
     if replace(state.options, limit=None) != replace(asked, limit=None):
         raise UsageError(
@@ -385,12 +385,12 @@ class HarvestRound:
         if state.slices_total > 2 * state.total + WINDOW:
             raise ZmlError(
                 f"{state.options.api_url} lists {state.slices_total:,} records in slices of "
-                f"{state.total:,}: it does not heed 'created:[...]', so that only its first "
-                f"{WINDOW:,} can be had; ask for fewer with --query"
+                f"{state.total:,}: it ignores 'created:[...]', so that only its first "
+                f"{WINDOW:,} can be read; ask for fewer with --query"
             )
 
     def _check_news(self, page: SearchPage, found: int) -> None:
-        """Stop asking a server that has nothing more, whatever total it states."""
+        """Stop asking a server that has no more records, whatever total it states."""
         ids = set(map(_id_of, page.hits))
         is_news = found or not ids <= self._last
         self._last = ids
@@ -399,8 +399,8 @@ class HarvestRound:
         if self._stale > WINDOW // max(self._size, GUEST_SIZES[-1]) + 100:
             raise ZmlError(
                 f"{self._state.options.api_url} states {page.total:,} records, and the last "
-                f"{self._stale:,} requests brought no new one: its total is wrong, or it does not "
-                "heed 'created:[...]' and 'page'; ask for fewer with --query"
+                f"{self._stale:,} requests brought no new one: its total is wrong, or it "
+                "ignores 'created:[...]' and 'page'; ask for fewer with --query"
             )
 
     def _begun(self, page: SearchPage) -> HarvestState:
@@ -409,7 +409,7 @@ class HarvestRound:
         return replace(self._state, started=format_instant(page.now), total=page.total)
 
     def _widens(self, page: SearchPage) -> bool:
-        """Whether the server passed over the filter by type; another is tried then."""
+        """Whether the server ignored the filter by type; another is tried then."""
         if self._type_filter == LAST_FILTER or all(map(_may_be_software, page.hits)):
             return False
         self._type_filter += 1
@@ -427,7 +427,7 @@ class HarvestRound:
             except NetworkError as error:
                 if error.kind != "bad_request":
                     raise
-                # Larger than the server grants, unless it refuses the smallest, too.
+                # Larger than the server grants, unless it refuses the smallest as well.
                 if size in {self._size, self._sizes[-1]}:
                     if number and number * size < self._window:
                         self._window = number * size
@@ -435,14 +435,14 @@ class HarvestRound:
                     raise
                 continue
             start = number * size
-            # A server that silently gives less than was asked for has a limit, too.
+            # A server that silently gives fewer hits than asked for has a limit as well.
             is_short = start == 0 and 0 < len(page.hits) < min(size, page.total)
             self._size = len(page.hits) if is_short else size
             return page, start
         raise AssertionError("the last size returns or raises")
 
     def _patiently(self, page: int, size: int) -> SearchPage:
-        """Ask; once the query is proven good, a 500 to it is a stumble that passes."""
+        """Ask; once a query has been answered, a 500 to it is a transient error."""
         state = self._state
         is_proven = state.started is not None or not state.options.query.strip()
         for tried in range(1, _TRIES + 1):
@@ -476,8 +476,8 @@ class HarvestRound:
             try:
                 record, line = parse_record(hit), harvested_json(hit)
             except (RecordParseError, RecursionError):
-                # Without an id there is nothing to fetch, nor to name; and what is
-                # nested a thousand deep is nobody's metadata.
+                # Without an id it can be neither fetched nor named; and metadata that is
+                # nested a thousand levels deep is not genuine.
                 continue
             if record.resource_type != "software" or record.record_id in self._seen:
                 continue
@@ -543,10 +543,10 @@ def _may_be_software(hit: object) -> bool:
     try:
         return parse_record(hit).resource_type == "software"
     except (RecordParseError, RecursionError):
-        # What is no record says nothing about the filter.
+        # A hit that is not a record says nothing about the filter.
         return True
 
 
 def _id_of(hit: object) -> str:
-    # As text: there is no telling what a server puts there.
+    # As text: a server may put anything there.
     return repr(hit.get("id")) if isinstance(hit, Mapping) else ""

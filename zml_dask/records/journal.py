@@ -1,4 +1,4 @@
-"""The catalogue while a harvest writes it: appended to, locked, never torn; its state beside it."""
+"""The catalogue while a harvest appends to it, locked, with its state beside it."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def add_line(checksum: int, line: bytes) -> int:
 
 
 def state_path(catalogue: str) -> str:
-    """Where the sidecar of a catalogue lies."""
+    """Path of the sidecar of a catalogue."""
     return catalogue + STATE_SUFFIX
 
 
@@ -256,9 +256,9 @@ def options_from(content: Mapping[str, Any]) -> HarvestOptions:
 class Journal:
     """A catalogue opened for appending, and the state beside it.
 
-    Whatever stopped the last harvest, the lines that are whole stay and count;
-    what is torn at the end goes. The state is written after its page's lines,
-    so it never claims more than is there.
+    However the last harvest ended, its whole lines are kept, and a torn line at the
+    end is removed. The state is written after the lines of its page, so that it never
+    claims more than there is.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ class Journal:
     Raises
     ------
     UsageError
-        If it cannot be opened, another harvest has it, or it is not a harvest's.
+        If it cannot be opened, is open in another harvest, or was not written by one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -295,7 +295,7 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # After a full disk there is nothing left to flush that could be.
+        # If the disk was full, flushing fails once more.
         with suppress(OSError):
             self._stream.close()
 
@@ -383,14 +383,14 @@ class Journal:
             yield
         except OSError as error:
             raise ZmlError(
-                f"{self.path} cannot be written: {error.strerror}; make room and start the same "
-                "command again, it goes on where it was"
+                f"{self.path} cannot be written: {error.strerror}; free some space and start the "
+                "same command again: it continues where it was"
             ) from error
 
     def _check_length(self, size: int) -> None:
         if self.state is None and size:
             raise UsageError(
-                f"{self.path} is there but no harvest wrote it: harvest into a new file"
+                f"{self.path} exists and was not written by a harvest: harvest into a new file"
             )
         if self.state is not None and size < self.state.catalogue_bytes:
             raise UsageError(
@@ -406,7 +406,7 @@ class Journal:
             )
 
     def _read_ids(self) -> None:
-        """Collect the ids of all whole lines and cut off what is torn at the end."""
+        """Collect the ids of all whole lines, and cut off a torn line at the end."""
         self._stream.seek(0)
         state = self.state
         for line in self._stream:
@@ -416,7 +416,7 @@ class Journal:
                 self.ids.add(record_id_of(brief_hit(line)))
             except (ValueError, RecursionError, RecordParseError) as error:
                 raise UsageError(
-                    f"{self.path} holds a line that is no record, at byte {self._length}: {error}"
+                    f"{self.path}: the line at byte {self._length} is not a record: {error}"
                 ) from None
             self._extend(line)
             if self._length == (state.catalogue_bytes if state is not None else 0):
@@ -434,7 +434,7 @@ def _open_locked(path: Path) -> BinaryIO:
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
     try:
-        # The kernel lets go of it with the process, however that ends.
+        # The kernel releases it when the process ends, however that ends.
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         stream.close()

@@ -1,8 +1,7 @@
 """InvenioRDM's own JSON, as dumps hold it, written in the form that Zenodo's search gives.
 
-One catalogue has one form, however it was harvested. The rules are those of
-Zenodo's serialiser, as far as the native form holds what it writes: `LACKING`
-names what it does not.
+A catalogue has one form, however it was harvested. The rules are those of Zenodo's
+serialiser, except for the fields in `LACKING`, which the native form lacks.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from zml_dask.records.parse import (
 )
 
 LACKING: Final = ("owners", "stats", "state", "status", "submitted", "swh")
-"""Fields of a search's hit that a dump has nothing to make of."""
+"""Fields of a search's hit that cannot be made from a dump."""
 
 
 def lacks_files(native: Mapping[str, Any]) -> bool:
-    """Whether a record has public files of which its entry lists none."""
+    """Whether a record has public files although its entry lists none."""
     files = mapping(native.get("files"))
     access = mapping(native.get("access"))
     status = text(access.get("status")) or text(access.get("files"))

@@ -97,7 +97,7 @@ def parse_record(
     Raises
     ------
     RecordParseError
-        If `hit` is no mapping or has no usable id.
+        If `hit` is not a mapping or has no usable id.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def parse_record(
     ('Seven', 'open', 'https://zenodo.org/api/records/7/files/me/seven-v1.zip/content')
     """
     record_id = record_id_of(hit)
-    # A record that names a server as its origin was harvested, whoever copied it since.
+    # A record that names a server as its origin was harvested, even if it was copied since.
     trusted = trusted and api_root_of(hit) is None
     files = tuple(
         _files(hit, f"{api_url.rstrip('/')}/records/{record_name(record_id)}/files", trusted)
@@ -122,7 +122,7 @@ def record_id_of(hit: object) -> int:
     Raises
     ------
     RecordParseError
-        If `hit` is no mapping or has no usable id.
+        If `hit` is not a mapping or has no usable id.
     """
     if not isinstance(hit, Mapping):
         raise RecordParseError(
@@ -181,19 +181,19 @@ _DECODE_BRIEF: Final = msgspec.json.Decoder(_Brief).decode
 
 
 def brief_hit(line: bytes) -> dict[str, Any]:
-    """Read of a hit's JSON what an index needs: its metadata would take five times as long.
+    """Read the fields of a hit's JSON that an index needs, in a fifth of the time of all.
 
     Raises
     ------
     ValueError
-        If it is no JSON.
+        If it is not JSON.
     RecordParseError
-        If it is no object.
+        If it is not an object.
     """
     try:
         brief = _DECODE_BRIEF(line)
     except (msgspec.MsgspecError, RecursionError):
-        # What the strict decoder refuses, such as a lone surrogate, may still be a record.
+        # JSON that the strict decoder refuses, such as a lone surrogate, may still be a record.
         hit = json.loads(line)
         record_id_of(hit)
         return dict(hit)
@@ -334,7 +334,7 @@ def _access(status: str | None, files: Sequence[RecordFile]) -> AccessStatus:
     # Today's legacy answer calls a record without files "open".
     if word == "open" and not files:
         return "metadata-only"
-    # A word not known yet says nothing: whether the files are there does.
+    # An unknown word says nothing; whether there are files does.
     if word not in get_args(AccessStatus):
         return "open" if files else "restricted"
     return cast("AccessStatus", word)

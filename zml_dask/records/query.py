@@ -1,4 +1,4 @@
-"""Zenodo's query language over records that are at hand: a subset, documented in docs/harvest.md.
+"""Zenodo's query language over local records: a subset, documented in docs/harvest.md.
 
 Words, ``"phrases"``, wildcards, ``field:value``, ``field:(a OR b)``, ranges
 ``[a TO b]`` and ``{a TO b}``, ``AND``, ``OR``, ``NOT``, ``+``, ``-`` and
@@ -98,7 +98,7 @@ def matcher(text: str, *, only_known: bool = False) -> Matcher:
     Parameters
     ----------
     only_known : bool
-        Refuse a field that is none of `FIELDS`; otherwise it finds nothing.
+        Refuse a field that is not in `FIELDS`; otherwise it finds nothing.
 
     Raises
     ------

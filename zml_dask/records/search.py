@@ -122,8 +122,8 @@ def search_page(
 ) -> SearchPage:
     """Ask for one page of the software records created in a slice, oldest first.
 
-    Page numbers are the caller's to count: the server's links lead out of the
-    window that it serves.
+    The caller counts the pages: the server's links lead out of the window that it
+    serves.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def search_page(
         Hits a page.
     type_filter : int
         Which way of asking for software: 0 is Zenodo's parameter, 1 InvenioRDM's facet,
-        2 a part of the query. A server passes over a parameter that it does not know.
+        2 a part of the query. A server ignores a parameter that it does not know.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def hits_of(payload: Any, url: str) -> tuple[list[Any], int]:
         raise ZmlError(f"{url} gives no search result: is it the root of a Zenodo API?")
     if total > _MOST_RECORDS:
         raise ZmlError(
-            f"{url} says that it has {total:.0e} records, which cannot be: is it a Zenodo?"
+            f"{url} says that it has {total:.0e} records, which is impossible: is it a Zenodo?"
         )
     return hits, total
 
@@ -204,7 +204,7 @@ def updated_hits(
     Raises
     ------
     NetworkError, ZmlError
-        If the server cannot be had.
+        If the server cannot be reached.
     """
     query = f'updated:["{since}" TO "{_OPEN[1]}"]'
     if options.query.strip():
@@ -249,7 +249,7 @@ def listed_hits(
     Raises
     ------
     NetworkError
-        If the server cannot be had.
+        If the server cannot be reached.
     """
     root = f"{api_url.rstrip('/')}/records"
     sizes: Sequence[int] = TOKEN_SIZES if client.has_token else GUEST_SIZES
@@ -300,7 +300,7 @@ def _page(
         try:
             number = record_id_of(hit)
         except RecordParseError:
-            # What has no id was not asked for.
+            # A hit without an id was not asked for.
             continue
         if number in record_ids:
             found[number] = hit
@@ -330,12 +330,12 @@ def find_withdrawn(
     ------
     int, NetworkError
         A record, and the answer: of the kind "gone" where it has a tombstone, "not_found"
-        where nobody knows of it.
+        if it is unknown.
 
     Raises
     ------
     NetworkError
-        If the server cannot be had.
+        If the server cannot be reached.
     """
     root = f"{api_url.rstrip('/')}/records"
     done = 0

@@ -2,7 +2,7 @@
 
 A Parquet catalogue holds one row per record: the hit as JSON, and columns of
 what a record is chosen by. The state of the harvest that wrote it is in the
-file's metadata. Half a million records are opened by reading three columns.
+file's metadata. Three columns are read to open half a million records.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def row_of(hit: bytes) -> dict[str, Any]:
     Raises
     ------
     RecordParseError, ValueError
-        If it is no record.
+        If it is not a record.
     """
     content = json.loads(hit)
     record = parse_record(content)
@@ -255,7 +255,7 @@ def select_ids(table: pa.RecordBatchReader, condition: str) -> NDArray[np.int64]
     Raises
     ------
     ValueError
-        If it is no condition over these columns.
+        If it is not a condition over these columns.
     """
     import duckdb
 
@@ -272,7 +272,7 @@ def select_ids(table: pa.RecordBatchReader, condition: str) -> NDArray[np.int64]
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"{condition!r} is no condition over a catalogue: {reason}; its columns are "
+                f"{condition!r} is not a condition over a catalogue: {reason}; its columns are "
                 f"{', '.join(table.schema.names)}"
             ) from None
     return np.asarray(found, dtype=np.int64)
