@@ -328,3 +328,31 @@ def test_a_server_that_fails_is_told_apart_from_one_without_the_catalogue(
         Catalogue.open(url)
     with pytest.raises(UsageError, match=r"cannot be read: connection refused; check the network"):
         Catalogue.open("http://127.0.0.1:9/c.jsonl")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.json_()], ids=str)
+def test_parquet_of_other_tools_is_read_whatever_its_kind_of_text(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    hits = pa.array([json.dumps(hit(7)), json.dumps(hit(8))])
+    column = pa.ExtensionArray.from_storage(kind, hits) if kind == pa.json_() else hits.cast(kind)
+    table = pa.table({"record_id": pa.array([7, 8], pa.int32()), "hit": column})
+    pq.write_table(table, tmp_path / "c")
+    opened = Catalogue.open(tmp_path / "c")
+    assert [opened.read(ref).title for ref in opened.refs] == ["Zürich 7", "Zürich 8"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"record_id": [7, None], "hit": ["{}", "{}"]}, "column record_id holds"),
+        ({"record_id": ["7"], "hit": ["{}"]}, "column record_id holds"),
+        ({"record_id": [7], "hit": [[1, 2]]}, "column hit holds"),
+    ],
+)
+def test_parquet_with_other_columns_of_those_names_is_refused(
+    tmp_path: Path, columns: dict[str, Any], said: str
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "c")
+    with pytest.raises(UsageError, match=f"cannot be read: its {said} something else"):
+        Catalogue.open(tmp_path / "c")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from datetime import UTC, datetime, timedelta
@@ -129,6 +130,18 @@ def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(
     assert not path.read_bytes().endswith(b"\n")
     assert harvest(path, options, client_of(served)).records == 150
     assert sorted(ids_in(path)) == ids_of(served.corpus)
+
+
+def test_a_file_system_without_locks_is_harvested_to(
+    make_sandbox: Make, client_of: ClientOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("zml_dask.records.journal.fcntl.flock", unknown)
+    served = make_sandbox(synthetic_corpus(5))
+    options = HarvestOptions(api_url=served.api_url)
+    assert harvest(tmp_path / "c.jsonl", options, client_of(served)).records == 5
 
 
 def test_two_harvests_of_one_catalogue_do_not_meet(

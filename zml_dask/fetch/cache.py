@@ -21,7 +21,7 @@ from zml_dask.errors import NetworkError, RecordError, ZmlError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
 from zml_dask.fetch.member import FetchLimits, Member
 from zml_dask.fetch.streams import Readable
-from zml_dask.net.responses import why_unreadable
+from zml_dask.net.responses import explain_fsspec
 from zml_dask.net.transfer import local_disk, write_all
 from zml_dask.records.journal import replacing
 
@@ -102,7 +102,7 @@ def _read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
     except ValueError:  # it was torn while it was written
         return None
     except Exception as error:
-        if why_unreadable(error)[1]:
+        if explain_fsspec(error)[1]:
             return None
         raise
     return manifest if isinstance(manifest, dict) else None
@@ -118,7 +118,7 @@ def _reading(what: str) -> Iterator[None]:
     except (KeyError, TypeError) as error:
         raise RecordError("cache", f"{what} has a damaged manifest; fetch it again") from error
     except Exception as error:
-        reason, is_missing = why_unreadable(error)
+        reason, is_missing = explain_fsspec(error)
         reason = "an archive is missing" if is_missing else reason
         raise RecordError("cache", f"{what} cannot be read: {reason}; fetch it again") from error
 

@@ -27,7 +27,7 @@ from zml_dask.fetch.streams import (
     recognise,
 )
 from zml_dask.net.client import HttpClient
-from zml_dask.net.responses import why_unreadable
+from zml_dask.net.responses import explain_fsspec
 from zml_dask.net.transfer import TransferPlan, local_disk
 from zml_dask.records.record import RecordFile
 from zml_dask.text_safety import redact_url
@@ -244,7 +244,7 @@ class FileFetcher:
         except ZmlError:
             raise
         except Exception as error:
-            where, (reason, _) = redact_url(file.url), why_unreadable(error)
+            where, (reason, _) = redact_url(file.url), explain_fsspec(error)
             raise RecordError(
                 "source", f"{where} cannot be read ({reason}); check the catalogue"
             ) from error

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, Self, cast
+from typing import IO, Any, BinaryIO, Final, cast
 
 from zml_dask.encodings import decode
 from zml_dask.errors import RecordError
@@ -221,12 +221,6 @@ class _Opened:
     scratch: Path
     stack: ExitStack
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stack.close()
-
     @property
     def file(self) -> IO[bytes]:
         """What is inside, as a file to seek in.
@@ -260,7 +254,8 @@ class _Opened:
             yield unread(self.meter.name, None, "damaged", reason)
 
 
-def _opened(file: IO[bytes], meter: Meter, scratch: Path) -> _Opened:
+@contextmanager
+def _opened(file: IO[bytes], meter: Meter, scratch: Path) -> Iterator[_Opened]:
     size = file.seek(0, 2)
     file.seek(0)
     outer = Layer(file, meter, counted=False)
@@ -275,7 +270,8 @@ def _opened(file: IO[bytes], meter: Meter, scratch: Path) -> _Opened:
         if start is not None:
             source, outer = None, Layer(Slices(buffer[start:]), meter, counted=False)
             kind, layer, depth = strip_compression(outer, None, meter, scratch)
-    return _Opened(kind, layer, depth, size, source, meter, scratch, ExitStack())
+    with ExitStack() as stack:
+        yield _Opened(kind, layer, depth, size, source, meter, scratch, stack)
 
 
 def _zip_or_bare(buffer: memoryview, kind: Kind) -> Kind:

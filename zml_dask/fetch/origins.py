@@ -19,6 +19,7 @@ from zml_dask.fetch.git import GithubSource, GitLimits, find_repository, github_
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.members import has_members, is_sound, kind_of
 from zml_dask.net.client import HttpClient
+from zml_dask.net.responses import explain_fsspec
 from zml_dask.net.transfer import local_disk
 from zml_dask.records.parse import mapping, record_name
 from zml_dask.records.record import Record
@@ -175,8 +176,9 @@ def cache_record(
         raise
     try:
         keep_in_cache(system, place, fetched)
-    except OSError as error:
-        raise RecordError("cache", f"the cache {cache!r} cannot be written ({error})") from error
+    except Exception as error:
+        reason, _ = explain_fsspec(error)
+        raise RecordError("cache", f"the cache {cache!r} cannot be written: {reason}") from error
     for left in folder.iterdir():
         left.unlink()
     folder.rmdir()

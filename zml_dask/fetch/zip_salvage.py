@@ -52,7 +52,7 @@ def salvaged_members(
     """
     listed = frozenset(seen or ())
     found = set[int]()
-    position = next(find_signatures(buffer, LOCAL_SIGNATURE, 0, meter), None)
+    position = _next_header(buffer, 0, meter)
     while position is not None:
         meter.check_time()
         header = _entry_at(buffer, position)

@@ -137,8 +137,8 @@ def connect_error(url: str, cause: BaseException) -> tuple[NetworkError, bool]:
     ), True
 
 
-def why_unreadable(error: Exception) -> tuple[str, bool]:
-    """Say why fsspec could not read something, and whether that is because it is not there.
+def explain_fsspec(error: Exception) -> tuple[str, bool]:
+    """Say why fsspec failed to read or write, and whether that is because a file is not there.
 
     fsspec raises whatever the client of a kind of storage raises; over HTTP, also
     `FileNotFoundError` for whatever went wrong.

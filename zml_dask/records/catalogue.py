@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from zml_dask.arguments import checked
 from zml_dask.errors import UsageError, ZmlError
-from zml_dask.net.responses import why_unreadable
+from zml_dask.net.responses import explain_fsspec
 from zml_dask.records.journal import (
     HarvestOptions,
     HarvestState,
@@ -351,7 +351,7 @@ def _reading(name: str) -> Iterator[None]:
     except ZmlError:
         raise
     except Exception as error:
-        reason, is_missing = why_unreadable(error)
+        reason, is_missing = explain_fsspec(error)
         if not is_missing:
             raise UsageError(f"the catalogue {name} cannot be read: {reason}") from error
         advice = "" if "://" in name else f": make one with 'zml-dask harvest {name}'"
@@ -371,7 +371,7 @@ def _harvest_of(name: str) -> HarvestState | None:
             content = stream.read()
     except Exception as error:
         # Without permission to list, a server may refuse a file that does not exist.
-        reason, is_missing = why_unreadable(error)
+        reason, is_missing = explain_fsspec(error)
         if is_missing or isinstance(error, PermissionError) or reason.endswith((" 401", " 403")):
             return None
         raise UsageError(f"{sidecar} cannot be read: {reason}") from error

@@ -436,7 +436,9 @@ def _open_locked(path: Path) -> BinaryIO:
     try:
         # The kernel releases it when the process ends, however that ends.
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         stream.close()
         raise UsageError(f"{path} is being written by another harvest") from None
+    except OSError:
+        pass  # a file system without locks, such as some of clusters
     return stream

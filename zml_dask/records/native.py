@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from zml_dask.records.parse import (
     RELATIONS,
+    file_entries,
     id_or_text,
     listed,
     mapping,
     quote_key,
-    raw_text,
     record_id_of,
     record_name,
     text,
@@ -180,17 +180,11 @@ def _relations(native: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _files(native: Mapping[str, Any], base: str) -> Iterator[dict[str, Any]]:
-    found = mapping(native.get("files")).get("entries")
-    entries = found.values() if isinstance(found, Mapping) else listed(found)
-    names = found if isinstance(found, Mapping) else [None] * len(listed(found))
-    for name, value in zip(names, entries, strict=True):
-        entry = mapping(value)
-        key = raw_text(entry.get("key")) or raw_text(name)
-        if key is not None:
-            yield {
-                **({"id": entry["id"]} if "id" in entry else {}),
-                "key": key,
-                "size": entry.get("size"),
-                "checksum": entry.get("checksum"),
-                "links": {"self": f"{base}/files/{quote_key(key)}/content"},
-            }
+    for key, entry in file_entries(native).items():
+        yield {
+            **({"id": entry["id"]} if "id" in entry else {}),
+            "key": key,
+            "size": entry.get("size"),
+            "checksum": entry.get("checksum"),
+            "links": {"self": f"{base}/files/{quote_key(key)}/content"},
+        }

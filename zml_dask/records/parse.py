@@ -109,11 +109,26 @@ def parse_record(
     record_id = record_id_of(hit)
     # A record that names a server as its origin was harvested, even if it was copied since.
     trusted = trusted and api_root_of(hit) is None
-    files = tuple(
-        _files(hit, f"{api_url.rstrip('/')}/records/{record_name(record_id)}/files", trusted)
+    base = f"{api_url.rstrip('/')}/records/{record_name(record_id)}/files"
+    files = tuple(_files(hit, base, trusted))
+    metadata = mapping(hit.get("metadata"))
+    is_native = _is_native(hit)
+    relation = "relation_type" if is_native else "relation"
+    related = tuple(_related(metadata.get("related_identifiers"), relation))
+    custom = mapping(hit.get("custom_fields") if is_native else metadata.get("custom"))
+    return Record(
+        record_id=record_id,
+        title=text(metadata.get("title")) or text(hit.get("title")),
+        version=text(metadata.get("version")),
+        publication_date=text(metadata.get("publication_date")),
+        created=text(hit.get("created")),
+        repository=repository_of(text(custom.get("code:codeRepository")), related),
+        creators=distinct(_name(person) for person in listed(metadata.get("creators"))),
+        related=related,
+        files=files,
+        metadata=hit,
+        **(_native if is_native else _legacy)(hit, metadata, files),
     )
-    reader = _native if _is_native(hit) else _legacy
-    return reader(hit, record_id, files)
 
 
 def record_id_of(hit: object) -> int:
@@ -209,7 +224,7 @@ def api_root_of(hit: Mapping[str, Any]) -> str | None:
     'https://sandbox.zenodo.org/api'
     """
     # A hit that was cut down to what somebody needed may have kept its files' links alone.
-    entries = _file_entries(hit).values()
+    entries = file_entries(hit).values()
     links = (mapping(one.get("links")) for one in (hit, *entries))
     found = (text(link.get("self")) or text(link.get("content")) for link in links)
     matches = (_API_LINK.match(link) for link in found if link)
@@ -218,7 +233,7 @@ def api_root_of(hit: Mapping[str, Any]) -> str | None:
 
 def archive_bytes_of(hit: Mapping[str, Any]) -> int:
     """Sum of the sizes that a hit states for its files, in bytes, without parsing the rest."""
-    total = sum(_size(entry) or 0 for entry in _file_entries(hit).values())
+    total = sum(_size(entry) or 0 for entry in file_entries(hit).values())
     return min(total, MOST)
 
 
@@ -226,67 +241,43 @@ def _is_native(hit: Mapping[str, Any]) -> bool:
     return any(isinstance(hit.get(name), Mapping) for name in ("parent", "pids", "access", "files"))
 
 
-def _legacy(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...]) -> Record:
-    metadata = mapping(hit.get("metadata"))
+def _legacy(
+    hit: Mapping[str, Any], metadata: Mapping[str, Any], files: Sequence[RecordFile]
+) -> dict[str, Any]:
+    """Give those of a record's fields that the legacy family has in a form of its own."""
     kind = metadata.get("resource_type")
-    related = tuple(_related(metadata.get("related_identifiers"), "relation"))
-    return Record(
-        record_id=record_id,
-        concept_id=record_number(hit.get("conceptrecid")) or _parent_of(metadata),
-        doi=text(hit.get("doi")) or text(metadata.get("doi")),
-        title=text(metadata.get("title")) or text(hit.get("title")),
-        version=text(metadata.get("version")),
-        publication_date=text(metadata.get("publication_date")),
-        created=text(hit.get("created")),
-        license=lower(id_or_text(metadata.get("license"))),
-        repository=repository_of(
-            text(mapping(metadata.get("custom")).get("code:codeRepository")), related
-        ),
-        keywords=distinct(text(word) for word in listed(metadata.get("keywords"))),
-        creators=distinct(_name(person) for person in listed(metadata.get("creators"))),
-        resource_type=lower(
+    return {
+        "concept_id": record_number(hit.get("conceptrecid")) or _parent_of(metadata),
+        "doi": text(hit.get("doi")) or text(metadata.get("doi")),
+        "license": lower(id_or_text(metadata.get("license"))),
+        "keywords": distinct(text(word) for word in listed(metadata.get("keywords"))),
+        "resource_type": lower(
             text(mapping(kind).get("type")) or text(kind) or text(metadata.get("upload_type"))
         ),
-        access=_access(text(metadata.get("access_right")), files),
-        related=related,
-        files=files,
-        metadata=hit,
-    )
+        "access": _access(text(metadata.get("access_right")), files),
+    }
 
 
-def _native(hit: Mapping[str, Any], record_id: int, files: tuple[RecordFile, ...]) -> Record:
-    metadata = mapping(hit.get("metadata"))
+def _native(
+    hit: Mapping[str, Any], metadata: Mapping[str, Any], files: Sequence[RecordFile]
+) -> dict[str, Any]:
+    """Give those of a record's fields that InvenioRDM has in a form of its own."""
     access = mapping(hit.get("access"))
-    related = tuple(_related(metadata.get("related_identifiers"), "relation_type"))
+    licenses = map(lower, map(id_or_text, listed(metadata.get("rights"))))
     # "software-computationalnotebook" is software; the part after the dash is its subtype.
     kind = lower(id_or_text(metadata.get("resource_type")))
-    return Record(
-        record_id=record_id,
-        concept_id=record_number(mapping(hit.get("parent")).get("id")),
-        doi=text(mapping(mapping(hit.get("pids")).get("doi")).get("identifier")),
-        title=text(metadata.get("title")),
-        version=text(metadata.get("version")),
-        publication_date=text(metadata.get("publication_date")),
-        created=text(hit.get("created")),
-        license=next(
-            (name for name in map(lower, map(id_or_text, listed(metadata.get("rights")))) if name),
-            None,
-        ),
-        repository=repository_of(
-            text(mapping(hit.get("custom_fields")).get("code:codeRepository")), related
-        ),
-        keywords=distinct(_subject(word) for word in listed(metadata.get("subjects"))),
-        creators=distinct(_name(person) for person in listed(metadata.get("creators"))),
-        resource_type=kind and kind.partition("-")[0],
-        access=_access(text(access.get("status")) or text(access.get("files")), files),
-        related=related,
-        files=files,
-        metadata=hit,
-    )
+    return {
+        "concept_id": record_number(mapping(hit.get("parent")).get("id")),
+        "doi": text(mapping(mapping(hit.get("pids")).get("doi")).get("identifier")),
+        "license": next(filter(None, licenses), None),
+        "keywords": distinct(_subject(word) for word in listed(metadata.get("subjects"))),
+        "resource_type": kind and kind.partition("-")[0],
+        "access": _access(text(access.get("status")) or text(access.get("files")), files),
+    }
 
 
 def _files(hit: Mapping[str, Any], base: str, trusted: bool) -> Iterator[RecordFile]:
-    for key, entry in sorted(_file_entries(hit).items()):
+    for key, entry in sorted(file_entries(hit).items()):
         url = text(entry.get("url")) if trusted else None
         yield RecordFile(
             key=key,
@@ -296,7 +287,7 @@ def _files(hit: Mapping[str, Any], base: str, trusted: bool) -> Iterator[RecordF
         )
 
 
-def _file_entries(hit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def file_entries(hit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Give a hit's file entries by key; the first of one key counts."""
     found_files = hit.get("files")
     pairs: list[tuple[object, object]] = [(None, entry) for entry in listed(found_files)]
@@ -387,7 +378,7 @@ def harvested_json(hit: Mapping[str, Any]) -> str:
     >>> harvested_json({"id": 1, "files": [{"key": "a.zip", "url": "file:///etc/passwd"}]})
     '{"files":[{"key":"a.zip"}],"id":1}'
     """
-    if any("url" in entry for entry in _file_entries(hit).values()):
+    if any("url" in entry for entry in file_entries(hit).values()):
         listed_files = hit["files"]
         if isinstance(listed_files, Mapping):
             entries = listed_files["entries"].items()

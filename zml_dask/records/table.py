@@ -163,13 +163,18 @@ def read_parquet_index(path: str) -> ParquetIndex:
             missing = {"record_id", "hit"} - set(names)
             if missing:
                 raise ValueError(f"it has no column {' and no column '.join(sorted(missing))}")
+            if not _is_text(file.schema_arrow.field("hit").type):
+                raise ValueError("its column hit holds something else than the JSON of records")
             optional = [name for name in ("archive_bytes", "api_url") if name in names]
             table = file.read(["record_id", *optional])
             metadata = file.schema_arrow.metadata or {}
     except pa.ArrowException as error:
         raise ValueError(str(error).splitlines()[0]) from error
+    ids = table["record_id"]
+    if ids.null_count or not pa.types.is_integer(ids.type):
+        raise ValueError("its column record_id holds something else than whole numbers")
     rows = np.zeros((table.num_rows, 4), dtype=np.int64)
-    rows[:, 0] = table["record_id"].to_numpy()
+    rows[:, 0] = ids.to_numpy()
     rows[:, 1] = np.arange(table.num_rows)
     if "archive_bytes" in optional:
         rows[:, 3] = table["archive_bytes"].fill_null(0).to_numpy()
@@ -216,8 +221,8 @@ class ParquetHits:
             if self._hits is None or group != self._group:
                 self._hits = self._file.read_row_group(group, ["hit"])["hit"]
                 self._group = group
-            hit: str = self._hits[row - int(self._starts[group])].as_py()
-        return hit.encode("utf-8")
+            hit = self._hits[row - int(self._starts[group])].as_py() or b""
+        return hit.encode("utf-8") if isinstance(hit, str) else bytes(hit)
 
 
 def table_of(path: str, hits: Callable[[], Iterator[bytes]]) -> pa.RecordBatchReader:
@@ -276,6 +281,12 @@ def select_ids(table: pa.RecordBatchReader, condition: str) -> NDArray[np.int64]
                 f"{', '.join(table.schema.names)}"
             ) from None
     return np.asarray(found, dtype=np.int64)
+
+
+def _is_text(column: pa.DataType) -> bool:
+    """Whether a column holds text, as the tools that write Parquet have it."""
+    kinds = ("string", "large_string", "string_view", "binary", "large_binary")
+    return isinstance(column, pa.JsonType) or str(column) in kinds
 
 
 def _opened(stream: Any) -> pq.ParquetFile:
