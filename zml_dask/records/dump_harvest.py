@@ -12,7 +12,7 @@ import re
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ from zml_dask.records.parse import (
 )
 from zml_dask.records.query import matcher
 from zml_dask.records.record import Record
-from zml_dask.records.search import Slice
+from zml_dask.records.search import EARLIEST, OVERLAP
 
 _BATCH: Final = 1_000
 # An entry that cannot be read is asked for by its number. If there are more than this,
@@ -122,15 +122,8 @@ class DumpRound:
         self._newest = instant_of(self._dump.newest)
         self._damaged = 0
 
-    def to_the_end(self, overlap: timedelta, bounds: Slice) -> HarvestState:
+    def to_the_end(self) -> HarvestState:
         """Read all of it; give the state in which the search is to add what is newer.
-
-        Parameters
-        ----------
-        overlap : timedelta
-            How far the search looks back from the dump's date.
-        bounds : Slice
-            Of the whole harvest.
 
         Raises
         ------
@@ -154,8 +147,11 @@ class DumpRound:
                 self._flush()
             if self._entries % _BATCH == 0:
                 self._report("read", entry.offset, total)
-        since = self._since(overlap)
-        begin, end = bounds
+        # The search begins before the dump was made, and before its newest record.
+        moments = [self._newest, instant_of(self._dump.created)]
+        oldest = min((one for one in moments if one is not None), default=EARLIEST)
+        since = format_instant(oldest - OVERLAP)
+        begin, end = self._state.options.bounds()
         begin = since if begin is None else max(begin, since)
         self._dump = replace(self._dump, is_read=True)
         self._state = replace(
@@ -167,11 +163,6 @@ class DumpRound:
             f"{len(self._journal.ids):,} in the catalogue; now what was created since {begin[:10]}"
         )
         return self._state
-
-    def _since(self, overlap: timedelta) -> str:
-        """Give when the search begins: before the dump was made, and before its newest record."""
-        moments = [one for one in (self._newest, instant_of(self._dump.created)) if one is not None]
-        return format_instant(min(moments, default=datetime(2013, 1, 1, tzinfo=UTC)) - overlap)
 
     def _is_known(self, record_id: int) -> bool:
         ids = self._journal.ids

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Final
@@ -32,6 +32,7 @@ from zml_dask.records.search import (
     EARLIEST,
     GUEST_SIZES,
     LAST_FILTER,
+    OVERLAP,
     TOKEN_SIZES,
     WINDOW,
     SearchPage,
@@ -97,10 +98,6 @@ class HarvestResult:
     finished: bool
 
 
-OVERLAP: Final = timedelta(days=1)
-"""How far a further round looks back: a record may enter the search after its creation."""
-
-
 def harvest(
     catalogue_path: str | Path,
     options: HarvestOptions | None = None,
@@ -149,62 +146,47 @@ def harvest(
     asked = options or HarvestOptions()
     asked = replace(asked, api_url=_root(asked.api_url))
     pattern = _pattern(asked.exclude)
-    bounds = asked.bounds()
-    again = partial(
-        harvest,
-        options=asked,
-        from_dump=from_dump,
-        progress=progress,
-        dump_progress=dump_progress,
-        say=say,
-    )
-    if client is None:
-        with HttpClient() as own:
-            return again(catalogue_path, client=own)
-    path = Path(catalogue_path)
+    asked.bounds()  # before anything is asked
+    path = lines = Path(catalogue_path)
     if path.suffix == ".parquet":
-        return _into_parquet(path, partial(again, client=client))
-    with Journal(path) as journal:
-        state = _resumed(journal.state, asked, str(path))
+        # Parquet cannot be appended to: lines are what survives an interruption.
+        lines = path.with_name(path.name + ".jsonl")
+        if path.exists() and not Path(state_path(str(lines))).exists():
+            lines.unlink(missing_ok=True)
+            Catalogue.open(path).write(lines)
+    with ExitStack() as stack:
+        if client is None:
+            client = stack.enter_context(HttpClient())
+        journal = stack.enter_context(Journal(lines))
+        state = _resumed(journal.state, asked, str(lines))
         before = len(journal.ids)
         if from_dump is not None and state.dump is None:
             if state.started is not None or state.complete_until is not None:
-                say(f"{path} was begun before: continuing by the search")
+                say(f"{lines} was begun before: continuing by the search")
             else:
-                if asked.query:
-                    matcher(asked.query, only_known=True)
-                state = replace(state, dump=choose_dump(from_dump, client, asked.api_url, path))
+                matcher(asked.query, only_known=True)
+                state = replace(state, dump=choose_dump(from_dump, client, asked.api_url, lines))
         if state.dump is not None and not state.dump.is_read:
             dump_round = DumpRound(journal, client, pattern, state, say, dump_progress)
-            state = dump_round.to_the_end(OVERLAP, bounds)
-        result, state = HarvestRound(journal, client, pattern, state, progress).to_the_end()
+            state = dump_round.to_the_end()
+        state = HarvestRound(journal, client, pattern, state, progress).to_the_end()
         if state.dump is not None:
-            state = finished(put_in_order(journal, state, client, say))
-            journal.save(state)
-            result = replace(
-                result,
-                written=len(journal.ids) - before,
-                records=len(journal.ids),
-                finished=state.finished,
-            )
-        return result
-
-
-def _into_parquet(path: Path, harvest_lines: Callable[[Path], HarvestResult]) -> HarvestResult:
-    """Harvest into JSON Lines beside a Parquet catalogue, and write that at the end.
-
-    Parquet cannot be appended to: lines are what survives an interruption.
-    """
-    lines = path.with_name(path.name + ".jsonl")
-    state = Path(state_path(str(lines)))
-    if path.exists() and not state.exists():
-        lines.unlink(missing_ok=True)
-        Catalogue.open(path).write(lines)
-    result = harvest_lines(lines)
-    catalogue = Catalogue.open(lines)
-    write_parquet(path, catalogue.hits(), catalogue.harvest)
-    state.unlink()
-    lines.unlink()
+            state = put_in_order(journal, state, client, say)
+        state = journal.save(_finished(state))
+        result = HarvestResult(
+            found=state.found,
+            written=len(journal.ids) - before,
+            excluded=state.excluded,
+            total=state.total,
+            missing=state.missing,
+            records=len(journal.ids),
+            finished=state.finished,
+        )
+    if lines != path:
+        catalogue = Catalogue.open(lines)
+        write_parquet(path, catalogue.hits(), catalogue.harvest)
+        Path(state_path(str(lines))).unlink()
+        lines.unlink()
     return result
 
 
@@ -289,7 +271,7 @@ class HarvestRound:
         self._pattern = pattern
         self._progress = progress
         self._state = state
-        self._written = 0
+        self._before = len(journal.ids)
         self._sizes = TOKEN_SIZES if client.has_token else GUEST_SIZES
         self._size = 0
         # Learnt from the answers: how much of a search is shown, and how to ask for software.
@@ -301,27 +283,14 @@ class HarvestRound:
         # Whatever is in the catalogue was seen, also before this round.
         self._seen = set(journal.ids)
 
-    def to_the_end(self) -> tuple[HarvestResult, HarvestState]:
+    def to_the_end(self) -> HarvestState:
         """Read all pending slices, or as many as the limit lets."""
         # The sidecar comes before the first line, as the mark that a harvest wrote it.
         self._journal.save(self._state)
         while self._state.pending and not self._is_full():
             self._check_slices()
             self._read_slice()
-        state = self._state
-        # What comes from a dump has yet to be put in order.
-        if state.dump is None:
-            state = self._journal.save(finished(state))
-        result = HarvestResult(
-            found=state.found,
-            written=self._written,
-            excluded=state.excluded,
-            total=state.total,
-            missing=state.missing,
-            records=len(self._journal.ids),
-            finished=state.finished,
-        )
-        return result, state
+        return self._state
 
     def _is_full(self) -> bool:
         limit = self._state.options.limit
@@ -492,7 +461,6 @@ class HarvestRound:
                 continue
             self._journal.ids.add(record.record_id)
             lines.append(line)
-        self._written += len(lines)
         self._check_news(page, found)
         self._journal.append(lines)
         self._state = self._journal.save(
@@ -507,14 +475,14 @@ class HarvestRound:
                 HarvestProgress(
                     found=state.found,
                     total=state.total,
-                    written=self._written,
+                    written=len(self._journal.ids) - self._before,
                     excluded=state.excluded,
                     slices=len(state.pending),
                 )
             )
 
 
-def finished(state: HarvestState) -> HarvestState:
+def _finished(state: HarvestState) -> HarvestState:
     """Give the state with its end noted, if nothing is left to ask."""
     if state.pending or state.finished:
         return state

@@ -62,6 +62,9 @@ def halves(whole: Slice, *, first: datetime, now: datetime) -> tuple[Slice, Slic
 WINDOW: Final = 10_000
 """Results of one search that can be paged through."""
 
+OVERLAP: Final = timedelta(days=1)
+"""How far a further round looks back: a record may enter the search after its creation."""
+
 LAST_FILTER: Final = 2
 """The last of the ways to ask for software; see `search_page`."""
 
