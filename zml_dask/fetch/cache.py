@@ -32,7 +32,7 @@ _PIECE: Final = 1024 * 1024
 def read_cached(
     cache: str, record_id: int, folder: Path, limits: FetchLimits
 ) -> FetchedRecord | None:
-    """A record from a cache; None where it is not there.
+    """Read a record from a cache; None if it is not there.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def is_whole(system: Any, place: str) -> bool:
 
 
 def _read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
-    """What a cache says of a record; None where it is not, or not wholly, there."""
+    """Read a record's manifest; None if the record is not in the cache, or not completely."""
     try:
         manifest = json.loads(system.cat_file(f"{place}/{MANIFEST}"))
     except ValueError:  # it was torn while it was written
@@ -110,7 +110,7 @@ def _read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
 
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """Raise `RecordError` for whatever cannot be read of a cache."""
+    """Raise `RecordError` if something in a cache cannot be read."""
     try:
         yield
     except ZmlError:
@@ -124,7 +124,7 @@ def _reading(what: str) -> Iterator[None]:
 
 
 def keep_in_cache(system: Any, place: str, fetched: FetchedRecord) -> None:
-    """Put archives, then the manifest: until that is there, the record is not."""
+    """Put archives into a cache, and the manifest last: it makes the record complete."""
     system.makedirs(place, exist_ok=True)
     entries = []
     for number, archive in enumerate(fetched.archives):

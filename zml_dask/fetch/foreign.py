@@ -129,7 +129,7 @@ class ForeignReader:
         return value
 
     def finish(self, body: bytes) -> None:
-        """Look at what the process says at its end.
+        """Check the last message of the process.
 
         Raises
         ------
@@ -209,7 +209,7 @@ def _rar5_name(head: bytes, at: int) -> str:
 
 
 def _rar5_special(extra: bytes) -> Iterator[str | None]:
-    """Yield None for a record that says encrypted, and the path for one that says a copy."""
+    """Yield None for an entry that is encrypted, and the other's path for one that is a copy."""
     at = 0
     while at < len(extra):
         size, start = _vint(extra, at)
@@ -224,7 +224,7 @@ def _rar5_special(extra: bytes) -> Iterator[str | None]:
 
 
 def _vint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of RAR 5, and where it ends; IndexError behind the last byte."""
+    """A number of RAR 5, and where it ends; IndexError after the last byte."""
     value = shift = 0
     while data[at] & 0x80:
         value |= (data[at] & 0x7F) << shift
@@ -233,7 +233,7 @@ def _vint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def raise_for(said: Any) -> None:
-    """Turn what libarchive says into an error, if it says anything.
+    """Turn a message of libarchive into an error, if there is one.
 
     Raises
     ------
@@ -255,7 +255,7 @@ class PieceStream:
         self._ready = memoryview(b"")
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes, or those at hand; none at the end."""
+        """At most `size` bytes, or one piece; none at the end."""
         while not self._ready:
             piece = next(self._pieces, None)
             if piece is None:

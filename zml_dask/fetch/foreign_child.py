@@ -36,7 +36,7 @@ _END, _OK, _WARN, _FATAL = 1, 0, -20, -30
 
 
 def limit(memory: int, seconds: int) -> None:
-    """Take from this process what it does not need."""
+    """Limit this process to what it needs."""
     for what, most in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CPU, seconds),
@@ -96,18 +96,18 @@ class Reader:
         return prototype((f"archive_{name}", self._ffi.libarchive))
 
     def open(self) -> str | None:
-        """Begin; what is wrong where that fails."""
+        """Open the archive; return a message if that fails."""
         return self.error() if self._open(self._archive, 0, _BLOCK) < _WARN else None
 
     def advance(self) -> str | None:
-        """Go to the next entry; ``""`` at the end, what is wrong where it cannot be found."""
+        """Go to the next entry; return ``""`` at the end, a message if that fails, else None."""
         code = self._next(self._archive, self._entry)
         if code == _END:
             return ""
         return self.error() if code < _WARN else None
 
     def error(self) -> str:
-        """What libarchive says."""
+        """The message of libarchive."""
         said = self._ffi.error_string(self._archive) or b"no reason given"
         return str(said.decode("utf-8", "replace"))
 
@@ -128,7 +128,7 @@ class Reader:
         }
 
     def send_content(self, most: int | None) -> str | None:
-        """Send the content, or one byte more than `most`; what is wrong where that fails."""
+        """Send the content, or one byte more than `most`; return a message if that fails."""
         sent = 0
         block, count, offset = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_int64()
         places = ctypes.byref(block), ctypes.byref(count), ctypes.byref(offset)

@@ -98,7 +98,7 @@ class GithubSource:
 
 
 def github_source(record: Record, base: str = "https://github.com") -> GithubSource | None:
-    """The repository of a record; None where it names none on GitHub.
+    """The repository of a record; None if it names none on GitHub.
 
     Links with a tag come before those without, and ``isSupplementTo``, which
     GitHub's integration writes, before other relations. Where no link has a tag,
@@ -163,7 +163,7 @@ class GitLimits:
 
 
 def find_repository(source: GithubSource, client: HttpClient) -> str:
-    """Return where a repository is now: servers redirect from the names of renamed ones.
+    """Return the current URL of a repository: servers redirect from its former names.
 
     git itself follows no redirect; here each is checked (see `HttpClient`).
 
@@ -239,7 +239,7 @@ def snapshot(
 
 
 def _pinned(url: str, source: GithubSource) -> list[str]:
-    """Options by which git connects to the address that is checked here, and to no other.
+    """Options that make git connect only to the address that is checked here.
 
     Raises
     ------
@@ -266,7 +266,7 @@ def _pinned(url: str, source: GithubSource) -> list[str]:
 
 
 def unbundle(bundle: IO[bytes], folder: Path, limits: GitLimits) -> Path:
-    """Write the commit that a git bundle is of as a tar file.
+    """Write the head commit of a git bundle as a tar file.
 
     Parameters
     ----------
@@ -302,7 +302,7 @@ def unbundle(bundle: IO[bytes], folder: Path, limits: GitLimits) -> Path:
 
 
 def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
-    """Run git with a small environment, bounded in time and in the size of its files."""
+    """Run git with a small environment, and with limits of time and file size."""
     config = [part for key, value in _CONFIG.items() for part in ("-c", f"{key}={value}")]
     command = ["git", *config, *arguments]
     limiter = shutil.which("prlimit")
@@ -346,7 +346,7 @@ def _tail(file: IO[bytes]) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End git and its helpers, should any still run."""
+    """End git and its helpers, if any still run."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 

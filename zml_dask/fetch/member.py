@@ -35,7 +35,7 @@ class TrailingBytesError(BrokenStreamError):
 
 
 class OverLimitError(Exception):
-    """Reading on would unpack more than is allowed."""
+    """Reading more would unpack more than is allowed."""
 
 
 class Member(NamedTuple):
@@ -98,7 +98,7 @@ def is_version_control(path: str) -> bool:
 
 
 def decoded(raw: bytes, fallback: str) -> str:
-    """A path's bytes as text: UTF-8 if they are, else a single-byte encoding that takes all."""
+    """Decode a path: as UTF-8 if that is valid, else in a single-byte encoding."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -106,7 +106,7 @@ def decoded(raw: bytes, fallback: str) -> str:
 
 
 def link_member(path: str, target: str) -> Member | None:
-    """A row for a symbolic link that leads out of the archive; None for any other.
+    """The row of a symbolic link that leads out of the archive; None for any other link.
 
     Links are never followed; one within the archive names a file that is listed
     anyway.
@@ -170,7 +170,7 @@ class FetchLimits:
     max_seconds: float = 3600.0
 
     def refusal(self, path: str, size: int) -> tuple[MemberStatus, str] | None:
-        """Why a file of this path and size is not read; None if it is."""
+        """The reason why a file of this path and size is not read; None if it is read."""
         if len(path) > self.max_path_bytes:
             return "refused", f"its path is over the limit of {self.max_path_bytes:,} bytes"
         if size > self.max_file_bytes:
@@ -217,14 +217,14 @@ class Meter:
         self._deadline = time.monotonic() + limits.max_seconds
 
     def within(self, name: str) -> Meter:
-        """A meter for an archive within this one: what it counts, this one counts."""
+        """A meter for an archive within this one; both share their counts."""
         inner = Meter(self.limits, self._packed_bytes, name)
         inner._spent = self._spent
         inner._deadline = self._deadline
         return inner
 
     def add_member(self, path_bytes: int = 0) -> str | None:
-        """Count one more entry; the reason where it is one too many."""
+        """Count one more entry; return the reason if it is one too many."""
         self._spent.members += 1
         self._spent.path_bytes += path_bytes
         if self._spent.members > self.limits.max_members:
@@ -234,12 +234,12 @@ class Meter:
         return None
 
     def add_nested(self, most: int) -> bool:
-        """Count one more archive within the archive; whether it may be opened."""
+        """Count one more archive within the archive; return whether it may be opened."""
         self._spent.nested += 1
         return self._spent.nested <= most
 
     def add_packed(self, count: int) -> str | None:
-        """Count packed bytes of a member of a zip file; the reason where no more is read."""
+        """Count packed bytes of a member of a zip file; return the reason to read no more."""
         spent = self._spent
         spent.packed += count
         if spent.packed > self._packed_bytes:
@@ -247,7 +247,7 @@ class Meter:
         return self.add_unpacked(0) if spent.unpacked > self._max_unpacked else None
 
     def add_unpacked(self, count: int) -> str | None:
-        """Count unpacked bytes; the reason where they are too many."""
+        """Count unpacked bytes; return the reason if there are too many."""
         self._spent.unpacked += count
         if self._spent.unpacked <= self._max_unpacked:
             return None
@@ -256,7 +256,7 @@ class Meter:
         return f"the archive unpacks to over {self.limits.max_ratio:g} times its size"
 
     def add_lines(self, data: bytes) -> str | None:
-        """Count the lines of a file; the reason where they are too many for such an archive.
+        """Count the lines of a file; return the reason if there are too many for such an archive.
 
         Images cost by the line: files of empty lines, well packed, would make a
         thousand times as many as code does. No line is shorter than one byte, so
@@ -270,7 +270,7 @@ class Meter:
         return f"the archive holds over {self._max_lines:,} lines, too many for its size"
 
     def check_time(self) -> None:
-        """Stop where time is up.
+        """Raise an error if the time is up.
 
         Raises
         ------

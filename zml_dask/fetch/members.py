@@ -92,7 +92,7 @@ def read_members(
     first: int | None = None,
     scratch: Path | None = None,
 ) -> Iterator[Member]:
-    """Every regular file of an archive, with its content or the reason why not.
+    """Yield every regular file of an archive, with its content or the reason why there is none.
 
     Folders, links within the archive and the insides of version control folders
     give no member. Zip files come in path order, others in their own. An archive
@@ -151,7 +151,7 @@ def read_members(
 
 
 def is_text(member: Member) -> bool:
-    """Whether a member holds text to make images of, as far as its bytes tell."""
+    """Whether the bytes of a member are text to make images of."""
     data = member.data
     if not data or not data.strip() or recognise(data[:HEAD_BYTES]) != "bare":
         return False
@@ -160,7 +160,7 @@ def is_text(member: Member) -> bool:
 
 
 def kind_of(archive: Path, *, limits: FetchLimits | None = None) -> Kind:
-    """What an archive is, under whatever compression.
+    """Recognise an archive under its compressions.
 
     Returns
     -------
@@ -223,7 +223,7 @@ class _Opened:
 
     @property
     def file(self) -> IO[bytes]:
-        """What is inside, as a file to seek in.
+        """The content as a file that can be sought in.
 
         Raises
         ------
@@ -275,7 +275,7 @@ def _opened(file: IO[bytes], meter: Meter, scratch: Path) -> Iterator[_Opened]:
 
 
 def _zip_or_bare(buffer: memoryview, kind: Kind) -> Kind:
-    """Look at the end of a file too: a zip may follow anything, and a document may be one."""
+    """Check the end of a file: a zip may follow other bytes, and a document may be a zip."""
     try:
         directory = find_directory(buffer)
     except BrokenDirectoryError:
@@ -387,7 +387,7 @@ def _foreign_member(
     listed: set[int],
     scratch: Path,
 ) -> Member | None:
-    """One entry of another process, its content taken to its end."""
+    """Read one entry from another process, to the end of its content."""
     stated = entry.get("size")
     size = stated if isinstance(stated, int) and 0 <= stated < 2**63 else None
     wrong: list[str] = []
@@ -447,7 +447,7 @@ def _foreign_member(
 
 
 def _status_of(said: str) -> MemberStatus:
-    """What libarchive complains of: a password, what it cannot read, or damage."""
+    """The status for a message of libarchive: encrypted, unsupported or damaged."""
     if "ncrypt" in said or "assphrase" in said:
         return "encrypted"
     is_unread = re.search(

@@ -219,7 +219,7 @@ def _embargoed(record: Record) -> RecordError:
 
 
 def embargo_date(record: Record) -> str | None:
-    """Date that a record says its embargo ends on; None where it says none."""
+    """The date on which a record's embargo ends; None if the record states none."""
     hit = record.metadata
     end = str(
         mapping(hit.get("metadata")).get("embargo_date")
@@ -229,7 +229,7 @@ def embargo_date(record: Record) -> str | None:
 
 
 def embargo_end(message: str) -> str | None:
-    """Date until which a failed record's message says that it is under an embargo.
+    """The end of an embargo, from the message of a failed record.
 
     Examples
     --------
@@ -345,6 +345,6 @@ def _of_repository(
 
 
 def _origin(record: Record) -> Origin:
-    """``"url"`` where the user's own catalogue says where a file is."""
+    """``"url"`` if the user's own catalogue gives the URL of a file."""
     usual = f"/records/{record_name(record.record_id)}/files/"
     return "zenodo" if all(usual in file.url for file in record.files) else "url"

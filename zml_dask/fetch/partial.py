@@ -40,7 +40,7 @@ Span = tuple[int, int]
 def fetch_parts(
     client: HttpClient, file: RecordFile, target: Path, limits: FetchLimits
 ) -> int | None:
-    """Fetch what will be read of a zip file, where that is at most `max_archive_bytes`.
+    """Fetch the parts of a zip file that will be read, if they are at most `max_archive_bytes`.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def merge(spans: Iterable[Span], gap: int = _REQUEST_BYTES) -> Iterator[Span]:
 
 
 def _spans_to_read(buffer: memoryview, directory: Directory, limits: FetchLimits) -> Iterator[Span]:
-    """Where the members lie that the reader will read: local header and body."""
+    """Yield the spans of the members that will be read: local header and body."""
     wanted: list[Span] = []
     offsets: list[int] = []
     for number, (position, raw, flags, extra) in enumerate(iter_positions(buffer, directory)):

@@ -117,7 +117,7 @@ _DECOMPRESSION_ERRORS: Final = (EOFError, OSError, zlib.error, InflateError, lzm
 
 
 def recognise(head: bytes) -> Kind:
-    r"""Kind of a file, as far as its first bytes tell.
+    r"""Kind of a file by its first bytes.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def recognise(head: bytes) -> Kind:
 
 
 def payload_start(head: bytes) -> int | None:
-    r"""Where an archive begins that other bytes precede; None where there is none.
+    r"""Where an archive begins behind other bytes; None if there is none.
 
     A program (7-Zip and RAR make such), a shell script (makeself), line ends or a byte
     order mark that a server put first. What of this is a zip file shows its end.
@@ -189,7 +189,7 @@ def payload_start(head: bytes) -> int | None:
 
 
 def format_name(head: bytes) -> str:
-    """What an archive that this package does not read itself is called."""
+    """Name of an archive format that this package does not read itself."""
     found = _other_format(head)
     return "unknown" if found is None else found[0]
 
@@ -231,7 +231,7 @@ def inflate(body: bytes | memoryview, size: int) -> bytes:
 
 
 def memory_error(error: lzma.LZMAError) -> Exception:
-    """What an error of LZMA stands for: `MemoryError` where its limit of memory was met."""
+    """Return `MemoryError` for an error of LZMA's memory limit, and any other as it is."""
     return MemoryError(str(error)) if "emory" in str(error) else error
 
 
@@ -256,7 +256,7 @@ def is_nested_archive(path: str, head: bytes, *, is_large: bool = False) -> bool
 
 
 class Readable(Protocol):
-    """What every layer is read through."""
+    """A stream of bytes."""
 
     def read(self, size: int = -1, /) -> bytes:
         """At most `size` bytes; none at the end."""
@@ -379,7 +379,7 @@ def strip_compression(
 
 
 def _is_tar_behind_zeros(layer: Layer) -> bool:
-    """Whether a tar begins with empty blocks, such as a tape's or another tar's end left."""
+    """Whether a tar follows empty blocks, such as the end of a tape or of another tar."""
     if layer.peek() != bytes(HEAD_BYTES):
         return False
     head = layer.read(_LEADING_ZEROS * _BLOCK)

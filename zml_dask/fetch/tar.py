@@ -205,7 +205,7 @@ def _large_member(
 
 
 class _Content:
-    """So many bytes of a stream, as a stream."""
+    """The next `size` bytes of a stream, as a stream."""
 
     def __init__(self, layer: Layer, size: int) -> None:
         self._layer = layer
@@ -334,7 +334,7 @@ def _after_end_mark(layer: Layer) -> Literal["nothing", "header", "other"]:
 
 
 def _find_header(layer: Layer) -> bool:
-    """Step over blocks up to the next header of the modern kind; False where none comes.
+    """Skip blocks up to the next header of the modern kind; False if there is none.
 
     Raises
     ------
@@ -348,7 +348,7 @@ def _find_header(layer: Layer) -> bool:
 
 
 def _read_exactly(layer: Layer, size: int) -> bytes:
-    """So many bytes.
+    """Read exactly so many bytes.
 
     Raises
     ------

@@ -96,7 +96,7 @@ class BrokenDirectoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Where the central directory lies, in bytes from the file's begin.
+    """Where the central directory lies, in bytes from the beginning of the file.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ def mapped(file: BinaryIO) -> memoryview:
 
 
 def forget_pages(buffer: Buffer) -> None:
-    """Give back the memory of what has been read of a mapped file; it may be read again.
+    """Release the memory of a mapped file that has been read; it may be read again.
 
     The pages stay in the page cache, but no longer count as this process's own:
     Dask would restart a worker that has read its way through an archive of 5 GB.
@@ -422,7 +422,7 @@ class _Bodies:
 
     @property
     def outside(self) -> str:
-        """What is wrong where a body is not there."""
+        """The reason for a body that is not there."""
         if self._directory.n_volumes > 1:
             return "its content lies in another volume of a split archive"
         return "its content lies outside of the archive"
@@ -568,7 +568,7 @@ def _refused(entry: Entry, refusal: tuple[MemberStatus, str]) -> Member:
 
 
 def _mode_of(host: int, attributes: int, size: int) -> int:
-    """Mode of a Unix file; of what DOS marks as a folder or a link, that of one.
+    """Mode of a Unix file; for DOS, that of a folder or a link if it is marked as one.
 
     Links are written with their mode by tools of all systems, other kinds of files
     by those of Unix alone (macOS has two numbers).

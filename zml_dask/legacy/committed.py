@@ -35,7 +35,7 @@ def legacy_record(snapshot: Snapshot, record_id: int) -> LegacyRecord:
 def legacy_records(
     snapshot: Snapshot, portion: Portion, leave_out: Collection[int] = frozenset()
 ) -> Iterator[LegacyRecord]:
-    """Yield the records of a portion of a view but some, with the files of that alone."""
+    """Yield the records of a portion of a view, with its files, except those to leave out."""
     wanted = [number for number in portion.record_ids if number not in leave_out]
     where = pc.field("record_id").isin(pa.array(wanted, pa.int64()))
     rows = snapshot.scan("records", ["record_id", "metadata"], where).to_pylist()

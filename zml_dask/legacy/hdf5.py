@@ -236,7 +236,7 @@ class Hdf5Writer:
             return h5d.create(parent, _encoded(told_apart(name)), *recipe, link)
 
     def _link(self, name: bytes) -> Any:
-        """Return how a name is noted: a folder with names in UTF-8 takes a newer, larger form."""
+        """Return how a name is stored: a group with names in UTF-8 has a newer, larger form."""
         return None if name.isascii() else self._utf8
 
     def _recipe(self, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:

@@ -50,7 +50,7 @@ class PickleWriter:
         self._pixels: NDArray[np.int64] = np.empty((0, 0, 0), SEGMENT_DTYPE)
 
     def add(self, file: LegacyFile) -> None:
-        """Write the file's segments; one that is not text is passed over."""
+        """Write the file's segments; a file that is not text is left out."""
         if file.images is None or file.n_lines is None:
             return
         self._waiting.append(_text(file.path) + pickle.EMPTY_LIST)
@@ -82,7 +82,7 @@ class PickleWriter:
         return self._heads[shape]
 
     def _flush(self) -> None:
-        """Write what waits; the system may take it in several bites."""
+        """Write what waits; the system may accept it in several parts."""
         parts, self._waiting = self._waiting, []
         size = sum(map(len, parts))
         written = os.writev(self._file.fileno(), parts)

@@ -96,7 +96,7 @@ def _compare(report: Report, dataset: Storage, made: Storage, path: str, *, repa
 
 
 def _n_other(dataset: Storage, made: Storage, path: str) -> int:
-    """Count the bytes that are others, up to a block of them; all where the sizes differ.
+    """Count the bytes that differ, up to a block of them; a whole block if the sizes differ.
 
     Block by block: a record of 20,000 images is two gigabytes as pickle and HDF5.
     """
@@ -143,5 +143,5 @@ def _equal(ours: Segments, theirs: Segments) -> bool:
 
 _BLOCK = 4 * 2**20
 _FLIPPED = 16
-"""So few bytes that are others are damage, though it be where HDF5 keeps nothing: another
-version's file has another size, or differs throughout."""
+"""At most so many bytes that differ are damage, even where HDF5 stores nothing: a file of
+another version has another size, or differs throughout."""

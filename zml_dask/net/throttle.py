@@ -114,7 +114,7 @@ class _Window:
             insort(self.counted, min(now, sent + self.seconds * _LATENESS))
 
     def correct(self, limit: int, remaining: int | None, reset_in: float, now: float) -> None:
-        """Take over what the server says of this window."""
+        """Adopt what the server says of this window."""
         self.published = False
         if limit > _MOST_REMEMBERED:
             self.limit = None
@@ -246,7 +246,7 @@ class Budget:
         return max(0.0, self._paused_until - now)
 
     def _note(self, status: int, took: float | None) -> None:
-        """Count failures of the server in a row; a request of unknown fate is none."""
+        """Count failures of the server in a row, without requests of unknown outcome."""
         if status == 0 and took is None:
             return
         what = "does not answer" if status == 0 else f"answers {status}" if status >= 500 else ""

@@ -94,7 +94,7 @@ class TransferPlan:
 
 
 def write_all(file: FileIO, piece: bytes) -> None:
-    """Write to an unbuffered file: the system may take a part of it, as of a disk almost full."""
+    """Write to an unbuffered file, of which the system may accept only a part at a time."""
     written = file.write(piece)
     while written < len(piece):
         written += file.write(piece[written:])
@@ -102,7 +102,7 @@ def write_all(file: FileIO, piece: bytes) -> None:
 
 @contextmanager
 def local_disk(path: Path) -> Iterator[None]:
-    """Turn what the local disk refuses into errors that say so.
+    """Turn errors of the local disk into errors that say what to do.
 
     Raises
     ------
@@ -185,7 +185,7 @@ class Transfer:
         return self._check_body(response)
 
     def accept_if_complete(self) -> bool:
-        """Accept what is there although the server promised more, where it proves right."""
+        """Accept what is there if its checksum or size is right, whatever the server promised."""
         plan = self._plan
         if plan.md5 is not None:
             self.finished = self._offset > 0 and self._md5.hexdigest() == plan.md5
@@ -234,7 +234,7 @@ class Transfer:
         self._total = None
 
     def _begin(self, response: requests.Response) -> NetworkError | None:
-        """Make ready for a body, by the response's status and headers."""
+        """Prepare for a body, by the response's status and headers."""
         if response.status_code == 416:
             return self._begin_unsatisfied()
         if response.status_code == 206:
@@ -300,7 +300,7 @@ class Transfer:
         return self.complete
 
     def _check_body(self, response: requests.Response) -> NetworkError | None:
-        """Tell whether a body that ended as its own headers promise is what the record says."""
+        """Check a body that ended as its headers promise against the record."""
         plan, where = self._plan, redact_url(self._plan.url)
         if self.accept_if_complete() or self._is_empty_as_promised():
             self.finished = True
@@ -332,7 +332,7 @@ class Transfer:
         return failure
 
     def _accept_decoded(self, encoding: str) -> bool:
-        """Put the decompressed content in the place of the body, if that is what is wanted.
+        """Replace the body by its decompressed content, if that is what the record describes.
 
         We ask for files as they are, but some servers compress all the same; others
         send the name of a compression for an archive that is compressed itself. So

@@ -79,7 +79,7 @@ class SandboxRecord:
 
     @property
     def doi(self) -> str:
-        """A DOI under the prefix of Zenodo's tests: no link leads to a stranger's record."""
+        """A DOI under the prefix of Zenodo's tests, so that no link leads to a real record."""
         return f"{_DOI_PREFIX}{self.record_id}"
 
     @property

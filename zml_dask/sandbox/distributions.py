@@ -40,7 +40,7 @@ _IDS: Final = 14_000_000
 
 
 class _Folder:
-    """A folder for archives, removed when nothing that could need it is left."""
+    """A folder for archives, removed with the last object that may need it."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="zml-sandbox-"))

@@ -29,7 +29,7 @@ _SCRIPT: Final = (
 
 
 def troubled_records() -> list[SandboxRecord]:
-    """Make the records: each a trouble of its own."""
+    """Make the records, each with a trouble of its own."""
     plain = [Source("README.md", _README), Source("tides/model.py", _SCRIPT)]
     archive = zip_bytes("harbour-tides-0a1b2c3", plain, when=_WHEN)
     base: dict[str, Any] = {
