@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import requests
 import urllib3
-from aiohttp import ClientConnectionError, ClientResponseError
 
 from zml_dask.errors import NetworkError
 from zml_dask.net.throttle import SEARCH, bucket_of
@@ -149,11 +148,12 @@ def explain_fsspec(error: Exception) -> tuple[str, bool]:
         `error` itself, if it is a mistake of this package.
     """
     causes = list(_causes(error))
-    status = next((each.status for each in causes if isinstance(each, ClientResponseError)), None)
-    if status is not None:
-        return f"the server answers {status}", status in {404, 410}
-    if any(isinstance(each, ClientConnectionError) for each in causes):
-        return f"{_reason(causes)}; check the network, or try later", False
+    for each in causes:
+        if type(each).__module__.startswith("aiohttp."):  # which takes long to import
+            status = getattr(each, "status", None)
+            if status:
+                return f"the server answers {status}", status in {404, 410}
+            return f"{_reason(causes)}; check the network, or try later", False
     is_of_a_client = type(error).__module__ != "builtins"
     if not isinstance(error, OSError | ValueError | ImportError) and not is_of_a_client:
         raise error
