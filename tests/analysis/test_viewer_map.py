@@ -236,6 +236,8 @@ def test_colours_are_named_and_chosen(
     Select(chromium.find_element("id", "language")).select_by_value("Python")
     python = {r for r, path, _ in known.shown() if path.endswith(".py")} & placed
     wait(chromium, lambda b: text(b, "sampled") == f"{len(python)} of {len(placed)} points fit.")
+    drawn(chromium, mapped, "#map=language&record=106")  # which has no point
+    wait(chromium, lambda b: text(b, "sampled") == f"0 of {len(placed)} points fit.")
     loaded = script(chromium, "performance.getEntriesByType('resource').map(e => e.name)")
     assert all(name.startswith(mapped.url) for name in loaded)
     log = chromium.get_log("browser")  # type: ignore[no-untyped-call]

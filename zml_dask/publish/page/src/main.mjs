@@ -180,7 +180,7 @@ function showEmpty(now) {
     return button;
   };
   const set = Object.keys(CONTROLS).filter((name) => now[name]);
-  const offers = set.map((name) => remove([name], `without ${name} = ${visible(now[name])}`));
+  const offers = set.map((name) => remove([name], name === "lasso" ? "without the line on the map" : `without ${name} = ${visible(now[name])}`));
   if (set.length > 1) offers.push(remove(set, "everything"));
   $("empty").replaceChildren(element("p", {}, "No image fits all of this. Show what fits:"), ...offers);
 }

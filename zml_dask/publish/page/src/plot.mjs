@@ -179,7 +179,7 @@ export class Plot {
     const { codes, chosen } = this.points;
     const n = chosen ? chosen.reduce((sum, each) => sum + each, 0) : codes.length;
     if (n < codes.length) this.setThose(0, codes.length - n, every);
-    this.setThose(1, n, Math.ceil((every * n) / codes.length));
+    if (n) this.setThose(1, n, Math.ceil((every * n) / codes.length));
   }
 
   setThose(which, n, every) {
