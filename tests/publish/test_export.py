@@ -55,7 +55,7 @@ def test_parquet_is_read_by_duckdb_polars_and_pandas(
     run: Run, dataset: Path, view: Dataset, tmp_path: Path
 ) -> None:
     status, out, _ = run("export", dataset, tmp_path, "--format", "parquet", "--where", WHERE)
-    assert (status, out) == (0, f"{tmp_path}: {len(view.files)} files in 1 Parquet parts\n")
+    assert (status, out) == (0, f"{tmp_path}: {len(view.files)} files in 1 part\n")
     rows = pd.read_parquet(tmp_path)
     assert list(rows.columns) == SCHEMA.names
     assert set(rows["record_id"]) == {20, 40}, "30 was withdrawn"

@@ -12,6 +12,7 @@ from dataset_builders import write_dataset
 from store_builders import staged_file
 
 import zml_dask as zml
+from zml_dask.engine.activity import running
 from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.errors import UsageError
 from zml_dask.query import portions, saving
@@ -214,3 +215,15 @@ def test_a_view_is_saved_and_exported_into_an_object_store(dataset: Path) -> Non
     assert again.info.options["saved_from"]["url"].endswith("share/saved")
     saved.export("memory://share/parquet", "parquet")
     assert len(Storage.open("memory://share/parquet").names()) == 1
+
+
+def test_a_task_notes_each_record_that_it_is_done_with(dataset: Path) -> None:
+    """For the progress of exports: a task may take long, and be the only one."""
+    view = zml.open_dataset(dataset)
+    noted: list[int] = []
+    for portion in cut(view):
+        with running("export", portion.number, lambda _, record_id: noted.append(record_id)):
+            for count, (_, files) in enumerate(portion.read(view.snapshot), len(noted)):
+                assert len(noted) == count
+                assert len(list(files)) > 0
+    assert noted == view.files.record_id.drop_duplicates().tolist()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -187,6 +189,11 @@ def _wrong_call(wrong: click.ClickException) -> str:
 def _unforeseen(error: Exception) -> str:
     """Describe an exception that is none of ours: the disk's or the system's, or a mistake here."""
     if isinstance(error, OSError) and error.strerror:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return (
+                "no space is left where the result goes, or for temporary files in "
+                f"{escape_text(tempfile.gettempdir())} (TMPDIR names another folder)"
+            )
         where = f"{error.filename}: " if error.filename is not None else ""
         return escape_text(f"{where}{error.strerror}; --debug shows where")
     lines = str(error).splitlines() or [""]

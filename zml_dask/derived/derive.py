@@ -135,8 +135,8 @@ def table_of(
         found = Recipe.of(name, *BUILT_IN[name])
     else:
         raise UsageError(
-            f"there is no built-in table {name!r}; {nearest(name, [*BUILT_IN, *_WHOLE])}; or give "
-            "a function and its columns (--function, --column)"
+            f"there is no built-in table {name!r}; {nearest(name, [*BUILT_IN, *_WHOLE])} "
+            "(one of your own takes a function and its columns: --function, --column)"
         )
     return partial(derive_table, table=found)
 

@@ -180,7 +180,7 @@ def _parquet(work: _Export) -> str:
         executor=work.executor,
         progress=work.progress,
     )
-    return f"{work.target}: {number_of(file=written.samples)} in {written.objects:,} Parquet parts"
+    return f"{work.target}: {number_of(file=written.samples)} in {number_of(part=written.objects)}"
 
 
 def _webdataset(work: _Export) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from zml_dask.engine.activity import note_done
 from zml_dask.engine.job import FinalT, Job, ResultT
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages, iterate_files
@@ -101,9 +102,14 @@ class Portion:
         return found
 
     def read(self, snapshot: Snapshot) -> Iterator[tuple[int, Iterator[FileImages]]]:
-        """Yield the number of each record that has files here, and those with their images."""
+        """Yield the number of each record that has files here, and those with their images.
+
+        Once the next one is asked for, a record is done, for the progress of a task.
+        """
         files = iterate_files(snapshot, self.selection(snapshot))
-        yield from groupby(files, attrgetter("file.record_id"))
+        for record_id, of_record in groupby(files, attrgetter("file.record_id")):
+            yield record_id, of_record
+            note_done(record_id)
 
 
 @dataclass(frozen=True)

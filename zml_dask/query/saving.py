@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from zml_dask.arguments import checked
-from zml_dask.engine.activity import active, check_staying, note_done, worker_folder
+from zml_dask.engine.activity import active, check_staying, worker_folder
 from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor, Report, run_job
 from zml_dask.engine.lock import dataset_lock
@@ -86,9 +86,7 @@ class SaveView(PortionJob[list[StagedRecord], int]):
                 # Drawn again, the text gives these images: what they do not show is not kept.
                 text = each.text.encode("utf-8", "surrogatepass") if len(each.images) else None
                 stager.add(file, text)
-            staged = stager.finish(self.target, row)
-        note_done(record_id)
-        return staged
+            return stager.finish(self.target, row)
 
     def _pack(self, portion: Portion) -> str:
         return f"{STAGED_PACKS}/save-{self.key}-{portion.number:06d}"

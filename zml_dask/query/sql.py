@@ -645,7 +645,10 @@ def query_error(text: str, error: Exception) -> UsageError:
             return unknown
         # Word processors write other quotes.
         shown = escape_text(name.strip("\u2018\u2019\u201c\u201d")[:_MAX_SHOWN])
-        return UsageError(f"no column {shown!r}; text is written in single quotes: '{shown}'")
+        return UsageError(
+            f"no column {shown!r} (zml-dask query --help lists them, ds.schema in Python); text is "
+            f"written in single quotes: '{shown}'"
+        )
     return _refused(text, message)
 
 
