@@ -28,6 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _OF_SLURM = tuple(f"tests/cluster/test_{name}" for name in ("hpc_page", "sbatch_driver", "slurm"))
+_LONGEST = ("slurm", "tests/cluster/test_containers.py")
 
 
 @pytest.hookimpl(optionalhook=True)  # tests are collected without xdist too
@@ -42,6 +43,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
             return "slurm" if path.startswith(_OF_SLURM) else path
+
+        def _assign_work_unit(self, node: Any) -> None:
+            # Files of many tests come first. These have few, and would be waited for in the end.
+            for scope in reversed(_LONGEST):
+                if scope in self.workqueue:
+                    self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
 
     return ByFile(config, log)
 
