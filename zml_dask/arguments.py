@@ -26,6 +26,8 @@ _NAMES: Final[Mapping[Any, str]] = {
     str: "text",
     bool: "True or False",
     NoneType: "None",
+    bytes: "an array",  # as NumPy's ArrayLike has it
+    complex: "an array",
     os.PathLike: "a path",
     Path: "a path",
     Mapping: "a mapping",
@@ -163,6 +165,9 @@ def _fitted(value: Any, kind: Any) -> Any:
         items = [value] if isinstance(value, str) else list(value)
         fits = all(isinstance(item, str) for item in items)
         value = items if origin is list else tuple(items)
+    elif origin is Mapping and inner[1] in (int, float):
+        fits = isinstance(value, Mapping)
+        value = {key: _fitted(one, inner[1]) for key, one in value.items()} if fits else value
     else:
         # Of a protocol nothing is known, unless it is one of ours.
         opaque = getattr(origin, "_is_protocol", False) and not origin._is_runtime_protocol  # noqa: SLF001
@@ -183,4 +188,5 @@ def _said(kind: Any) -> str:
         return " or ".join(map(repr, inner))
     if origin in _LISTS and inner[:1] == (str,):
         return "a list of texts"
-    return _NAMES.get(origin) or f"a {getattr(origin, '__name__', origin)}"
+    name = getattr(origin, "__name__", str(origin))
+    return _NAMES.get(origin) or ("an array" if name.startswith("_") else f"a {name}")

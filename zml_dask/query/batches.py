@@ -109,6 +109,7 @@ class BatchOptions:
             raise UsageError(f"seed has to be a whole number from 0 on, or None, not {self.seed!r}")
 
 
+@checked
 class Batches:
     """Batches of a view, as NumPy arrays; each iteration is an epoch.
 
@@ -161,9 +162,9 @@ class Batches:
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
-        if not isinstance(epoch, (int, np.integer)) or epoch < 0:
-            raise UsageError(f"an epoch is a whole number from 0 on, not {epoch!r}")
-        self.epoch, self._resume, self._at = int(epoch), 0, None
+        if epoch < 0:
+            raise UsageError(f"an epoch is a whole number from 0 on, not {epoch}")
+        self.epoch, self._resume, self._at = epoch, 0, None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration is: with `load_state_dict` another one goes on from there."""
@@ -178,6 +179,8 @@ class Batches:
         UsageError
             If the state is of other images, or was given out in another way.
         """
+        if not state.keys() >= self.state_dict().keys():
+            raise UsageError("this is no state of batches; give what state_dict() returned")
         of, mine = dict(state["of"]), self._identity()
         if different := [name for name in mine if of.get(name) != mine[name]]:
             name = different[0]
