@@ -110,6 +110,8 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
 
     def fit(name: str | None, value: Any) -> Any:
         kind = kinds().get(name, Any) if name else Any
+        if kind is Any or type(value) is kind:
+            return value
         try:
             return _fitted(value, kind)
         except TypeError:
@@ -138,7 +140,8 @@ def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
         return Any
     try:
         text = isinstance(annotation, str)
-        return eval(annotation, function.__globals__) if text else annotation  # noqa: S307 - ours
+        kind = eval(annotation, function.__globals__) if text else annotation  # noqa: S307 - ours
+        return Any if Any in get_args(kind) and get_origin(kind) in (Union, UnionType) else kind
     except (NameError, TypeError, AttributeError):
         return Any
 
@@ -148,6 +151,8 @@ def _fitted(value: Any, kind: Any) -> Any:
     origin: Any = get_origin(kind) or kind
     inner = get_args(kind)
     if origin in (Union, UnionType):
+        if type(value) in inner:
+            return value
         for one in inner:
             with contextlib.suppress(TypeError):
                 return _fitted(value, one)
