@@ -93,7 +93,7 @@ def test_exports_are_held_to_the_dataset(
     paths = dataset.list("legacy/1")
     assert len(paths) == 3
     assert run(dataset.url) == 0
-    assert "legacy/77 is of no record" in capsys.readouterr().out
+    assert "legacy/77 belongs to no visible record" in capsys.readouterr().out
     for path in paths:
         good = dataset.read(path)
         flipped = bytearray(good)
