@@ -64,7 +64,7 @@ def test_what_is_asynchronous_is_refused_at_once() -> None:
 
 @pytest.mark.parametrize("given", [4, 2.0, distributed.Client, object(), ["tcp://a:1"]])
 def test_what_is_no_client_is_refused_at_once(given: object, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no Dask client") as raised:
+    with pytest.raises(UsageError, match="client has to be a Client or a Cluster") as raised:
         build([], tmp_path / "ds", client=given)  # type: ignore[arg-type]
     assert "\n" not in str(raised.value)
 

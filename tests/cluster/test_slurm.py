@@ -177,8 +177,11 @@ def test_workers_within_the_limits_of_an_account_are_used(slurm: SlurmLab, tmp_p
         assert f"Account={ACCOUNT} QOS=single" in slurm.run("scontrol", "show", "job", running)
         reasons = slurm.run("squeue", "--noheader", "--states=PENDING", "--format=%r").split()
         assert set(reasons) <= {"QOSMaxJobsPerUserLimit", "Priority", "None"}
-        slurm.run("scancel", running)  # and the next takes its place
-        assert client.submit(_job_of_worker, pure=False).result() != running
+        slurm.run("scancel", running)
+        until(
+            lambda: client.submit(_job_of_worker, pure=False).result() != running,
+            "the next takes its place",
+        )
 
 
 def test_a_maintenance_that_comes_too_soon_is_waited_for_and_said(
