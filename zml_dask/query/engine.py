@@ -254,7 +254,7 @@ class Database:
         """Say in one line what went wrong: with the question, or with a part of a table."""
         try:
             yield
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:  # Arrow passes DuckDB's on
             with self._snapshot.reading("a table"):
                 raise self._parts.failure or _said(shown, error) from error
 
@@ -271,7 +271,7 @@ def _said(shown: str, error: Exception) -> Exception:
         return error
     if isinstance(error, duckdb.OutOfMemoryException):
         return query_error(shown, MemoryError("it needs more memory than it may have"))
-    if isinstance(error, duckdb.IOException | duckdb.HTTPException) or (
+    if isinstance(error, duckdb.IOException | duckdb.HTTPException | OSError) or (
         isinstance(error, duckdb.InvalidInputException) and "parquet" in line.lower()
     ):
         return StorageError(f"the tables cannot be read ({line}); run zml-dask verify")
