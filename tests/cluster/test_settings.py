@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +23,21 @@ from zml_dask.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 Resolve = Callable[..., ResolvedSection]
+
+
+def test_ctrl_c_means_the_same_once_job_queues_are_known() -> None:
+    """By itself dask-jobqueue has it end the process with status 0, and fails to in a thread."""
+    program = """
+import importlib, signal
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor() as threads:
+    found = threads.submit(importlib.import_module, "zml_dask.engine.clusters.jobqueue").result()
+assert found.CLASSES and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+importlib.import_module("dask_jobqueue.runner")
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def test_configurations_that_are_none(tmp_path: Path, content_: str | None, mess
 
 @pytest.mark.parametrize("content_", ["jobqueue:", "jobqueue:\n  slurm:", "distributed:"])
 def test_an_empty_section_says_nothing(tmp_path: Path, content_: str) -> None:
-    import dask_jobqueue  # noqa: F401 - whose defaults are to stay
+    import zml_dask.engine.clusters.jobqueue  # noqa: F401 - dask-jobqueue's defaults are to stay
 
     path = tmp_path / "dask.yaml"
     path.write_text(content_)

@@ -8,7 +8,9 @@ import math
 import os
 import pickle
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -342,7 +344,10 @@ def test_a_limit_is_a_number_above_0(ds: zml.Dataset, limit: str) -> None:
             ds.sql("select 1", **{"timeout": 60, limit: value})
 
 
-def test_ctrl_c_ends_a_question(ds: zml.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, lambda *_: sys.exit()])
+def test_ctrl_c_ends_a_question(
+    ds: zml.Dataset, monkeypatch: pytest.MonkeyPatch, handler: Callable[..., Any]
+) -> None:
     class Interrupted(ThreadPoolExecutor):
         def submit(self, *call: Any, **options: Any) -> Any:
             future = super().submit(*call, **options)
@@ -351,8 +356,12 @@ def test_ctrl_c_ends_a_question(ds: zml.Dataset, monkeypatch: pytest.MonkeyPatch
             return future
 
     monkeypatch.setattr(engine, "ThreadPoolExecutor", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        list(ds.ask("select count(*) from range(100000000000) where random() < 0.5"))
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            list(ds.ask("select count(*) from range(100000000000) where random() < 0.5"))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_answers_outlive_what_was_asked(folder: Path) -> None:

@@ -221,7 +221,7 @@ class Database:
 
             try:
                 yield compute
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):  # by a handler of somebody else's
                 # In a thread, too, for who types Ctrl-C twice.
                 threading.Thread(target=self._interrupt, args=[thread.submit(bool)]).start()
                 raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import dask
-import dask_jobqueue
 import distributed
 from dask.utils import format_bytes, parse_bytes
 from tornado.ioloop import PeriodicCallback
@@ -30,6 +30,25 @@ from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
 from zml_dask.engine.clusters.settings import ResolvedSection, exported_settings, resolve
 from zml_dask.engine.clusters.tls import Security
 from zml_dask.errors import ClusterError, UsageError
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Have an import set no handler of a signal.
+
+    dask_jobqueue sets one by which Ctrl-C ends the process as if all were done, and which
+    makes its import fail outside of the main thread.
+    """
+    setter = signal.signal
+    signal.signal = lambda *_: None
+    try:
+        yield
+    finally:
+        signal.signal = setter
+
+
+with _signals_kept():
+    import dask_jobqueue
 
 CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {
     "slurm": dask_jobqueue.SLURMCluster,
