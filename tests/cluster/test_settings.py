@@ -28,12 +28,17 @@ Resolve = Callable[..., ResolvedSection]
 def test_ctrl_c_means_the_same_once_job_queues_are_known() -> None:
     """By itself dask-jobqueue has it end the process with status 0, and fails to in a thread."""
     program = """
-import importlib, signal
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from zml_dask.engine.clusters import ClusterOptions
+from zml_dask.engine.clusters.settings import resolve
+def settings():
+    resolve("slurm", ClusterOptions())
+    from zml_dask.engine.clusters import jobqueue
 with ThreadPoolExecutor() as threads:
-    found = threads.submit(importlib.import_module, "zml_dask.engine.clusters.jobqueue").result()
-assert found.CLASSES and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-importlib.import_module("dask_jobqueue.runner")
+    threads.submit(settings).result()
+import dask_jobqueue.runner
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 """

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,27 +26,16 @@ from tornado.ioloop import PeriodicCallback
 from zml_dask.engine.clusters.options import ClusterOptions, dashboard_of
 from zml_dask.engine.clusters.queue import await_first_job, job_states, refusal_of
 from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
-from zml_dask.engine.clusters.settings import ResolvedSection, exported_settings, resolve
+from zml_dask.engine.clusters.settings import (
+    ResolvedSection,
+    exported_settings,
+    resolve,
+    signals_kept,
+)
 from zml_dask.engine.clusters.tls import Security
 from zml_dask.errors import ClusterError, UsageError
 
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Have an import set no handler of a signal.
-
-    dask_jobqueue sets one by which Ctrl-C ends the process as if all were done, and which
-    makes its import fail outside of the main thread.
-    """
-    setter = signal.signal
-    signal.signal = lambda *_: None
-    try:
-        yield
-    finally:
-        signal.signal = setter
-
-
-with _signals_kept():
+with signals_kept():
     import dask_jobqueue
 
 CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {

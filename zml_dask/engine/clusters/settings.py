@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -283,11 +285,26 @@ def _dask_settings(options: ClusterOptions) -> dict[str, Setting]:
     return settings
 
 
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Have an import set no handler of a signal.
+
+    dask_jobqueue sets one by which Ctrl-C ends the process as if all were done, and which
+    makes its import fail outside of the main thread.
+    """
+    setter = signal.signal
+    signal.signal = lambda *_: None
+    try:
+        yield
+    finally:
+        signal.signal = setter
+
+
 def _layers(options: ClusterOptions) -> Iterator[_Layer]:
     """Where settings of jobs come from, the weakest first."""
-    defaults = _load(
-        Path(str(files("dask_jobqueue") / "jobqueue.yaml")), "dask-jobqueue's defaults"
-    )
+    with signals_kept():
+        folder = Path(str(files("dask_jobqueue")))
+    defaults = _load(folder / "jobqueue.yaml", "dask-jobqueue's defaults")
     yield _layer(defaults, "dask-jobqueue")
     found = [path for path, _ in dask.config.collect_yaml(dask.config.paths, return_paths=True)]
     for path in found:
