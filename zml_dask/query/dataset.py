@@ -86,10 +86,9 @@ def open_dataset(
 class Dataset:
     """A dataset, or a view of some of its files and images.
 
-    Get one from :func:`open_dataset`, and views from :meth:`select`,
-    :meth:`sample` and :meth:`split`. A view has the same interface as the whole;
-    nothing is read before it is asked for. ``len`` counts images; iterating gives
-    each file with its images (``len(ds.files)`` of them).
+    Get one from :func:`open_dataset`, and views from :meth:`select`, :meth:`sample` and
+    :meth:`split`. A view has the same interface as the whole; nothing is read before it is
+    asked for. ``len`` counts images; iterating gives ``len(ds.files)`` files with their images.
     """
 
     def __init__(
@@ -299,8 +298,7 @@ class Dataset:
     def text(self, file: int | str, default: Any = RAISE) -> str:
         """Read a file back as text, from its images.
 
-        Every line ends in a newline; what was cut from long lines, and spaces at
-        the end of lines, are gone.
+        Every line ends in a newline; what was cut from long lines, and trailing spaces, are gone.
 
         Parameters
         ----------
