@@ -18,10 +18,10 @@ def test_every_file_that_it_names_exists() -> None:
 
 
 def test_a_record_passes_at_most_twelve_files() -> None:
-    way = PAGE.split("## The way of one record")[1].split("## The engine")[0]
-    stations, beside = way.split("Beside the way")
-    assert len(re.findall(r"^\d+\. ", stations, re.MULTILINE)) <= 10
-    assert len(set(re.findall(r"`([a-z_/]+\.py)`", stations))) <= 12
+    path = PAGE.split("## The path of one record")[1].split("## The engine")[0]
+    steps, beside = path.split("Modules off this path")
+    assert len(re.findall(r"^\d+\. ", steps, re.MULTILINE)) <= 10
+    assert len(set(re.findall(r"`([a-z_/]+\.py)`", steps))) <= 12
     assert beside
 
 
@@ -35,6 +35,6 @@ def test_its_figure_has_every_layer() -> None:
 
 
 def test_every_word_has_one_meaning() -> None:
-    words = re.findall(r"^\| ([a-z0-9(), ]+) \|", PAGE.split("## Words")[1], re.MULTILINE)
+    words = re.findall(r"^\| ([a-z0-9(), ]+) \|", PAGE.split("## Glossary")[1], re.MULTILINE)
     assert len(words) > 25
     assert len(words) == len(set(words))
