@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from array import array
 
 import pytest
 from hypothesis import assume, example, given
@@ -49,6 +50,9 @@ def read(data: bytes) -> tuple[str, str, str | None]:
         ("int x;\r\n", "utf-16-be", "utf-16-be (detected)"),
         (GERMAN, "utf-16-le", "utf-16-le (detected)"),
         (RUSSIAN, "utf-16-be", "utf-16-be (detected)"),
+        (GERMAN, "utf-32-le", "utf-32-le (detected)"),
+        (CHINESE, "utf-32-be", "utf-32-be (detected)"),
+        (KOREAN, "iso2022_kr", "iso-2022-kr (detected)"),
     ],
 )
 def test_each_encoding_is_found(text: str, codec: str, encoding: str) -> None:
@@ -121,6 +125,7 @@ def test_a_few_invalid_bytes_cost_themselves() -> None:
         ("int x;\r\n".encode("utf-16") + b"\n", "int x;\r\n\n", "utf-16-le (repaired)"),
         (codecs.BOM_UTF16_BE + "a\n".encode("utf-16-be") + b"\xd8\x3d" + "b".encode("utf-16-be"),
          "a\n\ufffdb", "utf-16-be (repaired)"),
+        (codecs.BOM_UTF32_LE + "a\n".encode("utf-32-le") + b"\xe9", "a\né", "utf-32-le (repaired)"),
         ("ÿþetta er orð\n".encode("latin-1"), "ÿþetta er orð\n", "windows-1252 (assumed)"),
         ("ÿþetta er\n".encode("latin-1"), "ÿþetta er\n", "windows-1252 (assumed)"),
         ("þÿ\xe9".encode("latin-1"), "þÿé", "windows-1252 (assumed)"),
@@ -166,6 +171,7 @@ def test_nul_bytes_that_fill_a_block_are_left_out(data: bytes, text: str, encodi
         bytes(64),
         "a\0b\0c".encode("utf-16-le") * 4,
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        array("i", range(32, 127)).tobytes(),
     ],
 )
 def test_other_nul_bytes_are_binary(data: bytes) -> None:

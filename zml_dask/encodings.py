@@ -11,8 +11,10 @@ import re
 import threading
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
 from typing import Final
 
 BYTE_ORDER_MARKS: Final = (
@@ -35,6 +37,10 @@ _MARKED: Final = frozenset(mark[:1] for mark, _ in BYTE_ORDER_MARKS)
 
 NAMES_CONFIDENCE: Final = 0.1
 """For names of files, which are few words; Western ones stay below 0.05."""
+
+_RUN: Final = re.compile(rb"[\x80-\xff]{4}")
+_RUN_CONFIDENCE: Final = 0.01
+"""For names with four letters beyond ASCII in a row, which no Western one has."""
 
 _DETECTED_BYTES: Final = 4096
 _DECLARATION_BYTES: Final = 1024
@@ -149,7 +155,9 @@ def decode(data: bytes, *, keep_nul: bool = False) -> DecodedText | None:
     return DecodedText(found.utf8, found.encoding, note)
 
 
-def decode_names(raw: Iterable[bytes], standard: str) -> list[str]:
+def decode_names(
+    raw: Iterable[bytes], standard: str, *, like: Iterable[bytes] | None = None
+) -> list[str]:
     r"""Decode the names in an archive, which are all in one encoding or UTF-8.
 
     Parameters
@@ -158,6 +166,8 @@ def decode_names(raw: Iterable[bytes], standard: str) -> list[str]:
     standard : str
         The encoding that such archives have by their standard, for names that
         are not UTF-8 where nothing else is detected.
+    like : iterable of bytes, optional
+        Names of the archive that are not UTF-8 and show together what they are. Default: `raw`.
 
     Examples
     --------
@@ -171,8 +181,19 @@ def decode_names(raw: Iterable[bytes], standard: str) -> list[str]:
         except UnicodeDecodeError:
             names.append(name)
     odd = [name for name in names if isinstance(name, bytes)]
-    codec = (_detect(b"\n".join(odd), least=NAMES_CONFIDENCE) if odd else None) or standard
+    codec = _names_codec(b"\n".join(odd if like is None else like), standard) if odd else standard
     return [name if isinstance(name, str) else _decode_lenient(name, codec)[0] for name in names]
+
+
+@lru_cache(maxsize=16)
+def _names_codec(names: bytes, standard: str) -> str:
+    least = NAMES_CONFIDENCE if _RUN.search(names) is None else _RUN_CONFIDENCE
+    codec = _detect(names, least=least)
+    # The letters of code page 437 come first, but for its sharp s; those of Windows last.
+    high = {byte for byte in names if byte > 127 and byte != 0xE1}
+    if codec is None and standard == "cp437" and min(high, default=0) >= 0xC0:
+        return "cp1252"
+    return codec or standard
 
 
 def _decode_marked(data: bytes, encoding: str) -> DecodedText | None:
@@ -189,8 +210,12 @@ def _decode_marked(data: bytes, encoding: str) -> DecodedText | None:
         return DecodedText(data.decode(encoding).encode(), encoding)
     except UnicodeDecodeError:
         pass
-    if not encoding.startswith("utf-16"):
-        return None  # UTF-16 text may begin with a NUL character
+    if encoding.startswith("utf-32"):
+        text, n_bad = _decode_lenient(data, encoding)
+        # UTF-16 text may begin with a NUL character.
+        if 2 * data.count(0) <= len(data) or n_bad > max(8, _FEW * len(data)):
+            return None
+        return DecodedText(text.encode(), f"{encoding} (repaired)", _bad_bytes(n_bad, encoding))
     # Half a pair, or a byte too many, costs no more than itself. Text in UTF-16 has line
     # ends or spaces, and so NUL bytes on one side.
     high = data[1::2] if encoding.endswith("le") else data[::2]
@@ -243,7 +268,15 @@ def _decode_unmarked(data: bytes, *, has_nul: bool, keep_nul: bool) -> DecodedTe
 
 
 def _decode_alternating(data: bytes) -> DecodedText | None:
-    """Decode UTF-16 without a mark: where every other byte may be NUL, and no other is."""
+    """Decode UTF-16 without a mark, where every other byte may be NUL and no other is; UTF-32."""
+    if len(data) % 4 == 0 and len(data) >= 2 * _LEAST_UTF16_BYTES:
+        # The highest byte of four is always NUL, the next one but for rare characters.
+        for encoding, nul in (("utf-32-le", data[3::4]), ("utf-32-be", data[::4])):
+            if not any(nul):
+                with suppress(UnicodeDecodeError):
+                    text = data.decode(encoding)
+                    if "\n" in text and all(map(_is_in_text, set(text))):
+                        return DecodedText(text.encode(), f"{encoding} (detected)")
     even, odd = data[::2].count(0), data[1::2].count(0)
     is_one_sided = bool(even) != bool(odd)
     if not is_one_sided or even + odd < max(_LEAST_UTF16_BYTES // 2, len(data) // 16):
@@ -271,12 +304,12 @@ def _decode_padded(data: bytes) -> DecodedText | None:
 
 
 def _decode_escapes(data: bytes) -> DecodedText | None:
-    """Decode ISO-2022-JP, whose bytes are all ASCII: escapes announce the characters."""
-    if b"\x1b$B" not in data and b"\x1b$@" not in data:
-        return None
-    for codec in ("iso2022_jp", "iso2022_jp_ext"):
+    """Decode ISO-2022-JP and -KR, whose bytes are all ASCII: escapes announce the characters."""
+    forms = {b"\x1b$B": ["jp", "jp_ext"], b"\x1b$@": ["jp", "jp_ext"], b"\x1b$)C": ["kr"]}
+    for name in chain.from_iterable(names for mark, names in forms.items() if mark in data):
         try:
-            return DecodedText(data.decode(codec).encode(), "iso-2022-jp (detected)")
+            text = data.decode(f"iso2022_{name}")
+            return DecodedText(text.encode(), f"iso-2022-{name[:2]} (detected)")
         except UnicodeDecodeError:
             continue
     return None

@@ -273,6 +273,9 @@ CASES = [
          BY_NAME, "7z", ("gcab",)),
     Case("cab-mszip", sh("find project -type f ! -empty | xargs -d '\\n' gcab -c -z -n $OUT"),
          BY_NAME, "7z", ("gcab",)),
+    Case("iso", sh("bsdtar --format=iso9660 -cf $OUT project"), ALL, tools=("bsdtar",)),
+    Case("tar-uuencode", sh("bsdtar --uuencode -czf $OUT project"), ALL, tools=("bsdtar",)),
+    Case("tar-base64", sh("bsdtar --b64encode -cf $OUT project"), ALL, tools=("bsdtar",)),
     Case("xar", sh("bsdtar --format=xar -cf $OUT project"), ALL, tools=("bsdtar",)),
     Case("git-bundle", bundle, ALL, "git", ("git",)),
     # single files

@@ -23,6 +23,7 @@ from zml_dask.fetch.streams import (
     PAYLOAD_WITHIN,
     PROGRAM_MARKS,
     format_name,
+    misnamed,
     payload_start,
     recognise,
 )
@@ -171,6 +172,8 @@ class FileFetcher:
         if recognise(heads[0]) == "unsupported":
             reason = f"{format_name(heads[0])} archives are not read"
             self._list(file, "unsupported", reason)
+        elif (wrong := misnamed(file.key, heads[0])) is not None:
+            self._list(file, "damaged", wrong)
         elif file.size is None:
             self._fetch_single(file, target)
         else:
@@ -326,8 +329,8 @@ def _is_wanted(key: str, head: bytes) -> bool:
     kind = recognise(head)
     if kind == "zip" and key.lower().endswith(_DOCUMENT_SUFFIXES):
         return False
-    if kind == "bare" and not head.strip(b"\0"):
-        return key.lower().endswith(ARCHIVE_SUFFIXES)  # a tar, behind empty blocks
+    if kind == "bare" and (not head.strip(b"\0") or key.lower().endswith(".iso")):
+        return key.lower().endswith(ARCHIVE_SUFFIXES)  # as behind empty blocks, or boot code
     return kind not in {"bare", "unsupported"} or payload_start(head) is not None
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 # The names of libarchive; none of its filters that run other programs.
 FILTERS = ("gzip", "bzip2", "compress", "lzip", "lzma", "xz", "zstd", "lz4", "rpm")
-FORMATS = ("7zip", "ar", "cab", "cpio", "lha", "rar", "rar5", "tar", "xar")
+FORMATS = ("7zip", "ar", "cab", "cpio", "iso9660", "lha", "rar", "rar5", "tar", "xar")
 _BLOCK = 64 * 1024
 _PIECE = 256 * 1024
 _TYPES = {0o100000: "file", 0o040000: "folder", 0o120000: "link", 0: "file"}

@@ -188,7 +188,6 @@ class _Spent:
     members: int = 0
     path_bytes: int = 0
     unpacked: int = 0
-    packed: int = 0
     lines: int = 0
     nested: int = 0
 
@@ -237,14 +236,6 @@ class Meter:
         """Count one more archive within the archive; return whether it may be opened."""
         self._spent.nested += 1
         return self._spent.nested <= most
-
-    def add_packed(self, count: int) -> str | None:
-        """Count packed bytes of a member of a zip file; return the reason to read no more."""
-        spent = self._spent
-        spent.packed += count
-        if spent.packed > self._packed_bytes:
-            return "its members overlap one another"
-        return self.add_unpacked(0) if spent.unpacked > self._max_unpacked else None
 
     def add_unpacked(self, count: int) -> str | None:
         """Count unpacked bytes; return the reason if there are too many."""

@@ -38,13 +38,13 @@ from zml_dask.fetch.streams import (
     ARCHIVE_SUFFIXES,
     CONTAINERS,
     HEAD_BYTES,
-    MAY_PRECEDE,
     PAYLOAD_WITHIN,
     SUFFIXES,
     Kind,
     Layer,
     format_name,
     is_nested_archive,
+    misnamed,
     payload_start,
     recognise,
     spool,
@@ -264,9 +264,7 @@ def _opened(file: IO[bytes], meter: Meter, scratch: Path) -> Iterator[_Opened]:
     if depth == 0 and size > 0 and kind in {"zip", "bare"}:
         buffer = mapped(cast("BinaryIO", file))
         kind = _zip_or_bare(buffer, kind)
-        start = None
-        if kind == "bare" and layer.peek().startswith(MAY_PRECEDE):
-            start = payload_start(bytes(buffer[:PAYLOAD_WITHIN]))
+        start = payload_start(bytes(buffer[:PAYLOAD_WITHIN])) if kind == "bare" else None
         if start is not None:
             source, outer = None, Layer(Slices(buffer[start:]), meter, counted=False)
             kind, layer, depth = strip_compression(outer, None, meter, scratch)
@@ -343,6 +341,7 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
     seen, listed, n_entries = set[int](), set[int](), 0
     extras = rar5_extras(file, meter)
     entry: dict[str, Any] | None = None
+    unknown: str | None = None
     try:
         while True:
             kind, body = reader.frame()
@@ -364,6 +363,11 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
                 yield unread(path, None, "refused", reason)
                 return
             member = _foreign_member(entry, path, reader, meter, seen, listed, scratch)
+            if member is not None and member.status == "unsupported":
+                unknown = unknown or member.reason
+            elif member is not None and unknown and str(member.reason).startswith("Decompression"):
+                # What else is packed together with it.
+                member = member._replace(status="unsupported", reason=unknown)
             if member is not None:
                 yield member
             entry = None
@@ -451,7 +455,8 @@ def _status_of(said: str) -> MemberStatus:
     if "ncrypt" in said or "assphrase" in said:
         return "encrypted"
     is_unread = re.search(
-        "unavailable|not supported|is unsupported|nsupported (pack|comp)|nknown (codec|comp)", said
+        "unavailable|not supported|is unsupported|n(supported|known|expected) (pack|codec|comp)",
+        said,
     )
     return "damaged" if is_unread is None else "unsupported"
 
@@ -481,6 +486,8 @@ def _single(opened: _Opened) -> Member:
         return unread(name, opened.size, "unsupported", "too many compressions")
     size = opened.size if opened.depth == 0 else None
     path = name
+    if size is not None and (wrong := misnamed(name, opened.layer.peek())) is not None:
+        return unread(name, size, "damaged", wrong)
     if size is None:
         end = next((end for end in SUFFIXES if name.lower().endswith(end)), "")
         path = name[: len(name) - len(end)] if len(end) < len(name) else name

@@ -6,13 +6,16 @@ than the limits allow.
 
 from __future__ import annotations
 
+import binascii
 import bz2
 import lzma
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Final, Literal, Protocol, cast
 
@@ -24,10 +27,11 @@ from zml_dask.fetch.member import BrokenStreamError, Meter, OverLimitError, Trai
 from zml_dask.net.transfer import local_disk
 
 Kind = Literal[
-    "zip", "tar", "gzip", "bzip2", "xz", "zstd", "lzma", "compress", "lzip", "lz4",
+    "zip", "tar", "gzip", "bzip2", "xz", "zstd", "lzma", "compress", "lzip", "lz4", "encoded",
     "foreign", "bundle", "unsupported", "bare",
 ]  # fmt: skip
-"""``"foreign"`` is read by another program, ``"unsupported"`` is known and not read."""
+"""``"foreign"`` is read by another program, ``"unsupported"`` is known and not read,
+``"encoded"`` is an archive in the letters of uuencode or base64."""
 
 CONTAINERS: Final[frozenset[Kind]] = frozenset({"zip", "tar", "foreign", "bundle"})
 HEAD_BYTES: Final = 512
@@ -35,19 +39,21 @@ PAYLOAD_WITHIN: Final = 1024 * 1024
 """How many bytes may precede an archive in a file; self-extracting programs are smaller."""
 
 PROGRAM_MARKS: Final = (b"MZ", b"\x7fELF", b"#!")
-MAY_PRECEDE: Final = (*PROGRAM_MARKS, b"\r", b"\n", b"\xef\xbb\xbf")
-"""First bytes of what may precede an archive: programs, scripts, line ends and marks."""
+"""First bytes of programs and scripts, which an archive may follow."""
 
 SUFFIXES: Final = (".gz", ".bz2", ".bz", ".xz", ".zst", ".lzma", ".lz", ".lz4", ".z")
 """What a compression appends to a name, lower case."""
 
 ARCHIVE_SUFFIXES: Final = (
     ".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tlz", ".taz", ".7z", ".rar",
-    ".cab", ".deb", ".rpm", ".gem", ".cpio", ".lha", ".lzh", ".xar",
+    ".cab", ".deb", ".rpm", ".gem", ".cpio", ".lha", ".lzh", ".xar", ".iso",
     *(f"{inner}{outer}" for inner in (".tar", ".cpio") for outer in SUFFIXES),
 )  # fmt: skip
 """Ends of the names of archives within an archive that are opened, lower case."""
 
+_NAMED_ARCHIVES: Final = (
+    *ARCHIVE_SUFFIXES, *SUFFIXES, ".br", ".zz", ".dmg", ".arj", ".ace", ".sit", ".zoo", ".wim",
+)  # fmt: skip
 _LAST_SUFFIXES: Final = frozenset(
     suffix[suffix.rindex(".") :] for suffix in (*ARCHIVE_SUFFIXES, *SUFFIXES)
 )
@@ -89,6 +95,9 @@ _OTHERS: Final = (
     (0, b"LRZI", "lrzip", False),
     (0, b"\x89LZO\0", "lzop", False),
     (0, b"hsqs", "squashfs", False),
+    (0, b"MSWIM\0\0\0", "WIM", False),
+    (8, b"AI\x02", "AppImage", False),
+    (32, b"SIF_MAGIC", "SIF", False),
 )
 
 _IN_PROGRAM: Final = re.compile(
@@ -98,7 +107,13 @@ _IN_SCRIPT: Final = re.compile(
     rb"\n(?=\x1f\x8b\x08|\xfd7zXZ\x00|BZh[1-9]1AY|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|LZIP|7z\xbc\xaf)"
 )
 _STRAY: Final = b"\r\n\xef\xbb\xbf"
+_ENCODED: Final = re.compile(
+    rb"(?<![^\n])(?:begin(?:-base64)? [0-7]{3,4} \S|(?:[A-Za-z0-9+/]{60,76}\r?\n){2})"
+)
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+_CONTROL: Final = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b"))
 _LEADING_ZEROS: Final = 64
+_ISO_MARK: Final = slice(32_769, 32_774)
 
 _XZ_MEMORY: Final = 256 * 1024 * 1024
 _ZSTD_WINDOW: Final = 128 * 1024 * 1024
@@ -143,6 +158,8 @@ def recognise(head: bytes) -> Kind:
         return "lzma"
     if is_tar_header(head[:_BLOCK]):
         return "tar"
+    if _ENCODED.match(head) and _encodes_archive(head):
+        return "encoded"
     found = _other_format(head)
     if found is None:
         return "bare"
@@ -152,8 +169,8 @@ def recognise(head: bytes) -> Kind:
 def payload_start(head: bytes) -> int | None:
     r"""Where an archive begins behind other bytes; None if there is none.
 
-    A program (7-Zip and RAR make such), a shell script (makeself), line ends or a byte
-    order mark that a server put first. What of this is a zip file shows its end.
+    A program (7-Zip and RAR make such), a script (makeself), or what a server put first:
+    headers, line ends, a byte order mark. What of this is a zip file shows its end.
 
     Parameters
     ----------
@@ -176,22 +193,49 @@ def payload_start(head: bytes) -> int | None:
             ):
                 return match.start()
         return None
-    if head.startswith(b"#!"):
-        starts = [match.end() for match in _IN_SCRIPT.finditer(head)]
+    starts = [len(head) - len(head.lstrip(_STRAY))]
+    if not _is_binary(head[:8]):
+        starts += [match.end() for match in _IN_SCRIPT.finditer(head)]
         if (tar := head.find(b"ustar") - 257) > 0 and head[tar - 1 : tar] == b"\n":
             starts.append(tar)
-    else:
-        starts = [len(head) - len(head.lstrip(_STRAY))]
+        # What is mostly something else is a text to be read.
+        encoded = _ENCODED.search(head, 1)
+        starts += [encoded.start()] if encoded and 4 * encoded.start() < 3 * len(head) else []
     for start in starts:
         if start and recognise(head[start : start + HEAD_BYTES]) not in {"bare", "unsupported"}:
             return start
     return None
 
 
+def misnamed(name: str, head: bytes) -> str | None:
+    """What stands in the place of an archive, by a file's name and first bytes; None for nothing.
+
+    Examples
+    --------
+    >>> misnamed("code.zip", b"<!DOCTYPE html><title>Log in</title>")
+    'a web page stands in its place'
+    >>> misnamed("code.py", b"<html>") is None
+    True
+    """
+    if not name.lower().endswith(_NAMED_ARCHIVES) or recognise(head) != "bare":
+        return None
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page stands in its place"
+    if head.startswith(b"version https://git-lfs."):
+        return "a pointer of Git LFS stands in its place; the file itself was not published"
+    if _is_binary(head) and head.strip(b"\0"):
+        return "its name says that it is an archive, its bytes are those of none that is known"
+    return None
+
+
+def _is_binary(head: bytes) -> bool:
+    return len(head.translate(None, _CONTROL)) < len(head)
+
+
 def format_name(head: bytes) -> str:
     """Name of an archive format that this package does not read itself."""
     found = _other_format(head)
-    return "unknown" if found is None else found[0]
+    return "ISO 9660" if found is None else found[0]
 
 
 def is_tar_header(block: bytes) -> bool:
@@ -230,8 +274,8 @@ def inflate(body: bytes | memoryview, size: int) -> bytes:
     return data
 
 
-def memory_error(error: lzma.LZMAError) -> Exception:
-    """Return `MemoryError` for an error of LZMA's memory limit, and any other as it is."""
+def memory_error(error: Exception) -> Exception:
+    """Return `MemoryError` for an error of a decompressor's memory limit, any other as it is."""
     return MemoryError(str(error)) if "emory" in str(error) else error
 
 
@@ -373,19 +417,21 @@ def strip_compression(
             break
         depth += 1
         kind = recognise(layer.peek())
-    if kind == "bare" and _is_tar_behind_zeros(layer):
-        kind = "tar"
+    if kind == "bare":
+        kind = _behind_its_begin(layer)
     return kind, layer, depth
 
 
-def _is_tar_behind_zeros(layer: Layer) -> bool:
-    """Whether a tar follows empty blocks, such as the end of a tape or of another tar."""
-    if layer.peek() != bytes(HEAD_BYTES):
-        return False
-    head = layer.read(_LEADING_ZEROS * _BLOCK)
+def _behind_its_begin(layer: Layer) -> Kind:
+    """Kind of a tar behind empty blocks, as at the end of a tape, and of an image of a disc."""
+    if b"\0" not in layer.peek():
+        return "bare"
+    head = layer.read((_LEADING_ZEROS + 1) * _BLOCK)
     layer.unread(head)
+    if head[_ISO_MARK] == b"CD001":
+        return "foreign"
     start = (len(head) - len(head.lstrip(b"\0"))) // _BLOCK * _BLOCK
-    return is_tar_header(head[start : start + _BLOCK])
+    return "tar" if start and is_tar_header(head[start : start + _BLOCK]) else "bare"
 
 
 def spool(layer: Readable, scratch: Path, meter: Meter) -> IO[bytes]:
@@ -482,9 +528,7 @@ def _frames(
             except _DECOMPRESSION_ERRORS as error:
                 if kept:
                     yield _before_damage(new(), kept, n_given)
-                raise (
-                    memory_error(error) if isinstance(error, lzma.LZMAError) else error
-                ) from None
+                raise memory_error(error) from None
             packed = b""
             n_given += len(data)
             yield data
@@ -556,6 +600,34 @@ def _open_zstd(stream: Readable) -> Readable:
     return PieceStream(frames)
 
 
+def _encodes_archive(head: bytes) -> bool:
+    """Whether lines of uuencode or base64 hold an archive: scripts hold pictures as well."""
+    decoded = b""
+    with suppress(ValueError):
+        for piece in _decoded([head]):
+            decoded += piece
+    return recognise(decoded) not in {"bare", "unsupported"} or decoded[257:262] == b"ustar"
+
+
+def _decoded(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Decode lines of uuencode or base64, up to the first that is neither."""
+    rest = letters = b""
+    is_uu: bool | None = None
+    for piece in chain(pieces, [b"\n"]):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in map(bytes.rstrip, lines):
+            is_begin = is_uu is None and line.startswith(b"begin")
+            is_uu = line.startswith(b"begin ") if is_uu is None else is_uu
+            if is_begin:
+                continue
+            if line in {b"", b"`", b"end"} or not (is_uu or _BASE64.fullmatch(line)):
+                return
+            letters += line
+            whole = len(letters) // 4 * 4
+            yield binascii.a2b_uu(line) if is_uu else binascii.a2b_base64(letters[:whole])
+            letters = letters[whole:]
+
+
 def _is_skippable_frame(head: bytes) -> bool:
     """Whether a frame begins that decompressors of zstd and lz4 pass over; pzstd writes them."""
     return len(head) >= 8 and head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F
@@ -604,6 +676,7 @@ OPENERS: Final[dict[Kind, Callable[[Readable], Readable]]] = {
     "xz": _opener(_lzma(lzma.FORMAT_XZ), lambda data: data.startswith(_XZ)),
     "lzma": _opener(_lzma(lzma.FORMAT_ALONE), _is_lzma),
     "zstd": _open_zstd,
+    "encoded": lambda stream: PieceStream(_decoded(iter(partial(stream.read, _FEED_BYTES), b""))),
 }
 open_deflate: Final = _opener(_igzip(igzip_lib.DECOMP_DEFLATE), lambda _: False)
 """Content of a raw deflate stream, as a stream."""

@@ -7,12 +7,14 @@ fields of a header that reading needs.
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from zml_dask.encodings import decode_names
 from zml_dask.fetch.member import (
     BrokenStreamError,
     Member,
@@ -20,7 +22,6 @@ from zml_dask.fetch.member import (
     Meter,
     OverLimitError,
     TrailingBytesError,
-    decoded,
     hard_link_member,
     is_version_control,
     link_member,
@@ -47,8 +48,9 @@ _WITHOUT_CONTENT: Final = (
 )  # fmt: skip
 _EXTENDED: Final = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _GNU_LONG: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_NAMES_SHOWN: Final = 20
+"""How many names that are not UTF-8 decide together in which encoding the others are."""
 _NO_END_MARK: Final = "it ends before its end mark"
-_SPARSE: Final = "a GNU sparse file"
 
 
 class _BrokenHeaderError(Exception):
@@ -71,13 +73,17 @@ class _Header:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One entry: `size` bytes of content follow, `problem` says why they are no file."""
+    """One entry: `size` bytes of content follow, `problem` says why they are no file.
+
+    `sparse` is the headers of a sparse file, whose content has holes; else it is empty.
+    """
 
     path: str
     link: str
     kind: bytes
     size: int
     problem: str | None
+    sparse: bytes
 
 
 def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
@@ -93,13 +99,14 @@ def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
     """
     # Hashes, since a million paths of 4 KiB would be gigabytes.
     read, listed = set[int](), set[int]()
+    odd: list[bytes] = []
     entry: _Entry | None = None
     is_damaged = False
     try:
         while True:
             entry = None
             try:
-                entry = _read_entry(layer, meter)
+                entry = _read_entry(layer, meter, odd)
             except _BrokenHeaderError as error:
                 if not is_damaged:  # one row: a hostile archive has a million of them
                     reason = f"{error}; the next good one is looked for"
@@ -182,8 +189,33 @@ def _member(
         _skip(layer, entry.size)
         return unread(entry.path, entry.size, *refusal)
     data = _read_exactly(layer, entry.size)
+    if entry.sparse:
+        return _sparse_member(entry, data, meter)
     path, note = escape_path(entry.path)
     return Member(path, entry.size, data, "ok", note)
+
+
+def _sparse_member(entry: _Entry, data: bytes, meter: Meter) -> Member:
+    """A file with its holes filled, by the standard library, which knows all forms of them."""
+    blocks = io.BytesIO(entry.sparse + data + bytes(-len(data) % _BLOCK + 2 * _BLOCK))
+    try:
+        with tarfile.open(fileobj=blocks, mode="r:") as archive:
+            info = archive.next()
+            whole = archive.extractfile(info) if info is not None else None
+            if info is None or whole is None or not info.issparse():
+                raise tarfile.ReadError("no file")
+            if info.size > meter.limits.max_file_bytes:
+                return unread(entry.path, info.size, *meter.limits.too_large)
+            data = whole.read()
+            if len(data) < info.size or (entry.size and not data):
+                raise tarfile.ReadError("too short")
+    except (tarfile.TarError, ValueError, IndexError, OverflowError):
+        return unread(entry.path, entry.size, "damaged", "the map of a sparse file is broken")
+    over = meter.add_unpacked(len(data))
+    if over is not None:
+        return unread(entry.path, len(data), "refused", over)
+    path, note = escape_path(entry.path)
+    return Member(path, len(data), data, "ok", note)
 
 
 def _large_member(
@@ -234,7 +266,7 @@ def _plain(path: str) -> str:
     return path.removeprefix("./")
 
 
-def _read_entry(layer: Layer, meter: Meter) -> _Entry | None:
+def _read_entry(layer: Layer, meter: Meter, odd: list[bytes]) -> _Entry | None:
     """The next entry of a stream; None at its end mark.
 
     Raises
@@ -245,6 +277,7 @@ def _read_entry(layer: Layer, meter: Meter) -> _Entry | None:
     """
     pax: dict[str, str] = {}
     long_path = long_link = problem = None
+    headers = b""
     while True:
         block = _read_exactly(layer, _BLOCK)
         if block == _EMPTY_BLOCK:
@@ -256,34 +289,43 @@ def _read_entry(layer: Layer, meter: Meter) -> _Entry | None:
         if body is None:
             problem = "its extended header is over 1 MiB"
         elif header.kind in _GNU_LONG:
-            text = decoded(body.partition(b"\x00")[0], "latin-1")
+            text = _text(body.partition(b"\x00")[0], odd)
             if header.kind == tarfile.GNUTYPE_LONGNAME:
                 long_path = text
             else:
                 long_link = text
         elif header.kind != tarfile.XGLTYPE:
-            pax.update(_pax_records(body))
+            pax.update(_pax_records(body, odd))
+            if b"GNU.sparse." in body:
+                headers = block + body + bytes(-len(body) % _BLOCK)
+    headers = headers and headers + block
     if header.kind == tarfile.GNUTYPE_SPARSE:
-        problem = _SPARSE
+        headers = block
         # Blocks that continue an old GNU sparse file's map.
         more = bool(block[482])
         while more:
-            more = bool(_read_exactly(layer, _BLOCK)[504])
+            block = _read_exactly(layer, _BLOCK)
+            headers, more = headers + block, bool(block[504])
+            if len(headers) > _LARGEST_HEADER:
+                raise _BrokenHeaderError("the map of a sparse file is over 1 MiB")
     elif header.kind == _GNU_CONTINUED:
         problem = "the continuation of a file that another volume begins"
-    if any(key.startswith("GNU.sparse.") for key in pax):
-        problem = _SPARSE
-    path = (
-        pax.get("GNU.sparse.name")
-        or pax.get("path")
-        or long_path
-        or decoded(header.name, "latin-1")
-    )
-    link = pax.get("linkpath") or long_link or decoded(header.link, "latin-1")
+    path = pax.get("GNU.sparse.name") or pax.get("path") or long_path or _text(header.name, odd)
+    link = pax.get("linkpath") or long_link or _text(header.link, odd)
     kind = header.kind
     if path.endswith("/") and kind in {tarfile.REGTYPE, tarfile.AREGTYPE}:
         kind = tarfile.DIRTYPE
-    return _Entry(path, link, kind, _pax_size(pax.get("size"), header.size), problem)
+    size = _pax_size(pax.get("size"), header.size)
+    if kind == tarfile.LNKTYPE and size and _holds_content(layer):
+        kind = tarfile.REGTYPE
+    return _Entry(path, link, kind, size, problem, headers)
+
+
+def _holds_content(layer: Layer) -> bool:
+    """Whether a hard link of some size is followed by its content, as POSIX allows."""
+    block = layer.read(_BLOCK)
+    layer.unread(block)
+    return bool(block.strip(b"\0")) and not is_tar_header(block)
 
 
 def _parse(block: bytes) -> _Header:
@@ -386,7 +428,17 @@ def _header_body(layer: Layer, size: int, meter: Meter) -> bytes | None:
     return body
 
 
-def _pax_records(body: bytes) -> dict[str, str]:
+def _text(raw: bytes, odd: list[bytes]) -> str:
+    """A name: UTF-8, or in the encoding that those before it that are not show."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        if len(odd) < _NAMES_SHOWN:
+            odd.append(raw)
+        return decode_names([raw], "latin-1", like=odd)[0]
+
+
+def _pax_records(body: bytes, odd: list[bytes]) -> dict[str, str]:
     r"""Records ``LENGTH KEY=VALUE\n`` of a pax header, up to the first that is none."""
     records: dict[str, str] = {}
     position = 0
@@ -398,7 +450,7 @@ def _pax_records(body: bytes) -> dict[str, str]:
         key, equals, value = body[position + len(digits) + 1 : end].partition(b"=")
         if not equals or end > len(body) or not value.endswith(b"\n"):
             break
-        records[decoded(key, "latin-1")] = decoded(value[:-1], "latin-1")
+        records[key.decode("latin-1")] = _text(value[:-1], odd)
         position = end
     return records
 

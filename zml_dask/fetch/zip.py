@@ -349,6 +349,8 @@ def zip_members(
         yield _read_member(bodies, entry, meter, scratch) if member is None else member
     if stopped is not None:
         yield stopped
+    if directory.count and directory.shift % _4_GIB and bytes(buffer[:4]) == LOCAL_SIGNATURE:
+        broken = broken or "another zip file comes before it"
     if broken is not None:
         yield from salvage(broken, {hash(path) for path, _ in found})
 
@@ -419,6 +421,7 @@ class _Bodies:
         self._last_header = len(buffer) - _LOCAL.size
         self._meter = meter
         self._index: dict[int, list[int]] | None = None
+        self._n_taken = 0
 
     @property
     def outside(self) -> str:
@@ -436,6 +439,13 @@ class _Bodies:
             return None
         start = offset + _LOCAL.size + n_path + n_extra
         return self.buffer[start : start + entry.packed]
+
+    def take(self, body: Buffer | None) -> str | None:
+        """Count the bytes of a body; return the reason to read no more."""
+        self._n_taken += 0 if body is None else len(body)
+        if self._n_taken > len(self.buffer):
+            return "its members overlap one another"
+        return self._meter.add_unpacked(0)
 
     def elsewhere(self, entry: Entry) -> Iterator[Buffer]:
         """Bodies at other offsets: beyond 4 GiB, or behind a header of the same name."""
@@ -484,7 +494,7 @@ def _read_member(bodies: _Bodies, entry: Entry, meter: Meter, scratch: Path) -> 
     elif entry.packed > 2 * entry.size + _PACKED_MARGIN:
         return _refused(entry, ("refused", "its packed form is far larger than its content"))
     body = bodies.at(entry, entry.offset)
-    over = meter.add_packed(0 if body is None else len(body))
+    over = bodies.take(body)
     if over is not None:
         return _refused(entry, ("refused", over))
     if refusal is not None:
