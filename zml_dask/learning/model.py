@@ -135,17 +135,17 @@ def _score(
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The language that a text is taken to be in.
+    """The predicted language of a text.
 
     Attributes
     ----------
     language : str
-        The likeliest, as linguist names it; kinds of text such as Markdown among them.
+        The most probable one, as linguist names it; may be a kind of text such as Markdown.
     confidence : float
-        Its probability, 0 to 1: of pages for which it is 0.9, nine in ten are right, among
-        languages that the model knows.
+        Its probability, 0 to 1: of pages with a confidence of 0.9, nine in ten are right, if
+        they are in languages that the model knows.
     probabilities : mapping of str to float
-        Of all that the model knows, the likeliest first.
+        Of all languages that the model knows, the most probable first.
     """
 
     language: str
@@ -166,17 +166,17 @@ def shipped_model() -> LanguageModel:
 
 @checked
 def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> Prediction:
-    r"""Tell which language images of one file, or a text, are written in.
+    r"""Predict the language of a text, or of the images of one file.
 
-    It knows some eighty languages and kinds of text, and names one of them whatever it is
-    given; `Prediction.confidence` says how sure it is. Of several pages the scores are
-    averaged. A page takes some 0.1 ms.
+    The model knows some eighty languages and kinds of text, and always predicts one of them;
+    see `Prediction.confidence`. The scores of several pages are averaged. A page takes some
+    0.1 ms.
 
     Parameters
     ----------
     source : str or array_like of uint32, shape (n, height, width) or (height, width)
     model : LanguageModel, optional
-        Default: the one that ships with the package.
+        Default: the model included in the package.
 
     Returns
     -------
@@ -185,7 +185,7 @@ def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> P
     Raises
     ------
     UsageError
-        If there is nothing visible to judge by, or images have another shape.
+        If the source has no visible characters, or images have another shape.
 
     Examples
     --------
@@ -209,20 +209,20 @@ def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> P
 def explain(
     source: ArrayLike | str, language: str | None = None, *, model: LanguageModel | None = None
 ) -> pd.DataFrame:
-    r"""Say how much each word of a text speaks for a language.
+    r"""Compute the contribution of each word of a text to the score of a language.
 
     Parameters
     ----------
     source : str or array_like of uint32, shape (n, height, width) or (height, width)
     language : str, optional
-        Default: the one that `predict` names.
+        Default: the one that `predict` returns.
     model : LanguageModel, optional
 
     Returns
     -------
     pandas.DataFrame
         One row per word: ``page``, ``row``, ``start``, ``stop`` (columns of the image),
-        ``word``, and ``contribution``: how much the word, its pair and the patterns that end
+        ``word``, and ``contribution``: what the word, its pair and the patterns that end
         with it add to the score of the language beyond the mean of all, averaged over pages.
 
     Raises

@@ -46,39 +46,39 @@ _FIRST_PART = 8
 @checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """How images are given out.
+    """Options of batches.
 
     Attributes
     ----------
     batch_size : int
     seed : int, optional
-        Shuffle by it, differently every epoch. Default: the dataset's order.
+        Seed of the shuffling, which differs in every epoch. Default: the dataset's order.
     labels : str, optional
-        A column of files, records or a derived table, whose value comes with each image.
+        A column of files, records or a derived table, whose value is returned with each image.
     classes : sequence of str, optional
-        Labels in the order of their codes. By default all values that the
-        whole view has; a part of a split has those of what was split, so that
-        codes mean the same in training and testing.
+        Labels in the order of their codes. Default: all values of the
+        whole view; for a part of a split, all values of the view that was split,
+        so that codes mean the same in training and testing.
     weights : str, optional
-        What each image counts, float32, which comes with it after the label:
-        ``"cluster"``, 1 by the number of the view's files in the file's cluster of
-        near-duplicates (which have to be derived), so that copies do not count more
-        than one file; or a column of numbers.
+        Weight of each image, float32, returned after the label:
+        ``"cluster"`` for 1 divided by the number of the view's files in the file's cluster of
+        near-duplicates (which must be derived), so that all copies together count as
+        one file; or a column of numbers.
     encoding : str
         ``"codepoint"``, ``"uint8"``, ``"float32"`` (code points up to 255, divided
         by 255), ``"index"`` or ``"onehot"``.
     vocabulary : str
         For ``"index"`` and ``"onehot"``.
     drop_last : bool
-        Leave out a last batch that is not full.
+        Leave out the last batch if it is not full.
     buffer : int
-        Images that are held and shuffled together: whole chunks in random
-        order, then images among them. 4,096 of 80 by 80 take 105 MB, and as
-        many again, since the next ones are read while these are given out. An
-        epoch begins with smaller ones, so that its first batch comes soon.
+        Number of images that are held and shuffled together: whole chunks in random
+        order, then the images among them. 4,096 images of 80 by 80 take 105 MB, and as
+        much again, because the next ones are read while these are used. An
+        epoch begins with smaller buffers, so that its first batch comes soon.
     rank, world_size : int
-        Number of this process of a distributed training, and how many there
-        are. Each gets the same number of batches: where images cannot be
+        Rank of this process in a distributed training, and the number of
+        processes. Each gets the same number of batches: if images cannot be
         divided evenly, some come twice, or are left out with `drop_last`.
     """
 
@@ -119,10 +119,10 @@ class Batches:
     Attributes
     ----------
     epoch : int
-        Number of the next epoch; each one is shuffled differently. It counts on
-        whenever an iteration begins, also where the one before was left early.
+        Number of the next epoch; each one is shuffled differently. It increases
+        whenever an iteration begins, even if the previous one was left early.
     classes : tuple of str or None
-        Label of each code; None where labels are numbers, or there are none.
+        Label of each code; None if labels are numbers, or there are none.
     """
 
     def __init__(self, view: Dataset, options: BatchOptions) -> None:
@@ -150,7 +150,7 @@ class Batches:
 
     @property
     def vocabulary_size(self) -> int | None:
-        """How many values ``index`` has, and planes ``onehot``; None for other encodings."""
+        """Number of values of ``index``, and of planes of ``onehot``; None for other encodings."""
         indexed = self.options.encoding in ("index", "onehot")
         return 1 + len(self.options.vocabulary) if indexed else None
 
@@ -161,23 +161,23 @@ class Batches:
         return images // ranks if self.options.drop_last else -(-images // ranks)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
+        """Set the number of the next epoch."""
         if epoch < 0:
             raise UsageError(f"an epoch is a whole number from 0 on, not {epoch}")
         self.epoch, self._resume, self._at = epoch, 0, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iteration is: with `load_state_dict` another one goes on from there."""
+        """Return the state of the iteration, from which `load_state_dict` resumes another one."""
         epoch, batch = self._at or (self.epoch, self._resume)
         return {"epoch": epoch, "batch": batch, "of": self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on where another one was.
+        """Resume the next iteration from a state of `state_dict`.
 
         Raises
         ------
         UsageError
-            If the state is of other images, or was given out in another way.
+            If the state is of other images, or of batches with other options.
         """
         if not state.keys() >= self.state_dict().keys():
             raise UsageError("this is no state of batches; give what state_dict() returned")
@@ -200,12 +200,12 @@ class Batches:
         return self.share(0, 1)
 
     def share(self, worker: int, workers: int) -> Iterator[Any]:
-        """Yield one worker's batches of this rank's next epoch: each is one worker's.
+        """Yield one worker's share of the batches of this rank's next epoch.
 
         Parameters
         ----------
         worker, workers : int
-            Number of this one, from 0, and how many there are.
+            Number of this worker, from 0, and the number of workers.
         """
         epoch, skip = self.epoch, self._resume
         self.epoch, self._resume = epoch + 1, 0
@@ -369,7 +369,7 @@ def _labels_of(
 def encode(
     images: NDArray[np.uint32], encoding: Encoding, vocabulary: str = VOCABULARY
 ) -> NDArray[Any]:
-    """Turn code points into what a model takes.
+    """Encode code points as input of a model.
 
     Parameters
     ----------
@@ -382,13 +382,13 @@ def encode(
     -------
     numpy.ndarray
         As uint32, uint8 or float32, shape (n, height, width); for ``index`` uint8 or
-        uint16, 0 for what is not in the vocabulary; for ``onehot`` uint8, shape
-        (n, 1 + len(vocabulary), height, width), channels first as PyTorch has them.
+        uint16, 0 for characters outside the vocabulary; for ``onehot`` uint8, shape
+        (n, 1 + len(vocabulary), height, width), channels first as in PyTorch.
 
     Raises
     ------
     UsageError
-        If there is no such encoding, or the vocabulary names a character twice.
+        If there is no such encoding, or the vocabulary contains a character twice.
 
     Examples
     --------

@@ -60,24 +60,24 @@ _HEAD = ("file_id", "record_id", "path", "language", "license", "n_lines", "n_im
 def open_dataset(
     path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> Dataset:
-    """Open a dataset, lazily: a few small objects are read, whatever the dataset's size.
+    """Open a dataset lazily: only a few small objects are read, whatever its size.
 
     Parameters
     ----------
     path : str or path
         A folder, or any fsspec URL (``s3://bucket/zenodo-ml``, ``https://...``).
     storage_options : mapping, optional
-        Given to fsspec, say ``{"anon": True}``.
+        Passed to fsspec, for example ``{"anon": True}``.
 
     Returns
     -------
     Dataset
-        As of the last commit; a commit that comes later is not seen.
+        The state of the last commit; later commits are not seen.
 
     Raises
     ------
     UsageError
-        If nothing is committed there, or the URL's protocol is not known.
+        If nothing is committed there, or the URL's protocol is unknown.
     """
     return Dataset(Snapshot.open(path, storage_options))
 
@@ -86,9 +86,9 @@ def open_dataset(
 class Dataset:
     """A dataset, or a view of some of its files and images.
 
-    Get one from :func:`open_dataset`, and views from :meth:`select`, :meth:`sample` and
-    :meth:`split`. A view has the same interface as the whole; nothing is read before it is
-    asked for. ``len`` counts images; iterating gives ``len(ds.files)`` files with their images.
+    Open one with :func:`open_dataset`; get views from :meth:`select`, :meth:`sample` and
+    :meth:`split`. A view has the same interface as the whole dataset. All data are read
+    lazily. ``len`` counts images; iterating yields ``len(ds.files)`` files with their images.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class Dataset:
 
     @property
     def url(self) -> str:
-        """Where the dataset is."""
+        """The location of the dataset."""
         return self.snapshot.storage.url
 
     @property
     def info(self) -> DatasetInfo:
-        """What ``dataset.json`` says: counts, options, versions; of the whole dataset."""
+        """The content of ``dataset.json`` (counts, options, versions), of the whole dataset."""
         return self.snapshot.info
 
     @property
@@ -128,24 +128,24 @@ class Dataset:
 
     @property
     def is_unselected(self) -> bool:
-        """Whether nothing was chosen: this is all that is shown of the dataset."""
+        """Whether this is the whole dataset without a selection; withdrawn records are left out."""
         return self.base is None and not self.conditions
 
     @property
     def is_all(self) -> bool:
-        """Whether this is every file and image there is."""
+        """Whether this contains every file and image of the dataset."""
         return self.is_unselected and not self.snapshot.withdrawn
 
     @cached_property
     def selection(self) -> Selection:
-        """The files and images of this view; found on first use."""
+        """The files and images of this view; computed on first use."""
         if self.base is not None and not self.conditions:
             return self.base
         return resolve(self.snapshot, self.conditions, self.base)
 
     @cached_property
     def rows(self) -> Rows:
-        """Which rows of ``images.zarr`` belong to it."""
+        """The rows of ``images.zarr`` that belong to this view."""
         return Rows.all(self.info.counts.images) if self.is_all else self.selection.rows
 
     def __len__(self) -> int:
@@ -166,58 +166,58 @@ class Dataset:
 
     @cached_property
     def files(self) -> pd.DataFrame:
-        """One row per file, in the dataset's order; text is read when it is first looked at."""
+        """One row per file, in the dataset's order; columns of text are read on first access."""
         return files_frame(self)
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """One row per record that has files here, or of the whole dataset any record."""
+        """One row per record with files in this view; for the whole dataset, all records."""
         return records_frame(self)
 
     @cached_property
     def record_rows(self) -> Int64:
-        """Which rows of the records table belong to it."""
+        """The rows of the records table that belong to this view."""
         return record_rows(self)
 
     @cached_property
     def failures(self) -> pd.DataFrame:
-        """The records that could not be had, of the whole dataset, and why; one row per record."""
+        """The records of the whole dataset that could not be read, and why; one row per record."""
         return to_pandas(self.snapshot.scan("failures"))
 
     def read(self, *names: str, start: int = 0, stop: int | None = None) -> pd.DataFrame:
-        """Read some columns only, of files and records alike; one row per file.
+        """Read some columns of files and records; one row per file.
 
         Parameters
         ----------
         *names : str
-            ``"path"``, ``"license"``; ``"records.n_images"`` where both tables
-            have a column of that name; ``"lines_of_code.code"`` of a derived table.
+            ``"path"``, ``"license"``; ``"records.n_images"`` if both tables have a
+            column of that name; ``"lines_of_code.code"`` of a derived table.
         start, stop : int
-            Only the files from one position to another.
+            Range of files to read.
         """
         return to_pandas(gather(self.snapshot, self.selection, names, slice(start, stop)))
 
     def head(self, n: int = 5) -> pd.DataFrame:
-        """Read the most telling columns of the first `n` files."""
+        """Read the most informative columns of the first `n` files."""
         return self.read(*_HEAD, stop=max(0, n))
 
     def select(
         self, where: str | ArrayLike | pd.Series[bool] | None = None, /, **equals: Any
     ) -> Dataset:
-        """Choose files, and with them their images; or single images: a view of those.
+        """Select files with their images, or single images; return a view.
 
         Parameters
         ----------
         where : str or array_like of bool, optional
             A SQL condition over columns of files and records, such as
             ``"license == 'mit' and n_lines >= 30 and path.contains('src/')"``
-            (see :func:`zml_dask.query.sql.parse_condition`), or a mask with a value for
-            each of the view's files or images. ``n_lines`` is the file's;
-            ``image_lines`` and ``segment`` are the image's own: with those,
-            single images are chosen. Columns of derived tables are called
+            (see :func:`zml_dask.query.sql.parse_condition`), or a mask with one value for
+            each of the view's files or images. ``n_lines`` belongs to the file;
+            ``image_lines`` and ``segment`` belong to the image and select single
+            images. Columns of derived tables are named like
             ``lines_of_code.code``.
         **equals
-            Column and the value it must have, or a list of them.
+            A column and the value that it must have, or a list of allowed values.
 
         Raises
         ------
@@ -239,33 +239,33 @@ class Dataset:
         return Dataset(self.snapshot, chosen, (*conditions, *new), self.whole)
 
     def sample(self, n: int, seed: int = 0) -> Dataset:
-        """Choose `n` images at random, none twice; the same seed gives the same ones.
+        """Choose `n` images at random without replacement; the same seed gives the same images.
 
         Raises
         ------
         UsageError
-            If `n` is negative, or no whole number.
+            If `n` is negative, or not a whole number.
         """
         return Dataset(self.snapshot, sample_images(self, n, seed), (), self.whole)
 
     def sql(
         self, query: str, *, memory_limit: float | None = None, timeout: float | None = None
     ) -> duckdb.DuckDBPyRelation:
-        """Answer a SELECT over ``files``, ``records``, ``failures`` and the derived tables.
+        """Run a SELECT over ``files``, ``records``, ``failures`` and the derived tables.
 
-        Of a view, ``files`` are its files and ``records`` theirs. The statement can do
-        nothing but read these tables, so it may come from a stranger.
+        On a view, ``files`` and ``records`` contain the view's files and records. The statement
+        can only read these tables, so you can run statements written by strangers.
 
         Parameters
         ----------
         query : str
             One SELECT in `DuckDB's dialect <https://duckdb.org/docs/stable/sql/introduction>`_.
         memory_limit : int, optional
-            Bytes; what takes more is written to temporary files. Default: 1.5 GiB, or
-            half of the machine's memory where that is less.
+            Bytes; larger intermediate results go to temporary files. Default: 1.5 GiB, or
+            half of the machine's memory if that is less.
         timeout : float, optional
-            Seconds. With it the answer is computed now, and held; without it when it
-            is asked for.
+            Seconds. With a timeout the result is computed now and kept in memory;
+            without one it is computed when you read it.
 
         Returns
         -------
@@ -276,7 +276,7 @@ class Dataset:
         Raises
         ------
         UsageError
-            If it is no such SELECT, or takes more than it may.
+            If the query is not such a SELECT, or exceeds a limit.
 
         Examples
         --------
@@ -298,23 +298,23 @@ class Dataset:
     def text(self, file: int | str, default: Any = RAISE) -> str:
         """Read a file back as text, from its images.
 
-        Every line ends in a newline; what was cut from long lines, and trailing spaces, are gone.
+        Every line ends in a newline; the cut parts of long lines and trailing spaces are missing.
 
         Parameters
         ----------
         file : int or str
-            Its ``file_id``, or its path in this view: the end of one will do where only
-            one file has it.
+            Its ``file_id``, or its path in this view; the end of the path is enough if
+            only one file matches.
         default : optional
-            What to return for a file that has no text, since it is binary or too
-            large; without it such a file is an error.
+            Value for a file that has no text, because it is binary or too
+            large; without a default such a file is an error.
 
         Raises
         ------
         UsageError
             If there is no such file, or it has no images because it is not text.
         DatasetDamagedError
-            If the images do not hold the text that was committed (``text_sha256``).
+            If the images differ from the committed text (``text_sha256``).
         """
         return text_of(self, file, default)
 
@@ -329,19 +329,19 @@ class Dataset:
         return image_of(self, file, segment)
 
     def record(self, record_id: int) -> RecordView:
-        """Read one record: its row, its files, its metadata, its tree, its DOI's link."""
+        """Read one record: its row, files, metadata, tree and DOI link."""
         row = self.snapshot.record(record_id)
         files = self.snapshot.scan("files", where=pc.field("record_id") == int(record_id))
         return RecordView(row, to_pandas(files))
 
     def tree(self, record_id: int) -> Tree:
-        """Arrange the files of a record as nested dicts, with their sizes in bytes."""
+        """Return the files of a record as nested dicts, with their sizes in bytes."""
         return self.record(record_id).tree
 
     def grep(
         self, pattern: str, *, ignore_case: bool = False, fixed: bool = False
     ) -> Iterator[Match]:
-        """Search the files for a regular expression, or for plain text where `fixed`.
+        """Search the files for a regular expression, or for plain text with `fixed`.
 
         Yields
         ------
@@ -364,26 +364,26 @@ class Dataset:
         *,
         records: bool | None = None,
     ) -> str:
-        """Say how to cite the dataset, and the records that it shows.
+        """Return citations of the dataset and of the records in this view.
 
         Parameters
         ----------
         format : str
             ``"bibtex"``, or ``"csl"`` for CSL JSON, which reference managers read.
         records : bool, optional
-            Whether to cite each record too. Default: for a selection, not for the whole.
+            Whether to cite each record too. Default: for a selection, not for the whole dataset.
         """
         from zml_dask.query.citation import cite
 
         return cite(self, format, records=not self.is_unselected if records is None else records)
 
     def counts(self, by: str | list[str]) -> pd.DataFrame:
-        """Count images, files and records by the values of a column, or of several.
+        """Count images, files and records by the values of one or several columns.
 
         Parameters
         ----------
         by : str or list of str
-            Columns of files or records, or ``"year"`` of the publication date. Of lists
+            Columns of files or records, or ``"year"`` of the publication date. In lists
             (``keywords``) each item counts.
 
         Returns
@@ -400,15 +400,15 @@ class Dataset:
         ----------
         near : bool
             Find files that are nearly the same instead, in any record: at least 70 % of
-            their runs of five words in common. It takes the table ``near_duplicates``
+            their runs of five words in common. This needs the table ``near_duplicates``
             (``zml.derive(ds, "near_duplicates")``).
 
         Returns
         -------
         pandas.DataFrame
-            One row per content (``sha256``), those that take most space first, or per
-            ``cluster``, those of most files first: ``files``, ``records``, ``size`` in bytes
-            (of one file, or of the cluster), ``file_id`` of the first.
+            One row per content (``sha256``), largest total size first, or per
+            ``cluster``, most files first: ``files``, ``records``, ``size`` in bytes
+            (of one file, or of the cluster), ``file_id`` of the first file.
 
         Raises
         ------
@@ -426,33 +426,33 @@ class Dataset:
         k: int = 10,
         by: Literal["content", "tree"] = "content",
     ) -> pd.DataFrame:
-        """Find the records, or the files, that are most similar to one.
+        """Find the records or files that are most similar to a record, a file or a text.
 
-        Of records it takes the table ``record_embedding`` (``zml.derive(ds,
-        "record_embedding")``), of files and texts ``embedding``.
+        For records this needs the table ``record_embedding`` (``zml.derive(ds,
+        "record_embedding")``), for files and texts ``embedding``.
 
         Parameters
         ----------
         record : int, optional
-            Number of a record, whether or not this view has it: finds other records.
+            Id of a record, in this view or not: finds other records.
         file, text : optional
             A ``file_id`` or a path, as for :meth:`text`, or any text: finds files.
         by : {"content", "tree"}
-            What records are compared by: the words of their files, or the names of files
+            Compare records by the words of their files, or by the names of files
             and folders.
 
         Returns
         -------
         pandas.DataFrame
-            The most similar first, from this view alone. Of records ``record_id``,
-            ``similarity`` and ``title``; of files ``file_id``, ``similarity``,
+            The most similar first, only from this view. For records ``record_id``,
+            ``similarity`` and ``title``; for files ``file_id``, ``similarity``,
             ``record_id`` and ``path``. The similarity is the cosine of two vectors, from
-            -1 to 1, or of trees the share of names in common, about, from 0 to 1.
+            -1 to 1, or for trees approximately the share of common names, from 0 to 1.
 
         Raises
         ------
         UsageError
-            If the table has not been derived, or what is given has no words.
+            If the table has not been derived, or the text has no words.
 
         Examples
         --------
@@ -472,24 +472,24 @@ class Dataset:
     def split(self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0) -> Split:
         """Divide into parts for training and testing, without leakage: a dict of views.
 
-        All versions of a concept are in one part. So are files of identical
-        content: of copies in several parts, those in the part of the file that
-        was committed first are kept, the others left out (``split.left_out``).
-        Parts are drawn by hash: the same every time, and what is in a part today
-        is in it when records are added, older ones too.
+        All versions of a concept are in one part. No content is in two parts: of
+        copies in several parts, those in the part of the file that was committed
+        first are kept, and the others are left out (``split.left_out``).
+        Parts are determined by hashes: they are the same every time, and records added
+        later change nothing in existing parts.
 
         Parameters
         ----------
         fractions : mapping of str to float
-            ``{"train": 0.8, "test": 0.2}``; they add up to 1. Shares of what is not
-            divided (concepts), on average: where records differ in size, the shares of
-            images are others.
+            ``{"train": 0.8, "test": 0.2}``; they must add up to 1. They are the average
+            shares of concepts (or of what `by` names); if records differ in size, the
+            shares of images differ.
         by : str
             What must not be divided: ``"concept"``, ``"record"``, ``"file"``,
-            ``"cluster"`` (of near-duplicates, which have to be derived), or any column of
+            ``"cluster"`` (of near-duplicates, which must be derived), or any column of
             files, records or derived tables, such as ``"repository"``.
         seed : int
-            Another one gives another split.
+            A different seed gives a different split.
 
         Raises
         ------
@@ -506,29 +506,29 @@ class Dataset:
         executor: Executor | None = None,
         progress: BuildProgress | None = None,
     ) -> Dataset:
-        """Save this view as a dataset of its own, with its files and their records alone.
+        """Save this view as a dataset of its own, with only its files and their records.
 
-        Images are identical and rows keep what they say (hashes, encoding, licence, the
-        record's JSON); files get new numbers. ``info.options["saved_from"]`` says what it
-        came from. Withdrawn records and failures stay out. Called again after it ended
-        early, it goes on.
+        Images are identical, and rows keep their values (hashes, encoding, licence, the
+        record's JSON); files get new ids. ``info.options["saved_from"]`` describes the source.
+        Withdrawn records and failures are not saved. To resume an interrupted save, call it
+        again.
 
         Parameters
         ----------
         path : str or path
             A new folder, or any fsspec URL.
         scratch : pathlib.Path, optional
-            A local folder for files at work.
+            A local folder for temporary files.
         executor : Executor, optional
-            What runs the tasks; by default this process, one after the other.
+            Runs the tasks; by default this process, one after the other.
         progress : BuildProgress, optional
 
         Raises
         ------
         UsageError
-            If single images were chosen, or another dataset is there.
+            If single images were selected, or another dataset is there.
         DatasetDamagedError
-            If images do not hold the text that was committed.
+            If images differ from the committed text.
         """
         from zml_dask.query.saving import save_view
 
@@ -536,7 +536,7 @@ class Dataset:
         return open_dataset(path)
 
     def export(self, path: str | os.PathLike[str], format: str, **options: Any) -> None:  # noqa: A002
-        """Write this view in another tool's form; `zml-dask export` does the same on a cluster.
+        """Write this view in another tool's format; `zml-dask export` does the same on a cluster.
 
         Parameters
         ----------
@@ -551,7 +551,7 @@ class Dataset:
         Raises
         ------
         UsageError
-            If there is no such format, or it cannot hold the view.
+            If there is no such format, or it cannot represent the view.
         """
         # By name: the formats are in layers above this one.
         above = import_module("zml_dask.publish.export")
@@ -560,50 +560,50 @@ class Dataset:
     def view(self, height: int = 720) -> IFrame:
         """Show the viewer's page in a notebook, `height` pixels high; see `zml-dask view`.
 
-        The page comes from a server in this process, on 127.0.0.1, that ends with it. So the
-        browser must run on the same machine, or reach that port through a tunnel. Of a
-        selection the page shows its images. It is shown where it ends a cell.
+        A server in this process on 127.0.0.1 serves the page until the process ends. The
+        browser must run on the same machine, or reach that port through a tunnel. For a
+        selection the page shows its images. The call must be the last expression of a cell.
 
         Raises
         ------
         UsageError
-            If this is no notebook, or the selection is too scattered for an address.
+            If this is not a notebook, or the selection is too scattered for an address.
         """
         found: IFrame = import_module("zml_dask.publish.viewer").in_notebook(self, height)
         return found
 
     def to_huggingface(self, columns: Sequence[str] = ()) -> datasets.Dataset:
-        """Read the files as a ``datasets.Dataset``, one row per file (extra ``huggingface``).
+        """Convert the files to a ``datasets.Dataset``, one row per file (extra ``huggingface``).
 
         Its columns are those of the format ``parquet``: the file, its text, its record. It is
-        written into that library's cache, not held in memory.
-        `columns` names further ones, of derived tables say (``lines_of_code.code``).
+        written to that library's cache, not held in memory.
+        `columns` adds further columns, for example of derived tables (``lines_of_code.code``).
 
         Raises
         ------
         UsageError
-            If the library is not installed, or single images were chosen.
+            If the library is not installed, or single images were selected.
         """
         above = import_module("zml_dask.publish.samples")
         found: datasets.Dataset = above.to_huggingface(self, columns)
         return found
 
     def to_xarray(self, columns: Sequence[str] = ()) -> xr.Dataset:
-        """Label the images: an xarray Dataset, still lazy.
+        """Convert the images to a lazy xarray Dataset with labels.
 
         Its coordinates along ``image`` are ``record_id``, ``file_id``, ``path``,
-        ``language``, ``extension``, ``segment`` and ``n_lines`` (of the image). Up to a
+        ``language``, ``extension``, ``segment`` and ``n_lines`` (of the image). For up to a
         million images they are read at once, and ``record_id`` and ``file_id`` are
-        indexes (``labelled.sel(record_id=...)``). Those of more images are read when they
-        are asked for; to group by one, load it:
+        indexes (``labelled.sel(record_id=...)``). For more images they are lazy; to group
+        by a coordinate, load it:
         ``labelled.assign_coords(language=labelled.language.compute())``.
-        `columns` of any table become coordinates of their names, too
+        `columns` of any table become coordinates of the same name
         (``labelled["lines_of_code.code"]``).
 
         Raises
         ------
         UsageError
-            If xarray is not installed, or a column holds lists.
+            If xarray is not installed, or a column contains lists.
         """
         from zml_dask.query.labelled import to_xarray
 
@@ -624,7 +624,7 @@ class Dataset:
         rank: int = 0,
         world_size: int = 1,
     ) -> Batches:
-        """Give the images in batches of NumPy arrays, for training loops of any library.
+        """Iterate over the images in batches of NumPy arrays, for training with any library.
 
         Parameters
         ----------
@@ -669,7 +669,7 @@ class Dataset:
         world_size: int | None = None,
         **options: Any,
     ) -> TorchImages:
-        """Give the images in batches to PyTorch, for a ``DataLoader`` with ``batch_size=None``.
+        """Pass the images in batches to PyTorch, for a ``DataLoader`` with ``batch_size=None``.
 
         The loader's workers divide the batches among themselves.
 
@@ -677,8 +677,8 @@ class Dataset:
         ----------
         batch_size : int
         rank, world_size : int, optional
-            Number of this process of a distributed training, and how many there
-            are. Default: what ``torch.distributed`` says, where it is initialised.
+            Rank of this process in a distributed training, and the number of processes.
+            Default: those of ``torch.distributed`` if it is initialised.
         **options
             As in :meth:`batches`.
         """

@@ -108,22 +108,22 @@ class RecordView:
 
     @property
     def record_id(self) -> int:
-        """Its number at Zenodo."""
+        """Its id at Zenodo."""
         return int(self.row["record_id"])
 
     @property
     def title(self) -> str:
-        """Its title, or its number where it has none."""
+        """Its title, or its id if it has none."""
         return self.row["title"] or f"record {self.record_id}"
 
     @property
     def doi_url(self) -> str | None:
-        """Link to it by its DOI; None where it has none."""
+        """Its DOI as a URL; None if it has none."""
         return f"https://doi.org/{self.row['doi']}" if self.row["doi"] else None
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The whole hit, as it was harvested."""
+        """The complete record as JSON, as it was harvested."""
         found: dict[str, Any] = json.loads(self.row["metadata"] or "{}")
         return found
 

@@ -38,7 +38,7 @@ _IMAGES_AT_ONCE = 1_024
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """A row of the files table; `layout.FILES_SCHEMA` says what each column is."""
+    """A row of the files table; `layout.FILES_SCHEMA` describes the columns."""
 
     file_id: int
     record_id: int
@@ -83,12 +83,12 @@ class FileImages:
 
     @property
     def text(self) -> str:
-        """The images as text; of a whole file it is checked against ``text_sha256``.
+        """The images as text; the text of a whole file is checked against ``text_sha256``.
 
         Raises
         ------
         DatasetDamagedError
-            If the images do not hold the text that was committed.
+            If the images differ from the committed text.
         """
         return read_text(asdict(self.file), self.images, self.segment)
 

@@ -52,25 +52,25 @@ _SHORT: Final = {"concept": "records.concept_id", "cluster": f"{NEAR_DUPLICATES}
 
 
 class Split(dict[str, "Dataset"]):
-    """Name of a part -> its view.
+    """The parts of a split: a mapping from the name of a part to its view.
 
     Attributes
     ----------
     left_out : Dataset
-        Copies of content that another part has; in no part.
+        Copies of content that is in another part; they are in no part.
     """
 
     left_out: Dataset
 
     def leakage(self) -> pd.DataFrame:
-        """Count the files of each part that another part knows.
+        """Count the files of each part that are also in another part.
 
         Returns
         -------
         pandas.DataFrame
-            Indexed by the part's name: ``files`` with text, ``exact``: those of them whose
-            text another part has as well, ``near``: those that are in a cluster of
-            near-duplicates with a file of another part, exact copies included; null where
+            Indexed by the part's name: ``files`` with text; ``exact``, the number of them whose
+            text is also in another part; ``near``, the number of them in a cluster of
+            near-duplicates with a file of another part, including exact copies; null if
             near-duplicates are not derived.
 
         Examples

@@ -238,26 +238,26 @@ def _unknown(name: str) -> UsageError:
 
 
 def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
-    """Read a SQL condition over the columns of files, records and single images.
+    """Parse a SQL condition over the columns of files, records and single images.
 
     Parameters
     ----------
     text : str
-        What stands after WHERE, in DuckDB's dialect (`functions
+        What would follow WHERE, in DuckDB's dialect (`functions
         <https://duckdb.org/docs/stable/sql/functions/overview>`_): comparisons
         (``==`` or ``=``), ``and``/``or``/``not``, ``in ('C', 'C++')``, ``between``,
         ``like``, ``is null``, ``regexp_matches(path, '[.]py$')``,
         ``path.contains('src/')``, ``'astronomy' in keywords``,
-        ``year(publication_date) >= 2015``. It may run over several lines. A
-        comparison with what is missing is neither true nor false.
+        ``year(publication_date) >= 2015``. It may span several lines. A
+        comparison with a missing value is neither true nor false.
     derived : mapping
         Derived tables, whose columns are named ``table.column``.
 
     Raises
     ------
     UsageError
-        If it cannot be read, with what to write instead where that is known, or names a column
-        that is not there.
+        If it cannot be parsed, with what to write instead if that is known, or if it names a
+        column that does not exist.
 
     Examples
     --------
