@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from serving import Faults, Sandbox
 from synthetic import synthetic_corpus
 
@@ -249,6 +253,44 @@ def test_the_command_counts_lists_and_writes(harvested: Path, tmp_path: Path, ru
     status, _, err = run("catalogue", harvested, "licence = 'mit'")
     assert status == 2
     assert "license" in err
+
+
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress]
+)
+@pytest.mark.parametrize("form", ["lines", "parquet"])
+def test_a_compressed_catalogue_is_read(
+    harvested: Path, tmp_path: Path, run: Run, form: str, compress: Callable[[bytes], bytes]
+) -> None:
+    source = harvested
+    if form == "parquet":
+        source = tmp_path / "c.parquet"
+        Catalogue.open(harvested).write(source)
+    packed = tmp_path / "copy.packed"
+    packed.write_bytes(compress(source.read_bytes()))
+    opened = Catalogue.open(packed, into=tmp_path / "unpacked")
+    assert opened.refs.record_ids.tolist() == Catalogue.open(harvested).refs.record_ids.tolist()
+    assert opened.api_url == Catalogue.open(harvested).api_url
+    status, out, _ = run("catalogue", packed)
+    assert (status, "40 records from http://127.0.0.1" in out) == (0, True)
+
+
+def test_a_compressed_catalogue_that_cannot_be_read_is_named(
+    harvested: Path, tmp_path: Path, run: Run
+) -> None:
+    packed = tmp_path / "c.jsonl.gz"
+    packed.write_bytes(gzip.compress(harvested.read_bytes())[:-9])
+    with pytest.raises(UsageError, match=r"c\.jsonl\.gz breaks off"):
+        Catalogue.open(packed, into=tmp_path / "unpacked")
+    packed.write_bytes(gzip.compress(b"no record"))
+    with pytest.raises(UsageError, match=r"c\.jsonl\.gz is not a catalogue"):
+        Catalogue.open(packed, into=tmp_path / "unpacked")
+    for command in (("harvest", "--api-url", "http://127.0.0.1:9/api"), ("catalogue", harvested)):
+        where = ["--output", packed] if command[0] == "catalogue" else [packed]
+        packed.unlink(missing_ok=True)
+        status, _, err = run(*command, *where)
+        assert (status, packed.exists()) == (2, False)
+        assert "compress it afterwards" in err
 
 
 def test_a_condition_chooses_what_is_built(harvested: Path, tmp_path: Path, run: Run) -> None:

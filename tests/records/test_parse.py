@@ -10,11 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zml_dask.errors import RecordError
-from zml_dask.records.parse import RecordParseError, parse_record
-from zml_dask.records.record import Record
+from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
+from zml_dask.records.record import Record, plain_repository
 
 MD5 = "0123456789abcdef0123456789abcdef"
 TAG_LINK = "https://github.com/lab/tool/tree/v1.2"
+
+
+@pytest.mark.parametrize(
+    ("link", "repository"),
+    [
+        ("github.com/owner/name", "https://github.com/owner/name"),
+        ("git@gitlab.com:group/part/name.git", "https://gitlab.com/group/part/name"),
+        ("https://gitlab.com/group/part/name/-/tree/v1", "https://gitlab.com/group/part/name"),
+        ("https://gitlab.com/owner/name/tree/v1", "https://gitlab.com/owner/name"),
+        ("https://raw.githubusercontent.com/o/n/main/a.py", "https://github.com/o/n"),
+        ("https://github.com/sponsors/owner", None),
+        ("https://gitlab.com/owner", None),
+    ],
+)
+def test_links_into_forges(link: str, repository: str | None) -> None:
+    assert plain_repository(link) == repository
 
 
 def legacy_2018() -> dict[str, Any]:
@@ -273,3 +289,19 @@ def test_a_damaged_hit_gives_a_sound_record_or_a_parse_error(shape: Any) -> None
         assert list(record.files) == sorted(record.files, key=lambda file: file.key)
 
     holds()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [{"key": "a.zip", "size": 5.0, "url": "file:///etc/passwd"}],
+        {"entries": [{"key": "a.zip", "size": None, "filesize": "5", "url": "file:///x"}]},
+        {"entries": {"a.zip": {"size": 5, "url": "file:///x"}}},
+    ],
+)
+def test_files_in_every_form_that_was_met(files: Any) -> None:
+    hit = {"id": 7.0, "metadata": {"resource_type": {"id": "software"}}, "files": files}
+    record = parse_record(hit)
+    assert [(file.key, file.size) for file in record.files] == [("a.zip", 5)]
+    assert (record.record_id, record.resource_type) == (7, "software")
+    assert "file:" not in harvested_json(hit)

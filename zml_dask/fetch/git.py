@@ -23,7 +23,7 @@ from zml_dask.net.client import HttpClient
 from zml_dask.net.connection import resolve
 from zml_dask.net.responses import CA_BUNDLE_VARIABLES, proxy_of
 from zml_dask.net.urls import check_url, is_private_host, is_public
-from zml_dask.records.record import Record
+from zml_dask.records.record import Record, forge_link
 from zml_dask.text_safety import redact_url
 
 _CONFIG: Final = {
@@ -49,18 +49,13 @@ _PASSED_ON: Final = frozenset(
 )  # fmt: skip
 
 
-_FORMS: Final = r"""
-    (?:git\+)?(?:(?:https?|git|ssh)://)?(?:[^/@\s]+@)?(?:www\.)?(?:{hosts})[/:]
-    (?P<owner>[A-Za-z0-9](?:[A-Za-z0-9-]{{0,99}}))/
-    (?P<name>[A-Za-z0-9._-]{{1,100}}?)(?:\.git)?
-    (?:/(?P<rest>[^?\#]*))?(?:[?\#].*)?\Z
-"""
 _TAG_FORMS: Final = (
-    re.compile(r"(?:tree|blob|commit|commits)/(?P<tag>.+)"),
+    re.compile(r"(?:tree|commit|commits)/(?P<tag>.+)"),
+    re.compile(r"(?:blob|raw)/(?P<tag>[^/]+)/.+"),
     re.compile(r"releases/tag/(?P<tag>.+)"),
     re.compile(r"releases/download/(?P<tag>[^/]+)/.+"),
     re.compile(r"archive/(?:refs/(?:tags|heads)/)?(?P<tag>.+?)\.(?:zip|tar\.gz|tgz)"),
-    re.compile(r"(?:zipball|tarball)/(?:refs/tags/)?(?P<tag>.+)"),
+    re.compile(r"(?:zipball|tarball|zip|tar\.gz)/(?:refs/(?:tags|heads)/)?(?P<tag>.+)"),
 )
 # What git itself allows in the name of a tag, less what would read as an option.
 _TAG: Final = re.compile(r"(?!-)(?!.*\.\.)(?!.*@\{)[^\x00-\x20\x7f~^:?*\[\\]{1,250}\Z")
@@ -133,16 +128,14 @@ def parse_link(link: str, base: str = "https://github.com") -> tuple[str, str, s
     ('owner', 'name', None)
     >>> parse_link("https://example.org/owner/name")
     """
-    hosts = "|".join(re.escape(host) for host in ("github.com", urlsplit(base).netloc) if host)
-    match = re.compile(_FORMS.format(hosts=hosts), re.VERBOSE | re.IGNORECASE).match(link.strip())
-    if match is None or match["name"] in {".", ".."}:
+    hosts = {"github.com", urlsplit(base).netloc.lower()}
+    found = forge_link(link, *hosts)
+    if found is None or found.host not in hosts:
         return None
-    rest = unquote(match["rest"] or "").strip("/")
-    tags = (form.fullmatch(rest) for form in _TAG_FORMS)
-    tag = next((found["tag"] for found in tags if found is not None), None)
-    if tag is not None and not _TAG.match(tag):
-        tag = None
-    return match["owner"], match["name"], tag
+    rest = unquote(found.rest).strip("/")
+    tags = (match["tag"] for form in _TAG_FORMS if (match := form.fullmatch(rest)) is not None)
+    tag = next(tags, found.tag)
+    return found.owner, found.name, tag if tag is not None and _TAG.match(tag) else None
 
 
 def _links(record: Record) -> Iterator[str]:

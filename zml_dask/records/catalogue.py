@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from zml_dask.records.journal import (
     HarvestOptions,
     HarvestState,
     add_line,
+    check_uncompressed,
     state_path,
     write_lines,
 )
@@ -55,6 +57,9 @@ from zml_dask.records.table import (
     write_parquet,
 )
 from zml_dask.safe_pickle import load, within
+
+_COMPRESSIONS: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"\xfd7": "xz", b"BZ": "bz2"}
+"""First bytes of compressed files, and fsspec's names of what compressed them."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 # What the values of a records.pkl may come to when they are written out: a pickle holds each
@@ -105,12 +110,13 @@ class Catalogue:
         Parameters
         ----------
         path : str or Path
-            JSON Lines, other JSON of records, Parquet, or a ``records.pkl`` of 2018.
+            JSON Lines, other JSON of records, Parquet, or a ``records.pkl`` of 2018; each of
+            them may be compressed (gzip, zstd, xz, bzip2).
         api_url : str, optional
             Default: the harvest's own, else that of the server which the records
             name, else Zenodo's.
         into : path, optional
-            Where a ``records.pkl`` is converted to; only one needs it.
+            Where a ``records.pkl`` is converted to, and what is compressed is unpacked.
 
         Raises
         ------
@@ -123,6 +129,15 @@ class Catalogue:
         """
         name = str(path)
         head = _head(name)
+        if (compression := _COMPRESSIONS.get(head[:2])) is not None:
+            if into is None:
+                raise UsageError(f"{name} is compressed: unpack it first")
+            unpacked = Path(f"{into}.unpacked")
+            _unpack(name, compression, unpacked)
+            try:
+                return cls.open(unpacked, api_url=api_url, into=into)
+            except UsageError as error:
+                raise UsageError(str(error).replace(str(unpacked), name)) from error
         if head == PARQUET_MAGIC:
             with _reading(name):
                 index = read_parquet_index(name)
@@ -200,6 +215,7 @@ class Catalogue:
         UsageError
             If it is there already, or cannot be written.
         """
+        check_uncompressed(path)
         if path.exists():
             raise UsageError(f"{path} is there already: write to a new file")
         try:
@@ -289,6 +305,15 @@ def _reader(path: str) -> Callable[[RecordRef], bytes]:
     return lambda ref: bytes(
         filesystem.cat_file(inner, start=ref.offset, end=ref.offset + ref.length)
     )
+
+
+def _unpack(name: str, compression: str, into: Path) -> None:
+    with _reading(name), into.open("wb") as target:
+        try:
+            with fsspec.open(name, "rb", compression=compression) as source:
+                shutil.copyfileobj(source, target)
+        except EOFError:
+            raise UsageError(f"the catalogue {name} breaks off: copy it again") from None
 
 
 def _convert_pickle(name: str, into: Path) -> None:

@@ -193,6 +193,20 @@ def add_line(checksum: int, line: bytes) -> int:
     return (checksum + int(google_crc32c.value(line))) % 2**63
 
 
+def check_uncompressed(path: Path) -> None:
+    """Refuse to write a catalogue under the name of a compressed file.
+
+    Raises
+    ------
+    UsageError
+    """
+    if path.suffix.lower() in {".gz", ".zst", ".xz", ".bz2"}:
+        raise UsageError(
+            f"{path}: a catalogue is written as JSON Lines or Parquet; name it {path.stem}, and "
+            "compress it afterwards"
+        )
+
+
 def state_path(catalogue: str) -> str:
     """Path of the sidecar of a catalogue."""
     return catalogue + STATE_SUFFIX
@@ -428,6 +442,7 @@ class Journal:
 def _open_locked(path: Path) -> BinaryIO:
     if "://" in str(path):
         raise UsageError(f"{path} is not a local file: harvest to one, then copy it")
+    check_uncompressed(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")  # noqa: PTH123, SIM115 - kept open; no mode of open() creates without truncating

@@ -252,7 +252,7 @@ def _legacy(
         "license": lower(id_or_text(metadata.get("license"))),
         "keywords": distinct(text(word) for word in listed(metadata.get("keywords"))),
         "resource_type": lower(
-            text(mapping(kind).get("type")) or text(kind) or text(metadata.get("upload_type"))
+            text(mapping(kind).get("type")) or id_or_text(kind) or text(metadata.get("upload_type"))
         ),
         "access": _access(text(metadata.get("access_right")), files),
     }
@@ -292,7 +292,8 @@ def file_entries(hit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     found_files = hit.get("files")
     pairs: list[tuple[object, object]] = [(None, entry) for entry in listed(found_files)]
     if isinstance(found_files, Mapping):
-        pairs = list(mapping(found_files.get("entries")).items())
+        entries = found_files.get("entries")
+        pairs = list(mapping(entries).items()) or [(None, entry) for entry in listed(entries)]
     found: dict[str, Mapping[str, Any]] = {}
     for name, value in pairs:
         entry = mapping(value)
@@ -303,7 +304,8 @@ def file_entries(hit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _size(entry: Mapping[str, Any]) -> int | None:
-    return whole_number(entry.get("size", entry.get("filesize")))
+    size = entry.get("size")
+    return whole_number(entry.get("filesize") if size is None else size)
 
 
 def quote_key(key: str) -> str:
@@ -379,16 +381,12 @@ def harvested_json(hit: Mapping[str, Any]) -> str:
     '{"files":[{"key":"a.zip"}],"id":1}'
     """
     if any("url" in entry for entry in file_entries(hit).values()):
-        listed_files = hit["files"]
-        if isinstance(listed_files, Mapping):
-            entries = listed_files["entries"].items()
-            kept: Any = {
-                **listed_files,
-                "entries": {key: _without_url(one) for key, one in entries},
-            }
-        else:
-            kept = [_without_url(one) for one in listed(listed_files)]
-        hit = {**hit, "files": kept}
+        files = hit["files"]
+        entries = files["entries"] if isinstance(files, Mapping) else files
+        kept: Any = [_without_url(one) for one in listed(entries)]
+        if isinstance(entries, Mapping):
+            kept = {key: _without_url(one) for key, one in entries.items()}
+        hit = {**hit, "files": {**files, "entries": kept} if isinstance(files, Mapping) else kept}
     return canonical_json(hit)
 
 
@@ -420,6 +418,8 @@ def md5_of(value: object) -> str | None:
 def whole_number(value: object) -> int | None:
     """Give a whole number from 0 to 2**63-1, written as a number or in digits."""
     if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():  # as pandas writes it
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST:
         return value

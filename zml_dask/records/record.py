@@ -89,12 +89,71 @@ class Record:
         return sum(file.size or 0 for file in self.files)
 
 
-_FORGE = re.compile(
-    r"""(?:git\+)?(?:https?|git|ssh)://(?:[^/@]*@)?(?:www\.)?
-        (?P<host>github\.com|gitlab\.com|bitbucket\.org|codeberg\.org)
-        /(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)""",
-    re.IGNORECASE | re.VERBOSE,
+_LINK = r"""
+    (?:scm:)?(?:git[+:])?(?:(?:https?|git|ssh)://)?(?:[^/@\s]+@)?(?:www\.)?
+    (?P<host>{hosts}(?:api\.|raw\.|codeload\.)?github(?:usercontent)?\.com|gitlab\.com|bitbucket\.org
+      |codeberg\.org)(?::\d+(?=/))?[/:](?:repos/)?
+    (?P<owner>[a-z0-9][\w.-]{{0,99}})/
+    (?P<name>[\w.-]{{1,100}}?)(?:\.git)?(?:@(?P<at>[^/?\#]+))?
+    (?:/(?P<rest>[^?\#]*))?(?:[?\#].*)?\Z
+"""
+# What stands in an owner's place, and what behind a project of GitLab's, without being one.
+_NOT_OWNERS = frozenset({"orgs", "users", "sponsors", "topics", "settings", "apps", "marketplace"})
+_NOT_PROJECTS = re.compile(
+    r"(?:^|/)(?:-|tree|blob|raw|commits?|issues|merge_requests|wikis|tags|releases|archive)(?:/|$)"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ForgeLink:
+    """A link to a repository of a forge, or to something in it.
+
+    Attributes
+    ----------
+    host, owner, name : str
+        The owner of a project of GitLab's may hold slashes.
+    rest : str
+        What follows the repository in the link, still quoted.
+    tag : str or None
+        After an ``@``, as pip writes it.
+    """
+
+    host: str
+    owner: str
+    name: str
+    rest: str
+    tag: str | None = None
+
+
+def forge_link(link: str, *more_hosts: str) -> ForgeLink | None:
+    """Take a link apart that leads into a known forge; None for any other.
+
+    Parameters
+    ----------
+    more_hosts : str
+        Hosts that are forges, too.
+
+    Examples
+    --------
+    >>> forge_link("git@github.com:owner/name.git").name
+    'name'
+    >>> forge_link("https://gitlab.com/group/part/name/-/tree/v1").owner
+    'group/part'
+    """
+    hosts = "".join(f"{re.escape(host)}|" for host in more_hosts if host)
+    pattern = re.compile(_LINK.format(hosts=hosts), re.VERBOSE | re.IGNORECASE | re.ASCII)
+    match = pattern.match(link.strip())
+    if match is None or match["name"] in {".", ".."} or match["owner"].lower() in _NOT_OWNERS:
+        return None
+    host = match["host"].lower()
+    owner, name, rest = match["owner"], match["name"], match["rest"] or ""
+    if "github" in host and host not in more_hosts:
+        host = "github.com"
+    elif host == "gitlab.com" and (found := _NOT_PROJECTS.split(rest, maxsplit=1)[0].strip("/")):
+        owner, _, name = f"{owner}/{name}/{found.removesuffix('.git')}".rpartition("/")
+    return ForgeLink(host, owner, name, rest, match["at"])
+
+
 # What GitHub's integration writes comes first: it is the archive's own source.
 _RELATIONS = ("isSupplementTo", "isDerivedFrom", "isIdenticalTo")
 
@@ -133,8 +192,5 @@ def plain_repository(link: str) -> str | None:
     >>> plain_repository("https://github.com/owner/name/tree/v1.0")
     'https://github.com/owner/name'
     """
-    match = _FORGE.match(link.strip())
-    if match is None:
-        return None
-    name = match["name"].removesuffix(".git")
-    return f"https://{match['host'].lower()}/{match['owner']}/{name}" if name else None
+    found = forge_link(link)
+    return f"https://{found.host}/{found.owner}/{found.name}" if found else None
