@@ -14,27 +14,27 @@ from zml_dask.failures import Stage as Stage
 
 
 class ZmlError(Exception):
-    """Root of the package's exceptions; the command line prints it as one line."""
+    """Base class of the package's exceptions; the command line prints them as one line."""
 
     exit_status: ClassVar[int] = 1
 
 
 class UsageError(ZmlError):
-    """The caller asked for something that cannot be: a wrong option, path or expression."""
+    """Invalid use: a wrong option, path or expression."""
 
     exit_status: ClassVar[int] = 2
 
 
 class StorageError(ZmlError):
-    """An operation on a storage failed: no fault of a record."""
+    """An operation on a storage failed; the record is not at fault."""
 
 
 class ObjectMissingError(StorageError):
-    """An object that was asked for is not there."""
+    """A requested object does not exist."""
 
 
 class DatasetDamagedError(ZmlError):
-    """A file of a dataset, or of its staging area, is not what was written."""
+    """A file of a dataset, or of its staging area, differs from what was written."""
 
 
 class ClusterError(ZmlError):
@@ -42,16 +42,16 @@ class ClusterError(ZmlError):
 
 
 class LockLostError(ZmlError):
-    """Another process took the dataset's lock over, since this one showed no sign of life."""
+    """Another process took over the dataset's lock, because this one showed no sign of life."""
 
 
 class RecordError(ZmlError):
-    """One record failed. It becomes a row of the failures table; the build goes on.
+    """One record failed. It becomes a row of the failures table, and the build continues.
 
     Parameters
     ----------
     kind : str
-        One of `zml_dask.failures.FAILURES`, which says the rest.
+        One of `zml_dask.failures.FAILURES`, which describes stage, permanence and advice.
     message : str
 
     Examples
@@ -70,14 +70,14 @@ class RecordError(ZmlError):
 
     @property
     def stage(self) -> Stage:
-        """Where on its way the record failed."""
+        """The stage at which the record failed."""
         return FAILURES[self.kind].stage
 
     @property
     def permanent(self) -> bool:
-        """Whether trying again later is pointless."""
+        """Whether the failure is permanent: trying again cannot fix it."""
         return FAILURES[self.kind].permanent
 
 
 class NetworkError(RecordError):
-    """A request failed; its kind says how."""
+    """A request failed; `kind` says why."""

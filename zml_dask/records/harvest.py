@@ -47,17 +47,17 @@ __all__ = ["HarvestOptions", "HarvestProgress", "HarvestResult", "HarvestState",
 
 @dataclass(frozen=True, slots=True)
 class HarvestProgress:
-    """How far a harvest is.
+    """The progress of a harvest.
 
     Attributes
     ----------
     found : int
-        Records of type software seen in this round.
+        Records of type software found in this round.
     total : int
-        Hits that the server stated at its beginning.
+        Number of hits that the server stated at the beginning of the round.
     written, excluded : int
     slices : int
-        Known to be still to do.
+        Number of known intervals that remain.
     """
 
     found: int
@@ -69,24 +69,24 @@ class HarvestProgress:
 
 @dataclass(frozen=True, slots=True)
 class HarvestResult:
-    """What a harvest did.
+    """The result of a harvest.
 
     Attributes
     ----------
     found : int
-        Records of type software seen in this round.
+        Records of type software found in this round.
     written : int
         Lines that this call added to the catalogue.
     excluded : int
         Records left out by the pattern.
     total : int
-        Hits that the server stated at the round's beginning.
+        Number of hits that the server stated at the beginning of the round.
     missing : int
-        Hits that the server stated and did not give.
+        Hits that the server stated and did not return.
     records : int
-        Records in the catalogue now.
+        Number of records in the catalogue.
     finished : bool
-        False where the limit ended it.
+        False if the limit ended the harvest.
     """
 
     found: int
@@ -108,9 +108,9 @@ def harvest(
     dump_progress: Callable[[DumpProgress], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> HarvestResult:
-    """Write all records that `options` ask for to a catalogue, or go on doing so.
+    """Write all records that `options` describe to a catalogue, or resume doing so.
 
-    An interrupted harvest continues where it was; a finished one without an end
+    An interrupted harvest resumes where it stopped; a finished one without an end
     (``until``) looks for newer records.
 
     Parameters
@@ -122,12 +122,12 @@ def harvest(
         Default: a new one without a token.
     from_dump : str, optional
         Begin with a metadata dump instead of the search: ``"newest"``, the id of a
-        version, or the path of a downloaded one. A catalogue that is there already
-        continues by the search.
+        version, or the path of a downloaded one. An existing catalogue is continued
+        by the search.
     progress, dump_progress : callable, optional
-        Called after every page; while a dump is downloaded and read.
+        Called after every page; called while a dump is downloaded and read.
     say : callable, optional
-        Given lines for the user.
+        Called with lines for the user.
 
     Returns
     -------
@@ -137,11 +137,11 @@ def harvest(
     ------
     UsageError
         If an option is invalid, the catalogue was harvested with other options or cannot be
-        written to, or the query cannot be asked of a dump.
+        written to, or the query cannot be evaluated on a dump.
     DumpError
-        If the dump is not there, breaks off or is damaged; the same call goes on later.
+        If the dump does not exist, is incomplete or is damaged; the same call resumes later.
     NetworkError
-        If the server cannot parse the query, or cannot be reached; the same call goes on later.
+        If the server cannot parse the query, or cannot be reached; the same call resumes later.
     """
     asked = options or HarvestOptions()
     asked = replace(asked, api_url=_root(asked.api_url))
