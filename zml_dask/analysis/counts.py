@@ -1,4 +1,4 @@
-"""What is in a dataset: every number of the report, asked of its tables by SQL."""
+"""What is in a dataset: every number of the report, by SQL over its tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONG_LINES = 30
 """The legacy (2018) dataset counted images of more lines than this."""
 
 UNNAMED = "(not named)"
-"""Stands for a language that nothing named."""
+"""Stands for an unknown language."""
 
 SUMS = ["files", "images", "long_images", "lines", "bytes"]
 
@@ -31,7 +31,7 @@ _REPRODUCIBLE: Mapping[str, str] = {
     "Dockerfile": "dockerfile",
     "Singularity": "singularity",
 }
-"""What makes software reproducible, by how a file's name begins."""
+"""Files that make software reproducible, and how their names begin."""
 
 _SUMS = """
     count(*)::BIGINT AS files, sum(n_images)::BIGINT AS images,
@@ -64,7 +64,7 @@ _QUERIES: Mapping[str, str] = {
     "failures": "SELECT kind, stage, count(*) AS records, sum(permanent::INT)::BIGINT AS permanent,"
     " min(message) AS example FROM all_failures GROUP BY ALL ORDER BY records DESC, kind, stage",
 }
-"""Table of the report -> what gives it, in order; ``listed`` are all files, ``drawn`` those
+"""Tables of the report and their queries, in order; ``listed`` are all files, ``drawn`` those
 with images."""
 
 _YEAR = f"coalesce(year(publication_date)::VARCHAR, '{UNNAMED}') AS year"
@@ -77,7 +77,7 @@ _BY_YEAR: Mapping[str, str] = {
         ("by_extension", "extension", "long_images", "long_images"),
     )
 }
-"""Tables of `_QUERIES` that are also counted for each year."""
+"""Tables of `_QUERIES` that are also counted by year."""
 
 _NEAR = """
     SELECT language, count(*) AS files, count(*) FILTER (size > 1) AS near_copies,
@@ -86,7 +86,7 @@ _NEAR = """
     JOIN (SELECT file_id, cluster, size FROM all_derived_near_duplicates
           WHERE cluster IS NOT NULL) USING (file_id)
     GROUP BY ALL ORDER BY near_copies DESC, language"""
-"""``superfluous``: what goes where one file of each cluster stays, within a language."""
+"""``superfluous``: files to remove so that one of each cluster remains, within a language."""
 
 _LICENSES: Mapping[str, str] = {
     "license_agreement": """
@@ -101,7 +101,7 @@ _LICENSES: Mapping[str, str] = {
     FROM compared WHERE len(licenses) > 0 AND NOT agrees GROUP BY ALL
     ORDER BY records DESC, stated, contained""",
 }
-"""What records state, and the licences whose texts they contain."""
+"""Licences that records state, compared with those whose texts they contain."""
 
 _COMPARED = r"""
     WITH texts AS (
@@ -118,14 +118,14 @@ _COMPARED = r"""
         list_transform(contained, lambda each: regexp_replace(each, '-(only|or-later)$', ''))
     ) AS agrees
     FROM (SELECT record_id, license, licenses FROM all_records) LEFT JOIN own USING (record_id)"""
-"""A record's own licences are the uppermost of its files: those below may be of what it bundles.
-GNU's texts are the same whether "only" or "or later" is meant."""
+"""A record's own licences are those of the uppermost files: others may belong to bundled software.
+GNU's texts are the same for "only" and "or later"."""
 
 _DERIVED: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     "near_duplicates": ({}, {"near_duplicates": _NEAR}),
     "license_detected": ({"compared": _COMPARED}, _LICENSES),
 }
-"""Derived table -> the views and the tables of the report that are made where it exists."""
+"""Derived tables, with the views and the tables of the report that exist only with them."""
 
 _EXAMPLES = f"""
     WITH firsts AS (
@@ -136,7 +136,7 @@ _EXAMPLES = f"""
         row_number() OVER (PARTITION BY language ORDER BY file_id))
     SELECT file_id, record_id, path, language, first_image FROM listed
     SEMI JOIN chosen USING (file_id) ORDER BY file_id"""
-"""One per record, so that the mosaic shows more than the first package."""
+"""One file per record and language, so that the mosaic shows more than the first record."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,12 @@ class Numbers:
     Attributes
     ----------
     totals : mapping of str to float
-        ``records``, ``files``, ``images``, ``long_images``, ``lines``, ``bytes``
-        (of all files listed), ``failures``, ``slope`` of the rank plot (0 where
-        there are fewer than two extensions), ``top_share`` and so on.
+        ``records``, ``files``, ``images``, ``long_images``, ``lines``, ``bytes`` (of all files),
+        ``failures``, ``slope`` of the rank plot (0 with fewer than two extensions), and so on.
     tables : mapping of str to pandas.DataFrame
         The first column is the key, most frequent first; ``by_year`` in order.
     examples : pandas.DataFrame
-        Rows of files whose first image is full, some of every language.
+        Rows of files whose first image is full, some of each language.
     years : mapping of str to pandas.DataFrame
         ``by_language`` and ``by_extension`` for each ``year``.
     """
@@ -163,7 +162,7 @@ class Numbers:
     years: Mapping[str, pd.DataFrame]
 
     def to_json(self) -> str:
-        """Arrange as JSON: ``totals``, and a list of rows for every table."""
+        """Return JSON with ``totals`` and a list of rows for each table."""
         years = {f"{name}_and_year": table for name, table in self.years.items()}
         rows = {
             name: json.loads(table.to_json(orient="records", force_ascii=True))
@@ -172,10 +171,7 @@ class Numbers:
         return json.dumps({"totals": dict(self.totals), **rows}, indent=1)
 
     def write_parquet(self, path: Path) -> None:
-        """Write all but the numbers of single years as one long table.
-
-        Its columns are ``table``, ``key``, ``measure`` and ``value``.
-        """
+        """Write all but `years` as one table: ``table``, ``key``, ``measure`` and ``value``."""
         long = [
             table.melt(id_vars=table.columns[0], var_name="measure")
             .set_axis(["key", "measure", "value"], axis=1)
@@ -193,20 +189,9 @@ class Numbers:
 
 
 def count(dataset: str) -> Numbers:
-    """Count what is in a dataset.
+    """Count what is in a dataset, given by path or URL; `UsageError` if there is none.
 
-    No pixel is read: how many images a file has, and of how many lines, follows from
-    its lines.
-
-    Parameters
-    ----------
-    dataset : str
-        Path or URL.
-
-    Raises
-    ------
-    UsageError
-        If there is none.
+    No pixel is read: the number of a file's images, and their lines, follow from its lines.
     """
     snapshot = Snapshot.open(dataset)
     height = snapshot.info.shape.height
@@ -248,7 +233,7 @@ def count(dataset: str) -> Numbers:
 
 
 def long_images(height: int) -> str:
-    """Return the SQL for how many images of a file hold more than `LONG_LINES` lines.
+    """Return SQL for the number of a file's images with more than `LONG_LINES` lines.
 
     Examples
     --------
@@ -262,7 +247,7 @@ def long_images(height: int) -> str:
 
 
 def rank_line(counts: np.ndarray) -> tuple[float, float]:
-    """Fit a straight line through log10(count) over log10(rank): Zipf's law has slope -1.
+    """Fit a line to log10(count) over log10(rank), as slope and intercept; Zipf's slope is -1.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A mosaic of a dataset's images: small grey PNGs that a page can carry in itself."""
+"""A mosaic of a dataset's images: small grey PNGs that are embedded in the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPACE = 32
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One image of the mosaic: where it is from, and a ``data:`` URL of its PNG."""
+    """An image of the mosaic: its origin, and a ``data:`` URL of its PNG."""
 
     language: str
     path: str
@@ -29,16 +29,9 @@ class Tile:
 
 
 def to_grey(image: Images) -> NDArray[np.uint8]:
-    """Turn code points into grey: white where there is a space, darker as code points rise.
+    """Turn code points, (height, width), into grey levels, uint8 of the same shape.
 
-    Parameters
-    ----------
-    image : numpy.ndarray of uint32, shape (height, width)
-
-    Returns
-    -------
-    numpy.ndarray of uint8, shape (height, width)
-        ASCII spreads over 200 to 0; all beyond is black.
+    A space is white; visible ASCII is 200 to 0, darker as code points rise; all others are black.
 
     Examples
     --------
@@ -52,27 +45,15 @@ def to_grey(image: Images) -> NDArray[np.uint8]:
 def tiles(
     snapshot: Snapshot, examples: pd.DataFrame, languages: Sequence[str], n: int = 64
 ) -> list[Tile]:
-    """Read the first image of some files, the languages in turn.
+    """Read the first images of up to `n` files, evenly over some languages.
 
-    Parameters
-    ----------
-    snapshot : Snapshot
-    examples : pandas.DataFrame
-        Rows of the files table whose first image is full.
-    languages : sequence of str
-        Which are shown.
-    n : int
-        At most so many.
+    `examples` are rows of the files table whose first image is full.
     """
     examples = examples[examples["language"].isin(languages)]
-    turn = examples.sort_values("file_id").groupby("language").cumcount()
-    chosen = (
-        examples.assign(turn=turn).sort_values(["turn", "language", "file_id"]).head(n)
-        if len(examples)
-        else examples
-    )
-    if not len(chosen):
+    if not len(examples):
         return []
+    turn = examples.sort_values("file_id").groupby("language").cumcount()
+    chosen = examples.assign(turn=turn).sort_values(["turn", "language", "file_id"]).head(n)
     chosen = chosen.sort_values("first_image")
     images = snapshot.images.read(chosen["first_image"].to_numpy(np.int64))
     urls = map(_png_url, images)

@@ -1,10 +1,11 @@
-"""The report: one self-contained page about a dataset, safe whatever its files are called."""
+"""The report: one self-contained page about a dataset, safe for any names of files."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -13,7 +14,6 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from zml_dask.analysis.charts import Ranked, rank_plot
 from zml_dask.analysis.counts import LONG_LINES, UNNAMED, Numbers
 from zml_dask.analysis.mosaic import tiles
 from zml_dask.errors import UsageError
@@ -39,35 +39,35 @@ _LONGEST = 120
 _LARGEST = 10
 _SHOWN = 25
 _OF_YEARS = {"by_language": ("language", "images"), "by_extension": ("extension", "long_images")}
+_LABELLED = 12
+_LABEL_WIDTH = 34
+"""Points of the plot that may have a label, and the pixels between two labels."""
 _NONE = "(none)"
-"""How the viewer's address says that a value is missing."""
+"""Stands for a missing value in the viewer's address."""
 
 
 def render(dataset: str, numbers: Numbers, viewer: str | None = None) -> str:
-    """Write the report as HTML.
+    """Return the report as an HTML page that loads nothing from elsewhere.
 
     Parameters
     ----------
     dataset : str
         Path or URL; some of its images are read for the mosaic.
     numbers : Numbers
-        Of this dataset.
+        The counts of this dataset.
     viewer : str, optional
-        Where the viewer's page is, absolute or relative to the report: languages, licences,
+        Address of the viewer's page, absolute or relative to the report: languages, licences,
         years and records become links to their images.
-
-    Returns
-    -------
-    str
-        A page that loads nothing from elsewhere.
 
     Raises
     ------
     UsageError
-        If `viewer` is no address of a web page.
+        If `viewer` is not an address of a web page.
     """
     if viewer is not None and urlsplit(viewer).scheme not in ("", "http", "https"):
-        raise UsageError(f"{viewer!r} is no address of the viewer; give one like viewer/index.html")
+        raise UsageError(
+            f"{viewer!r} is not an address of the viewer; give one like viewer/index.html"
+        )
     snapshot = Snapshot.open(dataset)
     info = snapshot.info
     near = numbers.tables.get("near_duplicates")
@@ -114,13 +114,11 @@ def render(dataset: str, numbers: Numbers, viewer: str | None = None) -> str:
             ranked_extensions=len(extensions),
             table_rows=lambda name: _rows(numbers.tables[name]),
             largest=[_labelled(row) for row in top("by_record", _LARGEST)],
-            plot=rank_plot(
-                Ranked(
-                    [visible(name) for name in extensions["extension"]],
-                    extensions["long_images"].tolist(),
-                    numbers.totals["slope"],
-                    numbers.totals["intercept"],
-                )
+            plot=_rank_plot(
+                [visible(name) for name in extensions["extension"]],
+                extensions["long_images"].tolist(),
+                numbers.totals["slope"],
+                numbers.totals["intercept"],
             ),
             tiles=tiles(
                 snapshot,
@@ -131,10 +129,54 @@ def render(dataset: str, numbers: Numbers, viewer: str | None = None) -> str:
     )
 
 
+def _rank_plot(
+    names: Sequence[str], counts: Sequence[int], slope: float, intercept: float
+) -> dict[str, Any] | None:
+    """Place what ``rank_plot.svg`` draws: counts, the greatest first, over ranks, both logarithmic.
+
+    `slope` and `intercept` are of the fitted line, log10(count) over log10(rank). The template
+    draws this rather than a plotting library, which would be a dependency of fifty megabytes and
+    whose text would not be text (selectable, in the reader's font and colours).
+    """
+    if not counts:
+        return None
+    width, height, left, right, top, bottom = 640, 380, 70.0, 620, 15, 330.0
+    x_span = max(math.log10(len(counts)), 0.1) * 1.02
+    y_span = max(math.log10(counts[0]), 0.1) * 1.08
+
+    def place(rank: float, count: float) -> tuple[float, float]:
+        x = left + math.log10(rank) / x_span * (right - left)
+        y = bottom - math.log10(count) / y_span * (bottom - top)
+        return round(x, 1), round(y, 1)
+
+    line: tuple[float, ...] | None = None
+    if slope < 0:
+        # Only the part of the line that is within the plot: above one image and below its top.
+        start = max(1.0, 10 ** ((y_span - intercept) / slope))
+        stop = max(start, min(len(counts), 10 ** (-intercept / slope)))
+        ends = [place(rank, 10 ** (intercept + slope * math.log10(rank))) for rank in (start, stop)]
+        line = (*ends[0], *ends[1])
+    points = []
+    last_label = -math.inf
+    for rank, (name, count) in enumerate(zip(names, counts, strict=True), 1):
+        x, y = place(rank, count)
+        label = None
+        if rank <= _LABELLED and x - last_label > _LABEL_WIDTH:
+            last_label = x
+            label = name if len(name) <= 12 else name[:11] + "…"
+        points.append((x, y, rank, count, name, label))
+    return {
+        "width": width, "height": height, "left": left, "right": right, "top": top,
+        "bottom": bottom, "line": line, "points": points,
+        "columns": [(place(10**k, 1)[0], 10**k) for k in range(math.floor(x_span) + 1)],
+        "rows": [(place(1, 10**k)[1], 10**k) for k in range(math.floor(y_span) + 1)],
+    }  # fmt: skip
+
+
 def _by_year(
     table: pd.DataFrame, key: str, measure: str, address: Callable[[str, object], str | None]
 ) -> dict[str, list[tuple[str, str, int]]]:
-    """Arrange the most frequent values of each year: what is shown, where it leads, how many."""
+    """Return the most frequent values of each year: the text, its link, and the count."""
     return {
         str(year): [
             (visible(value), address(key, value) or "", int(n))
@@ -145,7 +187,7 @@ def _by_year(
 
 
 def visible(text: object) -> str:
-    r"""Shorten a name and show what would be invisible or turn the text around.
+    r"""Shorten a name, and escape what would be invisible or reverse the text.
 
     Examples
     --------

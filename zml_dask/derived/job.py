@@ -75,7 +75,6 @@ class Recipe:
         Of some of `INPUTS`, by name.
     columns : tuple of (str, str)
         Names, and types as keys of `layout.COLUMN_TYPES`.
-    inputs : tuple of str
     fingerprint : str
         Hash of the function's code and constants; not of what it calls.
     base : Whole or None
@@ -195,10 +194,8 @@ class Whole:
 
     Attributes
     ----------
-    name : str
     base : Recipe, Whole or None
         A table that it is computed of, which is computed first.
-    columns : tuple of (str, str)
     compute : callable
         Returns the columns; says by its second parameter what it is at.
     of : str
@@ -289,8 +286,6 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
 
     Attributes
     ----------
-    snapshot : Snapshot
-    recipe : Recipe
     first : int
         The first file to compute.
     lock : DatasetLock or None
@@ -448,9 +443,6 @@ def put_columns(
 
     Parameters
     ----------
-    snapshot : Snapshot
-    name : str
-    described : DerivedTable
     columns : sequence of pyarrow.Array
         One value for each file or record; the numbers of these are added.
     lock : DatasetLock

@@ -77,7 +77,6 @@ def nearest_license(text: str, *, is_cut: bool = False) -> tuple[str, float]:
 
     Parameters
     ----------
-    text : str
     is_cut : bool
         Whether the ends of lines are missing: then the share of the text's pairs of words
         that the licence has, for a choice between several the nearest as a whole.

@@ -155,7 +155,6 @@ def nearest(points: Float32, others: Float32, k: int) -> tuple[Int64, Float32]:
     ----------
     points, others : numpy.ndarray of float32, shapes (n, 64) and (m, 64)
         Of length 1.
-    k : int
 
     Returns
     -------
@@ -204,7 +203,6 @@ def draw(points: Float32, seed: int = 0) -> Float32:
     ----------
     points : numpy.ndarray of float32, shape (n, 64)
         Of length 1.
-    seed : int
 
     Returns
     -------

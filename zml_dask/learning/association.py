@@ -83,11 +83,8 @@ def associate(dataset: Dataset, sample: Sample, fold: Int64, seed: int = 0) -> l
 
     Parameters
     ----------
-    dataset : Dataset
-    sample : Sample
     fold : numpy.ndarray of int64, shape (pages,)
         From `samples.folds_of`: families are not divided.
-    seed : int
     """
     records = dataset.records.set_index("record_id")
     if "license_detected" in dataset.info.derived:

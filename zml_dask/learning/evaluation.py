@@ -74,10 +74,8 @@ class LearnOptions:
 
     Attributes
     ----------
-    sample : SampleOptions
     train_pages, test_pages : int
         Of each label and fold, at most.
-    n_folds : int
     programming : int
         How many programming languages are compared by themselves: those in the most families.
     magika : int
@@ -365,8 +363,6 @@ def learn(
 
     Parameters
     ----------
-    dataset : Dataset
-    options : LearnOptions, optional
     say : callable
         Given a line now and then.
 

@@ -92,16 +92,12 @@ def train_and_score(
 
     Parameters
     ----------
-    lines : Lines
     train : numpy.ndarray of int64, shape (pages,)
         Pages to learn from.
     labels : numpy.ndarray of int64, shape (pages,)
         Theirs, 0 to ``n_labels - 1``.
     test : numpy.ndarray of int64, shape (others,)
         Pages to score.
-    n_labels : int
-    options : NetworkOptions
-    seed : int
 
     Returns
     -------

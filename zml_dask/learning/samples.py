@@ -37,7 +37,6 @@ class SampleOptions:
         Pages of fewer lines are left out: an empty page has no language.
     min_families, min_pages : int
         Labels in fewer families, or of fewer pages, are left out.
-    seed : int
     """
 
     pages_a_label: int = 2_400
@@ -111,14 +110,8 @@ def draw(dataset: Dataset, options: SampleOptions, labels: list[str] | None = No
 
     Parameters
     ----------
-    dataset : Dataset
-    options : SampleOptions
     labels : list of str, optional
         Draw pages of these, however few their families.
-
-    Returns
-    -------
-    Sample
 
     Raises
     ------

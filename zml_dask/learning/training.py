@@ -33,7 +33,6 @@ class TrainOptions:
         Of learning.
     rows : int
         How many buckets keep their weights: those with the largest.
-    seed : int
     """
 
     epochs: int = 6
@@ -153,14 +152,8 @@ def fit(
         A row for each page.
     labels : numpy.ndarray of int64, shape (pages,)
         0 to ``n_labels - 1``.
-    n_labels : int
-    options : TrainOptions
     n_buckets : int
         Buckets of the counts lie below.
-
-    Returns
-    -------
-    Linear
     """
     generator = np.random.default_rng(options.seed)
     orders = np.stack([generator.permutation(labels.size) for _ in range(options.epochs)])

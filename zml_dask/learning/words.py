@@ -296,10 +296,6 @@ def find_words(source: ArrayLike | str) -> Words:
     ----------
     source : str or array_like of uint32, shape (n, height, width)
 
-    Returns
-    -------
-    Words
-
     Examples
     --------
     >>> found = find_words("if (x1):\n")

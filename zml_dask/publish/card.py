@@ -1,4 +1,4 @@
-"""The dataset card: what a dataset is, in a page that people read first."""
+"""The dataset card: the page about a dataset that people read first."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _TOP = 10
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What metadata says of a dataset.
+    """What the metadata of a dataset is made from.
 
     Attributes
     ----------
     counts : Counts
-        Of what is to be seen: without withdrawn records.
+        Without withdrawn records.
     languages, licenses : sequence of (str, int)
-        Name and images, or records; the most frequent first.
+        Name and number of images, or of records; the most frequent first.
     date : str
-        Of the last harvest where one is recorded, else today.
+        Date of the last harvest where one is recorded, else today.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Facts:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What was set of title, creators, license and doi."""
+        """Those of title, creators, license and doi that were set."""
         return self.info.options.get("about") or {}
 
     @property
@@ -71,13 +71,7 @@ class Facts:
 
 
 def read_facts(storage: Storage) -> Facts:
-    """Read what there is to say of a dataset.
-
-    Raises
-    ------
-    UsageError
-        If there is none.
-    """
+    """Read the facts of a dataset; `UsageError` if there is none."""
     snapshot = Snapshot.open(storage)
     info = snapshot.info
     files = snapshot.scan("files", ["record_id", "language", "n_images"])
@@ -110,13 +104,7 @@ def _ranked(table: pa.Table, key: str, weight: str) -> list[tuple[str, int]]:
 
 
 def write_card(facts: Facts, folder: Path) -> Path | None:
-    """Write the card, unless there is a README of somebody else's.
-
-    Returns
-    -------
-    Path or None
-        Of the card; None where another file has its name.
-    """
+    """Write the card and return its path; None where there is a README that is not a card."""
     path = folder / CARD
     if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
         return None
@@ -139,7 +127,7 @@ size_categories: [{_size_category(facts.counts.images)}]
 # {title}
 
 {facts.description}
-{_said(facts.about)}
+{_about(facts.about)}
 ## Reading it
 
 ```python
@@ -178,14 +166,14 @@ than others, and identical files occur in many records: split by record and by c
 """
 
 
-def _said(about: Mapping[str, Any]) -> str:
-    """Say what was set besides the title, as a list."""
-    said = {
+def _about(about: Mapping[str, Any]) -> str:
+    """List what was set besides the title."""
+    items = {
         "Creators": "; ".join(about.get("creators") or ()),
         "Licence of the collection": about.get("license"),
         "DOI": about.get("doi"),
     }
-    lines = [f"- {name}: {plain_words(value, ':;,')}" for name, value in said.items() if value]
+    lines = [f"- {name}: {plain_words(value, ':;,')}" for name, value in items.items() if value]
     return "\n".join(["", *lines, ""]) if lines else ""
 
 

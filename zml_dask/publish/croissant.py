@@ -1,9 +1,8 @@
 """Metadata that dataset searches and machine-learning tools read: Croissant, RO-Crate, a card.
 
-Croissant is schema.org's Dataset with the columns described, so that the one
-file serves both; https://docs.mlcommons.org/croissant/docs/croissant-spec.html.
-Written by hand as JSON: mlcroissant, which checks it in the tests, would bring
-twenty packages into every install.
+Croissant is schema.org's Dataset with a description of the columns
+(https://docs.mlcommons.org/croissant/docs/croissant-spec.html), so that one file serves both.
+mlcroissant only checks it in the tests, since it would add twenty packages to every install.
 """
 
 from __future__ import annotations
@@ -27,11 +26,15 @@ from zml_dask.store.storage import Storage
 CROISSANT: Final = "croissant.json"
 RO_CRATE: Final = "ro-crate-metadata.json"
 
+_CROISSANT_TERMS: Final = (
+    "citeAs", "column", "extract", "field", "fileObject", "fileProperty", "fileSet", "format",
+    "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet",
+    "references", "regex", "repeated", "replace", "samplingRate", "separator", "source",
+    "subField", "transform",
+)  # fmt: skip
 _CONTEXT: Final[Mapping[str, Any]] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
     "conformsTo": "dct:conformsTo",
     "cr": "http://mlcommons.org/croissant/",
     "data": {"@id": "cr:data", "@type": "@json"},
@@ -39,34 +42,12 @@ _CONTEXT: Final[Mapping[str, Any]] = {
     "dct": "http://purl.org/dc/terms/",
     "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "fileProperty": "cr:fileProperty",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "parentField": "cr:parentField",
-    "path": "cr:path",
     "rai": "http://mlcommons.org/croissant/RAI/",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
+    **{term: f"cr:{term}" for term in _CROISSANT_TERMS},
 }
 _DESCRIBED: Final = ("files", "records", "failures")
-_TELLING: Final[Mapping[str, str]] = {
+_DESCRIPTIONS: Final[Mapping[str, str]] = {
     "files.first_image": "Row of the file's first image in images.zarr/images",
     "files.n_images": "How many rows of images.zarr/images it fills",
     "files.language": "As linguist names it",
@@ -87,16 +68,14 @@ def export(dataset: str, directory: str | Path) -> Path:
 
     Parameters
     ----------
-    dataset : str
-        Path or URL.
     directory : str or Path
-        Where to write; the dataset's own folder is the usual place. An existing
-        README.md that is not a card of ours is left alone.
+        Where to write, usually the dataset's own folder. An existing README.md that is not
+        one of our cards is left alone.
 
     Returns
     -------
     Path
-        Of the Croissant file.
+        Path of the Croissant file.
 
     Raises
     ------
@@ -114,8 +93,8 @@ def export(dataset: str, directory: str | Path) -> Path:
         base = Path(os.path.relpath(Path(dataset).absolute(), folder.absolute())).as_posix() + "/"
     croissant = folder / CROISSANT
     croissant.write_text(_dump(croissant_of(facts, base)), encoding="utf-8")
-    # An RO-Crate names files by URL; a Croissant's relative contentUrl is read as a path as it
-    # stands, by mlcroissant too.
+    # An RO-Crate refers to files by URL; a relative contentUrl in Croissant is a path, also to
+    # mlcroissant.
     crate = ro_crate_of(facts, quote(base) if storage.is_local else base)
     (folder / RO_CRATE).write_text(_dump(crate), encoding="utf-8")
     write_card(facts, folder)
@@ -123,18 +102,10 @@ def export(dataset: str, directory: str | Path) -> Path:
 
 
 def croissant_of(facts: Facts, base: str = "") -> dict[str, Any]:
-    """Describe a dataset as Croissant 1.0.
+    """Describe a dataset as Croissant 1.0, in JSON-LD.
 
-    Parameters
-    ----------
-    base : str
-        What stands before a path within the dataset to make it a path or URL
-        from where the description lies.
-
-    Returns
-    -------
-    dict
-        JSON-LD.
+    Paths within the dataset are prefixed with `base`, so that they are paths or URLs as seen from
+    the description.
     """
     distribution: list[dict[str, Any]] = []
     record_sets = []
@@ -146,7 +117,7 @@ def croissant_of(facts: Facts, base: str = "") -> dict[str, Any]:
             name = table if len(parts) == 1 else f"{table}-{number}"
             record_sets.append(_record_set(name, table, part))
     return {
-        "@context": dict(_CONTEXT),
+        "@context": dict(sorted(_CONTEXT.items())),
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         **_about(facts),
@@ -157,12 +128,9 @@ def croissant_of(facts: Facts, base: str = "") -> dict[str, Any]:
 
 
 def ro_crate_of(facts: Facts, base: str = "") -> dict[str, Any]:
-    """Describe a dataset as an RO-Crate 1.1: what it is, and its files.
+    """Describe a dataset and its files as an RO-Crate 1.1.
 
-    Parameters
-    ----------
-    base : str
-        As for `croissant_of`, but always a URL: absolute, or relative and quoted.
+    `base` is as for `croissant_of`, but always a URL: absolute, or relative and quoted.
     """
     tables = [part for parts in facts.info.tables.values() for part in parts]
     parts: list[dict[str, Any]] = [
@@ -207,7 +175,7 @@ def _about(facts: Facts) -> dict[str, Any]:
         "version": f"{facts.info.schema_version}.{len(facts.info.commits)}.0",
         "datePublished": facts.date,
         "creator": [
-            # Names with a comma are those of persons, as in DataCite.
+            # A name with a comma is a person's, as in DataCite.
             {"@type": "Person" if "," in name else "Organization", "name": name}
             for name in about.get("creators") or ("The zml_dask developers",)
         ],
@@ -217,7 +185,7 @@ def _about(facts: Facts) -> dict[str, Any]:
 
 
 def _license(name: str) -> str:
-    """Return a licence as a URL, SPDX's where it has no other."""
+    """Return a licence as a URL, at SPDX where `name` is an identifier."""
     return name if "://" in name else f"https://spdx.org/licenses/{quote(name)}"
 
 
@@ -248,7 +216,7 @@ def _field(name: str, table: str, part: Part, field: pa.Field) -> dict[str, Any]
         "@type": "cr:Field",
         "@id": f"{name}/{field.name}",
         "name": f"{name}/{field.name}",
-        "description": _TELLING.get(f"{table}.{field.name}", field.name.replace("_", " ")),
+        "description": _DESCRIPTIONS.get(f"{table}.{field.name}", field.name.replace("_", " ")),
         "dataType": _data_type(field.type),
         "source": {"fileObject": {"@id": part.path}, "extract": {"column": field.name}},
     }

@@ -1,4 +1,4 @@
-"""A dataset, or a view of it, written in another form: one function for all formats."""
+"""Export a dataset, or a view of it, in another format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import get_args
 
 from zml_dask.arguments import checked
 from zml_dask.engine.executors import SerialExecutor
-from zml_dask.engine.job import Executor
+from zml_dask.engine.job import Executor, run_job
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.legacy.committed import legacy_records
@@ -23,7 +23,14 @@ from zml_dask.legacy.export import (
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.publish import croissant
 from zml_dask.publish.png import PngOptions, export_png
-from zml_dask.publish.samples import ImageForm, export_atlas, export_parquet, export_webdataset
+from zml_dask.publish.samples import (
+    ExportParquet,
+    ExportSamples,
+    ExportWebDataset,
+    ImageForm,
+    Written,
+    export_atlas,
+)
 from zml_dask.publish.squashfs import Compression, write_squashfs
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import check_whole_files, cut
@@ -33,8 +40,8 @@ from zml_dask.text_safety import number_of
 
 LEGACY: tuple[str, ...] = get_args(LegacyFormat)
 JOBS = ("dataset", *LEGACY, "parquet", "webdataset", "png")
-"""Formats that several processes can write. One program writes a squashfs image, from a
-stream; Croissant is one page of JSON."""
+"""Formats that several processes can write together. A squashfs image is written by one program
+from a stream, and Croissant is a single JSON file."""
 
 FORMATS = (*JOBS, "squashfs", "croissant", "atlas")
 
@@ -47,16 +54,16 @@ class ExportOptions:
     Attributes
     ----------
     png : PngOptions
-        Of PNGs, in folders, in tars and in shards.
+        How PNGs are written, in folders, tars and shards.
     image : {"npy", "png"}
-        What an image is in a shard of ``webdataset``.
+        Form of an image in a shard of ``webdataset``.
     compression : {"gzip", "zstd", "xz", "lz4"}
-        Of a squashfs image.
+        Compression of a squashfs image.
     columns : sequence of str
-        Further columns of ``parquet`` and of the JSON of ``webdataset``, of derived tables say
-        (``lines_of_code.code``).
+        Further columns of ``parquet`` and of the JSON of ``webdataset``, such as
+        ``lines_of_code.code`` of a derived table.
     scratch : pathlib.Path or None
-        A local folder for files at work.
+        A local folder for temporary files.
     """
 
     png: PngOptions = field(default_factory=PngOptions)
@@ -74,18 +81,15 @@ class _Export:
     executor: Executor
     progress: BuildProgress
 
-    def teller(self, stage: str) -> Callable[[int, int], None]:
-        return lambda done, total: self.progress.update(stage, Counts(done, total))
+    def storage(self) -> Storage:
+        return Storage.open(self.target)
+
+    def run(self, job: ExportSamples) -> Written:
+        return run_job(job, self.executor, progress=self.progress)
 
 
 def check_formats(names: Collection[str]) -> None:
-    """Check names of formats.
-
-    Raises
-    ------
-    UsageError
-        If one is not known.
-    """
+    """Raise `UsageError` where a name is no format."""
     for name in names:
         if name not in FORMATS:
             raise UsageError(f"format: there is no {name!r}; choose from {', '.join(FORMATS)}")
@@ -100,26 +104,26 @@ def export(
     executor: Executor | None = None,
     progress: BuildProgress | None = None,
 ) -> list[str]:
-    """Write a view in other forms.
+    """Write a view in other formats.
 
     Parameters
     ----------
     target : str or pathlib.Path
         A folder; for all but ``squashfs`` and ``croissant`` any fsspec URL.
     formats : collection of str
-        Of `FORMATS`.
+        Members of `FORMATS`.
     executor : Executor, optional
-        What runs the tasks of `JOBS`; by default this process, one after the other.
+        Runs the tasks of `JOBS`; by default one after the other in this process.
 
     Returns
     -------
     list of str
-        A line for each, that says what was written.
+        One line per format, to be printed, that says what was written.
 
     Raises
     ------
     UsageError
-        If a format is not known, cannot hold the view, or `target` is the dataset itself.
+        If a format is unknown or cannot hold the view, or if `target` is the dataset itself.
     """
     check_formats(formats)
     chosen = list(dict.fromkeys(formats))
@@ -173,26 +177,16 @@ def _dataset(work: _Export) -> str:
 
 
 def _parquet(work: _Export) -> str:
-    written = export_parquet(
-        work.view,
-        work.target,
-        columns=work.options.columns,
-        executor=work.executor,
-        progress=work.progress,
-    )
+    written = work.run(ExportParquet.of(work.view, work.storage(), work.options.columns))
     return f"{work.target}: {number_of(file=written.samples)} in {number_of(part=written.objects)}"
 
 
 def _webdataset(work: _Export) -> str:
-    written = export_webdataset(
-        work.view,
-        work.target,
-        image=work.options.image,
-        depth=work.options.png.depth,
-        columns=work.options.columns,
-        executor=work.executor,
-        progress=work.progress,
+    options = work.options
+    job = ExportWebDataset.of(
+        work.view, work.storage(), options.image, options.png.depth, options.columns
     )
+    written = work.run(job)
     return (
         f"{work.target}: {number_of(image=written.samples)} in {number_of(shard=written.objects)}"
         + _clipped(written.clipped)
@@ -205,15 +199,15 @@ def _squashfs(work: _Export) -> str:
         name = work.view.url.rstrip("/").rpartition("/")[2]
         path /= f"{name or 'dataset'}.sqsh"
     with tempfile.TemporaryDirectory(dir=work.options.scratch, prefix="squashfs-") as scratch:
-        files = _legacy_files(work.view, Path(scratch), work.teller("records"))
+        files = _legacy_files(work.view, Path(scratch), work.progress)
         image = write_squashfs(files, path, compression=work.options.compression)
     return f"{image.path}: {image.size:,} bytes, md5 {image.md5}"
 
 
 def _legacy_files(
-    view: Dataset, scratch: Path, tell: Callable[[int, int], None]
+    view: Dataset, scratch: Path, progress: BuildProgress
 ) -> Iterator[tuple[str, Path]]:
-    """Yield the files of one record after the other; those of the last one are removed."""
+    """Yield the files of all records, path and location; those of the last record are removed."""
     storage = Storage.open(scratch)
     portions = cut(view, records=RECORDS_PER_TASK)
     total, done = sum(len(portion.record_ids) for portion in portions), 0
@@ -225,7 +219,7 @@ def _legacy_files(
             storage.remove(names)
             storage.prune(str(record.record_id))
             done += 1
-            tell(done, total)
+            progress.update("records", Counts(done, total))
 
 
 def _png(work: _Export) -> str:
@@ -244,8 +238,8 @@ def _clipped(images: int) -> str:
 
 
 def _atlas(work: _Export) -> str:
-    written = export_atlas(work.view, work.target)
-    return f"{work.target}/atlas.parquet: a map of {number_of(record=written.samples)}"
+    records = export_atlas(work.view, work.storage())
+    return f"{work.target}/atlas.parquet: a map of {number_of(record=records)}"
 
 
 def _croissant(work: _Export) -> str:

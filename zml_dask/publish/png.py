@@ -1,7 +1,6 @@
-"""Images as lossless grey PNGs, a folder or a tar for each language or extension.
+"""Images as lossless grey PNGs, in a folder or a tar for each language or extension.
 
-The second release of the legacy dataset had this form. Pillow encodes: the best kept of
-the libraries that do.
+The second release of the legacy dataset had this form. Pillow encodes the images.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ Grouping = Literal["language", "extension"]
 Depth = Literal[8, 16]
 
 NO_LANGUAGE = "unknown"
-"""The group of files whose language is not known."""
+"""Group of the files whose language is unknown."""
 
 _PIECES = "pieces-of-tars"
 _PIECE_BYTES = 64 * 2**20
-"""Of PNGs, held in memory until they are written."""
+"""Size of the PNGs that are held in memory before they are written."""
 
 _TYPES: Mapping[int, type[np.uint8 | np.uint16]] = {8: np.uint8, 16: np.uint16}
 _LONGEST_NAME = 100
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(?=[ .]|\Z)", re.IGNORECASE)
-"""What Windows takes for a device, with any ending: ``aux.tar`` too."""
+"""Names of devices on Windows, with any suffix: also ``aux.tar``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +53,16 @@ class PngOptions:
 
     Attributes
     ----------
+    by : {"language", "extension"}
+        What images are grouped by.
     tar : bool
-        One tar a group in the place of a folder.
+        Write one tar per group instead of a folder.
     depth : {8, 16}
-        Bits a pixel. A code point that does not fit becomes the largest value
-        that does, 255 or 65,535: with 8 bits 6.6 % of images of real code hold
-        one, with 16 bits those with emoji and the rarest scripts alone.
+        Bits per pixel. A code point that does not fit becomes the largest value, 255 or 65,535.
+        With 8 bits this happens in 6.6 % of images of real code, with 16 bits only in those with
+        emoji and the rarest scripts.
     min_lines : int
-        Images of fewer lines are left out.
+        Images with fewer lines are left out.
     """
 
     by: Grouping = "extension"
@@ -80,10 +81,9 @@ class PngResult:
         Images by group.
     clipped : int
         Images with a code point that does not fit into the depth.
-    records : int
-        That are done.
     pieces : list of (str, str, int, int)
-        For tars: a group, and where some of its images lie: object, first byte, byte after.
+        For tars: group, and the object with some of its images, their first byte and the byte
+        after the last.
     """
 
     images: Counter[str] = field(default_factory=Counter)
@@ -100,13 +100,7 @@ class PngResult:
 
 
 def encode_png(image: NDArray[np.uint32], depth: Depth = 8) -> bytes:
-    """Encode one image, lossless but for code points that do not fit.
-
-    Parameters
-    ----------
-    image : numpy.ndarray of uint32, shape (height, width)
-    depth : {8, 16}
-        Bits a pixel.
+    """Encode an image, (height, width); lossless except for code points that do not fit.
 
     Examples
     --------
@@ -122,13 +116,7 @@ def encode_png(image: NDArray[np.uint32], depth: Depth = 8) -> bytes:
 
 
 def largest_pixel(depth: Depth) -> int:
-    """Return the largest value of a pixel, which larger code points become.
-
-    Examples
-    --------
-    >>> largest_pixel(8)
-    255
-    """
+    """Return the largest value of a pixel, by which larger code points are replaced."""
     return int(np.iinfo(_TYPES[depth]).max)
 
 
@@ -136,7 +124,7 @@ def largest_pixel(depth: Depth) -> int:
 class ExportPng(PortionJob[PngResult, PngResult]):
     """Writes every image of a view as a PNG.
 
-    Images for tars lie in pieces until the end, each with some images of several groups.
+    For tars, tasks write pieces with images of several groups, which `finish` puts together.
     """
 
     options: PngOptions = field(kw_only=True)
@@ -177,7 +165,7 @@ class ExportPng(PortionJob[PngResult, PngResult]):
     def _put(
         self, name: str, held: Mapping[str, list[bytes]]
     ) -> Iterator[tuple[str, str, int, int]]:
-        """Write a piece; yield where each group is in it."""
+        """Write a piece; yield the range of bytes of each group."""
         path, at = f"{_PIECES}/{name}", 0
         self.target.write(
             path, b"".join(data for group in held.values() for data in group), durable=False
@@ -188,7 +176,7 @@ class ExportPng(PortionJob[PngResult, PngResult]):
             at += size
 
     def finish(self, results: Iterator[PngResult]) -> PngResult:
-        """Add up what was written, and put tars together in the dataset's order."""
+        """Add up what was written, and put the tars together in the dataset's order."""
         total = PngResult()
         for result in results:
             total.add(result)
@@ -201,7 +189,7 @@ class ExportPng(PortionJob[PngResult, PngResult]):
                         tar.write(self.target.read_range(path, start, stop))
                     tar.write(bytes(2 * tarfile.BLOCKSIZE))
                 name = group
-                while name.casefold() in taken:  # `Makefile`, and not every file system knows case
+                while name.casefold() in taken:  # not every file system tells `Makefile` apart
                     name += "%~"
                 taken.add(name.casefold())
                 self.target.publish(local, f"{name}.tar")
@@ -213,7 +201,7 @@ class ExportPng(PortionJob[PngResult, PngResult]):
 
 
 def _tar_entry(name: str, data: bytes) -> bytes:
-    """One file of a tar; owner and time are not recorded."""
+    """Return a member of a tar, without owner and time."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     return member.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
@@ -229,18 +217,8 @@ def export_png(
 ) -> PngResult:
     """Write every image of a dataset, or of a view, as ``<record>_<file>_<segment>.png``.
 
-    The numbers in a name lead back through the tables to the record, the file and
-    the lines.
-
-    Parameters
-    ----------
-    target : str, path or Storage
-        Gets a folder, or with `tar` a file ``<group>.tar``, for each group.
-
-    Raises
-    ------
-    UsageError
-        If nothing is committed in `dataset`.
+    By these numbers the tables tell the record, the file and the lines. Each group has a folder in
+    `target`, or with the option `tar` a file ``<group>.tar``.
     """
     view = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
     storage = Storage.open(target)
@@ -253,15 +231,15 @@ def export_png(
 
 
 def group_name(group: str) -> str:
-    """Return a group's name as every file system takes it; a hostile extension leads nowhere.
+    """Return a group's name in a form that is safe on every file system.
 
-    No extension at all, as of a name that ends in a dot, is ``%``.
+    An empty extension, as of a name that ends in a dot, becomes ``%``.
 
     Examples
     --------
     >>> group_name("py"), group_name("C++"), group_name(".."), group_name("a/b")
     ('py', 'C++', '%2E%2E', 'a%2Fb')
-    >>> group_name("AUX"), group_name("a ")  # Windows would open a device, and drop the space
+    >>> group_name("AUX"), group_name("a ")  # on Windows a device, and a space that is dropped
     ('%41UX', 'a%20')
     """
     quoted = quote(group[:_LONGEST_NAME], safe=" +#()'!,=@~")

@@ -1,8 +1,8 @@
-"""Files with their text as Parquet, and images with theirs as WebDataset: for training elsewhere.
+"""Exports for training: files with their text as Parquet, images with theirs as WebDataset.
 
-Parquet has one row per file and the columns of its record, so that no join is needed; any
-reader of Parquet takes it. WebDataset's form is a tar whose members of one stem are one
-sample (https://github.com/webdataset/webdataset); it is written with the standard library.
+Parquet has one row per file with the columns of its record, so that no join is needed.
+WebDataset is a tar in which all members with the same stem are one sample
+(https://github.com/webdataset/webdataset); the standard library writes it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zml_dask.engine.activity import worker_folder
-from zml_dask.engine.executors import SerialExecutor
-from zml_dask.engine.job import Executor, Report, run_job
-from zml_dask.engine.progress import BuildProgress
+from zml_dask.engine.job import Report
 from zml_dask.errors import UsageError
 from zml_dask.publish.png import Depth, encode_png, largest_pixel
 from zml_dask.query.counting import find_countable
@@ -34,7 +32,7 @@ from zml_dask.query.dataset import Dataset
 from zml_dask.query.gather import gather
 from zml_dask.query.portions import Portion, PortionJob, check_whole_files, cut, fingerprint
 from zml_dask.query.selection import image_lines
-from zml_dask.raster.images import to_text
+from zml_dask.raster.images import Images, to_text
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
@@ -45,34 +43,13 @@ if TYPE_CHECKING:
 ImageForm = Literal["npy", "png"]
 
 _FILES = (
-    "file_id",
-    "record_id",
-    "path",
-    "name",
-    "extension",
-    "language",
-    "language_group",
-    "kind",
-    "size",
-    "sha256",
-    "sha1_git",
-    "encoding",
-    "status",
-    "n_lines",
-    "n_cut",
-    "n_images",
-)
+    "file_id", "record_id", "path", "name", "extension", "language", "language_group", "kind",
+    "size", "sha256", "sha1_git", "encoding", "status", "n_lines", "n_cut", "n_images",
+)  # fmt: skip
 _RECORDS = (
-    "doi",
-    "title",
-    "version",
-    "publication_date",
-    "license",
-    "licenses",
-    "keywords",
-    "creators",
+    "doi", "title", "version", "publication_date", "license", "licenses", "keywords", "creators",
     "repository",
-)
+)  # fmt: skip
 SCHEMA = pa.schema(
     [
         *(FILES_SCHEMA.field(name) for name in _FILES),
@@ -80,11 +57,11 @@ SCHEMA = pa.schema(
         *(RECORDS_SCHEMA.field(name) for name in _RECORDS),
     ]
 )
-"""A row of the Parquet form: a file, its text as its images show it, and its record."""
+"""A row of the Parquet export: a file, its text as its images show it, and its record."""
 
 
 def schema_of(snapshot: Snapshot, columns: Sequence[str] = ()) -> pa.Schema:
-    """Add further columns to `SCHEMA`, by the names that conditions know them by.
+    """Add further columns to `SCHEMA`, named as in conditions.
 
     Raises
     ------
@@ -96,34 +73,26 @@ def schema_of(snapshot: Snapshot, columns: Sequence[str] = ()) -> pa.Schema:
     return pa.schema([*SCHEMA, *more])
 
 
-_SAID = ("path", "name", "extension", "language")
-_SAID_OF_RECORD = ("doi", "title", "license")
-"""What a sample's JSON says besides its numbers."""
+_FILE_METADATA = ("path", "name", "extension", "language")
+_RECORD_METADATA = ("doi", "title", "license")
+"""What the JSON of an image contains besides numbers."""
 
 _GROUP_BYTES = 16 * 2**20
 _GROUP_ROWS = 10_000
-"""Text and rows of a row group: what a reader holds at least."""
+"""Text and rows of a row group, the least that a reader holds in memory."""
 
 _OBJECT_BYTES = 256 * 2**20
-"""Of text in a Parquet part, and of a tar, after which another one is begun."""
+"""Text in a Parquet part, or size of a tar, after which the next one is begun."""
 
 _SHARD_IMAGES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written.
+    """What an export wrote.
 
-    Attributes
-    ----------
-    objects : int
-        Parts or shards.
-    samples : int
-        Files or images.
-    clipped : int
-        Images with a code point that does not fit into a PNG's depth.
-    records : int
-        That are done.
+    `objects` are Parquet parts or tars, `samples` the files or images in them, `clipped` the
+    images with a code point that does not fit into a PNG's depth.
     """
 
     objects: int = 0
@@ -140,34 +109,53 @@ class Written:
         )
 
 
-Writer = Callable[[Snapshot, Portion, Path], Iterator[tuple[Path, Written]]]
-"""Writes a portion into local files, which are taken away one after the other."""
-
-
 @dataclass(frozen=True)
 class ExportSamples(PortionJob[Written, Written]):
-    """Writes a view as objects that need nothing else to be read.
+    """Writes a view as objects of bounded size that can be read without the dataset.
 
-    Attributes
-    ----------
-    write : Writer
-    stem, suffix : str
-        An object's name is ``<stem>-<portion>-<number><suffix>``.
+    An object's name is ``<stem>-<portion>-<number><suffix>``.
     """
 
-    write: Writer = field(kw_only=True)
+    suffix: ClassVar[str]
+
     stem: str = field(kw_only=True)
-    suffix: str = field(kw_only=True)
+
+    @abstractmethod
+    def read(self, portion: Portion) -> Iterator[Any]:
+        """Yield what is written of a portion, piece by piece."""
+
+    @abstractmethod
+    def begin(self, path: Path) -> Any:
+        """Begin an object, and return what writes it."""
+
+    @abstractmethod
+    def add(self, writer: Any, item: Any) -> tuple[Written, int]:
+        """Write an item; return what that was, and its size in bytes."""
 
     def run(self, task: Portion, context: None) -> Written:
         """Write a portion; each object appears whole."""
         total = Written(records=len(task.record_ids))
         with TemporaryDirectory(prefix="samples-", dir=worker_folder()) as scratch:
-            for local, written in self.write(self.snapshot, task, Path(scratch)):
+            path = Path(scratch, "object")
+            writer: Any = None
+            size = 0
+
+            def publish() -> Written:
+                writer.close()
                 name = f"{self.stem}-{task.number:05d}-{total.objects:02d}{self.suffix}"
-                self.target.publish(local, name)
+                self.target.publish(path, name)
+                return Written(objects=1)
+
+            for item in self.read(task):
+                if writer is None:
+                    writer = self.begin(path)
+                written, added = self.add(writer, item)
                 total += written
-        return total
+                size += added
+                if size > _OBJECT_BYTES:
+                    total += publish()
+                    writer, size = None, 0
+            return total if writer is None else total + publish()
 
     def finish(self, results: Iterator[Written]) -> Written:
         """Add up what was written."""
@@ -178,103 +166,148 @@ class ExportSamples(PortionJob[Written, Written]):
         return Report(done=result.records)
 
 
-def export_parquet(
-    view: Dataset,
-    target: str | Path | Storage,
-    *,
-    columns: Sequence[str] = (),
-    executor: Executor | None = None,
-    progress: BuildProgress | None = None,
-) -> Written:
-    """Write one row per file, with its text and what its record says (`SCHEMA`), as Parquet.
+@dataclass(frozen=True)
+class ExportParquet(ExportSamples):
+    """Writes one row per file, with its text and the columns of its record."""
 
-    Parameters
-    ----------
-    target : str, path or Storage
-        A folder or any fsspec URL, without other Parquet files.
-    columns : sequence of str
-        Further columns, of derived tables say.
-    executor : Executor, optional
-        By default this process.
+    suffix: ClassVar[str] = ".parquet"
 
-    Raises
-    ------
-    UsageError
-        If single images were chosen, a column is unknown, or other Parquet files are there.
-    """
-    check_whole_files(view, "the format parquet")
-    write = partial(write_parquet, schema=schema_of(view.snapshot, columns))
-    return _export(view, target, write, "files", ".parquet", cut(view), executor, progress)
+    schema: pa.Schema = field(kw_only=True)
 
+    @classmethod
+    def of(cls, view: Dataset, target: Storage, columns: Sequence[str]) -> ExportParquet:
+        """Plan an export with further columns, such as those of derived tables.
 
-def export_webdataset(
-    view: Dataset,
-    target: str | Path | Storage,
-    *,
-    image: ImageForm = "npy",
-    depth: Depth = 8,
-    columns: Sequence[str] = (),
-    executor: Executor | None = None,
-    progress: BuildProgress | None = None,
-) -> Written:
-    """Write one sample per image, its pixels, its text and JSON, in tars of bounded size.
+        Raises
+        ------
+        UsageError
+            If single images were chosen, a column is unknown, or `target` holds other Parquet
+            files.
+        """
+        check_whole_files(view, "the format parquet")
+        schema = schema_of(view.snapshot, columns)
+        stem = _checked_stem(view, target, "files", cls.suffix)
+        return cls(view.snapshot, target, _filled(cut(view)), stem=stem, schema=schema)
 
-    Parameters
-    ----------
-    target : str, path or Storage
-        A folder or any fsspec URL, without other tars.
-    image : {"npy", "png"}
-        ``npy`` holds every code point (uint32); a shard of grey PNGs has a fifth of the size.
-    depth : {8, 16}
-        Bits a pixel of a PNG; a code point that does not fit becomes the largest value.
-    columns : sequence of str
-        Further columns of the files, for the JSON.
-    executor : Executor, optional
-        By default this process.
+    def read(self, portion: Portion) -> Iterator[pa.Table]:
+        """Yield row groups."""
+        return file_groups(self.snapshot, portion, self.schema)
 
-    Raises
-    ------
-    UsageError
-        If a column is unknown, or other tars are there.
-    """
-    schema_of(view.snapshot, columns)
-    write = partial(write_webdataset, image=image, depth=depth, columns=tuple(columns))
-    stem = f"images-{image}{depth if image == 'png' else ''}"
-    portions = cut(view, images=_SHARD_IMAGES)
-    return _export(view, target, write, stem, ".tar", portions, executor, progress)
+    def begin(self, path: Path) -> pq.ParquetWriter:
+        """Begin a part."""
+        return pq.ParquetWriter(path, self.schema, compression="zstd")
+
+    def add(self, writer: pq.ParquetWriter, item: pa.Table) -> tuple[Written, int]:
+        """Write a row group, whose size is that of its text."""
+        writer.write_table(item)
+        return Written(samples=len(item)), item["text"].nbytes
 
 
-def _export(
-    view: Dataset,
-    target: str | Path | Storage,
-    write: Writer,
-    stem: str,
-    suffix: str,
-    portions: list[Portion],
-    executor: Executor | None,
-    progress: BuildProgress | None,
-) -> Written:
-    storage = Storage.open(target)
-    stem = f"{stem}-{fingerprint(view)[:8]}"
-    for name in storage.names():
+@dataclass(frozen=True)
+class ExportWebDataset(ExportSamples):
+    """Writes tars with three members per image: its pixels, its text, and JSON."""
+
+    suffix: ClassVar[str] = ".tar"
+
+    image: ImageForm = field(kw_only=True)
+    depth: Depth = field(kw_only=True)
+    columns: Sequence[str] = field(kw_only=True)
+
+    @classmethod
+    def of(
+        cls, view: Dataset, target: Storage, image: ImageForm, depth: Depth, columns: Sequence[str]
+    ) -> ExportWebDataset:
+        """Plan an export with further columns of the files, for the JSON.
+
+        Raises
+        ------
+        UsageError
+            If a column is unknown, or `target` holds other tars.
+        """
+        schema_of(view.snapshot, columns)
+        kind = f"images-{image}{depth if image == 'png' else ''}"
+        stem = _checked_stem(view, target, kind, cls.suffix)
+        portions = _filled(cut(view, images=_SHARD_IMAGES))
+        return cls(
+            view.snapshot, target, portions, stem=stem, image=image, depth=depth,
+            columns=tuple(columns),
+        )  # fmt: skip
+
+    def read(self, portion: Portion) -> Iterator[tuple[str, Images, str, dict[str, Any]]]:
+        """Yield the stem, pixels, text and JSON of each image."""
+        records = _records(self.snapshot, portion)
+        more = _more(self.snapshot, portion, self.columns)
+        height = self.snapshot.info.shape.height
+        for record_id, files in portion.read(self.snapshot):
+            of_record = {name: records[record_id][name] for name in _RECORD_METADATA}
+            for each in files:
+                file = each.file
+                of_file = {**{name: getattr(file, name) for name in _FILE_METADATA}, **next(more)}
+                lines = image_lines(file.n_lines, each.segment, height)
+                for pixels, segment, n_lines in zip(
+                    each.images, each.segment.tolist(), lines.tolist(), strict=True
+                ):
+                    numbers = {
+                        "record_id": record_id,
+                        "file_id": file.file_id,
+                        "segment": segment,
+                        "n_lines": n_lines,
+                    }
+                    text = to_text(pixels[np.newaxis], [n_lines])
+                    stem = f"{record_id}_{file.file_id}_{segment}"
+                    yield stem, pixels, text, {**numbers, **of_file, **of_record}
+
+    def begin(self, path: Path) -> tarfile.TarFile:
+        """Begin a tar."""
+        return tarfile.open(path, "w", format=tarfile.PAX_FORMAT)
+
+    def add(
+        self, writer: tarfile.TarFile, item: tuple[str, Images, str, dict[str, Any]]
+    ) -> tuple[Written, int]:
+        """Write the members of an image."""
+        stem, pixels, text, metadata = item
+        start = writer.offset
+        is_png = self.image == "png"
+        members = {
+            "json": json.dumps(metadata, ensure_ascii=False, default=str).encode(
+                "utf-8", "replace"
+            ),
+            "txt": text.encode("utf-8", "replace"),
+            self.image: encode_png(pixels, self.depth) if is_png else _npy(pixels),
+        }
+        for kind, data in members.items():
+            # Without owner and time, so that the same view gives the same bytes.
+            member = tarfile.TarInfo(f"{stem}.{kind}")
+            member.size = len(data)
+            writer.addfile(member, io.BytesIO(data))
+        clipped = is_png and bool(pixels.max() > largest_pixel(self.depth))
+        return Written(samples=1, clipped=int(clipped)), writer.offset - start
+
+
+def _filled(portions: Iterable[Portion]) -> tuple[Portion, ...]:
+    """Leave out portions without files."""
+    return tuple(portion for portion in portions if portion.files.bits)
+
+
+def _checked_stem(view: Dataset, target: Storage, kind: str, suffix: str) -> str:
+    """Return the beginning of the objects' names, which tells this export from any other."""
+    stem = f"{kind}-{fingerprint(view)[:8]}"
+    for name in target.names():
         if name.endswith(suffix) and not name.startswith(f"{stem}-"):
             raise UsageError(
-                f"{storage.url} holds {name!r}, which is not of this export: readers would mix "
+                f"{target.url} holds {name!r}, which is not of this export: readers would mix "
                 "them; give another folder"
             )
-    filled = tuple(portion for portion in portions if portion.files.bits)
-    job = ExportSamples(view.snapshot, storage, filled, write=write, stem=stem, suffix=suffix)
-    return run_job(job, executor or SerialExecutor(), progress=progress)
+    return stem
 
 
-def export_atlas(view: Dataset, target: str | Path | Storage) -> Written:
+def export_atlas(view: Dataset, target: Storage) -> int:
     """Write the map of a view's records as ``atlas.parquet``, which embedding-atlas shows.
 
-    Parameters
-    ----------
-    view : Dataset
-    target : str, path or Storage
-        A folder or any fsspec URL.
+    Returns
+    -------
+    int
+        Records on the map.
 
     Raises
     ------
@@ -283,7 +316,7 @@ def export_atlas(view: Dataset, target: str | Path | Storage) -> Written:
     """
     if "record_map" not in view.snapshot.derived:
         raise UsageError(
-            f"{view.url} has no map; run zml-dask derive DATASET record_map, and export it then"
+            f"{view.url} has no map; run zml-dask derive DATASET record_map, then export again"
         )
     rows = view.sql(
         "SELECT record_id, title, doi, license, year(publication_date) AS year, "
@@ -303,30 +336,8 @@ def export_atlas(view: Dataset, target: str | Path | Storage) -> Written:
     rows = rows.drop_columns(["neighbours", "similarity"])
     stream = io.BytesIO()
     pq.write_table(rows.append_column("neighbors", pa.array(near, kind)), stream)
-    Storage.open(target).write("atlas.parquet", stream.getvalue())
-    return Written(1, len(rows))
-
-
-def write_parquet(
-    snapshot: Snapshot, portion: Portion, scratch: Path, *, schema: pa.Schema = SCHEMA
-) -> Iterator[tuple[Path, Written]]:
-    """Write a portion's files as Parquet; a `Writer`."""
-    path = scratch / "part.parquet"
-    writer: pq.ParquetWriter | None = None
-    rows = size = 0
-    for group in file_groups(snapshot, portion, schema):
-        if writer is None:
-            writer = pq.ParquetWriter(path, schema, compression="zstd")
-        writer.write_table(group)
-        rows += len(group)
-        size += group["text"].nbytes
-        if size > _OBJECT_BYTES:
-            writer.close()
-            yield path, Written(1, rows)
-            writer, rows, size = None, 0, 0
-    if writer is not None:
-        writer.close()
-        yield path, Written(1, rows)
+    target.write("atlas.parquet", stream.getvalue())
+    return len(rows)
 
 
 def file_groups(
@@ -351,78 +362,14 @@ def file_groups(
         yield pa.Table.from_pylist(group, schema)
 
 
-def write_webdataset(
-    snapshot: Snapshot,
-    portion: Portion,
-    scratch: Path,
-    *,
-    image: ImageForm,
-    depth: Depth,
-    columns: Sequence[str] = (),
-) -> Iterator[tuple[Path, Written]]:
-    """Write a portion's images as tars of samples; a `Writer`."""
-    path = scratch / "shard.tar"
-    tar: tarfile.TarFile | None = None
-    samples = clipped = 0
-    for stem, pixels, text, said in _samples(snapshot, portion, columns):
-        if tar is None:
-            tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - over yields
-        members = {
-            "json": json.dumps(said, ensure_ascii=False, default=str).encode("utf-8", "replace"),
-            "txt": text.encode("utf-8", "replace"),
-            image: encode_png(pixels, depth) if image == "png" else _npy(pixels),
-        }
-        for kind, data in members.items():
-            # Its owner and time are left out, so that the same view gives the same bytes.
-            member = tarfile.TarInfo(f"{stem}.{kind}")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-        samples += 1
-        clipped += image == "png" and bool(pixels.max() > largest_pixel(depth))
-        if tar.offset > _OBJECT_BYTES:
-            tar.close()
-            yield path, Written(1, samples, clipped)
-            tar, samples, clipped = None, 0, 0
-    if tar is not None:
-        tar.close()
-        yield path, Written(1, samples, clipped)
-
-
-def _samples(
-    snapshot: Snapshot, portion: Portion, columns: Sequence[str]
-) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[np.uint32]], str, dict[str, Any]]]:
-    """Yield the stem, pixels, text and JSON of each image."""
-    records = _records(snapshot, portion)
-    more = _more(snapshot, portion, columns)
-    height = snapshot.info.shape.height
-    for record_id, files in portion.read(snapshot):
-        of_record = {name: records[record_id][name] for name in _SAID_OF_RECORD}
-        for each in files:
-            file = each.file
-            said = {**{name: getattr(file, name) for name in _SAID}, **next(more)}
-            lines = image_lines(file.n_lines, each.segment, height)
-            for pixels, segment, n_lines in zip(
-                each.images, each.segment.tolist(), lines.tolist(), strict=True
-            ):
-                numbers = {
-                    "record_id": record_id,
-                    "file_id": file.file_id,
-                    "segment": segment,
-                    "n_lines": n_lines,
-                }
-                text = to_text(pixels[np.newaxis], [n_lines])
-                stem = f"{record_id}_{file.file_id}_{segment}"
-                yield stem, pixels, text, {**numbers, **said, **of_record}
-
-
-def _npy(pixels: np.ndarray[Any, np.dtype[np.uint32]]) -> bytes:
+def _npy(pixels: Images) -> bytes:
     stream = io.BytesIO()
     np.save(stream, pixels)
     return stream.getvalue()
 
 
 def _records(snapshot: Snapshot, portion: Portion) -> dict[int, dict[str, Any]]:
-    """Read what is said of a portion's records, by their numbers."""
+    """Read the columns of a portion's records, by their numbers."""
     is_its_own = pc.field("record_id").isin(portion.record_ids)
     rows = snapshot.scan("records", ["record_id", *_RECORDS], is_its_own).to_pylist()
     return {row["record_id"]: row for row in rows}

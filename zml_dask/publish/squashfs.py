@@ -1,7 +1,7 @@
 """One squashfs image of many files, as the legacy (2018) dataset was published, with its md5.
 
-``mksquashfs`` gets the files as a tar stream, so that they need never lie on disk
-together: half a terabyte of pickles becomes one image by way of one record's files.
+``mksquashfs`` reads the files as a tar stream, so that only one record's files are on disk at a
+time, even where all of them are half a terabyte.
 """
 
 from __future__ import annotations
@@ -38,14 +38,9 @@ _INSTALL = (
 
 @dataclass(frozen=True, slots=True)
 class SquashfsImage:
-    """A finished image.
+    """A finished image: its size in bytes, and its md5 in hex.
 
-    Attributes
-    ----------
-    size : int
-        Bytes.
-    md5 : str
-        Hex; also in a file beside the image that ``md5sum -c`` reads.
+    The md5 is also in a file beside the image that ``md5sum -c`` reads.
     """
 
     path: Path
@@ -58,18 +53,16 @@ def write_squashfs(
 ) -> SquashfsImage:
     """Pack files into a squashfs image.
 
-    The same files in the same order give the same bytes: owners, modes and times
-    are not taken over. The image appears under its name when it is whole.
+    The same files in the same order give the same bytes, since owners, modes and times are not
+    kept. The image appears under its name once it is complete, and replaces an existing one.
 
     Parameters
     ----------
     files : iterable of (str, pathlib.Path)
-        Path within the image, with forward slashes, and the file itself, which
-        may be removed once the next pair is asked for.
-    target : pathlib.Path
-        Replaced where it exists.
+        Path within the image, with forward slashes, and location of each file, which may be
+        removed as soon as the next pair is requested.
     compression : {"gzip", "zstd", "xz", "lz4"}
-        gzip, as in 2018, is read by everything that reads squashfs.
+        gzip, used in 2018, can be read by everything that reads squashfs.
 
     Raises
     ------
@@ -99,7 +92,7 @@ def _run(
     command = [program, "-", str(target), "-tar", "-comp", compression, *_LEVELS[compression]]
     command += ["-noappend", "-no-progress", "-quiet", "-no-xattrs", "-all-root"]
     command += ["-mkfs-time", "0", "-all-time", "0", "-root-mode", "755"]
-    # It refuses its own options for times where this variable sets them too.
+    # With this variable set, it refuses its options for times.
     environment = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -111,7 +104,7 @@ def _run(
             with process.stdin as pipe:
                 _write_tar(files, pipe)
         except BrokenPipeError:
-            stopped_reading = True  # its own words say why
+            stopped_reading = True  # its output says why
         except BaseException:
             process.kill()
             raise
@@ -122,7 +115,7 @@ def _run(
             words = " ".join(log.read().decode("utf-8", "replace").split())[:300]
             raise ZmlError(
                 f"{_PROGRAM} failed on {target.name} (status {process.returncode}): "
-                f"{words or 'it said nothing'}; if it knows no -tar, {_INSTALL}"
+                f"{words or 'without a message'}; if it has no option -tar, {_INSTALL}"
             )
 
 

@@ -1,9 +1,8 @@
 """The viewer: a static page that reads a dataset in the browser, and a small server for it.
 
-The page does everything itself, with Parquet and Zarr read by HTTP ranges, so
-that any web host that answers ranges can show a published dataset. Its source
-is in ``page/src``; ``page/viewer.js`` is that source bundled with zarrita and
-hyparquet, the JavaScript readers of Zarr v3 and Parquet that are kept best.
+The page reads Parquet and Zarr by HTTP range requests, so that any web host that supports these
+can show a published dataset. Its source is in ``page/src``; ``page/viewer.js`` is that source
+bundled with zarrita and hyparquet, JavaScript readers of Zarr v3 and Parquet.
 """
 
 from __future__ import annotations
@@ -55,23 +54,16 @@ _READABLE = re.compile(
 )
 _NO_OBJECT = (errno.EISDIR, errno.ENAMETOOLONG)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-"""One range; a number of more digits is beyond every object."""
+"""A single range; a number with more digits lies beyond every object."""
 _IDLE_SECONDS = 60
-"""A connection that says nothing for so long is closed, so that none holds a thread for ever."""
+"""Time without a request after which a connection is closed and its thread ends."""
 _MOST_RUNS = 5_000
 _MOST_IMAGES = 100_000
-"""Of a selection in a page's address: runs of neighbours, and rows that its SQL keeps."""
+"""Limits of a selection in a page's address: runs of neighbours, and rows kept by its SQL."""
 
 
 def page_files(dataset: str, name: str) -> dict[str, bytes]:
-    """Return the page's files.
-
-    Parameters
-    ----------
-    dataset : str
-        URL of the dataset, absolute or relative to the page.
-    name : str
-        What the page calls it.
+    """Return the page's files, for a dataset at a URL that is absolute or relative to the page.
 
     Examples
     --------
@@ -91,26 +83,18 @@ def page_files(dataset: str, name: str) -> dict[str, bytes]:
 
 
 def export_page(dataset: str, directory: Path, data_url: str | None = None) -> Path:
-    """Write the viewer as static files that any web host can serve.
+    """Write the viewer as static files that any web host can serve, and return the page's path.
 
     Parameters
     ----------
-    dataset : str
-        Path or URL of the dataset.
-    directory : Path
-        Where to write; made where it is missing.
     data_url : str, optional
-        Where a browser will find the dataset: absolute, or relative to the page.
-        By default the way from `directory` to a local dataset.
-
-    Returns
-    -------
-    Path
-        The page.
+        Where a browser finds the dataset: absolute, or relative to the page. By default the
+        path from `directory` to a local dataset.
 
     Raises
     ------
     UsageError
+        If there is no dataset, or a browser cannot read it at its URL.
     """
     storage = _open(dataset)
     if data_url is None:
@@ -130,19 +114,9 @@ def export_page(dataset: str, directory: Path, data_url: str | None = None) -> P
 
 
 class ViewerServer(ThreadingHTTPServer):
-    """Serves the page and one dataset on loopback, for reading only.
+    """Serves the page and a dataset on loopback, read-only.
 
-    Parameters
-    ----------
-    dataset : str or Storage
-        Path or URL; whatever fsspec reads is served as ranges.
-    port : int
-        0 takes a free one.
-
-    Raises
-    ------
-    UsageError
-        If there is no dataset.
+    Port 0 takes a free one. `UsageError` if there is no dataset.
     """
 
     daemon_threads = True
@@ -175,9 +149,7 @@ def in_notebook(view: Dataset, height: int = 720) -> IFrame:
     """Show the viewer's page in a notebook; see `zml_dask.query.dataset.Dataset.view`."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or not hasattr(shell, "kernel"):
-        raise UsageError(
-            f"view() shows a page in a notebook, and this is none; run: zml-dask view {view.url}"
-        )
+        raise UsageError(f"view() works in notebooks only; elsewhere run: zml-dask view {view.url}")
     from IPython.display import IFrame
 
     address = "" if view.is_unselected else f"#sql={quote(_selected_sql(view.rows.positions()))}"
@@ -186,7 +158,7 @@ def in_notebook(view: Dataset, height: int = 720) -> IFrame:
 
 
 def _selected_sql(images: Int64) -> str:
-    """Write the question whose answer are these images.
+    """Return SQL whose result is these images.
 
     Examples
     --------
@@ -230,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _IDLE_SECONDS
 
     def do_GET(self) -> None:
-        # A page elsewhere whose name is made to point here must not read the
+        # A page elsewhere whose host name was made to resolve to this machine must not read the
         # dataset: its requests carry that name.
         if (self.headers.get("Host") or "").rpartition(":")[0] not in {"127.0.0.1", "localhost"}:
             self._refuse(HTTPStatus.FORBIDDEN)
@@ -246,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._answer_data(wanted)
         except StorageError as error:
-            # What fails is not missing: a missing chunk would be drawn as blank.
+            # A failure is not reported as missing: a missing chunk would be drawn as blank.
             number = getattr(error.__cause__, "errno", None)
             missing = isinstance(error, ObjectMissingError) or number in _NO_OBJECT
             self._refuse(HTTPStatus.NOT_FOUND if missing else HTTPStatus.BAD_GATEWAY)
@@ -289,4 +261,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Stay quiet: a wall of images is a hundred requests."""
+        """Log nothing: one page of images is a hundred requests."""

@@ -63,13 +63,8 @@ def identify_with_magika(path: str, head: bytes) -> Identity:
 
     Parameters
     ----------
-    path : str
     head : bytes
         The first bytes of its normalised text; ``b""`` for what is no text.
-
-    Returns
-    -------
-    Identity
 
     Raises
     ------

@@ -78,7 +78,6 @@ def rasterize_utf8(
     ----------
     text : bytes
         From `raster.text`: normalised UTF-8.
-    total_lines : int
     width, height : int
         Of an image, in characters.
 

@@ -67,10 +67,6 @@ def identify(path: str, head: bytes) -> Identity:
     head : bytes
         The first `HEAD_BYTES` of its normalised text; ``b""`` for what is no text.
 
-    Returns
-    -------
-    Identity
-
     Examples
     --------
     >>> identify("src/a.py", b"").language, identify("a.h", b"class A {\npublic:\n").language

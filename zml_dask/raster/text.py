@@ -69,10 +69,6 @@ def normalize_text(data: bytes, *, width: int = WIDTH, keep_binary: bool = False
     keep_binary : bool
         Read a file with NUL bytes all the same, as the legacy (2018) dataset did.
 
-    Returns
-    -------
-    NormalizedText
-
     Raises
     ------
     BinaryFileError
