@@ -398,7 +398,7 @@ def test_links_lead_to_what_was_counted(
 
 
 def test_links_lead_to_web_pages_only(known: Known, numbers: Numbers) -> None:
-    with pytest.raises(UsageError, match="no address of the viewer"):
+    with pytest.raises(UsageError, match="not an address of the viewer"):
         render(str(known.path), numbers, "javascript:alert(1)")
 
 
