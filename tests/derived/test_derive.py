@@ -142,7 +142,7 @@ def test_mistakes_are_named(ds: Dataset) -> None:
         ("Xs", count_x, COLUMNS, "small letters"),
         ("files", count_x, COLUMNS, "another name"),
         ("path", count_x, COLUMNS, "another name"),
-        ("xs", count_x, {"n": "int"}, "cannot be int"),
+        ("xs", count_x, {"n": "int"}, "cannot be of type int"),
         ("xs", count_x, {"file_id": "int64"}, "of its own"),
         ("xs", count_x, {}, "at least one column"),
         ("xs", lambda file: 1, {"n": "int8"}, "text, images or row"),

@@ -119,7 +119,7 @@ def test_what_cannot_be_compared_is_named(built: Dataset, tmp_path: Path) -> Non
         built.similar(text=" \n ")
     with pytest.raises(UsageError, match="one thing"):
         built.similar(100, text="x")
-    with pytest.raises(UsageError, match="no words to be compared by"):
+    with pytest.raises(UsageError, match="no words to compare"):
         built.similar(130)
     with pytest.raises(UsageError, match="holds no record 7"):
         built.similar(7)

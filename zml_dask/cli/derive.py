@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from zml_dask.cli.building import cluster_options, executor_of, progress_of
-from zml_dask.derived.derive import Compute, table_of
+from zml_dask.derived.derive import table_of
+from zml_dask.derived.job import Recipe, Whole, derive_table
 from zml_dask.errors import UsageError
 from zml_dask.store.layout import COLUMN_TYPES, derived_table
 
@@ -46,17 +47,19 @@ def command(
     --function, whose --column is given as code=int32. Afterwards conditions name its columns:
     "lines_of_code.code > 10". The same command computes only the files that are new.
     """
-    compute = _table(name, function, columns)
+    table = _table(name, function, columns)
     with progress_of(ctx) as progress:
         open_executor = executor_of(values, progress, dataset, alone=True)
-        found = compute(dataset, open_executor, again=again, progress=progress)
-    table = found.info.derived[name]
+        found = derive_table(dataset, open_executor, table=table, again=again, progress=progress)
+    written = found.info.derived[name]
     rows = found.snapshot.rows(derived_table(name))
-    failed = f"; the function failed for {table.errors:,}, see {name}.error" * bool(table.errors)
-    click.echo(f"{name}: {rows:,} {table.of}, columns {', '.join(dict(table.columns))}{failed}")
+    failed = (
+        f"; the function failed for {written.errors:,}, see {name}.error" if written.errors else ""
+    )
+    click.echo(f"{name}: {rows:,} {written.of}, columns {', '.join(dict(written.columns))}{failed}")
 
 
-def _table(name: str, function: str | None, columns: tuple[str, ...]) -> Compute:
+def _table(name: str, function: str | None, columns: tuple[str, ...]) -> Recipe | Whole:
     if function is None:
         return table_of(name)
     module, _, attribute = function.partition(":")

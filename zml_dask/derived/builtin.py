@@ -1,8 +1,11 @@
-"""Derived tables of single files, by name: lines of code, generated and vendored files.
+"""Built-in derived tables of single files: lines of code, generated and vendored files.
 
-Which files count as generated or vendored follows the kinds that linguist, GitHub's own
-detector, names; the patterns here are written anew for what a dataset holds: the text as
-its images show it, cut at their width, and the row of the file.
+The kinds of generated and vendored files are those of linguist, GitHub's detector. The patterns
+are our own, for what a dataset holds: the text as its images show it, cut at their width, and
+the row of the file.
+
+The code and the docstrings of the functions in `BUILT_IN` are part of their fingerprints: with
+any change to them, existing tables are computed again.
 """
 
 from __future__ import annotations
@@ -20,36 +23,13 @@ from zml_dask.derived.licenses import COLUMNS, LICENSE, license_detected
 from zml_dask.learning.model import predict, shipped_bytes
 from zml_dask.query.file_images import FileRow
 
-_HASH_LANGUAGES: Final = frozenset(
-    {
-        "Python",
-        "R",
-        "Shell",
-        "Perl",
-        "Ruby",
-        "Julia",
-        "Makefile",
-        "CMake",
-        "YAML",
-        "TOML",
-        "Dockerfile",
-        "Tcl",
-        "Elixir",
-        "Nix",
-        "Nim",
-        "Awk",
-        "PowerShell",
-        "Raku",
-        "Crystal",
-        "Starlark",
-        "Meson",
-        "Snakemake",
-        "gnuplot",
-        "Cython",
-    }
-)
+_HASHES: Final = (
+    "Python", "R", "Shell", "Perl", "Ruby", "Julia", "Makefile", "CMake", "YAML", "TOML",
+    "Dockerfile", "Tcl", "Elixir", "Nix", "Nim", "Awk", "PowerShell", "Raku", "Crystal", "Starlark",
+    "Meson", "Snakemake", "gnuplot", "Cython",
+)  # fmt: skip
 _LINE_COMMENTS: Final[Mapping[str, tuple[str, ...]]] = {
-    **dict.fromkeys(_HASH_LANGUAGES, ("#",)),
+    **dict.fromkeys(_HASHES, ("#",)),
     **dict.fromkeys(("MATLAB", "TeX", "Erlang", "Prolog", "PostScript"), ("%",)),
     **dict.fromkeys(("Fortran", "Fortran Free Form"), ("!",)),
     **dict.fromkeys(("Haskell", "Lua", "SQL", "Ada", "VHDL", "Elm", "PLSQL"), ("--",)),
@@ -58,38 +38,11 @@ _LINE_COMMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "Batchfile": ("::", "REM ", "rem "),
     "Vim Script": ('"',),
 }
-_SLASHES: Final = frozenset(
-    {
-        "C",
-        "C++",
-        "Java",
-        "JavaScript",
-        "TypeScript",
-        "TSX",
-        "Go",
-        "Rust",
-        "C#",
-        "Swift",
-        "Kotlin",
-        "Scala",
-        "Dart",
-        "Groovy",
-        "PHP",
-        "Cuda",
-        "D",
-        "Zig",
-        "Objective-C",
-        "Objective-C++",
-        "OpenCL",
-        "GLSL",
-        "HLSL",
-        "Verilog",
-        "SystemVerilog",
-        "Solidity",
-        "Less",
-        "SCSS",
-    }
-)
+_SLASHES: Final = (
+    "C", "C++", "Java", "JavaScript", "TypeScript", "TSX", "Go", "Rust", "C#", "Swift", "Kotlin",
+    "Scala", "Dart", "Groovy", "PHP", "Cuda", "D", "Zig", "Objective-C", "Objective-C++", "OpenCL",
+    "GLSL", "HLSL", "Verilog", "SystemVerilog", "Solidity", "Less", "SCSS",
+)  # fmt: skip
 _BLOCKS: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys((*_SLASHES, "CSS", "SQL"), ("/*", "*/")),
     **dict.fromkeys(("HTML", "XML", "SVG", "Markdown", "Vue", "XSLT"), ("<!--", "-->")),
@@ -183,10 +136,10 @@ _GENERATED_TEXTS: Final = _rules(
     }
 )
 _HEAD: Final = 2_000
-"""Characters of a file's beginning that are searched."""
+"""Characters at the beginning of a file that are searched."""
 _MINIFIABLE: Final = frozenset({"js", "mjs", "cjs", "css"})
 _MINIFIED_LINE: Final = 110
-"""Mean bytes per line from which linguist takes JavaScript and CSS for minified."""
+"""Mean bytes per line above which JavaScript and CSS are minified, as in linguist."""
 
 
 def is_generated(text: str, row: FileRow) -> dict[str, Any]:
@@ -257,7 +210,7 @@ def _predicted_language(_model: str, images: NDArray[np.uint32]) -> dict[str, An
 
 
 def by_model(data: bytes) -> partial[dict[str, Any] | None]:
-    """Tie `predicted_language` to its model's bytes, so that a table of another is out of date."""
+    """Make the model's bytes part of the fingerprint, so that another model computes anew."""
     return partial(_predicted_language, hashlib.sha256(data).hexdigest())
 
 
@@ -272,4 +225,4 @@ BUILT_IN: Final[Mapping[str, tuple[Callable[..., Any], Mapping[str, str]]]] = {
     LICENSE: (license_detected, COLUMNS),
     "predicted_language": (predicted_language, {"value": "string", "confidence": "float"}),
 }
-"""Name of a table -> its function and columns."""
+"""Names of tables, with their functions and columns."""

@@ -1,15 +1,15 @@
-"""64 numbers for every file and record, so that similar ones lie near each other.
+"""Vectors of 64 numbers for every file and record, near each other for similar ones.
 
-A text is its counts of words, pairs and patterns (`learning.words`), and its numbers are sums
-over these: weights, which come with the package, times ``1 + log(count)``. They were learnt
-so that files of one language and of one project lie near each other
-(``benchmarks/embedding.py``). A dataset keeps them beside its vectors, as the table
-``embedding_weights``: whoever reads it, in whatever language, can compare a text.
+A text is represented by its counts of words, pairs and patterns (`learning.words`). Its vector
+is the sum over these of weights, which come with the package, times ``1 + log(count)``. The
+weights were learnt so that files of one language and of one project are near each other
+(``benchmarks/embedding.py``). They are also stored in the dataset, as the table
+``embedding_weights``, so that a reader in any programming language can compare a text.
 
-A vector is stored as 64 signed bytes: only its direction counts. A record is the mean of
-the directions of its files, each counted by its images up to eight, since the many small
-files say less of it; beside it stands a MinHash signature of its tree, for comparing
-how records are laid out.
+A vector is stored as 64 signed bytes, since only its direction counts. The vector of a record is
+the mean of its files' directions, weighted by their number of images up to eight, because its
+many small files say less about it. Records also have a MinHash signature of their tree, to
+compare how they are organised.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
-from zml_dask.derived.job import Recipe, Whole
+from zml_dask.derived.job import Recipe, Whole, in_blocks
 from zml_dask.derived.near_duplicates import BINS, fill_empty
 from zml_dask.learning.words import N_BUCKETS, count_words, mixed, pages_of
 from zml_dask.raster.images import Images
@@ -43,9 +43,7 @@ SIZE: Final = 64
 """Numbers of a vector."""
 _LOGARITHMS = 1 + np.log(np.maximum(np.arange(256), 1)).astype(np.float32)
 _MOST_PAGES: Final = 8
-"""Images of a file that count as its weight in a record."""
-_ROWS_AT_ONCE: Final = 2**17
-"""A row group of a table."""
+"""Largest weight of a file in a record, in images."""
 
 _ONE = np.uint64(1)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -76,14 +74,10 @@ def _summed(
 
 @dataclass(frozen=True)
 class Embedder:
-    """Makes 64 numbers of images, or of a text.
+    """Computes the vector of images, or of a text.
 
-    Attributes
-    ----------
-    rows : numpy.ndarray of int8, shape (262144, 64)
-    scale : numpy.ndarray of float32, shape (262144,)
-        What one step of a bucket's row is worth, a power of two, so that numbers of 16 bits
-        hold the weights as well; 0 where a bucket has none.
+    The weights of a bucket are its row of `rows`, int8 of shape (262144, 64), times its `scale`,
+    a power of two, so that they are exact as 16-bit floats too; 0 for a bucket without weights.
     """
 
     rows: Int8
@@ -107,11 +101,11 @@ class Embedder:
 
     @property
     def weights(self) -> Float32:
-        """Of each bucket; shape (262144, 64)."""
+        """Weights of each bucket; shape (262144, 64)."""
         return self.rows * self.scale[:, np.newaxis]
 
     def to_bytes(self) -> bytes:
-        """Spell the weights as a compressed ``.npz``."""
+        """Return the weights as a compressed ``.npz``."""
         kept = self.scale > 0
         target = io.BytesIO()
         np.savez_compressed(
@@ -124,7 +118,7 @@ class Embedder:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Embedder:
-        """Read what `to_bytes` wrote."""
+        """Read the output of `to_bytes`."""
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
             kept = np.unpackbits(found["kept"], count=N_BUCKETS).astype(bool)
             rows, scale = np.zeros((N_BUCKETS, SIZE), np.int8), np.zeros(N_BUCKETS, np.float32)
@@ -145,7 +139,7 @@ def _shipped_bytes() -> bytes:
 
 @cache
 def shipped_embedder() -> Embedder:
-    """Read the weights that come with the package, once."""
+    """Return the weights that come with the package."""
     return Embedder.from_bytes(_shipped_bytes())
 
 
@@ -169,11 +163,11 @@ WEIGHTS: Final = Whole(
 EMBEDDING: Final = replace(
     Recipe.of("embedding", partial(_vector, _VERSION), {"vector": "binary"}), base=WEIGHTS
 )
-"""Tied to the weights' bytes, so that a table by other weights is out of date."""
+"""The fingerprint includes the weights, so that other weights compute the table again."""
 
 
 def packed(vector: Float32) -> bytes | None:
-    """Write a vector as 64 signed bytes of the same direction; None for one of length 0.
+    """Return a vector as signed bytes of the same direction; None for one of length 0.
 
     Examples
     --------
@@ -185,7 +179,7 @@ def packed(vector: Float32) -> bytes | None:
 
 
 def unpacked(column: pa.Array | pa.ChunkedArray) -> tuple[Int8, NDArray[np.bool_]]:
-    """Return the vectors of a column as int8, shape (n, 64), without nulls; and which are none."""
+    """Return the vectors of a column, int8 (n, 64), without nulls; and which rows are not null."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     there = np.concatenate([np.empty(0, bool), *(np.asarray(c.is_valid()) for c in chunks)])
     data = b"".join(
@@ -197,7 +191,7 @@ def unpacked(column: pa.Array | pa.ChunkedArray) -> tuple[Int8, NDArray[np.bool_
 
 
 def directions(vectors: Int8) -> Float32:
-    """Return vectors as float32 of length 1."""
+    """Return vectors scaled to length 1, as float32."""
     found = vectors.astype(np.float32)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     return found
@@ -206,17 +200,14 @@ def directions(vectors: Int8) -> Float32:
 def vectors_of_files(snapshot: Snapshot) -> Iterator[tuple[Int64, Int64, Int8]]:
     """Yield file numbers, their records' numbers and vectors, in blocks of bounded size."""
     table = derived_table(EMBEDDING.name)
-    total = snapshot.rows(table)
-    for at in range(0, total, _ROWS_AT_ONCE):
-        rows = np.arange(at, min(at + _ROWS_AT_ONCE, total))
-        found = snapshot.take(table, rows, ["record_id", "vector"])
+    for rows, found in in_blocks(snapshot, table, ["record_id", "vector"]):
         vectors, there = unpacked(found["vector"])
         yield rows[there], found["record_id"].to_numpy()[there], vectors
 
 
 def _records(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
     """Return the vectors and trees of records."""
-    say(f"putting the files of {snapshot.info.counts.records:,} records together")
+    say(f"combining the files of {snapshot.info.counts.records:,} records")
     known = snapshot.scan("records", ["record_id"], with_withdrawn=True)
     record_id = known["record_id"].to_numpy()
     order = np.argsort(record_id)
@@ -249,7 +240,7 @@ RECORDS: Final = Whole(
 def _add_paths(
     text: NDArray[np.uint8], edges: NDArray[np.int32], least: NDArray[np.uint64], skip: int
 ) -> None:  # pragma: no cover - compiled
-    """Add the names in paths, each alone and with the folder it is in, to a signature."""
+    """Add the names in paths, each alone and together with its folder, to a signature."""
     for row in range(edges.size - 1):
         before = _ONE
         depth = 0
@@ -269,18 +260,17 @@ def _add_paths(
 
 
 def _trees(snapshot: Snapshot, record_id: Int64, order: Int64) -> list[bytes | None]:
-    """Sign the names of files and folders of each record; the one folder around all is none."""
+    """Return the signature of each record's tree; None for records without files."""
     found: list[bytes | None] = [None] * record_id.size
-    total = snapshot.info.counts.files
     waiting: list[pa.Table] = []
-    for at in range(0, total, _ROWS_AT_ONCE):
-        rows = np.arange(at, min(at + _ROWS_AT_ONCE, total))
-        waiting.append(snapshot.take("files", rows, ["record_id", "path"]))
+    for rows, block in in_blocks(snapshot, "files", ["record_id", "path"]):
+        waiting.append(block)
         table = pa.concat_tables(waiting).combine_chunks()
         record = table["record_id"].to_numpy()
         starts = np.flatnonzero(np.diff(record, prepend=-1))
-        # The last record may go on in the next block.
-        done = starts.size if at + rows.size == total else starts.size - 1
+        # The last record may continue in the next block.
+        is_last = rows[-1] + 1 == snapshot.info.counts.files
+        done = starts.size if is_last else starts.size - 1
         for start, stop in zip(starts[:done], np.append(starts, record.size)[1:], strict=False):
             place = order[np.searchsorted(record_id[order], record[start])]
             found[place] = sign_tree(table["path"].slice(start, stop - start).combine_chunks())
@@ -289,7 +279,10 @@ def _trees(snapshot: Snapshot, record_id: Int64, order: Int64) -> list[bytes | N
 
 
 def sign_tree(paths: pa.Array) -> bytes:
-    """Return the signature of a tree, 256 bytes: two agree in about what they have in common.
+    """Return the signature of a tree, 256 bytes, from the names of its files and folders.
+
+    The share of equal 16-bit numbers in two signatures is about the share of names that they have
+    in common. A single folder around everything is left out.
 
     Examples
     --------

@@ -1,10 +1,9 @@
 """Derived tables: a function of each file's text, images or row, computed over a dataset once.
 
-Row *n* of a derived table is of file *n*, so that joining it costs no search, and a dataset
-that has grown needs only the rows of its new files. The work is a job of the engine:
-ranges of files are computed by any worker and staged; when all are there they are written
-as parts and ``dataset.json`` is replaced, last. So a run that was interrupted goes on where
-it stopped, and the same files give the same bytes whoever computed them.
+Row *n* of a derived table is of file *n*: a join needs no search, and a dataset that has grown
+needs only the rows of its new files. The work is a job of the engine: workers compute ranges of
+files and stage them, then the driver writes all as parts and replaces ``dataset.json``. An
+interrupted run continues where it stopped, and the bytes do not depend on the executor.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from zml_dask.store.storage import Storage
 from zml_dask.store.tables import write_part
 
 INPUTS: Final = ("text", "images", "row")
-"""What a function may ask for, by the names of its parameters."""
+"""Names of parameters that a function may have."""
 
 Int64 = NDArray[np.int64]
 
@@ -60,25 +59,23 @@ _ROWS_AT_ONCE = 2**17
 _OWN = frozenset({*TABLES, *SCHEMAS, *IMAGE_COLUMNS, "images", "selected"}).union(
     *(schema.names for schema in TABLES.values())
 )
-"""Names that mean something else in a condition or a question."""
+"""Names that have another meaning in conditions or SQL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a derived table is computed.
+    """How a derived table is computed file by file.
 
     Attributes
     ----------
-    name : str
-        Of the table.
-    function : callable
-        Of some of `INPUTS`, by name.
     columns : tuple of (str, str)
         Names, and types as keys of `layout.COLUMN_TYPES`.
+    inputs : tuple of str
+        The function's parameters, a subset of `INPUTS`.
     fingerprint : str
-        Hash of the function's code and constants; not of what it calls.
+        Hash of the function's code and constants, but not of the code that it calls.
     base : Whole or None
-        A table that is to be there first.
+        A table that is computed first.
     """
 
     name: str
@@ -90,16 +87,10 @@ class Recipe:
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any], schema: Schema) -> Recipe:
-        """Check what a user gives.
-
-        Raises
-        ------
-        UsageError
-            If a name or type cannot be, or the function takes something else.
-        """
+        """Check a user's function and schema; `UsageError` if they are invalid."""
         _check_name(name)
         if name in _OWN:
-            raise UsageError(f"{name!r} means something else in a condition; choose another name")
+            raise UsageError(f"{name!r} has another meaning in conditions; choose another name")
         columns = {column: _type_name(column, kind) for column, kind in _pairs(schema)}
         for column in columns:
             _check_name(column)
@@ -113,8 +104,8 @@ class Recipe:
             inputs = ()
         if not inputs or not set(inputs) <= set(INPUTS):
             raise UsageError(
-                f"the function takes {', '.join(inputs) or 'nothing'}; its parameters are called "
-                "text, images or row, by what it is to be given"
+                f"the function has the parameters {', '.join(inputs) or '(none)'}; they must be "
+                "some of text, images and row"
             )
         code = _spelled(function).encode("utf-8", "replace")
         fingerprint = hashlib.sha256(code).hexdigest()
@@ -122,13 +113,13 @@ class Recipe:
 
     @property
     def title(self) -> str:
-        """Module and name of the function."""
+        """The function's module and name."""
         inner = inspect.unwrap(self.function)
         inner = inner.func if isinstance(inner, partial) else inner
         return f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
 
     def described(self, errors: int) -> DerivedTable:
-        """Say in ``dataset.json`` where the columns came from."""
+        """Return the entry of ``dataset.json``."""
         return DerivedTable(
             self.columns, self.title, self.fingerprint, software(self.title), errors
         )
@@ -140,7 +131,7 @@ Schema: TypeAlias = Mapping[str, str | pa.DataType] | pa.Schema
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not DERIVED_NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name for a table or a column; use small letters, digits and _"
+            f"{name!r} cannot name a table or a column; use small letters, digits and _"
         )
 
 
@@ -154,11 +145,13 @@ def _type_name(column: str, kind: str | pa.DataType) -> str:
     for name, (arrow, _) in COLUMN_TYPES.items():
         if kind in (name, arrow):
             return name
-    raise UsageError(f"column {column!r} cannot be {kind}; there are {', '.join(COLUMN_TYPES)}")
+    raise UsageError(
+        f"column {column!r} cannot be of type {kind}; choose from {', '.join(COLUMN_TYPES)}"
+    )
 
 
 def _spelled(value: object) -> str:
-    """Spell code and constants the same way in every process."""
+    """Represent code and constants as a text that is the same in every process."""
     if isinstance(value, partial):
         given = _spelled((*value.args, *sorted(value.keywords.items())))
         return f"partial({_spelled(value.func)}, {given})"
@@ -172,7 +165,7 @@ def _spelled(value: object) -> str:
     code = getattr(value, "__code__", None)
     if code is None:
         is_plain = isinstance(value, (str, bytes, int, float, complex, type(None)))
-        # Of anything else its text may hold an address, which no two processes share.
+        # The text of any other object may contain an address, which differs between processes.
         return repr(value) if is_plain or value is ... else type(value).__qualname__
     cells = tuple(cell.cell_contents for cell in getattr(value, "__closure__", None) or ())
     defaults = getattr(value, "__defaults__", None)
@@ -180,7 +173,7 @@ def _spelled(value: object) -> str:
 
 
 def software(title: str) -> dict[str, str]:
-    """Return the versions of what a function of that module and name runs with."""
+    """Return the versions of the software that a function with this title runs with."""
     package = title.partition(".")[0]
     found = {"zml-dask": version("zml-dask"), "python": platform.python_version()}
     with suppress(PackageNotFoundError):  # a script or a notebook
@@ -190,18 +183,18 @@ def software(title: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Whole:
-    """A derived table whose rows are computed at once, on the driver.
+    """A derived table whose rows are computed together, on the driver.
 
     Attributes
     ----------
     base : Recipe, Whole or None
-        A table that it is computed of, which is computed first.
+        A table that is computed first, from which this one is computed.
     compute : callable
-        Returns the columns; says by its second parameter what it is at.
+        Returns the columns, and reports its progress to the second argument.
     of : str
-        What it has a row of; see `DerivedTable`.
+        What the rows stand for; see `DerivedTable`.
     version : str
-        What the values depend on besides the base; another one where the code changes.
+        What the values depend on besides the base; to be changed with the code.
     """
 
     name: str
@@ -213,7 +206,7 @@ class Whole:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what the values depend on, but for the files."""
+        """Hash of everything that the values depend on, except the files."""
         base = self.base.fingerprint if self.base else ""
         return hashlib.sha256(f"{self.version} {base}".encode()).hexdigest()
 
@@ -226,7 +219,7 @@ def derive_table(
     again: bool = False,
     progress: BuildProgress | None = None,
 ) -> Dataset:
-    """Compute what is missing of a derived table, on an executor that is opened if need be."""
+    """Compute the missing rows of a derived table, on an executor that is opened if needed."""
     progress = progress or SilentProgress()
     storage = Storage.open(dataset)
     committed_info(storage)
@@ -249,6 +242,16 @@ def derive_table(
     return Dataset(Snapshot.open(storage))
 
 
+def in_blocks(
+    snapshot: Snapshot, table: str, columns: list[str]
+) -> Iterator[tuple[Int64, pa.Table]]:
+    """Yield the row numbers and columns of a table in blocks of bounded size."""
+    total = snapshot.rows(table)
+    for at in range(0, total, _ROWS_AT_ONCE):
+        rows = np.arange(at, min(at + _ROWS_AT_ONCE, total))
+        yield rows, snapshot.take(table, rows, columns)
+
+
 def _is_current(snapshot: Snapshot, table: Whole) -> bool:
     known = snapshot.info.derived.get(table.name)
     if known is None or known.fingerprint != table.fingerprint:
@@ -259,18 +262,9 @@ def _is_current(snapshot: Snapshot, table: Whole) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The rows of some files, computed.
+    """Result of a task: how often the function was called for a range of files, and failed.
 
-    Attributes
-    ----------
-    start, stop : int
-        The files' numbers.
-    errors : int
-        Rows for which the function failed.
-    called : int
-        Files for which it was called.
-    example : str
-        What went wrong with the first of them.
+    `example` is the first failure's message.
     """
 
     start: int
@@ -282,14 +276,9 @@ class Staged:
 
 @dataclass(frozen=True)
 class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
-    """Computes the rows of a derived table that are not there yet.
+    """Computes the rows of a derived table from the file `first` on.
 
-    Attributes
-    ----------
-    first : int
-        The first file to compute.
-    lock : DatasetLock or None
-        Held by the driver.
+    The lock is held by the driver; workers get None.
     """
 
     name: ClassVar[str] = "files"
@@ -316,23 +305,23 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
 
     @property
     def folder(self) -> str:
-        """Where rows are staged: only those of the same function are found there."""
+        """Folder in which rows are staged, different for each function."""
         key = f"{self.recipe.fingerprint} {self.recipe.columns} {self.first}"
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
         return f"{STAGING}/derived/{self.recipe.name}/{digest}"
 
     def path(self, start: int, stop: int) -> str:
-        """Where the rows of some files are staged."""
+        """Path at which the rows of a range of files are staged."""
         return f"{self.folder}/{start:012d}-{stop:012d}.parquet"
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Cut the files, always at the same numbers."""
+        """Divide the files into ranges, always at the same numbers."""
         total = self.snapshot.info.counts.files
         edges = range(self.first - self.first % FILES_PER_TASK, total, FILES_PER_TASK)
         return [(max(at, self.first), min(at + FILES_PER_TASK, total)) for at in edges]
 
     def plan(self, workers: int) -> list[tuple[int, int]]:
-        """Leave out what an interrupted run has staged."""
+        """Return the ranges that no interrupted run has staged."""
         there = set(self.snapshot.storage.list(self.folder))
         return [one for one in self.ranges() if self.path(*one) not in there]
 
@@ -341,7 +330,7 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
         return replace(self, lock=None)
 
     def shared(self) -> tuple[Storage, ...]:
-        """Workers stage where the driver looks."""
+        """Return the dataset's storage, in which workers stage rows for the driver."""
         return (self.snapshot.storage,)
 
     def size(self, task: tuple[int, int]) -> int:
@@ -355,9 +344,8 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
     def run(self, task: tuple[int, int], context: None) -> Staged:
         """Compute the rows of some files and stage them."""
         start, stop = task
-        rows = compute(self.snapshot, self.recipe, start, stop)
-        called = sum(not isinstance(row, _NotCalled) for row in rows)
-        columns = _as_table(self.recipe, rows)
+        rows, errors, called = compute(self.snapshot, self.recipe, start, stop)
+        columns = _as_table(self.recipe, rows, errors)
         failed = columns["error"].drop_null()
         target = io.BytesIO()
         pq.write_table(columns, target, compression="zstd")
@@ -366,7 +354,7 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
         return Staged(start, stop, len(failed), called, example)
 
     def finish(self, results: Iterator[Staged]) -> DatasetInfo:
-        """Write what is staged as parts, and name them in ``dataset.json``."""
+        """Write the staged rows as parts, and enter these in ``dataset.json``."""
         called = 0
         example = ""
         for result in results:
@@ -413,7 +401,7 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
 def write_table(
     storage: Storage, table: str, number: int, rows: Iterable[pa.Table], schema: pa.Schema
 ) -> Iterator[Part]:
-    """Write rows as parts, whose bytes do not depend on how the rows were cut."""
+    """Write rows as parts, whose bytes do not depend on how the rows are divided into tables."""
     waiting: list[pa.Table] = []
     count = 0
     for several in rows:
@@ -439,14 +427,9 @@ def put_columns(
     columns: Sequence[pa.Array],
     lock: DatasetLock,
 ) -> None:
-    """Write a table that was computed as a whole, and name it in ``dataset.json``.
+    """Write a table that was computed as a whole, and enter it in ``dataset.json``.
 
-    Parameters
-    ----------
-    columns : sequence of pyarrow.Array
-        One value for each file or record; the numbers of these are added.
-    lock : DatasetLock
-        Held.
+    `columns` have one value per file or record, whose numbers are added. The lock is held.
     """
     schema, table = described.schema, derived_table(name)
     keys = schema.names[: len(schema) - len(columns) - 1]
@@ -473,9 +456,9 @@ def put_table(
     described: DerivedTable,
     parts: tuple[Part, ...],
 ) -> DatasetInfo:
-    """Name the parts of a derived table in ``dataset.json``.
+    """Enter the parts of a derived table in ``dataset.json``.
 
-    The parts that they replace stay until the next time, for those who have the dataset
+    The parts that they replace are kept until the next call, for readers that have the dataset
     open; older ones are removed.
     """
     table = derived_table(name)
@@ -490,18 +473,6 @@ def put_table(
     changed = replace_info(storage, info, changed)
     storage.remove([path for path in storage.list(f"{table}.parquet") if path not in keep])
     return changed
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why a function gave nothing for a file."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class _NotCalled:
-    """A file that the function was not called for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,13 +491,19 @@ class _Span:
         return np.arange(first, min(stop - stop % chunk, self.stop))
 
 
-def compute(snapshot: Snapshot, recipe: Recipe, start: int, stop: int) -> list[Any]:
-    """Call a recipe's function for the files from one number to another.
+def compute(
+    snapshot: Snapshot, recipe: Recipe, start: int, stop: int
+) -> tuple[list[Mapping[str, Any]], list[str | None], int]:
+    """Call a recipe's function for the files from `start` to `stop`.
 
     Returns
     -------
-    list
-        What it returned, or an object that says why there is nothing.
+    rows : list of mapping
+        The values of each file, empty where there are none.
+    errors : list of str or None
+        Why the function failed for each file, or None.
+    called : int
+        Number of files for which it was called.
     """
     needs_text = not {"text", "images"}.isdisjoint(recipe.inputs)
     names = ["file_id", "record_id", "status", "n_lines", "first_image", "n_images"]
@@ -539,12 +516,15 @@ def compute(snapshot: Snapshot, recipe: Recipe, start: int, stop: int) -> list[A
     if not needs_text:
         begins, ends = np.zeros_like(begins), np.zeros_like(ends)
     span = _Span(int(first[0]), int(first[0] + ends[-1]))
-    found: list[Any] = []
+    values: list[Mapping[str, Any]] = []
+    errors: list[str | None] = []
+    called = 0
     items = zip(table.to_pylist(), begins.tolist(), ends.tolist(), strict=True)
     for row, _, images in with_images(snapshot.images, span, items):
         has_text = row["status"] in ("ok", "empty")
         if row["record_id"] in snapshot.withdrawn or (needs_text and not has_text):
-            found.append(_NotCalled())
+            values.append({})
+            errors.append(None)
             continue
         given: dict[str, Any] = {}
         if "images" in recipe.inputs:
@@ -555,40 +535,43 @@ def compute(snapshot: Snapshot, recipe: Recipe, start: int, stop: int) -> list[A
             given["text"] = to_text(images, lines)
         if "row" in recipe.inputs:
             given["row"] = FileRow(**row)
-        found.append(_called(recipe, given))
-    return found
+        result, error = _called(recipe, given)
+        values.append(result)
+        errors.append(error)
+        called += 1
+    return values, errors, called
 
 
-def _called(recipe: Recipe, given: Mapping[str, Any]) -> Any:
+def _called(recipe: Recipe, given: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
+    """Call the function; return its values, and what went wrong."""
     try:
         result = recipe.function(**given)
-    except Exception as error:  # noqa: BLE001 - it is the user's; the row says what it was
-        return _Failure(f"{type(error).__name__}: {error}"[:500])
+    except Exception as error:  # noqa: BLE001 - of the user's function; it goes into the row
+        return {}, f"{type(error).__name__}: {error}"[:500]
     if result is None:
-        return None
+        return {}, None
     if not isinstance(result, Mapping):
         if len(recipe.columns) == 1:
-            return {recipe.columns[0][0]: result}
-        return _Failure(f"it returned {type(result).__name__}, not a mapping of the columns")
+            return {recipe.columns[0][0]: result}, None
+        return {}, f"it returned {type(result).__name__}, not a mapping of the columns"
     unknown = set(result) - dict(recipe.columns).keys()
     if unknown:
-        return _Failure(f"it returned {min(map(str, unknown))!r}, which is no column")
-    return result
+        return {}, f"it returned {min(map(str, unknown))!r}, which is no column"
+    return result, None
 
 
-def _as_table(recipe: Recipe, rows: list[Any]) -> pa.Table:
-    """Arrange what a function returned; values that do not fit their column are errors."""
+def _as_table(recipe: Recipe, rows: list[Mapping[str, Any]], errors: list[str | None]) -> pa.Table:
+    """Return the values as a table with the errors; values of a wrong type are errors too."""
     schema = pa.schema([pa.field(name, COLUMN_TYPES[k][0]) for name, k in recipe.columns])
-    errors: list[str | None] = [row.message if isinstance(row, _Failure) else None for row in rows]
-    plain = [row if isinstance(row, Mapping) else {} for row in rows]
+    unfit = (pa.ArrowException, TypeError, ValueError, OverflowError)
     try:
-        table = pa.Table.from_pylist(plain, schema)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        for number, row in enumerate(plain):
+        table = pa.Table.from_pylist(rows, schema)
+    except unfit:
+        for number, row in enumerate(rows):
             try:
                 pa.Table.from_pylist([row], schema)
-            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-                plain[number] = {}
+            except unfit as error:
+                rows[number] = {}
                 errors[number] = f"{type(error).__name__}: {error}"[:500]
-        table = pa.Table.from_pylist(plain, schema)
+        table = pa.Table.from_pylist(rows, schema)
     return table.append_column("error", pa.array(errors, pa.string()))

@@ -1,9 +1,9 @@
-"""The licence that a file contains: of its text, or as its SPDX tag says.
+"""The licence that a file contains: a licence's text, or an SPDX tag.
 
-The text of a file that is called as licences are (``LICENSE``, ``COPYING``) is compared with
-all texts of SPDX's list: pairs of neighbouring words, by their Dice coefficient, as GitHub's
-licensee and askalono do. SPDX's texts come from osslili, which is small and follows SPDX's
-releases; scanners that know notices and fragments as well take a thousand times as long.
+The text of a file with a name for licences (``LICENSE``, ``COPYING``) is compared with all texts
+of SPDX's list by the Dice coefficient of their pairs of neighbouring words, as in GitHub's
+licensee and askalono. SPDX's texts come from osslili, which is small and follows SPDX's
+releases; scanners that recognise notices and fragments too take a thousand times as long.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LICENSE: Final = "license_detected"
 COLUMNS: Final = {"license": "string", "how": "string", "similarity": "float"}
 
 _IS_TEXT: Final = 0.9
-"""Dice coefficient from which a text is taken for a licence's."""
+"""Dice coefficient from which a text is a licence's."""
 _MOST_CHARACTERS: Final = 200_000
 _NAMED: Final = re.compile(
     r"(?i)(^|[-_.])(un)?(licen[sc]es?|copying|copyright|ofl|bsd|mit|gpl|lgpl|agpl|apache|mpl|cc0)"
@@ -57,14 +57,8 @@ def license_detected(text: str, row: FileRow) -> dict[str, Any] | None:
 class _Texts(NamedTuple):
     """Pairs of words of all licences.
 
-    Attributes
-    ----------
-    names : list of str
-        One may have two texts.
-    sizes : numpy.ndarray of int64
-        Different pairs of each licence.
-    holders : dict of (str, str) to numpy.ndarray of int64
-        Pair -> licences that have it.
+    `names` may repeat where a licence has several texts, `sizes` are the numbers of different
+    pairs, and `holders` are the licences that contain each pair.
     """
 
     names: list[str]
@@ -75,16 +69,8 @@ class _Texts(NamedTuple):
 def nearest_license(text: str, *, is_cut: bool = False) -> tuple[str, float]:
     """Return the SPDX identifier whose text is nearest, and the Dice coefficient.
 
-    Parameters
-    ----------
-    is_cut : bool
-        Whether the ends of lines are missing: then the share of the text's pairs of words
-        that the licence has, for a choice between several the nearest as a whole.
-
-    Raises
-    ------
-    UsageError
-        If osslili is not installed.
+    With `is_cut`, ends of lines are missing: the number returned is the share of the text's pairs
+    that are in the licence. `UsageError` if osslili is not installed.
     """
     texts = _texts()
     pairs = _cut_pairs(text) if is_cut else _pairs(text)
@@ -106,7 +92,7 @@ def _pairs(text: str) -> set[tuple[str, str]]:
 
 
 def _cut_pairs(text: str) -> set[tuple[str, str]]:
-    """Leave out the pairs over the ends of lines that were cut off."""
+    """Return the pairs of words, without those across the ends of lines that were cut."""
     lines = text.split("\n")
     width = max(map(len, lines))
     found: set[tuple[str, str]] = set()
@@ -123,10 +109,10 @@ def _cut_pairs(text: str) -> set[tuple[str, str]]:
 
 @lru_cache(maxsize=1)
 def _texts() -> _Texts:
-    package = find_spec("osslili")  # its code is not needed, and takes long to import
+    package = find_spec("osslili")  # its code is not needed and slow to import
     if package is None or package.origin is None:
         raise UsageError(
-            "licences are recognised by SPDX's texts, which osslili has; "
+            "licences are recognised by SPDX's texts, which are in osslili; "
             "pip install 'zml-dask[licenses]'"
         )
     source = Path(package.origin).parent / "data" / "spdx_licenses.json"
@@ -135,13 +121,13 @@ def _texts() -> _Texts:
     sizes: list[int] = []
     holders: dict[tuple[str, str], list[int]] = {}
     for name, of_license in sorted(licenses.items()):
-        # Of the licences of GNU the text is the same, whether "only" or "or later".
+        # GNU's licences have the same text for "only" and "or later".
         if of_license["isDeprecatedLicenseId"] or name.endswith("-or-later"):
             continue
         text = of_license["text"] or ""
-        # Files often leave out how to apply a licence; without this, an Apache licence is
-        # nearer to one derived from it. SPDX's text of the LGPL 3 ends with the GPL's, which
-        # files have beside it.
+        # Files often leave out how to apply a licence; an Apache licence would then be nearer to
+        # one derived from it. SPDX's text of the LGPL 3 ends with the GPL's, which software
+        # keeps in another file.
         shorter = text.partition("END OF TERMS AND CONDITIONS")[0]
         alone = text.partition("GNU GENERAL PUBLIC LICENSE")[0] if "LGPL" in name else text
         for pairs in {frozenset(_pairs(one)) for one in (text, shorter, alone) if one}:

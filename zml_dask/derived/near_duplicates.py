@@ -1,14 +1,14 @@
-"""Files that are nearly the same: signatures of their texts, and clusters of those.
+"""Files that are nearly the same: signatures of their texts, and clusters of these.
 
-Two texts are near-duplicates where the sets of their runs of five words overlap by 0.7
-(Jaccard). A signature of 128 numbers, by one permutation, estimates that: where two
-signatures agree in a share of their numbers, the sets overlap by about that share. Files
-whose signatures agree in four neighbouring numbers anywhere are compared, and files that
-are near-duplicates are joined, so that a cluster may be a chain.
+Two texts are near-duplicates where the sets of their runs of five words have a Jaccard index of
+at least 0.7. It is estimated by MinHash signatures of 128 numbers from one permutation: the
+share of equal numbers in two signatures is about the index. Files whose signatures agree in four
+neighbouring numbers anywhere are compared, and near-duplicates are joined, so that a cluster may
+be a chain.
 
-Signatures are a derived table as any other, so that an update computes those of new files
-only; the clusters are found anew, on the driver: 13 million signatures take 3.3 GB, which
-are kept in a temporary file.
+Signatures are a derived table like others, so that an update computes only those of new files.
+The clusters are computed again as a whole, on the driver: 13 million signatures take 3.3 GB, in a
+temporary file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
-from zml_dask.derived.job import Recipe, Whole
+from zml_dask.derived.job import Recipe, Whole, in_blocks
 from zml_dask.learning.words import mixed, pages_of
 from zml_dask.query.counting import NEAR_DUPLICATES as NAME
 from zml_dask.raster.images import Images
@@ -34,20 +34,19 @@ UInt16 = NDArray[np.uint16]
 Int64 = NDArray[np.int64]
 
 BINS: Final = 128
-"""Numbers of a signature; the top bits of a hash say which of them it belongs to."""
+"""Numbers of a signature; the top bits of a hash select one of them."""
 SHINGLE: Final = 5
-"""Words in a row that are one element of a text's set."""
+"""Consecutive words that are one element of a text's set."""
 THRESHOLD: Final = 0.7
 _ACCEPTED: Final = 0.66
-"""Share of numbers from which two files are joined. An estimate of 0.7 has a standard error
-of 0.04, so a limit of 0.7 would lose half of the pairs that lie on it."""
+"""Share of equal numbers from which two files are joined. An estimate of 0.7 has a standard error
+of 0.04, so a limit of 0.7 would miss half of the pairs at that overlap."""
 _ROWS_PER_BAND: Final = 4
-"""One 64-bit number; at an overlap of 0.7 all but 2 in 10,000 pairs agree in one of 32."""
+"""One 64-bit number; at an overlap of 0.7 all but 2 in 10,000 pairs agree in one of 32 bands."""
 _MOST_LEADERS: Final = 64
-"""Different files of one bucket that a further one is compared with."""
+"""Different files of a bucket that the next one is compared with, at most."""
 
 SIGNATURES: Final = "signatures"
-_ROWS_AT_ONCE: Final = 2**18
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _TO_BIN = np.uint64(57)
@@ -61,9 +60,9 @@ _IS_WORD = np.array([chr(code).isalnum() or chr(code) == "_" for code in range(1
 
 @compiled
 def fill_empty(least: NDArray[np.uint64], signature: UInt16) -> None:  # pragma: no cover - compiled
-    """Write the signature of the least hash of each bin, of which one at least has one."""
+    """Write the signature for the least hash of each bin; at least one bin is not empty."""
     for place in range(BINS):
-        # An empty bin borrows from one that chance picks, the same in every file.
+        # An empty bin takes the number of a pseudo-random one, the same in every file.
         source = np.uint64(place)
         attempt = _ZERO
         while least[source] == _EMPTY:
@@ -76,9 +75,9 @@ def fill_empty(least: NDArray[np.uint64], signature: UInt16) -> None:  # pragma:
 def sign(
     images: Images, is_word: NDArray[np.bool_], signature: UInt16
 ) -> int:  # pragma: no cover - compiled
-    """Write the signature of a file's images; return the number of its runs of words.
+    """Write the signature of a file's images, and return the number of its runs of words.
 
-    Where there are none, the signature is not written.
+    Without any, nothing is written.
     """
     least = np.full(BINS, _EMPTY, np.uint64)
     words = np.zeros(SHINGLE, np.uint64)
@@ -148,7 +147,7 @@ def _root(parent: Int64, node: int) -> int:  # pragma: no cover - compiled
 def _join_buckets(
     signatures: UInt16, keys: NDArray[np.uint64], order: Int64, parent: Int64, needed: int
 ) -> None:  # pragma: no cover - compiled
-    """Join near-duplicates among those of equal keys, which `order` brings together."""
+    """Join near-duplicates among rows with equal keys, which are neighbours in `order`."""
     leaders = np.empty(_MOST_LEADERS, np.int64)
     start = 0
     while start < order.size:
@@ -168,7 +167,7 @@ def _join_buckets(
                         equal += signatures[node, place] == signatures[leaders[k], place]
                     if equal < needed:
                         continue
-                    # The file of the smallest number names the cluster.
+                    # A cluster is named by its smallest file number.
                     parent[max(root, other)] = min(root, other)
                     root = min(root, other)
                 known = True
@@ -179,17 +178,7 @@ def _join_buckets(
 
 
 def cluster(signatures: UInt16) -> Int64:
-    """Find which rows are near-duplicates.
-
-    Parameters
-    ----------
-    signatures : numpy.ndarray of uint16, shape (n, 128)
-
-    Returns
-    -------
-    numpy.ndarray of int64, shape (n,)
-        The smallest row of each row's cluster.
-    """
+    """Return the smallest row of each row's cluster, (n,), for signatures of shape (n, 128)."""
     n = len(signatures)
     parent = np.arange(n, dtype=np.int64)
     bands = signatures.view(np.uint64)
@@ -206,15 +195,12 @@ def cluster(signatures: UInt16) -> Int64:
 def _clusters(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
     """Return each file's cluster, null for none, and the cluster's size."""
     say(f"finding the clusters of {snapshot.info.counts.files:,} files")
-    table = derived_table(SIGNATURES)
-    total = snapshot.rows(table)
+    total = snapshot.rows(derived_table(SIGNATURES))
     file_id: list[Int64] = []
     with tempfile.TemporaryDirectory(prefix="zml-signatures-") as scratch:
         path = Path(scratch, "signatures")
         with path.open("wb") as target:
-            for at in range(0, total, _ROWS_AT_ONCE):
-                rows = np.arange(at, min(at + _ROWS_AT_ONCE, total))
-                found = snapshot.take(table, rows, ["minhash"])
+            for rows, found in in_blocks(snapshot, derived_table(SIGNATURES), ["minhash"]):
                 signed = found["minhash"].is_valid().to_numpy()
                 file_id.append(rows[signed])
                 for chunk in found["minhash"].drop_null().chunks:
@@ -243,5 +229,5 @@ CLUSTERS: Final = Whole(
     "files",
     f"2 {BINS} {SHINGLE} {_ACCEPTED} {_ROWS_PER_BAND} {_MOST_LEADERS}",
 )
-"""``cluster``, the smallest file number of each file's cluster, null for a file of fewer than
-five words, and ``size``, its number of files."""
+"""``cluster``, the smallest file number of a file's cluster, and ``size``, its number of files;
+null for a file with fewer than five words."""

@@ -1,9 +1,8 @@
-"""What is similar: the records and files nearest to one, and a map on which neighbours lie near.
+"""Similarity: the records and files nearest to a given one, and maps of all.
 
-Vectors are compared by the cosine of their angle, trees by the share of names that they have
-in common. Everything is compared with everything: blocks of vectors are read one after the
-other, so that memory does not grow with the dataset, and 65 million of them are 4.2 GB to
-read. An index would answer sooner, but has to hold all of them.
+Vectors are compared by the cosine of their angle, trees by the share of names that they have in
+common. All vectors are read, block by block, so that memory does not grow with the dataset; 65
+million of them are 4.2 GB. An index would be faster, but would have to hold all of them.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Int64 = NDArray[np.int64]
 
 NEIGHBOURS: Final = 10
 LANDMARKS: Final = 10_000
-"""Points that the map is drawn of; the others are placed among the nearest of these."""
+"""Points from which the map is computed; others are placed among their nearest of these."""
 _PLACED_BY: Final = 5
 _AT_ONCE: Final = 1_024
 
@@ -54,13 +53,13 @@ def similar(
     k: int = 10,
     by: str = "content",
 ) -> pd.DataFrame:
-    """Find what is nearest to a record, a file or a text; see `Dataset.similar`."""
+    """Find the nearest to a record, a file or a text; see `Dataset.similar`."""
     if sum(one is not None for one in (record, file, text)) != 1:
-        raise UsageError("give one thing that others are to be similar to: record, file or text")
+        raise UsageError("give exactly one of record, file and text")
     if k < 1:
-        raise UsageError(f"k is the number of similar ones, 1 or more, not {k!r}")
+        raise UsageError(f"k is the number of results, 1 or more, not {k!r}")
     if by not in ("content", "tree") or (by == "tree" and record is None):
-        raise UsageError(f"records are similar by='content' or by='tree', files not by={by!r}")
+        raise UsageError(f"by must be 'content', or for records also 'tree', not {by!r}")
     snapshot = view.snapshot
     if record is not None:
         return _similar_records(view, record, k, by)
@@ -82,7 +81,7 @@ def similar(
         vector = shipped_embedder()(text or "")
     if vector is None:
         raise UsageError(
-            "it has no words to be compared by, or was added since; choose another, or run "
+            "it has no words to compare, or was added later; choose another, or run "
             f"zml-dask derive DATASET {EMBEDDING.name}"
         )
     wanted = directions(np.frombuffer(vector, np.int8)[np.newaxis])[0]
@@ -112,7 +111,7 @@ def _similar_records(view: Dataset, record: int, k: int, by: str) -> pd.DataFram
     own = np.flatnonzero(known == record)
     if not own.size or not there[own[0]]:
         raise UsageError(
-            f"record {record} has no words to be compared by, or was added since; run "
+            f"record {record} has no words to compare, or was added later; run "
             f"zml-dask derive DATASET {RECORDS.name}"
         )
     if by == "content":
@@ -135,7 +134,7 @@ def _similar_records(view: Dataset, record: int, k: int, by: str) -> pd.DataFram
 
 
 def _best(numbers: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
-    """Return those of the highest scores, highest first; of equal ones the smallest numbers."""
+    """Return the `k` with the highest scores in order; of equal scores the smallest numbers."""
     order = np.lexsort((numbers, -scores))[:k]
     return numbers[order], scores[order]
 
@@ -149,18 +148,9 @@ def _check_derived(snapshot: Snapshot, table: Recipe | Whole) -> None:
 
 
 def nearest(points: Float32, others: Float32, k: int) -> tuple[Int64, Float32]:
-    """Find the rows of `others` nearest to each of some points, and the cosines.
+    """Find the rows of `others`, (m, 64), nearest to each of `points`, (n, 64), and the cosines.
 
-    Parameters
-    ----------
-    points, others : numpy.ndarray of float32, shapes (n, 64) and (m, 64)
-        Of length 1.
-
-    Returns
-    -------
-    places : numpy.ndarray of int64, shape (n, min(k, m))
-        The nearest first.
-    cosines : numpy.ndarray of float32, of the same shape
+    All have length 1. Both results have the shape (n, min(k, m)), the nearest first.
     """
     k = min(k, len(others))
     places = np.empty((len(points), k), np.int64)
@@ -175,7 +165,7 @@ def nearest(points: Float32, others: Float32, k: int) -> tuple[Int64, Float32]:
 def _keep_largest(
     found: Float32, places: Int64, cosines: Float32
 ) -> None:  # pragma: no cover - compiled
-    """Keep the largest of each row, in order; a tenth of the time of a partition by NumPy."""
+    """Keep the largest of each row, in order; ten times as fast as NumPy's partition."""
     k = places.shape[1]
     for row in range(found.shape[0]):
         n = 0
@@ -194,25 +184,10 @@ def _keep_largest(
 
 
 def draw(points: Float32, seed: int = 0) -> Float32:
-    """Place points in a plane so that neighbours lie near each other (t-SNE).
+    """Place points of length 1, (n, 64), in a plane by t-SNE; (n, 2), from -1 to 1.
 
-    Of more than 10,000 points so many are drawn, and the others placed among their nearest
-    five.
-
-    Parameters
-    ----------
-    points : numpy.ndarray of float32, shape (n, 64)
-        Of length 1.
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape (n, 2)
-        From -1 to 1.
-
-    Raises
-    ------
-    UsageError
-        If openTSNE is not installed.
+    Of more than 10,000 points, a sample of that size is placed, and the others among their
+    nearest five. `UsageError` if openTSNE is not installed.
     """
     try:
         from openTSNE import TSNE
@@ -301,7 +276,7 @@ FILE_MAP: Final = Whole("file_map", EMBEDDING, _XY, _file_map, "files", "1")
 
 
 def _main_languages(snapshot: Snapshot, record_id: Int64) -> list[str | None]:
-    """Return the language group that most images of each record are of."""
+    """Return the language group of most of each record's images."""
     with open_selected(Dataset(snapshot), {"record_id", "language_group", "n_images"}) as database:
         found = database.table(
             "SELECT record_id, arg_max(language_group, images) AS language FROM ("
