@@ -104,8 +104,8 @@ class Recipe:
             inputs = ()
         if not inputs or not set(inputs) <= set(INPUTS):
             raise UsageError(
-                f"the function has the parameters {', '.join(inputs) or '(none)'}; they must be "
-                "some of text, images and row"
+                f"the function has the parameters {', '.join(inputs) or '(none)'}; each must "
+                "be text, images or row"
             )
         code = _spelled(function).encode("utf-8", "replace")
         fingerprint = hashlib.sha256(code).hexdigest()
