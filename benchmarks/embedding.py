@@ -27,7 +27,7 @@ import zml_dask as zml
 from zml_dask.compiled import compiled
 from zml_dask.derived.embedding import SIZE, Embedder, directions, packed
 from zml_dask.learning.samples import concatenated, take
-from zml_dask.learning.training import TrainOptions, fit
+from zml_dask.learning.training import fit
 from zml_dask.learning.words import N_BUCKETS, WordCounts, count_words, mixed
 
 Float32 = NDArray[np.float32]
@@ -136,9 +136,10 @@ def learn(files: Files) -> Float32:
     family = np.unique(files.family, return_inverse=True)[1] + n_languages
 
     named = np.flatnonzero(language >= 0)
-    options = TrainOptions(epochs=5, rows=N_ROWS)
     counts = take(files.counts, named)
-    scores = fit(counts, language[named], n_languages, options, N_BUCKETS).weights
+    scores = fit(
+        counts, language[named], n_languages, N_BUCKETS, epochs=5, kept_rows=N_ROWS
+    ).weights
     kept = np.flatnonzero(scores.any(axis=1))
     place = np.full(N_BUCKETS, -1)
     place[kept] = np.arange(kept.size)

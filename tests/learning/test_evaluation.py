@@ -37,7 +37,6 @@ from zml_dask.learning.samples import (
 )
 from zml_dask.learning.training import (
     Calibration,
-    TrainOptions,
     calibration_of,
     fit,
     probabilities,
@@ -109,11 +108,11 @@ def test_fitting_keeps_the_largest_rows_in_steps() -> None:
     texts = [text_of(kind, seed) for seed in range(6) for kind in LINES]
     counts = concatenated([count_words(text, patterns=True) for text in texts])
     labels = np.tile(np.arange(4), 6)
-    model = fit(counts, labels, 4, TrainOptions(rows=300), N_BUCKETS)
+    model = fit(counts, labels, 4, N_BUCKETS, kept_rows=300)
     assert np.count_nonzero(model.weights.any(axis=1)) == 300
     scores = score(model, counts)
     assert (scores.argmax(axis=1) == labels).mean() > 0.9
-    again = fit(counts, labels, 4, TrainOptions(rows=300), N_BUCKETS)
+    again = fit(counts, labels, 4, N_BUCKETS, kept_rows=300)
     assert np.array_equal(model.weights, again.weights)
     whole = LanguageModel.of(model, tuple("abcd"), Calibration())
     assert np.allclose(whole.scores(texts[0]), score(model, count_words(texts[0], patterns=True)))

@@ -1,7 +1,7 @@
-"""What code tells of its record: licence, keyword and year, beside what the language alone tells.
+"""How well code predicts its record's licence, keyword and year, compared with its languages alone.
 
 Each record is predicted by models that saw no record of its family. Scores are balanced
-accuracies: the mean of the classes' recalls, so that guessing gives one over the number of classes.
+accuracies, the mean of the classes' recalls; guessing gives one over the number of classes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from zml_dask.learning.samples import Sample, take
-from zml_dask.learning.training import TrainOptions, fit, score
+from zml_dask.learning.training import fit, score
 from zml_dask.learning.words import WordCounts
 from zml_dask.query.dataset import Dataset
 
@@ -26,7 +26,7 @@ PERMISSIVE: Final = ("mit", "bsd", "apache", "isc", "expat", "zlib", "boost", "p
 
 _KEYWORDS = 8
 _MIN_RECORDS = 12
-"""Of a class."""
+"""Least number of records of a class."""
 _SHUFFLES = 20
 _DRAWS = 500
 
@@ -40,15 +40,15 @@ class Association:
     target : str
         ``license`` (copyleft or permissive), ``keyword`` or ``year``.
     classes : dict of str to int
-        Records of each.
+        Number of records of each.
     scores : dict of str to float
-        Balanced accuracy from ``language`` (how the record's pages divide over languages),
+        Balanced accuracy from ``language`` (the languages of the record's pages),
         ``first pages`` (words of files' first pages, where licences are stated) and
         ``later pages``.
     intervals : dict of str to list of float
-        95 %, over records drawn anew.
+        95 % intervals, bootstrapped over records.
     chance : float
-        What classes dealt out at random stay under in 95 % of draws, from languages.
+        The 95 % quantile of the score from languages with randomly permuted classes.
     """
 
     target: str
@@ -59,7 +59,7 @@ class Association:
 
 
 def family_of_license(license_id: object) -> str | None:
-    """Tell copyleft from permissive licences; None where it is neither or unknown.
+    """Classify a licence as copyleft or permissive; None where it is neither or unknown.
 
     Examples
     --------
@@ -77,14 +77,9 @@ def family_of_license(license_id: object) -> str | None:
 def associate(dataset: Dataset, sample: Sample, fold: Int64, seed: int = 0) -> list[Association]:
     """Predict licence, keyword and year of each sampled record from its pages.
 
-    A target is left out where fewer than two classes have enough records. Of a record that
-    states no licence, the one that it contains is taken, if `dataset` has the derived table
-    ``license_detected``.
-
-    Parameters
-    ----------
-    fold : numpy.ndarray of int64, shape (pages,)
-        From `samples.folds_of`: families are not divided.
+    A target is left out where fewer than two classes have enough records. For a record that states
+    no licence, the one that it contains is taken, if `dataset` has the derived table
+    ``license_detected``. `fold` is from `samples.folds_of`, which does not divide families.
     """
     records = dataset.records.set_index("record_id")
     if "license_detected" in dataset.info.derived:
@@ -104,7 +99,7 @@ def associate(dataset: Dataset, sample: Sample, fold: Int64, seed: int = 0) -> l
 
 
 def contained_licenses(dataset: Dataset) -> pd.Series:
-    """Licence whose text each record contains, by record; of several the commonest."""
+    """Return the licence whose text each record contains, the most frequent of several."""
     found: pd.DataFrame = dataset.sql(
         "SELECT record_id, mode(license) AS license FROM license_detected "
         "WHERE how = 'text' GROUP BY record_id"
@@ -114,10 +109,10 @@ def contained_licenses(dataset: Dataset) -> pd.Series:
 
 
 def _targets(records: pd.DataFrame) -> dict[str, pd.Series]:
-    """Class of each record, by target; None where it has none."""
+    """Return the class of each record, by target; None where it has none."""
     keywords = records["keywords"].map(lambda words: [str(word).lower() for word in words])
     common = Counter(word for words in keywords for word in set(words))
-    # Of a record the rarest of the common ones: what all have says nothing.
+    # The rarest of a record's common keywords; one that all records share tells nothing.
     usual = {w: n for w, n in common.items() if _MIN_RECORDS <= n <= len(records) // 2}
     leading = sorted(usual, key=lambda word: (-usual[word], word))[:_KEYWORDS]
     year = pd.to_datetime(records["publication_date"], errors="coerce").dt.year
@@ -136,7 +131,7 @@ def _targets(records: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def _of_records(sample: Sample, chosen: NDArray[np.bool_]) -> tuple[Int64, WordCounts]:
-    """Put a record's pages in one row: record ids, and their counts."""
+    """Return record ids, and the counts of each record's pages together."""
     pages = np.flatnonzero(chosen)
     records = sample.rows["record_id"].to_numpy(np.int64)[pages]
     order = np.argsort(records, kind="stable")
@@ -147,7 +142,7 @@ def _of_records(sample: Sample, chosen: NDArray[np.bool_]) -> tuple[Int64, WordC
 
 
 def _language_counts(sample: Sample) -> tuple[Int64, WordCounts]:
-    """Count each record's pages in each language."""
+    """Return record ids, and the number of each record's pages in each language."""
     table = pd.crosstab(sample.rows["record_id"], sample.rows["label"])
     rows, columns = np.nonzero(table.to_numpy())
     indptr = np.searchsorted(rows, np.arange(len(table) + 1))
@@ -191,7 +186,7 @@ def _associate(
 
 
 def _predicted(counts: WordCounts, labels: Int64, fold: Int64, n_classes: int, seed: int) -> Int64:
-    """Predict each fold's records by a model of the others, whose classes weigh the same."""
+    """Predict each fold's records by a model of the others, trained on balanced classes."""
     named = np.zeros(labels.size, np.int64)
     generator = np.random.default_rng(seed)
     n_buckets = int(counts.buckets.max(initial=0)) + 1
@@ -204,13 +199,7 @@ def _predicted(counts: WordCounts, labels: Int64, fold: Int64, n_classes: int, s
             if (mine := others[labels[others] == c]).size
         ]
         train = np.concatenate(even)
-        model = fit(
-            take(counts, train),
-            labels[train],
-            n_classes,
-            TrainOptions(seed=seed, epochs=4),
-            n_buckets,
-        )
+        model = fit(take(counts, train), labels[train], n_classes, n_buckets, epochs=4, seed=seed)
         mine = np.flatnonzero(fold == k)
         named[mine] = score(model, take(counts, mine)).argmax(axis=1)
     return named

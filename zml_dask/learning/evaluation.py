@@ -1,9 +1,9 @@
-"""How well languages are named: folds of families, baselines, intervals, and the model for all.
+"""Evaluation of how well languages are predicted, with baselines, and the final model.
 
-Every page is named by models that saw no file of its family. Settings are chosen inside
-the training part of each fold. The confidence of a fold is calibrated on the other folds'
-held-out pages. Intervals are of the families: they are drawn anew, with replacement, since
-pages of one family are right or wrong together.
+Cross-validation over families: every page is predicted by models that saw no file of its family.
+Settings are chosen within the training part of each fold, and a fold's confidence is calibrated
+on the held-out pages of the others. Intervals are bootstrapped over families, since pages of one
+family are right or wrong together.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from zml_dask.compiled import compiled
 from zml_dask.learning.association import associate
 from zml_dask.learning.model import LanguageModel
 from zml_dask.learning.network import Lines, NetworkOptions, lines_of, train_and_score
@@ -34,7 +34,6 @@ from zml_dask.learning.samples import (
 )
 from zml_dask.learning.training import (
     Calibration,
-    TrainOptions,
     calibration_of,
     fit,
     log_softmax,
@@ -51,13 +50,13 @@ Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 
 N_SYMBOLS: Final = 97
-"""Space, the 94 visible characters of ASCII, control characters, all others."""
+"""Space, the 94 visible ASCII characters, control characters, all others."""
 
 RATES: Final = (1.0, 2.0, 4.0)
-"""Learning rates that each fold chooses among."""
+"""Learning rates, of which each fold chooses one."""
 
 _MAGIKA_NAMES: Final = {"lisp": "Common Lisp", "po": "Gettext Catalog", "manpage": "Roff"}
-"""Its labels that a build leaves to a file's name."""
+"""Labels of Magika that a build does not use, since it prefers the file's name."""
 
 WORDS, PATTERNS, NETWORK = "words and pairs", "words, pairs and patterns", "network"
 
@@ -70,20 +69,21 @@ WHERE status = 'ok' AND language_group IS NOT NULL AND n_lines >= {min_lines} OR
 
 @dataclass(frozen=True, slots=True)
 class LearnOptions:
-    """Everything that a run depends on, but for the dataset.
+    """Options of `learn`.
 
     Attributes
     ----------
     train_pages, test_pages : int
-        Of each label and fold, at most.
+        At most so many pages of each label in a fold.
     programming : int
-        How many programming languages are compared by themselves: those in the most families.
+        Number of programming languages that are also evaluated by themselves, those in the most
+        families.
     magika : int
-        Pages of each label and fold that Magika is shown; 0: it is not asked.
+        Pages of each label and fold that Magika predicts; 0 leaves it out.
     network : NetworkOptions, optional
-        Compare a network as well, on the programming languages.
+        Evaluate a network too, on the programming languages.
     draws : int
-        Of families, for the intervals.
+        Bootstrap samples of families, for the intervals.
     """
 
     sample: SampleOptions = field(default_factory=SampleOptions)
@@ -96,57 +96,24 @@ class LearnOptions:
     draws: int = 1_000
 
 
-@compiled
-def _symbols(
-    images: NDArray[np.uint32], pairs: bool
-) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32]]:  # pragma: no cover
-    """Count the characters of each page, or the pairs of neighbouring ones."""
-    n_pages, height, width = images.shape
-    n_kinds = N_SYMBOLS * N_SYMBOLS if pairs else N_SYMBOLS
-    tally = np.zeros(n_kinds, np.uint32)
-    indptr = np.zeros(n_pages + 1, np.int64)
-    buckets = np.empty(n_pages * min(n_kinds, height * width), np.uint32)
-    counts = np.empty(buckets.size, np.uint32)
-    size = 0
-    for page in range(n_pages):
-        for row in range(height):
-            before = 0
-            for column in range(width):
-                point = images[page, row, column]
-                symbol = 96 if point >= 127 else 95 if point < 32 else int(point) - 32
-                if not pairs:
-                    tally[symbol] += np.uint32(1)
-                elif column > 0:
-                    tally[before * N_SYMBOLS + symbol] += np.uint32(1)
-                before = symbol
-        for kind in range(n_kinds):
-            if tally[kind] > 0:
-                buckets[size] = kind
-                counts[size] = tally[kind]
-                size += 1
-                tally[kind] = 0
-        indptr[page + 1] = size
-    return indptr, buckets[:size].copy(), counts[:size].copy()
-
-
 def count_symbols(dataset: Dataset, rows: pd.DataFrame, *, pairs: bool) -> WordCounts:
-    """Count the characters, or pairs of characters, of each page: what a model has to beat."""
-    portions = (images[at : at + 256] for images in read_pages(dataset, rows)
-                for at in range(0, len(images), 256))  # fmt: skip
-    return concatenated([WordCounts(*_symbols(images, pairs)) for images in portions])
+    """Count the characters, or pairs of neighbouring ones, of each page: a baseline."""
+    indptr, buckets, counts = [0], [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
+    for page in chain.from_iterable(read_pages(dataset, rows)):
+        symbols = np.where(page >= 127, 96, np.where(page < 32, 95, page.astype(np.int64) - 32))
+        if pairs:
+            symbols = symbols[:, :-1] * N_SYMBOLS + symbols[:, 1:]
+        tally = np.bincount(symbols.ravel())
+        found = np.flatnonzero(tally)
+        buckets.append(found.astype(np.uint32))
+        counts.append(tally[found].astype(np.uint32))
+        indptr.append(indptr[-1] + found.size)
+    return WordCounts(np.array(indptr), np.concatenate(buckets), np.concatenate(counts))
 
 
 @dataclass(frozen=True)
 class Tested:
-    """Held-out pages and what a model made of them.
-
-    Attributes
-    ----------
-    pages : numpy.ndarray of int64, shape (pages,)
-        Rows of the sample.
-    fold : numpy.ndarray of int64, shape (pages,)
-    scores : numpy.ndarray of float32, shape (pages, labels)
-    """
+    """Held-out pages, as rows of the sample, their folds, and a model's scores (pages, labels)."""
 
     pages: Int64
     fold: Int64
@@ -154,13 +121,13 @@ class Tested:
 
     @classmethod
     def of(cls, found: list[tuple[Int64, Float32]], fold: Int64) -> Tested:
-        """Put the pages and scores of all folds together."""
+        """Combine the pages and scores of all folds."""
         pages = np.concatenate([test for test, _ in found])
         return cls(pages, fold[pages], np.concatenate([scores for _, scores in found]))
 
 
 def chosen(sample: Sample, pages: Int64, n: int, seed: int) -> Int64:
-    """Choose at most `n` of some pages of each label, even over families; sorted."""
+    """Choose at most `n` pages of each label from some pages, evenly over families; sorted."""
     rows = sample.rows.iloc[pages][["label", "family"]].assign(page=pages)
     drawn = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
     turn = drawn.groupby(["label", "family"]).cumcount()
@@ -176,7 +143,7 @@ def cross_validate(
     n_buckets: int = N_BUCKETS,
     rates: Sequence[float] = RATES,
 ) -> tuple[Tested, list[float]]:
-    """Name each fold's pages by a model of the others; return also the rates that were chosen."""
+    """Predict each fold by a model of the others; also return the learning rates chosen."""
     labels = sample.label
 
     def named(split: tuple[Int64, Int64]) -> tuple[float, Float32]:
@@ -185,13 +152,13 @@ def cross_validate(
         if len(rates) > 1:
             rate = _best_rate(sample, counts, train, fold[train], rates, options, n_buckets)
         model = fit(
-            take(counts, train), labels[train], len(sample.labels),
-            TrainOptions(rate=rate, seed=options.sample.seed), n_buckets,
+            take(counts, train), labels[train], len(sample.labels), n_buckets,
+            rate=rate, seed=options.sample.seed,
         )  # fmt: skip
         return rate, score(model, take(counts, test))
 
     parts = list(splits(sample, fold, options))
-    with ThreadPoolExecutor(options.n_folds) as pool:  # compiled code runs without the lock
+    with ThreadPoolExecutor(options.n_folds) as pool:  # compiled code releases the GIL
         found = list(pool.map(named, parts))
     scores = [(test, each) for (_, test), (_, each) in zip(parts, found, strict=True)]
     return Tested.of(scores, fold), [rate for rate, _ in found]
@@ -200,7 +167,7 @@ def cross_validate(
 def by_network(
     sample: Sample, lines: Lines, fold: Int64, network: NetworkOptions, options: LearnOptions
 ) -> Tested:
-    """Name each fold's pages by a network that learnt from the others."""
+    """Predict each fold by a network trained on the others."""
     seed, n_labels = options.sample.seed, len(sample.labels)
     scores = [
         (
@@ -213,7 +180,7 @@ def by_network(
 
 
 def splits(sample: Sample, fold: Int64, options: LearnOptions) -> Iterator[tuple[Int64, Int64]]:
-    """Choose, for each fold, the pages to learn from and those to be named."""
+    """Choose, for each fold, the pages for training and those for testing."""
     for k in range(options.n_folds):
         yield (
             chosen(sample, np.flatnonzero(fold != k), options.train_pages, options.sample.seed),
@@ -230,7 +197,7 @@ def _best_rate(
     options: LearnOptions,
     n_buckets: int,
 ) -> float:
-    """Choose a rate on the training part alone: learnt from some of its folds, tested by one."""
+    """Choose a learning rate on the training part alone, one of whose folds is for testing."""
     labels = sample.label
     inner = fold == fold.max()
     few = options.train_pages // 3
@@ -238,8 +205,10 @@ def _best_rate(
     asked = chosen(sample, train[inner], options.test_pages, options.sample.seed)
 
     def likelihood(rate: float) -> float:
-        settings = TrainOptions(rate=rate, seed=options.sample.seed)
-        model = fit(take(counts, learnt), labels[learnt], len(sample.labels), settings, n_buckets)
+        model = fit(
+            take(counts, learnt), labels[learnt], len(sample.labels), n_buckets,
+            rate=rate, seed=options.sample.seed,
+        )  # fmt: skip
         scores = score(model, take(counts, asked))
         calm = log_softmax(scores / temperature_of(scores, labels[asked]))
         return float(calm[np.arange(asked.size), labels[asked]].mean())
@@ -253,9 +222,9 @@ def summary(
     options: LearnOptions,
     calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """Sum up what a model named: shares from 0 to 1, intervals of 95 % over families.
+    """Summarise a model's predictions: shares from 0 to 1, with 95 % intervals over families.
 
-    Without a calibration, each fold is given that of the others.
+    Without a calibration, each fold is calibrated on the others.
     """
     labels = sample.label[tested.pages]
     named = tested.scores.argmax(axis=1)
@@ -313,7 +282,7 @@ def _interval(values: NDArray[np.float64]) -> list[float]:
 
 
 def _most_named(names: list[str], named: Int64, own: int) -> dict[str, float]:
-    """What a label is taken for most often, as shares."""
+    """Return the labels most often predicted for a label, except itself, as shares."""
     counts = np.bincount(named, minlength=len(names)) / max(named.size, 1)
     if own >= 0:
         counts[own] = 0
@@ -321,7 +290,7 @@ def _most_named(names: list[str], named: Int64, own: int) -> dict[str, float]:
 
 
 def _calibrated(tested: Tested, labels: Int64) -> NDArray[np.float64]:
-    """Return the labels' probabilities, of each fold by what the other folds' pages say."""
+    """Return the labels' probabilities, each fold calibrated on the others."""
     found = np.empty(tested.scores.shape)
     for k in np.unique(tested.fold):
         mine = tested.fold == k
@@ -331,7 +300,7 @@ def _calibrated(tested: Tested, labels: Int64) -> NDArray[np.float64]:
 
 
 def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Mean distance of confidence and share of right ones, over ten bins of equal width."""
+    """Return the expected calibration error, over ten bins of equal width."""
     bins = np.minimum((confidence * 10).astype(int), 9)
     gaps = [
         abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean()
@@ -341,7 +310,7 @@ def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]
 
 
 def restricted(sample: Sample, labels: list[str]) -> tuple[Sample, Int64]:
-    """Return the pages of some labels, and which rows they were."""
+    """Return the pages of some labels, and their rows in the sample."""
     places = np.flatnonzero(np.isin(np.array(sample.labels)[sample.label], labels))
     rows = sample.rows.iloc[places].reset_index(drop=True)
     numbers = {sample.labels.index(name): i for i, name in enumerate(labels)}
@@ -359,19 +328,19 @@ def largest(sample: Sample, n: int) -> list[str]:
 def learn(
     dataset: Dataset, options: LearnOptions | None = None, say: Callable[[str], None] = print
 ) -> tuple[dict[str, Any], LanguageModel]:
-    """Find out how well the languages of a dataset can be named, and train a model of them.
+    """Evaluate how well the languages of a dataset can be predicted, and train a model of them.
 
     Parameters
     ----------
     say : callable
-        Given a line now and then.
+        Receives lines about the progress.
 
     Returns
     -------
     results : dict
         Scores of each model on held-out families, and the association with metadata.
     model : LanguageModel
-        Learnt from all families, calibrated on held-out ones.
+        Trained on all families, calibrated on held-out ones.
 
     Raises
     ------
@@ -416,7 +385,8 @@ def learn(
             tested, rates = answer.result()
             found[name] = summary(part, tested, options) | {"rates": rates}
             say(f"{task}, {name}: accuracy {found[name]['accuracy']:.3f}")
-        found["majority"] = {"accuracy": _majority(part, tested)}
+        counted = np.bincount(part.label[tested.pages])
+        found["majority"] = {"accuracy": float(counted.max() / tested.pages.size)}
         if task == "all":
             calibration = calibration_of(tested.scores, part.label[tested.pages])
             rate = float(np.median(rates))
@@ -427,7 +397,7 @@ def learn(
             )
             say(f"{task}, {NETWORK}: accuracy {found[NETWORK]['accuracy']:.3f}")
         if options.magika:
-            found |= ask_magika(dataset, part, tested, options)
+            found |= evaluate_magika(dataset, part, tested, options)
         results["tasks"][task] = {"labels": part.labels, "models": found}
     results["association"] = [
         asdict(each) for each in associate(dataset, sample, fold, options.sample.seed)
@@ -436,8 +406,8 @@ def learn(
         sample, np.arange(len(sample.rows)), options.train_pages * 3 // 2, options.sample.seed
     )
     linear = fit(
-        take(sample.counts, train), sample.label[train], len(sample.labels),
-        TrainOptions(rate=rate, seed=options.sample.seed), N_BUCKETS,
+        take(sample.counts, train), sample.label[train], len(sample.labels), N_BUCKETS,
+        rate=rate, seed=options.sample.seed,
     )  # fmt: skip
     model = LanguageModel.of(linear, tuple(sample.labels), calibration)
     results["unknown"] = unknown(dataset, model, options)
@@ -445,7 +415,7 @@ def learn(
 
 
 def warnings_of(sample: Sample) -> list[str]:
-    """Say what in a sample is too little to mean anything."""
+    """Return warnings about a sample that is too small to be meaningful."""
     families = sample.rows["family"].nunique()
     found = []
     if families < 100:
@@ -457,23 +427,13 @@ def warnings_of(sample: Sample) -> list[str]:
     return found
 
 
-def _majority(sample: Sample, tested: Tested) -> float:
-    """Share of the test pages that are of the commonest label."""
-    return float(np.bincount(sample.label[tested.pages]).max() / tested.pages.size)
-
-
-def ask_magika(
+def evaluate_magika(
     dataset: Dataset, sample: Sample, tested: Tested, options: LearnOptions
 ) -> dict[str, Any]:
-    """Have Magika name some of the same pages: as it is, and given the labels that there are.
+    """Evaluate Magika on some of the same pages, with all its labels and with ours only.
 
-    Pages of labels that it does not know are left out; the best model's accuracy on the same
-    pages, among the same labels, stands beside it.
-
-    Raises
-    ------
-    UsageError
-        If Magika is not installed.
+    Pages with labels that it does not know are left out. The accuracy of our model on the same
+    pages and labels is included. `UsageError` if Magika is not installed.
     """
     model = magika()
     from magika.types.seekable import Seekable
@@ -498,7 +458,7 @@ def ask_magika(
         for images in read_pages(dataset, sample.rows.iloc[pages])
         for text in (to_text(image).encode("utf-8", "replace") for image in images)
     ]
-    judged = np.array([each is not None for _, each in features])  # the others are too small for it
+    judged = np.array([each is not None for _, each in features])  # others are too small for it
     features, pages = [each for each in features if each[1] is not None], pages[judged]
     raw = np.array(model._get_raw_predictions(features))  # noqa: SLF001
     given = np.full((len(pages), len(sample.labels)), -1.0)
@@ -528,7 +488,7 @@ def ask_magika(
 
 
 def held_out(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> dict[str, Any]:
-    """Score a model on the pages of a dataset that it did not see, in its own labels."""
+    """Evaluate a model on another dataset, with the model's labels."""
     sample = draw(dataset, options.sample, list(model.labels))
     pages = np.arange(len(sample.rows))
     chosen_pages = chosen(sample, pages, options.test_pages, options.sample.seed)
@@ -540,7 +500,7 @@ def held_out(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> d
 
 
 def unknown(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> dict[str, Any]:
-    """Say what a model names the languages of a dataset that it does not know, and how surely."""
+    """Return a model's predictions for languages that it does not know, and their confidence."""
     query = _LABELS.format(min_lines=options.sample.min_lines)
     labels = dataset.sql(query).df()["label"]
     others = [label for label in labels if label not in model.labels]

@@ -1,9 +1,9 @@
 """A linear classifier of sparse counts: trained in seconds, pruned, and calibrated.
 
 Softmax regression on ``log(1 + count)`` of each page, scaled to length one, by AdaGrad over
-single pages in a drawn order. It is the same function of the pages and the seed on every
-machine of one kind. Then rows that say little are set to zero, the others
-rounded to 255 steps, and three numbers make the confidence mean what it says.
+single pages in random order. The result is determined by the pages and the seed on machines of
+the same kind. Small rows of the weights are then set to zero and the others rounded to 255
+steps, and three numbers calibrate the confidence.
 """
 
 from __future__ import annotations
@@ -21,34 +21,11 @@ Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """How a classifier is fitted.
-
-    Attributes
-    ----------
-    epochs : int
-        Passes over the pages.
-    rate : float
-        Of learning.
-    rows : int
-        How many buckets keep their weights: those with the largest.
-    """
-
-    epochs: int = 6
-    rate: float = 1.0
-    rows: int = 53_248
-    seed: int = 0
-
-
 @dataclass(frozen=True)
 class Linear:
     """A classifier of counts: scores are ``values @ weights + bias``.
 
-    Attributes
-    ----------
-    weights : numpy.ndarray of float32, shape (buckets, labels)
-    bias : numpy.ndarray of float32, shape (labels,)
+    `weights` has the shape (buckets, labels), `bias` the shape (labels,).
     """
 
     weights: Float32
@@ -75,7 +52,7 @@ def _fit(
     bias: Float32,
     rate: float,
 ) -> None:  # pragma: no cover - compiled
-    """Change weights and bias by showing the pages in the orders given."""
+    """Train weights and bias in place, on the pages in the given orders."""
     n_labels = bias.size
     seen = np.full(weights.shape[0], np.float32(1e-6))
     seen_bias = np.float32(1e-6)
@@ -135,35 +112,44 @@ def _score(
 
 
 def score(model: Linear, counts: WordCounts) -> Float32:
-    """Score the labels for each row of counts; float32, shape (rows, labels)."""
+    """Return the scores of each row of counts; shape (rows, labels)."""
     scores = np.empty((counts.indptr.size - 1, model.bias.size), np.float32)
     _score(counts.indptr, counts.buckets, scaled(counts), model.weights, model.bias, scores)
     return scores
 
 
 def fit(
-    counts: WordCounts, labels: Int64, n_labels: int, options: TrainOptions, n_buckets: int
+    counts: WordCounts,
+    labels: Int64,
+    n_labels: int,
+    n_buckets: int,
+    *,
+    rate: float = 1.0,
+    epochs: int = 6,
+    kept_rows: int = 53_248,
+    seed: int = 0,
 ) -> Linear:
     """Fit a classifier; the same arguments give the same weights.
 
     Parameters
     ----------
     counts : WordCounts
-        A row for each page.
+        One row per page.
     labels : numpy.ndarray of int64, shape (pages,)
         0 to ``n_labels - 1``.
     n_buckets : int
-        Buckets of the counts lie below.
+        All buckets of the counts are below it.
+    rate : float
+        Learning rate.
+    kept_rows : int
+        Number of buckets that keep their weights, those with the largest.
     """
-    generator = np.random.default_rng(options.seed)
-    orders = np.stack([generator.permutation(labels.size) for _ in range(options.epochs)])
+    generator = np.random.default_rng(seed)
+    orders = np.stack([generator.permutation(labels.size) for _ in range(epochs)])
     weights = np.zeros((n_buckets, n_labels), np.float32)
     bias = np.zeros(n_labels, np.float32)
-    _fit(
-        counts.indptr, counts.buckets, scaled(counts), labels, orders, weights, bias,
-        options.rate,
-    )  # fmt: skip
-    kept = np.argsort(-np.square(weights).sum(axis=1), kind="stable")[: options.rows]
+    _fit(counts.indptr, counts.buckets, scaled(counts), labels, orders, weights, bias, rate)
+    kept = np.argsort(-np.square(weights).sum(axis=1), kind="stable")[:kept_rows]
     steps = np.abs(weights[kept]).max(axis=1, keepdims=True) / 127
     steps[steps == 0] = 1
     rounded = np.zeros_like(weights)
@@ -172,10 +158,9 @@ def fit(
 
 
 def temperature_of(scores: Float32, labels: Int64) -> float:
-    """Find the number by which scores are divided for their softmax to be a probability.
+    """Find the temperature: the divisor of the scores that maximises the likelihood of the labels.
 
-    It is the one under which held-out labels are likeliest, to one in a thousand. The
-    likelihood has one maximum, so that each step leaves out a third of what is left.
+    The likelihood has one maximum; ternary search finds it to one in a thousand.
     """
     rows = np.arange(labels.size)
     low, high = np.log(0.01), np.log(100.0)
@@ -193,14 +178,10 @@ def temperature_of(scores: Float32, labels: Int64) -> float:
 
 
 class Calibration(NamedTuple):
-    """What turns scores into probabilities that are how often they come true.
+    """What turns scores into calibrated probabilities.
 
-    Attributes
-    ----------
-    temperature : float
-        Scores are divided by it.
-    slope, offset : float
-        Of the straight line that the log-odds of the likeliest label are put on.
+    Scores are divided by `temperature`; then the log-odds of the likeliest label are mapped by a
+    line with a slope and an offset.
     """
 
     temperature: float = 1.0
@@ -209,25 +190,25 @@ class Calibration(NamedTuple):
 
 
 def calibration_of(scores: Float32, labels: Int64) -> Calibration:
-    """Find what makes the confidence in held-out pages true: a temperature, then a line.
+    """Calibrate the confidence on held-out pages: a temperature, then a line.
 
-    One number cannot make both a mere guess and a near certainty true: where labels
-    themselves are wrong, no page is as sure as its words say.
+    A temperature alone does not fit both guesses and near certainty: where some labels are wrong,
+    no prediction is as certain as the words suggest.
     """
     temperature = temperature_of(scores, labels)
     right = (scores.argmax(axis=1) == labels).astype(np.float64)
     x = np.column_stack([_log_odds(scores / np.float32(temperature)), np.ones(labels.size)])
-    as_it_is = np.array([1.0, 0.0])
-    line = as_it_is.copy()
-    for _ in range(30):  # Newton's steps; few pages leave the line near where it was
+    identity = np.array([1.0, 0.0])
+    line = identity.copy()
+    for _ in range(30):  # Newton's method, with a prior for the identity in case of few pages
         chance = 1 / (1 + np.exp(-x @ line))
-        gradient = x.T @ (chance - right) + (line - as_it_is)
+        gradient = x.T @ (chance - right) + (line - identity)
         line -= np.linalg.solve((x.T * (chance * (1 - chance))) @ x + np.eye(2), gradient)
     return Calibration(temperature, float(line[0]), float(line[1]))
 
 
 def _log_odds(scores: Float32) -> NDArray[np.float64]:
-    """Return the log-odds of each row's likeliest label."""
+    """Return the log-odds of the likeliest label of each row."""
     top = np.minimum(log_softmax(scores).max(axis=1).astype(np.float64), -1e-6)
     odds: NDArray[np.float64] = top - np.log(-np.expm1(top))
     return odds
@@ -236,7 +217,7 @@ def _log_odds(scores: Float32) -> NDArray[np.float64]:
 def probabilities(scores: Float32, calibration: Calibration) -> NDArray[np.float64]:
     """Turn scores into calibrated probabilities of the labels; shape (rows, labels).
 
-    The likeliest gets what the calibration says, and the others share the rest as before.
+    The likeliest label has the calibrated confidence; the others divide the rest in proportion.
     """
     scores = scores / np.float32(calibration.temperature)
     line = calibration.slope * _log_odds(scores) + calibration.offset
@@ -250,7 +231,7 @@ def probabilities(scores: Float32, calibration: Calibration) -> NDArray[np.float
 
 
 def log_softmax(scores: Float32) -> Float32:
-    """Turn scores into logarithms of probabilities, along the last axis."""
+    """Return the logarithm of the softmax along the last axis."""
     shifted = scores - scores.max(axis=-1, keepdims=True)
     found: Float32 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return found
