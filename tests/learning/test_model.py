@@ -64,7 +64,7 @@ def test_nothing_has_no_language() -> None:
         with pytest.raises(UsageError, match="no visible character"):
             zml.predict(empty)
     assert predicted_language(np.full((1, 80, 80), 32, np.uint32)) is None
-    with pytest.raises(UsageError, match="knows no language 'Klingon'"):
+    with pytest.raises(UsageError, match="does not know the language 'Klingon'"):
         zml.explain("a", "Klingon")
 
 

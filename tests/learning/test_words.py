@@ -103,5 +103,5 @@ def test_rows_must_lie_within_the_pages(starts: list[int]) -> None:
 
 @pytest.mark.parametrize("images", [np.zeros((2, 2)), np.zeros(5, np.uint32), [["a"]]])
 def test_what_is_no_image_is_refused(images: object) -> None:
-    with pytest.raises(UsageError, match="whole numbers of shape"):
+    with pytest.raises(UsageError, match="integers of shape"):
         count_words(images)  # type: ignore[arg-type]

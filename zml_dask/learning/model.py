@@ -1,8 +1,8 @@
-"""The model that ships with the package: which language a page of text is written in, and why.
+"""The shipped model: which language a page of text is written in, and why.
 
-It is linear in the counts of `words`, so that it says how much each word spoke for a language.
-Its weights (``languages.npz``, from ``zml-dask learn``) are one byte each;
-``docs/learning.md`` says what it was learnt from, how often it is right, and where it is not.
+It is linear in the counts of `words`, so that it can tell how much each word contributed. Its
+weights (``languages.npz``, from ``zml-dask learn``) have one byte each. ``docs/learning.md``
+describes the training data and the accuracy.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ SHIPPED: Final = "languages.npz"
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Weights of one byte for the buckets that are worth keeping.
+    """A linear model with one-byte weights.
 
     Attributes
     ----------
     labels : tuple of str
         Languages and kinds of text, as linguist names them.
     place : numpy.ndarray of int32, shape (buckets,)
-        Row of each bucket's weights; the last row, which is zero, where it has none.
+        Row of each bucket's weights; the last row, which is zero, for buckets without weights.
     rows : numpy.ndarray of int8, shape (rows + 1, labels)
     scale : numpy.ndarray of float32, shape (rows + 1,)
-        What one step of a row's weights is worth.
+        Factor of a row's weights.
     bias : numpy.ndarray of float32, shape (labels,)
     calibration : Calibration
-        Makes the confidence how often it is right.
+        Makes the confidence match the share of correct predictions.
     """
 
     labels: tuple[str, ...]
@@ -54,7 +54,7 @@ class LanguageModel:
 
     @classmethod
     def of(cls, linear: Linear, labels: tuple[str, ...], calibration: Calibration) -> LanguageModel:
-        """Keep what a fitted classifier has that is not zero; `training.fit` has rounded it."""
+        """Compress a classifier fitted by `training.fit`, which has rounded its weights."""
         kept = np.flatnonzero(linear.weights.any(axis=1))
         place = np.full(N_BUCKETS, kept.size, np.int32)
         place[kept] = np.arange(kept.size)
@@ -65,7 +65,7 @@ class LanguageModel:
         return cls(labels, place, rows, scale, linear.bias, calibration)
 
     def to_bytes(self) -> bytes:
-        """Spell the model as a compressed ``.npz``."""
+        """Return the model as a compressed ``.npz``."""
         target = io.BytesIO()
         np.savez_compressed(
             target,
@@ -80,7 +80,7 @@ class LanguageModel:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LanguageModel:
-        """Read what `to_bytes` wrote."""
+        """Read the output of `to_bytes`."""
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
             kept = np.flatnonzero(np.unpackbits(found["kept"], count=N_BUCKETS))
             rows = np.ascontiguousarray(found["rows"].T)
@@ -98,10 +98,7 @@ class LanguageModel:
     def scores(
         self, source: ArrayLike | str, starts: ArrayLike | None = None
     ) -> NDArray[np.float32]:
-        """Score the labels for each row of counts; float32, shape (rows, labels).
-
-        See `training.probabilities` for what they mean.
-        """
+        """Return scores for `training.probabilities`; shape (rows, labels)."""
         counts = count_words(source, starts, patterns=True)
         scores = np.empty((counts.indptr.size - 1, len(self.labels)), np.float32)
         _score(
@@ -154,13 +151,13 @@ class Prediction:
 
 
 def shipped_bytes() -> bytes:
-    """Read the file of the model that comes with the package."""
+    """Return the file of the shipped model."""
     return (files(__package__) / SHIPPED).read_bytes()
 
 
 @cache
 def shipped_model() -> LanguageModel:
-    """Read the model that comes with the package, once."""
+    """Return the shipped model, which is read once."""
     return LanguageModel.from_bytes(shipped_bytes())
 
 
@@ -241,7 +238,7 @@ def explain(
     language = language or predict(pages, model=model).language
     if language not in model.labels:
         raise UsageError(
-            f"the model knows no language {language!r}; "
+            f"the model does not know the language {language!r}; "
             + nearest(language, model.labels, "predict(source).probabilities")
         )
     found = find_words(pages)

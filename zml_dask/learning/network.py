@@ -1,8 +1,8 @@
-"""A network of hashed words, lines and attention, which the model that ships is compared with.
+"""A neural network with attention over lines, with which the shipped model is compared.
 
-Each word counts as for `words`: by itself, with the one before it, and as the end of two
-patterns. A line is the sum of what was learnt for all of these, made longer by a layer; a page
-is what attention takes from its lines, beside the sum over all of them. Needs PyTorch.
+Words have the same hashed features as in `words`: the word, its pair and two patterns. A line is
+the sum of their embeddings, followed by two layers; a page is its lines weighted by attention,
+together with the sum over all of them. Needs PyTorch.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class NetworkOptions:
     Attributes
     ----------
     size : int
-        Numbers for each bucket.
+        Size of the embeddings.
     heads : int
-        Of attention.
+        Attention heads.
     epochs, batch : int
-        Passes over the pages, and pages at a time.
+        Passes over the pages, and pages per step.
     dropout : float
-        Share of words that a page is shown without, drawn anew each time.
+        Share of a page's words that are left out at random in each pass.
     rate : float
-        Of learning; it falls to zero.
+        Learning rate, which decreases linearly to zero.
     """
 
     size: int = 32
@@ -51,16 +51,10 @@ class NetworkOptions:
 
 
 class Lines(NamedTuple):
-    """The words of pages, line by line.
+    """The words of pages, with their lines.
 
-    Attributes
-    ----------
-    pages : numpy.ndarray of int64, shape (pages + 1,)
-        Page `i` has the words ``pages[i]`` to ``pages[i + 1] - 1``.
-    rows : numpy.ndarray of uint16, shape (words,)
-        The line that each word is in.
-    buckets : numpy.ndarray of uint32, shape (words, 4)
-        See `words.Words`.
+    Page `i` has the words ``pages[i]`` to ``pages[i + 1] - 1``; `rows` are their line numbers, and
+    `buckets` (words, 4) those of `words.Words`.
     """
 
     pages: Int64
@@ -69,7 +63,7 @@ class Lines(NamedTuple):
 
 
 def lines_of(portions: Iterator[Images]) -> Lines:
-    """Find the words of pages that come in portions."""
+    """Find the words of pages."""
     rows, buckets, sizes = [np.empty(0, np.uint16)], [np.empty((0, N_KINDS), np.uint32)], [0]
     for images in portions:
         found = find_words(images)
@@ -88,20 +82,10 @@ def train_and_score(
     options: NetworkOptions,
     seed: int,
 ) -> Float32:
-    """Train a network on one core and score other pages; the same arguments give the same scores.
+    """Train a network on one core and return its scores, (test pages, labels).
 
-    Parameters
-    ----------
-    train : numpy.ndarray of int64, shape (pages,)
-        Pages to learn from.
-    labels : numpy.ndarray of int64, shape (pages,)
-        Theirs, 0 to ``n_labels - 1``.
-    test : numpy.ndarray of int64, shape (others,)
-        Pages to score.
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape (others, labels)
+    `train` and `test` are page numbers, `labels` those of the training pages, 0 to
+    ``n_labels - 1``. The same arguments give the same scores.
     """
     import torch
 
@@ -184,7 +168,7 @@ def _batch(
     dropout: float = 0.0,
     generator: np.random.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Return buckets, where each line's begin, the page of each line, and how many pages."""
+    """Return buckets, the first bucket and the page of each line, and the number of pages."""
     import torch
 
     starts, stops = lines.pages[pages], lines.pages[pages + 1]

@@ -1,7 +1,7 @@
-"""Pages with a label, drawn from a dataset for learning: even over labels and families.
+"""Labelled pages for learning, sampled from a dataset evenly over labels and families.
 
-A *family* is a concept of the dataset: all versions of a record. What is learnt from one
-family is tested by others only, since files of one project resemble each other.
+A *family* is a concept of the dataset: all versions of a record. Since files of one project
+resemble each other, a family is never in both the training and the test set.
 """
 
 from __future__ import annotations
@@ -25,18 +25,16 @@ _PAGES_AT_ONCE = 2_048
 
 @dataclass(frozen=True, slots=True)
 class SampleOptions:
-    """What is drawn.
+    """How pages are sampled.
 
     Attributes
     ----------
-    pages_a_label : int
-        At most so many.
-    pages_a_file : int
-        At most so many of one file, drawn from all of its pages.
+    pages_a_label, pages_a_file : int
+        Largest number of pages of a label, and of a file.
     min_lines : int
-        Pages of fewer lines are left out: an empty page has no language.
+        Pages with fewer lines are left out: an empty page has no language.
     min_families, min_pages : int
-        Labels in fewer families, or of fewer pages, are left out.
+        Labels with fewer families, or fewer pages, are left out.
     """
 
     pages_a_label: int = 2_400
@@ -49,7 +47,7 @@ class SampleOptions:
 
 @dataclass(frozen=True)
 class Sample:
-    """Pages, and what is known of them.
+    """Sampled pages.
 
     Attributes
     ----------
@@ -60,7 +58,7 @@ class Sample:
         ``page`` (its number within the file), ``image`` (within the dataset), ``label`` (a
         position in `labels`).
     counts : WordCounts
-        A row for each page.
+        One row per page.
     """
 
     labels: list[str]
@@ -69,12 +67,12 @@ class Sample:
 
     @property
     def label(self) -> Int64:
-        """Position of each page's label; int64, shape (pages,)."""
+        """The label of each page, a position in `labels`; shape (pages,)."""
         return self.rows["label"].to_numpy(np.int64)
 
     @property
     def family(self) -> Int64:
-        """The concept of each page; int64, shape (pages,)."""
+        """The concept of each page; shape (pages,)."""
         return self.rows["family"].to_numpy(np.int64)
 
 
@@ -104,19 +102,10 @@ ORDER BY label, turn, drawn
 
 
 def draw(dataset: Dataset, options: SampleOptions, labels: list[str] | None = None) -> Sample:
-    """Draw pages of text with a language, even over labels and, within them, over families.
+    """Sample pages with a known language, evenly over labels and, within these, over families.
 
-    Of files of the same text one is kept.
-
-    Parameters
-    ----------
-    labels : list of str, optional
-        Draw pages of these, however few their families.
-
-    Raises
-    ------
-    UsageError
-        If fewer than two labels are left.
+    Of files with the same text one is kept. With `labels`, only these are sampled, however few
+    families they have. `UsageError` if fewer than two labels are left.
     """
     given = {
         "seed": options.seed,
@@ -144,7 +133,7 @@ def draw(dataset: Dataset, options: SampleOptions, labels: list[str] | None = No
 
 
 def _pages(files: pd.DataFrame, options: SampleOptions, height: int) -> pd.DataFrame:
-    """Choose pages of files: first one of each file, then a second; `pages_a_label` in all."""
+    """Choose `pages_a_label` pages: one of each file, then a second one, and so on."""
     full = files["n_lines"].to_numpy() // height
     rest = files["n_lines"].to_numpy() % height >= options.min_lines
     n_pages = full + rest
@@ -155,7 +144,6 @@ def _pages(files: pd.DataFrame, options: SampleOptions, height: int) -> pd.DataF
     rows = files.assign(page=chosen).explode("page", ignore_index=True).dropna(subset=["page"])
     rows["page"] = rows["page"].astype(np.int64)
     rows["again"] = rows.groupby("file_id").cumcount()
-    # The files are in their order; a file's first page comes before any other's second.
     rows["turn"] = rows.groupby(["label", "family", "again"]).cumcount()
     ordered = rows.sort_values(["again", "turn"], kind="stable")
     rows = ordered.groupby("label").head(options.pages_a_label)
@@ -164,7 +152,7 @@ def _pages(files: pd.DataFrame, options: SampleOptions, height: int) -> pd.DataF
 
 
 def read_pages(dataset: Dataset, rows: pd.DataFrame) -> Iterator[Images]:
-    """Read the images of pages in portions, in the rows' order."""
+    """Read the images of pages, some thousand at a time, in the order of `rows`."""
     images = rows["image"].to_numpy(np.int64)
     for start in range(0, images.size, _PAGES_AT_ONCE):
         yield dataset.snapshot.images.read(images[start : start + _PAGES_AT_ONCE])
@@ -178,7 +166,7 @@ def count_pages(dataset: Dataset, rows: pd.DataFrame) -> WordCounts:
 
 
 def concatenated(parts: list[WordCounts]) -> WordCounts:
-    """Put the rows of several counts one after another."""
+    """Concatenate the rows of several counts."""
     sizes = np.cumsum([0, *(part.buckets.size for part in parts)])
     indptr = [part.indptr[1:] + size for part, size in zip(parts, sizes[:-1], strict=True)]
     return WordCounts(
@@ -197,15 +185,10 @@ def take(counts: WordCounts, rows: NDArray[np.int64]) -> WordCounts:
 
 
 def folds_of(sample: Sample, n_folds: int, seed: int) -> Int64:
-    """Assign each page to a fold, so that no family is in two, even over the labels.
+    """Assign each page to a fold, 0 to ``n_folds - 1``, evenly over labels; shape (pages,).
 
-    Families are dealt in a drawn order, those of the most labels and pages first, each to the fold
-    that has the fewest of what the family holds, as shares of each label.
-
-    Returns
-    -------
-    numpy.ndarray of int64, shape (pages,)
-        0 to ``n_folds - 1``.
+    No family is divided. Families are assigned in random order, the largest shares of a label
+    first, each to the fold in which the labels then are most even.
     """
     families, of_page = np.unique(sample.family, return_inverse=True)
     shares = np.zeros((families.size, len(sample.labels)))
@@ -218,7 +201,7 @@ def folds_of(sample: Sample, n_folds: int, seed: int) -> Int64:
     held = np.zeros((n_folds, len(sample.labels)))
     fold = np.empty(families.size, np.int64)
     for family in order:
-        # How uneven the labels would be over the folds, with the family in each.
+        # How uneven the labels would be with the family in each of the folds.
         cost = [
             (np.square(held + np.outer(np.arange(n_folds) == k, shares[family]))).sum()
             for k in range(n_folds)

@@ -1,15 +1,15 @@
-"""Words and pairs of words of a page, as counts in hashed buckets, straight from its pixels.
+"""Words and pairs of words of a page, as counts in hashed buckets, directly from its pixels.
 
-A word is a run of letters, digits and ``_`` (any character beyond ASCII is a letter), all
-numbers count as one word, and every other visible character is a word by itself. A pair is
-two neighbouring words of one line, whatever lies between them, where the beginning of the
-line counts as a word. Each word and each pair falls into one of 262,144 buckets by a hash of
-its code points, which is the same on every machine: what is learnt from counts stays usable.
+A word is a run of letters, digits and ``_`` (every character beyond ASCII counts as a letter);
+all numbers are the same word, and every other visible character is a word by itself. A pair is
+two neighbouring words of a line, whatever is between them; the beginning of the line counts as a
+word. Words and pairs fall into one of 262,144 buckets by a hash of their code points, which is the
+same on every machine, so that learnt weights remain usable.
 
-Words are what the comparison of files counts. A language shows as well in how words are put
-together, whatever they are: in *patterns* of three and of four words in a row, where any name
-is the same as any other, a mark is itself, and spaces before a word and the indentation of a
-line count. They are what a project's own vocabulary cannot hide, and count on request.
+A language also shows in how words are combined: in *patterns* of three and four consecutive
+words, in which all names are the same, a mark is itself, and spaces before a word and the
+indentation of a line count. Patterns do not depend on a project's vocabulary; they are counted on
+request.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LINE_START = np.uint64(0x5851F42D4C957F2D)
 
 _NONE = np.uint64(0)
 _BASE = np.uint64(4099)
-"""Shapes are smaller: of ASCII marks their code, of the others what follows."""
+"""Greater than all shapes: the code of an ASCII mark, or one of the following numbers."""
 _SHAPES = np.uint64(500)
 _AFTER_SPACE = np.uint64(1000)
 _INDENT = np.uint64(3000)
@@ -63,15 +63,10 @@ _SCRATCH = threading.local()
 
 
 class WordCounts(NamedTuple):
-    """How often words and pairs occur, in the rows of a sparse matrix.
+    """Counts of words and pairs, as the rows of a sparse matrix.
 
-    Attributes
-    ----------
-    indptr : numpy.ndarray of int64, shape (rows + 1,)
-        Row `i` is ``buckets[indptr[i]:indptr[i + 1]]``, and the same of `counts`.
-    buckets : numpy.ndarray of uint32, shape (entries,)
-        Below `N_BUCKETS`; each once in a row, in the order of their first occurrence.
-    counts : numpy.ndarray of uint32, shape (entries,)
+    Row `i` has the counts ``counts[indptr[i]:indptr[i + 1]]`` in the buckets with the same
+    positions, each of them once, in the order of their first occurrence.
     """
 
     indptr: NDArray[np.int64]
@@ -80,15 +75,14 @@ class WordCounts(NamedTuple):
 
 
 class Words(NamedTuple):
-    """Where the words of some pages are.
+    """The words of some pages.
 
     Attributes
     ----------
     places : numpy.ndarray of int32, shape (words, 4)
         Page, row, first column, and the column after the last.
     buckets : numpy.ndarray of uint32, shape (words, 4)
-        Of the word, of the pair, of the pattern of three and of the pattern of four that end
-        with it.
+        The word's, and those of the pair and the patterns of three and four that end with it.
     """
 
     places: NDArray[np.int32]
@@ -97,7 +91,7 @@ class Words(NamedTuple):
 
 @compiled
 def mixed(number: np.uint64) -> np.uint64:  # pragma: no cover - compiled
-    """Spread the bits of a 64-bit number over all of it."""
+    """Mix the bits of a 64-bit number."""
     number ^= number >> _SHIFT
     number *= _MIX_1
     number ^= number >> _SHIFT
@@ -112,7 +106,7 @@ def _find(
     places: NDArray[np.int32],
     buckets: NDArray[np.uint32],
 ) -> int:  # pragma: no cover - compiled
-    """Find the words of one page: row and columns, and buckets. Returns how many there are."""
+    """Find the words of a page: row and columns, and buckets. Returns their number."""
     height, width = image.shape
     n = 0
     for row in range(height):
@@ -171,10 +165,10 @@ def _count(
 ) -> tuple[
     NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32]
 ]:  # pragma: no cover - compiled
-    """Count what occurs on the pages ``starts[k]:starts[k + 1]``, for each `k`.
+    """Count the first `n_kinds` buckets of words on the pages ``starts[k]:starts[k + 1]``.
 
-    Of each word the first `n_kinds` buckets count. `seen` has a zero for each bucket, here
-    and afterwards: of the row's entries the place + 1.
+    `seen` has a zero for each bucket before and after the call; in between, the position + 1 of
+    the bucket's entry in the row.
     """
     n_rows = starts.size - 1
     most = images.shape[1] * images.shape[2]
@@ -214,20 +208,9 @@ def _count(
 
 
 def pages_of(source: ArrayLike | str) -> Images:
-    """Return images as an array of three dimensions; a text is cut into pages first.
+    """Return images, (n, height, width) or (height, width), or the pages of a text in 3 dimensions.
 
-    Parameters
-    ----------
-    source : str or array_like of uint32, shape (n, height, width) or (height, width)
-
-    Returns
-    -------
-    numpy.ndarray of uint32, shape (n, height, width)
-
-    Raises
-    ------
-    UsageError
-        If an array has another shape, or is none of whole numbers.
+    `UsageError` if an array has another shape, or no integers.
     """
     if isinstance(source, str):
         return rasterize(source)[0]
@@ -236,8 +219,8 @@ def pages_of(source: ArrayLike | str) -> Images:
         pages = pages[np.newaxis]
     if pages.ndim != 3 or pages.dtype.kind not in "iu":
         raise UsageError(
-            f"images are whole numbers of shape (n, height, width), not {pages.dtype} of shape "
-            f"{pages.shape}; give those, or a text"
+            f"images are integers of shape (n, height, width), not {pages.dtype} of shape "
+            f"{pages.shape}; give such an array, or a text"
         )
     return np.ascontiguousarray(pages, np.uint32)
 
@@ -245,29 +228,22 @@ def pages_of(source: ArrayLike | str) -> Images:
 def count_words(
     source: ArrayLike | str, starts: ArrayLike | None = None, *, patterns: bool = False
 ) -> WordCounts:
-    r"""Count the words and pairs of words of each page.
-
-    Takes some 30 microseconds per page of 80 by 80.
+    r"""Count the words and pairs of words of each page, in about 30 microseconds per page.
 
     Parameters
     ----------
     source : str or array_like of uint32, shape (n, height, width)
-        Images of code, or a text, which is cut into such pages.
+        Images, or a text.
     starts : array_like of int, shape (rows + 1,), optional
         Counts pages together: row `i` is of the pages ``starts[i]`` to ``starts[i + 1] - 1``,
         such as those of one file. Default: each page is a row.
     patterns : bool
-        Count the patterns of three and four words as well.
-
-    Returns
-    -------
-    WordCounts
-        ``(indptr, buckets, counts)``.
+        Count the patterns of three and four words too.
 
     Raises
     ------
     UsageError
-        If images have another shape, or `starts` leaves them or decreases.
+        If images have another shape, or `starts` is out of range or decreases.
 
     Examples
     --------
@@ -280,21 +256,17 @@ def count_words(
     is_valid = edges.ndim == 1 and edges.size > 0 and edges[0] >= 0 and edges[-1] <= len(pages)
     if not is_valid or (np.diff(edges) < 0).any():
         raise UsageError(
-            f"starts are page numbers that rise from 0 to at most {len(pages)}, one more than "
-            f"rows; not {np.array2string(edges, threshold=6)}"
+            f"starts are ascending page numbers, 0 to {len(pages)} at most, one more than rows; "
+            f"not {np.array2string(edges, threshold=6)}"
         )
-    if not hasattr(_SCRATCH, "seen"):  # to clear a megabyte takes longer than a page
+    if not hasattr(_SCRATCH, "seen"):  # clearing a megabyte takes longer than counting a page
         _SCRATCH.seen = np.zeros(N_BUCKETS, np.uint32)
     n_kinds = N_KINDS if patterns else 2
     return WordCounts(*_count(pages, edges.astype(np.int64), _CLASS, n_kinds, _SCRATCH.seen))
 
 
 def find_words(source: ArrayLike | str) -> Words:
-    r"""Find every word of some pages: where it is, and the buckets that it counts in.
-
-    Parameters
-    ----------
-    source : str or array_like of uint32, shape (n, height, width)
+    r"""Find the places and buckets of all words of some pages, (n, height, width), or of a text.
 
     Examples
     --------
