@@ -12,8 +12,13 @@ from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.progress import Counts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import legacy_record
-from zml_dask.legacy.export import ExportResult, export_dataset, export_record, parse_formats
+from zml_dask.legacy.export import (
+    ExportResult,
+    export_dataset,
+    export_record,
+    legacy_record,
+    parse_formats,
+)
 from zml_dask.legacy.record import staged_record
 from zml_dask.store.commit import commit
 from zml_dask.store.snapshot import Snapshot

@@ -79,7 +79,7 @@ def test_values_in_other_files_are_not_read(make: Callable[[Fill], Path], tmp_pa
     def external(file: h5py.File) -> None:
         file.create_dataset("a__0", (1, 80), "i8", external=[(str(secret), 0, 640)])
 
-    with pytest.raises(LegacyFileError, match=r"x\.h5: values of 'a' lie in another file"):
+    with pytest.raises(LegacyFileError, match=r"x\.h5: values of 'a' are in another file"):
         read(make(external))
 
     def virtual(file: h5py.File) -> None:
@@ -87,7 +87,7 @@ def test_values_in_other_files_are_not_read(make: Callable[[Fill], Path], tmp_pa
         layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "a__0", (1, 80))
         file.create_virtual_dataset("a__0", layout)
 
-    with pytest.raises(LegacyFileError, match="lie in another file"):
+    with pytest.raises(LegacyFileError, match="are in another file"):
         read(make(virtual))
 
 

@@ -151,7 +151,7 @@ def test_finding_pickles(dataset: Path, exported: Path) -> None:
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, dataset: Path) -> None:
-    with pytest.raises(UsageError, match="no pickle and no dataset"):
+    with pytest.raises(UsageError, match="neither a pickle nor a dataset"):
         load_all(tmp_path / "images_1.pkl")
     with pytest.raises(UsageError, match="holds no record 1"):
         load_all(dataset / "legacy" / "1" / "images_1.pkl")

@@ -1,7 +1,7 @@
 """The legacy (2018) files of a record: ``<id>/images_<id>.pkl``, ``.h5``, ``metadata_<id>.pkl``.
 
-The same function serves a build, which has the staged record at hand, and an
-export from the committed dataset; content and bytes are the same.
+A build writes them from the staged record, and an export from the committed dataset, by the same
+function and with the same bytes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,25 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from zml_dask.engine.activity import active, note_done
 from zml_dask.engine.job import Executor, Report, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import legacy_records
 from zml_dask.legacy.hdf5 import Hdf5Writer
 from zml_dask.legacy.pickle_writer import PickleWriter
-from zml_dask.legacy.record import LegacyFormat, LegacyRecord
+from zml_dask.legacy.record import LegacyFile, LegacyFormat, LegacyRecord
+from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.portions import Portion, PortionJob, cut
+from zml_dask.query.selection import Selection, image_lines
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
@@ -35,38 +42,71 @@ if TYPE_CHECKING:
 _HDF5_HEAD = 52
 _HDF5_VERSION = 8
 _HDF5_END = {0: slice(40, 48), 1: slice(44, 52)}
-"""Where an HDF5 file says at what byte it ends, by the version of its superblock (HDF5 File
-Format Specification 3.0, II.A): 1 is ours, 0 stood in files exported before it."""
+"""Position of the end-of-file address in an HDF5 file, by the version of its superblock (HDF5 File
+Format Specification 3.0, II.A): 1 is written now, 0 in earlier versions of zml-dask."""
 
 RECORDS_PER_TASK = 8
 _METADATA_PROTOCOL = 3
-"""As in 2018, and read by every Python 3."""
+"""That of 2018, which every Python 3 reads."""
+
+
+def legacy_record(snapshot: Snapshot, record_id: int) -> LegacyRecord:
+    """Return a record, whose images are read when needed.
+
+    `UsageError` if there is none, or it was withdrawn.
+    """
+    metadata = snapshot.record(record_id)["metadata"]
+    its_own = pc.field("record_id") == record_id
+    file_id = snapshot.scan("files", ["file_id"], its_own)["file_id"].to_numpy()
+    files = iterate_files(snapshot, Selection.of_files(snapshot, file_id))
+    return LegacyRecord(record_id, metadata, map(legacy_file, files))
+
+
+def legacy_records(
+    snapshot: Snapshot, portion: Portion, leave_out: Collection[int] = frozenset()
+) -> Iterator[LegacyRecord]:
+    """Yield the records of a portion of a view, except those in `leave_out`."""
+    wanted = [number for number in portion.record_ids if number not in leave_out]
+    where = pc.field("record_id").isin(pa.array(wanted, pa.int64()))
+    rows = snapshot.scan("records", ["record_id", "metadata"], where).to_pylist()
+    metadata = {row["record_id"]: row["metadata"] for row in rows}
+    file_id = portion.files.positions()
+    if leave_out:
+        owners = snapshot.take("files", file_id, ["record_id"])["record_id"].to_numpy()
+        file_id = file_id[np.isin(owners, wanted)]
+    files = iterate_files(snapshot, Selection.of_files(snapshot, file_id))
+    by_record = groupby(files, attrgetter("file.record_id"))
+    record_id, group = next(by_record, (None, ()))
+    for number in wanted:
+        if number != record_id:
+            yield LegacyRecord(number, metadata[number], ())
+            continue
+        yield LegacyRecord(number, metadata[number], map(legacy_file, group))
+        record_id, group = next(by_record, (None, ()))
+
+
+def legacy_file(found: FileImages) -> LegacyFile:
+    """Return a file for the legacy writers, without images if it is not text."""
+    file = found.file
+    if file.status not in ("ok", "empty"):
+        return LegacyFile(file.path, file.size)
+    n_lines = image_lines(file.n_lines, found.segment, found.images.shape[1])
+    return LegacyFile(file.path, file.size, found.images, n_lines)
 
 
 def parse_formats(names: Collection[str]) -> tuple[LegacyFormat, ...]:
-    """Check names of formats, as in ``--export pickle,hdf5``.
-
-    Raises
-    ------
-    UsageError
-        If one is not known.
-
-    Examples
-    --------
-    >>> parse_formats(["pickle", "hdf5"])
-    ('pickle', 'hdf5')
-    """
+    """Check names of formats, as in ``--export pickle,hdf5``; `UsageError` if one is unknown."""
     known = get_args(LegacyFormat)
     for name in names:
         if name not in known:
-            raise UsageError(f"no 2018 format is called {name!r}; there are {', '.join(known)}")
+            raise UsageError(f"there is no 2018 format {name!r}; choose from {', '.join(known)}")
     return tuple(name for name in known if name in names)
 
 
 def legacy_paths(
     record_id: int, formats: Collection[LegacyFormat], folder: str = ""
 ) -> dict[str, str]:
-    """Paths of a record's files by format; ``metadata``, the last one written, is always there.
+    """Return the paths of a record's files by format; ``metadata`` is always the last.
 
     Examples
     --------
@@ -89,13 +129,7 @@ def legacy_paths(
 def is_exported(
     storage: Storage, record_id: int, formats: Collection[LegacyFormat], folder: str = "legacy"
 ) -> bool:
-    """Whether all of a record's files are there and whole; a power cut may tear one.
-
-    Parameters
-    ----------
-    folder : str
-        Within `storage`.
-    """
+    """Whether all of a record's files exist and are complete, even after a power failure."""
     paths = legacy_paths(record_id, formats, folder)
     return all(_is_whole(storage, name, path) for name, path in paths.items())
 
@@ -124,24 +158,10 @@ def export_record(
     folder: str = "legacy",
     scratch: Path | None = None,
 ) -> int:
-    """Write one record in the legacy formats.
+    """Write a record in the legacy formats, and return the number of its images.
 
-    One file's arrays are in memory at a time. The files are made under
-    `scratch` and moved into place whole, the metadata last.
-
-    Parameters
-    ----------
-    storage : Storage
-        The dataset, or wherever the files shall go.
-    folder : str
-        Where in `storage` the record's folder is made.
-    scratch : pathlib.Path, optional
-        A local folder.
-
-    Returns
-    -------
-    int
-        Images written (to each of the formats that hold images).
+    Only one file's arrays are in memory at a time. The files are made in the local folder
+    `scratch` and then published in `folder` of `storage`, the metadata last.
     """
     paths = legacy_paths(record.record_id, formats, folder)
     sizes: list[tuple[str, int | None]] = []
@@ -164,28 +184,22 @@ def export_record(
             local["tree"].write_text(tree_json(tree), encoding="ascii")
         local["metadata"].write_bytes(metadata_pickle(tree, record.metadata))
         for name, path in paths.items():
-            # Not durable: waiting for the disk would take longer than all the rest, and
-            # a torn file is seen and made again.
+            # Not durable: a sync would take longer than everything else, and an incomplete file
+            # is recognised and made again.
             storage.publish(local[name], path, durable=False)
     return n_images
 
 
 def tree_json(tree: Tree) -> str:
-    r"""Return a tree as JSON text, folders as objects and files as their sizes.
-
-    Examples
-    --------
-    >>> tree_json({"src": {"a.py": 12}})
-    '{"src":{"a.py":12}}\n'
-    """
+    """Return a tree as JSON text, folders as objects and files as their sizes."""
     return json.dumps(tree, separators=(",", ":")) + "\n"
 
 
 def metadata_pickle(tree: Tree, metadata: str | None) -> bytes:
-    """Pickle ``{"tree": tree, "hit": hit}``; the bytes depend on the content alone."""
+    """Pickle ``{"tree": tree, "hit": hit}``; the bytes depend only on the content."""
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, _METADATA_PROTOCOL)
-    # A memo would make the bytes depend on which equal strings are one object.
+    # With a memo, the bytes would depend on which equal strings are the same object.
     pickler.fast = True
     pickler.dump({"tree": tree, "hit": None if metadata is None else json.loads(metadata)})
     return stream.getvalue()
@@ -193,17 +207,7 @@ def metadata_pickle(tree: Tree, metadata: str | None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What an export wrote.
-
-    Attributes
-    ----------
-    records : int
-        Written now.
-    already : int
-        Records whose files were all there.
-    images : int
-        Of the records written now.
-    """
+    """Numbers of records written, of records whose files existed `already`, and of images."""
 
     records: int = 0
     already: int = 0
@@ -214,16 +218,9 @@ class ExportResult:
 class ExportLegacy(PortionJob[ExportResult, ExportResult]):
     """Writes ``TARGET/<id>/...`` for every record of a view.
 
-    Of a whole dataset, a record whose files are there already is left as it is, so that an
-    export that was cut short goes on where it stopped. Of a selection all are written: what
-    is there may be another one's.
-
-    Attributes
-    ----------
-    scratch : pathlib.Path or None
-        A local folder for files at work.
-    keep : bool
-        Whether files that are there are right.
+    With `keep`, for a whole dataset, records whose files exist are skipped, so that an interrupted
+    export can be continued. For a selection all are written, since existing files may be those of
+    another selection.
     """
 
     formats: tuple[LegacyFormat, ...] = ()
@@ -248,14 +245,12 @@ class ExportLegacy(PortionJob[ExportResult, ExportResult]):
 
     def finish(self, results: Iterator[ExportResult]) -> ExportResult:
         """Add up what was written."""
-        total = ExportResult()
-        for each in results:
-            total = ExportResult(
-                total.records + each.records,
-                total.already + each.already,
-                total.images + each.images,
-            )
-        return total
+        each = list(results)
+        return ExportResult(
+            sum(one.records for one in each),
+            sum(one.already for one in each),
+            sum(one.images for one in each),
+        )
 
     def report(self, result: ExportResult) -> Report:
         """Count records."""
@@ -271,18 +266,8 @@ def export_dataset(
     executor: Executor | None = None,
     progress: BuildProgress | None = None,
 ) -> ExportResult:
-    """Write ``TARGET/<id>/...`` for every record of a dataset or view; see `ExportLegacy`.
-
-    Parameters
-    ----------
-    target : str, path or Storage
-        A folder or any fsspec URL.
-    scratch : pathlib.Path, optional
-        A local folder for files at work.
-    executor : Executor, optional
-        By default one record after the other in this process; else workers must see both places.
-    """
-    # Here, for the time they take to import: a build's workers need neither.
+    """Write ``TARGET/<id>/...`` for every record of a dataset or view; see `ExportLegacy`."""
+    # Imported here because they are slow to import and not needed by a build's workers.
     from zml_dask.engine.executors import SerialExecutor
     from zml_dask.query.dataset import Dataset
 

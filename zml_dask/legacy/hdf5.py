@@ -1,12 +1,12 @@
 r"""``images_<id>.h5``: one int64 dataset per segment, named ``<path>__<i>``, as in 2018.
 
-h5py's low-level interface is used: to create datasets the usual way would cost
-several times what all the rest does. Types, spaces and property lists are shared,
-and chunks are stored ready-made; the file states their filters in the standard way,
-and every HDF5 reader undoes them.
+Datasets are created by h5py's low-level interface, since its usual one would take several times
+as long as everything else. Types, spaces and property lists are shared, and chunks are compressed
+here and stored directly; the file declares their filters as usual, so that every HDF5 reader can
+decode them.
 
-The folders of a path become groups. A path that HDF5 would change is therefore
-written with escapes, which :func:`split_name` undoes:
+The folders of a path become groups. A path that HDF5 would change is written with escapes, which
+:func:`split_name` decodes:
 
 =========  =========================================================================
 ``%2E``    a part that is ``.``, which HDF5 drops
@@ -15,10 +15,10 @@ written with escapes, which :func:`split_name` undoes:
            drops; and one below 200 folders
 ``%5F_``   the two underscores of a name ``x__<i>`` that is wanted both as a folder
            and as a segment
-``%25``    a percent sign that stands where one of these escapes would be read
+``%25``    a percent sign that would begin one of these escapes
 =========  =========================================================================
 
-All other names, with other percent signs too, are those of 2018.
+All other names, also with other percent signs, are those of 2018.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def split_path(path: str) -> tuple[list[str], str]:
 
 
 def told_apart(name: str) -> str:
-    """Return another spelling of a name ``x__<i>`` that is used already.
+    """Return another spelling of a name ``x__<i>`` that is already in use.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def told_apart(name: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, int] | None:
-    """Read path and number of a segment from its full name within the HDF5 file.
+    """Return the path and number of a segment from its full name in the HDF5 file.
 
     Examples
     --------
@@ -94,12 +94,12 @@ def split_name(name: str) -> tuple[str, int] | None:
 
 
 DEFLATE_LEVEL = 1
-"""Of zlib, whose streams follow from their input alone. ISA-L's igzip takes a third of the
-time, but one segment in thousands comes out otherwise in another process."""
+"""Level of zlib, whose output depends only on its input. ISA-L's igzip takes a third of the time,
+but its output for one segment in thousands differs between processes."""
 
 
 class ChunkEncoder:
-    """Turns segments into chunks, in memory that is used again.
+    """Turns segments into chunks, in memory that is reused.
 
     Examples
     --------
@@ -113,12 +113,7 @@ class ChunkEncoder:
         self._shuffled = np.empty(0, np.uint8)
 
     def encode(self, segment: Images) -> bytes:
-        """Return the bytes of the chunk that is the whole of a segment as int64.
-
-        Parameters
-        ----------
-        segment : numpy.ndarray of uint32, shape (lines, width)
-        """
+        """Return a segment, (lines, width), as the bytes of one chunk of int64."""
         size = segment.size * SEGMENT_DTYPE.itemsize
         if len(self._shuffled) < size:
             self._shuffled = np.empty(size, np.uint8)
@@ -146,24 +141,18 @@ def _shuffle(
 
 
 _AT_ONCE = 256
-"""Segments written at once: drawing, deflating and HDF5 in turn for each of them would
-throw one another out of the processor's cache."""
+"""Segments written at once: with drawing, compression and HDF5 in turn for each segment, they
+would evict each other from the processor's cache."""
 
 _ERRNO = re.compile(r"errno = (\d+)")
-"""How HDF5 quotes the system's error within its own message."""
+"""How HDF5's messages contain the system's error."""
 
 _NO_CHUNK_CACHE = (0, 0, 0, 0.0)
-"""What h5py passes on: unused, slots, bytes, preemption. Chunks come and go whole."""
+"""Arguments of HDF5: unused, slots, bytes, preemption. Chunks are read and written as a whole."""
 
 
 class Hdf5Writer:
-    """Writes one record's images to an HDF5 file; a context manager.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Replaced where it exists.
-    """
+    """Writes one record's images to a new HDF5 file; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -171,16 +160,16 @@ class Hdf5Writer:
         self._utf8 = h5p.create(h5p.LINK_CREATE)
         self._utf8.set_char_encoding(h5t.CSET_UTF8)
         self._root = h5g.open(self._file, b"/")
-        # Name and handle of each group on the way to the current file.
+        # Name and handle of each group on the path to the current file.
         self._groups: list[tuple[str, Any]] = []
         self._recipes: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
         self._encoder = ChunkEncoder()
-        # Of each file: its folders, stem, and the shape and bytes of its chunks.
+        # For each file: its folders, stem, and the shape and bytes of its chunks.
         self._waiting: list[tuple[list[str], str, list[tuple[tuple[int, ...], bytes]]]] = []
         self._n_waiting = 0
 
     def add(self, file: LegacyFile) -> None:
-        """Write the file's segments; a file without any leaves no name in HDF5."""
+        """Write a file's segments; a file without any has no name in HDF5."""
         chunks = [(part.shape, self._encoder.encode(part)) for part in file.segments()]
         if chunks:
             self._waiting.append((*split_path(file.path), chunks))
@@ -189,8 +178,8 @@ class Hdf5Writer:
             self._flush()
 
     def _flush(self) -> None:
-        """Write what waits."""
-        # No two threads may be within HDF5, and h5py itself sees to it only from 3.15.
+        """Write what is waiting."""
+        # HDF5 is not thread-safe, and this interface of h5py has a lock only from 3.15.
         with _system_errors(self._path), phil:
             for folders, stem, chunks in self._waiting:
                 parent = self._enter(folders)
@@ -201,7 +190,7 @@ class Hdf5Writer:
         self._n_waiting = 0
 
     def _enter(self, folders: list[str]) -> Any:
-        """Return the group of `folders`. Files come in path order, so most of it is open."""
+        """Return the group of `folders`, most of which are open, since files are in path order."""
         common = 0
         for (name, _), folder in zip(self._groups, folders, strict=False):
             if name != folder:
@@ -215,7 +204,7 @@ class Hdf5Writer:
         return group
 
     def _group(self, parent: Any, folder: str) -> Any:
-        """Open or create the group `folder`, spelt otherwise where a segment has its name."""
+        """Open or create the group `folder`, spelt differently where a segment has its name."""
         for name in (folder, told_apart(folder)):
             encoded = _encoded(name)
             if encoded not in parent:
@@ -232,15 +221,15 @@ class Hdf5Writer:
         try:
             return h5d.create(parent, encoded, *recipe, link)
         except ValueError:
-            # Only files out of path order get here: the name is a folder's.
+            # The name is a folder's; this happens only if files are not in path order.
             return h5d.create(parent, _encoded(told_apart(name)), *recipe, link)
 
     def _link(self, name: bytes) -> Any:
-        """Return how a name is stored: a group with names in UTF-8 has a newer, larger form."""
+        """Return how a link is stored: groups with UTF-8 names have a newer, larger form."""
         return None if name.isascii() else self._utf8
 
     def _recipe(self, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
-        """Return type, space and properties, which all datasets of one shape share."""
+        """Return the type, space and properties that all datasets of a shape share."""
         if shape not in self._recipes:
             properties = h5p.create(h5p.DATASET_CREATE)
             properties.set_obj_track_times(False)
@@ -251,7 +240,7 @@ class Hdf5Writer:
         return self._recipes[shape]
 
     def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write what is waiting and close the file."""
         try:
             self._flush()
         finally:
@@ -265,45 +254,32 @@ class Hdf5Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._waiting.clear()  # the file is given up
+            self._waiting.clear()  # the file is abandoned
         self.close()
 
 
 def create_file(path: Path) -> Any:
-    """Create a file for many datasets of one chunk, in the oldest form that holds them.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Replaced where it exists.
-    """
+    """Create a file for many datasets of one chunk, in the oldest format that can hold them."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
     access.set_cache(*_NO_CHUNK_CACHE)
-    # Else a file that cannot be written out stays half open, and the process may crash at its end.
+    # Otherwise a file that cannot be written stays open, and the process may crash when it exits.
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     creation = h5p.create(h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
-    # By default the index of a dataset's chunks has places for 64, and would take more
-    # than the one chunk: 2,800 bytes. h5py has no method for this property, so the
-    # library that it has loaded is asked.
+    # By default the index of chunks has 64 entries and, with 2,800 bytes, would be larger than the
+    # only chunk. h5py has no method for this property, so the HDF5 library is called directly.
     set_index_rank = ctypes.CDLL(h5p.__file__).H5Pset_istore_k
     set_index_rank.argtypes = (ctypes.c_int64, ctypes.c_uint)
-    with phil:  # no two threads may be within HDF5, and h5py knows nothing of this call
+    with phil:  # h5py's lock: HDF5 is not thread-safe
         if set_index_rank(creation.id, 1) < 0:
-            raise RuntimeError("HDF5 refuses an index of chunks of rank 1")
+            raise RuntimeError("HDF5 does not accept an index of chunks of rank 1")
     return h5f.create(os.fsencode(path), h5f.ACC_TRUNC, creation, access)
 
 
 @contextmanager
 def _system_errors(path: Path) -> Iterator[None]:
-    """Turn whatever HDF5 raises for an error of the system into an `OSError`.
-
-    Raises
-    ------
-    OSError
-        With the system's number, such as that of a full disk.
-    """
+    """Turn exceptions of h5py for system errors, such as a full disk, into an `OSError`."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""One record of 2018 to staging: its images read safely and turned into text again."""
+"""Import of a record of 2018: its images are read safely, converted to text, and staged."""
 
 from __future__ import annotations
 
@@ -28,20 +28,14 @@ _MAX_CODE_POINT = 0x10FFFF
 
 
 class NotTextError(ZmlError):
-    """A file's segments cannot have been drawn from lines of text."""
+    """A file's segments cannot come from lines of text."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveredText:
-    r"""The text of a file, from its segments.
+    """The text of a file: UTF-8, one line per row without trailing spaces.
 
-    Attributes
-    ----------
-    text : bytes
-        UTF-8; one line per row, without the spaces at its end.
-    note : str or None
-        What of the segments was changed; None where drawing `text` gives
-        exactly these segments.
+    `note` says what was changed; with None, drawing the text gives exactly the same segments.
     """
 
     text: bytes
@@ -50,7 +44,7 @@ class RecoveredText:
 
 
 def compact(segment: NDArray[Any]) -> NDArray[Any]:
-    """Return a segment in the smallest type that holds it; others are left as they are.
+    """Return a segment in the smallest type for it, or unchanged if it holds no code points.
 
     Examples
     --------
@@ -68,27 +62,20 @@ def compact(segment: NDArray[Any]) -> NDArray[Any]:
 def recover_text(
     segments: Sequence[NDArray[Any]], shape: ImageShape | None = None
 ) -> RecoveredText:
-    r"""Read a file's segments as text.
+    r"""Convert a file's segments, each (lines, width), to text.
 
-    - An empty segment, which 2018 appended to a file whose lines are a multiple
-      of 80, is no image and is left out.
-    - A segment of fewer than 80 rows that is not the last one, which 2018 never
-      wrote, is padded with blank lines to 80: its image stays the same.
-    - A segment of more than 80 rows (2018 wrote a last line that stood alone
-      as a row for each of its characters) goes on in the next image.
+    - An empty segment, which 2018 appended to a file whose number of lines is a multiple of 80, is
+      left out.
+    - A segment of fewer than 80 rows that is not the last one, which 2018 never wrote, is padded
+      with blank lines: its image stays the same.
+    - A segment of more than 80 rows (2018 wrote a single last line as one row per character)
+      continues in the next image.
     - A row narrower than 80 is padded with spaces.
-
-    Parameters
-    ----------
-    segments : sequence of numpy.ndarray, shape (lines, width)
-    shape : ImageShape, optional
-        Size of the images to draw.
 
     Raises
     ------
     NotTextError
-        If a value is not a code point, or a row is wider than an image or holds a
-        newline.
+        If a value is not a code point, or a row is wider than an image or contains a newline.
 
     Examples
     --------
@@ -103,7 +90,7 @@ def recover_text(
         if segment.size == 0:
             n_empty += 1
             continue
-        if n_lines % shape.height:  # the one before was too short
+        if n_lines % shape.height:  # the previous segment was too short
             blank = -n_lines % shape.height
             pieces.append(b"\n" * blank)
             n_lines += blank
@@ -142,13 +129,13 @@ def _rows(segment: NDArray[Any], number: int, width: int) -> NDArray[np.uint32]:
 
 
 Describe: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Turns a hit into the columns of the records table."""
+"""Converts a hit to columns of the records table."""
 
 _HEAD = 4096
 _COPY_BYTES = 1 << 20
 _MAX_HIT_BYTES = 64 << 20
 ORIGIN = "legacy"
-"""Where the records table says that an imported record comes from."""
+"""Origin of imported records in the records table."""
 
 
 def import_record(
@@ -158,16 +145,7 @@ def import_record(
     describe: Describe,
     scratch: Path,
 ) -> StagedRecord:
-    """Stage one record.
-
-    Parameters
-    ----------
-    storage : Storage
-        The dataset.
-    describe : callable
-        Turns the record's hit into columns of the records table.
-    scratch : pathlib.Path
-        A local folder.
+    """Stage one record in a dataset.
 
     Raises
     ------
@@ -190,11 +168,11 @@ def _record_row(source: LegacySource, record: SourceRecord, describe: Describe) 
     try:
         return row | dict(describe(hit))
     except (ZmlError, TypeError, ValueError, LookupError, RecursionError):
-        return row  # not a hit of Zenodo's; the images are imported without it
+        return row  # not a hit of Zenodo; the images are imported without it
 
 
 def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None:
-    """Read the record's JSON from its metadata pickle; None where there is none to be read."""
+    """Read the record's JSON from its metadata pickle; None if there is none."""
     if record.metadata is None:
         return None
     try:
@@ -205,18 +183,13 @@ def _hit(source: LegacySource, record: SourceRecord) -> Mapping[str, Any] | None
     except (DamagedPickleError, LegacyFileError):
         return None
     hit = content.get("hit") if isinstance(content, dict) else None
-    # A hit that is written out longer than any record's JSON is not one.
+    # A hit that would be longer than any record's JSON is not one.
     return hit if isinstance(hit, dict) and within(hit, _MAX_HIT_BYTES) else None
 
 
 @contextmanager
 def _opened(source: LegacySource, path: str) -> Iterator[IO[bytes]]:
-    """Open a file of the source; an error of the disk is not a damaged file.
-
-    Raises
-    ------
-    RecordError
-    """
+    """Open a file of the source; an error of the disk is a `RecordError`, not a damaged file."""
     try:
         with closing(source.open(path)) as stream:
             yield stream
@@ -224,7 +197,7 @@ def _opened(source: LegacySource, path: str) -> Iterator[IO[bytes]]:
         raise RecordError(
             "unreadable_source",
             f"{path} could not be read: {error.strerror or error}; "
-            "see to the source and run the same import again",
+            "check the source and run the same import again",
         ) from error
 
 
@@ -256,7 +229,7 @@ def _images(
 def _compact(stream: IO[bytes], name: str, scratch: Path) -> Iterable[tuple[str, Segments]]:
     with tempfile.TemporaryFile(dir=scratch) as copy:
         if not stream.seekable():
-            # HDF5 is read from here and there, a file in squashfs from front to back only.
+            # HDF5 needs random access, and a file in squashfs can only be read sequentially.
             shutil.copyfileobj(stream, copy, _COPY_BYTES)
             stream = copy
         for path, segments in read_images_hdf5(stream, name=name):
@@ -264,7 +237,7 @@ def _compact(stream: IO[bytes], name: str, scratch: Path) -> Iterable[tuple[str,
 
 
 def _staged_file(path: str, segments: Segments) -> tuple[StagedFile, bytes | None]:
-    """Return a file's row and text; its size, hash and encoding are unknown."""
+    """Return a file's row and text; its size, hash and encoding are not known."""
     note: str | None
     status: FileStatus
     try:

@@ -1,9 +1,9 @@
-"""The loaders that 2018's scripts use, over its pickles or over a dataset of ours.
+"""The loaders that 2018's scripts use, for its pickles or for a dataset of zml-dask.
 
-Parameters and results are 2018's. What is safer: pickles are read without being
-run. What is new: in the place of a pickle's path may stand a dataset (or its path
-or URL), whose every record is then read, or the path that a record's pickle would
-have in a dataset, as :func:`recursive_find` yields it, whether it is there or not.
+Parameters and results are those of 2018. Pickles are read without running their code. Instead of
+a pickle's path, a dataset (or its path or URL) can be given, of which all records are read, or the
+path that a record's pickle has in a dataset, as :func:`recursive_find` yields it, whether the file
+exists or not.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import legacy_file, legacy_record
-from zml_dask.legacy.export import legacy_paths
+from zml_dask.legacy.export import legacy_file, legacy_paths, legacy_record
 from zml_dask.legacy.readers import Segments, read_images_pickle
 from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyFile
 from zml_dask.query.dataset import Dataset, open_dataset
@@ -49,23 +48,23 @@ def load_all(
     Parameters
     ----------
     image_pkl : path or Dataset
-        ``images_<id>.pkl``, or a dataset of ours.
+        ``images_<id>.pkl``, or a dataset of zml-dask.
     pad_images : bool
         Pad segments of fewer than `padding_length` lines with spaces.
     length_cutoff : int
-        Segments of this many lines or fewer are left out.
+        Segments with this many lines or fewer are left out.
     padding_length : int
-        Lines and characters that a segment is padded to.
+        Lines and characters to which segments are padded.
     regexp : str, optional
-        Only files whose path (or name) the expression is found in.
+        Only files whose path or name matches the expression anywhere.
     script_name : str, optional
-        Only files of this name (or path).
+        Only files with this name or path.
 
     Returns
     -------
     numpy.ndarray, shape (n, padding_length, padding_length)
-        float64 where a segment was padded, as in 2018, else int64. Without
-        padding, segments of several heights come as an array of arrays.
+        float64 if a segment was padded, as in 2018, otherwise int64. Without padding,
+        segments of different heights are returned as an array of arrays.
 
     Examples
     --------
@@ -107,14 +106,14 @@ def load_by_regexp(
     padding_length: int = 80,
     regexp: str | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Load the images of the files whose path (or name) an expression is found in.
+    """Load the images of the files whose path or name matches an expression anywhere.
 
     Parameters are those of :func:`load_all`; files without images are left out.
 
     Returns
     -------
     dict of str to numpy.ndarray
-        By the file's name; files of one name share an array.
+        By the file's name; files with the same name share an array.
     """
     groups: dict[str, list[NDArray[Any]]] = defaultdict(list)
     for path, segments in _files(image_pkl):
@@ -124,15 +123,15 @@ def load_by_regexp(
 
 
 def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator[str]:
-    """Yield the files under a folder whose names match a pattern of the shell, sorted.
+    """Yield the files in a folder whose names match a shell pattern, sorted.
 
-    Under a dataset, a record's ``images_<id>.pkl`` is yielded whether it was
-    exported or not: the loaders read the dataset where there is no pickle.
+    For a dataset, each record's ``images_<id>.pkl`` is yielded whether it was exported or not: the
+    loaders read the dataset where there is no pickle.
 
     Parameters
     ----------
     pattern : str
-        Say ``images_*.pkl``.
+        For example ``images_*.pkl``.
 
     Raises
     ------
@@ -148,7 +147,9 @@ def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator
                 yield path
         return
     if not Path(base).is_dir():
-        raise UsageError(f"there is no folder {os.fspath(base)!r}; give one of 2018's or a dataset")
+        raise UsageError(
+            f"there is no folder {os.fspath(base)!r}; give one with records of 2018, or a dataset"
+        )
     for folder, folders, names in os.walk(base):
         folders.sort()
         for name in sorted(fnmatch.filter(names, pattern)):
@@ -156,7 +157,7 @@ def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator
 
 
 def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
-    """Yield path and int64 segments of every file of a pickle, a dataset or a view of one."""
+    """Yield path and int64 segments of every file of a pickle, a dataset or a view."""
     files: Iterable[LegacyFile]
     if not isinstance(image_pkl, str | os.PathLike):
         files = map(legacy_file, image_pkl)
@@ -172,7 +173,7 @@ def _files(image_pkl: ImagePickle) -> Iterator[tuple[str, Segments]]:
         elif found is not None and _is_dataset(found["dataset"]):
             files = legacy_record(Snapshot.open(found["dataset"]), int(found["id"])).files
         else:
-            raise UsageError(f"there is no pickle and no dataset {path!r}")
+            raise UsageError(f"{path!r} is neither a pickle nor a dataset")
     for file in files:
         yield file.path, [segment.astype(SEGMENT_DTYPE) for segment in file.segments()]
 

@@ -1,10 +1,9 @@
 """``images_<id>.pkl``: a dict of path -> list of int64 arrays, written as a stream of opcodes.
 
-Pickling a dict needs the whole record in memory at 51,200 bytes per image. The
-same pickle can be written file by file, since a dict is built by its opcodes
-one item at a time; and as nothing depends on the identity of objects, the bytes
-depend on the content alone. Protocol 3 and NumPy 1's module paths, which every
-Python 3 and every NumPy reads.
+To pickle a dict, the whole record would have to be in memory, at 51,200 bytes per image. Opcodes
+build a dict one item at a time, so that the same pickle can be written file by file. The bytes
+depend only on the content. Protocol 3 and the module paths of NumPy 1 are read by every Python 3
+and NumPy.
 """
 
 from __future__ import annotations
@@ -25,23 +24,17 @@ _AT_ONCE = 64
 """Segments written at once: 3.3 MB at 80 by 80."""
 
 _MANY_PARTS = 512
-"""Half of what POSIX systems take in one call."""
+"""Half of the parts that POSIX systems accept in one call."""
 
 _TAIL = pickle.TUPLE + pickle.BUILD
 """The opcodes after the pixels of an array."""
 
 _RECONSTRUCT, _ARGUMENTS, _DTYPE = 0, 1, 2
-"""Places in the unpickler's memo of what every array needs."""
+"""Positions of what every array needs in the unpickler's memo."""
 
 
 class PickleWriter:
-    """Writes one record's images to a pickle; a context manager.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Replaced where it exists.
-    """
+    """Writes one record's images to a new pickle; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
@@ -50,7 +43,7 @@ class PickleWriter:
         self._pixels: NDArray[np.int64] = np.empty((0, 0, 0), SEGMENT_DTYPE)
 
     def add(self, file: LegacyFile) -> None:
-        """Write the file's segments; a file that is not text is left out."""
+        """Write a file's segments; files that are not text are left out."""
         if file.images is None or file.n_lines is None:
             return
         self._waiting.append(_text(file.path) + pickle.EMPTY_LIST)
@@ -61,12 +54,12 @@ class PickleWriter:
                 self._add_segments(file.images[start:stop], file.n_lines[start:stop].tolist())
             self._waiting.append(pickle.APPENDS)
         self._waiting.append(pickle.SETITEM)
-        if len(self._waiting) > _MANY_PARTS:  # empty files, one after another
+        if len(self._waiting) > _MANY_PARTS:  # many empty files
             self._flush()
 
     def _add_segments(self, images: Images, n_lines: list[int]) -> None:
-        # All of them widened by one call and written by another: a call for each
-        # segment costs half as much again.
+        # All segments are widened by one call and written by another; a call for each segment
+        # takes half as much time again.
         if self._pixels.shape[1:] != images.shape[1:]:
             self._pixels = np.empty((_AT_ONCE, *images.shape[1:]), SEGMENT_DTYPE)
         self._pixels[: len(images)] = images
@@ -76,13 +69,13 @@ class PickleWriter:
         self._flush()
 
     def _head(self, shape: tuple[int, ...]) -> bytes:
-        """Return the opcodes that stand before the pixels of an array of `shape`."""
+        """Return the opcodes before the pixels of an array of `shape`."""
         if shape not in self._heads:
             self._heads[shape] = _array_head(shape)
         return self._heads[shape]
 
     def _flush(self) -> None:
-        """Write what waits; the system may accept it in several parts."""
+        """Write what is waiting; the system may accept only a part at a time."""
         parts, self._waiting = self._waiting, []
         size = sum(map(len, parts))
         written = os.writev(self._file.fileno(), parts)
@@ -103,15 +96,15 @@ class PickleWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
-        else:  # an unended pickle is not mistaken for a whole one
+        else:  # without its end, the pickle cannot be taken for a complete one
             self._file.close()
 
 
 def _prologue() -> bytes:
-    """Open the dict, and leave in the memo what every array refers to.
+    """Begin the dict, and put into the memo what every array refers to.
 
-    An array is ``_reconstruct(ndarray, (0,), b"b")`` and then a state: version,
-    shape, dtype, whether in Fortran order, bytes.
+    An array is ``_reconstruct(ndarray, (0,), b"b")`` with a state: version, shape, dtype, Fortran
+    order or not, bytes.
     """
     reconstruct = _global("numpy.core.multiarray", "_reconstruct")
     arguments = (
@@ -158,7 +151,7 @@ def _integer(value: int) -> bytes:
 
 
 def _put(place: int) -> bytes:
-    """Remember the top of the stack, and take it off."""
+    """Store the top of the stack in the memo, and remove it."""
     return pickle.BINPUT + bytes([place]) + pickle.POP
 
 

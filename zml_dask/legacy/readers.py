@@ -1,4 +1,4 @@
-"""Reading legacy image files back: what is in them, checked, and nothing run."""
+"""Reading legacy image files: their content is checked, and no code in them is run."""
 
 from __future__ import annotations
 
@@ -19,34 +19,24 @@ Segments: TypeAlias = list[NDArray[Any]]
 """A file's segments in order, each (lines, width)."""
 
 _MAX_PIXELS = 2 * 100_000 * 80
-"""More than a file of 2018 has: under 100,000 bytes, a row has at least one of them,
-and the last line may stand there once more, one row per character. Also what a pickle may
-show of arrays that it has shown before."""
+"""More pixels than a file of 2018 has: it was smaller than 100,000 bytes, a row has at least one
+byte, and the last line may be repeated with one row per character. Also the limit for arrays that
+a pickle refers to repeatedly."""
 
 
 def read_images_pickle(
     stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | None = None
 ) -> dict[str, Segments]:
-    """Read ``images_<id>.pkl``.
+    """Read ``images_<id>.pkl``: path -> segments, as they were pickled (int64 in 2018).
 
-    Parameters
-    ----------
-    name : str
-        What to call it in messages.
-    on_array : callable, optional
-        See :func:`zml_dask.safe_pickle.load`.
-
-    Returns
-    -------
-    dict of str to list of numpy.ndarray
-        Path -> segments, as they were pickled (int64 in 2018).
+    `on_array` is as for :func:`zml_dask.safe_pickle.load`.
 
     Raises
     ------
     ForbiddenPickleError, DamagedPickleError
-        If it asks for more than plain data, or is damaged.
+        If it contains more than plain data, or is damaged.
     LegacyFileError
-        If it holds something else.
+        If it contains something else.
     """
     content = load(stream, name=name, on_array=on_array)
     if not isinstance(content, dict):
@@ -59,7 +49,7 @@ def read_images_pickle(
         for segment in segments:
             if not isinstance(segment, np.ndarray):
                 raise LegacyFileError(f"{name}: a segment of {path!r} is not an array")
-            # A pickle holds an array once, and may name it many times, which costs us each time.
+            # A pickle contains an array once but may refer to it many times, each at a cost here.
             n_again += max(segment.size, 1) if id(segment) in seen else 0
             if n_again > _MAX_PIXELS:
                 raise LegacyFileError(f"{name} lists the same arrays again and again, unlike 2018")
@@ -70,20 +60,10 @@ def read_images_pickle(
 def read_images_hdf5(
     stream: IO[bytes], *, name: str = "the HDF5 file"
 ) -> Iterator[tuple[str, Segments]]:
-    """Read ``images_<id>.h5`` file by file.
+    """Read ``images_<id>.h5`` file by file; yield each path and its segments in order.
 
-    Links that leave the file, and datasets whose values lie elsewhere, are not
-    followed: a hostile file reads nothing of this machine.
-
-    Parameters
-    ----------
-    name : str
-        What to call it in messages.
-
-    Yields
-    ------
-    (str, list of numpy.ndarray)
-        Path and segments in order.
+    External links, and datasets with values in other files, are not followed, so that a malicious
+    file cannot read files of this machine.
 
     Raises
     ------
@@ -93,13 +73,13 @@ def read_images_hdf5(
         If `stream` cannot be read.
     """
     try:
-        # Without a cache of chunks: each is read once.
+        # Without a cache of chunks, since each is read once.
         with h5py.File(stream, "r", rdcc_nbytes=0) as file:
             root = h5g.open(file.id, b"/")
             yield from _read_group(root, "", {h5o.get_info(root).addr}, name)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the stream's; h5py's own complaints have no number
+            raise  # from the stream; errors of h5py itself have no number
         what = str(error).replace("\n", " ")[:200]
         raise LegacyFileError(f"{name} cannot be read as HDF5: {what}") from error
 
@@ -109,8 +89,8 @@ def _read_group(
 ) -> Iterator[tuple[str, Segments]]:
     """Yield the files of a group, then those of the groups in it.
 
-    `seen` holds the addresses of the groups: a group is read once, however many
-    links lead to it, and links may form a circle.
+    `seen` are the addresses of the groups that were read: several links may lead to a group, and
+    links may form a cycle.
     """
     files: dict[str, dict[int, bytes]] = {}
     groups: list[bytes] = []
@@ -131,20 +111,20 @@ def _read_group(
 
 
 def _segments(group: Any, keys: list[bytes], path: str, name: str) -> Segments:
-    """Read a file's datasets: numbers, in this file, not too many."""
+    """Read a file's datasets, after a check that they are numbers in this file and not too many."""
     segments: Segments = []
     n_pixels = 0
     for key in keys:
         dataset = h5d.open(group, key)
         properties = dataset.get_create_plist()
         if properties.get_external_count() or properties.get_layout() == h5d.VIRTUAL:
-            raise LegacyFileError(f"{name}: values of {path!r} lie in another file")
+            raise LegacyFileError(f"{name}: values of {path!r} are in another file")
         if dataset.get_type().get_class() not in (h5t.INTEGER, h5t.FLOAT):
             raise LegacyFileError(f"{name}: a segment of {path!r} is not an array of numbers")
         n_pixels += prod(dataset.shape or ())
         if n_pixels > _MAX_PIXELS:
-            raise LegacyFileError(f"{name}: {path!r} announces more rows than a file of 2018 has")
-        # Zeros: HDF5 leaves alone what it has no value for.
+            raise LegacyFileError(f"{name}: {path!r} has more rows than a file of 2018 can have")
+        # Zeros, since HDF5 does not change elements without a value.
         values: NDArray[Any] = np.zeros(dataset.shape or (), dataset.dtype)
         if values.size:
             dataset.read(h5s.ALL, h5s.ALL, values)

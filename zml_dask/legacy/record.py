@@ -1,4 +1,4 @@
-"""One record as the legacy writers take it, wherever it comes from."""
+"""A record for the legacy (2018) writers, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ class LegacyFile:
     Attributes
     ----------
     size : int or None
-        Bytes of the file itself, for the tree.
+        Size of the file in bytes, for the tree.
     images : numpy.ndarray of uint32, shape (n, height, width), or None
-        None where the file is not text: it is in the tree only.
+        None if the file is not text: then it is only in the tree.
     n_lines : numpy.ndarray of int, shape (n,), or None
+        Lines of each image.
     """
 
     path: str
@@ -39,7 +40,7 @@ class LegacyFile:
     n_lines: NDArray[np.integer[Any]] | None = None
 
     def segments(self) -> Iterable[Images]:
-        """Yield each image without the rows that only pad it, uint32 (lines, width)."""
+        """Yield each image without padding rows, (lines, width)."""
         if self.images is None or self.n_lines is None:
             return
         for image, lines in zip(self.images, self.n_lines.tolist(), strict=True):
@@ -48,14 +49,10 @@ class LegacyFile:
 
 @dataclass(frozen=True, slots=True)
 class LegacyRecord:
-    """A record: its files in path order, each path once, and its JSON as harvested.
+    """A record: its JSON as harvested, and its files in path order, each path once.
 
-    Attributes
-    ----------
-    metadata : str or None
-        The hit as JSON text: the ``metadata`` column of the records table.
-    files : iterable of LegacyFile
-        May be a generator: one file is held at a time.
+    `metadata` is the column of that name in the records table. `files` may be a generator, so that
+    one file is in memory at a time.
     """
 
     record_id: int
@@ -64,15 +61,10 @@ class LegacyRecord:
 
 
 class Canvas:
-    r"""Draws files from their normalised text, as it is staged, into memory that is used again.
+    r"""Draws files from their normalised text, as it is staged, into memory that is reused.
 
-    The images of a file are valid until the next one is drawn: fresh memory for
-    every file would cost more than drawing does.
-
-    Parameters
-    ----------
-    shape : ImageShape, optional
-        Size of the images.
+    The images of a file are valid until the next one is drawn: new memory for every file would
+    cost more than the drawing.
 
     Examples
     --------
@@ -93,17 +85,7 @@ class Canvas:
     def file(
         self, path: str, text: bytes | None, *, size: int | None = None, n_lines: int | None = None
     ) -> LegacyFile:
-        """Draw a file.
-
-        Parameters
-        ----------
-        text : bytes or None
-            Normalised UTF-8; None where the file is not text.
-        size : int or None
-            Bytes of the file itself.
-        n_lines : int or None
-            Lines of `text`, where they are counted already.
-        """
+        """Draw a file from its normalised UTF-8; None if it is not text."""
         if text is None:
             return LegacyFile(path, size)
         if n_lines is None:
@@ -116,7 +98,7 @@ class Canvas:
 
 
 def staged_record(staged: StagedReader) -> LegacyRecord:
-    """Return a record that draws its files from the staged text as they are asked for."""
+    """Return a record whose files are drawn from the staged text when needed."""
     row = staged.record
     return LegacyRecord(row["record_id"], row["metadata"], _files(staged))
 
@@ -124,6 +106,6 @@ def staged_record(staged: StagedReader) -> LegacyRecord:
 def _files(staged: StagedReader) -> Iterator[LegacyFile]:
     canvas = Canvas(staged.shape)
     for row, text in staged:
-        # An empty file is text without lines: a key without segments.
+        # An empty file is a text without lines: a key without segments.
         drawn = b"" if row["status"] == "empty" else text
         yield canvas.file(row["path"], drawn, size=row["size"], n_lines=row["n_lines"])

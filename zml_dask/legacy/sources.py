@@ -1,7 +1,7 @@
-"""Where 2018's records lie: a folder, or a squashfs image that is read without mounting it.
+"""Sources of 2018's records: a folder, or a squashfs image that is read without mounting it.
 
-PySquashfsImage reads squashfs in Python alone: no root, no FUSE, no kernel, which
-compute nodes seldom grant.
+PySquashfsImage reads squashfs in pure Python, without root, FUSE or a kernel module, which compute
+nodes rarely allow.
 """
 
 from __future__ import annotations
@@ -25,20 +25,12 @@ _OF_BAD_OFFSETS = (None, errno.EINVAL, errno.EOVERFLOW)
 
 
 class LegacyFileError(ZmlError):
-    """A file is not one of the legacy (2018) dataset, or cannot be read."""
+    """A file does not belong to the legacy (2018) dataset, or cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """A record's files in a source.
-
-    Attributes
-    ----------
-    pickle, hdf5, metadata : str or None
-        Paths within the source; None for one that is not there.
-    size : int
-        Bytes of all of them.
-    """
+    """Paths of a record's files in a source, None where one is missing, and their total size."""
 
     record_id: int
     pickle: str | None = None
@@ -48,7 +40,7 @@ class SourceRecord:
 
 
 class LegacySource(ABC):
-    """A dataset of 2018; can be pickled."""
+    """A dataset of 2018. Sources can be pickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,16 +51,16 @@ class LegacySource(ABC):
 
     @abstractmethod
     def open(self, path: str) -> IO[bytes]:
-        """Open a file; a stream that is read once, from front to back."""
+        """Open a file as a stream that is read once, from beginning to end."""
 
     def close(self) -> None:  # noqa: B027 - a folder is not opened
-        """Close what reading has opened."""
+        """Close the source."""
 
     def records(self) -> list[SourceRecord]:
-        """List the records, ascending.
+        """List the records in ascending order.
 
-        A record's folder is named by its number, wherever it lies; where a
-        number comes twice, the first folder in path order counts.
+        A folder named by a number, at any depth, is a record's; if there are several with the same
+        number, the first in path order is used.
         """
         folders: dict[int, dict[str, dict[str, tuple[str, int]]]] = {}
         for path, size in self.files():
@@ -95,7 +87,7 @@ _KINDS = {
 
 
 class FolderSource(LegacySource):
-    """A folder with one folder per record; a mounted image, say."""
+    """A folder with one folder per record, for example a mounted image."""
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file; symbolic links are not followed."""
@@ -137,7 +129,7 @@ class SquashfsSource(LegacySource):
             raise UsageError(f"{self.path} needs the Python package {error.name!r}") from error
         except Exception as error:  # PySquashfsImage raises whatever a bad image leads to
             if isinstance(error, OSError) and error.errno not in _OF_BAD_OFFSETS:
-                raise  # the disk's, which may give the bytes another time
+                raise  # of the disk, which may be read another time
             raise LegacyFileError(
                 f"{self.path} cannot be read as squashfs: {type(error).__name__}: {error}"
             ) from error
@@ -150,17 +142,11 @@ class SquashfsSource(LegacySource):
         yield from found
 
     def open(self, path: str) -> IO[bytes]:
-        """Open a file; its blocks are decompressed as they are read.
-
-        Raises
-        ------
-        LegacyFileError
-            If it is not there, or cannot be read.
-        """
+        """Open a file, whose blocks are decompressed as they are read."""
         with self._errors():
             file = self._image().select(f"/{path}")
         if file is None:
-            raise LegacyFileError(f"{self.path} holds no {path}")
+            raise LegacyFileError(f"{self.path} does not contain {path}")
         return io.BufferedReader(_BlockStream(file.iter_bytes(), self))
 
     def close(self) -> None:
@@ -171,7 +157,7 @@ class SquashfsSource(LegacySource):
 
 
 class _BlockStream(io.RawIOBase):
-    """A stream of the blocks that an iterator yields."""
+    """A stream of the blocks from an iterator."""
 
     def __init__(self, blocks: Iterator[bytes], source: SquashfsSource) -> None:
         super().__init__()
@@ -183,7 +169,7 @@ class _BlockStream(io.RawIOBase):
         return True
 
     def readinto(self, target: Any) -> int:
-        with self._source._errors():  # noqa: SLF001 - the two are one
+        with self._source._errors():  # noqa: SLF001 - a part of the source
             while not self._rest:
                 block = next(self._blocks, None)
                 if block is None:
@@ -196,22 +182,18 @@ class _BlockStream(io.RawIOBase):
 
 
 def open_source(path: str | Path) -> LegacySource:
-    """Open a folder of 2018's records, or a squashfs image of one.
-
-    Raises
-    ------
-    UsageError
-        If it is neither.
-    """
+    """Open a folder of 2018's records, or a squashfs image; `UsageError` if it is neither."""
     place = Path(path)
     if place.is_dir():
         return FolderSource(place.absolute())
     if not place.is_file():
-        raise UsageError(f"there is no {str(place)!r}; give a folder of 2018's or a .sqsh file")
+        raise UsageError(
+            f"there is no {str(place)!r}; give a folder with records of 2018, or a .sqsh file"
+        )
     with place.open("rb") as stream:
         if stream.read(len(_SQUASHFS_MAGIC)) != _SQUASHFS_MAGIC:
             raise UsageError(
                 f"{str(place)!r} is neither a folder nor a squashfs image; "
-                "give a folder of 2018's or a .sqsh file"
+                "give a folder with records of 2018, or a .sqsh file"
             )
     return SquashfsSource(place.absolute())

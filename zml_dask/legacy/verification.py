@@ -1,9 +1,8 @@
-"""Legacy files beside a dataset, compared with the dataset that they were made from.
+"""Verification of exported legacy files: they are made again and compared.
 
-An export has no checksum of its own and needs none: it follows from the dataset,
-so it is simply made again and compared. HDF5 leaves open how its content is laid
-out and deflated, so that another version of what writes it gives other bytes: of
-such a file the content is compared.
+An export needs no checksum, since it is determined by the dataset. HDF5 does not prescribe how
+content is arranged and compressed, so that other versions of the software write other bytes; for
+such files the content is compared.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from typing import get_args
 
 import numpy as np
 
-from zml_dask.legacy.committed import legacy_record
-from zml_dask.legacy.export import export_record, legacy_paths
+from zml_dask.legacy.export import export_record, legacy_paths, legacy_record
 from zml_dask.legacy.readers import Segments, read_images_hdf5
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.legacy.sources import LegacyFileError
@@ -30,21 +28,10 @@ from zml_dask.store.verify.report import Report
 def verify_exports(
     dataset: Storage, *, repair: bool = False, scratch: Path | None = None
 ) -> Report:
-    """Compare ``legacy/`` with what the dataset gives.
+    """Compare ``legacy/`` with what is exported from the dataset, which was verified before.
 
-    Parameters
-    ----------
-    dataset : Storage
-        Verified already: what is damaged itself proves nothing.
-    repair : bool
-        Put the right bytes where others are.
-    scratch : Path, optional
-        A local folder.
-
-    Returns
-    -------
-    Report
-        ``damaged`` and ``missing`` files; ``notes`` name what belongs to no committed record.
+    With `repair`, other files are replaced. ``notes`` of the report name files that belong to no
+    visible record.
     """
     report = Report(dataset.url)
     found: dict[str, list[str]] = defaultdict(list)
@@ -70,7 +57,7 @@ def verify_exports(
             for path in made.list():
                 _compare(report, dataset, made, path, repair=repair)
             report.notes += [
-                f"{path} is no export of its record"
+                f"{path} is not an export of its record"
                 for path in found[name]
                 if not made.exists(path)
             ]
@@ -96,9 +83,9 @@ def _compare(report: Report, dataset: Storage, made: Storage, path: str, *, repa
 
 
 def _n_other(dataset: Storage, made: Storage, path: str) -> int:
-    """Count the bytes that differ, up to a block of them; a whole block if the sizes differ.
+    """Count the bytes that differ; `_BLOCK` if there are many, or the sizes differ.
 
-    Block by block: a record of 20,000 images is two gigabytes as pickle and HDF5.
+    Files are read in blocks, since a record with 20,000 images has two gigabytes.
     """
     if dataset.size(path) != made.size(path):
         return _BLOCK
@@ -117,7 +104,7 @@ def _n_other(dataset: Storage, made: Storage, path: str) -> int:
 
 
 def _alike(dataset: Storage, made: Storage, path: str) -> bool:
-    """Compare what two HDF5 files hold, a record's file at a time."""
+    """Compare the content of two HDF5 files, one of the record's files at a time."""
     try:
         with dataset.open_reader(path) as ours, made.open_reader(path) as theirs:
             pairs = zip_longest(
@@ -143,5 +130,5 @@ def _equal(ours: Segments, theirs: Segments) -> bool:
 
 _BLOCK = 4 * 2**20
 _FLIPPED = 16
-"""At most so many bytes that differ are damage, even where HDF5 stores nothing: a file of
+"""Up to so many different bytes are damage, even in unused parts of an HDF5 file: a file by
 another version has another size, or differs throughout."""

@@ -13,11 +13,11 @@ from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor, run_job
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.committed import legacy_records
 from zml_dask.legacy.export import (
     RECORDS_PER_TASK,
     export_dataset,
     export_record,
+    legacy_records,
     parse_formats,
 )
 from zml_dask.legacy.record import LegacyFormat
