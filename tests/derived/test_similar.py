@@ -117,7 +117,7 @@ def test_records_of_one_kind_are_nearest(built: Dataset) -> None:
 def test_what_cannot_be_compared_is_named(built: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no words"):
         built.similar(text=" \n ")
-    with pytest.raises(UsageError, match="one thing"):
+    with pytest.raises(UsageError, match="exactly one"):
         built.similar(100, text="x")
     with pytest.raises(UsageError, match="no words to compare"):
         built.similar(130)

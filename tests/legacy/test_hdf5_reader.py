@@ -108,7 +108,7 @@ def test_an_announced_size_is_not_believed(make: Callable[[Fill], Path]) -> None
     def fill(file: h5py.File) -> None:
         file.create_dataset("a__0", (10**9, 80), "i8", chunks=(80, 80))
 
-    with pytest.raises(LegacyFileError, match="more rows than a file of 2018 has"):
+    with pytest.raises(LegacyFileError, match="more rows than a file of 2018 can have"):
         read(make(fill))
 
 
