@@ -123,7 +123,7 @@ def test_what_cannot_be_compared_is_named(built: Dataset, tmp_path: Path) -> Non
         built.similar(130)
     with pytest.raises(UsageError, match="holds no record 7"):
         built.similar(7)
-    with pytest.raises(UsageError, match="files not by='tree'"):
+    with pytest.raises(UsageError, match="by must be 'content'"):
         built.similar(text="x", by="tree")
     storage = Storage.open(tmp_path / "ds")
     stage(storage, tmp_path, 100, "c")

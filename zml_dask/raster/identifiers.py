@@ -1,8 +1,7 @@
-"""The identifiers of languages that a build may choose from: linguist's rules, and Magika.
+"""Ways to identify languages in a build: linguist's rules, and Magika.
 
-Magika, Google's model of content, is slower and blind to names: an option for all
-files, behind the extra ``magika``. The model lies in the package, so nothing is
-fetched when it is used.
+Magika, Google's model for contents, is slower and does not use names. It is an option for all
+files, with the extra ``magika``. Its package contains the model, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from zml_dask.errors import UsageError
 from zml_dask.raster.language import UNKNOWN, Identity, identify, identity_of
 
 LIKELY = 0.8
-"""Below this probability the name and linguist's rules decide."""
+"""Below this probability, the name and linguist's rules are used."""
 
-# Only labels that a capital letter alone does not make linguist's names.
+# Only labels that are not linguist's names with a small first letter.
 NAMES: Mapping[str, str] = {
     "asm": "Assembly",
     "batch": "Batchfile",
@@ -55,21 +54,13 @@ NAMES: Mapping[str, str] = {
     "xml": "XML",
     "yaml": "YAML",
 }
-"""Magika's label -> linguist's name."""
+"""Magika's labels, and linguist's names."""
 
 
 def identify_with_magika(path: str, head: bytes) -> Identity:
-    """Name the language of a file by its content; by its name where Magika is not sure.
+    """Return the language of a file by its content, or by its name where Magika is uncertain.
 
-    Parameters
-    ----------
-    head : bytes
-        The first bytes of its normalised text; ``b""`` for what is no text.
-
-    Raises
-    ------
-    UsageError
-        If the package is not installed.
+    `head` is the beginning of its normalised text; ``b""`` if it is not text.
     """
     by_name = identify(path, head)
     if not head.strip():
@@ -79,19 +70,13 @@ def identify_with_magika(path: str, head: bytes) -> Identity:
         return by_name
     label = str(found.prediction.output.label)
     named = identity_of(NAMES.get(label, label.capitalize()))
-    # What is no language to linguist ("unknown", "txt" of a licence) is left to the name.
+    # For what is no language to linguist ("unknown", or "txt" for a licence) the name is used.
     return named if named is not UNKNOWN and named.language != "Text" else by_name
 
 
 @cache
 def magika() -> Any:
-    """Load the model, once a process.
-
-    Raises
-    ------
-    UsageError
-        If its package is not installed.
-    """
+    """Load the model, once per process; `UsageError` if its package is not installed."""
     try:
         from magika import Magika
     except ImportError as error:
@@ -102,7 +87,7 @@ def magika() -> Any:
 
 
 Identifier = Callable[[str, bytes], Identity]
-"""Takes a path and the head of the normalised text."""
+"""A function of a path and the beginning of the normalised text."""
 
 IDENTIFIERS: Mapping[str, Identifier] = {"linguist": identify, "magika": identify_with_magika}
 

@@ -21,7 +21,7 @@ _MAX_SIDE = np.iinfo(np.uint16).max
 
 
 def n_lines_dtype(height: int) -> type[np.uint8 | np.uint16]:
-    """Smallest unsigned type that counts to `height` rows."""
+    """Return the smallest unsigned type for numbers of lines up to `height`."""
     return np.uint8 if height <= np.iinfo(np.uint8).max else np.uint16
 
 
@@ -31,9 +31,9 @@ def rasterize(
 ) -> tuple[Images, NDArray[np.uint8 | np.uint16]]:
     r"""Cut `text` into images of `height` lines by `width` characters.
 
-    Line ends (``\r\n``, ``\r``) become ``\n`` and a tab becomes four spaces
-    first; a final newline opens no further line; a line is cut at `width`
-    characters or padded with spaces, and the last image with rows of spaces.
+    First, line ends (``\r\n``, ``\r``) become ``\n`` and tabs become four spaces. A final newline
+    begins no further line. Lines are cut at `width` characters or padded with spaces, and the last
+    image is padded with rows of spaces.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def rasterize(
     Returns
     -------
     images : numpy.ndarray of uint32, shape (n, height, width)
-        Code points. ``n`` is the number of lines over `height`, rounded up.
+        Code points. ``n`` is the number of lines divided by `height`, rounded up.
     n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
         How many rows of each image are lines of the text; uint16 where
         `height` is over 255.
@@ -64,32 +64,12 @@ def rasterize(
     '    return 1'
     """
     _check_sides(width, height)
-    # A lone surrogate is a code point like any other to NumPy, if not to UTF-8.
+    # Lone surrogates are code points like others, although UTF-8 does not allow them.
     utf8, total, _ = normalize_utf8(text.encode("utf-8", "surrogatepass"), width=width)
-    return rasterize_utf8(utf8, total, width, height)
-
-
-def rasterize_utf8(
-    text: bytes, total_lines: int, width: int = WIDTH, height: int = HEIGHT
-) -> tuple[Images, NDArray[np.uint8 | np.uint16]]:
-    """Do as :func:`rasterize` for normalised UTF-8 whose lines are already counted.
-
-    Parameters
-    ----------
-    text : bytes
-        From `raster.text`: normalised UTF-8.
-    width, height : int
-        Of an image, in characters.
-
-    Returns
-    -------
-    images : numpy.ndarray of uint32, shape (n, height, width)
-    n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
-    """
-    n = -(-total_lines // height)
+    n = -(-total // height)
     images = np.empty((n, height, width), np.uint32)
     n_lines = np.empty(n, n_lines_dtype(height))
-    rasterize_into([text], images, n_lines)
+    rasterize_into([utf8], images, n_lines)
     return images, n_lines
 
 
@@ -103,11 +83,11 @@ def rasterize_into(
     texts : list of bytes
         Normalised UTF-8, one item per file.
     images : numpy.ndarray of uint32, shape (n, height, width)
-        Where to write, say a part of a shard. Filled from the front, until it is full.
+        Where to write, for example a part of a shard, until it is full.
     n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
         Where to write how many rows of each image are lines.
     skip : int
-        Images of the first text to pass over (they lie in the shard before).
+        Number of images of the first text to skip, because they are in the previous shard.
 
     Returns
     -------
@@ -127,17 +107,17 @@ def rasterize_into(
 
 
 def to_text(images: ArrayLike, n_lines: ArrayLike | None = None) -> str:
-    r"""Read images back as text: the inverse of :func:`rasterize`.
+    r"""Convert images back to text: the inverse of :func:`rasterize`.
 
-    What it cannot give back are spaces at the end of lines, what was cut from
-    long lines, and whether the last line ended in a newline: it always does here.
+    It cannot restore spaces at the end of lines, what was cut from long lines, and whether the
+    last line ended in a newline: here it always does.
 
     Parameters
     ----------
     images : array_like of uint32, shape (n, height, width)
-        Images of one file in order; one image alone may be (height, width).
+        Images of one file in order; a single image may be (height, width).
     n_lines : array_like of int, shape (n,) or scalar, optional
-        How many rows of each image are lines. By default all, but for rows of spaces at
+        How many rows of each image are lines. By default all, except for rows of spaces at
         the end of the last image.
 
     Returns

@@ -1,14 +1,13 @@
-"""Compiled loops over UTF-8 bytes: the hot path of the whole system.
+"""Compiled loops over UTF-8 bytes, in which most of the computing time is spent.
 
-Numba, because a loop that looks at each byte once beats every arrangement of
-NumPy calls several times over (``benchmarks/rasterise.py`` compares them), and
-needs no compiler on the user's machine. The compiled code is cached on disk.
-All kernels release the GIL and take only valid, normalised input; the modules
-beside this one see to that.
+With Numba, a loop that visits each byte once is several times as fast as any combination of NumPy
+calls (``benchmarks/rasterise.py`` compares them), and users need no compiler. The compiled code
+is cached on disk. All kernels release the GIL and rely on valid, normalised input from the other
+modules.
 
-Positions are unsigned: of a signed index Numba cannot know that it is not counted
-from the end, and asks at every access, which also keeps the compiler from using
-vector instructions. The drawing loop takes three times as long with signed ones.
+Positions are unsigned: a signed index may be negative, which Numba would check at every access,
+and the compiler could not use vector instructions. The drawing loop takes three times as long with
+signed positions.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _NEWLINE = 10
 _RETURN = 13
 _TAB = 9
 _SPACE = 32
-_ONE = np.uintp(1)  # unsigned plus a plain 1 would be a float
+_ONE = np.uintp(1)  # with a plain 1, the sum of an unsigned number would be a float
 TAB_WIDTH = 4
 
 
@@ -32,8 +31,8 @@ def normalize(
 ) -> tuple[int, int, int]:  # pragma: no cover - compiled
     r"""Copy UTF-8 `source` into `target` with ``\r\n``, ``\r`` -> ``\n`` and tab -> 4 spaces.
 
-    Returns the bytes written, the number of lines, and how many are longer
-    than `width` characters. `target` must hold ``4 * source.size`` bytes.
+    Returns the bytes written, the number of lines, and of those longer than `width` characters.
+    `target` must have ``4 * source.size`` bytes.
     """
     n = np.uintp(0)
     n_lines = 0
@@ -83,7 +82,7 @@ def count_lines(
     n_cut = 0
     start = np.uintp(0)
     size = np.uintp(text.size)
-    while start < size:  # a final newline opens no further line
+    while start < size:  # a final newline begins no further line
         end = start
         while end < size and text[end] != _NEWLINE:
             end += _ONE
@@ -101,7 +100,7 @@ def count_lines(
 def _skip_line(
     text: NDArray[np.uint8], i: np.uintp, stop: np.uintp
 ) -> np.uintp:  # pragma: no cover - compiled
-    """Return where the line after the one that holds byte `i` begins."""
+    """Return the start of the line after the one with byte `i`."""
     while i < stop and text[i] != _NEWLINE:
         i += _ONE
     return i + _ONE
@@ -111,7 +110,7 @@ def _skip_line(
 def _decode(
     text: NDArray[np.uint8], i: np.uintp
 ) -> tuple[np.uint32, np.uintp]:  # pragma: no cover - compiled
-    """Return the code point whose UTF-8 begins at byte `i`, and where the next one begins."""
+    """Return the code point whose UTF-8 begins at byte `i`, and the start of the next one."""
     lead = np.uint32(text[i])
     if lead < 0x80:
         return lead, i + _ONE
@@ -125,7 +124,7 @@ def _decode(
 
 @compiled
 def _fill(row: NDArray[np.uint32], start: np.uintp) -> None:  # pragma: no cover - compiled
-    """Fill a row with spaces from a column on."""
+    """Fill a row with spaces, from a column to the end."""
     for column in range(start, np.uintp(row.size)):
         row[column] = _SPACE
 
@@ -134,10 +133,10 @@ def _fill(row: NDArray[np.uint32], start: np.uintp) -> None:  # pragma: no cover
 def _draw_line(
     text: NDArray[np.uint8], i: np.uintp, stop: np.uintp, row: NDArray[np.uint32]
 ) -> np.uintp:  # pragma: no cover - compiled
-    """Draw the line that begins at byte `i` into `row`; return where the next one begins."""
+    """Draw the line that begins at byte `i` into `row`; return the start of the next line."""
     width = np.uintp(row.size)
-    # Most lines are ASCII: find the line's end, then widen it in one loop that
-    # the compiler turns into vector instructions.
+    # Most lines are ASCII: find the end of the line, then widen it in one loop, for which the
+    # compiler uses vector instructions.
     end = i
     limit = min(stop, i + width)
     seen = np.uint8(0)
@@ -169,9 +168,8 @@ def rasterize(
 ) -> int:  # pragma: no cover - compiled
     """Draw the files ``text[starts[k]:stops[k]]`` one after another into `images`.
 
-    The first `skip` images of the first file are passed over. Drawing stops
-    when `images` is full. Every pixel of an image that is reached is written; the
-    others are left alone. Returns the number of images written.
+    The first `skip` images of the first file are left out. Drawing stops when `images` is full.
+    Returns the number of images written, which are written completely.
     """
     capacity, height, _ = images.shape
     image = 0
@@ -205,7 +203,7 @@ def unrasterize(
 ) -> int:  # pragma: no cover - compiled
     """Write the lines of `images` without trailing spaces, each ended by a newline.
 
-    Returns the number of code points written; `target` must hold
+    Returns the number of code points written; `target` must have the size
     ``images.shape[0] * height * (width + 1)``.
     """
     n = np.uintp(0)
@@ -227,9 +225,9 @@ def unrasterize(
 def copy_visible(
     source: NDArray[np.uint8], target: NDArray[np.uint8], width: int
 ) -> int:  # pragma: no cover - compiled
-    """Copy lines cut to `width` characters, without spaces at their end, each ended by a newline.
+    """Copy lines, cut to `width` characters and without trailing spaces, each ended by a newline.
 
-    Returns the bytes written; `target` must hold ``source.size + 1``.
+    Returns the bytes written; `target` must have ``source.size + 1``.
     """
     n = np.uintp(0)
     i = np.uintp(0)

@@ -1,8 +1,8 @@
-"""The language of a file: from its name, and from its content where the name does not tell.
+"""The language of a file, from its name, or from its content where the name is ambiguous.
 
-The tables and the rules for ambiguous extensions are linguist's, GitHub's
-own (``data/linguist.json``, made by ``benchmarks/linguist_tables.py``);
-``docs/languages.md`` says how they were chosen and how often they are right.
+The tables and the rules for ambiguous extensions are those of linguist, GitHub's detector
+(``data/linguist.json``, made by ``benchmarks/linguist_tables.py``); ``docs/languages.md`` describes
+how they were chosen and their accuracy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 HEAD_BYTES = 4096
-"""How much of a file's text may be looked at; linguist's rules need no more."""
+"""How much of a file's text is examined; linguist's rules need no more."""
 
 _SHEBANG = re.compile(
     rb"#!\s*(?:\S*/env\s+(?:-\S+\s+|\w+=\S*\s+)*)?(?:\S*/)?([A-Za-z][\w+#]*)", re.ASCII
@@ -31,7 +31,7 @@ class Identity:
     ----------
     language : str or None
         Linguist's name of its language (``"Python"``, ``"C++"``, ``"Text"``), or
-        None where nothing says.
+        None if it is unknown.
     kind : str or None
         ``"programming"``, ``"markup"``, ``"data"`` or ``"prose"``.
     """
@@ -41,31 +41,31 @@ class Identity:
 
 
 UNKNOWN = Identity(None, None)
-"""What nothing names."""
+"""A file whose language is unknown."""
 
 Rule = tuple[Identity, tuple[tuple[Callable[[bytes], object], bool], ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Ambiguous:
-    """A name that several languages share: rules over the content, in order."""
+    """A name that several languages share: rules for the content, in order."""
 
     rules: tuple[Rule, ...]
     default: Identity
 
 
 def identify(path: str, head: bytes) -> Identity:
-    r"""Name the language of a file.
+    r"""Return the language of a file.
 
-    The name decides where it can; the content is looked at only where several
-    languages share the name or extension, or where there is neither.
+    The content is examined only if several languages share the name or extension, or the name is
+    unknown.
 
     Parameters
     ----------
     path : str
-        The file's path or name; only what follows the last slash counts.
+        The file's path or name; only the part after the last slash counts.
     head : bytes
-        The first `HEAD_BYTES` of its normalised text; ``b""`` for what is no text.
+        The first `HEAD_BYTES` of its normalised text; ``b""`` if it is not text.
 
     Examples
     --------
@@ -83,8 +83,8 @@ def identify(path: str, head: bytes) -> Identity:
         script = _by_content(head)
         if script is not UNKNOWN:
             return script
-    # Without blank lines: many rules begin with `^\s*`, and on a page of nothing
-    # but newlines one of them takes a minute (a test holds the worst case).
+    # Without blank lines: many rules begin with `^\s*`, and on a text of newlines one of them takes
+    # a minute (a test has the worst case).
     head = b"\n".join([line for line in head[:HEAD_BYTES].split(b"\n") if line.strip()])
     for identity, conditions in found.rules:
         if all(bool(search(head)) is wanted for search, wanted in conditions):
@@ -94,7 +94,7 @@ def identify(path: str, head: bytes) -> Identity:
 
 @lru_cache(maxsize=65_536)
 def _by_name(name: str) -> Identity | _Ambiguous | None:
-    """Return what a file's name says: a language, rules to choose by, or nothing."""
+    """Return what a file's name implies: a language, rules for the content, or None."""
     tables = _tables()
     if name in tables["names"]:
         return _identity(tables["names"][name])
@@ -127,14 +127,14 @@ def _by_extension(extension: str) -> Identity | _Ambiguous | None:
 
 
 def _by_content(head: bytes) -> Identity:
-    """Name a file without a telling name: by its interpreter, or as XML."""
+    """Return the language of a file without a known name: by its interpreter, or XML."""
     if head.startswith(b"#!"):
         shebang = _SHEBANG.match(head[:256])
         if shebang is None:
             return UNKNOWN
         interpreters: Mapping[str, str] = _tables()["interpreters"]
         name = shebang[1].decode("ascii")
-        # python3.11's regular expression match is `python3`: the dot ends it.
+        # The match for python3.11 is `python3`, which ends at the dot.
         language = interpreters.get(name) or interpreters.get(name.rstrip("0123456789"))
         return _identity(language)
     return _identity("XML") if head.startswith(b"<?xml") else UNKNOWN
@@ -149,7 +149,7 @@ def _tables() -> Mapping[str, Any]:
 
 @cache
 def _compiled(pattern: str) -> Callable[[bytes], object]:
-    # Bytes, as Ruby's classes are ASCII; `^` and `$` mean lines in Ruby.
+    # Bytes, since Ruby's character classes are ASCII; in Ruby, `^` and `$` match at each line.
     return re.compile(pattern.encode(), re.MULTILINE).search
 
 
@@ -159,7 +159,7 @@ def _identity(language: str | None) -> Identity:
 
 
 def identity_of(language: str) -> Identity:
-    """Return a language, by linguist's name for it, with its kind; `UNKNOWN` if it has none.
+    """Return a language with its kind, by linguist's name; `UNKNOWN` if there is none.
 
     Examples
     --------
@@ -171,15 +171,10 @@ def identity_of(language: str) -> Identity:
 
 @cache
 def language_group(language: str | None) -> str | None:
-    """Return linguist's group of a language: the language itself where it is in none.
+    """Return linguist's group of a language, or the language itself if it is in none.
 
-    Dialects and file formats of one language are languages of their own to
-    linguist; a question about "Fortran" usually means the group.
-
-    Parameters
-    ----------
-    language : str or None
-        As in `Identity`.
+    To linguist, dialects and file formats of a language are languages of their own; "Fortran"
+    usually means the group.
 
     Examples
     --------

@@ -1,8 +1,7 @@
-r"""Bytes of a file to normalised text: decoded, line ends and tabs replaced, lines counted.
+r"""Normalised text from the bytes of a file: decoded, line ends and tabs replaced, lines counted.
 
-Normalised text is UTF-8 with ``\n`` as the only line end and without tabs: what
-is staged on disk, and what the images are made from. The rules are those of
-``docs/format.md``, "Rasterising".
+Normalised text is UTF-8 with ``\n`` as the only line end and without tabs. It is staged on disk,
+and the images are made from it. The rules are in ``docs/format.md``, "Rasterising".
 """
 
 from __future__ import annotations
@@ -36,12 +35,11 @@ class NormalizedText:
     text : bytes
         UTF-8 without byte order mark, lines ended by ``\n``, no tabs, no ``\r``.
     encoding : str
-        What the file was read as and how that was found; see
-        `zml_dask.encodings.DecodedText`.
+        The encoding of the file and how it was found; see `zml_dask.encodings.DecodedText`.
     n_lines : int
-        Number of lines; a final newline opens none.
+        Number of lines; a final newline begins no further line.
     n_cut : int
-        How many of them are longer than the image is wide.
+        Number of lines that are longer than the image is wide.
     note : str or None
         What is wrong with the file's encoding.
     """
@@ -52,10 +50,6 @@ class NormalizedText:
     n_cut: int
     note: str | None = None
 
-    def n_images(self, height: int = HEIGHT) -> int:
-        """Number of images of `height` lines that the text fills."""
-        return -(-self.n_lines // height)
-
 
 def normalize_text(data: bytes, *, width: int = WIDTH, keep_binary: bool = False) -> NormalizedText:
     r"""Decode a file's bytes and replace its line ends and tabs.
@@ -65,9 +59,9 @@ def normalize_text(data: bytes, *, width: int = WIDTH, keep_binary: bool = False
     data : bytes
         The whole file.
     width : int
-        Characters a line holds before it counts as cut.
+        Characters per line; longer lines are counted as cut.
     keep_binary : bool
-        Read a file with NUL bytes all the same, as the legacy (2018) dataset did.
+        Read files with NUL bytes too, as for the legacy (2018) dataset.
 
     Raises
     ------
@@ -90,7 +84,7 @@ def normalize_text(data: bytes, *, width: int = WIDTH, keep_binary: bool = False
 
 
 def normalize_utf8(utf8: bytes, *, width: int = WIDTH) -> tuple[bytes, int, int]:
-    """Replace line ends and tabs of UTF-8 bytes; also count lines, and those cut at `width`."""
+    """Replace line ends and tabs of UTF-8; also return the numbers of lines and of cut lines."""
     source: NDArray[np.uint8] = np.frombuffer(utf8, np.uint8)
     if b"\r" not in utf8 and b"\t" not in utf8:
         n_lines, n_cut = kernels.count_lines(source, width)
@@ -102,23 +96,10 @@ def normalize_utf8(utf8: bytes, *, width: int = WIDTH) -> tuple[bytes, int, int]
 
 
 def visible_text(text: bytes, width: int = WIDTH) -> bytes:
-    r"""Return what the images of a normalised text show of it, as UTF-8, without making them.
+    r"""Return ``to_text(*rasterize(text))`` of a normalised text as UTF-8, without drawing images.
 
-    Used to record, while a file is at hand, a hash that its images can later be
-    compared with: it is ``to_text(*rasterize(text))``.
-
-    Parameters
-    ----------
-    text : bytes
-        Normalised.
-    width : int
-        Characters a line holds.
-
-    Returns
-    -------
-    bytes
-        The lines, cut at `width` characters, without spaces at their end, each
-        ended by ``\n``.
+    These are the lines, cut at `width` characters, without trailing spaces, each ended by ``\n``.
+    Their hash is recorded, so that the images can be compared with it later.
 
     Examples
     --------
