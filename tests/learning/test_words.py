@@ -97,7 +97,7 @@ def test_nothing_has_no_words() -> None:
 
 @pytest.mark.parametrize("starts", [[], [-1, 1], [0, 2], [1, 0, 1], [[0, 1]]])
 def test_rows_must_lie_within_the_pages(starts: list[int]) -> None:
-    with pytest.raises(UsageError, match="starts are page numbers"):
+    with pytest.raises(UsageError, match="starts are ascending page numbers"):
         count_words("a", starts)
 
 
