@@ -133,10 +133,10 @@ def test_the_wall_and_its_filters(
         for record, path, data in known.shown()
         if identify(path, data).language == "Python" and known.rows[record]["license"] == "mit"
     )
-    shows(chromium, f"{both:,} images" if both else "no image fits")
+    shows(chromium, f"{both:,} images" if both else "no matching image")
     assert chromium.current_url.endswith("#language=Python&license=mit")
     show(chromium, f"{served.url}#record=112")  # withdrawn
-    assert status(chromium) == "no image fits"
+    assert status(chromium) == "no matching image"
 
 
 @pytest.mark.browser
@@ -189,7 +189,7 @@ def test_every_filter_chooses_what_sql_chooses(
     for address, where in questions.items():
         images = len(dataset.select(where))
         show(chromium, f"{served.url}#{address}")
-        shows(chromium, f"{images:,} images" if images else "no image fits")
+        shows(chromium, f"{images:,} images" if images else "no matching image")
         shown = tiles(chromium)
         chosen = set(dataset.select(where).rows.positions().tolist())
         assert set(shown) <= chosen, address
@@ -289,11 +289,11 @@ def test_shuffling_shows_every_image_once(
 @pytest.mark.browser
 def test_an_empty_answer_offers_less(served: ViewerServer, chromium: webdriver.Chrome) -> None:
     show(chromium, f"{served.url}#language=Python&license=nonsense")
-    shows(chromium, "no image fits")
+    shows(chromium, "no matching image")
     offers = script(
         chromium, "[...document.querySelectorAll('#empty button')].map(b => b.textContent)"
     )
-    assert offers == ["without language = Python", "without license = nonsense", "everything"]
+    assert offers == ["without language = Python", "without license = nonsense", "without any filter"]
     chromium.execute_script("document.querySelectorAll('#empty button')[1].click()")
     wait(chromium, lambda b: "images" in status(b))
     assert chromium.current_url.endswith("#language=Python")
@@ -444,7 +444,7 @@ def test_every_view_has_an_address(served: ViewerServer, chromium: webdriver.Chr
     show(chromium, f"{served.url}#image=4")
     code = opened(chromium)
     show(chromium, f"{served.url}#language=nonsense&page=-3&image=zzz")
-    assert status(chromium) == "no image fits"
+    assert status(chromium) == "no matching image"
     show(chromium, f"{served.url}#image=4")
     assert opened(chromium) == code
 

@@ -141,7 +141,7 @@ def test_what_is_like_a_text_is_listed_marked_and_a_link(
     assert records == [number for number in ranked.tolist() if number != 112][:10]
     # A vector that was made by other weights cannot be compared.
     show(chromium, re.sub("like=[0-9a-f]{8}", "like=00000000", address))
-    wait(chromium, lambda b: text(b, "place").startswith("the vectors were computed anew"))
+    wait(chromium, lambda b: text(b, "place").startswith("the vectors were computed again"))
 
 
 def test_files_are_points_too(

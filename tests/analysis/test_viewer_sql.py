@@ -121,7 +121,7 @@ def test_what_names_images_files_or_records_is_shown_as_images(
     shows(chromium, "4 images")
     assert tiles(chromium) == [5, 6, 7, 20]
     again(chromium, "SELECT count(*) FROM files")
-    shows(chromium, "the result names no image")
+    shows(chromium, "the result has no column image")
     again(
         chromium,
         "SELECT 0 AS file_id FROM range(3) UNION ALL SELECT i FROM range(10000) t(i) WHERE i > 900",

@@ -1,4 +1,4 @@
-// Stands in the bundle for codecs that no dataset of ours uses; they would double its size.
+// Replaces codecs in the bundle that our datasets do not use; they would double its size.
 
 export default class {
   static fromConfig() {

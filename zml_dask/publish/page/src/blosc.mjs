@@ -1,8 +1,7 @@
 // Blosc chunks (format 1, zstd inside), decoded without compiled code.
 //
-// numcodecs' decoder is made by Emscripten, whose glue builds functions from
-// strings; a page that shows strangers' files must not allow that. With zstd from
-// fzstd, what remains of Blosc is a header, a list of blocks, and a shuffle:
+// The decoder of numcodecs is compiled by Emscripten, whose code builds functions from strings, which a page that shows
+// untrusted files must not allow. With zstd from fzstd, Blosc is only a header, a list of blocks, and a shuffle:
 // https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
 
 import { decompress } from "fzstd";
@@ -25,8 +24,7 @@ function unshuffle(block, size) {
   return found;
 }
 
-/** Decode one Blosc chunk. */
-export function decode(chunk) {
+function decode(chunk) {
   const view = new DataView(chunk.buffer, chunk.byteOffset, chunk.byteLength);
   const flags = chunk[2];
   const typeSize = chunk[3];
@@ -55,7 +53,7 @@ export function decode(chunk) {
   return found;
 }
 
-/** As zarrita wants a codec. */
+/** The codec for zarrita. */
 export class Blosc {
   kind = "bytes_to_bytes";
   static fromConfig() {

@@ -1,4 +1,4 @@
-// The dataset, read lazily over HTTP ranges: tables by hyparquet, images by zarrita.
+// The dataset, read lazily by HTTP range requests: tables with hyparquet, images with zarrita.
 
 import * as zarr from "zarrita";
 
@@ -9,11 +9,11 @@ zarr.registry.set("blosc", async () => Blosc);
 
 const SCHEMA = 2;
 const MAPS = { records: "derived/record_map", files: "derived/file_map" };
-const MOST_POINTS = 2_000_000; // that a map draws
+const MOST_POINTS = 2_000_000; // of a map
 const CHUNKS_KEPT = 16; // 1.6 MB each at 80 by 80
-const ABSENT = 0x110000; // no code point: what a chunk that is not there is filled with
+const ABSENT = 0x110000; // not a code point: the fill value of missing chunks
 
-/** An array over HTTP whose missing chunks are told from blank ones: every committed chunk exists. */
+/** An array over HTTP in which missing chunks differ from blank ones: every committed chunk exists. */
 class Store extends zarr.FetchStore {
   constructor(url) {
     super(url, { useSuffixRequest: true });
@@ -30,7 +30,7 @@ const openArray = (base, name) => zarr.open.v3(new Store(new URL(`images.zarr/${
 
 const COUNTS = ["records", "files", "images", "bytes"];
 
-/** Counts of everything that is shown, by dimension and value: the sums over all parts. */
+/** Counts by dimension and value, as sums over all parts of the summary. */
 class Summary {
   constructor(columns) {
     this.dimensions = new Map();
@@ -43,13 +43,13 @@ class Summary {
     });
   }
 
-  /** Values of a dimension, those with most images first. */
+  /** Values of a dimension, those with the most images first. */
   ranked(dimension) {
     const shown = [...(this.dimensions.get(dimension)?.values() ?? [])].filter(({ records, files }) => records || files);
     return shown.sort((a, b) => b.images - a.images || b.files - a.files);
   }
 
-  /** Images of one value; null where the summary does not say. */
+  /** Number of images of a value; null if it is not in the summary. */
   images(dimension, value) {
     return this.dimensions.get(dimension)?.get(value)?.images ?? null;
   }
@@ -106,20 +106,20 @@ export class Dataset {
     });
   }
 
-  /** What there are maps of: records, files. */
+  /** Which maps exist: records, files. */
   get maps() {
     return Object.keys(MAPS).filter((of) => this.info.tables[MAPS[of]]?.length);
   }
 
-  /** Read something once. */
+  /** The result of `read`, which is called once for each key. */
   once(key, read) {
     if (!this.columns.has(key)) this.columns.set(key, read());
     return this.columns.get(key);
   }
 
   /**
-   * The points of a map: row numbers, which ascend, records, and positions as x, y, x, y, ... Of more than two million,
-   * those of one row group in every so many. Those without a place, or withdrawn, are left out.
+   * The points of a map: ascending row numbers, records, and positions as x, y, x, y, ... If there are more than two million,
+   * only those of every n-th row group. Points without a place, or withdrawn, are left out.
    */
   points(of) {
     return this.once(`points ${of}`, async () => {
@@ -146,7 +146,7 @@ export class Dataset {
     });
   }
 
-  /** What the points of a map are coloured by: language, license or the date of publication (year). */
+  /** Values of the points for their colours: language, license or the date of publication (year). */
   async pointValues(of, by) {
     const { spans, places, records } = await this.points(of);
     const name = by === "year" ? "publication_date" : by;
@@ -163,7 +163,7 @@ export class Dataset {
     return found;
   }
 
-  /** One record, by its number; null where it is not shown. */
+  /** A record by its number; null if it is not visible. */
   async record(id, columns) {
     if (this.withdrawn.has(id)) return null;
     const table = this.table("records");
@@ -176,7 +176,7 @@ export class Dataset {
     return null;
   }
 
-  /** The file that an image belongs to: its number is its row in the files table. */
+  /** The file of an image; its number is its row in the files table. */
   async fileOf(image, columns) {
     this.fileIds ??= openArray(this.base, "file_id");
     const ids = await this.fileIds;
@@ -210,11 +210,11 @@ export class Dataset {
     return found;
   }
 
-  /** Pixels of one image, Uint32Array of height x width. Its chunk is kept for its neighbours. */
+  /** Pixels of an image, a Uint32Array of height x width. Its chunk is kept for its neighbours. */
   async image(row) {
     const number = Math.floor(row / this.chunk);
     let chunk = this.chunks.get(number);
-    this.chunks.delete(number); // and set again: the map's order is by last use
+    this.chunks.delete(number); // and set again, so that the map is in the order of use
     chunk ??= this.images.getChunk([number, 0, 0]);
     this.chunks.set(number, chunk);
     chunk.catch(() => this.chunks.delete(number));

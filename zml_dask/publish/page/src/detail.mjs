@@ -1,10 +1,8 @@
-// One file: its images beside its code, what is known of it, and the files of its record.
+// A file: its images beside its code, its metadata, and the files of its record.
 
-import { character, draw, element, lines, visible } from "./draw.mjs";
+import { $, character, draw, element, errorIn, lines, number, save, visible } from "./draw.mjs";
 
-const $ = (id) => document.getElementById(id);
-const number = new Intl.NumberFormat("en");
-const MOST = 60; // images of a file that are shown at once; most files have fewer
+const MOST = 60; // images that are shown of a file; few files have more
 const FILE = ["path", "name", "record_id", "language", "size", "encoding", "n_lines", "n_cut", "first_image", "n_images", "sha1_git"];
 const RECORD = ["title", "doi", "license", "publication_date", "repository", "creators"];
 
@@ -59,7 +57,7 @@ function picture(dataset, pixels, segment, current) {
   return { made, marker };
 }
 
-/** Light up a line of code, or none, and bring it into view. */
+/** Highlight a line of code, or none, and scroll to it. */
 function light(line, name = "lit") {
   for (const lit of document.querySelectorAll(`.line.${name}`)) lit.classList.remove(name);
   const found = document.querySelector(`.line[data-line="${CSS.escape(line)}"]`);
@@ -67,7 +65,7 @@ function light(line, name = "lit") {
   if (found) reveal($("code"), found);
 }
 
-/** Scroll a pane no further than it takes to see one of its elements; `scrollIntoView` would scroll the page as well. */
+/** Scroll a pane until one of its elements is visible; `scrollIntoView` would also scroll the page. */
 function reveal(pane, shown) {
   const [outer, inner] = [pane, shown].map((each) => each.getBoundingClientRect());
   if (inner.top < outer.top) pane.scrollTop -= outer.top - inner.top;
@@ -90,23 +88,23 @@ function block(dataset, texts, coloured, segment, current, marker, chosen) {
     });
     line.addEventListener("mouseleave", () => { marker.hidden = true; });
     line.addEventListener("click", ({ clientX }) => {
-      if (clientX > line.getBoundingClientRect().left + parseFloat(getComputedStyle(line).paddingLeft)) return; // not on its number
+      if (clientX > line.getBoundingClientRect().left + parseFloat(getComputedStyle(line).paddingLeft)) return; // not on the line number
       light(line.dataset.line, "marked");
       chosen(line.dataset.line);
     });
-    if (row < texts.length - 1) line.append("\n"); // at the end of a block it opens no line
+    if (row < texts.length - 1) line.append("\n"); // not at the end of a block
     made.append(line);
   });
   return made;
 }
 
-/** Colours by line for the text of some images of a file; null where the language has none. */
+/** Colours of a text by line; null for a language without a grammar. */
 async function colours(text, language, width) {
   const { highlighted } = await import("./highlight.js");
   return highlighted(text, language, width);
 }
 
-/** Show the file of an image, with a line marked; `wanted` says whether it still is, and `chosen(line)` takes another line. */
+/** Show the file of an image with a line marked, while it is still `wanted()`; a click on another line calls `chosen(line)`. */
 export async function openImage(dataset, image, line, { wanted, chosen }) {
   const dialog = $("detail");
   dialog.dataset.state = "loading";
@@ -143,13 +141,13 @@ export async function openImage(dataset, image, line, { wanted, chosen }) {
       return block(dataset, each, coloured?.slice(first, first + each.length), from + i, from + i === here, pictures[i].marker, chosen);
     }),
   );
-  const partly = to - from < file.n_images ? `Images ${from + 1} to ${to} of ${number.format(file.n_images)}; → goes on. ` : "";
-  $("pixel").textContent = `${partly}Point at a pixel or a line to see the other.`;
+  const partly = to - from < file.n_images ? `Images ${from + 1} to ${to} of ${number.format(file.n_images)}; → shows more. ` : "";
+  $("pixel").textContent = `${partly}Point at a pixel to see its line of code, or at a line to see its pixels.`;
   for (const pane of ["images", "code"]) $(pane).scrollTop = $(pane).querySelector(".current")?.offsetTop ?? 0;
   light(line, "marked");
   dialog.scrollTop = 0;
   $("tree").open = false;
-  $("tree").ontoggle = () => { if ($("tree").open) showTree(dataset, file.record_id).catch((error) => { $("files").textContent = String(error.message); }); };
+  $("tree").ontoggle = () => { if ($("tree").open) showTree(dataset, file.record_id).catch(errorIn("files")); };
   $("files").replaceChildren();
   dialog.dataset.image = String(image);
   dialog.dataset.state = "drawn";
@@ -181,15 +179,13 @@ async function showTree(dataset, record) {
   $("files").replaceChildren(list(root));
 }
 
-/** Put the code that is shown into the clipboard. */
+/** Copy the shown code to the clipboard. */
 export async function copyCode() {
   await navigator.clipboard.writeText(code.text);
   $("pixel").textContent = "copied";
 }
 
-/** Save the code that is shown as a file. */
+/** Save the shown code as a file. */
 export function downloadCode() {
-  const url = URL.createObjectURL(new Blob([code.text], { type: "text/plain" }));
-  element("a", { href: url, download: code.name }).click();
-  URL.revokeObjectURL(url);
+  save(code.text, code.name);
 }

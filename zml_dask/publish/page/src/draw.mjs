@@ -1,8 +1,8 @@
-// Pixels to a canvas and to text.
+// What several parts of the page use: images on a canvas and as text, and elements.
 
 const SPACE = 32;
 
-/** Draw code points as grey: white a space, darker a higher code point (as in the report). */
+/** Draw code points in grey: spaces are white, higher code points darker, as in the report. */
 export function draw(canvas, pixels, height, width) {
   canvas.width = width;
   canvas.height = height;
@@ -16,12 +16,12 @@ export function draw(canvas, pixels, height, width) {
   context.putImageData(image, 0, 0);
 }
 
-/** One character of an image. */
+/** The character of a pixel. */
 export function character(point) {
   return point <= 0x10ffff ? String.fromCodePoint(point) : "\ufffd";
 }
 
-/** Read lines back from pixels, without the spaces at their ends. */
+/** Lines of text from pixels, without trailing spaces. */
 export function lines(pixels, width, count) {
   const found = [];
   for (let row = 0; row < count; row++) {
@@ -32,7 +32,7 @@ export function lines(pixels, width, count) {
   return found;
 }
 
-/** Show what would be invisible, or would turn the text around it. */
+/** Escape characters that are invisible or reverse the text. */
 export function visible(name) {
   return String(name ?? "").replace(
     /(?!\n)[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}]/gu,
@@ -40,13 +40,41 @@ export function visible(name) {
   );
 }
 
-/** How the page writes what a table has no value for. */
+/** Stands for a missing value. */
 export const NONE = "(none)";
 
-/** The year of a date as text; null where there is none. */
+/** The year of a date as text; null for none. */
 export const year = (date) => (date == null ? null : String(new Date(date).getUTCFullYear()));
 
-/** Make an element with attributes and children; text is only ever text. */
+export const $ = (id) => document.getElementById(id);
+
+export const number = new Intl.NumberFormat("en");
+
+/** A handler of errors that shows their message in an element. */
+export const errorIn = (id) => (error) => {
+  $(id).textContent = visible(error.message);
+};
+
+/** Save data as a file. */
+export function save(data, name) {
+  const url = URL.createObjectURL(new Blob([data]));
+  element("a", { href: url, download: name }).click();
+  URL.revokeObjectURL(url);
+}
+
+/** Position of the last number of an ascending list that is not greater than `wanted`; -1 for none. */
+export function lastUpTo(list, wanted) {
+  let low = -1;
+  let high = list.length - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (list[middle] <= wanted) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+/** Make an element with attributes and children; strings are always text, never markup. */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {

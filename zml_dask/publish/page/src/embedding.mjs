@@ -1,5 +1,5 @@
-// What a text is like: its words as 64 numbers, as learning/words.py and derived/embedding.py make them (a test
-// compares), and the records or files that are nearest.
+// The vector of a text, as in learning/words.py and derived/embedding.py (a test compares them), and the records or files
+// that are nearest to it.
 
 import { inTurn } from "./parquet.mjs";
 
@@ -12,8 +12,8 @@ const BUCKET_BITS = 18;
 const WORD = /[\w\u0080-\u{10ffff}]+|[!-~]/gu; // a run of letters, digits and _, or one mark
 const WORDS = /^[\w\u0080-\u{10ffff}]/u;
 const BASE = 4099; // of patterns: shapes are smaller
-const MOST_VECTORS = 1_000_000; // that are read for one search: 68 MB
-const COMPARED = 30; // records whose files are compared where all files are too many
+const MOST_VECTORS = 1_000_000; // read for one search: 68 MB
+const COMPARED = 30; // records whose files are compared if there are too many files
 
 const low64 = (value) => BigInt.asUintN(64, value);
 
@@ -26,7 +26,7 @@ function mixed(value) {
 }
 
 function hash(word) {
-  if (/^\d/.test(word)) return mixed(low64((NUMBER + 1n) * MULTIPLIER)); // all numbers are one word
+  if (/^\d/.test(word)) return mixed(low64((NUMBER + 1n) * MULTIPLIER)); // all numbers are the same word
   let value = 0n;
   for (const character of word) value = low64((value + BigInt(character.codePointAt(0)) + 1n) * MULTIPLIER);
   return mixed(value);
@@ -34,10 +34,10 @@ function hash(word) {
 
 const bucket = (value) => Number(value >> BigInt(64 - BUCKET_BITS));
 
-/** What a word is as a part of a pattern: a mark itself, else whether it is a name or a number; and whether spaces come before it. */
+/** The shape of a word in a pattern: a mark itself, a name, or a number; and whether it follows spaces. */
 const shape = (word, isApart) => (WORDS.test(word) ? (/^\d/.test(word) ? 503 : 502) : word.codePointAt(0)) + (isApart ? 1000 : 0);
 
-/** How often words, pairs and patterns occur in a text whose lines are cut at `width`: bucket to count. */
+/** Counts of words, pairs and patterns in a text whose lines are cut at `width`, by bucket. */
 export function countWords(text, width) {
   const counts = new Map();
   const hashes = new Map();
@@ -66,7 +66,7 @@ export function countWords(text, width) {
   return counts;
 }
 
-/** A number of 16 bits, as Float16Array will read it everywhere one day. */
+/** A 16-bit float, for browsers without Float16Array. */
 function half(bits) {
   const exponent = (bits >> 10) & 31;
   const fraction = (bits & 1023) / 1024;
@@ -75,7 +75,7 @@ function half(bits) {
 
 const even = (value) => (Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value));
 
-/** The vector of a text as signed bytes; null for one without words. `weights` has a row of halves for each bucket, or null. */
+/** The vector of a text as signed bytes; null without words. `weights` has a row of 16-bit floats for each bucket, or null. */
 function embed(text, weights, width) {
   const size = weights.find(Boolean).length / 2;
   const sum = new Float32Array(size);
@@ -89,7 +89,7 @@ function embed(text, weights, width) {
   return Number.isFinite(factor) ? Int8Array.from(sum, (value) => even(Math.fround(value * factor))) : null;
 }
 
-/** Vectors of several ranges of rows: row numbers, records, and the numbers one after the other. */
+/** Vectors of several ranges of rows: their row numbers, records, and values one after the other. */
 async function readVectors(table, spans) {
   const parts = await inTurn(spans, async ([start, stop]) => {
     const { record_id: records, vector: vectors } = await table.read(["record_id", "vector"], start, stop);
@@ -108,7 +108,7 @@ async function readVectors(table, spans) {
   return parts.filter(({ rows }) => rows.length);
 }
 
-/** The rows nearest to a vector, those first whose angle to it has the greatest cosine; those of some records are left out. */
+/** The rows nearest to a vector by the cosine, the nearest first, without those of some records. */
 async function nearest(parts, wanted, count, leftOut) {
   const size = wanted.length;
   const length = Math.hypot(...wanted);
@@ -132,7 +132,7 @@ async function nearest(parts, wanted, count, leftOut) {
   return best;
 }
 
-/** Searches a dataset by vectors; those of all records, or of all files, are read with the first search. */
+/** Searches a dataset by vectors, which are all read for the first search. */
 export class Similar {
   constructor(dataset) {
     Object.assign(this, { dataset, all: new Map() });
@@ -146,26 +146,26 @@ export class Similar {
     return this.dataset.table(of === "files" ? "derived/embedding" : "derived/record_embedding");
   }
 
-  /** What identifies the weights, so that a vector in an address is not compared with those of others. */
+  /** Identifies the weights, so that a vector in an address is not compared with vectors by other weights. */
   get version() {
     return (this.dataset.info.tables["derived/embedding_weights"] ?? []).map(({ sha256 }) => sha256.slice(0, 8)).join("");
   }
 
-  /** The vector of a text; null for one without words. */
+  /** The vector of a text; null without words. */
   async embed(text) {
     this.weights ??= this.dataset.table("derived/embedding_weights").read(["weights"]);
     const { weights } = await this.weights;
-    if (!weights.length) throw new Error("this dataset has no weights of words: run zml-dask derive DATASET record_embedding");
+    if (!weights.length) throw new Error("this dataset has no weights: run zml-dask derive DATASET record_embedding");
     return embed(text, weights, this.dataset.width ?? this.dataset.info.shape.width);
   }
 
-  /** The records or files most like a vector, but for those of one record. */
+  /** The records or files most similar to a vector, except those of one record. */
   async find(of, wanted, count, own = null) {
     const leftOut = (record) => record === own || this.dataset.withdrawn.has(record);
     const table = this.table(of);
     if (table.rows > MOST_VECTORS) {
-      if (of !== "files" || !this.has("records")) throw new Error(`${table.rows} vectors are too many for a page; ask zml-dask similar`);
-      // The files of the records that are most like it: near enough, and a thousandth of what there is to read.
+      if (of !== "files" || !this.has("records")) throw new Error(`${table.rows} vectors are too many for this page; use zml-dask similar`);
+      // Only the files of the most similar records: a good approximation with a thousandth of the data.
       const near = await this.find("records", wanted, COMPARED, own);
       const spans = await Promise.all(near.map(({ record }) => this.dataset.spansOf(record)));
       return nearest(await readVectors(table, spans.flat()), wanted, count, leftOut);

@@ -1,27 +1,25 @@
-// The page: a wall of images, filters, one file beside its images. The address holds the view.
+// The page: a wall of images, filters, and a file beside its images. The address contains the state.
 
 import { Dataset } from "./data.mjs";
 import { copyCode, downloadCode, openImage } from "./detail.mjs";
-import { draw, element, NONE, visible } from "./draw.mjs";
+import { $, draw, element, errorIn, NONE, number, visible } from "./draw.mjs";
 import { corners, fitting, mapOf, nothing, ofResult, select, shuffled } from "./selection.mjs";
 
 const PAGE = 120;
-const SHUFFLED = 40; // each of them lies in another chunk
-const $ = (id) => document.getElementById(id);
-const number = new Intl.NumberFormat("en");
+const SHUFFLED = 40; // each of them is in another chunk
 const CONTROLS = { group: "group", language: "language", extension: "extension", license: "license", year: "year", keyword: "keyword", record: "record", path: "path-filter", size: "size", lasso: "lasso", sort: "sort" };
 const DIMENSIONS = [["group", "language_group", "Language group"], ["language", "language", "Language"], ["extension", "extension", "Extension"], ["license", "license", "Licence"], ["year", "year", "Year"], [null, "status", "Files by status"]];
-const MAPPED = ["map", "of", "at", "near", "like"]; // what the map shows of the address, whatever the wall does
-const MENU = 400; // values of a dimension that a menu lists
+const MAPPED = ["map", "of", "at", "near", "like"]; // parts of the address that only concern the map
+const MENU = 400; // values of a dimension in a menu
 
 let dataset;
 let selection;
-let shown = null; // the filters that `selection` was made by
+let shown = null; // the filters of `selection`
 let wallShown = "";
-let turn = 0; // of the last drawing: what an older one still has to read is not wanted any more
-let sql = null; // the box of SQL: its code, and its engine for this dataset
-let map = null; // the map of this dataset, once it was opened
-let opened = false; // whether the image that is open was opened from the wall
+let turn = 0; // number of the last drawing; older ones stop reading
+let sql = null; // the code for SQL, and its engine for this dataset
+let map = null; // the map, once it was opened
+let opened = false; // whether the open image was opened from the wall
 
 function view() {
   return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
@@ -32,7 +30,7 @@ function addressWith(changes) {
   return `#${new URLSearchParams(entries)}`;
 }
 
-/** Put into the address what the page already shows. */
+/** Change the address without drawing. */
 const note = (changes) => history.replaceState(null, "", addressWith(changes));
 
 function go(changes, { replace = false } = {}) {
@@ -41,13 +39,13 @@ function go(changes, { replace = false } = {}) {
   render().catch(failed);
 }
 
-/** Choose by filters, from the first page on. */
+/** Change filters, and show the first page. */
 const choose = (changes) => go({ ...changes, sql: "", page: "", image: "", line: "" });
 
-/** Choose by a question in SQL, and by nothing else. */
+/** Choose images by a query in SQL instead of filters. */
 function ask(question) {
   const nothing = Object.fromEntries(Object.keys(view()).filter((name) => !MAPPED.includes(name)).map((name) => [name, ""]));
-  shown = null; // the same question is asked again
+  shown = null; // so that the same query runs again
   go({ ...nothing, sql: question.trim() });
 }
 
@@ -55,7 +53,7 @@ function say(message) {
   $("status").textContent = message;
 }
 
-/** The greatest first, and what has no value last. */
+/** The greatest value first, and missing values last. */
 const byValue = (a, b) => ((b.value ?? "") > (a.value ?? "") ? 1 : -1);
 
 function fillFilters() {
@@ -97,7 +95,7 @@ const seedOf = ({ seed }) => (seed === undefined ? null : Math.trunc(Number(seed
 
 const pageSize = (now) => (seedOf(now) === null ? PAGE : SHUFFLED);
 
-/** The position in the selection of what stands k-th on the wall. */
+/** The position in the selection of the k-th image on the wall. */
 function placed(k, now) {
   const seed = seedOf(now);
   return seed === null ? k : shuffled(k, selection.images, seed);
@@ -117,7 +115,7 @@ function tile({ image, record, language }) {
 async function drawWall(start, stop, now, key) {
   const tiles = [];
   for (let k = start; k < stop; k++) tiles.push(tile(selection.at(placed(k, now))));
-  if (tiles.length) tiles[0].button.tabIndex = 0; // one stop for the whole wall; arrows move within
+  if (tiles.length) tiles[0].button.tabIndex = 0; // the tab key stops once at the wall; arrows move within
   $("wall").replaceChildren(...tiles.map(({ button }) => button));
   $("wall").dataset.state = "loading";
   await Promise.all(
@@ -129,7 +127,7 @@ async function drawWall(start, stop, now, key) {
   if (wallShown === key) $("wall").dataset.state = "drawn";
 }
 
-// Pages count from 1 in the address, as in what the page says, and from 0 within.
+// Pages are numbered from 1 in the address and in texts, and from 0 in the code.
 const numbered = (name) => Math.max(0, Math.trunc(Number(name)) - 1 || 0);
 const named = (page) => (page ? page + 1 : "");
 
@@ -139,7 +137,7 @@ async function step(by) {
     const next = Number(now.image) + by;
     const steps = [...document.querySelectorAll(".tile")].map((each) => Number(each.dataset.image));
     const at = steps.indexOf(Number(now.image));
-    // On the wall's order where the image is on the wall, else to the neighbour in the dataset.
+    // In the order of the wall if the image is on it, otherwise to the neighbour in the dataset.
     if (at >= 0 && at + by >= 0 && at + by < steps.length) go({ image: steps[at + by], line: "" }, { replace: true });
     else if (at >= 0) await turnPage(by, true);
     else if (next >= 0 && next < dataset.info.counts.images) go({ image: next, line: "" }, { replace: true });
@@ -162,11 +160,11 @@ async function turnPage(by, withImage) {
 
 function progress(share) {
   $("stop").hidden = share >= 1;
-  say(`searching: ${Math.round(share * 100)} % of what may fit`);
+  say(`searching: ${Math.round(share * 100)} %`);
 }
 
 function close() {
-  // Back to the wall that it was opened from, so that "back" does not open the image again.
+  // Back to the wall from which it was opened, so that "back" does not open the image again.
   if (opened) {
     opened = false;
     history.back();
@@ -181,8 +179,8 @@ function showEmpty(now) {
   };
   const set = Object.keys(CONTROLS).filter((name) => now[name]);
   const offers = set.map((name) => remove([name], name === "lasso" ? "without the line on the map" : `without ${name} = ${visible(now[name])}`));
-  if (set.length > 1) offers.push(remove(set, "everything"));
-  $("empty").replaceChildren(element("p", {}, "No image fits all of this. Show what fits:"), ...offers);
+  if (set.length > 1) offers.push(remove(set, "without any filter"));
+  $("empty").replaceChildren(element("p", {}, "No image matches all filters. Show images:"), ...offers);
 }
 
 async function render() {
@@ -203,7 +201,7 @@ async function render() {
   }
   const page = numbered(now.page);
   const size = pageSize(now);
-  // A page that is shuffled takes images from everywhere, so all of them must be known.
+  // Shuffled pages have images from everywhere, so all of them must be known.
   const needed = seedOf(now) === null ? (page + 1) * size - 1 : Infinity;
   await selection.reach(needed, () => mine === turn && !stopped, progress);
   if (mine !== turn) return;
@@ -216,7 +214,7 @@ async function render() {
   say(
     selection.images
       ? `${number.format(selection.images)}${open} images${files}; page ${number.format(here + 1)} of ${number.format(pages)}${open}`
-      : now.sql ? "the result names no image, file or record" : "no image fits",
+      : now.sql ? "the result has no column image, file_id or record_id" : "no matching image",
   );
   $("page").value = String(here + 1);
   $("previous").disabled = here === 0;
@@ -228,7 +226,7 @@ async function render() {
   const isOther = key !== wallShown;
   wallShown = key;
   const wall = isOther ? drawWall(here * size, stop, now, key) : null;
-  if (now.map) showMap(now, filters).catch((error) => { $("place").textContent = visible(error.message); });
+  if (now.map) showMap(now, filters).catch(errorIn("place"));
   else $("map").open = false;
   $("lasso-clear").hidden = !now.lasso;
   const image = Number(now.image);
@@ -238,7 +236,7 @@ async function render() {
   await wall;
 }
 
-/** Show the map as the address says, which is loaded when it is first wanted. */
+/** Show the map according to the address; its code is loaded with the first one. */
 async function showMap(now, filters) {
   $("map").open = true;
   if (!dataset.maps.length) {
@@ -255,7 +253,7 @@ async function showMap(now, filters) {
   await (await map).draw({ ...now, of, by, lasso: now.lasso ? corners(now.lasso) : null, filters, fitting: () => (now.sql ? selection.fits?.(of) ?? null : fitting(dataset, now, of, () => shown === filters)) });
 }
 
-/** The box of SQL, which is loaded when it is first wanted. */
+/** Open the box for SQL; its code is loaded the first time. */
 async function openSql() {
   const code = await import("./sql.js");
   sql ??= { ...code, engine: new code.Engine(dataset) };
@@ -263,10 +261,10 @@ async function openSql() {
   return sql;
 }
 
-/** Answer a question; returns what the wall shows of it. What is wrong with it stands beside it. */
+/** Run a query, and return the selection for the wall. Errors are shown beside the query. */
 async function askSql(question) {
   const { engine, showTable, showTables } = await openSql();
-  $("answer").textContent = "asking ...";
+  $("answer").textContent = "running ...";
   $("halt").hidden = false;
   $("sql").dataset.state = "asking";
   try {
@@ -288,7 +286,7 @@ async function askSql(question) {
 }
 
 function setControl(control, value) {
-  // What the menu does not list can still be asked for by the address.
+  // The address may contain values that are not in the menu.
   if (control.tagName === "SELECT" && ![...control.options].some((each) => each.value === value)) {
     control.append(element("option", { value }, visible(value)));
   }
@@ -300,7 +298,7 @@ function failed(error) {
   document.body.dataset.state = "failed";
 }
 
-/** Move the focus over the wall; whether it was there. */
+/** Move the focus on the wall; returns whether it was there. */
 function moveOnWall(key) {
   const tiles = [...document.querySelectorAll(".tile")];
   const at = tiles.indexOf(document.activeElement);
@@ -342,7 +340,7 @@ function onKey(event) {
     if (event.key === "Escape") focused.blur();
     return;
   }
-  // There the arrows move the text.
+  // There the arrows scroll.
   if (["code", "images", "result"].includes(focused?.id) && event.key.startsWith("Arrow")) return;
   if (event.key.startsWith("Arrow") && !$("detail").open && moveOnWall(event.key)) {
     event.preventDefault();
@@ -353,10 +351,10 @@ function onKey(event) {
   Promise.resolve(ACTIONS[event.key]()).catch(failed);
 }
 
-/** Save the result of the last question. */
+/** Save the result of the last query. */
 async function save(format) {
   const { download, engine } = await openSql();
-  if ($("sql").dataset.state !== "answered") throw new Error("ask something first");
+  if ($("sql").dataset.state !== "answered") throw new Error("run a query first");
   await download(engine, format);
 }
 
@@ -380,7 +378,7 @@ function listen() {
     ask($("query").value);
   });
   for (const button of document.querySelectorAll("#ask [data-format]")) {
-    button.addEventListener("click", () => save(button.dataset.format).catch((error) => { $("answer").textContent = visible(error.message); }));
+    button.addEventListener("click", () => save(button.dataset.format).catch(errorIn("answer")));
   }
   $("map").addEventListener("toggle", () => {
     if ($("map").open !== Boolean(view().map)) go($("map").open ? { map: "language", of: dataset.maps.includes("records") ? "" : dataset.maps[0] } : { map: "", at: "", near: "", like: "" });
@@ -398,7 +396,7 @@ async function main() {
   const base = new URL(document.querySelector("meta[name=dataset]").content, location.href);
   say("reading the dataset ...");
   dataset = await Dataset.open(base);
-  for (const id of ["choose", "about"]) $(id).open = matchMedia("(min-width: 50rem)").matches; // on a phone what is below comes first
+  for (const id of ["choose", "about"]) $(id).open = matchMedia("(min-width: 50rem)").matches; // closed on a phone, where the images are below
   fillFilters();
   listen();
   await render();

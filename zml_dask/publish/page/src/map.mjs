@@ -1,26 +1,24 @@
-// The map, loaded when it is opened: records or files as points, near one another where their words are alike.
+// The map, loaded when it is opened: records or files as points, which are near each other if their words are similar.
 
-import { draw, element, NONE, visible, year } from "./draw.mjs";
+import { $, draw, element, errorIn, lastUpTo, NONE, number, visible, year } from "./draw.mjs";
 import { Similar } from "./embedding.mjs";
 import { Plot, WHOLE } from "./plot.mjs";
 
 export { countWords } from "./embedding.mjs";
 
-const $ = (id) => document.getElementById(id);
-const number = new Intl.NumberFormat("en");
-// Ten that people who see colours differently tell apart on white and on black, then grey for all others.
+// Ten colours that are distinct with colour blindness too, on white and on black, and grey for all other values.
 const COLOURS = ["#4477dd", "#dd6622", "#229988", "#bb3366", "#997700", "#8855cc", "#33aadd", "#cc4444", "#669922", "#aa6688"];
 const OTHERS = "#8a929b";
 const FILTERS = { language: "group", license: "license", year: "year" };
-const NEAR = 10; // of a point
-const REST = 200; // ms after a movement until the address has its place
+const NEAR = 10; // similar ones that are listed
+const REST = 200; // ms after a movement until the address is updated
 const GLANCE = 50; // ms on a point until it is looked up
-const PLACED_BY = 5; // a text lies among so many, as the points do that the map was not drawn of
+const PLACED_BY = 5; // nearest points among which a text is placed
 
-/** A colour as a pixel has it, without its opacity. */
+/** A colour as the value of a pixel, without opacity. */
 const ink = (hex) => parseInt(hex.slice(5, 7) + hex.slice(3, 5) + hex.slice(1, 3), 16);
 
-/** Colours of points by their values, and the legend: values with how many points each has. */
+/** Colours of points by their values, and the legend: values with their numbers of points. */
 function colour(values, by) {
   const numbers = new Map();
   const counts = [];
@@ -43,14 +41,14 @@ function colour(values, by) {
 const base64 = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes.buffer))).replaceAll("+", "-").replaceAll("/", "_");
 const bytes = (text) => Int8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
 
-/** The place that an address names, as `Plot.look` takes it. */
+/** A place in the address, as an argument of `Plot.look`. */
 function placeIn(text) {
   const found = (text ?? "").split(",").map(Number);
   return found.length === 3 && found.every(Number.isFinite) ? found : WHOLE;
 }
 
 export class PointMap {
-  /** `view()` is the address; `go(changes)` changes it, `choose(changes)` with it what is chosen, `note(changes)` nothing else. */
+  /** `view()` is the address; `go(changes)` changes it, `choose(changes)` also changes filters, `note(changes)` draws nothing. */
   constructor(dataset, { view, choose, go, note }) {
     Object.assign(this, { dataset, view, choose, go, similar: new Similar(dataset), shown: {}, turn: 0, marked: [], own: null, line: null, cover: null });
     this.plot = new Plot($("points"), {
@@ -59,7 +57,7 @@ export class PointMap {
       marks: (stroke, place) => this.mark(stroke, place),
       moved: ([x, y, k]) => {
         clearTimeout(this.resting);
-        if (!this.shown.of) return; // the address is still to be followed
+        if (!this.shown.of) return; // the place in the address is not shown yet
         const place = [x.toFixed(6), y.toFixed(6), k.toPrecision(4)].map(Number).join(",");
         const at = place === WHOLE.join(",") ? "" : place;
         this.resting = setTimeout(() => {
@@ -74,13 +72,13 @@ export class PointMap {
     $("lasso-start").addEventListener("click", () => this.startLasso());
     $("like").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.search($("like-text").value).catch((error) => { $("place").textContent = visible(error.message); });
+      this.search($("like-text").value).catch(errorIn("place"));
     });
   }
 
   /**
-   * Draw records or files, `of` them, coloured by a column, as the address has it: where one looks (`at`), the line around
-   * those that are chosen, and what is searched for. `fitting()` says which of them fit the filters.
+   * Draw records or files, coloured by a column, as the address says: the place (`at`), the line around chosen points, and
+   * what is searched for. `fitting()` tells which of them fit the filters.
    */
   async draw({ of, by, at = "", lasso, near, like, filters, fitting }) {
     const mine = ++this.turn;
@@ -101,7 +99,7 @@ export class PointMap {
     ]);
   }
 
-  /** Draw those points faintly that do not fit the filters, if they still are the filters. */
+  /** Draw points faintly that do not fit the filters, if these are still the same. */
   async mute(filters, fitting) {
     const { points } = this;
     let fits = null;
@@ -122,7 +120,7 @@ export class PointMap {
     return values.map((date) => years.get(date) ?? years.set(date, year(date)).get(date));
   }
 
-  /** Draw the points, and name their colours: of each, how many are chosen. */
+  /** Draw the points, and the legend with the number of chosen points of each colour. */
   paint() {
     const { codes, chosen, legend } = this.colours;
     const { of, by } = this.shown;
@@ -147,7 +145,7 @@ export class PointMap {
     $("sampled").textContent = said.join(" ");
   }
 
-  /** Rings around what is chosen, a cross where a text lies, and the line drawn by hand. */
+  /** Draw rings around the marked points, a cross at the place of a text, and the line drawn by hand. */
   mark(stroke, place) {
     this.marked.forEach((index, i) => {
       const ring = new Path2D();
@@ -170,20 +168,14 @@ export class PointMap {
     return this.points.positions.subarray(2 * index, 2 * index + 2);
   }
 
-  /** The point of a row; -1 where none is drawn. Rows ascend. */
+  /** The point of a row; -1 if none is drawn. */
   indexOf(row) {
     const { rows } = this.points;
-    let low = 0;
-    let high = rows.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (rows[middle] < row) low = middle + 1;
-      else high = middle;
-    }
-    return rows[low] === row ? low : -1;
+    const found = lastUpTo(rows, row);
+    return rows[found] === row ? found : -1;
   }
 
-  /** What a row is called, and where a click on it leads. */
+  /** The name of a row, and the address for a click on it. */
   async about(row) {
     const { of, by } = this.shown;
     const rest = { map: by, ...(of === "files" ? { of } : {}) };
@@ -196,7 +188,7 @@ export class PointMap {
     return { text: title ?? `Record ${record}`, to: { record, ...rest } };
   }
 
-  /** Say what a point is, and show its first image. */
+  /** Show the name of a point, and its first image. */
   async say(index) {
     if (this.hovered === index) return;
     this.hovered = index;
@@ -218,18 +210,18 @@ export class PointMap {
     this.glance.hidden = false;
   }
 
-  /** The first image of a record; null where it has none. */
+  /** The first image of a record; null if it has none. */
   async firstImage(row) {
     const first = await this.dataset.firstImages();
     return first[row] === (first[row + 1] ?? this.dataset.info.counts.images) ? null : first[row];
   }
 
-  /** How the address names a point: a record by its number, a file by its row. */
+  /** The name of a point in the address: a record's number, a file's row. */
   nameOf(index) {
     return this.points[this.shown.of === "files" ? "rows" : "records"][index];
   }
 
-  /** List and mark what is most like a point, or like a pasted text. */
+  /** List and mark what is most similar to a point, or to a pasted text. */
   async seek(of, near, like) {
     this.marked = [];
     this.own = null;
@@ -237,7 +229,7 @@ export class PointMap {
     $("near").replaceChildren();
     if (near) {
       const index = of === "files" ? this.indexOf(Number(near)) : this.points.records.indexOf(Number(near));
-      if (index < 0) throw new Error(`${of === "files" ? "file" : "record"} ${near} has no point here: it has no words, or is not drawn`);
+      if (index < 0) throw new Error(`${of === "files" ? "file" : "record"} ${near} has no point: it has no words, or is not drawn`);
       const row = this.points.rows[index];
       const found = of === "files" ? await this.nearFile(row, index) : await this.nearRecord(row);
       await this.list(`The ${of === "files" ? "file" : "record"}, and the most similar ones`, [{ row }, ...found], `near ${near}`);
@@ -253,7 +245,7 @@ export class PointMap {
     });
   }
 
-  /** Files most like one, of other records: by their vectors, or else those that lie nearest. */
+  /** The most similar files of other records: by their vectors, or else the nearest on the map. */
   async nearFile(row, index) {
     const record = this.points.records[index];
     if (this.similar.has("files")) {
@@ -273,7 +265,7 @@ export class PointMap {
     return near;
   }
 
-  /** Mark rows on the map and list them, if that is still what is sought. */
+  /** Mark rows on the map and list them, if the search is still the same. */
   async list(title, found, sought, own = null) {
     const items = await Promise.all(found.map(async ({ row, likeness }) => {
       const { text, to } = await this.about(row);
@@ -291,11 +283,11 @@ export class PointMap {
     $("near").replaceChildren(element("h2", {}, title), element("ol", { start: found[0]?.likeness === undefined ? 0 : 1 }, ...items));
   }
 
-  /** Find what is most like a text: its vector goes into the address, which leads to `find`. */
+  /** Search for a text: its vector is put into the address, and then `find` is called. */
   async search(text) {
     $("place").textContent = "comparing ...";
     const vector = await this.similar.embed(text);
-    if (!vector) throw new Error("there is no word in it to compare by: paste some code or text");
+    if (!vector) throw new Error("there is no word in it to compare: paste some code or text");
     const like = `${this.similar.version}.${base64(vector)}`;
     this.shown.sought = null; // the same text is sought again
     this.go({ like, near: "" });
@@ -303,17 +295,17 @@ export class PointMap {
 
   async find(of, like) {
     const [version, vector] = like.split(".");
-    if (version !== this.similar.version) throw new Error("the vectors were computed anew since this link was made: paste the text again");
+    if (version !== this.similar.version) throw new Error("the vectors were computed again after this link was made: paste the text again");
     $("place").textContent = "comparing ...";
     const found = await this.similar.find(of, bytes(vector), NEAR);
     const placed = found.map(({ row, likeness }) => [this.indexOf(row), 1 / Math.max(1 - likeness, 1e-4)]).filter(([index]) => index >= 0).slice(0, PLACED_BY);
     const whole = placed.reduce((sum, [, weight]) => sum + weight, 0);
     const own = placed.length ? [0, 1].map((axis) => placed.reduce((sum, [index, weight]) => sum + (weight / whole) * this.placeOf(index)[axis], 0)) : null;
-    await this.list(`The ${of} most like what was pasted`, found, like, own);
-    $("place").textContent = found.length ? "The cross is where the text lies, the rings are what is most like it." : `No ${of} to compare with.`;
+    await this.list(`The ${of} most similar to the pasted text`, found, like, own);
+    $("place").textContent = found.length ? "The cross marks the text, the rings mark what is most similar to it." : `No ${of} to compare with.`;
   }
 
-  /** Let the next drag draw a line around points, which are then chosen; or no longer. */
+  /** Let the next drag draw a line around points, to choose them; a second call cancels this. */
   startLasso() {
     const end = () => {
       this.cover?.remove();
@@ -335,7 +327,7 @@ export class PointMap {
     });
     cover.addEventListener("pointerup", () => {
       end();
-      // A hundred corners in the address are enough for a line drawn by hand.
+      // For a line drawn by hand, a hundred corners are enough.
       const every = Math.ceil(this.line.length / 100);
       const corners = this.line.filter((_, i) => i % every === 0);
       if (corners.length > 2) this.choose({ lasso: corners.flat().map((value) => value.toFixed(3)).join(",") });

@@ -1,15 +1,15 @@
-// Parquet tables over HTTP ranges: footers once, then only the pages that hold the rows asked for.
+// Parquet tables by HTTP range requests: footers once, then only the pages with the requested rows.
 
 import { decompress } from "fzstd";
 import { parquetMetadataAsync, parquetRead } from "hyparquet";
 
 // All our tables are zstd.
 const compressors = { ZSTD: (data, size) => decompress(data, new Uint8Array(size)) };
-const NEAR = 5_000; // rows: a page or less
+const NEAR = 5_000; // rows, a page or less
 const AT_ONCE = 8; // row groups
-const FOOTER = 1 << 16; // most footers fit; a longer one costs one more request
+const FOOTER = 1 << 16; // bytes; a longer footer takes one more request
 
-/** Fetch a range of a file, or fail with a message that names it. */
+/** Fetch a range of a file. */
 async function range(url, start, stop) {
   const answer = await fetch(url, { headers: { Range: `bytes=${start}-${stop - 1}` } });
   if (answer.status !== 206) {
@@ -18,10 +18,10 @@ async function range(url, start, stop) {
   return answer.arrayBuffer();
 }
 
-/** Numbers as JavaScript has them: those of a dataset stay below 2^53. */
+/** Integers as JavaScript numbers: those of a dataset are below 2^53. */
 const plain = (value) => (typeof value === "bigint" ? Number(value) : value);
 
-/** Do something for each of several, a few at once, so that the page answers in between. */
+/** Call a function for each item, a few at once, with pauses in which the page responds. */
 export async function inTurn(items, act) {
   const found = [];
   const waiting = [...items.entries()];
@@ -49,7 +49,7 @@ export class Table {
     this.rows = first;
   }
 
-  /** Row groups of a part: where their rows begin in the table, and least and greatest values. */
+  /** Row groups of a part: their first rows in the table, and the bounds of their values. */
   groups(part) {
     part.footer ??= parquetMetadataAsync(part.file, { initialFetchSize: FOOTER, geoparquet: false });
     part.groups ??= part.footer.then(({ row_groups: groups }) => {
@@ -69,7 +69,7 @@ export class Table {
     return part.groups;
   }
 
-  /** Row groups of the table that `fits(bounds, start, stop)` does not rule out, in order. */
+  /** Row groups of the table for which `fits(bounds, start, stop)` is true, in order. */
   async groupsWhere(fits) {
     const all = await Promise.all(this.parts.map((part) => this.groups(part)));
     return all.flat().filter(({ bounds, first, rows }) => fits(bounds, first, first + rows));
@@ -84,7 +84,7 @@ export class Table {
   async readSpans(columns, spans) {
     const total = spans.reduce((sum, [start, stop]) => sum + stop - start, 0);
     const found = Object.fromEntries(columns.map((name) => [name, new Array(total)]));
-    const pieces = []; // of one row group each
+    const pieces = []; // each of one row group
     let before = 0;
     for (const [start, stop] of spans) {
       for (const part of this.parts.filter(({ first, rows }) => first < stop && first + rows > start)) {
@@ -110,7 +110,7 @@ export class Table {
     return found;
   }
 
-  /** Rows by their numbers, in the order asked for, as objects; those near one another are read together. */
+  /** Rows as objects, in the order of the given numbers; rows near each other are read together. */
   async rowsAt(numbers, columns) {
     const sorted = [...numbers].sort((a, b) => a - b);
     const spans = [];
@@ -137,7 +137,7 @@ export class Table {
   }
 }
 
-/** Whether a row group may hold a value of a column; null is a value. */
+/** Whether a row group may contain a value in a column, which may be null. */
 export function mayHold({ least, greatest, nulls } = {}, value) {
   if (value === null) return nulls !== 0;
   return least === undefined || (least <= value && value <= greatest);

@@ -1,19 +1,19 @@
-// Points on a canvas, set pixel by pixel: a million take a tenth of a second without a graphics card. Beside
-// each pixel stands whose it is, so that pointing at one asks nothing more.
+// Points on a canvas, set pixel by pixel: a million take a tenth of a second without a graphics card. For each pixel
+// the point is stored, so that pointing at one needs no search.
 
 import { select } from "d3-selection";
 import { zoom, zoomIdentity } from "d3-zoom";
 
-const EDGE = 24; // pixels beyond each side, so that no point there needs a look of its own
-const REACH = 4; // pixels around a pointer
-const PATIENCE = 40; // ms: where a picture takes longer, it is of fewer points while it moves
-const REST = 150; // ms after which it no longer moves
-const STEP = 60; // pixels that an arrow moves by
-export const WHOLE = [0, 0, 1]; // the place in the middle, and how much it is enlarged
+const EDGE = 24; // pixels beyond each side, so that points at the border need no check
+const REACH = 4; // pixels around the pointer
+const PATIENCE = 40; // ms: if drawing takes longer, fewer points are drawn during a movement
+const REST = 150; // ms after a movement until all points are drawn
+const STEP = 60; // pixels by which an arrow key moves
+export const WHOLE = [0, 0, 1]; // the place in the middle, and the magnification
 const SCALES = [0.5, 5_000];
-const FAINT = 0x9a928a; // ink of points that are not chosen
+const FAINT = 0x9a928a; // colour of points that are not chosen
 
-/** Pixels of a disk, as distances in a picture of a width, and how much of each it covers, of 255. */
+/** Pixels of a disk, as offsets in an image of some width, and their opacity, 0 to 255. */
 function disk(radius, width, ink) {
   const at = [];
   const alpha = [];
@@ -31,8 +31,8 @@ function disk(radius, width, ink) {
 
 export class Plot {
   /**
-   * `marks(stroke, place)` draws over the points: `stroke(path, width)`, and `place(x, y)` is where on the screen something
-   * lies. `moved(view)` is called with what is seen, as `look` takes it.
+   * `marks(stroke, place)` draws over the points: `stroke(path, width)` draws a path, and `place(x, y)` is a place on the
+   * screen. `moved(view)` is called with the view, as for `look`.
    */
   constructor(box, { hover, click, marks, moved }) {
     Object.assign(this, { box, hover, marks, seen: WHOLE, transform: zoomIdentity, cost: 0, points: null });
@@ -87,23 +87,23 @@ export class Plot {
   }
 
   /**
-   * Draw other points: `positions` is x, y, x, y, ..., from -1 to 1; `codes` says which colour of `palette` each has, and
-   * `chosen`, unless it is null, which are not faint.
+   * Draw other points: `positions` is x, y, x, y, ..., from -1 to 1; `codes` are their colours in `palette`, and `chosen`
+   * tells which are not drawn faintly; null: all.
    */
   show(points) {
     this.points = points;
     this.redraw();
   }
 
-  /** Look at a place, so many times enlarged. */
+  /** Show a place with some magnification. */
   look([x, y, k]) {
     this.seen = [x, y, k];
-    if (!this.width) return; // it will, once there is space for it
+    if (!this.width) return; // not visible yet: `resize` calls this again
     const [left, top] = [this.width / 2, this.height / 2];
     this.zoom.transform(this.view, zoomIdentity.translate(left, top).scale(Math.min(SCALES[1], Math.max(SCALES[0], k))).translate(-left - x * this.unit, y * this.unit - top));
   }
 
-  /** Where a place lies on the screen, and which place lies there. */
+  /** The position of a place on the screen; `unplace` is the inverse. */
   place(x, y) {
     return this.transform.apply([this.width / 2 + x * this.unit, this.height / 2 - y * this.unit]);
   }
@@ -113,7 +113,7 @@ export class Plot {
     return [(x - this.width / 2) / this.unit, (this.height / 2 - y) / this.unit];
   }
 
-  /** The point nearest to a place on the screen; -1 where none is within reach. */
+  /** The point nearest to a position on the screen; -1 if none is within reach. */
   find(x, y, reach) {
     const [column, row] = [x, y].map((value) => Math.round(value * this.ratio) + EDGE);
     const distance = Math.min(Math.round(reach * this.ratio), column, row, this.image.width - 1 - column, this.image.height - 1 - row);
@@ -172,7 +172,7 @@ export class Plot {
     }
   }
 
-  /** Set the pixels of every so many-th point, first of those that are not chosen. */
+  /** Set the pixels of every n-th point, those that are not chosen first. */
   set(every) {
     this.pixels.fill(0);
     this.owners.fill(0);
@@ -186,7 +186,7 @@ export class Plot {
     const { pixels, owners, ratio, unit, transform: { k, x, y } } = this;
     const { positions, codes, palette, chosen } = this.points;
     const { width, height } = this.image;
-    // As large as there is space for, and the fainter the more there are: where many lie on one another it is darker.
+    // Points are as large as space permits, and fainter if there are many; where they overlap it is darker.
     const space = (0.8 * unit * k) / Math.sqrt(n);
     const radius = ratio * Math.min(5, Math.max(0.3, space));
     const { at, alpha } = disk(radius, width, which ? (space < 1 ? 130 : 220) : 60);

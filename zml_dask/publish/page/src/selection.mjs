@@ -1,21 +1,21 @@
-// Which images are on the wall. A selection is read only as far as somebody looks at it.
+// Selections of images for the wall, which are read only as far as they are shown.
 
-import { NONE, year } from "./draw.mjs";
+import { lastUpTo, NONE, year } from "./draw.mjs";
 import { inTurn, mayHold } from "./parquet.mjs";
 
-/** Filters of files, and the column of `files_by_language` that each asks. */
+/** Filters of files, and their columns in `files_by_language`. */
 const FILE_FILTERS = { group: "language_group", language: "language", extension: "extension" };
-/** What an address may choose by. */
+/** All filters in the address. */
 const FILTERS = [...Object.keys(FILE_FILTERS), "license", "year", "keyword", "record", "path", "size", "lasso"];
-/** Orders of the wall, by a number of each file or record: what it is, and whether the greatest comes first. */
+/** Orders of the wall: the number by which files or records are sorted, and whether the greatest comes first. */
 const ORDERS = { newest: ["date", true], oldest: ["date", false], largest: ["size", true], smallest: ["size", false] };
 
-const MOST_FITTING = 5_000_000; // files that are looked through to tell points of a map from others
+const MOST_FITTING = 5_000_000; // files that are searched for the points of a map that fit
 const AT_ONCE = 200; // files of a result that are looked up together
 
 const named = (value) => (value === NONE ? null : value);
 
-/** A list of runs of images that grows: for each file, or record, its first image and how many. */
+/** Runs of images, one for each file or record: the first image, their number, and facts about them. */
 class Runs {
   constructor() {
     this.first = [];
@@ -34,19 +34,7 @@ class Runs {
     this.before.push(this.images + images);
   }
 
-  /** Position of the last number of an ascending list that is not above `wanted`, by bisection. */
-  static last(list, wanted) {
-    let low = -1;
-    let high = list.length - 1;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (list[middle] <= wanted) low = middle;
-      else high = middle - 1;
-    }
-    return low;
-  }
-
-  /** Bring the runs into another order; those without a number come last. */
+  /** Sort the runs; those without a number come last. */
   sort(order) {
     const [key, descending] = ORDERS[order];
     const sign = descending ? -1 : 1;
@@ -63,23 +51,45 @@ class Runs {
     return this.facts.reduce((sum, facts, i) => sum + (fits(facts) ? this.before[i + 1] - this.before[i] : 0), 0);
   }
 
-  /** The k-th image: its row in the dataset, and what is known of it. */
+  /** The k-th image: its row in the dataset, and the facts of its run. */
   at(k) {
-    const run = Math.min(Runs.last(this.before, k), this.first.length - 1);
+    const run = Math.min(lastUpTo(this.before, k), this.first.length - 1);
     return { image: this.first[run] + k - this.before[run], ...this.facts[run] };
   }
 }
 
-/** Every image, or those of some records: known without looking at a single file. */
-class Everything {
-  constructor(runs) {
-    this.runs = runs;
-    this.whole = true; // nothing is left to be read
-    this.images = runs.images;
-    this.files = null;
+/** Chosen images, in runs that are added when they are needed. Those of some records are known from the start. */
+class Selection {
+  constructor(runs = new Runs(), more = {}) {
+    Object.assign(this, { runs, files: null, expected: null, reading: Promise.resolve(), ...more });
   }
 
-  async reach() {}
+  /** Whether all images are known. */
+  get whole() {
+    return true;
+  }
+
+  get images() {
+    return this.runs.images;
+  }
+
+  /** Number of images whose position is known. */
+  get placed() {
+    return this.runs.images;
+  }
+
+  /** Read on until the k-th image is known, all are, or `wanted()` is false; `progress` is told the share that was read. */
+  reach(k, wanted = () => true, progress = () => {}) {
+    this.reading = this.reading.then(async () => {
+      let isRead = false;
+      while (!this.whole && this.placed <= k && wanted()) {
+        progress(await this.readOn());
+        isRead = true;
+      }
+      if (isRead && this.order) this.runs.sort(this.order);
+    });
+    return this.reading;
+  }
 
   at(k) {
     return this.runs.at(k);
@@ -87,18 +97,14 @@ class Everything {
 }
 
 /** No images. */
-export const nothing = () => new Everything(new Runs());
+export const nothing = () => new Selection();
 
 /** Images of the files that fit, found row group by row group. */
-class OfFiles {
-  constructor(files) {
-    Object.assign(this, files);
-    // The largest, or smallest, are in few groups: those that hold larger ones than the next group can are found.
+class OfFiles extends Selection {
+  constructor(given) {
+    super(new Runs(), { ...given, files: 0, next: 0 });
+    // The largest, or smallest, files are known once they are beyond the bound of the next group.
     if (this.bySize) this.groups.sort((a, b) => this.compare(this.bound(a), this.bound(b)));
-    this.runs = new Runs();
-    this.files = 0;
-    this.next = 0;
-    this.reading = Promise.resolve();
   }
 
   get whole() {
@@ -113,12 +119,11 @@ class OfFiles {
     return ORDERS[this.order][1] ? b - a : a - b;
   }
 
-  /** What the sizes in a group do not go beyond. */
+  /** The bound of the sizes in a group. */
   bound({ bounds: { size: { least = -Infinity, greatest = Infinity } = {} } }) {
     return ORDERS[this.order][1] ? greatest : least;
   }
 
-  /** Images whose place is known. */
   get placed() {
     if (!this.order || this.whole) return this.runs.images;
     if (!this.bySize) return 0;
@@ -126,76 +131,50 @@ class OfFiles {
     return this.runs.imagesWhere(({ size }) => this.compare(size, bound) <= 0);
   }
 
-  /** Images found so far; all of them where the summary or the end of the table says so. */
+  /** Images found so far, or all if the summary or the end of the table tells. */
   get images() {
     return this.whole ? this.runs.images : Math.max(this.expected ?? 0, this.runs.images);
   }
 
-  /** Read on until the k-th image is known, or nothing is left; `wanted` may say to stop. */
-  reach(k, wanted = () => true, progress = () => {}) {
-    this.reading = this.reading.then(async () => {
-      let isRead = false;
-      while (!this.whole && this.placed <= k && wanted()) {
-        const { first, rows } = this.groups[this.next];
-        const columns = await this.table.read([...new Set(["first_image", "n_images", "language", ...this.columns])], first, first + rows);
-        for (let i = 0; i < rows; i++) {
-          if (!columns.n_images[i] || !this.fits(columns, i, first + i)) continue;
-          this.files += 1;
-          const facts = { record: columns.record_id[i], language: columns.language[i] };
-          if (this.order) Object.assign(facts, { size: columns.size?.[i], date: this.dates?.get(facts.record) });
-          this.runs.add(columns.first_image[i], columns.n_images[i], facts);
-        }
-        this.next += 1;
-        isRead = true;
-        progress(this.next / this.groups.length);
-      }
-      if (isRead && this.order) this.runs.sort(this.order);
-    });
-    return this.reading;
-  }
-
-  at(k) {
-    return this.runs.at(k);
+  async readOn() {
+    const { first, rows } = this.groups[this.next];
+    const columns = await this.table.read([...new Set(["first_image", "n_images", "language", ...this.columns])], first, first + rows);
+    for (let i = 0; i < rows; i++) {
+      if (!columns.n_images[i] || !this.fits(columns, i, first + i)) continue;
+      this.files += 1;
+      const facts = { record: columns.record_id[i], language: columns.language[i] };
+      if (this.order) Object.assign(facts, { size: columns.size?.[i], date: this.dates?.get(facts.record) });
+      this.runs.add(columns.first_image[i], columns.n_images[i], facts);
+    }
+    this.next += 1;
+    return this.next / this.groups.length;
   }
 }
 
-/** Images of the files that the result of a question names; each is looked up as somebody comes to it. */
-class OfResult {
-  constructor(table, numbers, withdrawn) {
-    Object.assign(this, { table, numbers, withdrawn, runs: new Runs(), next: 0, files: null, expected: null, reading: Promise.resolve() });
+/** Images of the files that the result of a query names; files are looked up when they are needed. */
+class OfResult extends Selection {
+  constructor(table, numbers, withdrawn, fits) {
+    super(new Runs(), { table, numbers, withdrawn, fits, next: 0 });
   }
 
   get whole() {
     return this.next >= this.numbers.length;
   }
 
-  get images() {
-    return this.runs.images;
-  }
-
-  reach(k, wanted = () => true, progress = () => {}) {
-    this.reading = this.reading.then(async () => {
-      while (!this.whole && this.runs.images <= k && wanted()) {
-        const numbers = this.numbers.slice(this.next, this.next + AT_ONCE);
-        const rows = await this.table.rowsAt(numbers, ["first_image", "n_images", "record_id", "language"]);
-        for (const { first_image: first, n_images: images, record_id: record, language } of rows) {
-          if (!this.withdrawn.has(record)) this.runs.add(first, images, { record, language });
-        }
-        this.next += numbers.length;
-        progress(this.next / this.numbers.length);
-      }
-    });
-    return this.reading;
-  }
-
-  at(k) {
-    return this.runs.at(k);
+  async readOn() {
+    const numbers = this.numbers.slice(this.next, this.next + AT_ONCE);
+    const rows = await this.table.rowsAt(numbers, ["first_image", "n_images", "record_id", "language"]);
+    for (const { first_image: first, n_images: images, record_id: record, language } of rows) {
+      if (!this.withdrawn.has(record)) this.runs.add(first, images, { record, language });
+    }
+    this.next += numbers.length;
+    return this.next / this.numbers.length;
   }
 }
 
 const inside = (value, end) => Number.isInteger(value) && value >= 0 && value < end;
 
-/** What the wall shows of a result: its images, files or records, whichever it names; null for none. `fits(of)` is as `fitting`. */
+/** The images, files or records that a result names, as a selection; null for none. Its `fits(of)` is like `fitting`. */
 export async function ofResult(dataset, names, numbers) {
   const named = ["image", "file_id", "record_id"].find((name) => names.includes(name));
   if (!named) return null;
@@ -205,38 +184,38 @@ export async function ofResult(dataset, names, numbers) {
     const numbers = found.filter((value) => inside(value, table.rows));
     const ofFiles = new Set(numbers);
     const fits = async (of) => (of === "files" ? (_, row) => ofFiles.has(row) : isOneOf((await table.rowsAt(numbers, ["record_id"])).map((row) => row.record_id)));
-    return Object.assign(new OfResult(table, numbers, dataset.withdrawn), { fits });
+    return new OfResult(table, numbers, dataset.withdrawn, fits);
   }
   const runs = new Runs();
   const { record_id: ids, n_images: images, first } = await readRecords(dataset, []);
   if (named === "image") {
     for (const image of found) {
-      const record = inside(image, dataset.info.counts.images) ? ids[Runs.last(first, image)] : null;
+      const record = inside(image, dataset.info.counts.images) ? ids[lastUpTo(first, image)] : null;
       if (record !== null && !dataset.withdrawn.has(record)) runs.add(image, 1, { record });
     }
     const fits = (of) => (of === "files" ? null : isOneOf(runs.facts.map(({ record }) => record)));
-    return Object.assign(new Everything(runs), { fits });
+    return new Selection(runs, { fits });
   }
   const rows = new Map(ids.map((id, i) => [id, i]));
   for (const record of found) {
     const i = rows.get(record);
     if (i !== undefined && !dataset.withdrawn.has(record)) runs.add(first[i], images[i], { record });
   }
-  return Object.assign(new Everything(runs), { fits: () => isOneOf(found) });
+  return new Selection(runs, { fits: () => isOneOf(found) });
 }
 
-/** Whether a point of a map is of one of some records. */
+/** A function that tells whether a point of a map is of one of some records. */
 function isOneOf(records) {
   const all = new Set(records);
   return (record) => all.has(record);
 }
 
-/** Records as columns, with the first image of each. */
+/** Columns of the records, with the first image of each. */
 async function readRecords(dataset, columns) {
   return { ...(await dataset.recordColumns(["record_id", "n_images", ...columns])), first: await dataset.firstImages() };
 }
 
-/** Read "1000-50k" as the least and greatest number of bytes; either may be left out. */
+/** Parse "1000-50k" as the least and greatest number of bytes; either may be missing. */
 function sizes(text) {
   const units = { k: 1e3, m: 1e6, g: 1e9 };
   const found = /^\s*(?:([\d.]+)\s*([kmg]?)b?)?\s*(-?)\s*(?:([\d.]+)\s*([kmg]?)b?)?\s*$/i.exec(text);
@@ -246,7 +225,7 @@ function sizes(text) {
   return [bytes(least, leastUnit ?? "", 0), to ? bytes(greatest, greatestUnit ?? "", Infinity) : Infinity];
 }
 
-/** Read "x,y,x,y,..." as corners of a polygon on the map. */
+/** Parse "x,y,x,y,..." as corners of a polygon on the map. */
 export function corners(text) {
   const values = (text ?? "").split(",").map(Number);
   const found = [];
@@ -254,7 +233,7 @@ export function corners(text) {
   return found;
 }
 
-/** Whether a place lies within a polygon: whether a ray from it crosses the border an odd number of times. */
+/** Whether a point is within a polygon: whether a ray from it crosses the border an odd number of times. */
 function isWithin(x, y, polygon) {
   let within = false;
   for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
@@ -265,22 +244,22 @@ function isWithin(x, y, polygon) {
   return within;
 }
 
-/** What the address has a map of. */
+/** Whether the map is of records or files. */
 export const mapOf = (view) => (view.of === "files" ? "files" : "records");
 
-/** Rows of the points within a polygon, ascending. */
+/** Rows of the points within a polygon, in ascending order. */
 function rowsWithin({ rows, positions }, polygon) {
   return rows.filter((_, i) => isWithin(positions[2 * i], positions[2 * i + 1], polygon));
 }
 
-/** Whether a record fits what was typed: its number, its DOI, or words of its title. */
+/** Whether a record has the number, or all words in its DOI and title. */
 function fitsText(columns, i, wanted) {
   if (/^\d+$/.test(wanted)) return String(columns.record_id[i]) === wanted;
   const text = `${columns.doi[i] ?? ""} ${columns.title[i] ?? ""}`.toLowerCase();
   return wanted.split(/\s+/).every((word) => text.includes(word));
 }
 
-/** What the address asks: of records, which are then known, and of files, which then are to be looked through. */
+/** The conditions in the address: records that fit them, and for conditions on files the groups of files to be searched. */
 async function conditions(dataset, view) {
   const wanted = view.record?.trim().toLowerCase();
   const path = view.path?.toLowerCase();
@@ -296,10 +275,10 @@ async function conditions(dataset, view) {
     ...(keyword ? ["keywords"] : []),
     ...(wanted && !/^\d+$/.test(wanted) ? ["doi", "title"] : []),
   ];
-  let chosen = null; // the records that fit, where records are asked about
+  let chosen = null; // the records that fit, if there are conditions on records
   let runs = null;
   const dates = ofDate ? new Map() : null;
-  // Rows of records, or of files, within the line that was drawn on the map.
+  // Rows of records, or of files, within the line on the map.
   const of = mapOf(view);
   const within = view.lasso ? rowsWithin(await dataset.points(of), corners(view.lasso)) : null;
   const withinFiles = of === "files" ? within : null;
@@ -334,7 +313,7 @@ async function conditions(dataset, view) {
   const last = records?.reduce((a, b) => Math.max(a, b), -Infinity);
   const groups = await table.groupsWhere(
     (bounds, start, stop) =>
-      (!withinFiles || withinFiles[Runs.last(withinFiles, stop - 1)] >= start) &&
+      (!withinFiles || withinFiles[lastUpTo(withinFiles, stop - 1)] >= start) &&
       asked.every(([column, value]) => mayHold(bounds[column], value)) &&
       (!records || (bounds.record_id.least <= last && bounds.record_id.greatest >= first)),
   );
@@ -356,19 +335,19 @@ async function conditions(dataset, view) {
   return { chosen, runs, order, files: { table, columns, groups, fits, expected, order, dates } };
 }
 
-/** Choose images by what the address says; reads no more than the choice itself needs. */
+/** The images that fit the address; reads no more than necessary. */
 export async function select(dataset, view) {
   const { runs, order, files } = await conditions(dataset, view);
   if (files) return new OfFiles(files);
   const found = runs ?? new Runs();
   if (runs === null) found.add(0, dataset.info.counts.images, {});
   else if (order) found.sort(order);
-  return new Everything(found);
+  return new Selection(found);
 }
 
 /**
- * Which points of a map fit what the address says: a function of a record and a row; null where all do. Of files, all
- * that may fit are looked through, while they are `wanted()`.
+ * Which points of a map fit the address, as a function of a record and a row; null if all do. For conditions on files, all
+ * that may fit are searched, as long as the result is `wanted()`.
  */
 export async function fitting(dataset, view, of, wanted) {
   if (!FILTERS.some((name) => view[name])) return null;
@@ -376,7 +355,7 @@ export async function fitting(dataset, view, of, wanted) {
   if (!asked) return (record) => chosen.has(record);
   const { table, columns, groups, fits } = asked;
   const files = groups.reduce((sum, { rows }) => sum + rows, 0);
-  if (files > MOST_FITTING) throw new Error(`${files.toLocaleString("en")} files may fit, too many to tell their points from others; ask for less`);
+  if (files > MOST_FITTING) throw new Error(`${files.toLocaleString("en")} files may fit, too many to find their points; add filters`);
   const found = of === "files" ? new Uint8Array(dataset.table("files").rows) : new Set();
   await inTurn(groups, async ({ first, rows }) => {
     if (!wanted()) return;
@@ -391,8 +370,8 @@ export async function fitting(dataset, view, of, wanted) {
 }
 
 /**
- * Numbers 0 to n - 1 in an order that a seed gives, without a list of them: a Feistel network over
- * the next power of four, walked until it lands below n (Black and Rogaway 2002, "cycle walking").
+ * The k-th of the numbers 0 to n - 1 in a random order given by a seed, without a list: a Feistel network over the
+ * next power of four, repeated until the result is below n (Black and Rogaway 2002, "cycle walking").
  */
 export function shuffled(k, n, seed) {
   if (n < 2) return k;

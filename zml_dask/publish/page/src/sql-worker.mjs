@@ -1,7 +1,7 @@
-// DuckDB in a worker: it takes one SELECT after the other and keeps the rows of the last as `result`.
+// DuckDB in a worker, which runs one SELECT after another and keeps the rows of the last as `result`.
 //
-// The page starts this from a blob, so that the page's policy holds here too, whatever a host
-// says or does not say: no statement, be it in somebody's link, can reach another host.
+// The page starts this from a blob, so that the page's policy applies here too, independently of the host: no statement,
+// even in a link by somebody else, can reach another host.
 
 import { BROWSER_RUNTIME, createDuckDB, DuckDBDataProtocol, VoidLogger } from "@duckdb/duckdb-wasm/blocking";
 import { decompress } from "fzstd";
@@ -9,7 +9,7 @@ import { decompress } from "fzstd";
 let connection;
 let database;
 
-/** Start the engine with views of the dataset's tables. */
+/** Start the engine with views of the tables. */
 async function open({ engine, views }) {
   const answer = await fetch(engine);
   if (!answer.ok) throw new Error(`${engine}: the server answers ${answer.status}`);
@@ -38,7 +38,7 @@ function rows(statement) {
   return connection.query(statement).toArray().map((row) => row.toJSON());
 }
 
-/** Answer a question: the columns of its result, and how many rows it has. */
+/** Run a query; returns the columns of the result, and its number of rows. */
 function ask({ question, most }) {
   // In parentheses it can only be a SELECT, and prepared it can only be one statement.
   const prepared = connection.prepare(`CREATE OR REPLACE TABLE result AS SELECT * FROM (\n${question}\n) LIMIT ${most}`);
@@ -48,7 +48,7 @@ function ask({ question, most }) {
   return { columns, rows: Number(rows("SELECT count(*) AS n FROM result")[0].n) };
 }
 
-/** Columns of the result under names of our own, which are never the same twice. */
+/** Columns of the result under unique names. */
 const cast = (columns, type) => columns.map((name, i) => `try_cast(${quoted(name)} AS ${type}) AS c${i}`).join(", ");
 
 /** Rows of the result as lists of texts. */
@@ -57,13 +57,13 @@ function texts({ columns, start, stop }) {
   return found.map((row) => columns.map((_, i) => row[`c${i}`]));
 }
 
-/** Columns of the result as numbers, NaN where they are none. */
+/** Columns of the result as numbers, NaN for other values. */
 function numbers({ columns }) {
   const table = connection.query(`SELECT ${cast(columns, "DOUBLE")} FROM result`);
   return columns.map((_, i) => Float64Array.from(table.getChild(`c${i}`), (value) => value ?? NaN));
 }
 
-/** A column as JSON has it: dates as text, numbers that are wider than a double as doubles. */
+/** A column for JSON: dates as text, wide numbers as doubles. */
 function plain({ column_name: name, column_type: type }) {
   const as = /^(DATE|TIME|BLOB|INTERVAL|UUID)/.test(type) ? "VARCHAR" : /^(HUGEINT|DECIMAL)/.test(type) ? "DOUBLE" : type;
   return `${quoted(name)}::${as} AS ${quoted(name)}`;

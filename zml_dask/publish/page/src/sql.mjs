@@ -1,19 +1,17 @@
-// The SQL box, loaded when it is first opened: the engine in its worker, and its result as a table.
+// Queries in SQL, loaded when first used: the engine in its worker, and the result as a table.
 
-import { element, visible } from "./draw.mjs";
+import { $, element, errorIn, number, save, visible } from "./draw.mjs";
 
-const MOST = 100_000; // rows of a result that are kept
-const ROWS = 100; // of them, shown at a time
-const number = new Intl.NumberFormat("en");
-const $ = (id) => document.getElementById(id);
+const MOST = 100_000; // rows that are kept of a result
+const ROWS = 100; // rows that are added to the table at a time
 const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
 
 const NO_FAILURES = "record_id BIGINT, stage VARCHAR, kind VARCHAR, message VARCHAR, attempts INTEGER, permanent BOOLEAN";
 
-/** Tables that a question may name, as `zml-dask sql` has them: without what is withdrawn. */
+/** Tables for queries, as in `zml-dask sql`: without withdrawn records. */
 function views({ base, info, withdrawn }) {
   const own = ["files", "records", "failures"].map((name) => [name, info.tables[name] ?? []]);
-  // A derived table "of nothing" is what others are computed with, and has no record.
+  // A derived table "of nothing" holds what others are computed with, and has no record_id.
   const isShown = (name) => name.startsWith("derived/") && info.derived?.[name.slice("derived/".length)]?.of !== "nothing";
   const derived = Object.entries(info.tables).filter(([name]) => isShown(name));
   const hidden = withdrawn.size ? `WHERE record_id NOT IN (${[...withdrawn].join(", ")})` : "";
@@ -30,14 +28,14 @@ function views({ base, info, withdrawn }) {
   });
 }
 
-/** DuckDB in a worker; a worker that is stopped is replaced at the next question. */
+/** DuckDB in a worker; after a stop, the next query starts a new one. */
 export class Engine {
   constructor(dataset) {
     Object.assign(this, { dataset, worker: null, waiting: new Map(), calls: 0 });
   }
 
   async start() {
-    // From a blob, so that this page's policy is the worker's: see sql-worker.mjs.
+    // From a blob, so that this page's policy also applies to the worker: see sql-worker.mjs.
     const answer = await fetch(new URL("./sql-worker.js", import.meta.url));
     if (!answer.ok) throw new Error(`sql-worker.js: the server answers ${answer.status}`);
     const url = URL.createObjectURL(new Blob([await answer.text()], { type: "text/javascript" }));
@@ -61,7 +59,7 @@ export class Engine {
     });
   }
 
-  /** Answer a question: columns, and how many rows there are. */
+  /** Run a query; returns the tables, and the columns and number of rows of the result. */
   async ask(question) {
     if (this.waiting.size) this.stop();
     this.started ??= this.start();
@@ -77,7 +75,7 @@ export class Engine {
   }
 }
 
-/** Show the result as a table, a hundred rows at a time. */
+/** Show the result as a table, initially a hundred rows. */
 export async function showTable(engine, { columns, rows }) {
   const names = columns.map(({ name }) => name);
   const isNumber = columns.map(({ type }) => /INT|DOUBLE|FLOAT|DECIMAL/.test(type) && !type.endsWith("[]"));
@@ -90,10 +88,10 @@ export async function showTable(engine, { columns, rows }) {
     body.append(...found.map((row) => element("tr", {}, ...row.map((text, i) => cell(names[i], text, isNumber[i])))));
     more.hidden = body.rows.length >= rows;
   };
-  more.addEventListener("click", () => add().catch((error) => { $("answer").textContent = visible(error.message); }));
+  more.addEventListener("click", () => add().catch(errorIn("answer")));
   await add();
   $("result").replaceChildren(element("table", {}, element("thead", {}, element("tr", {}, ...head)), body), more);
-  const kept = rows === MOST ? " (more are not kept; ask for less, or use zml-dask sql)" : "";
+  const kept = rows === MOST ? " (further rows are not kept; use LIMIT, or zml-dask sql)" : "";
   $("answer").textContent = `${number.format(rows)} row${rows === 1 ? "" : "s"}${kept}`;
 }
 
@@ -106,7 +104,7 @@ function cell(name, text, isNumber) {
   return element("td", { className }, inside);
 }
 
-/** Name the tables and their columns. */
+/** List the tables and their columns. */
 export function showTables(tables) {
   const rows = tables.map(({ name, columns }) => [element("dt", {}, name), element("dd", {}, columns.join(", "))]);
   $("tables").replaceChildren(...rows.flat());
@@ -114,8 +112,5 @@ export function showTables(tables) {
 
 /** Save the result as a file. */
 export async function download(engine, format) {
-  const data = await engine.call("file", { format });
-  const url = URL.createObjectURL(new Blob([data]));
-  element("a", { href: url, download: `result.${format}` }).click();
-  URL.revokeObjectURL(url);
+  save(await engine.call("file", { format }), `result.${format}`);
 }
