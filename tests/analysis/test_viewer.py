@@ -293,7 +293,11 @@ def test_an_empty_answer_offers_less(served: ViewerServer, chromium: webdriver.C
     offers = script(
         chromium, "[...document.querySelectorAll('#empty button')].map(b => b.textContent)"
     )
-    assert offers == ["without language = Python", "without license = nonsense", "without any filter"]
+    assert offers == [
+        "without language = Python",
+        "without license = nonsense",
+        "without any filter",
+    ]
     chromium.execute_script("document.querySelectorAll('#empty button')[1].click()")
     wait(chromium, lambda b: "images" in status(b))
     assert chromium.current_url.endswith("#language=Python")
