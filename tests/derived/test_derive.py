@@ -356,4 +356,3 @@ def test_the_command(
 def test_a_job_travels_small(ds: Dataset) -> None:
     job = DeriveFiles(ds.snapshot, Recipe.of("xs", count_x, COLUMNS), 0)
     assert job.plan(4)[:2] == [(0, 16), (16, 32)]
-    assert job.for_workers().lock is None

@@ -13,13 +13,17 @@ import pytest
 from dataset_builders import stage_record, write_dataset
 
 import zml_dask as zml
-from zml_dask.derived.near_duplicates import SHINGLE, THRESHOLD, cluster, signature_of
+from zml_dask.derived.near_duplicates import SHINGLE, cluster, signature_of
 from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
+
+
+THRESHOLD = 0.7
+"""The overlap from which files count as near-duplicates."""
 
 
 def elements(text: str) -> set[tuple[str, ...]]:

@@ -228,7 +228,7 @@ def derive_table(
     with dataset_lock(storage, on_wait=progress.say) as lock:
         snapshot = Snapshot.open(storage)
         if isinstance(table, Recipe):
-            job = DeriveFiles.planned(snapshot, table, lock, again=again)
+            job = DeriveFiles.planned(snapshot, table, again=again)
             if job.first < snapshot.info.counts.files or table.name not in snapshot.info.derived:
                 with open_executor() as executor:
                     run_job(job, executor, lock=lock, progress=progress)
@@ -276,22 +276,16 @@ class Staged:
 
 @dataclass(frozen=True)
 class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
-    """Computes the rows of a derived table from the file `first` on.
-
-    The lock is held by the driver; workers get None.
-    """
+    """Computes the rows of a derived table from the file `first` on."""
 
     name: ClassVar[str] = "files"
 
     snapshot: Snapshot
     recipe: Recipe
     first: int
-    lock: DatasetLock | None = None
 
     @classmethod
-    def planned(
-        cls, snapshot: Snapshot, recipe: Recipe, lock: DatasetLock, *, again: bool
-    ) -> DeriveFiles:
+    def planned(cls, snapshot: Snapshot, recipe: Recipe, *, again: bool) -> DeriveFiles:
         """Find the first file without a row of this function."""
         known = snapshot.info.derived.get(recipe.name)
         same = (
@@ -301,7 +295,7 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
             and known.columns == recipe.columns
         )
         first = snapshot.rows(derived_table(recipe.name)) if same else 0
-        return cls(snapshot, recipe, first, lock)
+        return cls(snapshot, recipe, first)
 
     @property
     def folder(self) -> str:
@@ -324,10 +318,6 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
         """Return the ranges that no interrupted run has staged."""
         there = set(self.snapshot.storage.list(self.folder))
         return [one for one in self.ranges() if self.path(*one) not in there]
-
-    def for_workers(self) -> DeriveFiles:
-        """Return the job without the lock."""
-        return replace(self, lock=None)
 
     def shared(self) -> tuple[Storage, ...]:
         """Return the dataset's storage, in which workers stage rows for the driver."""

@@ -37,7 +37,6 @@ BINS: Final = 128
 """Numbers of a signature; the top bits of a hash select one of them."""
 SHINGLE: Final = 5
 """Consecutive words that are one element of a text's set."""
-THRESHOLD: Final = 0.7
 _ACCEPTED: Final = 0.66
 """Share of equal numbers from which two files are joined. An estimate of 0.7 has a standard error
 of 0.04, so a limit of 0.7 would miss half of the pairs at that overlap."""

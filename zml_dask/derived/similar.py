@@ -183,7 +183,7 @@ def _keep_largest(
             places[row, at] = column
 
 
-def draw(points: Float32, seed: int = 0) -> Float32:
+def draw(points: Float32) -> Float32:
     """Place points of length 1, (n, 64), in a plane by t-SNE; (n, 2), from -1 to 1.
 
     Of more than 10,000 points, a sample of that size is placed, and the others among their
@@ -196,12 +196,12 @@ def draw(points: Float32, seed: int = 0) -> Float32:
     n = len(points)
     chosen = np.arange(n)
     if n > LANDMARKS:
-        chosen = np.sort(np.random.default_rng(seed).choice(n, LANDMARKS, replace=False))
+        chosen = np.sort(np.random.default_rng(0).choice(n, LANDMARKS, replace=False))
     if chosen.size < 4:  # too few to have neighbours
         drawn = points[chosen, :2].astype(np.float64)
     else:
         perplexity = min(30.0, (chosen.size - 1) / 3)
-        options = {"metric": "cosine", "initialization": "pca", "random_state": seed}
+        options = {"metric": "cosine", "initialization": "pca", "random_state": 0}
         drawn = np.asarray(TSNE(perplexity=perplexity, **options).fit(points[chosen]))
     placed = drawn
     if chosen.size < n:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from zml_dask.learning.association import associate
 from zml_dask.learning.model import LanguageModel
-from zml_dask.learning.network import Lines, NetworkOptions, lines_of, train_and_score
+from zml_dask.learning.network import NetworkOptions, lines_of, train_and_score
 from zml_dask.learning.samples import (
     Sample,
     SampleOptions,
@@ -162,21 +162,6 @@ def cross_validate(
         found = list(pool.map(named, parts))
     scores = [(test, each) for (_, test), (_, each) in zip(parts, found, strict=True)]
     return Tested.of(scores, fold), [rate for rate, _ in found]
-
-
-def by_network(
-    sample: Sample, lines: Lines, fold: Int64, network: NetworkOptions, options: LearnOptions
-) -> Tested:
-    """Predict each fold by a network trained on the others."""
-    seed, n_labels = options.sample.seed, len(sample.labels)
-    scores = [
-        (
-            test,
-            train_and_score(lines, train, sample.label[train], test, n_labels, network, seed),
-        )
-        for train, test in splits(sample, fold, options)
-    ]
-    return Tested.of(scores, fold)
 
 
 def splits(sample: Sample, fold: Int64, options: LearnOptions) -> Iterator[tuple[Int64, Int64]]:
@@ -392,9 +377,17 @@ def learn(
             rate = float(np.median(rates))
         if options.network and task == "programming":
             lines = lines_of(read_pages(dataset, part.rows))
-            found[NETWORK] = summary(
-                part, by_network(part, lines, fold[places], options.network, options), options
-            )
+            scores = [
+                (
+                    test,
+                    train_and_score(
+                        lines, train, part.label[train], test, len(part.labels), options.network,
+                        options.sample.seed,
+                    ),
+                )
+                for train, test in splits(part, fold[places], options)
+            ]  # fmt: skip
+            found[NETWORK] = summary(part, Tested.of(scores, fold[places]), options)
             say(f"{task}, {NETWORK}: accuracy {found[NETWORK]['accuracy']:.3f}")
         if options.magika:
             found |= evaluate_magika(dataset, part, tested, options)

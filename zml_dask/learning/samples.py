@@ -129,7 +129,8 @@ def draw(dataset: Dataset, options: SampleOptions, labels: list[str] | None = No
     names = labels if labels is not None else found
     rows["label"] = rows["label"].map({name: i for i, name in enumerate(names)})
     rows = rows.sort_values("image").reset_index(drop=True)
-    return Sample(names, rows, count_pages(dataset, rows))
+    counts = [count_words(images, patterns=True) for images in read_pages(dataset, rows)]
+    return Sample(names, rows, concatenated(counts))
 
 
 def _pages(files: pd.DataFrame, options: SampleOptions, height: int) -> pd.DataFrame:
@@ -156,13 +157,6 @@ def read_pages(dataset: Dataset, rows: pd.DataFrame) -> Iterator[Images]:
     images = rows["image"].to_numpy(np.int64)
     for start in range(0, images.size, _PAGES_AT_ONCE):
         yield dataset.snapshot.images.read(images[start : start + _PAGES_AT_ONCE])
-
-
-def count_pages(dataset: Dataset, rows: pd.DataFrame) -> WordCounts:
-    """Count the words, pairs and patterns of each page."""
-    return concatenated(
-        [count_words(images, patterns=True) for images in read_pages(dataset, rows)]
-    )
 
 
 def concatenated(parts: list[WordCounts]) -> WordCounts:

@@ -181,18 +181,14 @@ def export_record(
                     open_writer.add(file)
         tree = build_tree(sizes)
         if "tree" in paths:
-            local["tree"].write_text(tree_json(tree), encoding="ascii")
+            text = json.dumps(tree, separators=(",", ":"))
+            local["tree"].write_text(f"{text}\n", encoding="ascii")
         local["metadata"].write_bytes(metadata_pickle(tree, record.metadata))
         for name, path in paths.items():
             # Not durable: a sync would take longer than everything else, and an incomplete file
             # is recognised and made again.
             storage.publish(local[name], path, durable=False)
     return n_images
-
-
-def tree_json(tree: Tree) -> str:
-    """Return a tree as JSON text, folders as objects and files as their sizes."""
-    return json.dumps(tree, separators=(",", ":")) + "\n"
 
 
 def metadata_pickle(tree: Tree, metadata: str | None) -> bytes:

@@ -59,9 +59,7 @@ def compact(segment: NDArray[Any]) -> NDArray[Any]:
     return segment.astype(np.uint8 if high < 256 else np.uint32)
 
 
-def recover_text(
-    segments: Sequence[NDArray[Any]], shape: ImageShape | None = None
-) -> RecoveredText:
+def recover_text(segments: Sequence[NDArray[Any]]) -> RecoveredText:
     r"""Convert a file's segments, each (lines, width), to text.
 
     - An empty segment, which 2018 appended to a file whose number of lines is a multiple of 80, is
@@ -83,7 +81,7 @@ def recover_text(
     >>> recover_text(odd).n_lines, recover_text(odd).note
     (80, '1 empty segment left out')
     """
-    shape = shape or ImageShape()
+    shape = ImageShape()
     pieces: list[bytes] = []
     n_lines = n_empty = n_padded = n_tall = 0
     for number, segment in enumerate(segments):

@@ -25,9 +25,7 @@ from zml_dask.store.storage import Storage
 from zml_dask.store.verify.report import Report
 
 
-def verify_exports(
-    dataset: Storage, *, repair: bool = False, scratch: Path | None = None
-) -> Report:
+def verify_exports(dataset: Storage, *, repair: bool = False) -> Report:
     """Compare ``legacy/`` with what is exported from the dataset, which was verified before.
 
     With `repair`, other files are replaced. ``notes`` of the report name files that belong to no
@@ -50,10 +48,10 @@ def verify_exports(
             for each in get_args(LegacyFormat)
             if legacy_paths(int(name), [each], LEGACY)[each] in found[name]
         ]
-        with tempfile.TemporaryDirectory(prefix="zml-exports-", dir=scratch) as folder:
+        with tempfile.TemporaryDirectory(prefix="zml-exports-") as folder:
             made = Storage.open(folder)
             record = legacy_record(snapshot, int(name))
-            export_record(record, made, formats, folder=LEGACY, scratch=scratch)
+            export_record(record, made, formats, folder=LEGACY)
             for path in made.list():
                 _compare(report, dataset, made, path, repair=repair)
             report.notes += [

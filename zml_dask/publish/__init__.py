@@ -1,1 +1,1 @@
-"""What a dataset is handed on as: squashfs, PNGs by language, Croissant, the viewer."""
+"""Exports of a dataset: Parquet, WebDataset, PNG, squashfs, Croissant, the viewer."""

@@ -89,7 +89,7 @@ class _Export:
 
 
 def check_formats(names: Collection[str]) -> None:
-    """Raise `UsageError` where a name is no format."""
+    """Raise `UsageError` if a name is not a format."""
     for name in names:
         if name not in FORMATS:
             raise UsageError(f"format: there is no {name!r}; choose from {', '.join(FORMATS)}")
@@ -118,7 +118,7 @@ def export(
     Returns
     -------
     list of str
-        One line per format, to be printed, that says what was written.
+        What was written, one line per format for printing.
 
     Raises
     ------

@@ -189,7 +189,9 @@ class ExportPng(PortionJob[PngResult, PngResult]):
                         tar.write(self.target.read_range(path, start, stop))
                     tar.write(bytes(2 * tarfile.BLOCKSIZE))
                 name = group
-                while name.casefold() in taken:  # not every file system tells `Makefile` apart
+                while (
+                    name.casefold() in taken
+                ):  # `Makefile` and `makefile`: some file systems ignore case
                     name += "%~"
                 taken.add(name.casefold())
                 self.target.publish(local, f"{name}.tar")
@@ -217,8 +219,8 @@ def export_png(
 ) -> PngResult:
     """Write every image of a dataset, or of a view, as ``<record>_<file>_<segment>.png``.
 
-    By these numbers the tables tell the record, the file and the lines. Each group has a folder in
-    `target`, or with the option `tar` a file ``<group>.tar``.
+    These numbers identify the record, the file and the image in the tables. Each group has a folder
+    in `target`, or with the option `tar` a file ``<group>.tar``.
     """
     view = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
     storage = Storage.open(target)
