@@ -21,7 +21,6 @@ from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 
-
 THRESHOLD = 0.7
 """The overlap from which files count as near-duplicates."""
 

@@ -210,7 +210,7 @@ def _predicted_language(_model: str, images: NDArray[np.uint32]) -> dict[str, An
 
 
 def by_model(data: bytes) -> partial[dict[str, Any] | None]:
-    """Make the model's bytes part of the fingerprint, so that another model computes the table again."""
+    """Make the model's bytes part of the fingerprint, so that another model computes anew."""
     return partial(_predicted_language, hashlib.sha256(data).hexdigest())
 
 
