@@ -166,7 +166,7 @@ def test_to_text_takes_one_image_and_any_integer_type() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(0, 80), (80, 0), (-1, 80), (70_000, 80)])
 def test_impossible_sides_are_refused(width: int, height: int) -> None:
-    with pytest.raises(UsageError, match="both sides must lie between 1 and 65,535"):
+    with pytest.raises(UsageError, match="both sides must be between 1 and 65,535"):
         rasterize("a", width, height)
 
 

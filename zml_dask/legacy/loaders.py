@@ -30,8 +30,6 @@ from zml_dask.store.storage import Storage
 
 ImagePickle: TypeAlias = str | os.PathLike[str] | Dataset
 
-_SPACE = 32
-
 _IN_DATASET = re.compile(rf"(?P<dataset>.+)/{LEGACY}/(?P<id>[0-9]+)/images_(?P=id)\.pkl")
 
 
@@ -91,12 +89,8 @@ def load_by_extension(
     An extension is what follows the last dot of a file's name, or the whole name.
     Parameters are those of :func:`load_all`; extensions without images are left out.
     """
-    groups: dict[str, list[NDArray[Any]]] = defaultdict(list)
-    for path, segments in _files(image_pkl):
-        groups[extension_of(_name(path))] += _prepared(
-            segments, pad_images, length_cutoff, padding_length
-        )
-    return {key: _stacked(found, padding_length) for key, found in groups.items() if found}
+    files = ((extension_of(_name(path)), segments) for path, segments in _files(image_pkl))
+    return _grouped(files, pad_images, length_cutoff, padding_length)
 
 
 def load_by_regexp(
@@ -115,11 +109,10 @@ def load_by_regexp(
     dict of str to numpy.ndarray
         By the file's name; files with the same name share an array.
     """
-    groups: dict[str, list[NDArray[Any]]] = defaultdict(list)
-    for path, segments in _files(image_pkl):
-        if _matches(path, regexp):
-            groups[_name(path)] += _prepared(segments, pad_images, length_cutoff, padding_length)
-    return {key: _stacked(found, padding_length) for key, found in groups.items() if found}
+    files = (
+        (_name(path), segments) for path, segments in _files(image_pkl) if _matches(path, regexp)
+    )
+    return _grouped(files, pad_images, length_cutoff, padding_length)
 
 
 def recursive_find(base: str | os.PathLike[str], pattern: str = "*") -> Iterator[str]:
@@ -196,14 +189,23 @@ def _prepared(
     segments: Sequence[NDArray[Any]], pad: bool, cutoff: int, side: int
 ) -> Iterator[NDArray[Any]]:
     for segment in segments:
-        if len(segment) > cutoff:
-            yield _padded(segment, side) if pad and len(segment) < side else segment
+        if len(segment) <= cutoff:
+            continue
+        if pad and len(segment) < side:
+            padded = np.full((side, max(side, segment.shape[1])), float(ord(" ")))
+            padded[: segment.shape[0], : segment.shape[1]] = segment
+            yield padded
+        else:
+            yield segment
 
 
-def _padded(segment: NDArray[Any], side: int) -> NDArray[np.float64]:
-    padded = np.full((side, max(side, segment.shape[1])), float(_SPACE))
-    padded[: segment.shape[0], : segment.shape[1]] = segment
-    return padded
+def _grouped(
+    files: Iterable[tuple[str, Segments]], pad: bool, cutoff: int, side: int
+) -> dict[str, NDArray[Any]]:
+    groups: dict[str, list[NDArray[Any]]] = defaultdict(list)
+    for key, segments in files:
+        groups[key] += _prepared(segments, pad, cutoff, side)
+    return {key: _stacked(found, side) for key, found in groups.items() if found}
 
 
 def _stacked(segments: list[NDArray[Any]], side: int) -> NDArray[Any]:

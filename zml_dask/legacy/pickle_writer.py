@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -39,7 +40,6 @@ class PickleWriter:
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
         self._waiting: list[bytes | memoryview] = [_prologue()]
-        self._heads: dict[tuple[int, ...], bytes] = {}
         self._pixels: NDArray[np.int64] = np.empty((0, 0, 0), SEGMENT_DTYPE)
 
     def add(self, file: LegacyFile) -> None:
@@ -65,14 +65,8 @@ class PickleWriter:
         self._pixels[: len(images)] = images
         for pixels, lines in zip(self._pixels, n_lines, strict=False):
             segment = pixels[:lines]
-            self._waiting += (self._head(segment.shape), segment.data.cast("B"), _TAIL)
+            self._waiting += (_array_head(*segment.shape), segment.data.cast("B"), _TAIL)
         self._flush()
-
-    def _head(self, shape: tuple[int, ...]) -> bytes:
-        """Return the opcodes before the pixels of an array of `shape`."""
-        if shape not in self._heads:
-            self._heads[shape] = _array_head(shape)
-        return self._heads[shape]
 
     def _flush(self) -> None:
         """Write what is waiting; the system may accept only a part at a time."""
@@ -123,9 +117,9 @@ def _prologue() -> bytes:
     )
 
 
-def _array_head(shape: tuple[int, ...]) -> bytes:
-    """Return the opcodes of an array up to its bytes."""
-    lines, width = shape
+@cache
+def _array_head(lines: int, width: int) -> bytes:
+    """Return the opcodes before the pixels of an array."""
     return (
         (_get(_RECONSTRUCT) + _get(_ARGUMENTS) + pickle.REDUCE + pickle.MARK + _integer(1))
         + (_integer(lines) + _integer(width) + pickle.TUPLE2)

@@ -63,7 +63,11 @@ def rasterize(
     >>> "".join(map(chr, images[0, 1, :12]))
     '    return 1'
     """
-    _check_sides(width, height)
+    if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
+        raise UsageError(
+            f"image size {height} x {width} is invalid: both sides must be between 1 and "
+            f"{_MAX_SIDE:,}"
+        )
     # Lone surrogates are code points like others, although UTF-8 does not allow them.
     utf8, total, _ = normalize_utf8(text.encode("utf-8", "surrogatepass"), width=width)
     n = -(-total // height)
@@ -155,11 +159,3 @@ def to_text(images: ArrayLike, n_lines: ArrayLike | None = None) -> str:
     target = np.empty(pixels.size + pixels.shape[0] * pixels.shape[1], np.uint32)
     size = kernels.unrasterize(pixels, counts, target)
     return target[:size].astype("<u4", copy=False).tobytes().decode("utf-32-le", "surrogatepass")
-
-
-def _check_sides(width: int, height: int) -> None:
-    if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
-        raise UsageError(
-            f"image size {height} x {width} is invalid: both sides must lie between 1 and "
-            f"{_MAX_SIDE:,}"
-        )
