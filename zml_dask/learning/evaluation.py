@@ -52,6 +52,9 @@ Float32 = NDArray[np.float32]
 N_SYMBOLS: Final = 97
 """Space, the 94 visible ASCII characters, control characters, all others."""
 
+_SYMBOLS: Final = np.array([95] * 32 + [*range(95), 96], np.uint16)
+"""Symbol of each code point up to 126, and of all greater ones."""
+
 RATES: Final = (1.0, 2.0, 4.0)
 """Learning rates, of which each fold chooses one."""
 
@@ -100,7 +103,7 @@ def count_symbols(dataset: Dataset, rows: pd.DataFrame, *, pairs: bool) -> WordC
     """Count the characters, or pairs of neighbouring ones, of each page: a baseline."""
     indptr, buckets, counts = [0], [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
     for page in chain.from_iterable(read_pages(dataset, rows)):
-        symbols = np.where(page >= 127, 96, np.where(page < 32, 95, page.astype(np.int64) - 32))
+        symbols = _SYMBOLS[np.minimum(page, 127)]
         if pairs:
             symbols = symbols[:, :-1] * N_SYMBOLS + symbols[:, 1:]
         tally = np.bincount(symbols.ravel())
