@@ -208,6 +208,9 @@ def test_random_bytes_are_a_bare_file(read: Read) -> None:
         (b"\x60\xea\x2b\0\x22", "ARJ"),
         (b"SIT!\0\1\0\0", "StuffIt"),
         (b"\x89LZO\0\r\n\x1a\n", "lzop"),
+        (b"Salted__12345678", "encrypted"),
+        (b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0", "SIF"),
+        (b"\x7fELF\2\1\1\0AI\2", "AppImage"),
     ],
 )
 def test_known_and_not_read(read: Read, data: bytes, said: str) -> None:

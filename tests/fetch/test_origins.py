@@ -397,6 +397,11 @@ SPLIT = {
     "split": (gzip.compress(make_tar(CODE)), ["c.tar.gz.partaa", "c.tar.gz.partab"], "c.tar.gz"),
     "split, bare": (gzip.compress(make_tar(CODE)), ["c.tgzaa", "c.tgzab", "c.tgzac"], "c.tgz"),
     "numbers": (make_tar(CODE), ["c.tar.part1", "c.tar.part2"], "c.tar"),
+    "split, capitals": (gzip.compress(make_tar(CODE)), ["c.tgz.AA", "c.tgz.AB"], "c.tgz"),
+    "split -d": (gzip.compress(make_tar(CODE)), ["c.tgz.00", "c.tgz.01", "c.tgz.02"], "c.tgz"),
+    "from zero": (make_zip(CODE, 0), ["c.zip.part00", "c.zip.part01"], "c.zip"),
+    "before the suffix": (make_zip(CODE, 0), ["c_part1.zip", "c_part2.zip"], "c.zip"),
+    "of so many": (make_zip(CODE, 0), ["c.zip.part1of2", "c.zip.part2of2"], "c.zip"),
 }
 
 
@@ -465,6 +470,16 @@ def test_parts_whose_first_is_missing_say_so(
     members = read_all(record, client, scratch)
     assert good(members) == {"README": b"read me"}
     assert set(fates(members)) == {"v.zip.002", "v.zip.003"}
+
+
+def test_archives_that_are_numbered_are_no_parts(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path
+) -> None:
+    for make, end in ((make_zip, "zip"), (make_tar, "tar")):
+        files = {f"code_part{n}.{end}": make({f"{n}.py": b"x = 1\n" * 9}) for n in (1, 2)}
+        record = harvested(make_sandbox([make_record(7, files)]), client)
+        found = good(read_all(record, client, scratch))
+        assert set(found) == {f"code_part{n}.{end}/{n}.py" for n in (1, 2)}
 
 
 def test_texts_that_are_numbered_are_no_parts(

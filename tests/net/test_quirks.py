@@ -380,8 +380,9 @@ def test_a_part_of_a_compressed_body_is_none(server: Misbehaving, client: HttpCl
 
 
 @pytest.mark.parametrize("times", [1, 2, 4])
+@pytest.mark.parametrize("is_known", [True, False])
 def test_a_page_in_the_place_of_a_file_passes(
-    server: Misbehaving, client: HttpClient, target: Path, times: int
+    server: Misbehaving, client: HttpClient, target: Path, times: int, is_known: bool
 ) -> None:
     def script(exchange: Exchange) -> None:
         if exchange.number < times:
@@ -389,7 +390,8 @@ def test_a_page_in_the_place_of_a_file_passes(
         else:
             exchange.send_file(BODY)
 
-    client.download(server.on("/code.zip", script), target, checksum=MD5, size=len(BODY))
+    promised = {"checksum": MD5, "size": len(BODY)} if is_known else {}
+    client.download(server.on("/code.zip", script), target, **promised)
     assert target.read_bytes() == BODY
 
 

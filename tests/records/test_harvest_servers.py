@@ -140,6 +140,19 @@ def test_whatever_a_server_says_is_a_search_result_or_none(
         harvest(tmp_path_factory.mktemp("odd") / "c.jsonl", HarvestOptions(), client)
 
 
+@pytest.mark.parametrize("total", [1, 1.0, "1", {"value": 1, "relation": "eq"}])
+def test_a_total_in_every_form_that_was_met(tmp_path: Path, total: Any) -> None:
+    hit = {"id": 7, "metadata": {"resource_type": {"type": "software"}}}
+    client: Any = Answering({"hits": {"hits": [hit], "total": total}}, "")
+    assert harvest(tmp_path / "c.jsonl", HarvestOptions(), client).written == 1
+
+
+def test_an_answer_that_is_none_is_quoted(tmp_path: Path) -> None:
+    client: Any = Answering({"status": 500, "message": "index is closed"}, "")
+    with pytest.raises(ZmlError, match="no search result, but says 'index is closed'; try later"):
+        harvest(tmp_path / "c.jsonl", HarvestOptions(), client)
+
+
 def test_a_bad_query_is_final_and_says_why(
     make_sandbox: Make, client_of: ClientOf, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from zml_dask.fetch.members import kind_of
 from zml_dask.fetch.partial import fetch_parts
 from zml_dask.fetch.streams import (
     ARCHIVE_SUFFIXES,
+    HEAD_BYTES,
     PAYLOAD_WITHIN,
     PROGRAM_MARKS,
     format_name,
@@ -58,18 +59,26 @@ _VOLUMES: Final = (
     re.compile(r"(?P<base>.+)\.z(?P<number>\d{2,3})", re.IGNORECASE),
     re.compile(r"(?P<base>.+)\.part(?P<number>\d{1,4})\.rar", re.IGNORECASE),
     re.compile(r"(?P<base>.+)\.r(?P<old>\d{2})", re.IGNORECASE),
-    re.compile(r"(?P<base>.+)[._-]part[._-]?(?P<number>\d{1,4})", re.IGNORECASE),
-    re.compile(r"(?P<base>.+)\.(?P<number>\d{3})"),
-    re.compile(r"(?P<base>.+?)(?:[._-]?part)?[._-]?(?P<letters>[a-z]{2})"),
+    re.compile(
+        r"(?P<base>.+?)[._-]?part[._-]?(?P<number>\d{1,4})(?:[._-]?of[._-]?\d{1,4})?"
+        r"(?P<end>\.zip|\.7z|\.tar|\.tar\.[a-z0-9]+|\.t[a-z]z)?",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?P<base>.+)\.(?P<number>\d{2,4})"),
+    re.compile(r"(?P<base>.+?)(?:[._-]?part)?[._-]?(?P<letters>[a-z]{2}|[A-Z]{2})"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Volume:
-    """One part of an archive that is split over several files."""
+    """One part of an archive that is split over several files.
+
+    `is_certain` if the name is not that of anything else, such as of one of several archives.
+    """
 
     whole: str
     place: int
+    is_certain: bool = False
 
 
 @dataclass(slots=True)
@@ -287,6 +296,9 @@ class FileFetcher:
                 continue
             if first.kind == "bare" or len(parts) == 1:
                 continue
+            later = (part for place, part in parts.items() if place)
+            if any(not volumes[one.name].is_certain and _begins_archive(one) for one in later):
+                continue
             joined = [first]
             for place in sorted(parts)[1:]:
                 if place in {len(joined), _LAST}:
@@ -338,7 +350,7 @@ def _volumes_of(keys: Iterable[str]) -> dict[str, _Volume]:
     """Which files are parts of a split archive, by their names alone."""
     keys = list(keys)
     lower = {key.lower(): key for key in keys}
-    volumes: dict[str, _Volume] = {}
+    numbers: dict[str, tuple[str, int, bool]] = {}
     for key in keys:
         for pattern in _VOLUMES:
             match = pattern.fullmatch(key)
@@ -347,26 +359,32 @@ def _volumes_of(keys: Iterable[str]) -> dict[str, _Volume]:
             named = match.groupdict()
             whole = named["base"]
             if named.get("old"):
-                whole, place = f"{whole}.rar", int(named["old"]) + 1
+                whole, number = f"{whole}.rar", int(named["old"]) + 2
             elif letters := named.get("letters"):
-                if f"{key[:-2]}aa" not in keys:
+                if key[:-2] + ("aa" if letters.islower() else "AA") not in keys:
                     break  # any name ends in two letters
-                place = (ord(letters[0]) - ord("a")) * 26 + ord(letters[1]) - ord("a")
+                first, second = (ord(letter) - ord("a") for letter in letters.lower())
+                number = first * 26 + second + 1
             else:
-                place = int(named["number"]) - 1
+                number = int(named["number"])
             if pattern is _VOLUMES[0]:
                 whole = f"{whole}.zip"
             elif pattern is _VOLUMES[1]:
                 whole = f"{whole}.rar"
-            if place >= 0:
-                volumes[key] = _Volume(whole, place)
+            is_certain = pattern in _VOLUMES[:3]
+            numbers[key] = f"{whole}{named.get('end') or ''}", number, is_certain
             break
+    from_zero = {whole for whole, number, _ in numbers.values() if number == 0}
+    volumes = {
+        key: _Volume(whole, number - (whole not in from_zero), is_certain)
+        for key, (whole, number, is_certain) in numbers.items()
+    }
     # The file that the parts are named after is the last part, or the first.
     for volume in list(volumes.values()):
         last = lower.get(volume.whole.lower())
         if last is not None and last not in volumes:
             place = 0 if last.lower().endswith(".rar") else _LAST
-            volumes[last] = _Volume(volume.whole, place)
+            volumes[last] = replace(volume, place=place)
     return volumes
 
 
@@ -378,14 +396,23 @@ def _is_split(archives: list[FetchedArchive], volume: _Volume, volumes: dict[str
     """Whether the first part of a file's split archive has turned out to be an archive."""
     if volume.place == 0:
         return False
-    first = _Volume(volume.whole, 0)
+    first = replace(volume, place=0)
     return any(
         archive.kind != "bare" and volumes.get(archive.name) == first for archive in archives
     )
 
 
+def _begins_archive(part: FetchedArchive) -> bool:
+    """Whether a file is an archive of its own rather than a later part of one."""
+    with part.path.open("rb") as file:
+        kind = recognise(file.read(HEAD_BYTES))
+    # A tar may have been cut where a member begins.
+    is_named = part.name.lower().endswith(ARCHIVE_SUFFIXES)
+    return kind not in {"bare", "unsupported"} and (kind != "tar" or is_named)
+
+
 def _is_split_name(name: str) -> bool:
     """Whether a name alone shows that a file is a part; ``.aa`` or ``.001`` may be chance."""
     return any(pattern.fullmatch(name) for pattern in _VOLUMES[:2]) or bool(
-        re.fullmatch(r".+\.(?:zip|7z|rar|tar|gz|tgz|bz2|xz)\.?(?:\d{3}|(?:part)?[a-z]{2})", name)
+        re.fullmatch(r".+\.(?:zip|7z|rar|tar|gz|tgz|bz2|xz)\.?(?:\d{2,4}|(?:part)?[a-z]{2})", name)
     )

@@ -301,7 +301,8 @@ def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
     limiter = shutil.which("prlimit")
     if limiter is not None:
         command = [limiter, f"--fsize={limits.max_bytes}", "--core=0", *command]
-    what = next((part for part in arguments if part in {"clone", "rev-parse", "archive"}), "")
+    commands = {"archive", "bundle", "clone", "init", "rev-parse"}
+    what = next(part for part in arguments if part in commands)
     # The output of git may come from the server, which may send any amount of it. So it
     # goes to a file, whose size is limited like that of any other.
     with tempfile.TemporaryFile(dir=folder) as out, tempfile.TemporaryFile(dir=folder) as err:

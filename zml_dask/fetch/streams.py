@@ -52,7 +52,8 @@ ARCHIVE_SUFFIXES: Final = (
 """Ends of the names of archives within an archive that are opened, lower case."""
 
 _NAMED_ARCHIVES: Final = (
-    *ARCHIVE_SUFFIXES, *SUFFIXES, ".br", ".zz", ".dmg", ".arj", ".ace", ".sit", ".zoo", ".wim",
+    *ARCHIVE_SUFFIXES, *SUFFIXES, ".br", ".zz", ".gpg", ".pgp", ".dmg", ".arj", ".ace", ".sit",
+    ".zoo", ".wim",
 )  # fmt: skip
 _LAST_SUFFIXES: Final = frozenset(
     suffix[suffix.rindex(".") :] for suffix in (*ARCHIVE_SUFFIXES, *SUFFIXES)
@@ -94,6 +95,10 @@ _OTHERS: Final = (
     (20, b"\xdc\xa7\xc4\xfd", "Zoo", False),
     (0, b"LRZI", "lrzip", False),
     (0, b"\x89LZO\0", "lzop", False),
+    (0, b"HG10", "Mercurial bundle", False),
+    (0, b"HG20", "Mercurial bundle", False),
+    (0, b"Salted__", "encrypted (OpenSSL)", False),
+    (0, b"age-encryption.org/", "encrypted (age)", False),
     (0, b"hsqs", "squashfs", False),
     (0, b"MSWIM\0\0\0", "WIM", False),
     (8, b"AI\x02", "AppImage", False),

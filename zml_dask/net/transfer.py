@@ -88,6 +88,12 @@ class TransferPlan:
         return path.endswith((".html", ".htm", ".xhtml"))
 
     @property
+    def names_an_archive(self) -> bool:
+        """Whether the file is an archive, by its name."""
+        path = urlsplit(self.url).path.removesuffix("/content").lower()
+        return path.endswith((".zip", ".tar", ".7z", *_COMPRESSED_NAMES))
+
+    @property
     def part(self) -> Path:
         """Where the file grows."""
         return self.target.with_name(self.target.name + ".part")
@@ -308,7 +314,8 @@ class Transfer:
         encoding = content_encoding(response)
         if encoding in _ENCODINGS and self._accept_decoded(encoding):
             return None
-        if plan.md5 is None and plan.size is None:
+        is_known = plan.md5 is not None or plan.size is not None
+        if not is_known and not (_is_page(response) and plan.names_an_archive):
             self.finished = True
             return None
         if _is_page(response) and not plan.names_a_page:

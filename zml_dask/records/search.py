@@ -17,7 +17,14 @@ from zml_dask.errors import NetworkError, ZmlError
 from zml_dask.net.client import HttpClient
 from zml_dask.records.instants import format_instant, parse_instant
 from zml_dask.records.journal import HarvestOptions
-from zml_dask.records.parse import RecordParseError, record_id_of, record_name
+from zml_dask.records.parse import (
+    RecordParseError,
+    mapping,
+    record_id_of,
+    record_name,
+    text,
+    whole_number,
+)
 
 T = TypeVar("T")
 
@@ -180,8 +187,12 @@ def hits_of(payload: Any, url: str) -> tuple[list[Any], int]:
     total = listed.get("total") if isinstance(listed, Mapping) else None
     if isinstance(total, Mapping):
         total = total.get("value")
-    if not isinstance(hits, list) or not isinstance(total, int) or total < 0:
-        raise ZmlError(f"{url} gives no search result: is it the root of a Zenodo API?")
+    total = total if isinstance(total, int) else whole_number(total)
+    if not isinstance(hits, list) or total is None or total < 0:
+        said = text(mapping(payload).get("message"))
+        root = ": is it the root of a Zenodo API?"
+        why = f", but says {said[:200]!r}; try later" if said else root
+        raise ZmlError(f"{url} gives no search result{why}")
     if total > _MOST_RECORDS:
         raise ZmlError(
             f"{url} says that it has {total:.0e} records, which is impossible: is it a Zenodo?"
