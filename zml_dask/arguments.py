@@ -40,7 +40,6 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "fractions": " such as {'train': 0.8, 'test': 0.2}",
 }
 """What is meant by parameters, where their type does not say enough."""
-_MOST_NAMED: Final = 12
 _LISTS: Final = (list, tuple, Sequence, Collection)
 
 
@@ -76,26 +75,26 @@ def checked(target: _Target) -> _Target:
     return target
 
 
-def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
-    """Say which names are nearest to one that is not known; the end of a message.
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Say which names are similar to an unknown one, to end an error message with.
 
     Parameters
     ----------
-    listing : str
-        What lists all, where they are too many to be named.
+    otherwise : str
+        What to say where none is similar. Default: all known names.
 
     Examples
     --------
     >>> nearest("pyhton", ["Python", "C"]), nearest("x", ["Python", "C"])
     ("did you mean 'Python'?", 'there are Python, C')
     """
-    folded = {one.casefold(): one for one in known}
+    folded: dict[str, str] = {}
+    for one in known:
+        folded.setdefault(one.casefold(), one)
     near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.7)
     if near:
         return f"did you mean {' or '.join(repr(folded[one]) for one in near)}?"
-    if listing and len(folded) > _MOST_NAMED:
-        return f"{listing} lists all {len(folded)}"
-    return f"there are {', '.join(folded.values())}"
+    return otherwise or f"there are {', '.join(folded.values())}"
 
 
 def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
+from zml_dask.arguments import nearest
 from zml_dask.errors import UsageError
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def decode(content: Any, kind: type[T], *, complete: bool = False) -> T:
     ImageShape(height=40, width=80)
     >>> decode({"hieght": 40}, ImageShape)
     Traceback (most recent call last):
-    zml_dask.errors.UsageError: hieght: no such option; did you mean height?
+    zml_dask.errors.UsageError: hieght: no such option; did you mean 'height'?
     """
     _check_keys(content, kind, "", complete=complete)
     try:
@@ -61,9 +61,7 @@ def _check_keys(content: Any, kind: Any, where: str, *, complete: bool) -> None:
     names = [each.name for each in dataclasses.fields(kind) if each.init]
     for name, value in content.items():
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, 1)
-            advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
-            raise UsageError(f"{where}{name}: no such option; {advice}")
+            raise UsageError(f"{where}{name}: no such option; {nearest(str(name), names)}")
         _check_keys(value, hints[name], f"{where}{name}.", complete=complete)
     missing = [name for name in names if name not in content] if complete else []
     if missing:

@@ -218,5 +218,5 @@ def test_a_cluster_that_is_not_known_leaves_nothing_behind(run: Run, tmp_path: P
     catalogue.write_text('{"id": 1, "metadata": {"title": "x"}, "files": []}\n')
     status, _, err = run("build", catalogue, tmp_path / "ds", "--cluster", "slrum")
     assert status == 2
-    assert "did you mean slurm" in err
+    assert "did you mean 'slurm'" in err
     assert not (tmp_path / "ds").exists()

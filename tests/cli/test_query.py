@@ -168,7 +168,7 @@ def test_a_wrong_expression_is_a_wrong_call(
     [
         ("license == 'MIT'", "no file has license 'MIT'; did you mean 'mit'?\n"),
         ("n_lines > 3 and language == 'Phyton'", "no file has language 'Phyton'; did you mean"),
-        ("language == '\x1b[2J'", "no file has language '\\x1b[2J'\n"),
+        ("language == '\x1b[2J'", "no file has language '\\x1b[2J'; no value is similar\n"),
         ("language == 'C' and n_lines > 100_000", ""),
         ("path == 'none'", ""),
     ],

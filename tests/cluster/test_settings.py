@@ -110,13 +110,13 @@ def test_the_example_names_settings_that_there_are() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("partition: short", "partition; did you mean queue?"),
-        ("time: 1:00:00", "time; did you mean walltime?"),
-        ("mem: 2GB", "mem; did you mean memory?"),
-        ("log-dir: logs", "log-dir; did you mean log-directory?"),
-        ("job-extra-directive: [--nice=7]", "did you mean job-extra-directives?"),
-        ("Queue: short", "Queue; did you mean queue?"),
-        ("scheduler-options: {prot: 8786}", "prot; did you mean port?"),
+        ("partition: short", "partition; did you mean 'queue'?"),
+        ("time: 1:00:00", "time; did you mean 'walltime'?"),
+        ("mem: 2GB", "mem; did you mean 'memory'?"),
+        ("log-dir: logs", "log-dir; did you mean 'log-directory'?"),
+        ("job-extra-directive: [--nice=7]", "did you mean 'job-extra-directives'?"),
+        ("Queue: short", "Queue; did you mean 'queue'?"),
+        ("scheduler-options: {prot: 8786}", "prot; did you mean 'port'?"),
         ("resource-spec: x", "there is no setting resource-spec"),  # PBS has it
     ],
 )
@@ -133,18 +133,18 @@ def test_an_unknown_setting_is_refused_with_the_nearest(
         ("pbs: {queue: short}", "jobqueue: {pbs: ...}"),
         ("queue: short", "queue stands at the top"),
         ("partition: short", "partition stands at the top"),
-        ("jobqeue: {slurm: {queue: short}}", "jobqeue; did you mean jobqueue?"),
-        ("jobqueue: {slrum: {queue: short}}", "slrum; did you mean slurm?"),
+        ("jobqeue: {slurm: {queue: short}}", "jobqeue; did you mean 'jobqueue'?"),
+        ("jobqueue: {slrum: {queue: short}}", "slrum; did you mean 'slurm'?"),
         ("jobqueue: {queue: short}", "jobqueue.queue is not a section"),
         (
             "jobqueue: {slurm: [queue, short]}",
             "jobqueue.slurm is not a section; write its settings",
         ),
         ("jobqueue: {slurm-big: 4GiB}", "jobqueue.slurm-big is not a section; write its settings"),
-        ("distributed: {wrker: {}}", "wrker; did you mean worker?"),
-        ("distributed: {worker: {memroy: {}}}", "memroy; did you mean memory?"),
+        ("distributed: {wrker: {}}", "wrker; did you mean 'worker'?"),
+        ("distributed: {worker: {memroy: {}}}", "memroy; did you mean 'memory'?"),
         ("distributed: {worker: 5}", "distributed.worker is a section"),
-        ("distributed.comm.retrys: {}", "did you mean retry?"),
+        ("distributed.comm.retrys: {}", "did you mean 'retry'?"),
     ],
 )
 def test_a_section_that_nobody_looks_at_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -302,7 +302,7 @@ def test_a_wrong_setting_of_a_site_file_names_that_file(
     resolve_text: Resolve, site: Callable[[str], None]
 ) -> None:
     site("jobqueue: {slurm: {partition: a}}")
-    with pytest.raises(UsageError, match=r"site\.yaml.*did you mean queue"):
+    with pytest.raises(UsageError, match=r"site\.yaml.*did you mean 'queue'"):
         resolve_text(in_slurm("queue: a"))
 
 
@@ -317,7 +317,7 @@ def test_variables_and_the_program_are_sources_too(
     assert own.given["queue"].source.startswith("dask.config")
     assert own.given["job-extra-directives"].source.startswith("environment")
     monkeypatch.setenv("DASK_JOBQUEUE__SLURM__PARTITION", "short")
-    with pytest.raises(UsageError, match=r"environment.*did you mean queue"):
+    with pytest.raises(UsageError, match=r"environment.*did you mean 'queue'"):
         resolve_text(in_slurm("cores: 2"))
 
 

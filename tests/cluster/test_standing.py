@@ -128,7 +128,7 @@ def test_bounds_that_are_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("slrum", "did you mean slurm.* Give local, .*slurm"),
+        ("slrum", "did you mean 'slurm'.*scheduler file"),
         ("/nowhere/scheduler.json", "scheduler file"),
         ("htcondor", "condor_submit is not found here"),
         ("pbs", "qsub is not found here"),

@@ -26,10 +26,10 @@ def test_a_file_sets_fields_tables_and_nested_fields(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"exprot": []}, "exprot: no such option; did you mean export"),
+        ({"exprot": []}, "exprot: no such option; did you mean 'export'"),
         (
             {"limits": {"max_member": 3}},
-            r"limits\.max_member: no such option; did you mean max_members",
+            r"limits\.max_member: no such option; did you mean 'max_members'",
         ),
         ({"export": ["pickle", 3]}, r"export\[1\]: must be str, not int"),
         ({"export": ["png"]}, "unknown format 'png'"),

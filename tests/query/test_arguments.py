@@ -131,7 +131,7 @@ def test_no_wrong_argument_ends_in_an_error_of_python(
         (lambda ds: zml.open_dataset(None), r"open_dataset\(\): path has to be text or a path"),
         (lambda ds: zml.predict("a", model="x"), r"model has to be a LanguageModel or None"),
         (lambda ds: zml.explain("a", "Pyhton"), r"did you mean 'Python'\?"),
-        (lambda ds: ds.to_xarray("nosuch"), r"no column 'nosuch'; .* lists all \d\d"),
+        (lambda ds: ds.to_xarray("nosuch"), r"no column 'nosuch'; .* lists all"),
         (lambda ds: zml.predict(None), r"source has to be an array or text, not None"),
         (lambda ds: ds.split({"a": "1"}), r"fractions has to be a mapping such as .*'train'"),
         (lambda ds: ds.batches().set_epoch("x"), r"epoch has to be a whole number, not 'x'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import click
 
 from zml_dask import NEEDS_UNIX, __version__
+from zml_dask.arguments import nearest
 from zml_dask.errors import ZmlError
 from zml_dask.text_safety import escape_text
 
@@ -84,8 +84,7 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+            advice = nearest(args[0], COMMANDS)
             raise click.UsageError(f"there is no command {args[0]!r}; {advice}", ctx)
         return super().resolve_command(ctx, args)
 

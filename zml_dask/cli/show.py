@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from dask.utils import format_bytes
 from rich.console import Console
 
+from zml_dask.arguments import nearest
 from zml_dask.cli.drawing import draw
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.query.file_images import image_rows, read_text
@@ -112,12 +112,8 @@ def _find(files: list[Row], path: str, record_id: int) -> Row:
     found = exact or [file for file in files if file["path"].endswith(f"/{path}")]
     if not found:
         names = [file["name"] for file in files]
-        near = difflib.get_close_matches(path.rpartition("/")[2], names, n=1)
-        advice = f"did you mean {escape_text(near[0])!r}? L" if near else "l"
-        raise UsageError(
-            f"record {record_id} holds no file {escape_text(path)!r}; "
-            f"{advice}eave PATH out to see its tree"
-        )
+        advice = nearest(path.rpartition("/")[2], names, "leave PATH out to see its tree")
+        raise UsageError(f"record {record_id} holds no file {escape_text(path)!r}; {advice}")
     if len(found) > 1 and not exact:
         others = ", ".join(escape_text(file["path"]) for file in found[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""

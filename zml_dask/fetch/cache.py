@@ -21,9 +21,9 @@ from zml_dask.errors import NetworkError, RecordError, ZmlError
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
 from zml_dask.fetch.member import FetchLimits, Member
 from zml_dask.fetch.streams import Readable
-from zml_dask.net.responses import explain_fsspec
 from zml_dask.net.transfer import local_disk, write_all
 from zml_dask.records.journal import replacing
+from zml_dask.remote import explain_fsspec
 
 MANIFEST: Final = "record.json"
 _PIECE: Final = 1024 * 1024
@@ -102,7 +102,7 @@ def _read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
     except ValueError:  # it was torn while it was written
         return None
     except Exception as error:
-        if explain_fsspec(error)[1]:
+        if explain_fsspec(error).is_missing:
             return None
         raise
     return manifest if isinstance(manifest, dict) else None
@@ -118,8 +118,8 @@ def _reading(what: str) -> Iterator[None]:
     except (KeyError, TypeError) as error:
         raise RecordError("cache", f"{what} has a damaged manifest; fetch it again") from error
     except Exception as error:
-        reason, is_missing = explain_fsspec(error)
-        reason = "an archive is missing" if is_missing else reason
+        failure = explain_fsspec(error)
+        reason = "an archive is missing" if failure.is_missing else failure.reason
         raise RecordError("cache", f"{what} cannot be read: {reason}; fetch it again") from error
 
 

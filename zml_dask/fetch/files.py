@@ -29,9 +29,9 @@ from zml_dask.fetch.streams import (
     recognise,
 )
 from zml_dask.net.client import HttpClient
-from zml_dask.net.responses import explain_fsspec
 from zml_dask.net.transfer import TransferPlan, local_disk
 from zml_dask.records.record import RecordFile
+from zml_dask.remote import explain_fsspec
 from zml_dask.text_safety import redact_url
 
 # Failures of a single file. Failures of this machine or of the whole server (blocked,
@@ -256,7 +256,7 @@ class FileFetcher:
         except ZmlError:
             raise
         except Exception as error:
-            where, (reason, _) = redact_url(file.url), explain_fsspec(error)
+            where, reason = redact_url(file.url), explain_fsspec(error).reason
             raise RecordError(
                 "source", f"{where} cannot be read ({reason}); check the catalogue"
             ) from error

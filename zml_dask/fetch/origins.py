@@ -19,10 +19,10 @@ from zml_dask.fetch.git import GithubSource, GitLimits, find_repository, github_
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.fetch.members import has_members, is_sound, kind_of
 from zml_dask.net.client import HttpClient
-from zml_dask.net.responses import explain_fsspec
 from zml_dask.net.transfer import local_disk
 from zml_dask.records.parse import mapping, record_name
 from zml_dask.records.record import Record
+from zml_dask.remote import explain_fsspec
 from zml_dask.text_safety import escape_path
 
 # Other failures are those of this machine or of the whole server, or the record is withdrawn
@@ -177,7 +177,7 @@ def cache_record(
     try:
         keep_in_cache(system, place, fetched)
     except Exception as error:
-        reason, _ = explain_fsspec(error)
+        reason = explain_fsspec(error).reason
         raise RecordError("cache", f"the cache {cache!r} cannot be written: {reason}") from error
     for left in folder.iterdir():
         left.unlink()

@@ -239,7 +239,7 @@ def explain(
     if language not in model.labels:
         raise UsageError(
             f"the model does not know the language {language!r}; "
-            + nearest(language, model.labels, "predict(source).probabilities")
+            + nearest(language, model.labels, "predict(source).probabilities lists all")
         )
     found = find_words(pages)
     counts = count_words(pages, patterns=True)

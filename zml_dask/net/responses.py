@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import urllib3
 
 from zml_dask.errors import NetworkError
 from zml_dask.net.throttle import SEARCH, bucket_of
+from zml_dask.remote import causes_of, reason_of
 from zml_dask.text_safety import escape_text, redact_url
 
 OK: Final = frozenset({200, 203})
@@ -118,11 +118,11 @@ def connect_error(url: str, cause: BaseException) -> tuple[NetworkError, bool]:
         for settings of this machine that are wrong.
     """
     where = redact_url(url)
-    causes = list(_causes(cause))
+    causes = list(causes_of(cause))
     advice = _wrong_setting(url, causes) or _wrong_certificate(causes)
     if advice is not None:
         return NetworkError("connection", f"{where} cannot be read: {advice}"), False
-    reason = _reason(causes)
+    reason = reason_of(causes)
     proxy = proxy_of(url)
     if proxy is not None and _is_connect_failure(causes):
         name, address = proxy
@@ -134,31 +134,6 @@ def connect_error(url: str, cause: BaseException) -> tuple[NetworkError, bool]:
     return NetworkError(
         "connection", f"{where} cannot be read ({reason}); check the network, or try later"
     ), True
-
-
-def explain_fsspec(error: Exception) -> tuple[str, bool]:
-    """Say why fsspec failed to read or write, and whether that is because a file is not there.
-
-    fsspec raises whatever the client of a kind of storage raises; over HTTP, also
-    `FileNotFoundError` for whatever went wrong.
-
-    Raises
-    ------
-    Exception
-        `error` itself, if it is a mistake of this package.
-    """
-    causes = list(_causes(error))
-    for each in causes:
-        if type(each).__module__.startswith("aiohttp."):  # which takes long to import
-            status = getattr(each, "status", None)
-            if status:
-                return f"the server answers {status}", status in {404, 410}
-            return f"{_reason(causes)}; check the network, or try later", False
-    is_of_a_client = type(error).__module__ != "builtins"
-    if not isinstance(error, OSError | ValueError | ImportError) and not is_of_a_client:
-        raise error
-    reason = error.strerror if isinstance(error, OSError) else None
-    return reason or str(error) or type(error).__name__, isinstance(error, FileNotFoundError)
 
 
 def read_bounded(
@@ -199,19 +174,6 @@ def _message_of(response: requests.Response, redact: Callable[[str], str]) -> tu
         message = str(payload.get("message", "")) if isinstance(payload, dict) else ""
     message = " ".join(redact(message).split())[:_QUOTED_CHARACTERS]
     return (f" ({message!r})" if message else ""), text.startswith("<")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all that it wraps, as `requests` and urllib3 do in several ways."""
-    seen: set[int] = set()
-    pending: list[object] = [error]
-    while pending:
-        found = pending.pop(0)
-        if not isinstance(found, BaseException) or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        pending += [*found.args, getattr(found, "reason", None), found.__cause__, found.__context__]
 
 
 def _wrong_setting(url: str, causes: list[BaseException]) -> str | None:
@@ -267,22 +229,6 @@ def _wrong_certificate(causes: list[BaseException]) -> str | None:
         if isinstance(each, ssl.SSLError) and each.reason == "UNSUPPORTED_PROTOCOL":
             return "it speaks only outdated versions of TLS, which this machine refuses"
     return None
-
-
-def _reason(causes: list[BaseException]) -> str:
-    """Say in a few words why a connection failed: the innermost cause that is known."""
-    for each in reversed(causes):
-        if isinstance(each, socket.gaierror | UnicodeError):
-            return "its name has no address"
-        if isinstance(each, ConnectionRefusedError):
-            return "connection refused"
-        if isinstance(each, urllib3.exceptions.ReadTimeoutError | TimeoutError):
-            return "no answer in time"
-        if isinstance(each, ConnectionResetError):
-            return "connection reset"
-        if isinstance(each, OSError) and each.strerror and not isinstance(each, ssl.SSLError):
-            return each.strerror
-    return type(causes[0]).__name__
 
 
 def _is_connect_failure(causes: list[BaseException]) -> bool:

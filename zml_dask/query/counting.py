@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zml_dask.arguments import nearest
 from zml_dask.errors import UsageError
 from zml_dask.query.frames import to_pandas
 from zml_dask.query.selection import derived_tables, join_derived, open_selected
@@ -199,11 +199,8 @@ def nearest_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | 
             continue
         known = [value for value in count_by(dataset, [name]).index if isinstance(value, str)]
         if text not in known:
-            by_folded = {value.casefold(): value for value in reversed(known)}
-            near = difflib.get_close_matches(text.casefold(), by_folded, n=3)
-            choices = " or ".join(repr(by_folded[folded]) for folded in near)
-            advice = f"; did you mean {choices}?" if near else ""
-            return f"no file has {name} {text!r}{advice}"
+            advice = nearest(text, known, "no value is similar")
+            return f"no file has {name} {text!r}; {advice}"
     return None
 
 

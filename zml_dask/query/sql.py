@@ -233,7 +233,7 @@ def _derived_column(names: list[str], derived: Derived) -> Column | None:
 
 def _unknown(name: str) -> UsageError:
     known = list(_BY_KEY if "." in name else _BY_NAME)
-    advice = nearest(name, known, "zml-dask query --help (ds.schema in Python)")
+    advice = nearest(name, known, "zml-dask query --help (ds.schema in Python) lists all")
     return UsageError(f"no column {escape_text(name[:_MAX_SHOWN])!r}; {advice}")
 
 

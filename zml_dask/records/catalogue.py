@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from zml_dask.arguments import checked
 from zml_dask.errors import UsageError, ZmlError
-from zml_dask.net.responses import explain_fsspec
 from zml_dask.records.journal import (
     HarvestOptions,
     HarvestState,
@@ -56,6 +55,7 @@ from zml_dask.records.table import (
     table_of,
     write_parquet,
 )
+from zml_dask.remote import explain_fsspec
 from zml_dask.safe_pickle import load, within
 
 _COMPRESSIONS: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"\xfd7": "xz", b"BZ": "bz2"}
@@ -376,9 +376,9 @@ def _reading(name: str) -> Iterator[None]:
     except ZmlError:
         raise
     except Exception as error:
-        reason, is_missing = explain_fsspec(error)
-        if not is_missing:
-            raise UsageError(f"the catalogue {name} cannot be read: {reason}") from error
+        failure = explain_fsspec(error)
+        if not failure.is_missing:
+            raise UsageError(f"the catalogue {name} cannot be read: {failure.reason}") from error
         advice = "" if "://" in name else f": make one with 'zml-dask harvest {name}'"
         raise UsageError(f"there is no catalogue {name}{advice}") from None
 
@@ -396,10 +396,10 @@ def _harvest_of(name: str) -> HarvestState | None:
             content = stream.read()
     except Exception as error:
         # Without permission to list, a server may refuse a file that does not exist.
-        reason, is_missing = explain_fsspec(error)
-        if is_missing or isinstance(error, PermissionError) or reason.endswith((" 401", " 403")):
+        failure = explain_fsspec(error)
+        if failure.is_missing or failure.is_denied:
             return None
-        raise UsageError(f"{sidecar} cannot be read: {reason}") from error
+        raise UsageError(f"{sidecar} cannot be read: {failure.reason}") from error
     return HarvestState.from_json(content, sidecar)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import inspect
 import os
@@ -16,7 +15,9 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import fsspec
 
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.arguments import nearest
+from zml_dask.errors import ObjectMissingError, UsageError, ZmlError
+from zml_dask.remote import explain_fsspec
 from zml_dask.store.storage import Range, Storage, StorageError, is_url
 
 if TYPE_CHECKING:
@@ -35,12 +36,6 @@ _SILENCE = 60.0
 _PASSING_STATUS = (429, 500, 502, 503, 504)
 _PASSING_ERRORS = ("ServerDisconnectedError", "ClientPayloadError", "FSTimeoutError")
 _PRECONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict")
-
-_NO_ACCESS = (
-    "access is denied ({error}); give credentials (for S3 the storage options key and secret, or "
-    "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or anon=True if the bucket is "
-    "public; S3 also says so of an object that is not there, to who may not list the bucket"
-)
 
 
 @dataclass(frozen=True)
@@ -262,28 +257,15 @@ class ObjectStorage(Storage):
     def _prune(self, prefix: str) -> None:
         """Do nothing: an object store has no folders."""
 
-    def _explain(self, error: Exception, operation: str) -> tuple[type[ZmlError] | None, str]:
-        status = getattr(error, "status", None)
-        if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
-            return StorageError, _NO_ACCESS.format(error=str(error).rstrip("."))
-        if status in (401, 403):
-            return StorageError, (
-                f"the server refuses it ({status}); check the address, or give what it asks for, "
-                "say storage_options={'headers': {'Authorization': ...}}"
-            )
+    def _explain(self, error: Exception, operation: str) -> tuple[type[ZmlError], str]:
         if unknown := self._unknown_option(error):
             return UsageError, unknown
         if isinstance(error, NotImplementedError):
             return StorageError, f"storage of this kind cannot {operation}; copy it to a folder"
-        if isinstance(error, OSError):
+        failure = explain_fsspec(error)
+        if isinstance(error, OSError) and not failure.is_denied:
             return super()._explain(error, operation)
-        # Each client has its own root of errors. Python's own are a mistake of ours, but for a
-        # value that a client will not have, as botocore an endpoint without http://.
-        if type(error).__module__ == "builtins" and not (
-            isinstance(error, ValueError) and _raised_in(error) != "zml_dask"
-        ):
-            return None, ""
-        return StorageError, f"{error or type(error).__name__}; check the address and the options"
+        return ObjectMissingError if failure.is_missing else StorageError, failure.reason
 
     def _unknown_option(self, error: Exception) -> str | None:
         """Name an option that a file system does not take, if that is what went wrong."""
@@ -300,18 +282,8 @@ class ObjectStorage(Storage):
                 for each in fsspec.get_filesystem_class(protocol).__mro__:
                     known.update(inspect.signature(each.__init__).parameters)
         known.update(("headers", "auth", "proxy", "ssl", "timeout"))
-        near = difflib.get_close_matches(found[1], sorted(known - {"self"}), n=1)
-        advice = f"did you mean {near[0]!r}?" if near else "see fsspec's documentation"
+        advice = nearest(found[1], sorted(known - {"self"}), "see fsspec's documentation")
         return f"there is no storage option {found[1]!r} for it; {advice}"
-
-
-def _raised_in(error: BaseException) -> str:
-    """Name the package whose code raised an error."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    name: str = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
-    return name.partition(".")[0]
 
 
 def _passes(answer: bytes | BaseException) -> bool:

@@ -300,14 +300,12 @@ class Storage(ABC):
             raise
         except Exception as error:
             kind, reason = self._explain(error, operation)
-            if kind is None:
-                raise
             raise kind(f"{where}: {reason} (in {self.url})") from error
 
-    def _explain(self, error: Exception, operation: str) -> tuple[type[ZmlError] | None, str]:
-        """Say what an error means, and of which type of ours it is; None for a mistake of ours."""
+    def _explain(self, error: Exception, operation: str) -> tuple[type[ZmlError], str]:
+        """Say what an error means and which class of ours it becomes; raise a mistake of ours."""
         if not isinstance(error, OSError):
-            return None, ""
+            raise error
         number = error.errno
         if number is None:
             number = errno.ENOENT if isinstance(error, FileNotFoundError) else None

@@ -6,14 +6,14 @@ nearest one, for a setting that is ignored is found out days later.
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, get_type_hints
 
 import distributed
 import msgspec
 
+from zml_dask.arguments import nearest
 from zml_dask.errors import UsageError
 
 
@@ -208,8 +208,8 @@ def decoded(section: str, values: Mapping[str, Any], where: str) -> dict[str, An
     for name, value in values.items():
         if name not in types:
             other = OTHER_NAMES.get(name)
-            near = f"; did you mean {other}?" if other in types else nearest(name, types)
-            raise UsageError(f"{where}: there is no setting {name}{near}")
+            advice = f"did you mean {other!r}?" if other in types else nearest(name, types)
+            raise UsageError(f"{where}: there is no setting {name}; {advice}")
         decoded[name] = _converted(f"{where}.{name}", value, types[name])
     options = decoded.get("scheduler-options")
     if options:
@@ -259,7 +259,7 @@ def _scheduler_options(where: str, options: Mapping[str, Any]) -> dict[str, Any]
     for given, value in options.items():
         name = str(given).replace("-", "_")
         if name not in known:
-            raise UsageError(f"{where}: there is no option {given}{nearest(name, known)}")
+            raise UsageError(f"{where}: there is no option {given}; {nearest(name, known)}")
         result[name] = value
     return result
 
@@ -267,15 +267,3 @@ def _scheduler_options(where: str, options: Mapping[str, Any]) -> dict[str, Any]
 def hyphens(name: str) -> str:
     """A name in the spelling of Dask's configuration, to which - and _ are the same."""
     return name.replace("_", "-")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The question whether another name was meant, for the end of a message.
-
-    Examples
-    --------
-    >>> nearest("wall-time", ["queue", "walltime"]), nearest("x", ["queue"])
-    ('; did you mean walltime?', '')
-    """
-    near = difflib.get_close_matches(name.lower(), list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""

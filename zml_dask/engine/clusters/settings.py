@@ -16,13 +16,13 @@ from typing import Any, Final
 import dask
 import yaml
 
+from zml_dask.arguments import nearest
 from zml_dask.engine.clusters.options import ClusterOptions
 from zml_dask.engine.clusters.sections import (
     OTHER_NAMES,
     SECTIONS,
     decoded,
     hyphens,
-    nearest,
     renamed,
     setting_names,
     system_of,
@@ -243,11 +243,10 @@ def resolve(section: str, options: ClusterOptions) -> ResolvedSection:
     names = {name for layer in layers for name in layer.sections}
     if system not in SECTIONS or system == "local" or section not in names:
         known = sorted(n for n in names if system_of(n) in SECTIONS and n != "local")
-        near = nearest(section, ["local", *known])
         raise UsageError(
-            f"--cluster {section!r} is not known{near or ':'} {'Give' if near else 'give'} "
-            f"local, {', '.join(known)}, tcp://HOST:PORT, tls://HOST:PORT, or the path of a "
-            "scheduler file"
+            f"--cluster {section!r} is not known; {nearest(section, ['local', *known])} (it is "
+            "a section of the cluster configuration, tcp://HOST:PORT, tls://HOST:PORT, or the "
+            "path of a scheduler file)"
         )
     given: dict[str, Setting] = {}
     for name in dict.fromkeys((system, section)):
@@ -384,10 +383,10 @@ def _layer(content: Mapping[str, Any], source: str) -> _Layer:
         if section in sections:
             raise UsageError(f"{where} is there twice (- and _ are the same here)")
         if not isinstance(values, Mapping | None):
-            near = nearest(section, SECTIONS) or "; settings belong into a section such as slurm"
+            advice = nearest(section, SECTIONS, "settings belong into a section such as slurm")
             if system_of(section) in SECTIONS:
-                near = "; write its settings below it, one per line, such as queue: short"
-            raise UsageError(f"{where} is not a section{near}")
+                advice = "write its settings below it, one per line, such as queue: short"
+            raise UsageError(f"{where} is not a section; {advice}")
         sections[section] = renamed(values or {}, section, where)
     return _Layer(source, sections)
 
@@ -408,14 +407,15 @@ def _check_section_name(name: str, where: str) -> None:
             f"{where}: {name} stands at the top; settings of jobs belong under jobqueue: and "
             "the batch system's name (jobqueue: {slurm: ...})"
         )
-    near = nearest(name, known) or "; there are jobqueue and distributed"
-    raise UsageError(f"{where}: there is no section {name}{near}")
+    advice = nearest(name, known, "there are jobqueue and distributed")
+    raise UsageError(f"{where}: there is no section {name}; {advice}")
 
 
 def _check_system(section: str, where: str) -> None:
     if system_of(section) not in SECTIONS:
-        near = nearest(section, SECTIONS) or f"; a section begins with one of {', '.join(SECTIONS)}"
-        raise UsageError(f"{where}: there is no batch system {section}{near}")
+        raise UsageError(
+            f"{where}: there is no batch system {section}; {nearest(section, SECTIONS)}"
+        )
 
 
 def _check_known(values: Any, path: str, where: str) -> None:
@@ -437,7 +437,7 @@ def _check_known(values: Any, path: str, where: str) -> None:
         inner = f"{path}.{known.get(hyphens(str(name)), name)}"
         if inner not in _FREE and hyphens(str(name)) not in known:
             raise UsageError(
-                f"{where}: {path}: there is no setting {name}{nearest(str(name), known)}"
+                f"{where}: {path}: there is no setting {name}; {nearest(str(name), known)}"
             )
         _check_known(value, inner, where)
 
