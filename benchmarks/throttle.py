@@ -11,7 +11,7 @@ from collections import Counter
 
 import requests
 from comparison import keep_values
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_worker
 
 from zml_dask.engine.throttle import ClusterThrottle
 from zml_dask.sandbox.corpus import Corpus, make_record
@@ -24,7 +24,7 @@ AGENT = {"User-Agent": "zml-dask-benchmark/1 (+https://example.org)"}
 
 def requests_until(url: str, deadline: float) -> Counter[int]:
     """Ask for `url` again and again, as fast as the cluster's throttle permits."""
-    throttle = ClusterThrottle()
+    throttle = ClusterThrottle(get_worker())
     statuses: Counter[int] = Counter()
     with requests.Session() as session:
         while True:

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
 
-import numpy as np
-
 from zml_dask.errors import UsageError
 from zml_dask.text_safety import brief_repr
 
@@ -49,10 +47,12 @@ def checked(target: _Target) -> _Target:
     A value that does not fit its annotation is a `UsageError`, in one line. NumPy's numbers
     become Python's, and text where a list of texts is wanted becomes a list of one. What an
     annotation says beyond plain types, lists of these, paths, choices and classes is left to
-    the function.
+    the function. beartype and typeguard convert nothing: they refuse NumPy's numbers and pass
+    True as a number and text as a sequence of texts, and they name types rather than values.
 
     Examples
     --------
+    >>> import numpy as np
     >>> @checked
     ... def repeat(text: str, times: int = 2) -> str:
     ...     return text * times
@@ -100,6 +100,9 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
 def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p.name for p in parameters if p.kind < inspect.Parameter.VAR_POSITIONAL]
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {p.name for p in parameters if p.kind in by_name and p.name != "self"}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)
 
     @functools.cache
@@ -126,6 +129,10 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not (takes_any or named.issuperset(kwargs)):
+            unknown = next(name for name in kwargs if name not in named)
+            advice = nearest(unknown, (p.name for p in parameters if p.name in named))
+            raise TypeError(f"{where}() has no argument {unknown!r}; {advice}")
         names = [*positional, *[rest] * (len(args) - len(positional))]
         values = map(fit, names, args)
         return function(*values, **{name: fit(name, value) for name, value in kwargs.items()})
@@ -163,7 +170,7 @@ def _fitted(value: Any, kind: Any) -> Any:
         fits = isinstance(value, number) and not isinstance(value, bool)
         value = origin(value) if fits else value
     elif origin is bool:
-        fits = isinstance(value, bool | np.bool_)
+        fits = type(value).__name__ in ("bool", "bool_")  # of Python or of NumPy
         value = bool(value) if fits else value
     elif origin in _LISTS and inner[:1] == (str,):
         items = [value] if isinstance(value, str) else list(value)

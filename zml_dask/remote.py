@@ -35,7 +35,7 @@ def explain_fsspec(error: Exception) -> RemoteFailure:
 
     fsspec raises whatever the client of a kind of storage raises; over HTTP, also
     `FileNotFoundError` for whatever went wrong. Raises `error` itself if it is a mistake of this
-    package: one of Python's own exceptions, raised by our code.
+    package: one of Python's own exceptions that no client raises on purpose.
     """
     causes = list(causes_of(error))
     if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
@@ -58,9 +58,10 @@ def explain_fsspec(error: Exception) -> RemoteFailure:
         return RemoteFailure(reason, isinstance(error, FileNotFoundError))
     # Each client has its own root of errors. An ImportError is about its package, a ValueError
     # about a value that it refuses, as botocore an endpoint without http://.
-    is_python = type(error).__module__ == "builtins" and not isinstance(error, ImportError)
-    if is_python and (not isinstance(error, ValueError) or _is_ours(error)):
+    if type(error).__module__ == "builtins" and not isinstance(error, ImportError | ValueError):
         raise error
+    if _is_ours(error):  # of a file that was read, and is not what it has to be
+        return RemoteFailure(str(error))
     return RemoteFailure(f"{error or type(error).__name__}; check the address and the options")
 
 
@@ -94,9 +95,7 @@ def reason_of(causes: list[BaseException]) -> str:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether a plain ValueError was raised by this package's own code."""
-    if type(error) is not ValueError:
-        return False
+    """Whether this package's own code raised an error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -103,7 +103,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _fake(folder: Path, name: str, version: str) -> str:
     """A package of this name that has another version, for PYTHONPATH."""
     (folder / name).mkdir(parents=True)
-    (folder / name / "__init__.py").write_text(f"__version__ = {version!r}\n")
+    (folder / name / "__init__.py").touch()
+    installed = folder / f"{name}-{version}.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
     return str(folder)
 
 
@@ -167,15 +170,14 @@ def test_a_worker_of_another_version_that_joins_later_is_let_go(
     tmp_path: Path,
 ) -> None:
     said: list[str] = []
-    fake = tmp_path / "site"
-    # Python runs this before anything else: the worker then has the package, of another version.
-    fake.mkdir()
-    (fake / "sitecustomize.py").write_text("import zml_dask\nzml_dask.__version__ = '0.0.1'\n")
+    installed = tmp_path / "site" / "zml_dask-0.0.1.dist-info"  # found before the real one
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Name: zml_dask\nVersion: 0.0.1\n")
     with (
         standing(tmp_path) as (file, _),
         open_cluster(str(file), options=replace(PATIENT, say=said.append)) as client,
     ):
-        path = os.pathsep.join([str(fake), *sys.path[1:]])
+        path = os.pathsep.join([str(installed.parent), *sys.path[1:]])
         worker = subprocess.Popen(
             [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file),
              "--no-dashboard", "--name", "odd", "--local-directory", str(tmp_path)],

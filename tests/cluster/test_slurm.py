@@ -15,8 +15,8 @@ import pytest
 import yaml
 from distributed import Client
 
+from zml_dask.engine.activity import worker_folder
 from zml_dask.engine.clusters import ClusterOptions, job_name_of, open_cluster
-from zml_dask.engine.clusters.plugin import worker_scratch
 from zml_dask.errors import ClusterError, UsageError
 
 from .conftest import write_config
@@ -73,7 +73,9 @@ def test_killed_and_cancelled_jobs_are_replaced_and_their_scratch_removed(
 
 
 def _leave_a_file() -> Path:
-    path = worker_scratch() / "archive.zip"
+    folder = worker_folder()
+    assert folder is not None
+    path = folder / "archive.zip"
     path.write_bytes(b"PK")
     return path
 

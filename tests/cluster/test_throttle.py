@@ -15,7 +15,8 @@ from distributed import as_completed
 
 from zml_dask.engine.clusters.opening import open_cluster
 from zml_dask.engine.throttle import ClusterThrottle, ThrottlePlugin, throttle_waiting
-from zml_dask.net.throttle import RateLimit, RatePolicy
+from zml_dask.net.throttle import LocalThrottle, RateLimit, RatePolicy
+from zml_dask.pipeline.context import default_throttle
 
 from .rate_limited_server import Limited, serving
 
@@ -33,7 +34,7 @@ def _forty_in_four_seconds(host: str) -> RatePolicy:
 
 
 def _request(url: str, count: int) -> list[int]:
-    throttle = ClusterThrottle()
+    throttle = ClusterThrottle(distributed.get_worker())
     statuses = []
     with requests.Session() as session:
         for _ in range(count):
@@ -118,6 +119,6 @@ def test_a_worker_that_hangs_up_while_it_waits_stops_nobody() -> None:
 
 
 def test_outside_a_cluster_the_throttle_is_the_process_own() -> None:
-    limited = Limited()
-    with serving(limited) as url:
-        assert _request(url, 5) == [200] * 5
+    throttle = default_throttle()
+    assert isinstance(throttle, LocalThrottle)
+    assert throttle is default_throttle()

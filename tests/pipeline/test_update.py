@@ -181,7 +181,7 @@ def test_an_embargo_that_ended_is_noticed_and_one_that_has_not_costs_no_build(
             storage, lambda: nullcontext(DaskExecutor(client)), http, progress=lines_of(said)
         )
         assert (before.new, before.build) == (0, None)
-        assert "1 records are still under an embargo" in said
+        assert "still under an embargo: 1 record" in said
         served.corpus.add(replace(kept, access="open"))
         assert update(storage, lambda: nullcontext(DaskExecutor(client)), http).new == 1
     assert 3000 in {row["record_id"] for row in tables(tmp_path / "ds")["records"]}
@@ -244,11 +244,11 @@ def test_an_embargo_that_was_extended_is_asked_about_once(
             )
 
     updated()
-    assert f"1 embargoes were extended, the first of them until {until}" in " ".join(said)
+    assert f"embargo extended: 1 record, the first until {until}" in " ".join(said)
     [failed] = [row for row in tables(tmp_path / "ds")["failures"] if row["record_id"] == 3000]
     assert until in str(failed["message"])
     updated()
-    assert f"1 records are under an embargo, the first of them until {until}" in " ".join(said)
+    assert f"under an embargo: 1 record, the first until {until}" in " ".join(said)
     assert not any("3000" in str(seen) for seen in served.requests.searches)
     assert not served.requests.to("records/3000")
 

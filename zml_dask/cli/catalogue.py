@@ -18,7 +18,7 @@ from rich.text import Text
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.table import row_of
-from zml_dask.text_safety import escape_text
+from zml_dask.text_safety import escape_text, number_of
 
 _COLUMNS: Final = ("record_id", "created", "license", "archive_bytes", "title")
 _ROWS: Final = 20
@@ -61,11 +61,11 @@ def command(catalogue: str, where: str, limit: int | None, form: str, output: Pa
         else:
             _print_table(islice(found.hits(), _ROWS if limit is None else limit))
         size = format_bytes(int(found.refs.archive_bytes.sum()))
-        total = f" of {len(opened.refs):,}" if where.strip() else ""
+        counted = number_of(record=len(opened.refs))
+        found_of = f"{len(found.refs):,} of {counted}" if where.strip() else counted
         into = f", written to {output}" if output is not None else ""
         click.echo(
-            f"{len(found.refs):,}{total} records from {escape_text(found.api_url)}, "
-            f"archives of {size}{into}",
+            f"{found_of} from {escape_text(found.api_url)}, archives of {size}{into}",
             err=form == "json",
         )
 

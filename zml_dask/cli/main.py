@@ -53,6 +53,11 @@ COMMANDS = {
 """Command name -> its line in the help. It is the ``command`` of the module of that name, which
 is not imported to say so: all of them together take a second."""
 
+_RESUMED = frozenset(
+    {"build", "derive", "export", "fetch", "harvest", "import-legacy", "repack", "update"}
+)
+"""Commands of which an interrupted run is continued by the next."""
+
 _GLOBAL_FLAGS = ("--debug", "--quiet")
 
 
@@ -135,9 +140,9 @@ def main(arguments: list[str] | None = None) -> Any:
     except (click.Abort, KeyboardInterrupt):
         if debug:
             raise
-        click.echo(
-            "zml-dask: interrupted; the same command goes on with whatever was kept", err=True
-        )
+        again = next((word for word in words if word in COMMANDS), "") in _RESUMED
+        advice = "; the same command goes on where it stopped" if again else ""
+        click.echo(f"zml-dask: interrupted{advice}", err=True)
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as asked:
         click.echo(asked.format_message(), err=True)

@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import io
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from zml_dask.engine.activity import note_done
 from zml_dask.engine.job import Job, OpenExecutor, Report, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
@@ -53,6 +55,10 @@ INPUTS: Final = ("text", "images", "row")
 Int64 = NDArray[np.int64]
 
 FILES_PER_TASK = 4_096
+
+_NOTE_SECONDS = 1.0
+"""Between two reports of a task's progress."""
+
 _ROWS_PER_PART = 2**20
 _ROWS_AT_ONCE = 2**17
 
@@ -510,7 +516,11 @@ def compute(
     errors: list[str | None] = []
     called = 0
     items = zip(table.to_pylist(), begins.tolist(), ends.tolist(), strict=True)
+    noted = time.monotonic()
     for row, _, images in with_images(snapshot.images, span, items):
+        if time.monotonic() - noted >= _NOTE_SECONDS:
+            noted = time.monotonic()
+            note_done(start, len(found))
         has_text = row["status"] in ("ok", "empty")
         if row["record_id"] in snapshot.withdrawn or (needs_text and not has_text):
             values.append({})

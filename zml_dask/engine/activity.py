@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ class _Running:
 
     job: str
     task: int
-    note: Callable[[int, int], None]
+    note: Callable[[int, int, int], None]
 
 
 _running: ContextVar[_Running | None] = ContextVar("zml_running", default=None)
 
 
 @contextmanager
-def running(job: str, task: int, note: Callable[[int, int], None]) -> Iterator[None]:
+def running(job: str, task: int, note: Callable[[int, int, int], None]) -> Iterator[None]:
     """Note which task this thread runs, and what notes its records."""
     token = _running.set(_Running(job, task, note))
     try:
@@ -72,33 +73,37 @@ def active(item: int) -> Iterator[None]:
         tell(worker, "zml-inactive", job=job, item=item)
 
 
-def note_done(item: int) -> None:
-    """Note that a record of the task at work is done, for the progress; the result counts."""
+def note_done(item: int, count: int = 1) -> None:
+    """Report to the progress that an item of the running task is done.
+
+    Parameters
+    ----------
+    count : int
+        How much `item` counts, where it stands for many small ones: as many as are done by now.
+    """
     current = _running.get()
     if current is not None:
-        current.note(current.task, item)
+        current.note(current.task, item, count)
 
 
-def tell_driver(task: int, item: int) -> None:
-    """Tell the driver of a Dask cluster what `note_done` got."""
+def tell_driver(task: int, item: int, count: int) -> None:
+    """Send what `note_done` was given to the driver of a Dask cluster."""
     worker, current = dask_worker(), _running.get()
     if worker is not None and current is not None:
-        worker.log_event(DONE_TOPIC, {"job": current.job, "task": task, "item": item})
+        done = {"job": current.job, "task": task, "item": item, "count": count}
+        worker.log_event(DONE_TOPIC, done)
 
 
 def check_staying() -> None:
     """Hand the task back where this worker is closing: its tasks are given to others.
 
-    Raises
-    ------
-    distributed.Reschedule
+    Raises `distributed.Reschedule` then.
     """
-    if dask_worker() is not None:
+    worker = dask_worker()
+    if worker is not None:
         import distributed
 
-        from zml_dask.engine.clusters.plugin import is_leaving
-
-        if is_leaving():
+        if worker.status in (distributed.Status.closing, distributed.Status.closed):
             raise distributed.Reschedule
 
 
@@ -106,9 +111,12 @@ def dask_worker() -> distributed.Worker | None:
     """Return the Dask worker whose task this is; None outside of tasks."""
     if "distributed" not in sys.modules:
         return None
-    from zml_dask.engine.clusters.plugin import this_worker
+    import distributed
 
-    return this_worker()
+    try:
+        return distributed.get_worker()
+    except ValueError:
+        return None
 
 
 def _begin_anew() -> None:
@@ -140,10 +148,16 @@ def worker_name() -> str:
     return "local" if worker is None else str(worker.address)
 
 
-def worker_folder() -> str | None:
-    """Return the folder for temporary files of this Dask worker; None outside of tasks."""
-    if dask_worker() is None:
-        return None
-    from zml_dask.engine.clusters.plugin import worker_scratch
+def worker_folder() -> Path | None:
+    """Return the folder for temporary files of this Dask worker; None outside of tasks.
 
-    return str(worker_scratch())
+    It is in the worker's local directory, on the node's own disk (``local-directory`` says
+    where). Dask removes it when the worker ends, or the next worker on that node does where it
+    was killed.
+    """
+    worker = dask_worker()
+    if worker is None:
+        return None
+    folder = Path(worker.local_directory) / "records"
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -359,7 +359,7 @@ def _listening(client: distributed.Client, token: str, live: LiveCounts) -> Iter
     def note(event: tuple[float, Any]) -> None:
         _, said = event
         if said["job"] == token:
-            live.note(said["task"], said["item"])
+            live.note(said["task"], said["item"], said["count"])
 
     client.subscribe_topic(DONE_TOPIC, note)
     try:

@@ -177,17 +177,17 @@ class LiveCounts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._done: dict[int, set[int]] = {}
+        self._done: dict[int, dict[int, int]] = {}
         self._finished: set[int] = set()
         self.any = False
 
-    def note(self, task: int, item: int) -> None:
-        """Note that an item is done."""
+    def note(self, task: int, item: int, count: int) -> None:
+        """Note that an item is done, and how much it counts."""
         with self._lock:
             self.any = True
             if task not in self._finished:
                 # Noted again where a task begins anew after a death.
-                self._done.setdefault(task, set()).add(item)
+                self._done.setdefault(task, {})[item] = count
 
     def finish(self, task: int) -> None:
         """Forget a task whose result has arrived."""
@@ -198,7 +198,7 @@ class LiveCounts:
     def total(self) -> int:
         """Items done in tasks without a result."""
         with self._lock:
-            return sum(map(len, self._done.values()))
+            return sum(sum(counts.values()) for counts in self._done.values())
 
 
 @runtime_checkable

@@ -13,7 +13,6 @@ lie idle with workers that are busy reading.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import weakref
 from collections import Counter, deque
@@ -24,17 +23,14 @@ from typing import Any, Final
 import distributed
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from zml_dask.engine.clusters.plugin import call, install, install_from_worker, tell, this_worker
+from zml_dask.engine.clusters.plugin import call, install, install_from_worker, tell
 from zml_dask.errors import ClusterError
-from zml_dask.net.throttle import Budget, LocalThrottle, RatePolicy, bucket_of, host_of, policy_for
+from zml_dask.net.throttle import Budget, RatePolicy, bucket_of, host_of, policy_for
 
 # All that a budget reads; the rest of an answer's headers need not travel.
 _HEADERS: Final = frozenset(
     {"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after", "date"}
 )
-
-_local = LocalThrottle()
-"""Shared by all that one process does: a throttle for each record would limit nothing."""
 
 _with_plugin: weakref.WeakSet[distributed.Client] = weakref.WeakSet()
 
@@ -48,71 +44,29 @@ _NO_ANSWER: Final = 0
 
 
 class ClusterThrottle:
-    """The throttle that all workers of a cluster share; outside one, that of the process.
+    """The throttle that all workers of a cluster share, for a task and the threads that it starts.
 
-    To be made in a Dask task; may then be used by any thread of the worker.
-
-    Attributes
+    Parameters
     ----------
-    waited : float
-        Seconds that this worker's threads together have waited through it.
-
-    Examples
-    --------
-    >>> throttle = ClusterThrottle()
-    >>> throttle.acquire("http://127.0.0.1:8080/api/records/1")
-    0.0
+    worker : distributed.Worker
+        Whose task this is.
     """
 
-    def __init__(self) -> None:
-        self._worker = this_worker()
-        self._lock = threading.Lock()
-        self.waited = 0.0
-        if self._worker is not None:
-            install_from_worker(self._worker, ThrottlePlugin())
+    def __init__(self, worker: distributed.Worker) -> None:
+        self._worker = worker
+        install_from_worker(worker, ThrottlePlugin())
 
     def acquire(self, url: str) -> float:
         """Block until a request to `url` may be sent; return the seconds waited.
 
-        Raises
-        ------
-        ClusterError
-            Where the scheduler is gone, or this worker on its way out.
+        Raises `ClusterError` where the scheduler has ended or this worker is leaving.
         """
-        if self._worker is None:
-            waited = _local.acquire(url)
-        else:
-            began = time.monotonic()
-            self._ask(self._worker, url)
-            waited = time.monotonic() - began
-        with self._lock:
-            self.waited += waited
-        return waited
-
-    def report(
-        self, url: str, status: int, headers: Mapping[str, str], took: float | None = None
-    ) -> None:
-        """Pass on an answer's status (0: none came), headers, and the seconds that it took."""
-        if self._worker is None:
-            _local.report(url, status, headers, took)
-            return
-        tell(
-            self._worker,
-            "zml-report",
-            host=host_of(url),
-            bucket=bucket_of(url),
-            status=status,
-            took=took,
-            headers={name: text for name, text in headers.items() if name.lower() in _HEADERS},
-        )
-
-    @staticmethod
-    def _ask(worker: distributed.Worker, url: str) -> None:
+        began = time.monotonic()
         try:
             permitted = call(
-                worker,
+                self._worker,
                 "zml_acquire",
-                worker=worker.address,
+                worker=self._worker.address,
                 host=host_of(url),
                 bucket=bucket_of(url),
             )
@@ -123,24 +77,34 @@ class ClusterThrottle:
             ) from error
         if not permitted:
             raise ClusterError("this worker has left the cluster; another takes its work")
+        return time.monotonic() - began
+
+    def report(
+        self, url: str, status: int, headers: Mapping[str, str], took: float | None = None
+    ) -> None:
+        """Pass on an answer's status (0: none came), headers, and the seconds that it took."""
+        tell(
+            self._worker,
+            "zml-report",
+            host=host_of(url),
+            bucket=bucket_of(url),
+            status=status,
+            took=took,
+            headers={name: text for name, text in headers.items() if name.lower() in _HEADERS},
+        )
 
 
 def throttle_waiting(client: distributed.Client) -> tuple[float, str]:
-    """Tell what holds the workers up, for progress lines.
+    """Return what delays the workers, for progress lines.
 
-    Returns
-    -------
-    seconds : float
-        Until every queue of waiting requests moves again; 0.0 where nothing waits.
-    trouble : str
-        Which server fails, and how; ``""`` for none.
+    That is the seconds until every queue of waiting requests moves again (0.0 where nothing
+    waits), and which server fails and how ("" for none).
     """
     if client not in _with_plugin:
         install(client, ThrottlePlugin())
         _with_plugin.add(client)
-    queues = client.sync(client.scheduler.zml_throttle_state)
-    trouble = client.sync(client.scheduler.zml_server_trouble)
-    return max((float(queue["seconds"]) for queue in queues), default=0.0), str(trouble)
+    seconds, trouble = client.sync(client.scheduler.zml_waiting)
+    return float(seconds), str(trouble)
 
 
 @dataclass(slots=True)
@@ -183,8 +147,7 @@ class ThrottlePlugin(SchedulerPlugin):
     async def start(self, scheduler: distributed.Scheduler) -> None:
         """Begin to answer the workers and the driver."""
         scheduler.handlers["zml_acquire"] = self.acquire
-        scheduler.handlers["zml_throttle_state"] = self.state
-        scheduler.handlers["zml_server_trouble"] = self.trouble
+        scheduler.handlers["zml_waiting"] = self.waiting
         scheduler.stream_handlers["zml-report"] = self.report
 
     async def acquire(self, worker: str, host: str, bucket: str) -> bool:
@@ -229,25 +192,13 @@ class ThrottlePlugin(SchedulerPlugin):
                 queue.budget.observe(bucket, time.monotonic(), _NO_ANSWER, {})
             self._wake(host)
 
-    def state(self) -> list[dict[str, Any]]:
-        """Lines in which somebody waits, for whoever shows progress."""
+    def waiting(self) -> tuple[float, str]:
+        """Return what :func:`throttle_waiting` does."""
         now = time.monotonic()
-        return [
-            {
-                "host": host,
-                "bucket": queue.bucket,
-                "waiting": len(queue.waiters),
-                "seconds": max(0.0, queue.next_at - now),
-                "paused": queue.budget.paused_for(now),
-            }
-            for (host, _), queue in self._queues.items()
-            if queue.waiters
-        ]
-
-    def trouble(self) -> str:
-        """Which server fails, and how; ``""`` for none."""
+        seconds = [queue.next_at - now for queue in self._queues.values() if queue.waiters]
         failing = {host: budget.trouble for host, budget in self._budgets.items()}
-        return "; ".join(f"{host} {what}" for host, what in failing.items() if what)
+        trouble = "; ".join(f"{host} {what}" for host, what in failing.items() if what)
+        return max([0.0, *seconds]), trouble
 
     async def _serve(self, queue: _Queue) -> None:
         """Let the waiters of a queue go, each as soon as the budget permits."""

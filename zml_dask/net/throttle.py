@@ -241,10 +241,6 @@ class Budget:
             if pause <= LONGEST_PAUSE:
                 self._paused_until = max(self._paused_until, now + pause)
 
-    def paused_for(self, now: float) -> float:
-        """Seconds for which a 429 or 503 still stops every request; 0.0 for none."""
-        return max(0.0, self._paused_until - now)
-
     def _note(self, status: int, took: float | None) -> None:
         """Count failures of the server in a row, without requests of unknown outcome."""
         if status == 0 and took is None:

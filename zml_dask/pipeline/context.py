@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
 
+from zml_dask.engine.activity import dask_worker
 from zml_dask.errors import UsageError
 from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.net.client import HttpClient
@@ -60,7 +60,6 @@ def open_context(
     catalogue: Catalogue | None = None,
     *,
     client: HttpClient | None = None,
-    throttle: Throttle | None = None,
 ) -> Iterator[WorkerContext]:
     """Open what building records needs, and close it in every case.
 
@@ -69,9 +68,7 @@ def open_context(
     catalogue : Catalogue, optional
         Where the records come from; none is trusted where it is not given.
     client : HttpClient, optional
-        Default: one with the token of the options.
-    throttle : Throttle, optional
-        For that client. Default: in a Dask task the cluster's, else the process's.
+        Default: one with the token of the options and, in a Dask task, the cluster's throttle.
 
     Raises
     ------
@@ -84,8 +81,7 @@ def open_context(
         if client is None:
             token_file = Path(options.token_file) if options.token_file else None
             token = Token.load(token_file, options.api_url or catalogue.token_url)
-            throttle = throttle or default_throttle()
-            client = stack.enter_context(HttpClient(throttle=throttle, token=token))
+            client = stack.enter_context(HttpClient(throttle=default_throttle(), token=token))
         yield WorkerContext(storage, client, scratch, options, catalogue)
 
 
@@ -100,9 +96,10 @@ def _scratch_folder(parent: str | None) -> tempfile.TemporaryDirectory[str]:
 
 
 def default_throttle() -> Throttle:
-    """Return the throttle of the cluster that this runs on, or of the process."""
-    if "distributed" not in sys.modules:  # then this is no Dask task
+    """Return the throttle of the cluster whose task this is, or that of the process."""
+    worker = dask_worker()
+    if worker is None:
         return _PROCESS_THROTTLE
     from zml_dask.engine.throttle import ClusterThrottle
 
-    return ClusterThrottle()
+    return ClusterThrottle(worker)

@@ -240,7 +240,8 @@ class StageRecords(StagingJob[WorkerContext]):
         options = self.options
         if options.scratch is None:
             # On a Dask worker: on the node's own disk, and removed with the worker.
-            options = replace(options, scratch=worker_folder())
+            folder = worker_folder()
+            options = replace(options, scratch=None if folder is None else str(folder))
         return open_context(self.storage, options, self.catalogue)
 
     def stage(

@@ -37,6 +37,7 @@ from zml_dask.store.info import DatasetInfo
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
+from zml_dask.text_safety import number_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +181,8 @@ def _under_embargo(ledger: Ledger, progress: BuildProgress) -> set[int]:
     }
     if ends:
         progress.say(
-            f"{len(ends):,} records are under an embargo, the first of them until "
-            f"{min(ends.values())}; they are asked for after that"
+            f"under an embargo: {number_of(record=len(ends))}, the first until "
+            f"{min(ends.values())}; not asked for before that"
         )
     return set(ends)
 
@@ -235,7 +236,7 @@ def _new_records(
         save_state(path, asked)
         found = harvest(path, asked.options, http, progress=_telling(progress))
         if asked.options.until is None:
-            progress.say(f"{found.written:,} records since {asked.complete_until}")
+            progress.say(f"{number_of(record=found.written)} since {asked.complete_until}")
         else:
             progress.say(
                 f"nothing newer is asked for: the harvest was bounded by --until "
@@ -246,7 +247,7 @@ def _new_records(
         if missing and (
             again := _append_failed(path, missing, asked.options.api_url, http, progress)
         ):
-            progress.say(f"{again:,} records that failed before are tried again")
+            progress.say(f"tried again after a failure: {number_of(record=again)}")
             catalogue = Catalogue.open(path)
         yield catalogue
 
@@ -274,11 +275,11 @@ def _append_failed(
                 count += 1
                 stream.write(f"{harvested_json(hits[number])}\n")
     if embargoed:
-        progress.say(f"{embargoed:,} records are still under an embargo")
+        progress.say(f"still under an embargo: {number_of(record=embargoed)}")
     if extended:
         progress.say(
-            f"{len(extended):,} embargoes were extended, the first of them until "
-            f"{min(extended)}; these records are asked for after that"
+            f"embargo extended: {number_of(record=len(extended))}, the first until "
+            f"{min(extended)}; not asked for before that"
         )
     return count
 

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.versions import get_versions
 
 from zml_dask.engine.clusters.tls import separate_connections
 from zml_dask.errors import ClusterError
@@ -18,19 +19,7 @@ from zml_dask.errors import ClusterError
 Versions: TypeAlias = Mapping[str, str | None]
 """Name of what must agree -> its version, None where it is missing."""
 
-_NAMES: Final = ("zml_dask", "dask", "distributed", "numpy")
-
-# Text, so that a worker that lacks all of it can answer: the built-in `eval` is everywhere.
-_QUESTION: Final = f"""
-(lambda sys, util, importlib: {{
-    "Python": "%d.%d" % sys.version_info[:2],
-    **{{
-        name: getattr(importlib.import_module(name), "__version__", "?")
-        if util.find_spec(name) else None
-        for name in {_NAMES!r}
-    }},
-}})(__import__("sys"), __import__("importlib.util", fromlist=["util"]), __import__("importlib"))
-""".strip()
+_PACKAGES: Final = ("zml_dask", "dask", "distributed", "numpy")
 
 
 def own_versions() -> Versions:
@@ -41,8 +30,13 @@ def own_versions() -> Versions:
     >>> sorted(own_versions())
     ['Python', 'dask', 'distributed', 'numpy', 'zml_dask']
     """
-    versions: Versions = eval(_QUESTION)  # noqa: S307 - our own text, above
-    return versions
+    return _versions_in(get_versions(_PACKAGES))
+
+
+def _versions_in(answer: Mapping[str, Any]) -> Versions:
+    """Take what must agree out of all that Dask says of an interpreter."""
+    python = ".".join(answer["host"]["python"].split(".")[:2])
+    return {"Python": python, **{name: answer["packages"][name] for name in _PACKAGES}}
 
 
 class SameVersions(WorkerPlugin):
@@ -64,7 +58,7 @@ class SameVersions(WorkerPlugin):
 
 
 def difference(wanted: Versions, found: Versions) -> str | None:
-    """Say in what another interpreter differs; None where it does not.
+    """Say how another interpreter differs; None where it does not.
 
     Examples
     --------
@@ -85,31 +79,18 @@ def difference(wanted: Versions, found: Versions) -> str | None:
 def check_versions(client: distributed.Client, say: Callable[[str], None]) -> None:
     """Compare scheduler and workers with the driver, now and whenever a worker joins.
 
-    Parameters
-    ----------
-    client : distributed.Client
-    say : callable
-        Takes a line for the person who waits, where a worker that joins later is let go.
-
-    Raises
-    ------
-    ClusterError
-        If one differs; the message names it and says in what.
+    `say` takes a line for the user, where a worker that joins later is let go. Raises
+    `ClusterError` if one differs, which names it and says how.
     """
     wanted = own_versions()
-    answers: dict[str, Any] = client.run(eval, _QUESTION, on_error="return")
-    answers["scheduler"] = client.run_on_scheduler(eval, _QUESTION)
+    answers = client.get_versions(packages=list(_PACKAGES))
+    found = {**answers["workers"], "scheduler": answers["scheduler"]}
     workers = client.scheduler_info(n_workers=-1)["workers"]
     wrong = []
-    for address, found in answers.items():
-        if isinstance(found, OSError):  # it has gone in the meantime
-            continue
-        if isinstance(found, Exception):
-            problem: str | None = f"cannot import the same: {type(found).__name__}: {found}"
-        else:
-            problem = difference(wanted, found)
+    for address, answer in found.items():
+        problem = difference(wanted, _versions_in(answer))
         if problem:
-            wrong.append(f"{_called(address, workers)} {problem}")
+            wrong.append(f"{_described(address, workers)} {problem}")
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ClusterError(
@@ -126,7 +107,7 @@ def _separate_scheduler(dask_scheduler: distributed.Scheduler) -> None:
     separate_connections(dask_scheduler)
 
 
-def _called(address: str, workers: Mapping[str, Any]) -> str:
+def _described(address: str, workers: Mapping[str, Any]) -> str:
     if address not in workers:
         return f"the {address}"
     name = workers[address].get("name")

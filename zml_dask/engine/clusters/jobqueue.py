@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,12 +31,27 @@ from zml_dask.engine.clusters.settings import (
     ResolvedSection,
     exported_settings,
     resolve,
-    signals_kept,
 )
 from zml_dask.engine.clusters.tls import Security
 from zml_dask.errors import ClusterError, UsageError
 
-with signals_kept():
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep an import from setting handlers of signals.
+
+    dask_jobqueue sets one by which Ctrl-C ends the process as if all were done, and which
+    makes its import fail outside of the main thread.
+    """
+    setter = signal.signal
+    signal.signal = lambda *_: None
+    try:
+        yield
+    finally:
+        signal.signal = setter
+
+
+with _signals_kept():
     import dask_jobqueue
 
 CLASSES: Final[Mapping[str, type[dask_jobqueue.JobQueueCluster]]] = {

@@ -1,14 +1,11 @@
-"""Plugins on the scheduler, and what a task asks of its worker."""
+"""Plugins on the scheduler, and how a worker talks to them."""
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any, Protocol
 
 import distributed
-from distributed.core import Status
 from distributed.protocol.pickle import dumps
 from distributed.utils import sync
 
@@ -55,41 +52,3 @@ def call(worker: distributed.Worker, operation: str, /, **arguments: Any) -> Any
 def tell(worker: distributed.Worker, operation: str, /, **arguments: Any) -> None:
     """Tell the scheduler something, from any thread, and go on at once."""
     worker.loop.add_callback(worker.batched_send, {"op": operation, **arguments})
-
-
-def is_leaving() -> bool:
-    """Whether the Dask worker whose task this is closes: its tasks are given to others."""
-    worker = this_worker()
-    return worker is not None and worker.status in (Status.closing, Status.closed)
-
-
-def this_worker() -> distributed.Worker | None:
-    """The Dask worker whose task this is; None outside of tasks."""
-    try:
-        return distributed.get_worker()
-    except ValueError:
-        return None
-
-
-def worker_scratch() -> Path:
-    """Directory for temporary files of whoever asks.
-
-    Returns
-    -------
-    Path
-        On a Dask worker, a folder inside the worker's own local directory: on
-        the node's own disk (``local-directory`` says where), and removed by Dask
-        when the worker ends, or by the next worker on that node where it was
-        killed. Elsewhere, the system's directory for temporary files.
-
-    Examples
-    --------
-    >>> worker_scratch() == Path(tempfile.gettempdir())
-    True
-    """
-    worker = this_worker()
-    if worker is None:
-        return Path(tempfile.gettempdir())
-    scratch = Path(worker.local_directory) / "records"
-    scratch.mkdir(exist_ok=True)
-    return scratch

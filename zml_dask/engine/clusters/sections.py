@@ -1,17 +1,21 @@
 """Which settings a section of dask-jobqueue has, and of what type each is.
 
-One model for reading and for checking: a name that is not in it is an error that names the
-nearest one, for a setting that is ignored is found out days later.
+A name that does not exist is an error that names the nearest one, for a setting that is ignored
+is found out days later.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, get_type_hints
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import distributed
 import msgspec
+import yaml
 
 from zml_dask.arguments import nearest
 from zml_dask.errors import UsageError
@@ -40,80 +44,41 @@ Flag = Annotated[bool, msgspec.Meta(description="true or false")]
 Mapped = Annotated[dict[str, Any], msgspec.Meta(description="a mapping, such as {host: login3}")]
 
 
-class Section(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    """What dask-jobqueue's sections of all batch systems may set."""
-
-    name: Text | None = None
-    cores: Count | None = None
-    memory: Size | None = None
-    processes: Count | None = None
-    python: Text | None = None
-    interface: Text | None = None
-    death_timeout: Seconds | None = None
-    local_directory: Text | None = None
-    shared_temp_directory: Text | None = None
-    worker_command: Text | None = None
-    worker_extra_args: Words | None = None
-    shebang: Text | None = None
-    job_script_prologue: Words | None = None
-    job_extra_directives: Words | None = None
-    job_directives_skip: Words | None = None
-    log_directory: Text | None = None
-    scheduler_options: Mapped | None = None
-
-
-class _Queued(Section, frozen=True, kw_only=True, rename="kebab"):
-    queue: Text | None = None
-    walltime: Walltime | None = None
-
-
-class _Slurm(_Queued, frozen=True, kw_only=True, rename="kebab"):
-    account: Text | None = None
-    job_cpu: Count | None = None
-    job_mem: Size | None = None
-
-
-class _Pbs(_Queued, frozen=True, kw_only=True, rename="kebab"):
-    account: Text | None = None
-    resource_spec: Text | None = None
-
-
-class _Sge(_Queued, frozen=True, kw_only=True, rename="kebab"):
-    project: Text | None = None
-    resource_spec: Text | None = None
-
-
-class _Oar(_Sge, frozen=True, kw_only=True, rename="kebab"):
-    memory_per_core_property_name: Text | None = None
-
-
-class _Lsf(_Queued, frozen=True, kw_only=True, rename="kebab"):
-    project: Text | None = None
-    ncpus: Count | None = None
-    mem: Size | None = None
-    lsf_units: Text | None = None
-    use_stdin: Flag | None = None
-
-
-class _HTCondor(Section, frozen=True, kw_only=True, rename="kebab"):
-    disk: Size | None = None
-    job_extra_directives: Mapped | None = None  # type: ignore[assignment] # pairs, not lines
-    submit_command_extra: Words | None = None
-    cancel_command_extra: Words | None = None
-
-
-SECTIONS: Final[Mapping[str, type[Section]]] = {
-    "slurm": _Slurm,
-    "pbs": _Pbs,
-    "sge": _Sge,
-    "lsf": _Lsf,
-    "moab": _Pbs,
-    "oar": _Oar,
-    "htcondor": _HTCondor,
-    # dask-jobqueue's own, for tests: its file lists it, and so may a copy of that file.
-    "local": Section,
+_TYPES: Final[Mapping[str, Any]] = {
+    "account": Text,
+    "cancel-command-extra": Words,
+    "cores": Count,
+    "death-timeout": Seconds,
+    "disk": Size,
+    "interface": Text,
+    "job-cpu": Count,
+    "job-directives-skip": Words,
+    "job-extra-directives": Words,
+    "job-mem": Size,
+    "job-script-prologue": Words,
+    "local-directory": Text,
+    "log-directory": Text,
+    "lsf-units": Text,
+    "mem": Size,
+    "memory": Size,
+    "memory-per-core-property-name": Text,
+    "name": Text,
+    "ncpus": Count,
+    "processes": Count,
+    "project": Text,
+    "python": Text,
+    "queue": Text,
+    "resource-spec": Text,
+    "scheduler-options": Mapped,
+    "shared-temp-directory": Text,
+    "shebang": Text,
+    "submit-command-extra": Words,
+    "use-stdin": Flag,
+    "walltime": Walltime,
+    "worker-command": Text,
+    "worker-extra-args": Words,
 }
-"""Batch system -> the settings of its sections."""
+"""Of the settings of all batch systems; which of them a system has, dask-jobqueue says."""
 
 OLD_NAMES: Final[Mapping[str, str]] = {
     "extra": "worker-extra-args",
@@ -146,8 +111,24 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
 }
 
 
+@cache
+def defaults() -> Mapping[str, Mapping[str, Any]]:
+    """Return dask-jobqueue's own file: batch system -> setting -> default value."""
+    package = find_spec("dask_jobqueue")  # importing it takes long
+    assert package is not None  # noqa: S101 - a dependency
+    assert package.origin is not None  # noqa: S101
+    text = Path(package.origin).with_name("jobqueue.yaml").read_text(encoding="utf-8")
+    found: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)["jobqueue"]
+    return found
+
+
+def systems() -> list[str]:
+    """Return the names of the batch systems; also ``local``, dask-jobqueue's own for tests."""
+    return list(defaults())
+
+
 def system_of(section: str) -> str:
-    """Batch system of a section: ``slurm``, and also that of ``slurm-highmem``.
+    """Return the batch system of a section: ``slurm``, and also that of ``slurm-highmem``.
 
     Examples
     --------
@@ -158,20 +139,20 @@ def system_of(section: str) -> str:
 
 
 def setting_names(system: str) -> list[str]:
-    """Names of the settings that a section of a batch system may have.
+    """Return the names of the settings that a batch system has; none for an unknown one.
 
     Examples
     --------
     >>> "job-mem" in setting_names("slurm"), "job-mem" in setting_names("pbs")
     (True, False)
     """
-    return list(types_of(SECTIONS[system]))
+    names = defaults().get(system, {})
+    return [name for name in names if OLD_NAMES.get(name) not in names]
 
 
 def renamed(values: Mapping[Any, Any], section: str, where: str) -> dict[str, Any]:
-    """Settings under today's names."""
-    model = SECTIONS.get(system_of(section))
-    known = set() if model is None else set(types_of(model))
+    """Return settings under today's names."""
+    known = setting_names(system_of(section))
     renamed: dict[str, Any] = {}
     for given, value in values.items():
         name = hyphens(str(given))
@@ -187,59 +168,51 @@ def renamed(values: Mapping[Any, Any], section: str, where: str) -> dict[str, An
 
 
 def decoded(section: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The settings of a section, each of its type.
+    """Return the settings of a section, each of its type.
 
     Parameters
     ----------
-    section : str
     values : mapping
         By today's names, as :func:`renamed` gives them.
     where : str
-        What messages say of their place.
+        Where they stand, for messages.
 
     Raises
     ------
     UsageError
         For the first that is unknown or of another type.
     """
-    model = SECTIONS[system_of(section)]
-    types = types_of(model)
+    system = system_of(section)
+    known = setting_names(system)
     decoded: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in types:
+        if name not in known:
             other = OTHER_NAMES.get(name)
-            advice = f"did you mean {other!r}?" if other in types else nearest(name, types)
+            advice = f"did you mean {other!r}?" if other in known else nearest(name, known)
             raise UsageError(f"{where}: there is no setting {name}; {advice}")
-        decoded[name] = _converted(f"{where}.{name}", value, types[name])
+        # HTCondor's directives are pairs, not lines.
+        is_pairs = (system, name) == ("htcondor", "job-extra-directives")
+        kind = Mapped if is_pairs else _TYPES.get(name, Any)
+        decoded[name] = _converted(f"{where}.{name}", value, kind)
     options = decoded.get("scheduler-options")
     if options:
         decoded["scheduler-options"] = _scheduler_options(f"{where}.scheduler-options", options)
     return decoded
 
 
-def types_of(model: type[Section]) -> dict[str, Any]:
-    """Name of each setting -> its annotated type."""
-    hints = get_type_hints(model, include_extras=True)
-    fields = msgspec.structs.fields(model)
-    return {field.encode_name: hints[field.name] for field in fields}
-
-
 def _converted(where: str, value: Any, kind: Any) -> Any:
-    """A value as its setting's type; numbers may stand for text, but not for times."""
-    description = next(
-        meta.description
-        for part in kind.__args__
-        for meta in getattr(part, "__metadata__", ())
-        if meta.description
-    )
+    """Return a value as its setting's type; numbers may stand for text, but not for times."""
+    if value is None or kind is Any:
+        return value
     candidate = value
     if isinstance(value, list):
         candidate = [str(word) if _is_number(word) else word for word in value]
-    elif _is_number(value) and Count not in kind.__args__ and Walltime not in kind.__args__:
+    elif _is_number(value) and kind not in (Count, Walltime):
         candidate = str(value)
     try:
         return msgspec.convert(candidate, kind, strict=not isinstance(value, str))
     except msgspec.ValidationError:
+        description = kind.__metadata__[0].description
         raise UsageError(f"{where}: {value!r} is not {description}") from None
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +17,13 @@ from zml_dask.arguments import nearest
 from zml_dask.engine.clusters.options import ClusterOptions
 from zml_dask.engine.clusters.sections import (
     OTHER_NAMES,
-    SECTIONS,
     decoded,
+    defaults,
     hyphens,
     renamed,
     setting_names,
     system_of,
+    systems,
 )
 from zml_dask.errors import UsageError
 
@@ -241,8 +239,8 @@ def resolve(section: str, options: ClusterOptions) -> ResolvedSection:
     system = system_of(section)
     layers = list(_layers(options))
     names = {name for layer in layers for name in layer.sections}
-    if system not in SECTIONS or system == "local" or section not in names:
-        known = sorted(n for n in names if system_of(n) in SECTIONS and n != "local")
+    if system not in systems() or system == "local" or section not in names:
+        known = sorted(n for n in names if system_of(n) in systems() and n != "local")
         raise UsageError(
             f"--cluster {section!r} is not known; {nearest(section, ['local', *known])} (it is "
             "a section of the cluster configuration, tcp://HOST:PORT, tls://HOST:PORT, or the "
@@ -264,7 +262,7 @@ def resolve(section: str, options: ClusterOptions) -> ResolvedSection:
 def sections_of(options: ClusterOptions) -> list[str]:
     """Sections that the user's file has; without a file, those of every batch system."""
     if options.config is None:
-        return [name for name in SECTIONS if name != "local"]
+        return [name for name in systems() if name != "local"]
     return list(read_config(options.config)["jobqueue"])
 
 
@@ -284,43 +282,26 @@ def _dask_settings(options: ClusterOptions) -> dict[str, Setting]:
     return settings
 
 
-@contextmanager
-def signals_kept() -> Iterator[None]:
-    """Have an import set no handler of a signal.
-
-    dask_jobqueue sets one by which Ctrl-C ends the process as if all were done, and which
-    makes its import fail outside of the main thread.
-    """
-    setter = signal.signal
-    signal.signal = lambda *_: None
-    try:
-        yield
-    finally:
-        signal.signal = setter
-
-
 def _layers(options: ClusterOptions) -> Iterator[_Layer]:
     """Where settings of jobs come from, the weakest first."""
-    with signals_kept():
-        folder = Path(str(files("dask_jobqueue")))
-    defaults = _load(folder / "jobqueue.yaml", "dask-jobqueue's defaults")
-    yield _layer(defaults, "dask-jobqueue")
+    yield _layer({"jobqueue": defaults()}, "dask-jobqueue")
     found = [path for path, _ in dask.config.collect_yaml(dask.config.paths, return_paths=True)]
     for path in found:
         content = _load(path, str(path))
         if isinstance(content, dict):
             yield _layer(_nested(content), str(path))
     yield _layer(dask.config.collect_env(), "environment variables DASK_JOBQUEUE__*")
-    yield _set_by_program(defaults)
+    yield _set_by_program()
     if options.config is not None:
         yield _layer(read_config(options.config), str(options.config))
 
 
-def _set_by_program(defaults: dict[str, Any]) -> _Layer:
+def _set_by_program() -> _Layer:
     """What ``dask.config.set`` has changed in this process."""
     collected = [*dask.config.collect_yaml(dask.config.paths), dask.config.collect_env()]
     # To Dask's own YAML a walltime may be a number: like is compared with like.
-    before = [_spelt(defaults), _spelt(dask.config.merge(defaults, *collected))]
+    ours: dict[str, Any] = {"jobqueue": defaults()}
+    before = [_spelt(ours), _spelt(dask.config.merge(ours, *collected))]
     changed = {
         section: {
             name: value
@@ -338,7 +319,7 @@ def _spelt(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The sections of ``jobqueue``, all names with hyphens."""
     return {
         hyphens(section): {hyphens(name): value for name, value in (values or {}).items()}
-        for section, values in content["jobqueue"].items()
+        for section, values in (content.get("jobqueue") or {}).items()
     }
 
 
@@ -383,8 +364,8 @@ def _layer(content: Mapping[str, Any], source: str) -> _Layer:
         if section in sections:
             raise UsageError(f"{where} is there twice (- and _ are the same here)")
         if not isinstance(values, Mapping | None):
-            advice = nearest(section, SECTIONS, "settings belong into a section such as slurm")
-            if system_of(section) in SECTIONS:
+            advice = nearest(section, systems(), "settings belong into a section such as slurm")
+            if system_of(section) in systems():
                 advice = "write its settings below it, one per line, such as queue: short"
             raise UsageError(f"{where} is not a section; {advice}")
         sections[section] = renamed(values or {}, section, where)
@@ -396,12 +377,12 @@ def _check_section_name(name: str, where: str) -> None:
     known = {*dask.config.config, *_OTHER_SECTIONS, "distributed", "jobqueue"}
     if name in known or hyphens(name) in known:
         return
-    if system_of(name) in SECTIONS:
+    if system_of(name) in systems():
         raise UsageError(
             f"{where}: {name} stands at the top; batch systems belong under jobqueue: "
             f"(jobqueue: {{{name}: ...}})"
         )
-    settings = {each for system in SECTIONS for each in setting_names(system)}
+    settings = {each for system in systems() for each in setting_names(system)}
     if hyphens(name) in settings or hyphens(name) in OTHER_NAMES:
         raise UsageError(
             f"{where}: {name} stands at the top; settings of jobs belong under jobqueue: and "
@@ -412,9 +393,9 @@ def _check_section_name(name: str, where: str) -> None:
 
 
 def _check_system(section: str, where: str) -> None:
-    if system_of(section) not in SECTIONS:
+    if system_of(section) not in systems():
         raise UsageError(
-            f"{where}: there is no batch system {section}; {nearest(section, SECTIONS)}"
+            f"{where}: there is no batch system {section}; {nearest(section, systems())}"
         )
 
 
