@@ -24,15 +24,10 @@ _MOST_KEPT: Final = 16 * 1024 * 1024
 
 @cache
 def keep_freed_buffers() -> bool:
-    """Undo Dask's own setting of the allocator, in this process, once.
+    """Undo Dask's own setting of the allocator, in this process, once; return whether it was set.
 
-    At most 16 MiB stay with each of the allocator's arenas. A threshold that somebody
-    set on purpose is left alone, and so is another C library than glibc.
-
-    Returns
-    -------
-    bool
-        Whether there was anything to undo.
+    At most 16 MiB stay with each of the allocator's arenas. A threshold that somebody set on
+    purpose is left alone, and so is another C library than glibc.
 
     Examples
     --------

@@ -78,10 +78,7 @@ def checked(target: _Target) -> _Target:
 def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Say which names are similar to an unknown one, to end an error message with.
 
-    Parameters
-    ----------
-    otherwise : str
-        What to say where none is similar. Default: all known names.
+    Where none is, say `otherwise`, by default all known names.
 
     Examples
     --------

@@ -18,22 +18,12 @@ T = TypeVar("T")
 def decode(content: Any, kind: type[T], *, complete: bool = False) -> T:
     """Make a dataclass, and those within it, of mappings and lists.
 
-    msgspec checks the types (it is strict: no text becomes a number, no number a flag);
-    unknown keys, which it would pass over, are refused here.
+    msgspec checks the types (it is strict: no text becomes a number, no number a flag); unknown
+    keys, which it would ignore, are refused here. With `complete`, every key is required, also
+    those with defaults: this package writes all of them.
 
-    Parameters
-    ----------
-    content : mapping
-    kind : type
-        A dataclass.
-    complete : bool
-        Whether every key must be there, also those with defaults: what was written by
-        this package itself is complete.
-
-    Raises
-    ------
-    UsageError
-        If a key is unknown or missing, or a value of the wrong type or out of range.
+    Raises `UsageError` if a key is unknown or missing, or a value of the wrong type or out of
+    range.
 
     Examples
     --------

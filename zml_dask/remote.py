@@ -15,14 +15,9 @@ _NO_ACCESS = (
 
 
 class RemoteFailure(NamedTuple):
-    """Why a file could not be read or written.
+    """Why a file could not be read or written, in one line, with what to do.
 
-    Attributes
-    ----------
-    reason : str
-        In one line, with what to do.
-    is_missing, is_denied : bool
-        Whether the file does not exist, or may not be accessed.
+    It does not exist (`is_missing`), may not be accessed (`is_denied`), or something else is wrong.
     """
 
     reason: str

@@ -122,19 +122,10 @@ def _added(command: Command, options: tuple[Callable[[Command], Command], ...]) 
 def options_of(
     values: dict[str, Any], recorded: Mapping[str, Any] = MappingProxyType({})
 ) -> BuildOptions:
-    """Make build options of what the command line and its configuration file say.
+    """Return the build options that the command line and its configuration file give.
 
-    Parameters
-    ----------
-    values : dict
-        Of the command line.
-    recorded : mapping
-        What a dataset was built with: the default, shaped like the file.
-
-    Raises
-    ------
-    UsageError
-        If a value is invalid.
+    `recorded` is what a dataset was built with, shaped like the file: the defaults. Raises
+    `UsageError` if a value is invalid.
     """
     given: dict[str, Any] = {
         name: str(values[name])
@@ -196,12 +187,7 @@ def executor_of(
 ) -> OpenExecutor:
     """Return what opens the cluster that the command line names, for work on a dataset.
 
-    Parameters
-    ----------
-    values : dict
-        Of the cluster's options.
-    alone : bool
-        Whether this process does the work itself where no cluster is asked for.
+    With `alone`, this process does the work itself where no cluster is asked for.
     """
     asked = any(values.get(name) for name in ("workers", "adapt", "cluster_config"))
     if alone and not asked and values["cluster"] == "local":

@@ -22,26 +22,18 @@ _HALVES = " ▄▀█"
 def draw(image: NDArray[np.uint32], console: Console) -> None:
     """Print one image, 80 by 80 pixels as 40 lines of 80 cells.
 
-    Parameters
-    ----------
-    image : numpy.ndarray of uint32, shape (height, width)
-        Code points.
-    console : rich.console.Console
-        Where; without colour the cells only tell character from space.
+    `image` is of uint32 code points, shape (height, width). Without colour the cells only tell a
+    character from a space.
     """
     for line in lines_of(image, coloured=console.color_system is not None):
         console.print(line, soft_wrap=True)
 
 
 def lines_of(image: NDArray[np.uint32], *, coloured: bool) -> list[Text]:
-    """Return the lines that :func:`draw` prints.
+    """Return the lines that :func:`draw` prints: one for two rows of `image`.
 
-    Parameters
-    ----------
-    image : numpy.ndarray of uint32, shape (height, width)
-        Two of its rows make a line.
-    coloured : bool
-        By the kind of character, where the terminal can.
+    It is of uint32, shape (height, width). With `coloured`, a cell's colours show the kinds of its
+    two characters.
 
     Examples
     --------

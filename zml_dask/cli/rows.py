@@ -34,14 +34,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 @dataclass(slots=True)
 class Shown:
-    """What was written.
+    """What was written; `cut` if there are more rows.
 
-    Attributes
-    ----------
-    cut : bool
-        Whether there are more rows.
-    to_terminal : bool
-        Whether a person reads it; then the summary stands below the table.
+    A person reads a table on a terminal (`to_terminal`), so that the summary stands below it.
     """
 
     rows: int = 0
@@ -93,8 +88,6 @@ def write_rows(
         ``"table"``, ``"csv"``, ``"json"`` or ``"parquet"``.
     output : str or None
         A file; standard output where it is None.
-    limit : int, optional
-        Rows at most.
     counts : mapping of str to int, optional
         Written beside the rows, as JSON.
 

@@ -80,12 +80,7 @@ def command(
 
 
 def _check_sandbox(api_url: str, dataset: str) -> None:
-    """Say at once where the server of a demo is gone: it ends with the demo.
-
-    Raises
-    ------
-    NetworkError
-    """
+    """Raise `NetworkError` at once where the server of a demo no longer runs."""
     parts = urlsplit(api_url)
     if not is_loopback(host_of(api_url)):
         return

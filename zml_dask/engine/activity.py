@@ -76,10 +76,7 @@ def active(item: int) -> Iterator[None]:
 def note_done(item: int, count: int = 1) -> None:
     """Report to the progress that an item of the running task is done.
 
-    Parameters
-    ----------
-    count : int
-        How much `item` counts, where it stands for many small ones: as many as are done by now.
+    Where an item stands for many small ones, `count` says how many of them are done so far.
     """
     current = _running.get()
     if current is not None:

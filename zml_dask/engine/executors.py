@@ -139,13 +139,7 @@ class ThreadsExecutor:
 
 @dataclass(frozen=True, slots=True)
 class DaskExecutor:
-    """Runs tasks as a Dask bag on a cluster, its partitions taken as they complete.
-
-    Attributes
-    ----------
-    client : distributed.Client
-        Of any Dask cluster.
-    """
+    """Runs tasks as a Dask bag on any Dask cluster, its partitions taken as they complete."""
 
     client: distributed.Client
 
@@ -167,10 +161,8 @@ class DaskExecutor:
     ) -> Generator[ResultT, None, None]:
         """Run tasks; see `zml_dask.engine.job.Executor`.
 
-        Raises
-        ------
-        ClusterError
-            If the cluster is lost, does not share the storage, or kills whatever it is given.
+        Raises `ClusterError` if the cluster is lost, does not share the storage, or kills every
+        task.
         """
         if not tasks:
             return
@@ -236,10 +228,7 @@ class _DaskRun:
     def completing(self, completed: distributed.as_completed) -> Iterator[distributed.Future]:
         """Yield futures as they complete.
 
-        Raises
-        ------
-        ClusterError
-            If the cluster's workers are gone and nothing will start others.
+        Raises `ClusterError` if the cluster's workers are gone and nothing will start others.
         """
         looked = served = time.monotonic()
         while not completed.is_empty():
@@ -307,13 +296,7 @@ class _DaskRun:
         self.given_up.clear()
 
     def check_cluster(self) -> None:
-        """See whether a worker survives a task that does nothing.
-
-        Raises
-        ------
-        ClusterError
-            If none does.
-        """
+        """Raise `ClusterError` unless a worker survives a task that does nothing."""
         try:
             self.client.submit(self.runner.probe, pure=False).result()
         except distributed.KilledWorker as error:

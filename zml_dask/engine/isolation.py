@@ -27,12 +27,8 @@ DEATHS_TO_GIVE_UP: Final = 3
 class Verdict:
     """What to do with the records of a task whose workers died.
 
-    Attributes
-    ----------
-    give_up : tuple of int
-        Records that killed their workers.
-    retry : tuple of tuple of int
-        Tasks to be submitted in place of the dead one.
+    `give_up` holds records that killed their workers, `retry` the tasks to submit in place of the
+    dead one.
     """
 
     give_up: tuple[int, ...]
@@ -42,17 +38,9 @@ class Verdict:
 def verdict(items: Sequence[int], deaths: Mapping[int, int]) -> Verdict:
     """Decide from the deaths at which each record was active.
 
-    Parameters
-    ----------
-    items : sequence of int
-        Ids of the task's records that are neither done nor failed.
-
-    Returns
-    -------
-    Verdict
-        A record is given up only where it was alone: among others, another may have
-        killed what it was active on. Suspects are retried each alone; the unsuspected
-        together; and where nobody is suspected, in halves.
+    `items` are the task's records that are neither done nor failed. A record is given up only where
+    it was alone: among others, another may have killed what it was active on. Suspects are retried
+    each alone; the unsuspected together; and where nobody is suspected, in halves.
 
     Examples
     --------

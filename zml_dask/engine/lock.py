@@ -45,8 +45,6 @@ class ProcessIdentity:
 
     Attributes
     ----------
-    host : str
-        Name of the machine.
     realm : str
         Boot and process namespace: two containers may share a host's name, and
         a machine its numbers with its former self before a reboot.
@@ -110,17 +108,10 @@ class DatasetLock:
         return json.dumps(content).encode()
 
     def check(self, *, max_age: float = 0.0) -> None:
-        """Raise where another build has taken the lock over.
+        """Raise `LockLostError` where another build has taken the lock over.
 
-        Parameters
-        ----------
-        max_age : float
-            Seconds for which what the last check read is good enough: asking for
-            every small result would cost the driver as much as taking the result.
-
-        Raises
-        ------
-        LockLostError
+        The last answer holds for `max_age` seconds: asking for every small result would cost the
+        driver as much as taking the result.
         """
         now = time.monotonic()
         if not self._lost and now - self._checked < max_age:
@@ -185,19 +176,9 @@ def dataset_lock(
     timing: LockTiming | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Iterator[DatasetLock]:
-    """Hold the dataset's lock.
+    """Hold the dataset's lock; raise `ZmlError` if another build is at work.
 
-    Parameters
-    ----------
-    storage : Storage
-        The dataset.
-    on_wait : callable, optional
-        Called once with a line that says why this takes a while.
-
-    Raises
-    ------
-    ZmlError
-        If another build is at work.
+    `on_wait` is called once, with a line that says why this takes a while.
     """
     timing = timing or LockTiming()
     lock = _acquire(storage, LOCK, timing, on_wait or logger.info)

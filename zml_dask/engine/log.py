@@ -22,14 +22,9 @@ class BuildLog:
         self._stream = stream
 
     def write(self, event: str, **details: Any) -> None:
-        """Add one event.
+        """Add an event (``"start"``, ``"record"``, ``"pack"``, ``"commit"``, ``"end"`` and so on).
 
-        Parameters
-        ----------
-        event : str
-            ``"start"``, ``"record"``, ``"pack"``, ``"commit"``, ``"end"`` and so on.
-        **details
-            Whatever JSON can hold; control characters of hostile names are escaped.
+        Its details are whatever JSON can hold; control characters of hostile names are escaped.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._stream.write(f"{json.dumps({'time': now, 'event': event, **details})}\n")

@@ -71,28 +71,18 @@ class Objects(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SharedProof:
-    """A word in each storage of a job, by which driver and workers know that they see the same.
+    """A word in each storage of a job, which proves that driver and workers see the same storage.
 
-    A worker that sees another folder of the same name (node-local ``/tmp``, a disk that is
-    not mounted) would stage its records where no commit finds them.
-
-    Attributes
-    ----------
-    word : str
-        Written by the driver; each worker reads it and writes an answer of its own.
+    A worker that sees another folder of the same name (node-local ``/tmp``, a disk that is not
+    mounted) would stage its records where no commit finds them. The driver writes the word; each
+    worker reads it and writes an answer of its own.
     """
 
     storages: tuple[Objects, ...]
     word: str
 
     def answer(self, worker: str) -> None:
-        """Prove on a worker that it reads what the driver wrote, and write an answer.
-
-        Raises
-        ------
-        ClusterError
-            If it does not.
-        """
+        """Write a worker's answer; raise `ClusterError` if it cannot read what the driver wrote."""
         for storage in self.storages:
             if _awaited(storage, self._path()) != self.word.encode():
                 raise ClusterError(
@@ -103,13 +93,7 @@ class SharedProof:
             storage.write(self._path(worker), self.word.encode())
 
     def check(self, worker: str) -> None:
-        """Prove on the driver that it reads what a worker wrote.
-
-        Raises
-        ------
-        ClusterError
-            If it does not.
-        """
+        """Raise `ClusterError` if the driver cannot read what a worker wrote."""
         for storage in self.storages:
             if _awaited(storage, self._path(worker)) != self.word.encode():
                 raise ClusterError(

@@ -83,10 +83,7 @@ class SilentProgress:
 class PlainProgress:
     """Writes a line now and then, for logs and pipes.
 
-    Parameters
-    ----------
-    interval : float
-        Seconds between two lines of one stage; its first and last always come.
+    Between two lines of one stage `interval` seconds pass; its first and last always come.
     """
 
     def __init__(self, stream: IO[str], interval: float = 10.0) -> None:
@@ -112,13 +109,7 @@ class PlainProgress:
 
 
 class BarProgress:
-    """A progress bar on a terminal.
-
-    Parameters
-    ----------
-    progress : rich.progress.Progress
-        Started and stopped by who made it.
-    """
+    """A progress bar on a terminal; `progress` is started and stopped by whoever made it."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -140,14 +131,9 @@ class BarProgress:
 
 @contextmanager
 def open_progress(stream: IO[str], *, quiet: bool = False) -> Iterator[BuildProgress]:
-    """Choose what fits: nothing, plain lines, or a bar.
+    """Show progress on a stream as a bar on a terminal, or as plain lines; nothing if `quiet`.
 
-    Parameters
-    ----------
-    stream : text stream
-        Standard error, as a rule: results go to standard output.
-    quiet : bool
-        Show nothing.
+    The stream is standard error, as a rule: results go to standard output.
     """
     if quiet:
         yield SilentProgress()

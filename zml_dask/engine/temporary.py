@@ -19,13 +19,9 @@ _LOCK: Final = ".in-use"
 def temporary_folder(purpose: str) -> Iterator[Path]:
     """Make a folder in the system's folder for temporary files, and remove it in the end.
 
-    A process that is killed removes nothing. So each folder holds a locked file, and the
-    lock ends with its process, however that ended: what nobody holds is removed here.
-
-    Parameters
-    ----------
-    purpose : str
-        A part of the folder's name.
+    A process that is killed removes nothing. So each folder holds a locked file, and the lock ends
+    with its process, however that ended: what nobody holds is removed here. `purpose` is a part of
+    the folder's name.
 
     Examples
     --------

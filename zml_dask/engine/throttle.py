@@ -44,13 +44,7 @@ _NO_ANSWER: Final = 0
 
 
 class ClusterThrottle:
-    """The throttle that all workers of a cluster share, for a task and the threads that it starts.
-
-    Parameters
-    ----------
-    worker : distributed.Worker
-        Whose task this is.
-    """
+    """The throttle that all workers of a cluster share, as one of them uses it in its tasks."""
 
     def __init__(self, worker: distributed.Worker) -> None:
         self._worker = worker
@@ -128,12 +122,9 @@ class _Queue:
 
 
 class ThrottlePlugin(SchedulerPlugin):
-    """On the scheduler: who may send a request to which server when.
+    """Decides on the scheduler who may send a request to which server when.
 
-    Parameters
-    ----------
-    policy : callable
-        Host -> limits to start from, until the server's headers say otherwise.
+    `policy` gives a host's limits to start from, until the server's headers say otherwise.
     """
 
     name = "zml-throttle"
@@ -151,13 +142,7 @@ class ThrottlePlugin(SchedulerPlugin):
         scheduler.stream_handlers["zml-report"] = self.report
 
     async def acquire(self, worker: str, host: str, bucket: str) -> bool:
-        """Answer when this worker may send its request.
-
-        Returns
-        -------
-        bool
-            False where the worker is gone, so that nobody will.
-        """
+        """Answer when this worker may send its request; with False where the worker is gone."""
         queue = self._line(host, bucket)
         waiter = _Waiter(worker, asyncio.get_running_loop().create_future())
         queue.waiters.append(waiter)

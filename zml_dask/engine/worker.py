@@ -30,12 +30,7 @@ class Done(Generic[ResultT]):
 class TaskRunner(Generic[TaskT, ResultT]):
     """Runs a job's tasks on a worker; travels with each of them.
 
-    Attributes
-    ----------
-    job : Job
-        As it travels: `Job.for_workers`.
-    token : str
-        Of this run of the job.
+    So the job is as `Job.for_workers` returns it; the token is that of this run.
     """
 
     job: Job[TaskT, Any, ResultT, Any]

@@ -111,12 +111,7 @@ class _Request:
         self._deadline += seconds
 
     def check_deadline(self) -> None:
-        """Stop if time is up.
-
-        Raises
-        ------
-        NetworkError
-        """
+        """Raise `NetworkError` if time is up."""
         if time.monotonic() > self._deadline:
             raise NetworkError(
                 "deadline",
@@ -127,12 +122,8 @@ class _Request:
     def record_failure(self, failure: NetworkError, *, progressed: bool = False) -> None:
         """Count a transient failure, and pause; or raise it, if it is one too many.
 
-        Parameters
-        ----------
-        failure : NetworkError
-        progressed : bool
-            Whether much of a body came before it. Then the count begins anew, so that a
-            file of 5 GB may arrive in twenty pieces.
+        Where much of a body came before it (`progressed`), the count begins anew, so that a file of
+        5 GB may arrive in twenty pieces.
         """
         if failure.kind == "rate_limited":
             # The throttle does the waiting; it knows for how long.

@@ -88,12 +88,8 @@ def travelling(hop: Hop) -> Iterator[None]:
 def resolve(host: str, port: int, *, public_only: bool = False) -> list[str]:
     """Return the addresses of a host, in the order in which to try them.
 
-    Raises
-    ------
-    OSError
-        If the name has no address (`socket.gaierror`).
-    NetworkError
-        If `public_only` and none of them is public.
+    Raises `OSError` (`socket.gaierror`) if the name has no address; `NetworkError` if `public_only`
+    and none of them is public.
     """
     family = urllib3_connection.allowed_gai_family()
     found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)

@@ -58,23 +58,10 @@ class JsonAnswer:
 def error_of(
     response: requests.Response, url: str, redact: Callable[[str], str]
 ) -> tuple[NetworkError, bool]:
-    """Describe a response without the wanted content.
+    """Return the error that an answer without the wanted content means, and whether it may pass.
 
-    A 403 with a page of HTML refuses the client; with JSON, the file. A 500 to a
-    search is Zenodo's way of rejecting the query's syntax.
-
-    Parameters
-    ----------
-    url : str
-        What was asked for.
-    redact : callable
-        Strikes secrets out of what the server says.
-
-    Returns
-    -------
-    error : NetworkError
-    transient : bool
-        Whether trying again may help.
+    A 403 with a page of HTML refuses the client; with JSON, the file. A 500 to a search is Zenodo's
+    way of rejecting the query's syntax. `redact` removes secrets from what the server says.
     """
     status, headers = response.status_code, response.headers
     message, is_page = _message_of(response, redact)
@@ -108,14 +95,9 @@ def error_of(
 
 
 def connect_error(url: str, cause: BaseException) -> tuple[NetworkError, bool]:
-    """Describe a connection that failed.
+    """Return the error that a failed connection means, and whether trying again may help.
 
-    Returns
-    -------
-    error : NetworkError
-    transient : bool
-        Whether trying again may help: not for a certificate that is not trusted, nor
-        for settings of this machine that are wrong.
+    It does not for a certificate that is not trusted, nor for wrong settings of this machine.
     """
     where = redact_url(url)
     causes = list(causes_of(cause))
@@ -141,10 +123,7 @@ def read_bounded(
 ) -> bytes:
     """Return a body, decompressed, of at most `limit` bytes.
 
-    Raises
-    ------
-    NetworkError
-        By `check_time`.
+    Raises `NetworkError` for a larger one, or when `check_time` finds that time is up.
     """
     pieces, count = [], 0
     for piece in response.iter_content(_READ_BYTES):

@@ -63,11 +63,8 @@ class RateLimit:
 class RatePolicy:
     """What is known of a server's limits before it has answered.
 
-    Attributes
-    ----------
-    default, search : tuple of RateLimit
-        For listings of records and for everything else. Empty: no limit until
-        the server's headers name one.
+    `search` is for listings of records, `default` for everything else. Empty: no limit until the
+    server's headers name one.
     """
 
     default: tuple[RateLimit, ...] = ()
@@ -132,12 +129,7 @@ class _Window:
 
 
 class Budget:
-    """The requests that one server permits, by bucket.
-
-    Parameters
-    ----------
-    policy : RatePolicy
-        Limits to start from.
+    """The requests that one server permits, by bucket; `policy` holds the limits to start from.
 
     Examples
     --------
@@ -165,20 +157,10 @@ class Budget:
         return what if times >= (_FAILURES_OF_A_SERVER if "answers" in what else 1) else ""
 
     def grant(self, bucket: str, now: float) -> float:
-        """Ask to send one request.
+        """Ask to send one request of a bucket (``"search"`` or ``"default"``).
 
-        Parameters
-        ----------
-        bucket : str
-            ``"search"`` or ``"default"``.
-        now : float
-            Seconds of any clock that only goes forward.
-
-        Returns
-        -------
-        float
-            0.0 where it may be sent now (it is then counted), else the seconds
-            after which to ask again.
+        Returns 0.0 where it may be sent now (it is then counted), else the seconds after which to
+        ask again. `now` is in seconds of any clock that only goes forward.
         """
         windows = self._windows(bucket)
         wait = max([self._paused_until - now, *(window.wait(now) for window in windows)])
@@ -200,7 +182,6 @@ class Budget:
 
         Parameters
         ----------
-        bucket : str
         now : float
             By the clock that `grant` is given.
         status : int
@@ -309,12 +290,7 @@ def _seconds_to_reset(headers: Mapping[str, str]) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After`` in seconds, whether given as such or as an instant.
-
-    Parameters
-    ----------
-    headers : mapping
-        With names in lower case, or in any.
+    """Return ``Retry-After`` in seconds, whether given as such or as an instant.
 
     Examples
     --------
@@ -415,15 +391,8 @@ def policy_for(host: str) -> RatePolicy:
 class LocalThrottle:
     """The throttle of one process, shared by its threads.
 
-    Parameters
-    ----------
-    policy : callable
-        Host -> `RatePolicy` to start from.
-
-    Attributes
-    ----------
-    waited : float
-        Seconds that all threads together have waited.
+    `policy` gives a host's limits to start from. `waited` counts the seconds that all threads
+    together have waited.
     """
 
     def __init__(self, policy: Callable[[str], RatePolicy] = policy_for) -> None:

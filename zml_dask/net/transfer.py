@@ -110,11 +110,8 @@ def write_all(file: FileIO, piece: bytes) -> None:
 def local_disk(path: Path) -> Iterator[None]:
     """Turn errors of the local disk into errors that say what to do.
 
-    Raises
-    ------
-    NetworkError
-        Of the kind "disk_full" where there is no space, or the quota is used up; "scratch" for
-        anything else, such as a folder that may not be written.
+    Raises `NetworkError` of the kind "disk_full" where there is no space, or the quota is used up;
+    of the kind "scratch" for anything else, such as a folder that may not be written.
     """
     try:
         yield
@@ -171,13 +168,7 @@ class Transfer:
     def receive(
         self, response: requests.Response, check_time: Callable[[], None]
     ) -> NetworkError | None:
-        """Write a response's body; return None, or the transient error in it.
-
-        Raises
-        ------
-        NetworkError
-            If the error is permanent.
-        """
+        """Write a response's body; return None or its transient error, raise a permanent one."""
         failure = self._begin(response)
         if failure is not None:
             return failure

@@ -29,10 +29,7 @@ _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
 def check_url(url: str) -> str:
     """Return a URL that may be fetched: http(s), a host, no credentials.
 
-    Raises
-    ------
-    NetworkError
-        For anything else; a hostile record must not read local files.
+    Raises `NetworkError` for anything else: a hostile record must not read local files.
 
     Examples
     --------
@@ -65,12 +62,10 @@ def check_url(url: str) -> str:
 
 
 def redirected(url: str, location: str | None, *, from_inside: bool | None = None) -> str:
-    r"""Return where a redirect leads.
+    r"""Return where a redirect of `url` leads.
 
     Parameters
     ----------
-    url : str
-        What was asked for.
     location : str or None
         The header, as `http.client` gives it: bytes read as Latin-1. Spaces and
         other characters that a URL may not hold are quoted, as browsers do.

@@ -125,10 +125,6 @@ def build_on(
 
     Parameters
     ----------
-    records, dataset, options, progress
-        As of :func:`build`.
-    open_executor : callable
-        Returns a context manager that yields an executor.
     limit : int, optional
         Look at the first so many records of the catalogue, by id, only: the same
         call with the same limit finds nothing left to do.

@@ -25,14 +25,9 @@ _PROCESS_THROTTLE = LocalThrottle()
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What a worker holds while it builds records.
+    """What a worker holds while it builds records into the dataset's storage.
 
-    Attributes
-    ----------
-    storage : Storage
-        The dataset.
-    scratch : Path
-        A folder of this worker alone, removed when it is done.
+    The scratch folder is this worker's alone, and removed when it is done.
     """
 
     storage: Storage
@@ -63,17 +58,9 @@ def open_context(
 ) -> Iterator[WorkerContext]:
     """Open what building records needs, and close it in every case.
 
-    Parameters
-    ----------
-    catalogue : Catalogue, optional
-        Where the records come from; none is trusted where it is not given.
-    client : HttpClient, optional
-        Default: one with the token of the options and, in a Dask task, the cluster's throttle.
-
-    Raises
-    ------
-    UsageError
-        If no scratch folder can be made on this machine.
+    Records come from the catalogue; without one, none is trusted. The default client has the token
+    of the options and, in a Dask task, the cluster's throttle. Raises `UsageError` if no scratch
+    folder can be made on this machine.
     """
     catalogue = catalogue or Catalogue("")
     with ExitStack() as stack:

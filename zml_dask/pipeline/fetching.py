@@ -20,17 +20,7 @@ from zml_dask.text_safety import escape_text
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What fetching a catalogue's archives came to.
-
-    Attributes
-    ----------
-    fetched, already : int
-        Records that were fetched now, and that were there before.
-    bytes : int
-        Fetched now.
-    failures : mapping of str to int
-        Kind -> records.
-    """
+    """Records that were fetched now and before, the bytes fetched now, and failures by kind."""
 
     fetched: int = 0
     already: int = 0
@@ -42,19 +32,17 @@ class FetchResult:
 class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchResult]):
     """Fetches the archives of a catalogue's records into a cache.
 
-    May be interrupted; the same job goes on where it stopped, also within a file,
-    as long as `scratch` is the same.
+    May be interrupted; the same job goes on where it stopped, also within a file, as long as
+    `scratch` is the same.
 
     Attributes
     ----------
-    catalogue : Catalogue
-        Of the records.
     cache : str
         Folder or any fsspec URL.
     client : HttpClient
         Shared by all threads: the server's limits, not the connections, set the pace.
     scratch : Path
-        Folder on a local disk for what is under way.
+        Folder on a local disk for unfinished downloads.
     """
 
     name: ClassVar[str] = "fetch"
@@ -76,12 +64,8 @@ class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchRe
     def run(self, task: RecordRef, context: HttpClient) -> int | RecordError | None:
         """Fetch one record.
 
-        Raises
-        ------
-        RecordError
-            If the cache cannot be written: no fault of the record.
-        ZmlError
-            If the catalogue is replaced meanwhile.
+        Raises `RecordError` if the cache cannot be written, which is no fault of the record;
+        `ZmlError` if the catalogue is replaced meanwhile.
         """
         try:
             record = self.catalogue.read(task)

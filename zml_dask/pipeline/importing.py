@@ -36,16 +36,9 @@ _PARTITION_RECORDS = 16
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What an import did.
+    """Records found in the source, and what became of them; images of those imported.
 
-    Attributes
-    ----------
-    found : int
-        Records in the source.
-    images : int
-        Of the imported records.
-    info : DatasetInfo
-        The dataset after the commit.
+    `info` describes the dataset after the commit.
     """
 
     found: int
@@ -58,13 +51,7 @@ class ImportResult:
 
 @dataclass(frozen=True, slots=True)
 class ImportContext:
-    """What a worker opens for an import.
-
-    Attributes
-    ----------
-    source : LegacySource
-        Opened by this thread alone.
-    """
+    """What a worker opens for an import; the source belongs to one thread."""
 
     source: LegacySource
     scratch: Path
@@ -74,10 +61,7 @@ class ImportContext:
 class ImportLegacy(StagingJob[ImportContext]):
     """Imports records of the legacy dataset into a dataset's staging.
 
-    Attributes
-    ----------
-    records : mapping of int to SourceRecord
-        Needed by the driver only.
+    Only the driver needs `records`.
     """
 
     source: Path = Path()
@@ -152,13 +136,11 @@ def import_legacy(
     source : path
         A folder of legacy records, or a squashfs image of one; workers must see it.
     dataset : str, path or Storage
-        Made where it is not there; else the records are added to it.
-    open_executor : callable
-        Opens what runs the tasks, if there are any.
+        Made where it does not exist; else the records are added to it.
     retry_failed : bool
         Try records again that failed permanently.
     scratch : pathlib.Path, optional
-        A local folder for files at work.
+        A local folder for temporary files.
 
     Raises
     ------

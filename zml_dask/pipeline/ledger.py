@@ -69,14 +69,9 @@ class Ledger:
         return dict(zip(ids, counts, strict=True))
 
     def todo(self, refs: RefTable, *, retry_failed: bool = False) -> RefTable:
-        """Return what is left to build.
+        """Return the records of a catalogue that are left to build.
 
-        Parameters
-        ----------
-        refs : RefTable
-            The catalogue's.
-        retry_failed : bool
-            Also what failed permanently.
+        With `retry_failed`, those that failed permanently are among them.
         """
         done = [self.committed, self.staged]
         if not retry_failed:
@@ -88,19 +83,10 @@ class Ledger:
 def load_ledger(
     storage: Storage, info: DatasetInfo | None, *, shape: ImageShape | None = None
 ) -> Ledger:
-    """Read what the dataset and its staging say.
+    """Read the state of all records from the dataset and its staging.
 
-    Parameters
-    ----------
-    info : DatasetInfo or None
-        None where nothing is committed yet.
-    shape : ImageShape, optional
-        The image size that what is staged is to be committed with.
-
-    Raises
-    ------
-    UsageError
-        If it was staged for another, or the dataset's shards are being rewritten.
+    `info` is None where nothing is committed yet. Raises `UsageError` if records were staged for
+    another image size than `shape`, or the dataset's shards are being rewritten.
     """
     index = StagingIndex.load(storage)
     info = info or DatasetInfo()
@@ -137,10 +123,7 @@ def staged_outcomes(storage: Storage, record_ids: Sequence[int]) -> list[Outcome
 def remove_damaged(storage: Storage) -> list[str]:
     """Read all that is staged and remove what is damaged; its records are then built again.
 
-    Returns
-    -------
-    list of str
-        Paths of what was removed.
+    Returns the paths of what was removed.
     """
     index = StagingIndex.load(storage)
     damaged = list(index.damaged)

@@ -183,20 +183,12 @@ def read_options(
 ) -> BuildOptions:
     """Read options from a TOML file.
 
-    Parameters
-    ----------
-    path : path-like
-        Top-level keys are the fields of :class:`BuildOptions`; tables ``[image]``
-        (``height``, ``width``), ``[limits]`` and ``[about]`` hold those of theirs.
-    overrides, defaults : mapping
-        What goes before the file's own, and what counts where it says nothing;
-        shaped like it.
+    Top-level keys are the fields of :class:`BuildOptions`; tables ``[image]`` (``height``,
+    ``width``), ``[limits]`` and ``[about]`` hold those of theirs. `overrides` take precedence over
+    the file, and `defaults` fill what it leaves out; both are shaped like it.
 
-    Raises
-    ------
-    UsageError
-        If the file cannot be read, or names an option that does not exist or a
-        value of the wrong type.
+    Raises `UsageError` if the file cannot be read, or names an option that does not exist or a
+    value of the wrong type.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -216,10 +208,7 @@ def read_options(
 def options_from(content: Mapping[str, Any]) -> BuildOptions:
     """Build options from a mapping shaped like the TOML file.
 
-    Raises
-    ------
-    UsageError
-        If a name is unknown or a value of the wrong type.
+    Raises `UsageError` if a name is unknown or a value of the wrong type.
 
     Examples
     --------

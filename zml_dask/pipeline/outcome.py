@@ -131,14 +131,9 @@ class BuildResult:
 def failure_row(record_id: int, error: Exception, attempts: int) -> FailureRow:
     """Turn what went wrong with a record into its row of the failures table.
 
-    Parameters
-    ----------
-    error : Exception
-        A :class:`RecordError` knows its kind, stage and permanence; a lack of
-        memory or of scratch space has a kind of its own; anything else is a mistake of
-        ours or of a library: kind ``"internal"``, with its type in the message.
-    attempts : int
-        How often the record was tried, this time included.
+    A :class:`RecordError` knows its kind, stage and permanence; a lack of memory or of scratch
+    space has a kind of its own; anything else is a mistake of ours or of a library: kind
+    ``"internal"``, with its type in the message. `attempts` includes this one.
 
     Examples
     --------

@@ -126,24 +126,10 @@ def stage_records(
 ) -> Iterator[Outcome]:
     """Build records into staging; while one is read, the next is fetched by another thread.
 
-    So neither network nor processor waits for the other.
-
-    Parameters
-    ----------
-    context : WorkerContext
-        Its ``options.prefetch`` says how many are fetched ahead.
-    attempts : mapping of int to int
-        How often records failed before.
-
-    Yields
-    ------
-    Outcome
-        Of each record in turn.
-
-    Raises
-    ------
-    StorageError
-        If the dataset cannot be written; what was staged before stays.
+    So neither network nor processor waits for the other. ``context.options.prefetch`` says how many
+    are fetched ahead, and `attempts` how often records failed before. Yields the outcome of each
+    record in turn. Raises `StorageError` if the dataset cannot be written; what was staged before
+    stays.
     """
     ahead: deque[_Fetching] = deque()
     waiting = deque(records)
@@ -244,17 +230,8 @@ class FetchAttempt:
 def process_fetched(attempt: FetchAttempt, context: WorkerContext, *, attempts: int = 1) -> Outcome:
     """Read what was fetched of a record and stage it, or stage its failure.
 
-    Parameters
-    ----------
-    attempt : FetchAttempt
-        Closed when this returns or raises.
-    attempts : int
-        How often the record was tried, this time included.
-
-    Raises
-    ------
-    StorageError
-        If the dataset cannot be written.
+    `attempt` is closed in any case; `attempts` includes this one. Raises `StorageError` if the
+    dataset cannot be written.
     """
     record_id = attempt.record.record_id
     try:
@@ -322,17 +299,9 @@ def _export_staged(record_id: int, target: Storage, context: WorkerContext) -> N
 def record_failure(
     record_id: int, error: Exception, context: WorkerContext, attempts: int, timings: Timings
 ) -> Outcome:
-    """Stage the failure of a record and return it as an outcome.
+    """Stage the failure of a record and return it as an outcome; `attempts` includes this one.
 
-    Parameters
-    ----------
-    attempts : int
-        How often the record was tried, this time included.
-
-    Raises
-    ------
-    StorageError
-        If the dataset cannot be written.
+    Raises `StorageError` if the dataset cannot be written.
     """
     row = failure_row(record_id, error, attempts)
     stage_failure(context.storage, row)
@@ -340,13 +309,7 @@ def record_failure(
 
 
 def record_row(record: Record, fetched: FetchedRecord) -> dict[str, Any]:
-    """Return a record's row of the records table, but for the counts.
-
-    Parameters
-    ----------
-    fetched : FetchedRecord
-        Where its code came from.
-    """
+    """Return a record's row of the records table, but for the counts."""
     checksums = [archive.checksum for archive in fetched.archives if archive.checksum]
     return _described(record) | {
         "record_id": record.record_id,
@@ -389,22 +352,11 @@ def _described(record: Record) -> dict[str, Any]:
 def read_member(
     member: Member, *, width: int, keep_binary: bool, identify: Identifier = identify
 ) -> tuple[StagedFile, bytes | None]:
-    r"""Read one member of an archive; run once for every file there is.
+    r"""Read one member of an archive; return its row, and its normalised text if it has any.
 
-    Parameters
-    ----------
-    width : int
-        Characters a line holds before it counts as cut.
-    keep_binary : bool
-        Whether a file with NUL bytes is text all the same.
-    identify : callable
-        Names the language of a path and the head of its normalised text.
-
-    Returns
-    -------
-    file : StagedFile
-    text : bytes or None
-        Normalised text where the file's status is ``"ok"``.
+    This runs once for every file there is. Lines longer than `width` characters count as cut; with
+    `keep_binary` a file with NUL bytes is text too. `identify` names the language of a path and the
+    head of its normalised text.
 
     Examples
     --------

@@ -33,22 +33,10 @@ _SHARED = f"{STAGING}/catalogue"
 def open_records(
     records: Records, options: BuildOptions, *, where: str | None = None
 ) -> Iterator[Catalogue]:
-    """Open what is to be built as a catalogue.
+    """Open what is to be built as a catalogue; `where` is a SQL condition, see `Catalogue.where`.
 
-    Parameters
-    ----------
-    where : str, optional
-        A SQL condition over the catalogue's columns; see `Catalogue.where`.
-
-    Yields
-    ------
-    Catalogue
-        In a temporary file where it was no catalogue before; see :func:`publish_to_workers`.
-
-    Raises
-    ------
-    UsageError
-        If it is not there, cannot be read, or names no record.
+    What was no catalogue before is one in a temporary file; see :func:`publish_to_workers`. Raises
+    `UsageError` if it does not exist, cannot be read, or names no record.
     """
     with temporary_folder(TEMPORARY) as folder:
         converted = folder / "catalogue.jsonl"
@@ -129,15 +117,8 @@ def _absolute(path: str) -> str:
 def check_target(storage: Storage) -> DatasetInfo | None:
     """Check that a dataset is or may be made there, without writing anything.
 
-    Returns
-    -------
-    DatasetInfo or None
-        None where nothing is committed yet.
-
-    Raises
-    ------
-    UsageError
-        If it is a file, a folder that holds something else, or another's ``dataset.json``.
+    Returns None where nothing is committed yet. Raises `UsageError` if it is a file, a folder that
+    holds something else, or another's ``dataset.json``.
     """
     if storage.is_local and Path(storage.url).exists() and not Path(storage.url).is_dir():
         raise UsageError(f"{storage.url} is a file; give a folder for the dataset")

@@ -61,10 +61,7 @@ class Partition:
 class PartitionResult:
     """What became of a partition's records; counts, no content.
 
-    Attributes
-    ----------
-    worker : str or None
-        None where several had it, and died.
+    `worker` is None where several had it, and died.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -73,15 +70,7 @@ class PartitionResult:
 
 @dataclass(slots=True)
 class Staged:
-    """What a build staged in this run.
-
-    Attributes
-    ----------
-    record_ids : list of int
-        Of records that workers reported as staged.
-    failures : Counter of str
-        Kind -> records.
-    """
+    """The records that workers reported as staged in this run, and failures by kind."""
 
     record_ids: list[int] = field(default_factory=list)
     n_images: int = 0
@@ -112,12 +101,7 @@ StagingT = TypeVar("StagingT", bound=StagingContext)
 class StagingJob(Job[Partition, StagingT, PartitionResult, Staged], Generic[StagingT]):
     """A job whose tasks stage records, from wherever they come: all but the reading of them.
 
-    Attributes
-    ----------
-    storage : Storage
-        The dataset.
-    todo : RefTable
-        What is to be staged; with `ledger`, what only the driver needs.
+    `storage` is the dataset. Only the driver needs `todo`, what is to be staged, and `ledger`.
     """
 
     name: ClassVar[str] = "records"
@@ -256,22 +240,10 @@ def plan_partitions(
 ) -> list[Partition]:
     """Cut records into partitions, the largest archives first.
 
-    Parameters
-    ----------
-    refs : RefTable
-        What is to be built.
-    options : BuildOptions
-        Whose `partition_records` and `partition_bytes` bound a partition.
-    workers : int
-        How many there are, for an even share of a few records.
-    attempts : mapping of int to int
-        How often records failed before.
-
-    Returns
-    -------
-    list of Partition
-        A large archive is alone in its partition; those that begin the list are
-        to be started first, so that no worker is left alone with one at the end.
+    ``options.partition_records`` and ``partition_bytes`` bound a partition; a few records are
+    shared evenly among `workers`. `attempts` says how often records failed before. A large archive
+    is alone in its partition; the first ones are to be started first, so that no worker is left
+    alone with one at the end.
 
     Examples
     --------

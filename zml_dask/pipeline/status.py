@@ -31,18 +31,9 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an array or a table takes.
+    """What an array or a table takes: bytes on disk (`stored`) and uncompressed (`size`).
 
-    Attributes
-    ----------
-    stored : int
-        Bytes on disk.
-    size : int
-        Bytes uncompressed.
-    ratio : float
-        `size` over `stored`.
-    chunks, shards : int
-        How many; of a table its row groups and its parts.
+    The chunks and shards of a table are its row groups and its parts.
     """
 
     name: str
@@ -113,15 +104,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Failures of one kind.
-
-    Attributes
-    ----------
-    permanent : int
-        How many of them no build tries again by itself.
-    advice : str
-        What to do about it.
-    """
+    """Failures of one kind, what to do about them, and how many no build tries again by itself."""
 
     kind: str
     records: int
@@ -140,7 +123,7 @@ class Status:
         Kind -> records.
     to_do : int or None
         Records of the catalogue that a build would take up; None where the
-        catalogue is not known or no longer there. Of the last build's own
+        catalogue is not known or no longer exists. Of the last build's own
         catalogue those that its ``--where`` chose.
     catalogue : str or None
         The one that was built last, or that was named.
@@ -172,15 +155,8 @@ class Status:
 def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
     """Look at a dataset without changing it.
 
-    Parameters
-    ----------
-    catalogue : str, optional
-        To tell what is left to do; by default the one that was built last.
-
-    Raises
-    ------
-    UsageError
-        If there is no dataset, nor the beginning of one.
+    What is left to do is told by the catalogue, by default the one that was built last. Raises
+    `UsageError` if there is no dataset, nor the beginning of one.
     """
     storage = Storage.open(dataset)
     info = check_target(storage)

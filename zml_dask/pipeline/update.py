@@ -42,7 +42,7 @@ from zml_dask.text_safety import number_of
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
-    """What an update came to.
+    """What an update did.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class UpdateResult:
         Whether they were dropped now.
     republished : mapping of int to str
         Records of the dataset whose files have changed at the server, and how; the
-        dataset keeps what it has.
+        dataset keeps its own.
     new_versions : mapping of int to int
         Records that were built now, and the version of each that the dataset had before.
     until : str or None
@@ -85,15 +85,11 @@ def update(
 ) -> UpdateResult:
     """Harvest what is new since the dataset's last harvest and build it in.
 
-    What failed before and may succeed now is asked for by number and tried again:
-    the catalogue that named it may be gone, as an update's own is.
+    What failed before and may succeed now is asked for by number and tried again: the catalogue
+    that named it may be gone, as an update's own is.
 
     Parameters
     ----------
-    open_executor : callable
-        Opens what runs the build, if there is something to build.
-    http : HttpClient
-        For the harvest.
     options : BuildOptions, optional
         By default those that the dataset was built with. With `retry_failed`, also
         what failed permanently is asked for.
@@ -102,7 +98,7 @@ def update(
         of deleted records (one request) or, where it has none, by their numbers (a
         request for each 25), and whose files have changed since the last harvest.
     drop_withdrawn : bool
-        Drop those that are not, without rewriting the store.
+        Drop those that are withdrawn, without rewriting the store.
 
     Raises
     ------
@@ -198,10 +194,7 @@ def _versions(snapshot: Snapshot) -> dict[int, int]:
 def harvest_of(info: DatasetInfo | None, url: str) -> HarvestState:
     """Return the harvest that a dataset was built from, as finished, to go on from.
 
-    Raises
-    ------
-    UsageError
-        If there is none.
+    Raises `UsageError` if there is none.
     """
     if info is None or info.harvest is None or not info.harvest.get("complete_until"):
         raise UsageError(
@@ -291,18 +284,7 @@ def _telling(progress: BuildProgress) -> Callable[[HarvestProgress], None]:
 def withdrawn_of(
     snapshot: Snapshot, asked: HarvestOptions, http: HttpClient, progress: BuildProgress
 ) -> dict[int, str]:
-    """Ask which records of a dataset have been withdrawn.
-
-    Parameters
-    ----------
-    asked : HarvestOptions
-        Of which the API's address matters.
-
-    Returns
-    -------
-    dict of int to str
-        Withdrawn records, and why, in the server's words.
-    """
+    """Ask which records of a dataset have been withdrawn; return why, in the server's words."""
     ids = _shown_ids(snapshot)
     try:
         listed = deleted_records(http, asked.api_url, ids.__contains__)
@@ -323,18 +305,7 @@ def withdrawn_of(
 def republished_of(
     snapshot: Snapshot, asked: HarvestState, http: HttpClient, progress: BuildProgress
 ) -> dict[int, str]:
-    """Ask whose files have changed since the last harvest: their checksums say so.
-
-    Parameters
-    ----------
-    asked : HarvestState
-        The last harvest.
-
-    Returns
-    -------
-    dict of int to str
-        Records of the dataset, and what has changed.
-    """
+    """Ask whose files have changed since the last harvest (their checksums say so), and how."""
     ids = _shown_ids(snapshot)
     if not ids or asked.complete_until is None:
         return {}

@@ -18,10 +18,7 @@ _MD5: Final = partial(hashlib.md5, usedforsecurity=False)
 class Content:
     """Bytes to be served, made once, by whichever thread asks first.
 
-    Parameters
-    ----------
-    make : bytes, Path or callable
-        The content, a file that holds it, or a function that gives either.
+    They are given, or a file that holds them, or a function that returns either.
     """
 
     def __init__(self, make: bytes | Path | Callable[[], bytes | Path]) -> None:
@@ -71,18 +68,10 @@ BLOCKED_PAGE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET or HEAD request.
+    """A GET or HEAD request to the API at `api_url`, as the client calls it.
 
-    Attributes
-    ----------
-    path : str
-        Percent-decoded, without the query.
-    query : mapping
-        Its arguments; of several with one name the last.
-    headers : mapping
-        Names in lower case.
-    api_url : str
-        Root of the API as the client calls it.
+    The path is percent-decoded, without the query; of several arguments with one name the last
+    counts; names of headers are in lower case.
     """
 
     path: str

@@ -108,15 +108,7 @@ def make_record(
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A search, without its page.
-
-    Attributes
-    ----------
-    text : str
-        In Zenodo's query syntax.
-    resource_type : str
-        Exact; any where empty.
-    """
+    """A search, without its page: `text` is in Zenodo's query syntax, an empty type matches any."""
 
     text: str = ""
     resource_type: str = ""
@@ -182,13 +174,7 @@ class Corpus:
             self._answers.cache_clear()
 
     def search(self, question: Question) -> Sequence[SandboxRecord]:
-        """Find records.
-
-        Raises
-        ------
-        UsageError
-            If the question's text is not in the query syntax.
-        """
+        """Find records; raise `UsageError` if the question's text is not in the query syntax."""
         with self._lock:
             return self._answers(question)
 

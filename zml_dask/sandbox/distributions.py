@@ -52,18 +52,10 @@ def installed_corpus(
 ) -> Corpus:
     """Make a corpus of the installed distributions, in order of their names.
 
-    Archives are built when they are first asked for, in a temporary folder that
-    lasts as long as any of the records.
-
-    Parameters
-    ----------
-    limit : int, optional
-        At most so many distributions.
-    troubles : bool, optional
-        Add a few small records with the troubles real ones have: restricted,
-        withdrawn, without files, with several archives, ...
-    most_bytes : int, optional
-        Larger distributions are left out, bytes unpacked.
+    Archives are built when they are first asked for, in a temporary folder that lasts as long as
+    any of the records. At most `limit` distributions are taken, and none whose files have more than
+    `most_bytes`. With `troubles`, a few small records are added that are restricted, withdrawn,
+    without files, with several archives, ...
     """
     folder = _Folder()
     records: dict[int, SandboxRecord] = {}

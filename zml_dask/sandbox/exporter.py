@@ -42,15 +42,7 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class DumpVersion:
-    """One version of the dumps.
-
-    Attributes
-    ----------
-    version_id : str
-        A UUID.
-    contents : mapping of str to Content
-        By key, such as `JSON_DUMP`.
-    """
+    """One version of the dumps: contents by key, such as `JSON_DUMP`, under a UUID."""
 
     version_id: str
     created: datetime
@@ -75,14 +67,7 @@ class Exporter:
     ) -> None:
         """Make a version; from now on none is made without being asked for.
 
-        Parameters
-        ----------
-        api_url : str
-            Root of the API, for the records' links.
-        created : datetime, optional
-            Default: now.
-        contents : mapping of str to bytes or Path, optional
-            What takes the place of a key's own content.
+        The records' links begin with `api_url`. Given `contents` replace a key's own.
         """
         with self._lock:
             self._is_live = False

@@ -30,14 +30,9 @@ _HOUR: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """How many requests are answered; None: as many as come, and no headers about it.
+    """How many requests are answered; None: any number, and no headers about it.
 
-    Attributes
-    ----------
-    search : int or None
-        Searches a minute; they count here alone.
-    minute, hour : int or None
-        All other requests.
+    Searches have a limit a minute of their own; all others one a minute and one an hour.
     """
 
     search: int | None = None
@@ -50,14 +45,7 @@ GUEST = SandboxLimits(search=30, minute=60, hour=2000)
 
 
 class RateLimiter:
-    """Counts requests in moving windows. A refused request does not count.
-
-    Parameters
-    ----------
-    limits : SandboxLimits
-    clock : callable, optional
-        Seconds since the epoch.
-    """
+    """Counts requests in moving windows, by a clock in seconds; refused ones do not count."""
 
     def __init__(self, limits: SandboxLimits, clock: Callable[[], float] = time) -> None:
         self._limits = limits
@@ -66,13 +54,9 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def ask(self, client: str, *, is_search: bool) -> tuple[bool, dict[str, str]]:
-        """Count one request of `client`.
+        """Count one request of `client`; return whether it is answered, and headers for the answer.
 
-        Returns
-        -------
-        bool, dict of str to str
-            Whether it is answered; ``X-RateLimit-*`` and, on every answer as from Zenodo,
-            ``Retry-After``.
+        These are ``X-RateLimit-*`` and, on every answer as from Zenodo, ``Retry-After``.
         """
         limits = self._limits
         all_windows = (

@@ -94,12 +94,8 @@ def open_jobqueue(
 ) -> Iterator[distributed.Client]:
     """Submit workers as jobs; see `zml_dask.engine.clusters.open_cluster`.
 
-    Raises
-    ------
-    UsageError
-        If there is no such section, or it is invalid.
-    ClusterError
-        If the batch system is not here, refuses the job, or never starts it.
+    Raises `UsageError` if there is no such section, or it is invalid; `ClusterError` if the batch
+    system is not here, refuses the job, or never starts it.
     """
     resolved = resolve(section, options)
     section, system = resolved.name, resolved.system
@@ -317,15 +313,10 @@ def _keeper(cluster: dask_jobqueue.JobQueueCluster, system: str) -> Iterator[Non
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """How long workers stay, in seconds.
+    """How long workers stay, in whole seconds.
 
-    Attributes
-    ----------
-    duration : int
-        Mean time.
-    stagger : int
-        Each worker's time is drawn from ``duration - stagger`` to
-        ``duration + stagger``, so that they do not all leave at once.
+    Each worker's time is drawn from ``duration - stagger`` to ``duration + stagger``, so that they
+    do not all leave at once.
     """
 
     duration: int
@@ -333,20 +324,11 @@ class Lifetime:
 
 
 def parse_walltime(text: str, system: str = "slurm") -> float | None:
-    """Seconds of a queue's walltime.
+    """Return the seconds of a batch system's walltime; None for no limit or an unknown form.
 
-    Parameters
-    ----------
-    text : str
-        As in the queue's own words: ``"2-12:00:00"``, ``"23:59:00"``, ``"90"``.
-    system : str
-        Whose words: two parts are minutes and seconds for SLURM, but hours and
-        minutes for LSF; a plain number is minutes for both, seconds elsewhere.
-
-    Returns
-    -------
-    float or None
-        None where there is no limit or the text is unknown to us.
+    `text` is in the system's own notation: ``"2-12:00:00"``, ``"23:59:00"``, ``"90"``. Two parts
+    are minutes and seconds for SLURM, but hours and minutes for LSF; a plain number is minutes for
+    both, seconds elsewhere.
 
     Examples
     --------

@@ -36,12 +36,8 @@ def open_local(
 ) -> Iterator[distributed.Client]:
     """Start a cluster here; see `zml_dask.engine.clusters.open_cluster`.
 
-    Raises
-    ------
-    UsageError
-        If the program has no main guard, so that its workers would run it again.
-    ClusterError
-        If the scheduler cannot start, or no worker does in time.
+    Raises `UsageError` if the program has no main guard, so that its workers would run it again;
+    `ClusterError` if the scheduler cannot start, or no worker does in time.
     """
     _require_main_guard()
     # Processes of one thread each: rasterising holds the interpreter's lock, and a
@@ -95,10 +91,7 @@ async def _leave_interrupts_to_the_driver() -> None:
 def _require_main_guard() -> None:
     """Refuse to start processes from a script that each of them would run again.
 
-    Raises
-    ------
-    UsageError
-        With the line of the script that lacks the guard.
+    Raises `UsageError`, with the line of the script that lacks the guard.
     """
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 - the caller's script is in it
     while frame is not None and not _is_script(frame):
@@ -139,12 +132,8 @@ def open_standing(
 ) -> Iterator[distributed.Client]:
     """Connect to a cluster; see `zml_dask.engine.clusters.open_cluster`.
 
-    Raises
-    ------
-    UsageError
-        If a size is asked for, or certificates are missing.
-    ClusterError
-        If nothing answers there, or it has no worker.
+    Raises `UsageError` if a size is asked for, or certificates are missing; `ClusterError` if
+    nothing answers there, or it has no worker.
     """
     if workers is not None or adapt is not None:
         raise UsageError(
@@ -172,20 +161,9 @@ def open_standing(
 
 
 def await_worker(client: distributed.Client, seconds: float, advice: str) -> None:
-    """Wait for a worker of a cluster whose workers start at once.
+    """Wait at most `seconds` for a worker of a cluster whose workers start at once.
 
-    Parameters
-    ----------
-    client : distributed.Client
-    seconds : float
-        How long at most.
-    advice : str
-        What to do where none arrives.
-
-    Raises
-    ------
-    ClusterError
-        Where none arrives.
+    Raises `ClusterError`, with `advice`, where none arrives.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -96,12 +96,9 @@ def open_cluster(
 
 
 def check_cluster(spec: str, options: ClusterOptions) -> None:
-    """Refuse a cluster of which nothing is known, before anything is made for it.
+    """Refuse an unknown cluster before anything is made for it.
 
-    Raises
-    ------
-    UsageError
-        Where `spec` is no section of the configuration, or the section is wrong.
+    Raises `UsageError` where `spec` is no section of the configuration, or the section is wrong.
 
     Examples
     --------
@@ -114,10 +111,8 @@ def check_cluster(spec: str, options: ClusterOptions) -> None:
 def check_client(given: object) -> None:
     """Refuse what :func:`use_client` cannot use.
 
-    Raises
-    ------
-    UsageError
-        Where it is neither a client, a cluster nor text, is closed, or is asynchronous.
+    Raises `UsageError` where it is neither a client, a cluster nor text, is closed, or is
+    asynchronous.
 
     Examples
     --------

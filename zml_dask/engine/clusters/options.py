@@ -118,10 +118,7 @@ def job_name_of(dataset: str) -> str:
 def parse_adapt(text: str) -> tuple[int, int]:
     """Read ``MIN:MAX``, the bounds of a cluster that grows and shrinks.
 
-    Raises
-    ------
-    UsageError
-        Where the text is not of this form, or MAX is below MIN or 1.
+    Raises `UsageError` where the text is not of this form, or MAX is below MIN or 1.
 
     Examples
     --------

@@ -61,15 +61,9 @@ _UNKNOWN_QUEUE_PATIENCE: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """One job as the queue sees it.
+    """A job, its state (``PENDING``, ``RUNNING``, ...), and the reason why it is pending.
 
-    Attributes
-    ----------
-    job_id : str
-    state : str
-        SLURM's word (``PENDING``, ``RUNNING``, ...).
-    reason : str
-        Why it is pending, in SLURM's word; ``"None"`` where there is no reason.
+    Both are SLURM's words; the reason is ``"None"`` where there is none.
     """
 
     job_id: str
@@ -88,14 +82,10 @@ def queue_command(system: str) -> str:
 
 
 def job_states(system: str, job_ids: list[str]) -> list[JobState] | None:
-    """Ask the queue after jobs.
+    """Ask the batch system for jobs by their ids; those that have ended are left out.
 
-    Returns
-    -------
-    list of JobState or None
-        The jobs still in the queue; those that ended are left out. None where
-        the system cannot be asked (only SLURM's answer has a form that is the
-        same everywhere) or does not answer at the moment.
+    Returns None where it cannot be asked (only SLURM's answer has a form that is the same
+    everywhere) or does not answer at the moment.
     """
     if system != "slurm" or not job_ids or shutil.which("squeue") is None:
         return None
@@ -118,19 +108,9 @@ def job_states(system: str, job_ids: list[str]) -> list[JobState] | None:
 
 
 def refusal_of(submit_command: str, script: str) -> str | None:
-    """Have SLURM check a job script without queueing it.
+    """Have SLURM check a job script without queueing it; the reason of a refusal, on one line.
 
-    Parameters
-    ----------
-    submit_command : str
-        Only ``sbatch`` knows such a check; others pass.
-    script : str
-        The job script's text.
-
-    Returns
-    -------
-    str or None
-        The reason of the refusal, on one line; None where the job is welcome.
+    Returns None where the job is accepted. Only ``sbatch`` knows such a check; others pass.
     """
     if submit_command != "sbatch":
         return None
@@ -190,19 +170,8 @@ def await_first_job(
 ) -> None:
     """Wait for the worker of a queued job while there is hope, and say what is waited for.
 
-    Parameters
-    ----------
-    client : distributed.Client
-    cluster : dask_jobqueue.JobQueueCluster
-    system : str
-        The batch system: ``"slurm"``.
-    options : ClusterOptions
-        `start_timeout` in seconds, and where progress is reported.
-
-    Raises
-    ------
-    ClusterError
-        Where the queue says that none will come, or none came in time.
+    Raises `ClusterError` where the batch system says that none will come, or none came within
+    `options.start_timeout`.
     """
     began = time.monotonic()
     say_at = began + min(_SAY_FIRST_SECONDS, _SAY_SECONDS)

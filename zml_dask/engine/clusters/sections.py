@@ -170,17 +170,8 @@ def renamed(values: Mapping[Any, Any], section: str, where: str) -> dict[str, An
 def decoded(section: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the settings of a section, each of its type.
 
-    Parameters
-    ----------
-    values : mapping
-        By today's names, as :func:`renamed` gives them.
-    where : str
-        Where they stand, for messages.
-
-    Raises
-    ------
-    UsageError
-        For the first that is unknown or of another type.
+    They are given by today's names, as :func:`renamed` returns them. `where` names their place in
+    messages. Raises `UsageError` for the first that is unknown or of another type.
     """
     system = system_of(section)
     known = setting_names(system)

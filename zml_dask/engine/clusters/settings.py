@@ -64,14 +64,7 @@ _FREE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value, and who gave it.
-
-    Attributes
-    ----------
-    value : object
-    source : str
-        A file and its section, an environment variable, or this package.
-    """
+    """A value, and its source: a file and its section, an environment variable, or this package."""
 
     value: Any
     source: str
@@ -79,16 +72,9 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSection:
-    """What a section of dask-jobqueue comes to.
+    """The settings in force of a section, such as ``slurm-highmem`` of the system ``slurm``.
 
-    Attributes
-    ----------
-    name : str
-        ``"slurm-highmem"``.
-    system : str
-        Its batch system: ``"slurm"``.
-    given : mapping of str to Setting
-        The values that somebody gave or that dask-jobqueue sets, by name.
+    `given` holds the values that somebody gave or that dask-jobqueue sets.
     """
 
     name: str
@@ -150,22 +136,10 @@ for _name, (_pattern, _first) in _PLAIN.items():
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read and check a Dask configuration file.
+    """Read and check a Dask configuration file; return nested settings.
 
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    dict
-        Nested; settings of ``jobqueue`` and the names of its sections have hyphens.
-
-    Raises
-    ------
-    UsageError
-        Where it cannot be read or is not a mapping, or where a setting is unknown or
-        of the wrong type.
+    Settings of ``jobqueue`` and the names of its sections have hyphens. Raises `UsageError` where
+    the file cannot be read or is not a mapping, or a setting is unknown or of the wrong type.
     """
     where = f"--cluster-config {path}"
     content = _load(path, where)
@@ -184,14 +158,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def settings_of(options: ClusterOptions) -> dict[str, Any]:
-    """Dask's settings, by dotted name: ours, which the file that the user names may overrule.
+    """Return Dask's settings, by dotted name: ours, and over them those of the user's file.
 
-    Those of ``jobqueue`` are not among them, see :func:`resolve`.
-
-    Raises
-    ------
-    UsageError
-        As :func:`read_config`.
+    Those of ``jobqueue`` are not among them, see :func:`resolve`. Raises `UsageError` as
+    :func:`read_config` does.
     """
     return {name: setting.value for name, setting in _dask_settings(options).items()}
 
@@ -213,27 +183,16 @@ def exported_settings(options: ClusterOptions) -> list[str]:
 
 
 def resolve(section: str, options: ClusterOptions) -> ResolvedSection:
-    """Find out what a section of dask-jobqueue comes to.
+    """Find the settings in force of a section of dask-jobqueue.
 
-    Sources are, from the weakest: dask-jobqueue's defaults, the configuration files that
-    Dask finds (``/etc/dask``, ``~/.config/dask``, ``DASK_CONFIG``), variables such as
-    ``DASK_JOBQUEUE__SLURM__QUEUE``, what the program has set by ``dask.config``, and the
-    file that the user names. What a section of the user's own leaves out is its system's.
+    Sources are, from the weakest: dask-jobqueue's defaults, the configuration files that Dask finds
+    (``/etc/dask``, ``~/.config/dask``, ``DASK_CONFIG``), variables such as
+    ``DASK_JOBQUEUE__SLURM__QUEUE``, what the program has set by ``dask.config``, and the file that
+    the user names. A section of the user's own, such as ``slurm-highmem``, inherits from its
+    system's.
 
-    Parameters
-    ----------
-    section : str
-        ``"slurm"``, or a section of the user's own such as ``"slurm-highmem"``.
-    options : ClusterOptions
-
-    Returns
-    -------
-    ResolvedSection
-
-    Raises
-    ------
-    UsageError
-        Where there is no such section, or a setting is unknown or of the wrong type.
+    Raises `UsageError` where there is no such section, or a setting is unknown or of the wrong
+    type.
     """
     section = hyphens(section)
     system = system_of(section)

@@ -39,21 +39,9 @@ class Security(distributed.Security):
 
     @classmethod
     def in_files(cls, folder: Path) -> Self:
-        """A key pair for one cluster alone, in files that its jobs can read.
+        """Make a key pair for one cluster alone, in files that its jobs can read.
 
-        Parameters
-        ----------
-        folder : Path
-            Which nobody else can read.
-
-        Returns
-        -------
-        Security
-
-        Raises
-        ------
-        OSError
-            Where they cannot be written.
+        Nobody else may be able to read `folder`. Raises `OSError` where they cannot be written.
         """
         made = cls.temporary()
         certificate, key = folder / "cluster.crt", folder / "cluster.key"
