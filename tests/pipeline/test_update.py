@@ -210,7 +210,7 @@ def test_nobody_asks_for_a_record_before_the_date_of_its_embargo(
             progress=lines_of(said),
         )
     assert done.new == 2
-    assert f"the first of them until {ends[3000]}" in " ".join(said)
+    assert f"the first until {ends[3000]}" in " ".join(said)
     fetched = {seen.path.split("/")[3] for seen in served.requests.downloads}
     assert fetched == {"3001", "3002"}
     assert not any("3000" in str(seen) for seen in served.requests.searches)

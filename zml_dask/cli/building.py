@@ -57,16 +57,24 @@ _CLUSTER = (
     ),
 )
 
+MAX_ARCHIVE_SIZE = click.option(
+    "--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB)."
+)
+API_URL = click.option(
+    "--api-url", metavar="URL", help="Root of Zenodo's API, if not as harvested."
+)
+TOKEN_FILE = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File with a Zenodo access token; else ZENODO_TOKEN.",
+)
+
 _FETCH = (
     click.option("--cache", metavar="CACHE", help="Use archives fetched by zml-dask fetch."),
     click.option("--offline", is_flag=True, help="Use only the cache."),
-    click.option("--api-url", metavar="URL", help="Root of Zenodo's API, if not as harvested."),
+    API_URL,
     click.option("--github-url", metavar="URL", help="Fetch repositories from here instead."),
-    click.option(
-        "--token-file",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="File with a Zenodo access token; else ZENODO_TOKEN.",
-    ),
+    TOKEN_FILE,
     click.option("--scratch", metavar="DIR", help="Node-local folder for archives being read."),
 )
 
@@ -88,7 +96,7 @@ _BUILD = (
         type=click.Choice(list(IDENTIFIERS)),
         help="Name files' languages by linguist's tables, or by content (extra magika; slow).",
     ),
-    click.option("--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB)."),
+    MAX_ARCHIVE_SIZE,
     click.option(
         "--max-file-size",
         metavar="SIZE",
@@ -182,6 +190,12 @@ def _bytes(name: str, text: str) -> int:
     return size
 
 
+def names_cluster(values: Mapping[str, Any]) -> bool:
+    """Whether the command line says anything about where to run."""
+    asked = any(values.get(name) for name in ("workers", "adapt", "cluster_config"))
+    return asked or values["cluster"] != "local"
+
+
 def executor_of(
     values: dict[str, Any], progress: BuildProgress, dataset: str, *, alone: bool = False
 ) -> OpenExecutor:
@@ -189,8 +203,7 @@ def executor_of(
 
     With `alone`, this process does the work itself where no cluster is asked for.
     """
-    asked = any(values.get(name) for name in ("workers", "adapt", "cluster_config"))
-    if alone and not asked and values["cluster"] == "local":
+    if alone and not names_cluster(values):
         return lambda: nullcontext(SerialExecutor())
     adapt = parse_adapt(values["adapt"]) if values.get("adapt") else None
     options = ClusterOptions(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
+import pyarrow as pa
 from dask.utils import format_bytes
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from zml_dask.cli.rows import write_rows
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.table import row_of
@@ -22,7 +20,6 @@ from zml_dask.text_safety import escape_text, number_of
 
 _COLUMNS: Final = ("record_id", "created", "license", "archive_bytes", "title")
 _ROWS: Final = 20
-_WIDE: Final = 32_767
 
 
 @click.command("catalogue")
@@ -59,7 +56,8 @@ def command(catalogue: str, where: str, limit: int | None, form: str, output: Pa
             for hit in islice(found.hits(), limit):
                 click.echo(json.dumps(json.loads(hit), sort_keys=True, separators=(",", ":")))
         else:
-            _print_table(islice(found.hits(), _ROWS if limit is None else limit))
+            most = _ROWS if limit is None else limit
+            write_rows(iter([_table(islice(found.hits(), most))]), "table", None, limit=most)
         size = format_bytes(int(found.refs.archive_bytes.sum()))
         counted = number_of(record=len(opened.refs))
         found_of = f"{len(found.refs):,} of {counted}" if where.strip() else counted
@@ -70,20 +68,8 @@ def command(catalogue: str, where: str, limit: int | None, form: str, output: Pa
         )
 
 
-def _print_table(hits: Iterable[bytes]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, overflow="fold")
-    for row in map(row_of, hits):
-        table.add_row(*(Text(_spell(row[name])) for name in _COLUMNS))
-    if table.row_count:
-        # Cells are folded to fit a terminal, and left whole for a file or a pipe.
-        Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE).print(table)
-
-
-def _spell(value: Any) -> str:
-    if value is None:
-        return ""
-    if hasattr(value, "date"):
-        return str(value.date())
-    return escape_text(str(value))
+def _table(hits: Iterable[bytes]) -> pa.Table:
+    rows = [{name: row[name] for name in _COLUMNS} for row in map(row_of, hits)]
+    for row in rows:
+        row["created"] = row["created"] and row["created"].date()
+    return pa.Table.from_pylist(rows)

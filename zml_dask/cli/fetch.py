@@ -8,7 +8,14 @@ from pathlib import Path
 import click
 from dask.utils import format_bytes
 
-from zml_dask.cli.building import limits_of, progress_of, warn_of_exposed
+from zml_dask.cli.building import (
+    API_URL,
+    MAX_ARCHIVE_SIZE,
+    TOKEN_FILE,
+    limits_of,
+    progress_of,
+    warn_of_exposed,
+)
 from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.engine.job import run_job
 from zml_dask.engine.temporary import temporary_folder
@@ -28,14 +35,10 @@ _DOWNLOADS = 4
 @click.argument("catalogue", type=click.Path())
 @click.argument("cache", type=click.Path())
 @click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
-@click.option("--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB).")
-@click.option("--api-url", metavar="URL", help="Root of Zenodo's API, if not as harvested.")
+@MAX_ARCHIVE_SIZE
+@API_URL
 @click.option("--github-url", metavar="URL", default="https://github.com", show_default=True)
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File with a Zenodo access token; else ZENODO_TOKEN.",
-)
+@TOKEN_FILE
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, file_okay=False),

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pyarrow as pa
 
-from zml_dask.cli.building import cluster_options, executor_of, progress_of
+from zml_dask.cli.building import cluster_options, executor_of, names_cluster, progress_of
 from zml_dask.cli.rows import output_options, write_rows
 from zml_dask.query.dataset import open_dataset
 from zml_dask.query.grep import MATCH_SCHEMA, Match, compile_pattern, grep, grep_on
@@ -47,9 +47,7 @@ def command(
     compiled = compile_pattern(pattern, ignore_case=ignore_case, fixed=fixed)
     opened = open_dataset(dataset)
     view = opened.select(where) if where.strip() else opened
-    if any(values.get(name) for name in ("workers", "adapt", "cluster_config")) or (
-        values["cluster"] != "local"
-    ):
+    if names_cluster(values):
         with progress_of(ctx) as progress, executor_of(values, progress, dataset)() as executor:
             matches: Iterable[Match] = grep_on(view, compiled, executor, progress)
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from zml_dask.cli.building import progress_of, warn_of_exposed
+from zml_dask.cli.building import TOKEN_FILE, progress_of, warn_of_exposed
 from zml_dask.engine.progress import Counts
 from zml_dask.net.client import HttpClient
 from zml_dask.net.options import Token
@@ -50,11 +50,7 @@ from zml_dask.text_safety import escape_text, number_of
     show_default=True,
     show_envvar=True,
 )
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    help="Holds an access token, which makes pages larger. Default: $ZENODO_TOKEN.",
-)
+@TOKEN_FILE
 @click.pass_context
 def command(
     ctx: click.Context,

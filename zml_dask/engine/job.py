@@ -208,7 +208,6 @@ class Executor(Protocol):
     @property
     def workers(self) -> int:
         """How many tasks run at once."""
-        ...
 
     def run(
         self,
@@ -221,11 +220,9 @@ class Executor(Protocol):
         A task that raises is tried again; what it raises at last is raised here. Closed
         early, it cancels what has not begun and waits for nobody.
         """
-        ...
 
     def waiting(self) -> tuple[float, str]:
         """Seconds until a server's limit lets the workers go on; also which server fails."""
-        ...
 
 
 OpenExecutor = Callable[[], AbstractContextManager[Executor]]

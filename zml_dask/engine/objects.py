@@ -33,40 +33,31 @@ class Objects(Protocol):
     @property
     def url(self) -> str:
         """Absolute path of a folder, or a URL."""
-        ...
 
     @property
     def is_local(self) -> bool:
         """Whether objects are files of this machine (or of a file system it mounts)."""
-        ...
 
     def read(self, path: str) -> bytes:
         """Read an object whole."""
-        ...
 
     def write(self, path: str, data: bytes) -> None:
         """Write an object whole, atomically."""
-        ...
 
     def write_new(self, path: str, data: bytes) -> bool:
         """Write an object only where there is none; return whether it was written."""
-        ...
 
     def exists(self, path: str) -> bool:
         """Whether there is an object at `path`."""
-        ...
 
     def list(self, prefix: str = "") -> Sequence[str]:
         """Return the paths of all objects under a folder."""
-        ...
 
     def remove(self, paths: str | Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
-        ...
 
     def prune(self, prefix: str) -> None:
         """Remove empty folders."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,11 +63,9 @@ class BuildProgress(Protocol):
 
     def say(self, line: str) -> None:
         """Take a line for the person who waits."""
-        ...
 
     def update(self, stage: str, counts: Counts) -> None:
         """Take the state of a stage (``"records"``, ``"commit"``)."""
-        ...
 
 
 class SilentProgress:

@@ -336,13 +336,11 @@ class Throttle(Protocol):
 
     def acquire(self, url: str) -> float:
         """Block until a request to `url` may be sent; return the seconds waited."""
-        ...
 
     def report(
         self, url: str, status: int, headers: Mapping[str, str], took: float | None = None
     ) -> None:
         """Pass on an answer's status (0: none came), headers, and the seconds that it took."""
-        ...
 
 
 def host_of(url: str) -> str:

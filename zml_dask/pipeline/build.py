@@ -25,8 +25,7 @@ from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.pipeline.ledger import Ledger, load_ledger, remove_damaged
-from zml_dask.pipeline.memory import memory_need, memory_warning
-from zml_dask.pipeline.options import About, BuildOptions
+from zml_dask.pipeline.options import About, BuildOptions, memory_warning
 from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.pipeline.sources import (
     Records,
@@ -224,8 +223,8 @@ def _stage(
 ) -> Staged:
     """Build records into staging."""
     if isinstance(executor, DaskExecutor):
-        need = memory_need(run.options, info.array("images").shard)
-        warning = memory_warning(need, executor.memory_limits)
+        shard = info.array("images").shard
+        warning = memory_warning(run.options, shard, executor.memory_limits)
         if warning is not None:
             run.progress.say(f"warning: {warning}")
     job = StageRecords(run.storage, run.options, todo, ledger, run.catalogue)

@@ -10,13 +10,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
+from dask.utils import format_bytes
+
 from zml_dask.arguments import checked
 from zml_dask.decoding import decode
 from zml_dask.errors import UsageError
+from zml_dask.fetch.foreign import FOREIGN_MEMORY
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.legacy.record import LegacyFormat
 from zml_dask.raster.identifiers import IDENTIFIERS, extra_missing
-from zml_dask.store.layout import ImageShape, check_level
+from zml_dask.store.layout import IMAGES, ImageShape, check_level
 
 EXPORT_FORMATS: tuple[str, ...] = get_args(LegacyFormat)
 """The legacy per-record files (2018), which a build may write beside the dataset."""
@@ -35,6 +38,20 @@ _CONTENT = (
 
 Neither paths of this machine nor anything secret is among them.
 """
+
+_INTERPRETER = 260 * 2**20
+"""Python with NumPy, Numba, Arrow, Zarr and Dask, as measured on a worker at rest."""
+
+_SPOOLS = 2 * 16 * 2**20
+"""Text of a record and its compressed form, before either goes to scratch."""
+
+_FETCH = 8 * 2**20
+"""A download's pieces and a decompressor's window; archives themselves are on disk."""
+
+_ROW = 1_500
+"""Bytes that one file's row takes in memory while its record is sorted, at most."""
+
+_PIXEL = 4
 
 
 @checked
@@ -245,3 +262,47 @@ def merged(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
         else:
             result[name] = override
     return result
+
+
+def memory_need(options: BuildOptions, shard: int = IMAGES.shard) -> tuple[int, int]:
+    """Return the most bytes that a worker holds to stage a record, and to commit a shard of images.
+
+    It does one or the other at a time. A record takes the text of its largest file in several
+    forms, what waits in memory before it goes to scratch, and the process beside the worker that
+    reads 7z, RAR and the like.
+
+    Examples
+    --------
+    >>> max(memory_need(BuildOptions())) < 2**30
+    True
+    """
+    # A file's bytes, decoded (up to four bytes a character), normalised (a tab
+    # becomes four spaces), and as images: one line of one character fills 320 bytes.
+    lines = options.image.width * _PIXEL if options.export else 0
+    file = options.limits.max_file_bytes * (1 + 4 + 4 + lines)
+    record = file + FOREIGN_MEMORY + _SPOOLS + (1 + options.prefetch) * _FETCH + 65_536 * _ROW
+    image = options.image.height * options.image.width * _PIXEL
+    # One shard drawn, and its chunks encoded: source and codes barely shrink in
+    # the worst case, which the quarter stands for.
+    return _INTERPRETER + record, _INTERPRETER + shard * image * 5 // 4
+
+
+def memory_warning(options: BuildOptions, shard: int, limits: list[int]) -> str | None:
+    """Say in one line where workers have less memory than they may need; None where it is enough.
+
+    `shard` is the number of images in one, `limits` the bytes of each worker (0 for no limit).
+
+    Examples
+    --------
+    >>> memory_warning(BuildOptions(), 4096, [2**32]) is None
+    True
+    """
+    of_record, of_shard = memory_need(options, shard)
+    smallest = min([limit for limit in limits if limit], default=None)
+    if smallest is None or smallest >= max(of_record, of_shard):
+        return None
+    return (
+        f"a worker may need {format_bytes(of_shard)} for a shard and {format_bytes(of_record)} for "
+        f"a record, and the smallest has {format_bytes(smallest)}: "
+        "records that do not fit will fail; use fewer, larger workers"
+    )

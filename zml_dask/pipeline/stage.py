@@ -91,7 +91,6 @@ class StagingContext(Protocol):
     @property
     def scratch(self) -> Path:
         """Its folder for files at work."""
-        ...
 
 
 StagingT = TypeVar("StagingT", bound=StagingContext)

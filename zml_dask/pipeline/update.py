@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.pipeline.sources import TEMPORARY, check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.dump import DumpError, deleted_records
-from zml_dask.records.harvest import HarvestProgress, harvest
+from zml_dask.records.harvest import harvest
 from zml_dask.records.journal import HarvestOptions, HarvestState, options_from, save_state
 from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
 from zml_dask.records.record import Record
@@ -227,7 +227,12 @@ def _new_records(
         path = folder / "catalogue.jsonl"
         path.touch()
         save_state(path, asked)
-        found = harvest(path, asked.options, http, progress=_telling(progress))
+        found = harvest(
+            path,
+            asked.options,
+            http,
+            progress=lambda at: progress.update("harvest", Counts(at.found, at.total)),
+        )
         if asked.options.until is None:
             progress.say(f"{number_of(record=found.written)} since {asked.complete_until}")
         else:
@@ -275,10 +280,6 @@ def _append_failed(
             f"{min(extended)}; not asked for before that"
         )
     return count
-
-
-def _telling(progress: BuildProgress) -> Callable[[HarvestProgress], None]:
-    return lambda at: progress.update("harvest", Counts(at.found, at.total))
 
 
 def withdrawn_of(

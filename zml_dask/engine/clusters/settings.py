@@ -163,7 +163,7 @@ def settings_of(options: ClusterOptions) -> dict[str, Any]:
     Those of ``jobqueue`` are not among them, see :func:`resolve`. Raises `UsageError` as
     :func:`read_config` does.
     """
-    return {name: setting.value for name, setting in _dask_settings(options).items()}
+    return {name: setting.value for name, setting in dask_settings_of(options).items()}
 
 
 def exported_settings(options: ClusterOptions) -> list[str]:
@@ -227,10 +227,6 @@ def sections_of(options: ClusterOptions) -> list[str]:
 
 def dask_settings_of(options: ClusterOptions) -> dict[str, Setting]:
     """Dask's settings beside ``jobqueue`` that workers get, by dotted name, with their sources."""
-    return _dask_settings(options)
-
-
-def _dask_settings(options: ClusterOptions) -> dict[str, Setting]:
     settings = {name: Setting(value, OURS) for name, value in _CLUSTER_CONFIG.items()}
     if options.config is not None:
         content = read_config(options.config)
