@@ -520,7 +520,7 @@ def compute(
     for row, _, images in with_images(snapshot.images, span, items):
         if time.monotonic() - noted >= _NOTE_SECONDS:
             noted = time.monotonic()
-            note_done(start, len(found))
+            note_done(start, len(values))
         has_text = row["status"] in ("ok", "empty")
         if row["record_id"] in snapshot.withdrawn or (needs_text and not has_text):
             values.append({})
