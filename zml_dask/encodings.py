@@ -38,6 +38,9 @@ _MARKED: Final = frozenset(mark[:1] for mark, _ in BYTE_ORDER_MARKS)
 NAMES_CONFIDENCE: Final = 0.1
 """For names of files, which are few words; Western ones stay below 0.05."""
 
+_NAMES_SHOWN: Final = 20
+"""How many names decide together in which encoding those of a stream are."""
+
 _RUN: Final = re.compile(rb"[\x80-\xff]{4}")
 _RUN_CONFIDENCE: Final = 0.01
 """For names with four letters beyond ASCII in a row, which no Western one has."""
@@ -183,6 +186,22 @@ def decode_names(
     odd = [name for name in names if isinstance(name, bytes)]
     codec = _names_codec(b"\n".join(odd if like is None else like), standard) if odd else standard
     return [name if isinstance(name, str) else _decode_lenient(name, codec)[0] for name in names]
+
+
+def decode_name(raw: bytes, standard: str, odd: list[bytes]) -> str:
+    """Decode one name after the other, as `decode_names` does all together.
+
+    Parameters
+    ----------
+    odd : list of bytes
+        The first names that are not UTF-8; this one is added to them.
+    """
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        if len(odd) < _NAMES_SHOWN:
+            odd.append(raw)
+        return decode_names([raw], standard, like=odd)[0]
 
 
 @lru_cache(maxsize=16)

@@ -162,6 +162,7 @@ def test_a_section_that_nobody_looks_at_is_refused(tmp_path: Path, text: str, wo
         ("cores: 0", "0 is not a whole number of 1 or more"),
         ("cores: 1.5", "1.5 is not a whole number"),
         ("job-extra-directives: --nice=1", "'--nice=1' is not a list"),
+        ('job-extra-directives: ["#SBATCH --nice=1"]', "write the options alone"),
         ("job-script-prologue: module load python", "is not a list"),
         ("worker-extra-args: {resources: 1}", "is not a list"),
         ("queue: [short]", "is not text"),

@@ -6,6 +6,7 @@ import base64
 import binascii
 import gzip
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -130,6 +131,33 @@ def test_names_in_other_encodings(read: Read, names: list[str], codec: str) -> N
         for path in paths:
             tar.addfile(tar_info(path, tarfile.REGTYPE))
     assert sorted(good(read(target.getvalue()))) == sorted(paths)
+
+
+@pytest.mark.skipif(shutil.which("cpio") is None, reason="needs cpio")
+def test_names_in_other_encodings_within_foreign_archives(read: Read, tmp_path: Path) -> None:
+    names = ["説明書.py", "ソース.py", "日本語.py"]
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for name in names:
+        (folder / os.fsdecode(name.encode("cp932"))).write_bytes(PY)
+    packed = subprocess.run(
+        "find . -type f | cpio -o --quiet -H newc", shell=True, cwd=folder, capture_output=True
+    ).stdout
+    shutil.rmtree(folder)
+    assert set(good(read(packed))) == set(names)
+
+
+@pytest.mark.skipif(shutil.which("bsdtar") is None, reason="needs bsdtar")
+def test_an_image_of_a_disc_within_an_archive(read: Read, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "a.py").write_bytes(PY)
+    subprocess.run(["bsdtar", "--format=iso9660", "-cf", "d.iso", "a.py"], cwd=folder, check=True)
+    disc = (folder / "d.iso").read_bytes()
+    shutil.rmtree(folder)
+    assert good(read(make_zip({"d.iso": disc}))) == {"d.iso/a.py": PY}
+    members = read(make_zip({"d.iso": bytes(200_000)}))
+    assert fates(members) == {"d.iso": "too_large"}
 
 
 @pytest.mark.parametrize("n_padding", [0, 200_000])

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
-from zml_dask.encodings import decode
+from zml_dask.encodings import decode, decode_name
 from zml_dask.errors import RecordError
 from zml_dask.fetch.foreign import ForeignReader, MissingLibraryError, PieceStream, rar5_extras
 from zml_dask.fetch.git import GitLimits, unbundle
@@ -342,6 +342,7 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
     extras = rar5_extras(file, meter)
     entry: dict[str, Any] | None = None
     unknown: str | None = None
+    odd: list[bytes] = []
     try:
         while True:
             kind, body = reader.frame()
@@ -357,6 +358,8 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
             if path in extras:
                 target = extras[path]
                 entry |= {"encrypted": True} if target is None else {"type": "hard", "link": target}
+            with suppress(UnicodeEncodeError):  # half a pair of UTF-16, which is in no encoding
+                path = decode_name(path.encode("utf-8", "surrogateescape"), "latin-1", odd)
             over = meter.add_member(len(path))
             if over is not None:
                 reason = f"{over}; neither it nor what follows is read"

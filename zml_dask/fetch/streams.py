@@ -301,6 +301,8 @@ def is_nested_archive(path: str, head: bytes, *, is_large: bool = False) -> bool
         return False  # nearly every path there is
     if is_large and not path.lower().endswith(ARCHIVE_SUFFIXES):
         return False
+    if is_large and path.lower().endswith(".iso"):
+        return True  # its mark lies further behind
     return recognise(head[:HEAD_BYTES]) not in {"bare", "unsupported", "bundle"}
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from zml_dask.encodings import decode_names
+from zml_dask.encodings import decode_name
 from zml_dask.fetch.member import (
     BrokenStreamError,
     Member,
@@ -48,8 +48,6 @@ _WITHOUT_CONTENT: Final = (
 )  # fmt: skip
 _EXTENDED: Final = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _GNU_LONG: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-_NAMES_SHOWN: Final = 20
-"""How many names that are not UTF-8 decide together in which encoding the others are."""
 _NO_END_MARK: Final = "it ends before its end mark"
 
 
@@ -289,7 +287,7 @@ def _read_entry(layer: Layer, meter: Meter, odd: list[bytes]) -> _Entry | None:
         if body is None:
             problem = "its extended header is over 1 MiB"
         elif header.kind in _GNU_LONG:
-            text = _text(body.partition(b"\x00")[0], odd)
+            text = decode_name(body.partition(b"\x00")[0], "latin-1", odd)
             if header.kind == tarfile.GNUTYPE_LONGNAME:
                 long_path = text
             else:
@@ -310,8 +308,13 @@ def _read_entry(layer: Layer, meter: Meter, odd: list[bytes]) -> _Entry | None:
                 raise _BrokenHeaderError("the map of a sparse file is over 1 MiB")
     elif header.kind == _GNU_CONTINUED:
         problem = "the continuation of a file that another volume begins"
-    path = pax.get("GNU.sparse.name") or pax.get("path") or long_path or _text(header.name, odd)
-    link = pax.get("linkpath") or long_link or _text(header.link, odd)
+    path = (
+        pax.get("GNU.sparse.name")
+        or pax.get("path")
+        or long_path
+        or decode_name(header.name, "latin-1", odd)
+    )
+    link = pax.get("linkpath") or long_link or decode_name(header.link, "latin-1", odd)
     kind = header.kind
     if path.endswith("/") and kind in {tarfile.REGTYPE, tarfile.AREGTYPE}:
         kind = tarfile.DIRTYPE
@@ -428,16 +431,6 @@ def _header_body(layer: Layer, size: int, meter: Meter) -> bytes | None:
     return body
 
 
-def _text(raw: bytes, odd: list[bytes]) -> str:
-    """A name: UTF-8, or in the encoding that those before it that are not show."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        if len(odd) < _NAMES_SHOWN:
-            odd.append(raw)
-        return decode_names([raw], "latin-1", like=odd)[0]
-
-
 def _pax_records(body: bytes, odd: list[bytes]) -> dict[str, str]:
     r"""Records ``LENGTH KEY=VALUE\n`` of a pax header, up to the first that is none."""
     records: dict[str, str] = {}
@@ -450,7 +443,7 @@ def _pax_records(body: bytes, odd: list[bytes]) -> dict[str, str]:
         key, equals, value = body[position + len(digits) + 1 : end].partition(b"=")
         if not equals or end > len(body) or not value.endswith(b"\n"):
             break
-        records[key.decode("latin-1")] = _text(value[:-1], odd)
+        records[key.decode("latin-1")] = decode_name(value[:-1], "latin-1", odd)
         position = end
     return records
 

@@ -185,6 +185,11 @@ def decoded(section: str, values: Mapping[str, Any], where: str) -> dict[str, An
         is_pairs = (system, name) == ("htcondor", "job-extra-directives")
         kind = Mapped if is_pairs else _TYPES.get(name, Any)
         decoded[name] = _converted(f"{where}.{name}", value, kind)
+        if name == "job-extra-directives" and any(str(v).startswith("#") for v in value or ()):
+            raise UsageError(
+                f"{where}.{name}: write the options alone, such as --nice=1: each becomes a line "
+                "of the job script, behind the mark of its batch system"
+            )
     options = decoded.get("scheduler-options")
     if options:
         decoded["scheduler-options"] = _scheduler_options(f"{where}.scheduler-options", options)
