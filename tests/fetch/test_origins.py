@@ -40,12 +40,20 @@ def read_all(record: Record, client: HttpClient, scratch: Path) -> list[Member]:
 
 
 class Broken:
-    """A server that fails whatever it is asked."""
+    """A server that refuses whatever it is asked."""
+
+    def __init__(self, status: int = 500) -> None:
+        self.status = status
 
     def __enter__(self) -> str:
+        status = self.status
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.send_error(500)
+                self.send_response(status)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
 
             def log_message(self, *args: object) -> None:
                 """Keep the tests' output clean."""
@@ -319,6 +327,27 @@ def test_a_file_that_cannot_be_had_costs_itself_alone(
     assert fates(members) == {name: "damaged"}
     (reason,) = [str(one.reason) for one in members if one.path == name]
     assert reason.startswith("it cannot be fetched: ")
+
+
+@pytest.mark.parametrize("name", ["a-first.txt", "z-last.txt"])
+@pytest.mark.parametrize("status", [401, 403, 410, 451])
+def test_a_file_that_is_withheld_costs_itself_and_not_the_record(
+    make_sandbox: MakeSandbox, client: HttpClient, scratch: Path, status: int, name: str
+) -> None:
+    sandbox = make_sandbox([make_record(7, {"good.zip": make_zip(), name: b"lost"})])
+    record = harvested(sandbox, client)
+    with Broken(status) as url:
+        files = (replace(f, url=url) if f.key == name else f for f in record.files)
+        members = read_all(replace(record, files=tuple(files)), client, scratch)
+        assert good(members) == GOOD
+        assert fates(members) == {name: "damaged"}
+        # Where all are withheld no more than two are asked for, and no other origin is.
+        withheld = tuple(replace(record.files[0], key=f"{n}.zip", url=url) for n in range(5))
+        before = client.requests_sent
+        with pytest.raises(RecordError) as caught:
+            read_all(replace(record, files=withheld), client, scratch)
+        assert caught.value.kind == ("gone" if status == 410 else "forbidden")
+        assert client.requests_sent - before == 2
 
 
 def test_code_that_cannot_be_had_is_looked_for_elsewhere_though_a_text_is_there(

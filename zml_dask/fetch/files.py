@@ -35,11 +35,15 @@ from zml_dask.remote import explain_fsspec
 from zml_dask.text_safety import redact_url
 
 # Failures of a single file. Failures of this machine or of the whole server (blocked,
-# limited, no connection, disk full), and files that are withheld on purpose, are the record's.
+# limited, no connection, disk full) are the record's.
 FILE_FAULTS: Final = frozenset({
     "not_found", "bad_request", "bad_query", "checksum", "truncated", "server_error", "source",
     "bad_url", "bad_redirect",
 })  # fmt: skip
+
+# Of a file that is withheld on purpose, or of all of them.
+_WITHHELD: Final = frozenset({"forbidden", "gone"})
+_OF_A_FILE: Final = FILE_FAULTS | _WITHHELD | {"too_large", "bad_answer"}
 
 _TAIL: Final = 65_536 + 22
 # Hints only: what may be a zip file although it begins as something else, and what is
@@ -130,7 +134,11 @@ class FileFetcher:
             try:
                 self._fetch(file, self.folder / f"{number:04d}", whole=whole)
             except RecordError as error:
-                if error.kind != "too_large" and error.kind not in FILE_FAULTS:
+                if error.kind not in _OF_A_FILE:
+                    raise
+                # A second one shows that it is the record: its other files are not asked for.
+                is_second = self.fault is not None and self.fault.kind in _WITHHELD
+                if error.kind in _WITHHELD and is_second and not self.archives:
                     raise
                 self.fault = self.fault or error
                 if error.kind == "too_large":
@@ -257,6 +265,8 @@ class FileFetcher:
             raise
         except Exception as error:
             where, reason = redact_url(file.url), explain_fsspec(error).reason
+            if "://" not in file.url and not Path(file.url).is_absolute():
+                reason += f" in {str(Path.cwd())!r}, where this worker runs: give the whole path"
             raise RecordError(
                 "source", f"{where} cannot be read ({reason}); check the catalogue"
             ) from error

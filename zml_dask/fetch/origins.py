@@ -109,6 +109,8 @@ def fetch_into(
         )
         lost = own.lost()
         fault = _fault_of(record, own, fetcher.fault, lost)
+        if fault is not None and fault.kind not in _ELSEWHERE:
+            raise fault
     except RecordError as error:
         if error.kind == "forbidden" and record.access == "embargoed":
             raise _embargoed(record) from error
