@@ -101,10 +101,37 @@ def main(folder: Path) -> None:
         report(f"families of fold {k}", files, tested, measured)
     report("all families, held out", files, fold >= 0, right)
     weights = learn(files)
-    (folder / "embedding.npz").write_bytes(Embedder.of_weights(weights).to_bytes())
+    write(folder / "embedding.npz", rounded(weights))
     others = read(folder / "held-out")
     everything = np.ones(others.family.size, bool)
     report("packages that nobody chose", others, everything, measure(others, everything, weights))
+
+
+def rounded(weights: Float32) -> Embedder:
+    """Round weights of shape (buckets, 64) to bytes, with a power of two for each bucket.
+
+    Examples
+    --------
+    >>> rounded(np.array([[1, 0.25], [0, 0]], np.float32)).rows.tolist()
+    [[64, 16], [0, 0]]
+    """
+    most = np.abs(weights).max(axis=1)
+    step = np.exp2(np.ceil(np.log2(np.maximum(most, 2.0**-17) / 127)))
+    return Embedder(
+        np.rint(weights / step[:, np.newaxis]).astype(np.int8),
+        np.where(most > 0, step, 0).astype(np.float32),
+    )
+
+
+def write(path: Path, embedder: Embedder) -> None:
+    """Write weights as they ship with the package."""
+    kept = embedder.scale > 0
+    np.savez_compressed(
+        path,
+        kept=np.packbits(kept),
+        rows=embedder.rows[kept].T,
+        exponent=np.log2(embedder.scale[kept]).astype(np.int8),
+    )
 
 
 def read(dataset: Path) -> Files:
@@ -188,8 +215,7 @@ def measure(files: Files, tested: NDArray[np.bool_], weights: Float32) -> NDArra
         Whether the nearest file of another record is of the same project or language, and
         whether the nearest of all files is of the same project.
     """
-    rounded = Embedder.of_weights(weights).weights
-    sums = _embed(files.counts.indptr, files.counts.buckets, files.values, rounded)
+    sums = _embed(files.counts.indptr, files.counts.buckets, files.values, rounded(weights).weights)
     data = b"".join(packed(row) or bytes([1] * SIZE) for row in sums)
     points = directions(np.frombuffer(data, np.int8).reshape(-1, SIZE))
     own = np.flatnonzero(tested)

@@ -83,42 +83,14 @@ class Embedder:
     rows: Int8
     scale: Float32
 
-    @classmethod
-    def of_weights(cls, weights: Float32) -> Embedder:
-        """Round weights of shape (262144, 64).
-
-        Examples
-        --------
-        >>> Embedder.of_weights(np.array([[1, 0.25], [0, 0]], np.float32)).rows.tolist()
-        [[64, 16], [0, 0]]
-        """
-        most = np.abs(weights).max(axis=1)
-        step = np.exp2(np.ceil(np.log2(np.maximum(most, 2.0**-17) / 127)))
-        return cls(
-            np.rint(weights / step[:, np.newaxis]).astype(np.int8),
-            np.where(most > 0, step, 0).astype(np.float32),
-        )
-
     @property
     def weights(self) -> Float32:
         """Weights of each bucket; shape (262144, 64)."""
         return self.rows * self.scale[:, np.newaxis]
 
-    def to_bytes(self) -> bytes:
-        """Return the weights as a compressed ``.npz``."""
-        kept = self.scale > 0
-        target = io.BytesIO()
-        np.savez_compressed(
-            target,
-            kept=np.packbits(kept),
-            rows=self.rows[kept].T,
-            exponent=np.log2(self.scale[kept]).astype(np.int8),
-        )
-        return target.getvalue()
-
     @classmethod
     def from_bytes(cls, data: bytes) -> Embedder:
-        """Read the output of `to_bytes`."""
+        """Read the ``.npz`` that ``benchmarks/embedding.py`` writes."""
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
             kept = np.unpackbits(found["kept"], count=N_BUCKETS).astype(bool)
             rows, scale = np.zeros((N_BUCKETS, SIZE), np.int8), np.zeros(N_BUCKETS, np.float32)
