@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
 from zml_dask.derived.job import Recipe, Whole, in_blocks
-from zml_dask.derived.near_duplicates import BINS, fill_empty
-from zml_dask.learning.words import N_BUCKETS, count_words, mixed, pages_of
+from zml_dask.derived.near_duplicates import BINS, EMPTY, TO_BIN, fill_empty
+from zml_dask.learning.words import MULTIPLIER, N_BUCKETS, ONE, count_words, mixed, pages_of
 from zml_dask.raster.images import Images
 from zml_dask.store.layout import derived_table
 from zml_dask.store.snapshot import Snapshot
@@ -44,11 +44,6 @@ SIZE: Final = 64
 _LOGARITHMS = 1 + np.log(np.maximum(np.arange(256), 1)).astype(np.float32)
 _MOST_PAGES: Final = 8
 """Largest weight of a file in a record, in images."""
-
-_ONE = np.uint64(1)
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_TO_BIN = np.uint64(57)
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 @compiled
@@ -214,16 +209,16 @@ def _add_paths(
 ) -> None:  # pragma: no cover - compiled
     """Add the names in paths, each alone and together with its folder, to a signature."""
     for row in range(edges.size - 1):
-        before = _ONE
+        before = ONE
         depth = 0
         name = np.uint64(0)
         for at in range(edges[row], edges[row + 1] + 1):
             if at < edges[row + 1] and text[at] != 47:
-                name = (name + np.uint64(text[at]) + _ONE) * _MULTIPLIER
+                name = (name + np.uint64(text[at]) + ONE) * MULTIPLIER
                 continue
             if depth >= skip:
-                for element in (mixed(name), mixed(before * _MULTIPLIER + mixed(name))):
-                    own = element >> _TO_BIN
+                for element in (mixed(name), mixed(before * MULTIPLIER + mixed(name))):
+                    own = element >> TO_BIN
                     if element < least[own]:
                         least[own] = element
                 before = name
@@ -266,7 +261,7 @@ def sign_tree(paths: pa.Array) -> bytes:
     tops = set(pc.list_element(first, 0).to_pylist())
     around = len(tops) == 1 and pc.min(pc.list_value_length(first)).as_py() == 2
     plain = paths.cast(pa.string())
-    least = np.full(BINS, _EMPTY, np.uint64)
+    least = np.full(BINS, EMPTY, np.uint64)
     edges = np.frombuffer(plain.buffers()[1], np.int32)[plain.offset :][: len(plain) + 1]
     text = plain.buffers()[2]
     _add_paths(np.frombuffer(text or b"", np.uint8), edges, least, int(around))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
 from zml_dask.derived.job import Recipe, Whole, in_blocks
-from zml_dask.learning.words import mixed, pages_of
+from zml_dask.learning.words import MULTIPLIER, ONE, mixed, pages_of
 from zml_dask.query.counting import NEAR_DUPLICATES as NAME
 from zml_dask.raster.images import Images
 from zml_dask.store.layout import derived_table
@@ -47,12 +47,10 @@ _MOST_LEADERS: Final = 64
 
 SIGNATURES: Final = "signatures"
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_TO_BIN = np.uint64(57)
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+TO_BIN: Final = np.uint64(57)
+EMPTY: Final = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW = np.uint64(0xFFFF)
 _ZERO = np.uint64(0)
-_ONE = np.uint64(1)
 
 _IS_WORD = np.array([chr(code).isalnum() or chr(code) == "_" for code in range(128)])
 
@@ -64,9 +62,9 @@ def fill_empty(least: NDArray[np.uint64], signature: UInt16) -> None:  # pragma:
         # An empty bin takes the number of a pseudo-random one, the same in every file.
         source = np.uint64(place)
         attempt = _ZERO
-        while least[source] == _EMPTY:
-            attempt += _ONE
-            source = mixed(np.uint64(place) * _MULTIPLIER + attempt) >> _TO_BIN
+        while least[source] == EMPTY:
+            attempt += ONE
+            source = mixed(np.uint64(place) * MULTIPLIER + attempt) >> TO_BIN
         signature[place] = np.uint16(least[source] & _LOW)
 
 
@@ -78,7 +76,7 @@ def sign(
 
     Without any, nothing is written.
     """
-    least = np.full(BINS, _EMPTY, np.uint64)
+    least = np.full(BINS, EMPTY, np.uint64)
     words = np.zeros(SHINGLE, np.uint64)
     n_words = 0
     pages, height, width = images.shape
@@ -91,21 +89,21 @@ def sign(
                 column += 1
                 if point < 128 and not is_word[point]:
                     continue
-                word = (np.uint64(point) + _ONE) * _MULTIPLIER
+                word = (np.uint64(point) + ONE) * MULTIPLIER
                 while column < width:
                     point = line[column]
                     column += 1
                     if point < 128 and not is_word[point]:
                         break
-                    word = (word + np.uint64(point) + _ONE) * _MULTIPLIER
+                    word = (word + np.uint64(point) + ONE) * MULTIPLIER
                 words[n_words % SHINGLE] = mixed(word)
                 n_words += 1
                 if n_words >= SHINGLE:
                     run = _ZERO
                     for k in range(SHINGLE):
-                        run = (run + words[(n_words + k) % SHINGLE]) * _MULTIPLIER
+                        run = (run + words[(n_words + k) % SHINGLE]) * MULTIPLIER
                     run = mixed(run)
-                    own = run >> _TO_BIN
+                    own = run >> TO_BIN
                     if run < least[own]:
                         least[own] = run
     if n_words < SHINGLE:

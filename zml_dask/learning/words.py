@@ -28,12 +28,12 @@ N_BUCKETS: Final = 2**18
 N_KINDS: Final = 4
 """Words, pairs, patterns of three and of four."""
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
+ONE: Final = np.uint64(1)
 _MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 _SHIFT = np.uint64(33)
 _TO_BUCKET = np.uint64(64 - 18)
-_ONE = np.uint64(1)
 _NUMBER = np.uint64(48)
 _LINE_START = np.uint64(0x5851F42D4C957F2D)
 
@@ -122,17 +122,17 @@ def _find(
                 continue
             start = column
             column += 1
-            word = (np.uint64(point) + _ONE) * _MULTIPLIER
+            word = (np.uint64(point) + ONE) * MULTIPLIER
             shape = np.uint64(point)
             if kind != _MARK:
                 while column < width:
                     point = line[column]
                     if point < 128 and classes[point] < _LETTER:
                         break
-                    word = (word + np.uint64(point) + _ONE) * _MULTIPLIER
+                    word = (word + np.uint64(point) + ONE) * MULTIPLIER
                     column += 1
                 if kind == _DIGIT:
-                    word = (_NUMBER + _ONE) * _MULTIPLIER
+                    word = (_NUMBER + ONE) * MULTIPLIER
                 shape = _SHAPES + np.uint64(kind)
             word = mixed(word)
             if before == _LINE_START:
@@ -145,9 +145,9 @@ def _find(
             places[n, 1] = start
             places[n, 2] = column
             buckets[n, 0] = word >> _TO_BUCKET
-            buckets[n, 1] = mixed(before * _MULTIPLIER + word) >> _TO_BUCKET
-            buckets[n, 2] = mixed(of_three * _MULTIPLIER + _THREE) >> _TO_BUCKET
-            buckets[n, 3] = mixed(of_four * _MULTIPLIER + _FOUR) >> _TO_BUCKET
+            buckets[n, 1] = mixed(before * MULTIPLIER + word) >> _TO_BUCKET
+            buckets[n, 2] = mixed(of_three * MULTIPLIER + _THREE) >> _TO_BUCKET
+            buckets[n, 3] = mixed(of_four * MULTIPLIER + _FOUR) >> _TO_BUCKET
             before = word
             three, two, one = two, one, shape
             end = column
