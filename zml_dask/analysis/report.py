@@ -25,21 +25,6 @@ from zml_dask.raster.images import Images
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.text_safety import escape_text
 
-_SECTIONS = [
-    ("languages", "Languages"),
-    ("extensions", "Extensions"),
-    ("records", "Records"),
-    ("failures", "Failures"),
-    ("mosaic", "Mosaic"),
-]
-_TOTALS = [
-    ("records", "records"),
-    ("files", "files"),
-    ("images", "images"),
-    ("lines", "lines"),
-    ("bytes", "bytes of files"),
-    ("failures", "failed records"),
-]
 _LONGEST = 120
 _LARGEST = 10
 _SHOWN = 25
@@ -102,9 +87,7 @@ def render(dataset: str, numbers: Numbers, viewer: str | None = None) -> str:
             width=info.shape.width,
             software=info.software.get("zml-dask", info.software.get("zml_dask", "")),
             long_lines=LONG_LINES,
-            sections=_SECTIONS,
             totals=numbers.totals,
-            totals_shown=_TOTALS,
             top=top,
             address=address,
             script=Markup(script),  # noqa: S704 - our own
