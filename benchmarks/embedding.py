@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import zml_dask as zml
 from zml_dask.compiled import compiled
-from zml_dask.derived.embedding import SIZE, Embedder, directions, packed
+from zml_dask.derived.embedding import SIZE, Embedder, pack_vector, unit_vectors
 from zml_dask.learning.samples import concatenated, take
 from zml_dask.learning.training import fit
 from zml_dask.learning.words import N_BUCKETS, WordCounts, count_words, mixed
@@ -216,8 +216,8 @@ def measure(files: Files, tested: NDArray[np.bool_], weights: Float32) -> NDArra
         whether the nearest of all files is of the same project.
     """
     sums = _embed(files.counts.indptr, files.counts.buckets, files.values, rounded(weights).weights)
-    data = b"".join(packed(row) or bytes([1] * SIZE) for row in sums)
-    points = directions(np.frombuffer(data, np.int8).reshape(-1, SIZE))
+    data = b"".join(pack_vector(row) or bytes([1] * SIZE) for row in sums)
+    points = unit_vectors(np.frombuffer(data, np.int8).reshape(-1, SIZE))
     own = np.flatnonzero(tested)
     right = np.empty((2, own.size), bool)
     family, language = files.family, files.language

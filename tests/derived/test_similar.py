@@ -18,10 +18,10 @@ import zml_dask as zml
 from zml_dask.derived import embedding, similar
 from zml_dask.derived.embedding import (
     EMBEDDING,
-    packed,
+    pack_vector,
     shipped_embedder,
     sign_tree,
-    unpacked,
+    unpack_vectors,
 )
 from zml_dask.derived.job import Recipe
 from zml_dask.errors import UsageError
@@ -262,15 +262,15 @@ def test_vectors_by_other_weights_are_not_compared(
 
 
 def test_vectors_and_trees_as_bytes() -> None:
-    assert packed(np.zeros(64, np.float32)) is None
-    vectors = [packed(np.roll(np.arange(64, dtype=np.float32), n)) for n in range(3)]
+    assert pack_vector(np.zeros(64, np.float32)) is None
+    vectors = [pack_vector(np.roll(np.arange(64, dtype=np.float32), n)) for n in range(3)]
     column = pa.chunked_array(
         [pa.array([vectors[0], None]), pa.array([vectors[1], vectors[2]]).slice(1)]
     )
-    found, there = unpacked(column)
+    found, there = unpack_vectors(column)
     assert there.tolist() == [True, False, True]
     assert [bytes(row) for row in found] == [vectors[0], vectors[2]]
-    assert embedding.unpacked(pa.array([], pa.binary()))[0].shape == (0, 64)
+    assert embedding.unpack_vectors(pa.array([], pa.binary()))[0].shape == (0, 64)
     same = np.frombuffer(sign_tree(pa.array(["a/x/y", "a/z"])), "<u2")
     other = np.frombuffer(sign_tree(pa.array(["b/x/y", "b/z"])), "<u2")
     assert (same == other).all()

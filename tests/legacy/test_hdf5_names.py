@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.legacy.hdf5 import split_name, split_path, told_apart
+from zml_dask.legacy.hdf5 import alternative_name, split_name, split_path
 
 awkward = st.text(st.sampled_from("./%\0a_0125EF"), min_size=1, max_size=30)
 
@@ -19,7 +19,7 @@ def full_name(path: str, number: int) -> str:
 @given(st.one_of(awkward, st.text(min_size=1)), st.integers(0, 1300))
 def test_a_name_leads_back_to_path_and_number(path: str, number: int) -> None:
     assert split_name(full_name(path, number)) == (path, number)
-    assert split_name(told_apart(full_name(path, number))) == (path, number)
+    assert split_name(alternative_name(full_name(path, number))) == (path, number)
 
 
 @given(awkward)

@@ -96,7 +96,9 @@ class Embedder:
         """Return the vector of a file's images, or of a text; None where it has no words."""
         pages = pages_of(images)
         counts = count_words(pages, [0, len(pages)], patterns=True)  # of all pages together
-        return packed(_summed(counts.buckets, counts.counts, self.rows, self.scale, _LOGARITHMS))
+        return pack_vector(
+            _summed(counts.buckets, counts.counts, self.rows, self.scale, _LOGARITHMS)
+        )
 
 
 @cache
@@ -133,19 +135,19 @@ EMBEDDING: Final = replace(
 """The fingerprint includes the weights, so that other weights compute the table again."""
 
 
-def packed(vector: Float32) -> bytes | None:
+def pack_vector(vector: Float32) -> bytes | None:
     """Return a vector as signed bytes of the same direction; None for one of length 0.
 
     Examples
     --------
-    >>> list(packed(np.array([0.5, -1.0, 0.0], np.float32)))
+    >>> list(pack_vector(np.array([0.5, -1.0, 0.0], np.float32)))
     [64, 129, 0]
     """
     most = np.abs(vector).max()
     return np.rint(vector * (127 / most)).astype(np.int8).tobytes() if most > 0 else None
 
 
-def unpacked(column: pa.Array | pa.ChunkedArray) -> tuple[Int8, NDArray[np.bool_]]:
+def unpack_vectors(column: pa.Array | pa.ChunkedArray) -> tuple[Int8, NDArray[np.bool_]]:
     """Return the vectors of a column, int8 (n, 64), without nulls; and which rows are not null."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     there = np.concatenate([np.empty(0, bool), *(np.asarray(c.is_valid()) for c in chunks)])
@@ -157,7 +159,7 @@ def unpacked(column: pa.Array | pa.ChunkedArray) -> tuple[Int8, NDArray[np.bool_
     return np.frombuffer(data, np.int8).reshape(-1, SIZE), there
 
 
-def directions(vectors: Int8) -> Float32:
+def unit_vectors(vectors: Int8) -> Float32:
     """Return vectors scaled to length 1, as float32."""
     found = vectors.astype(np.float32)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
@@ -168,7 +170,7 @@ def vectors_of_files(snapshot: Snapshot) -> Iterator[tuple[Int64, Int64, Int8]]:
     """Yield file numbers, their records' numbers and vectors, in blocks of bounded size."""
     table = derived_table(EMBEDDING.name)
     for rows, found in in_blocks(snapshot, table, ["record_id", "vector"]):
-        vectors, there = unpacked(found["vector"])
+        vectors, there = unpack_vectors(found["vector"])
         yield rows[there], found["record_id"].to_numpy()[there], vectors
 
 
@@ -185,10 +187,10 @@ def _records(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
         place = order[np.searchsorted(record_id[order], record)]
         starts = np.flatnonzero(np.diff(place, prepend=-1))
         if starts.size:
-            sums = np.add.reduceat(directions(vectors) * weight[:, np.newaxis], starts)
+            sums = np.add.reduceat(unit_vectors(vectors) * weight[:, np.newaxis], starts)
             np.add.at(total, place[starts], sums)
     return [
-        pa.array([packed(row) for row in total], pa.binary()),
+        pa.array([pack_vector(row) for row in total], pa.binary()),
         pa.array(_trees(snapshot, record_id, order), pa.binary()),
     ]
 

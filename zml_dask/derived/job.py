@@ -113,7 +113,7 @@ class Recipe:
                 f"the function has the parameters {', '.join(inputs) or '(none)'}; each must "
                 "be text, images or row"
             )
-        code = _spelled(function).encode("utf-8", "replace")
+        code = _canonical_text(function).encode("utf-8", "replace")
         fingerprint = hashlib.sha256(code).hexdigest()
         return cls(name, function, tuple(columns.items()), inputs, fingerprint)
 
@@ -156,18 +156,18 @@ def _type_name(column: str, kind: str | pa.DataType) -> str:
     )
 
 
-def _spelled(value: object) -> str:
+def _canonical_text(value: object) -> str:
     """Represent code and constants as a text that is the same in every process."""
     if isinstance(value, partial):
-        given = _spelled((*value.args, *sorted(value.keywords.items())))
-        return f"partial({_spelled(value.func)}, {given})"
+        given = _canonical_text((*value.args, *sorted(value.keywords.items())))
+        return f"partial({_canonical_text(value.func)}, {given})"
     if isinstance(value, CodeType):
-        constants = ", ".join(map(_spelled, value.co_consts))
+        constants = ", ".join(map(_canonical_text, value.co_consts))
         return f"code({value.co_code.hex()}, {value.co_names}, {constants})"
     if isinstance(value, frozenset):
-        return f"frozenset({sorted(map(_spelled, value))})"
+        return f"frozenset({sorted(map(_canonical_text, value))})"
     if isinstance(value, tuple):
-        return f"({', '.join(map(_spelled, value))})"
+        return f"({', '.join(map(_canonical_text, value))})"
     code = getattr(value, "__code__", None)
     if code is None:
         is_plain = isinstance(value, (str, bytes, int, float, complex, type(None)))
@@ -175,7 +175,7 @@ def _spelled(value: object) -> str:
         return repr(value) if is_plain or value is ... else type(value).__qualname__
     cells = tuple(cell.cell_contents for cell in getattr(value, "__closure__", None) or ())
     defaults = getattr(value, "__defaults__", None)
-    return f"{_spelled(code)}, {_spelled(defaults)}, {_spelled(cells)}"
+    return f"{_canonical_text(code)}, {_canonical_text(defaults)}, {_canonical_text(cells)}"
 
 
 def software(title: str) -> dict[str, str]:

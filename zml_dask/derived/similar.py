@@ -20,9 +20,9 @@ from zml_dask.derived.embedding import (
     EMBEDDING,
     RECORDS,
     SIZE,
-    directions,
     shipped_embedder,
-    unpacked,
+    unit_vectors,
+    unpack_vectors,
     vectors_of_files,
 )
 from zml_dask.derived.job import Recipe, Whole
@@ -84,14 +84,14 @@ def similar(
             "it has no words to compare, or was added later; choose another, or run "
             f"zml-dask derive DATASET {EMBEDDING.name}"
         )
-    wanted = directions(np.frombuffer(vector, np.int8)[np.newaxis])[0]
+    wanted = unit_vectors(np.frombuffer(vector, np.int8)[np.newaxis])[0]
     best = (np.empty(0, np.int64), np.empty(0, np.float32))
     chosen = None if view.is_all else view.selection.files.mask()
     for file_id, record_id, vectors in vectors_of_files(snapshot):
         keep = record_id != own
         if chosen is not None:
             keep &= chosen[file_id]
-        several = directions(vectors[keep]) @ wanted
+        several = unit_vectors(vectors[keep]) @ wanted
         best = _best(np.append(best[0], file_id[keep]), np.append(best[1], several), k)
     order = np.argsort(best[0])
     rows = snapshot.take("files", best[0][order], ["file_id", "record_id", "path"])
@@ -115,7 +115,7 @@ def _similar_records(view: Dataset, record: int, k: int, by: str) -> pd.DataFram
             f"zml-dask derive DATASET {RECORDS.name}"
         )
     if by == "content":
-        vectors = directions(unpacked(table[column])[0])
+        vectors = unit_vectors(unpack_vectors(table[column])[0])
     else:
         vectors = np.frombuffer(b"".join(table[column].drop_null().to_pylist()), "<u2")
         vectors = vectors.reshape(-1, BINS)
@@ -219,8 +219,8 @@ def _record_map(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array
     """Place every record on a map, and find the records nearest to it."""
     table = snapshot.scan(derived_table(RECORDS.name), ["record_id", "vector"], with_withdrawn=True)
     record_id = table["record_id"].to_numpy()
-    vectors, there = unpacked(table["vector"])
-    points = directions(vectors)
+    vectors, there = unpack_vectors(table["vector"])
+    points = unit_vectors(vectors)
     say(f"drawing {len(points):,} records")
     shown = record_id[there]
     visible = ~np.isin(shown, np.array([*snapshot.withdrawn], np.int64))
@@ -250,7 +250,7 @@ def _file_map(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
     vectors = np.concatenate([np.empty((0, SIZE), np.int8), *(v for _, v in blocks)])
     say(f"drawing {len(rows):,} files")
     xy = np.full((snapshot.info.counts.files, 2), np.nan, np.float32)
-    xy[rows] = draw(directions(vectors))
+    xy[rows] = draw(unit_vectors(vectors))
     return _coordinates(xy)
 
 

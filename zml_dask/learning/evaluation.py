@@ -129,7 +129,7 @@ class Tested:
         return cls(pages, fold[pages], np.concatenate([scores for _, scores in found]))
 
 
-def chosen(sample: Sample, pages: Int64, n: int, seed: int) -> Int64:
+def choose_pages(sample: Sample, pages: Int64, n: int, seed: int) -> Int64:
     """Choose at most `n` pages of each label from some pages, evenly over families; sorted."""
     rows = sample.rows.iloc[pages][["label", "family"]].assign(page=pages)
     drawn = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
@@ -171,8 +171,12 @@ def splits(sample: Sample, fold: Int64, options: LearnOptions) -> Iterator[tuple
     """Choose, for each fold, the pages for training and those for testing."""
     for k in range(options.n_folds):
         yield (
-            chosen(sample, np.flatnonzero(fold != k), options.train_pages, options.sample.seed),
-            chosen(sample, np.flatnonzero(fold == k), options.test_pages, options.sample.seed),
+            choose_pages(
+                sample, np.flatnonzero(fold != k), options.train_pages, options.sample.seed
+            ),
+            choose_pages(
+                sample, np.flatnonzero(fold == k), options.test_pages, options.sample.seed
+            ),
         )
 
 
@@ -189,17 +193,17 @@ def _best_rate(
     labels = sample.label
     inner = fold == fold.max()
     few = options.train_pages // 3
-    learnt = chosen(sample, train[~inner], few, options.sample.seed)
-    asked = chosen(sample, train[inner], options.test_pages, options.sample.seed)
+    inner_train = choose_pages(sample, train[~inner], few, options.sample.seed)
+    inner_test = choose_pages(sample, train[inner], options.test_pages, options.sample.seed)
 
     def likelihood(rate: float) -> float:
         model = fit(
-            take(counts, learnt), labels[learnt], len(sample.labels), n_buckets,
+            take(counts, inner_train), labels[inner_train], len(sample.labels), n_buckets,
             rate=rate, seed=options.sample.seed,
         )  # fmt: skip
-        scores = score(model, take(counts, asked))
-        calm = log_softmax(scores / temperature_of(scores, labels[asked]))
-        return float(calm[np.arange(asked.size), labels[asked]].mean())
+        scores = score(model, take(counts, inner_test))
+        calm = log_softmax(scores / temperature_of(scores, labels[inner_test]))
+        return float(calm[np.arange(inner_test.size), labels[inner_test]].mean())
 
     return max(rates, key=likelihood)
 
@@ -398,7 +402,7 @@ def learn(
     results["association"] = [
         asdict(each) for each in associate(dataset, sample, fold, options.sample.seed)
     ]
-    train = chosen(
+    train = choose_pages(
         sample, np.arange(len(sample.rows)), options.train_pages * 3 // 2, options.sample.seed
     )
     linear = fit(
@@ -444,7 +448,9 @@ def evaluate_magika(
     )
     pages = np.concatenate(
         [
-            chosen(sample, tested.pages[tested.fold == k], options.magika, options.sample.seed)
+            choose_pages(
+                sample, tested.pages[tested.fold == k], options.magika, options.sample.seed
+            )
             for k in range(options.n_folds)
         ]
     )
@@ -487,7 +493,7 @@ def held_out(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> d
     """Evaluate a model on another dataset, with the model's labels."""
     sample = draw(dataset, options.sample, list(model.labels))
     pages = np.arange(len(sample.rows))
-    chosen_pages = chosen(sample, pages, options.test_pages, options.sample.seed)
+    chosen_pages = choose_pages(sample, pages, options.test_pages, options.sample.seed)
     scores = np.concatenate(
         [model.scores(images) for images in read_pages(dataset, sample.rows.iloc[chosen_pages])]
     )

@@ -66,12 +66,12 @@ def split_path(path: str) -> tuple[list[str], str]:
     )
 
 
-def told_apart(name: str) -> str:
+def alternative_name(name: str) -> str:
     """Return another spelling of a name ``x__<i>`` that is already in use.
 
     Examples
     --------
-    >>> told_apart("a__0"), split_name(told_apart("a__0"))
+    >>> alternative_name("a__0"), split_name(alternative_name("a__0"))
     ('a%5F_0', ('a', 0))
     """
     stem, _, number = name.rpartition("__")
@@ -205,7 +205,7 @@ class Hdf5Writer:
 
     def _group(self, parent: Any, folder: str) -> Any:
         """Open or create the group `folder`, spelt differently where a segment has its name."""
-        for name in (folder, told_apart(folder)):
+        for name in (folder, alternative_name(folder)):
             encoded = _encoded(name)
             if encoded not in parent:
                 return h5g.create(parent, encoded, lcpl=self._link(encoded))
@@ -222,7 +222,7 @@ class Hdf5Writer:
             return h5d.create(parent, encoded, *recipe, link)
         except ValueError:
             # The name is a folder's; this happens only if files are not in path order.
-            return h5d.create(parent, _encoded(told_apart(name)), *recipe, link)
+            return h5d.create(parent, _encoded(alternative_name(name)), *recipe, link)
 
     def _link(self, name: bytes) -> Any:
         """Return how a link is stored: groups with UTF-8 names have a newer, larger form."""
