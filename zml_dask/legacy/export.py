@@ -75,14 +75,10 @@ def legacy_records(
         owners = snapshot.take("files", file_id, ["record_id"])["record_id"].to_numpy()
         file_id = file_id[np.isin(owners, wanted)]
     files = iterate_files(snapshot, Selection.of_files(snapshot, file_id))
-    by_record = groupby(files, attrgetter("file.record_id"))
-    record_id, group = next(by_record, (None, ()))
-    for number in wanted:
-        if number != record_id:
-            yield LegacyRecord(number, metadata[number], ())
-            continue
-        yield LegacyRecord(number, metadata[number], map(legacy_file, group))
-        record_id, group = next(by_record, (None, ()))
+    for record_id, group in groupby(files, attrgetter("file.record_id")):
+        yield LegacyRecord(record_id, metadata.pop(record_id), map(legacy_file, group))
+    for record_id, text in sorted(metadata.items()):  # without files
+        yield LegacyRecord(record_id, text, ())
 
 
 def legacy_file(found: FileImages) -> LegacyFile:

@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from zml_dask.query.dataset import Dataset
 from zml_dask.store.info import Counts, DatasetInfo
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
@@ -74,33 +72,23 @@ def read_facts(storage: Storage) -> Facts:
     """Read the facts of a dataset; `UsageError` if there is none."""
     snapshot = Snapshot.open(storage)
     info = snapshot.info
-    files = snapshot.scan("files", ["record_id", "language", "n_images"])
-    records = snapshot.scan("records", ["record_id", "license"])
-    counts = replace(
-        info.counts,
-        images=pc.sum(files["n_images"], min_count=0).as_py(),
-        files=len(files),
-        records=len(records),
-    )
-    files = files.filter(pc.and_(pc.is_valid(files["language"]), pc.greater(files["n_images"], 0)))
-    records = records.append_column("one", pa.array([1] * len(records), pa.int64()))
+    summary = snapshot.summary.to_pylist()
+
+    def ranked(dimension: str, measure: str) -> list[tuple[str, int]]:
+        pairs = [(row["value"], row[measure]) for row in summary if row["dimension"] == dimension]
+        known = [(value, count) for value, count in pairs if value is not None and count]
+        return sorted(known, key=lambda pair: (-pair[1], pair[0]))
+
     harvest = info.harvest or {}
     date = str(harvest.get("complete_until") or datetime.now(UTC).date().isoformat())[:10]
     return Facts(
         storage.url.rstrip("/").rpartition("/")[2],
         info,
-        counts,
-        _ranked(files, "language", "n_images"),
-        _ranked(records, "license", "one"),
+        replace(info.counts, **Dataset(snapshot).counted),
+        ranked("language", "images"),
+        ranked("license", "records"),
         date,
     )
-
-
-def _ranked(table: pa.Table, key: str, weight: str) -> list[tuple[str, int]]:
-    sums = table.group_by(key).aggregate([(weight, "sum")])
-    pairs = zip(sums[key].to_pylist(), sums[f"{weight}_sum"].to_pylist(), strict=True)
-    named = [(str(name), int(count)) for name, count in pairs if name is not None]
-    return sorted(named, key=lambda pair: (-pair[1], pair[0]))
 
 
 def write_card(facts: Facts, folder: Path) -> Path | None:
