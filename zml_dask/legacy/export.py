@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from zml_dask.engine.activity import active, note_done
@@ -66,14 +65,12 @@ def legacy_records(
     snapshot: Snapshot, portion: Portion, leave_out: Collection[int] = frozenset()
 ) -> Iterator[LegacyRecord]:
     """Yield the records of a portion of a view, except those in `leave_out`."""
-    wanted = [number for number in portion.record_ids if number not in leave_out]
-    where = pc.field("record_id").isin(pa.array(wanted, pa.int64()))
-    rows = snapshot.scan("records", ["record_id", "metadata"], where).to_pylist()
-    metadata = {row["record_id"]: row["metadata"] for row in rows}
+    rows = portion.records(snapshot, ["record_id", "metadata"])
+    metadata = {number: row["metadata"] for number, row in rows.items() if number not in leave_out}
     file_id = portion.files.positions()
     if leave_out:
         owners = snapshot.take("files", file_id, ["record_id"])["record_id"].to_numpy()
-        file_id = file_id[np.isin(owners, wanted)]
+        file_id = file_id[~np.isin(owners, [*leave_out])]
     files = iterate_files(snapshot, Selection.of_files(snapshot, file_id))
     for record_id, group in groupby(files, attrgetter("file.record_id")):
         yield LegacyRecord(record_id, metadata.pop(record_id), map(legacy_file, group))

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zml_dask.engine.activity import worker_folder
@@ -235,7 +234,7 @@ class ExportWebDataset(ExportSamples):
 
     def read(self, portion: Portion) -> Iterator[tuple[str, Images, str, dict[str, Any]]]:
         """Yield the stem, pixels, text and JSON of each image."""
-        records = _records(self.snapshot, portion)
+        records = portion.records(self.snapshot, ["record_id", *_RECORDS])
         more = _more(self.snapshot, portion, self.columns)
         height = self.snapshot.info.shape.height
         for record_id, files in portion.read(self.snapshot):
@@ -346,7 +345,7 @@ def file_groups(
     """Yield a portion's files as tables of a schema by `schema_of`, each of bounded size."""
     group: list[dict[str, Any]] = []
     size = 0
-    records = _records(snapshot, portion)
+    records = portion.records(snapshot, ["record_id", *_RECORDS])
     more = _more(snapshot, portion, [name for name in schema.names if name not in SCHEMA.names])
     for record_id, files in portion.read(snapshot):
         for each in files:
@@ -366,13 +365,6 @@ def _npy(pixels: Images) -> bytes:
     stream = io.BytesIO()
     np.save(stream, pixels)
     return stream.getvalue()
-
-
-def _records(snapshot: Snapshot, portion: Portion) -> dict[int, dict[str, Any]]:
-    """Read the columns of a portion's records, by their numbers."""
-    is_its_own = pc.field("record_id").isin(portion.record_ids)
-    rows = snapshot.scan("records", ["record_id", *_RECORDS], is_its_own).to_pylist()
-    return {row["record_id"]: row for row in rows}
 
 
 def _more(snapshot: Snapshot, portion: Portion, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from zml_dask.engine.activity import note_done
 from zml_dask.engine.job import FinalT, Job, ResultT
@@ -100,6 +102,14 @@ class Portion:
         found = Selection(snapshot, Rows.of_positions(file_id, counts.files), chosen)
         found.__dict__["rows"] = chosen
         return found
+
+    def records(
+        self, snapshot: Snapshot, columns: list[str] | None = None
+    ) -> dict[int, dict[str, Any]]:
+        """Read rows of the records table, by record number; `columns` include ``record_id``."""
+        of_portion = pc.field("record_id").isin(pa.array(self.record_ids, pa.int64()))
+        rows = snapshot.scan("records", columns, of_portion).to_pylist()
+        return {row["record_id"]: row for row in rows}
 
     def read(self, snapshot: Snapshot) -> Iterator[tuple[int, Iterator[FileImages]]]:
         """Yield the number of each record that has files here, and those with their images.

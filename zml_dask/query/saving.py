@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
-
 from zml_dask.arguments import checked
 from zml_dask.engine.activity import active, check_staying, worker_folder
 from zml_dask.engine.executors import SerialExecutor
@@ -57,11 +55,7 @@ class SaveView(PortionJob[list[StagedRecord], int]):
 
     def run(self, task: Portion, context: None) -> list[StagedRecord]:
         """Stage a portion's records and pack them."""
-        is_its_own = pc.field("record_id").isin(task.record_ids)
-        rows = {
-            row["record_id"]: row
-            for row in self.snapshot.scan("records", where=is_its_own).to_pylist()
-        }
+        rows = task.records(self.snapshot)
         staged = []
         parent = self.scratch or worker_folder()
         with TemporaryDirectory(prefix="save-", dir=parent) as scratch:
