@@ -180,10 +180,8 @@ class ExportParquet(ExportSamples):
         Raises
         ------
         UsageError
-            If single images were chosen, a column is unknown, or `target` holds other Parquet
-            files.
+            If a column is unknown, or `target` holds other Parquet files.
         """
-        check_whole_files(view, "the format parquet")
         schema = schema_of(view.snapshot, columns)
         stem = _checked_stem(view, target, "files", cls.suffix)
         return cls(view.snapshot, target, _filled(cut(view)), stem=stem, schema=schema)
