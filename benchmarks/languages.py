@@ -20,7 +20,7 @@ from pygments.lexers import get_lexer_for_filename
 from pygments.util import ClassNotFound
 
 import zml_dask as zml
-from zml_dask.raster import identifiers, language
+from zml_dask.raster import language
 
 CLEAR = {
     "py": "Python",
@@ -68,7 +68,7 @@ def main(path: str) -> None:
         "identify": by_identify,
         "magika": by_magika,
         "magika, else the name": lambda path, head: (
-            identifiers.identify_with_magika(path, head).language
+            language.identify_with_magika(path, head).language
         ),
     }
     print(f"{'way':26} {'clear: right':>12} {'us':>8} {'ambiguous: right':>17} {'us':>8}")
@@ -117,8 +117,8 @@ def by_identify(path: str, _head: bytes) -> str | None:
 
 def by_magika(_path: str, head: bytes) -> str | None:
     """Name by Magika alone."""
-    label = str(identifiers.magika().identify_bytes(head).prediction.output.label)
-    return language.identity_of(identifiers.NAMES.get(label, label.capitalize())).language
+    label = str(language.magika().identify_bytes(head).prediction.output.label)
+    return language.identity_of(language.MAGIKA_NAMES.get(label, label.capitalize())).language
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_no_page_of_anything_holds_a_worker_up(unit: bytes) -> None:
 
 def test_magika_names_by_content_and_falls_back_to_the_name() -> None:
     pytest.importorskip("magika")
-    from zml_dask.raster.identifiers import identify_with_magika
+    from zml_dask.raster.language import identify_with_magika
 
     code = (
         b"import os\n\n\ndef main(argv):\n    for name in argv:\n        print(os.stat(name))\n" * 9
@@ -118,12 +118,12 @@ def test_magika_names_by_content_and_falls_back_to_the_name() -> None:
 def test_a_missing_magika_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from zml_dask.raster import identifiers
+    from zml_dask.raster import language
 
     monkeypatch.setitem(sys.modules, "magika", None)
-    identifiers.magika.cache_clear()
+    language.magika.cache_clear()
     with pytest.raises(UsageError, match=r"zml-dask\[magika\]"):
-        identifiers.identify_with_magika("a.py", b"x = 1\n")
+        language.identify_with_magika("a.py", b"x = 1\n")
 
 
 def test_a_build_names_languages_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,18 +131,18 @@ def test_a_build_names_languages_as_it_is_told(monkeypatch: pytest.MonkeyPatch) 
     from zml_dask.fetch.member import Member
     from zml_dask.pipeline.options import BuildOptions
     from zml_dask.pipeline.process import read_member
-    from zml_dask.raster import identifiers
+    from zml_dask.raster import language
 
     code = b"import os\n\ndef main(argv):\n    for a in argv:\n        print(os.stat(a))\n" * 9
     named = []
     for way in ("linguist", "magika"):
         member = Member("a.unheard-of", len(code), code, "ok", None)
-        identifier = identifiers.IDENTIFIERS[BuildOptions(language=way).language]
+        identifier = language.IDENTIFIERS[BuildOptions(language=way).language]
         file, _ = read_member(member, width=80, keep_binary=False, identify=identifier)
         named.append(file.language)
     assert named == [None, "Python"]
     with pytest.raises(UsageError, match="choose from linguist, magika"):
         BuildOptions(language="guess")
-    monkeypatch.setattr(identifiers, "find_spec", lambda _: None)
+    monkeypatch.setattr(language, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"zml-dask\[magika\]"):
         BuildOptions(language="magika")

@@ -15,7 +15,7 @@ from zml_dask.learning.evaluation import held_out as score_held_out
 from zml_dask.learning.network import NetworkOptions
 from zml_dask.learning.samples import SampleOptions
 from zml_dask.query.dataset import open_dataset
-from zml_dask.raster.identifiers import extra_missing
+from zml_dask.raster.language import extra_missing
 
 
 @click.command("learn")

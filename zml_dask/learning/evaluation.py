@@ -43,8 +43,8 @@ from zml_dask.learning.training import (
 )
 from zml_dask.learning.words import N_BUCKETS, WordCounts, count_words
 from zml_dask.query.dataset import Dataset
-from zml_dask.raster.identifiers import NAMES, magika
 from zml_dask.raster.images import to_text
+from zml_dask.raster.language import MAGIKA_NAMES, magika
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
@@ -58,7 +58,7 @@ _SYMBOLS: Final = np.array([95] * 32 + [*range(95), 96], np.uint16)
 RATES: Final = (1.0, 2.0, 4.0)
 """Learning rates, of which each fold chooses one."""
 
-_MAGIKA_NAMES: Final = {"lisp": "Common Lisp", "po": "Gettext Catalog", "manpage": "Roff"}
+_FURTHER_NAMES: Final = {"lisp": "Common Lisp", "po": "Gettext Catalog", "manpage": "Roff"}
 """Labels of Magika that a build does not use, since it prefers the file's name."""
 
 WORDS, PATTERNS, NETWORK = "words and pairs", "words, pairs and patterns", "network"
@@ -442,7 +442,7 @@ def evaluate_magika(
     places = {name.lower(): k for k, name in enumerate(sample.labels)}
     of_output = np.array(
         [
-            places.get(_MAGIKA_NAMES.get(label, NAMES.get(label, label)).lower(), -1)
+            places.get(_FURTHER_NAMES.get(label, MAGIKA_NAMES.get(label, label)).lower(), -1)
             for label in outputs
         ]
     )

@@ -31,8 +31,7 @@ from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.context import WorkerContext, open_context
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
-from zml_dask.raster.identifiers import IDENTIFIERS, Identifier
-from zml_dask.raster.language import HEAD_BYTES, identify
+from zml_dask.raster.language import HEAD_BYTES, IDENTIFIERS, Identifier, identify
 from zml_dask.raster.text import BinaryFileError, normalize_text
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.licenses import spdx_ids
