@@ -7,7 +7,7 @@ from comparison import compare
 from corpus import sources
 from edition2018 import rasterise_2018
 
-from zml_dask.raster.images import rasterize_into
+from zml_dask.raster.images import rasterize_into, rasterize_utf8
 from zml_dask.raster.text import normalize_text
 
 CHUNK = 64
@@ -30,9 +30,7 @@ def file_at_a_time(files: list[bytes]) -> None:
     """Settle and draw each file into arrays of its own."""
     for data in files:
         normalized = normalize_text(data)
-        n = -(-normalized.n_lines // 80)
-        images, n_lines = np.empty((n, 80, 80), np.uint32), np.empty(n, np.uint8)
-        rasterize_into([normalized.text], images, n_lines)
+        rasterize_utf8(normalized.text, normalized.n_lines)
 
 
 def chunk_at_a_time(files: list[bytes]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zml_dask.legacy.import_record import NotTextError, compact, recover_text
-from zml_dask.raster.images import rasterize_into
+from zml_dask.raster.images import rasterize_utf8
 
 from .reference import segments_2018
 
@@ -17,9 +17,7 @@ lines = st.text(st.characters(exclude_characters="\n\r\t", exclude_categories=["
 
 def drawn(segments: list[np.ndarray]) -> list[np.ndarray]:
     recovered = recover_text(segments)
-    n = -(-recovered.n_lines // 80)
-    images, n_lines = np.empty((n, 80, 80), np.uint32), np.empty(n, np.uint8)
-    rasterize_into([recovered.text], images, n_lines)
+    images, n_lines = rasterize_utf8(recovered.text, recovered.n_lines)
     return [image[:n] for image, n in zip(images, n_lines, strict=True)]
 
 
@@ -61,8 +59,7 @@ def test_empty_segments_are_left_out_and_noted() -> None:
 def test_a_short_segment_in_the_middle_keeps_its_image() -> None:
     short, last = np.full((3, 80), 97), np.full((80, 80), 98)
     recovered = recover_text([short, last])
-    images, n_lines = np.empty((2, 80, 80), np.uint32), np.empty(2, np.uint8)
-    assert rasterize_into([recovered.text], images, n_lines) == 2
+    images, n_lines = rasterize_utf8(recovered.text, recovered.n_lines)
     assert (images[0, :3] == 97).all()
     assert (images[0, 3:] == 32).all()
     assert (images[1] == 98).all()

@@ -100,4 +100,5 @@ def test_cut_lines_are_counted_in_characters_after_tabs() -> None:
 
 def test_nothing_is_an_empty_text() -> None:
     normalized = normalize_text(b"")
-    assert (normalized.text, normalized.n_lines) == (b"", 0)
+    assert (normalized.text, normalized.n_lines, normalized.n_images()) == (b"", 0, 0)
+    assert normalize_text(b"x\n" * 81).n_images() == 2

@@ -70,10 +70,30 @@ def rasterize(
         )
     # Lone surrogates are code points like others, although UTF-8 does not allow them.
     utf8, total, _ = normalize_utf8(text.encode("utf-8", "surrogatepass"), width=width)
-    n = -(-total // height)
+    return rasterize_utf8(utf8, total, width, height)
+
+
+def rasterize_utf8(
+    text: bytes, total_lines: int, width: int = WIDTH, height: int = HEIGHT
+) -> tuple[Images, NDArray[np.uint8 | np.uint16]]:
+    """Do the same as :func:`rasterize` for normalised UTF-8 whose lines are already counted.
+
+    Parameters
+    ----------
+    text : bytes
+        Normalised UTF-8, see `zml_dask.raster.text`.
+    width, height : int
+        Size of an image in characters and lines.
+
+    Returns
+    -------
+    images : numpy.ndarray of uint32, shape (n, height, width)
+    n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
+    """
+    n = -(-total_lines // height)
     images = np.empty((n, height, width), np.uint32)
     n_lines = np.empty(n, n_lines_dtype(height))
-    rasterize_into([utf8], images, n_lines)
+    rasterize_into([text], images, n_lines)
     return images, n_lines
 
 

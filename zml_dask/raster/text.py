@@ -50,6 +50,10 @@ class NormalizedText:
     n_cut: int
     note: str | None = None
 
+    def n_images(self, height: int = HEIGHT) -> int:
+        """Number of images of `height` lines that the text fills."""
+        return -(-self.n_lines // height)
+
 
 def normalize_text(data: bytes, *, width: int = WIDTH, keep_binary: bool = False) -> NormalizedText:
     r"""Decode a file's bytes and replace its line ends and tabs.
