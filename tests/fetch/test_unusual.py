@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
 from zml_dask.fetch.members import is_text
 
 from .archives import GOOD, RawMember, make_tar, make_zip, raw_zip, tar_info
@@ -177,6 +178,16 @@ def test_what_is_no_archive_but_named_as_one(
     assert fates(members) == {name: "damaged"}
     assert said in str(members[0].reason)
     assert fates(read(data, name="code.dat")) == {}
+
+
+def test_a_record_of_encrypted_archives_alone_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for name in ("code.tar.gz.gpg", "code.zip"):
+        path.write_bytes(make_zip({name: b"\x85" + bytes(range(256)), "logo.png": b"\x89PNG\0"}))
+        record = FetchedRecord("zenodo", (FetchedArchive("a.zip", path, 9, None, "zip"),))
+        assert str(record.lost()).startswith(f"('{name}: its name says")
+        path.write_bytes(make_zip({name: b"\x85" + bytes(range(256)), "a.py": PY}))
+        assert record.lost() is None
 
 
 def test_a_window_too_large_for_the_memory_is_named(read: Read, tmp_path: Path) -> None:

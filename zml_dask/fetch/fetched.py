@@ -9,7 +9,7 @@ from typing import Literal
 
 from zml_dask.fetch.member import FetchLimits, Member, is_lost
 from zml_dask.fetch.members import has_members, is_text, read_members
-from zml_dask.fetch.streams import Kind
+from zml_dask.fetch.streams import HEAD_BYTES, Kind, misnamed
 from zml_dask.text_safety import escape_path
 
 _FIRST_ENTRIES = 200
@@ -133,8 +133,11 @@ class FetchedRecord:
             for member in self._members(first):
                 if is_text(member):
                     return None
-                if is_lost(member) and len(lost) < _MOST_NAMED:
-                    lost.append(f"{member.path}: {member.reason}")
+                reason = member.reason if is_lost(member) else None
+                if member.status == "ok" and member.data:
+                    reason = misnamed(member.path, member.data[:HEAD_BYTES])
+                if reason is not None and len(lost) < _MOST_NAMED:
+                    lost.append(f"{member.path}: {reason}")
         return tuple(lost)
 
     def _members(self, first: int | None = None) -> Iterator[Member]:

@@ -99,11 +99,11 @@ class FileFetcher:
     archives : list of FetchedArchive
         Fetched so far.
     listed : list of Member
-        Files that are not worth fetching, too large to be, or not to be had.
+        Files that hold nothing to read, are too large, or cannot be fetched.
     n_bytes : int
         Of `archives`.
     fault : RecordError or None
-        Why the first of those that cannot be had cannot.
+        Of the first file that cannot be fetched.
     """
 
     client: HttpClient
@@ -116,13 +116,13 @@ class FileFetcher:
     fault: RecordError | None = None
 
     def fetch_all(self, files: tuple[RecordFile, ...]) -> None:
-        """Fetch every file that is worth it; the parts of a split archive as one.
+        """Fetch every file that may hold something to read; the parts of a split archive as one.
 
         Raises
         ------
         NetworkError, RecordError
-            Where no file can be had: of the first that cannot. Of several, those
-            that cannot be had, or are over the limit, are listed with the reason.
+            If no file can be fetched: that of the first. If some can, the others are
+            listed with the reason.
         """
         volumes = _volumes_of(file.key for file in files)
         # The first part shows whether there is an archive that is split.

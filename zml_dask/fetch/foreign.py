@@ -115,7 +115,7 @@ class ForeignReader:
         head = self._take(5)
         length = int.from_bytes(head[1:], "little")
         if length > _LARGEST_FRAME:
-            raise BrokenStreamError("its reader does not keep to its protocol")
+            raise BrokenStreamError("its reader gave an invalid answer")
         return head[:1], self._take(length)
 
     def json_of(self, body: bytes) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class ForeignReader:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise BrokenStreamError("its reader does not keep to its protocol")
+            raise BrokenStreamError("its reader gave an invalid answer")
         return value
 
     def finish(self, body: bytes) -> None:

@@ -377,7 +377,7 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
     except MissingLibraryError as error:
         yield unread(meter.name, None, "unsupported", f"{name} archives: {error}")
     except (OverLimitError, BrokenStreamError) as error:
-        reason = f"the {name} archive cannot be read from here on: {error}"
+        reason = f"the rest of the {name} archive cannot be read: {error}"
         path = meter.name if entry is None else str(entry.get("path") or meter.name)
         is_over = isinstance(error, OverLimitError)
         yield unread(path, None, "refused" if is_over else _status_of(str(error)), reason)

@@ -107,7 +107,7 @@ def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
                 entry = _read_entry(layer, meter, odd)
             except _BrokenHeaderError as error:
                 if not is_damaged:  # one row: a hostile archive has a million of them
-                    reason = f"{error}; the next good one is looked for"
+                    reason = f"{error}; reading continues at the next valid one"
                     yield unread(meter.name, None, "damaged", reason)
                 is_damaged = True
                 meter.check_time()
@@ -334,7 +334,7 @@ def _holds_content(layer: Layer) -> bool:
 def _parse(block: bytes) -> _Header:
     """What reading needs of a header; owner, times, mode and device may be anything."""
     if not is_tar_header(block):
-        raise _BrokenHeaderError("a header is broken (its checksum does not fit)")
+        raise _BrokenHeaderError("a header is invalid (its checksum is wrong)")
     size = _number(block[124:136])
     kind = block[156:157]
     if size is None or not 0 <= size <= _LARGEST_SIZE:

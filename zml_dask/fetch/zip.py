@@ -227,7 +227,7 @@ def iter_positions(buffer: Buffer, directory: Directory) -> Iterator[tuple[int, 
         path_end = position + fixed + n_path
         end = path_end + n_extra + n_comment
         if end > stop:
-            raise BrokenDirectoryError("its directory breaks off")
+            raise BrokenDirectoryError("its directory is incomplete")
         extra = bytes(buffer[path_end : path_end + n_extra]) if n_extra else b""
         yield position, bytes(buffer[position + fixed : path_end]), flags, extra
         position = end
@@ -363,7 +363,9 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
     if entry.method == IMPLODED:
         unpack = partial(explode, flags=entry.flags)
     if unpack is None:
-        return _refused(entry, ("unsupported", f"compression method {entry.method}"))
+        return _refused(
+            entry, ("unsupported", f"compression method {entry.method} is not supported")
+        )
     try:
         data = unpack(body, entry.size)
     except MemoryError:
@@ -374,7 +376,7 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
         more = "more" if len(data) > entry.size else "less"
         return _refused(entry, ("damaged", f"it unpacks to {more} than its header says"))
     if crc32(data) != entry.crc:
-        return _refused(entry, ("damaged", "its checksum does not fit"))
+        return _refused(entry, ("damaged", "its checksum is wrong"))
     over = meter.add_unpacked(len(data))
     if over is not None:
         return _refused(entry, ("refused", over))
@@ -668,4 +670,4 @@ def _check_end(buffer: Buffer, directory: Directory, position: int, count: int) 
     rest = bytes(buffer[position : min(directory.stated_stop, position + _LONGEST_COMMENT)])
     if is_all and (not rest.strip(b"\0") or rest.startswith(b"PK\x05\x05")):
         return
-    raise BrokenDirectoryError("its directory holds something else, or breaks off")
+    raise BrokenDirectoryError("its directory is incomplete or holds something else")

@@ -37,7 +37,7 @@ def salvaged_members(
 ) -> Iterator[Member]:
     """Members by their local headers, one after the other, in the archive's order.
 
-    Where no header follows a member, the next one is looked for.
+    Where no header follows a member, the next one is searched for.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def salvaged_members(
             if bytes(buffer[position : position + 4]) == ENTRY_SIGNATURE:
                 break
             position = _next_header(buffer, position, meter)
-    reason = f"{wrong}: what it does not list is read by the members' own headers"
+    reason = f"{wrong}; members that it does not list are read by their own headers"
     yield unread(meter.name, None, "damaged", reason)
 
 
