@@ -26,13 +26,7 @@ from zml_dask.raster.images import rasterize
 from zml_dask.raster.language import language_group
 from zml_dask.records.licenses import spdx_ids
 from zml_dask.store.commit.plan import FILES_PER_PART, FILES_PER_SORTED_PART, RECORDS_PER_PART
-from zml_dask.store.commit.tasks import (
-    RECORDS_PER_ROW_GROUP,
-    in_language_order,
-    index_columns,
-    rows_digest,
-)
-from zml_dask.store.commit.zarr_metadata import zarr_objects
+from zml_dask.store.commit.tasks import in_language_order, index_columns, rows_digest
 from zml_dask.store.info import Counts, DatasetInfo, Part, WrittenObject
 from zml_dask.store.layout import (
     DATASET_JSON,
@@ -43,7 +37,7 @@ from zml_dask.store.layout import (
     row_shape,
     shard_path,
 )
-from zml_dask.store.shards import ShardBuilder, ShardReader
+from zml_dask.store.shards import ShardBuilder, ShardReader, zarr_objects
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import RECORD_COLUMNS, add_up, summarise
 from zml_dask.store.tables import (
@@ -51,7 +45,6 @@ from zml_dask.store.tables import (
     records_table,
     write_manifest,
     write_part,
-    write_summary,
 )
 
 FILES_PER_RECORD = 130
@@ -331,10 +324,7 @@ def main(folder: str, records: int, shards: int = 16) -> None:
         while gathered.size >= max(least, 1):
             done = sum(part.rows for part in tables["records"])
             rows = records_of(done, gathered[:RECORDS_PER_PART])
-            part = write_part(
-                storage, "records", len(tables["records"]), [rows],
-                row_group_rows=RECORDS_PER_ROW_GROUP,
-            )  # fmt: skip
+            part = write_part(storage, "records", len(tables["records"]), [rows])
             tables["records"].append(part)
             gathered = gathered[RECORDS_PER_PART:]
         images_of[:] = [gathered]
@@ -365,7 +355,7 @@ def main(folder: str, records: int, shards: int = 16) -> None:
     write_sorted()
     write_records(1)
     arrays.finish(n_images, texts)
-    summary = write_summary(storage, 0, add_up(summaries))
+    summary = write_part(storage, "summary", 0, [add_up(summaries)])
     for path, data in zarr_objects(INFO.arrays, INFO.shape, n_images):
         storage.write(path, data)
         arrays.objects.append(WrittenObject(path, len(data), digest_of(data)))

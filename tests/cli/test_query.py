@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -93,6 +94,21 @@ def test_rows_are_ordered_and_written_to_files(
     missing = str(tmp_path / "none" / "x.csv")
     status, _, err = run(capsys, dataset, "--format", "csv", "--output", missing)
     assert (status, "cannot be written" in err) == (1, True)
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "rows.csv"
+    output.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        status, _, err = run(capsys, dataset, "--format", "csv", "--output", str(output))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (status, "rows.csv cannot be written" in err) == (1, True)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("rows.csv", "old")]
 
 
 def test_sql_answers_any_select(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:

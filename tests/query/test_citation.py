@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import zml_dask as zml
 from zml_dask.cli.main import main
 from zml_dask.errors import UsageError
-from zml_dask.query.citation import CITED_COLUMNS, bibtex, record_items
+from zml_dask.query.citation import CITED_COLUMNS, bibtex, record_item
 from zml_dask.query.dataset import Dataset
 from zml_dask.store.storage import Storage
 
@@ -33,7 +33,7 @@ def row(**values: object) -> dict[str, object]:
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
 def test_bibtex_is_read_back_whatever_the_title(title: str) -> None:
-    items = record_items([row(title=title, creators=[title], doi="10.5072/a_b%{c}")])
+    items = [record_item(row(title=title, creators=[title], doi="10.5072/a_b%{c}"))]
     entries = bibtexparser.loads(bibtex(items)).entries
     assert len(entries) == 1
     assert entries[0]["ID"] == "zenodo1"
@@ -45,7 +45,7 @@ def test_what_is_known_of_a_record_is_said() -> None:
         title="toolz", creators=["Roe, Ann", "The team"], publication_date=date(2020, 3, 9),
         version="1.2", doi="10.5072/zenodo.1",
     )  # fmt: skip
-    [item] = record_items([known])
+    item = record_item(known)
     assert item["author"] == [{"family": "Roe", "given": "Ann"}, {"literal": "The team"}]
     assert item["issued"] == {"date-parts": [[2020, 3, 9]]}
     assert item["type"] == "software"

@@ -17,7 +17,7 @@ from dataset_builders import LICENCE, RECORDS, files_of, stage_record, write_dat
 import zml_dask as zml
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.gather import gather
+from zml_dask.query.selection import gather
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store import snapshot
 from zml_dask.store.commit import commit, plan_commit

@@ -187,7 +187,7 @@ def test_chained_urls(folder: Path, tmp_path: Path, url: str) -> None:
     [
         ("zip://ds::{0}/none.zip", "no committed dataset"),
         ("zip://ds::{0}/text", "not a zip file"),
-        ("nosuch::zip://ds::{0}/text", "no file system is known by the name 'nosuch'"),
+        ("nosuch::zip://ds::{0}/text", "there is no file system 'nosuch'"),
     ],
 )
 def test_a_chained_url_that_cannot_be_is_one_line(tmp_path: Path, url: str, words: str) -> None:

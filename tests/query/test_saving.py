@@ -17,7 +17,7 @@ from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.errors import UsageError
 from zml_dask.query import portions, saving
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.portions import Places, cut
+from zml_dask.query.portions import PackedRows, cut
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA, ImageShape
 from zml_dask.store.staging import RecordStager
@@ -203,7 +203,7 @@ def test_portions_of_single_images(dataset: Path) -> None:
     view = zml.open_dataset(dataset).select("segment == 1")
     images = [part.selection(view.snapshot).rows.positions() for part in cut(view, records=1)]
     assert np.concatenate(images).tolist() == view.rows.positions().tolist()
-    assert Places.of(np.empty(0, np.int64)).positions().size == 0
+    assert PackedRows.of(np.empty(0, np.int64)).positions().size == 0
     assert portions.fingerprint(view) != portions.fingerprint(zml.open_dataset(dataset))
 
 
@@ -222,7 +222,9 @@ def test_a_task_notes_each_record_that_it_is_done_with(dataset: Path) -> None:
     view = zml.open_dataset(dataset)
     noted: list[int] = []
     for portion in cut(view):
-        with running("export", portion.number, lambda _, record_id: noted.append(record_id)):
+        with running(
+            "export", portion.number, lambda _, record_id, _count: noted.append(record_id)
+        ):
             for count, (_, files) in enumerate(portion.read(view.snapshot), len(noted)):
                 assert len(noted) == count
                 assert len(list(files)) > 0

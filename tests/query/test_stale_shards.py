@@ -141,7 +141,7 @@ def test_tables_that_name_images_that_there_are_not(
     row = file_images.find_file(ds, 5) | changed
     monkeypatch.setattr(file_images, "find_file", lambda *_: row)
     for reader in (ds.text, ds.image):
-        with pytest.raises(DatasetDamagedError, match="which cannot be; run zml-dask verify"):
+        with pytest.raises(DatasetDamagedError, match="which is impossible; run zml-dask verify"):
             reader(5)
 
 

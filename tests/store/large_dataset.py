@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from zml_dask.raster.images import rasterize_into
 from zml_dask.store.commit.tasks import in_language_order, index_columns
-from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import Counts, DatasetInfo
 from zml_dask.store.layout import (
     DATASET_JSON,
@@ -21,7 +20,7 @@ from zml_dask.store.layout import (
     image_arrays,
     shard_path,
 )
-from zml_dask.store.shards import ShardBuilder
+from zml_dask.store.shards import ShardBuilder, zarr_objects
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import summarise
 from zml_dask.store.tables import records_table, write_part
@@ -54,7 +53,7 @@ def write_large_dataset(folder: Path, shards: int = 245, seed: int = 0) -> Stora
         "files_by_language": (
             write_part(storage, "files_by_language", 0, in_language_order(projection)),
         ),
-        "records": (write_part(storage, "records", 0, [records], row_group_rows=1024),),
+        "records": (write_part(storage, "records", 0, [records]),),
         "failures": (),
         "withdrawn": (),
         "summary": (write_part(storage, "summary", 0, [summarise(files, records)]),),

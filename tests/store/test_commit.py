@@ -17,10 +17,9 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.raster.images import n_lines_dtype, rasterize
 from zml_dask.store.commit import CommitOptions, commit, finish_commit, plan_commit, run_task
-from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
 from zml_dask.store.layout import ImageShape, image_arrays, shard_path
-from zml_dask.store.shards import ShardBuilder, ShardReader
+from zml_dask.store.shards import ShardBuilder, ShardReader, zarr_objects
 from zml_dask.store.staging import FailureRow, pack_records, stage_failure
 from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify

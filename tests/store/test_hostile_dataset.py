@@ -107,7 +107,7 @@ def test_what_a_dataset_says_of_itself_is_checked(
     hostile = sealed(plain)
     storage.write("dataset.json", hostile)
     before = objects(storage)
-    with pytest.raises(DatasetDamagedError, match="does not say what it must"):
+    with pytest.raises(DatasetDamagedError, match="has invalid content"):
         zml.open_dataset(storage.url)
     report = verify(storage)
     assert [problem.path for problem in report.problems] == ["dataset.json"]
@@ -141,7 +141,7 @@ def test_a_lost_commit_point_is_not_begun_anew(storage: Storage, tmp_path: Path)
     storage.remove("dataset.json")
     stage(storage, tmp_path, 3, sources(4, 3))
     before = objects(storage)
-    with pytest.raises(DatasetDamagedError, match="its tables are there"):
+    with pytest.raises(DatasetDamagedError, match="its tables exist"):
         commit(storage)
     assert objects(storage) == before
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -287,11 +288,22 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("", "is empty"), ("nosuch://x", "no file system is known by the name 'nosuch'")],
+    [("", "is empty"), ("nosuch://x", "there is no file system 'nosuch'")],
 )
 def test_a_url_that_cannot_be(url: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Storage.open(url)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [("read", [5]), ("write", ["a", "text"]), ("list", [None]), ("read_range", ["a", "0", 1])],
+)
+def test_arguments_of_other_types_are_named(
+    tmp_path: Path, method: str, arguments: list[Any]
+) -> None:
+    with pytest.raises(UsageError, match=rf"Storage\.{method}\(\): \w+ has to be"):
+        getattr(Storage.open(tmp_path), method)(*arguments)
 
 
 def test_a_folder_takes_no_storage_options(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -125,10 +126,25 @@ def _opened(output: str | None, *, binary: bool) -> Iterator[IO[Any]]:
     if output is None:
         yield sys.stdout.buffer if binary else sys.stdout
         return
+    path = Path(output)
+    # Written aside, so that a full disk leaves what was there; a device or a pipe is written to.
+    is_special = path.exists() and not path.is_file()
+    target = path if is_special else path.resolve().with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path = Path(output)
-        with path.open("wb") if binary else path.open("w", encoding="utf-8", newline="") as file:
-            yield file
+        try:
+            with target.open(
+                "wb" if binary else "w",
+                encoding=None if binary else "utf-8",
+                newline=None if binary else "",
+            ) as file:
+                yield file
+            if target != path:
+                if path.exists():
+                    shutil.copymode(path, target)
+                target.replace(path.resolve())
+        finally:
+            if target != path:
+                target.unlink(missing_ok=True)
     except OSError as error:
         raise ZmlError(f"{output} cannot be written: {error.strerror or error}") from error
 

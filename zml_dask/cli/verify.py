@@ -25,9 +25,8 @@ from zml_dask.records.record import Record
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
-from zml_dask.store.verify import verify
+from zml_dask.store.verify import Report, verify
 from zml_dask.store.verify.repair import Restage, repair
-from zml_dask.store.verify.report import Report
 from zml_dask.text_safety import escape_text
 
 _SHOWN = 20

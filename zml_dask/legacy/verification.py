@@ -22,7 +22,7 @@ from zml_dask.legacy.sources import LegacyFileError
 from zml_dask.store.layout import LEGACY
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
-from zml_dask.store.verify.report import Report
+from zml_dask.store.verify import Report
 
 
 def verify_exports(dataset: Storage, *, repair: bool = False) -> Report:

@@ -40,8 +40,8 @@ from zml_dask.records.record import Record
 from zml_dask.records.refs import RecordRef
 from zml_dask.store.layout import FileStatus, extension_of
 from zml_dask.store.staging import StagedFile, stage_failure
+from zml_dask.store.staging.frames import StagedLocation, StagedReader
 from zml_dask.store.staging.packs import staged_trailer
-from zml_dask.store.staging.staged import StagedLocation, StagedReader
 from zml_dask.store.staging.stager import STAGED_RECORDS, RecordStager
 from zml_dask.store.storage import Storage
 

@@ -26,11 +26,10 @@ from zml_dask.engine.activity import worker_folder
 from zml_dask.engine.job import Report
 from zml_dask.errors import UsageError
 from zml_dask.publish.png import Depth, encode_png, largest_pixel
-from zml_dask.query.counting import find_countable
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.gather import gather
 from zml_dask.query.portions import Portion, PortionJob, check_whole_files, cut, fingerprint
-from zml_dask.query.selection import image_lines
+from zml_dask.query.selection import gather, image_lines
+from zml_dask.query.sql import find_countable
 from zml_dask.raster.images import Images, to_text
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.snapshot import Snapshot

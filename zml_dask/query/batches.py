@@ -15,8 +15,8 @@ from zml_dask.arguments import checked
 from zml_dask.errors import UsageError
 from zml_dask.query.counting import cluster_column
 from zml_dask.query.file_images import one_ahead
-from zml_dask.query.gather import as_codes, gather
 from zml_dask.query.rows import Int64, Rows
+from zml_dask.query.selection import as_codes, gather
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
@@ -132,7 +132,7 @@ class Batches:
         self.epoch = 0
         self.classes: tuple[str, ...] | None = None
         self._labels: NDArray[Any] | None = None
-        # Of the iteration that goes on: its epoch, and batches given out so far.
+        # The current iteration's epoch, and how many batches it has yielded.
         self._at: tuple[int, int] | None = None
         self._resume = 0
         if options.labels is not None:
@@ -186,7 +186,7 @@ class Batches:
             name = different[0]
             raise UsageError(
                 f"the state cannot be resumed: its {name} was {of.get(name)!r} and is now "
-                f"{mine[name]!r}; resume with the same images and options, or begin an epoch anew"
+                f"{mine[name]!r}; resume with the same images and options, or begin a new epoch"
             )
         self.set_epoch(state["epoch"])
         self._resume = int(state["batch"])
@@ -225,7 +225,7 @@ class Batches:
             while at < order.size:
                 picked = order[at : at + size - (0 if left is None else left[1].size)]
                 at += picked.size
-                # Copies, since the window's memory is filled anew.
+                # Copies, since the window's memory is reused.
                 part = images[picked], rows[picked]
                 left = part if left is None else _join(left, part)
                 if left[1].size == size:
@@ -252,7 +252,7 @@ class Batches:
         """Read images `start` to `stop` of an epoch, a window at a time; the next one ahead.
 
         A window is whole chunks in the epoch's order, and images are shuffled
-        within it. What comes before image `first` is left out, and not read.
+        within it. Windows before image `first` are not read.
         """
         if first >= stop:
             return
@@ -262,7 +262,7 @@ class Batches:
         order = _Order(self._view.rows, reader.spec.chunk, shuffle)
         decoders = max(1, CPU_COUNT // workers)
         largest = max(size, self.options.buffer)
-        # Two, used in turn: memory mapped anew for every window costs as much as reading.
+        # Two, used in turn, since mapping new memory for every window costs as much as reading.
         shape = (min(largest + order.largest_chunk, stop - start), *reader.row)
         memory = np.empty((2, *shape), np.uint32)
 
@@ -288,10 +288,9 @@ class Batches:
 
 
 class _Order:
-    """The images of an epoch: chunk after chunk, shuffled by `seed`; after the last the first.
+    """The order of images in an epoch: chunk after chunk, shuffled by `seed`, then again the first.
 
-    Images are counted on past the end, since those that come first again fill up
-    the last rank.
+    Numbers continue past the end, since the first images again fill up the last rank.
     """
 
     def __init__(self, rows: Rows, chunk: int, seed: list[int] | None) -> None:
@@ -305,7 +304,7 @@ class _Order:
         self.largest_chunk = int(sizes.max(initial=0))
 
     def chunk_end(self, begin: int, size: int) -> int:
-        """Where the chunk ends that makes `size` images from `begin` on, or else the epoch."""
+        """Return the end of the chunk with the last of `size` images from `begin` on."""
         total = int(self._ends[-1])
         lap = begin // total * total
         return lap + int(self._ends[np.searchsorted(self._ends, min(begin - lap + size, total))])
@@ -331,7 +330,7 @@ def _join(
 
 
 def _weights_of(view: Dataset, name: str) -> NDArray[np.float32]:
-    """Find the weight of each file of a view: of its cluster's files all together weigh 1."""
+    """Return the weight of each file of a view; those of a cluster's files add up to 1."""
     if name != "cluster":
         weights, classes = _labels_of(view, name, ())
         if classes is not None or weights.dtype.kind not in "iufb":
@@ -340,7 +339,7 @@ def _weights_of(view: Dataset, name: str) -> NDArray[np.float32]:
     column = cluster_column(view.snapshot)
     clusters = gather(view.snapshot, view.selection, [column])[column]
     codes, different = as_codes(clusters)
-    # Those of the view alone: of a cluster of five, two in a selection weigh a half each.
+    # Of the view only: of a cluster of five, two in a selection have a weight of a half each.
     sizes = np.bincount(codes[codes >= 0], minlength=len(different))
     return np.where(codes < 0, 1, 1 / np.append(sizes, 1)[codes]).astype(np.float32)
 
@@ -348,7 +347,7 @@ def _weights_of(view: Dataset, name: str) -> NDArray[np.float32]:
 def _labels_of(
     view: Dataset, name: str, classes: tuple[str, ...] | None
 ) -> tuple[NDArray[Any], tuple[str, ...] | None]:
-    """Find the label of each file of a view: a code where it is text, -1 where it is missing."""
+    """Return the label of each file of a view: a code if it is text, -1 where it is null."""
     values = gather(view.snapshot, view.selection, [name])[name]
     if pa.types.is_list(values.type):
         raise UsageError(f"{name!r} holds lists; a label is one value per image")
@@ -363,7 +362,7 @@ def _labels_of(
     places = {value: code for code, value in enumerate(classes)}
     codes, different = as_codes(values)
     of_class = np.array([*(places.get(value, -1) for value in different), -1], np.int64)
-    return of_class[codes], classes  # what is missing is the last
+    return of_class[codes], classes  # null is the last
 
 
 def encode(
@@ -425,7 +424,7 @@ def _indices(images: NDArray[np.uint32], vocabulary: str) -> NDArray[Any]:
     if np.unique(points).size != points.size:
         raise UsageError("the vocabulary holds a character twice; name each once")
     dtype = np.uint8 if points.size <= _HIGHEST_BYTE else np.uint16
-    table = np.zeros(int(points.max(initial=0)) + 2, dtype)  # the last for all that lie beyond
+    table = np.zeros(int(points.max(initial=0)) + 2, dtype)  # the last for all beyond
     table[points] = np.arange(1, points.size + 1)
     indices: NDArray[Any] = table[np.minimum(images, table.size - 1)]
     return indices

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,15 +22,9 @@ if TYPE_CHECKING:
 
 CitationFormat = Literal["bibtex", "csl"]
 CITED_COLUMNS = (
-    "record_id",
-    "doi",
-    "title",
-    "version",
-    "publication_date",
-    "creators",
-    "license",
-    "repository",
-)
+    "record_id", "doi", "title", "version", "publication_date", "creators", "license",
+    "repository"
+)  # fmt: skip
 """Columns of the records table that a citation says something of."""
 
 Item = dict[str, Any]
@@ -58,33 +52,24 @@ def cite(
     *,
     records: bool,
 ) -> str:
-    """Say how to cite a view, and its records; see `Dataset.cite`."""
+    """Return citations of a view, and its records; see `Dataset.cite`."""
     items = [dataset_item(view.info, view.url.rstrip("/").rpartition("/")[2], view.url)]
     if records:
         rows = view.snapshot.take("records", view.record_rows, CITED_COLUMNS)
-        items += record_items(rows.to_pylist())
-    return bibtex(items) if format == "bibtex" else csl_json(items)
+        items += map(record_item, rows.to_pylist())
+    return bibtex(items) if format == "bibtex" else json.dumps(items, indent=1, ensure_ascii=False)
 
 
-def record_items(records: Iterable[Mapping[str, Any]]) -> list[Item]:
-    """Describe records as CSL JSON.
-
-    Parameters
-    ----------
-    records : iterable of mapping
-        Rows of the records table with the `CITED_COLUMNS`.
+def record_item(row: Mapping[str, Any]) -> Item:
+    """Convert a row of the records table, with the `CITED_COLUMNS`, to CSL JSON.
 
     Examples
     --------
     >>> row = {"record_id": 7, "title": "toolz", "creators": ["Roe, A."]}
-    >>> [item] = record_items([dict.fromkeys(CITED_COLUMNS) | row])
+    >>> item = record_item(dict.fromkeys(CITED_COLUMNS) | row)
     >>> item["id"], item["title"], item["author"]
     ('zenodo7', 'toolz', [{'family': 'Roe', 'given': 'A.'}])
     """
-    return [_record_item(row) for row in records]
-
-
-def _record_item(row: Mapping[str, Any]) -> Item:
     published: date | None = row["publication_date"]
     doi = row["doi"]
     item: Item = {
@@ -109,28 +94,22 @@ def _name(creator: str) -> dict[str, str]:
 
 
 def dataset_item(info: DatasetInfo, name: str, url: str) -> Item:
-    """Describe a dataset itself as CSL JSON.
+    """Return the CSL JSON of a dataset itself.
 
-    Parameters
-    ----------
-    info : DatasetInfo
-        Its ``options`` hold the ``title``, ``creators``, ``doi`` that were set for it.
-    name : str
-        What the dataset is called where no title was set.
-    url : str
-        Where it is; left out where it is a local folder.
+    Its ``options`` may have a ``title``, ``creators`` and ``doi``; without a title it is called
+    `name`. `url` is left out if it is a local folder.
     """
-    said = info.options.get("about") or {}
+    about = info.options.get("about") or {}
     harvested = str((info.harvest or {}).get("complete_until") or "")[:10]
     parts = [[int(part) for part in harvested.split("-")]] if harvested else None
     item: Item = {
         "id": re.sub(r"\W+", "", name) or "dataset",
         "type": "dataset",
-        "title": said.get("title") or f"Images of research software: {name}",
-        "author": [_name(creator) for creator in said.get("creators") or ()],
+        "title": about.get("title") or f"Images of research software: {name}",
+        "author": [_name(creator) for creator in about.get("creators") or ()],
         "issued": parts and {"date-parts": parts},
-        "DOI": said.get("doi"),
-        "URL": f"https://doi.org/{said['doi']}" if said.get("doi") else _public(url),
+        "DOI": about.get("doi"),
+        "URL": f"https://doi.org/{about['doi']}" if about.get("doi") else _public(url),
         "note": f"{number_of(image=info.counts.images)} of {number_of(file=info.counts.files)} of "
         f"{number_of(record=info.counts.records)}",
     }
@@ -141,13 +120,8 @@ def _public(url: str) -> str | None:
     return url if url.startswith(("http://", "https://", "s3://", "gs://")) else None
 
 
-def csl_json(items: Sequence[Item]) -> str:
-    """Write CSL items as JSON."""
-    return json.dumps(items, indent=1, ensure_ascii=False)
-
-
 def bibtex(items: Sequence[Item]) -> str:
-    r"""Write CSL items as BibTeX, one entry for each.
+    r"""Convert CSL items to BibTeX, one entry for each.
 
     Examples
     --------
@@ -161,12 +135,8 @@ def bibtex(items: Sequence[Item]) -> str:
 
 
 def _entry(item: Item) -> str:
-    year, month, _ = [
-        *(item.get("issued") or {"date-parts": [[]]})["date-parts"][0],
-        None,
-        None,
-        None,
-    ][:3]
+    issued = item.get("issued") or {"date-parts": [[]]}
+    year, month = [*issued["date-parts"][0], None, None][:2]
     authors = [_bibtex_name(author) for author in item.get("author", ())]
     fields = {
         "author": " and ".join(authors),
@@ -195,5 +165,5 @@ def _tex(text: str) -> str:
 
 
 def _verbatim(text: str) -> str:
-    """Identifiers stand as they are; what would end the field is percent-encoded."""
+    """Identifiers stay as they are, except what would end the field."""
     return escape_text(text).replace("{", "%7B").replace("}", "%7D").replace(" ", "%20")

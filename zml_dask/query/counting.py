@@ -13,7 +13,7 @@ from zml_dask.arguments import nearest
 from zml_dask.errors import UsageError
 from zml_dask.query.frames import to_pandas
 from zml_dask.query.selection import derived_tables, join_derived, open_selected
-from zml_dask.query.sql import NO_TABLES, Column, Derived, find_column, quoted
+from zml_dask.query.sql import YEAR, Column, find_countable, quoted
 from zml_dask.store.layout import derived_table
 
 if TYPE_CHECKING:
@@ -24,29 +24,15 @@ NEAR_DUPLICATES: Final = "near_duplicates"
 """The derived table of each file's cluster."""
 
 COUNTS = ["images", "files", "records"]
-_OF_FEW_VALUES: Final = frozenset(
-    {
-        "language",
-        "language_group",
-        "kind",
-        "license",
-        "licenses",
-        "extension",
-        "encoding",
-        "status",
-        "origin",
-    }
-)
+_OF_FEW_VALUES: Final = frozenset({
+    "language", "language_group", "kind", "license", "licenses", "extension", "encoding",
+    "status", "origin"
+})  # fmt: skip
 """Columns whose values a person writes from memory."""
-YEAR = "year"
-"""Not a column, but counted by as if it were one: of the publication date."""
 
 
 def count_by(dataset: Dataset, by: Sequence[str]) -> pd.DataFrame:
-    """Count by the values of columns; see `Dataset.counts`.
-
-    Where the summary has the answer, nothing else is read.
-    """
+    """Count by the values of columns, from the summary if it has them; see `Dataset.counts`."""
     if not by or len(set(by)) < len(by):
         raise UsageError(f"count by one column or several, each named once, not by {list(by)!r}")
     columns = [find_countable(name, dataset.snapshot.derived) for name in by]
@@ -58,7 +44,7 @@ def count_by(dataset: Dataset, by: Sequence[str]) -> pd.DataFrame:
 
 
 def count_all(view: Dataset) -> dict[str, int]:
-    """Count a view's images, files and records; of a whole dataset nothing more is read."""
+    """Count a view's images, files and records; for a whole dataset nothing more is read."""
     if view.is_all:
         return {name: getattr(view.info.counts, name) for name in COUNTS}
     if view.is_unselected:
@@ -70,24 +56,8 @@ def count_all(view: Dataset) -> dict[str, int]:
     return dict(zip(COUNTS, found, strict=True))
 
 
-def find_countable(name: str, derived: Derived = NO_TABLES) -> Column:
-    """Find a column that has one value per file, or a list of them; ``"year"`` too.
-
-    Raises
-    ------
-    UsageError
-        If it is unknown, or a property of single images.
-    """
-    if name == YEAR:
-        return Column("records", YEAR, pa.int64())
-    column = find_column(name, derived)
-    if column.level == "images":
-        raise UsageError(f"{name!r} differs between a file's images; name a column of files")
-    return column
-
-
 def _summarised(dataset: Dataset, by: Sequence[str]) -> pa.Table | None:
-    """Take counts from the summary, if it has them."""
+    """Return counts from the summary, if it has them."""
     if not dataset.is_unselected:
         return None
     summary = dataset.snapshot.summary
@@ -109,7 +79,7 @@ def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
     levels = {column.level for column in columns}
     tables = "selected AS files"
     if levels == {"records"} and dataset.is_unselected:
-        # Also the records without any file.
+        # Includes records without files.
         tables = "all_records AS records LEFT JOIN selected AS files USING (record_id)"
     elif "records" in levels:
         tables += " JOIN all_records AS records USING (record_id)"
@@ -117,7 +87,7 @@ def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
     tables += join_derived(dataset.snapshot, derived)
     rows = f"SELECT {', '.join(source)} FROM {tables}"
     for number, column in enumerate(columns):
-        # One after another: two lists in one SELECT would be unrolled side by side.
+        # One after another, since two in one SELECT would be unnested side by side.
         if pa.types.is_list(column.type):
             rows = f"SELECT * REPLACE (unnest(c{number}) AS c{number}) FROM ({rows})"
     keys = [f"c{number}" for number in range(len(columns))]
@@ -135,7 +105,7 @@ def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
 def find_duplicates(dataset: Dataset) -> pd.DataFrame:
     """Find files of identical content in different records; see `Dataset.duplicates`."""
     with open_selected(dataset, {"record_id", "file_id", "sha256", "size"}) as database:
-        # Short hashes of the hashes first: the texts themselves would take 3.6 GB.
+        # Short hashes of the hashes first, since the texts would take 3.6 GB.
         database.execute(
             "CREATE TABLE repeated AS SELECT hash(sha256) AS short FROM selected "
             "WHERE sha256 IS NOT NULL GROUP BY short HAVING min(record_id) <> max(record_id)"
@@ -165,12 +135,9 @@ def find_near_duplicates(dataset: Dataset) -> pd.DataFrame:
 
 
 def cluster_column(snapshot: Snapshot) -> str:
-    """Name the column of each file's cluster of near-duplicates.
+    """Return the name of the column of each file's cluster of near-duplicates.
 
-    Raises
-    ------
-    UsageError
-        If they have not been derived, or files have been added since.
+    `UsageError` if they have not been derived, or files have been added since.
     """
     name = NEAR_DUPLICATES
     if name not in snapshot.derived or snapshot.rows(derived_table(name)) < snapshot.rows("files"):
@@ -182,17 +149,9 @@ def cluster_column(snapshot: Snapshot) -> str:
 
 
 def nearest_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | None:
-    """Say which values are nearest to the first of some that no file has.
+    """Return a line with the values nearest to the first in `named` that no file has.
 
-    Parameters
-    ----------
-    named : sequence of (str, str)
-        Columns, and a value of each that was asked for; see `sql.Condition.named`.
-
-    Returns
-    -------
-    str or None
-        One line; None where every value is there.
+    `named` is that of a `sql.Condition`; None if all its values exist.
     """
     for name, text in named:
         if name not in _OF_FEW_VALUES:
@@ -205,20 +164,11 @@ def nearest_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | 
 
 
 def wider_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | None:
-    """Say which condition finds more of what was probably meant, if there is one.
+    """Return a line with a condition that finds more of what was probably meant, if there is one.
 
     ``language == 'Fortran'`` leaves out "Fortran Free Form", and ``license == 'mit'``
-    records that name several licences. The summary alone is read.
-
-    Parameters
-    ----------
-    named : sequence of (str, str)
-        Columns, and a value of each that was asked for; see `sql.Condition.named`.
-
-    Returns
-    -------
-    str or None
-        One line.
+    records that name several licences. Only the summary is read. `named` is that of a
+    `sql.Condition`.
     """
     for name, text in named:
         wider = {"language": "language_group", "license": "licenses"}.get(name)

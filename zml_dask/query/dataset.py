@@ -21,10 +21,10 @@ from zml_dask.query.describe import RecordView, describe, describe_html
 from zml_dask.query.engine import relation_of
 from zml_dask.query.file_images import RAISE, FileImages, image_of, iterate_files, text_of
 from zml_dask.query.frames import files_frame, records_frame, to_pandas
-from zml_dask.query.gather import gather
 from zml_dask.query.rows import Int64, Rows, lazy_images
 from zml_dask.query.selection import (
     Selection,
+    gather,
     mask_selection,
     open_question,
     record_rows,
@@ -99,12 +99,12 @@ class Dataset:
         whole: Dataset | None = None,
     ) -> None:
         self.snapshot = snapshot
-        self.base = base  # what was chosen already; None for everything
-        self.conditions = conditions  # asked of that on first use
-        self.whole = whole  # of a part of a split, what was split
+        self.base = base  # what the conditions select from; None for everything
+        self.conditions = conditions  # evaluated on first use
+        self.whole = whole  # what was split, if this is a part of a split
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What was read is read again where it is needed.
+        # Cached values are read again where they are needed.
         return type(self), (self.snapshot, self.base, self.conditions, self.whole)
 
     def __dir__(self) -> list[str]:

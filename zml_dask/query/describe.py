@@ -1,4 +1,4 @@
-"""How a dataset and its records show themselves, in a terminal and in a notebook."""
+"""Descriptions of a dataset and its records, for a terminal and a notebook."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BLANK = (32, 0)
 
 
 def describe(view: Dataset) -> str:
-    """Summarise in a few lines; what is in the whole dataset needs nothing to be read."""
+    """Summarise in a few lines; for the whole dataset nothing is read."""
     facts = [f"{name:<10}{value}" for name, value in _facts(view)]
     return "\n".join([f"<Dataset {escape_text(view.url)}>", *facts])
 
@@ -93,15 +93,7 @@ def shade(image: Images) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class RecordView:
-    """One record of a dataset.
-
-    Attributes
-    ----------
-    row : mapping
-        Its row of the records table.
-    files : pandas.DataFrame
-        Its rows of the files table.
-    """
+    """One record of a dataset: its row of the records table, and those of its files."""
 
     row: Mapping[str, Any]
     files: pd.DataFrame

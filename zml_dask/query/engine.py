@@ -1,14 +1,14 @@
 """DuckDB over the tables of a snapshot, behind a fence.
 
 DuckDB was chosen over a language of our own, polars and Arrow's expressions: its SQL is
-known, and it answers over 65 million files in a few gigabytes. Local parts it
-reads itself; parts anywhere else through `_PartFiles`, which keeps the footers. Measured
+known, and it answers over 65 million files in a few gigabytes. It reads local parts
+itself; parts anywhere else through `_PartFiles`, which keeps the footers. Measured
 over 13 million files, that is as fast as plain DuckDB; Arrow datasets in the place of
 files take three times as long.
 
 The fence: no files but the parts, no network, no extensions, no settings that a statement
-could change, no names of Python; bounded memory and disk, and time where the caller
-wants that. What a statement may say is checked in `sql`.
+could change, no names of Python; bounded memory and disk, and a time limit on
+request. What a statement may contain is checked in `sql`.
 """
 
 from __future__ import annotations
@@ -49,22 +49,20 @@ _T = TypeVar("_T")
 class Database:
     """A fenced DuckDB connection with views of a snapshot's tables; close it, or use ``with``.
 
-    The tables are called ``all_files``, ``all_records`` and so on, without what was
-    withdrawn; `views` are made of them.
+    `tables` (of `layout.TABLES`, or ``derived/<name>``) are called ``all_files``, ``all_records``
+    and so on, without withdrawn records.
 
     Parameters
     ----------
-    tables : iterable of str
-        Of `layout.TABLES`, or ``derived/<name>``; those that are asked for.
     views : mapping of str to str
-        Name of a view and its SELECT, in the order in which they are made.
+        Name of a view of these and its SELECT, in the order in which they are made.
     bits : mapping of str to Rows
         Sets of rows, for ``get_bit(getvariable('name'), row)``.
     values : mapping of str to pyarrow.Array or Table
         Small tables.
     memory_limit : int, optional
         Bytes; beyond them DuckDB spills to `tempfile.gettempdir()`. Default: 1.5 GiB, or
-        half of the machine's memory where that is less.
+        half of the machine's memory if that is less.
     """
 
     def __init__(
@@ -114,9 +112,9 @@ class Database:
             run("SET lock_configuration = true")
 
     def _add_table(self, name: str) -> list[str]:
-        """Make ``all_<name>`` of a table's parts; return the paths that DuckDB has to read.
+        """Create ``all_<name>`` from a table's parts; return the paths that DuckDB has to read.
 
-        Of a derived table it is ``all_derived_<name>``.
+        For a derived table it is ``all_derived_<name>``.
         """
         snapshot = self._snapshot
         view = f"all_{name.replace('/', '_')}"
@@ -148,20 +146,16 @@ class Database:
         self._connection.close()
 
     def relation(self, query: str, *, shown: str = "") -> duckdb.DuckDBPyRelation:
-        """Return what a SELECT gives, not yet computed; it keeps the connection alive.
+        """Return the result of a SELECT, not yet computed; it keeps the connection alive.
 
-        Parameters
-        ----------
-        query : str
-            Checked by `sql` where it came from elsewhere.
-        shown : str
-            What the user wrote, for the message where DuckDB refuses it.
+        `query` has been checked by `sql` if it is a user's; `shown` is what the user wrote, for
+        messages.
         """
         with self._errors(shown):
             return self._answer(query)
 
     def _answer(self, query: str) -> duckdb.DuckDBPyRelation:
-        """Return what a SELECT gives; its sums of whole numbers with 64 bits.
+        """Return the result of a SELECT; its sums of whole numbers with 64 bits.
 
         DuckDB makes them 128 bits wide, which pandas reads as floats and others as text.
         """
@@ -177,25 +171,19 @@ class Database:
         return found.project(", ".join(columns))
 
     def execute(self, statement: str) -> None:
-        """Run a statement of our own, say one that makes a table of what it computes."""
+        """Run a statement of our own, for example one that creates a table."""
         with self._errors():
             self._connection.execute(statement)
 
     def table(self, query: str, *, shown: str = "", timeout: float | None = None) -> pa.Table:
-        """Return what a SELECT gives, as a table.
-
-        Raises
-        ------
-        UsageError
-            If it takes longer than `timeout` seconds, or more memory than it may.
-        """
+        """Compute a SELECT; `UsageError` if it exceeds `timeout` seconds or its memory."""
         with self._errors(shown), self._limited(timeout, shown), self._in_thread() as compute:
             return compute(lambda: self._answer(query).to_arrow_table())
 
     def batches(
         self, query: str, *, shown: str = "", timeout: float | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Yield what a SELECT gives, in bounded memory; at least one batch, be it empty."""
+        """Yield the result of a SELECT in bounded memory; at least one batch, even if empty."""
         with self._errors(shown), self._limited(timeout, shown), self._in_thread() as compute:
             reader = compute(lambda: self._answer(query).to_arrow_reader(_BATCH))
             n = 0
@@ -209,25 +197,25 @@ class Database:
 
     @contextmanager
     def _in_thread(self) -> Iterator[Callable[[Callable[[], _T]], _T]]:
-        """Yield what has DuckDB compute in a thread: in the main one, it notices no Ctrl-C."""
+        """Yield what lets DuckDB compute in a thread: in the main one it ignores Ctrl-C."""
         with ThreadPoolExecutor(1) as thread:
 
             def compute(call: Callable[[], _T]) -> _T:
                 future = thread.submit(call)
-                # A signal just before a wait does not end it; so it is never a long one.
+                # Short waits, since a signal just before one does not end it.
                 while not wait([future], timeout=0.5).done:
                     pass
                 return future.result()
 
             try:
                 yield compute
-            except (KeyboardInterrupt, SystemExit):  # by a handler of somebody else's
-                # In a thread, too, for who types Ctrl-C twice.
+            except (KeyboardInterrupt, SystemExit):  # raised by another handler
+                # In a thread too, in case Ctrl-C is pressed twice.
                 threading.Thread(target=self._interrupt, args=[thread.submit(bool)]).start()
                 raise
 
     def _interrupt(self, ended: Future[Any]) -> None:
-        while not ended.done():  # what has yet to begin is not interrupted by one call
+        while not ended.done():  # one call does not interrupt what has yet to begin
             self._connection.interrupt()
             wait([ended], timeout=0.1)
 
@@ -251,12 +239,12 @@ class Database:
 
     @contextmanager
     def _errors(self, shown: str = "") -> Iterator[None]:
-        """Say in one line what went wrong: with the question, or with a part of a table."""
+        """Turn errors into one line about the question, or about a part of a table."""
         try:
             yield
-        except (duckdb.Error, pa.ArrowException, OSError) as error:  # Arrow passes DuckDB's on
+        except (duckdb.Error, pa.ArrowException, OSError) as error:  # Arrow passes on DuckDB's
             with self._snapshot.reading("a table"):
-                raise self._parts.failure or _said(shown, error) from error
+                raise self._parts.failure or _user_error(shown, error) from error
 
 
 def _positive(name: str, value: float, unit: str) -> float:
@@ -265,7 +253,7 @@ def _positive(name: str, value: float, unit: str) -> float:
     return value
 
 
-def _said(shown: str, error: Exception) -> Exception:
+def _user_error(shown: str, error: Exception) -> Exception:
     line = str(error).strip().split("\n")[0]
     if isinstance(error, duckdb.InterruptException):
         return error
@@ -283,7 +271,7 @@ def _listed(paths: list[str]) -> str:
 
 
 class _PartFiles(AbstractFileSystem):
-    """The parts of a snapshot's tables as DuckDB reads files: by ranges, from any storage."""
+    """The parts of a snapshot's tables as files for DuckDB: ranges from any storage."""
 
     protocol = _PROTOCOL
     cachable = False
@@ -313,7 +301,7 @@ class _PartFiles(AbstractFileSystem):
         return self._snapshot.open_part(self._part(path), self._note)  # type: ignore[return-value]
 
     def _note(self, error: Exception) -> None:
-        # DuckDB keeps its text only.
+        # DuckDB keeps only its text.
         self.failure = self.failure or error
 
 

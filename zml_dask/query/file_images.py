@@ -63,7 +63,7 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class FileImages:
-    """A file and those of its images that are selected; unpacks as ``file, images``.
+    """A file and its selected images; unpacks as ``file, images``.
 
     Attributes
     ----------
@@ -94,19 +94,16 @@ class FileImages:
 
 
 def image_rows(info: DatasetInfo, file: Mapping[str, Any]) -> Int64:
-    """Rows of ``images.zarr`` that belong to a row of the files table, int64, shape (n,).
+    """Return the rows of a file's images, int64, shape (n,).
 
-    Raises
-    ------
-    DatasetDamagedError
-        If there cannot be such images.
+    `DatasetDamagedError` if there cannot be such images.
     """
     first, n = file["first_image"], file["n_images"]
     fits = n == info.shape.n_images(file["n_lines"]) and first >= 0
     if not fits or first + n > info.counts.images:
         raise DatasetDamagedError(
-            f"the files table says of {file['path']!r} that its {file['n_lines']:,} lines are "
-            f"{n:,} images from {first:,} on, of {info.counts.images:,}, which cannot be; "
+            f"by the files table, the {file['n_lines']:,} lines of {file['path']!r} are {n:,} "
+            f"images from {first:,} on, of {info.counts.images:,}, which is impossible; "
             "run zml-dask verify on the dataset"
         )
     rows: Int64 = first + np.arange(n, dtype=np.int64)
@@ -114,26 +111,17 @@ def image_rows(info: DatasetInfo, file: Mapping[str, Any]) -> Int64:
 
 
 def read_text(file: Mapping[str, Any], images: Images, segment: Int64) -> str:
-    """Read images of a file as text, and check it where they are the whole file.
+    """Convert images (uint32, shape (n, height, width)) of a file to text.
 
-    Parameters
-    ----------
-    file : mapping
-        A row of the files table.
-    images : numpy.ndarray of uint32, shape (n, height, width)
-    segment : numpy.ndarray of int64, shape (n,)
-
-    Raises
-    ------
-    DatasetDamagedError
-        If the images do not hold the text that was committed.
+    `segment` has their numbers, int64, shape (n,). `DatasetDamagedError` if they are all of the
+    file's images and do not contain the text that was committed.
     """
     n_lines = np.full(segment.shape, file["n_lines"], np.int64)
     expected = file["text_sha256"] if segment.size == file["n_images"] else None
     try:
         text = to_text(images, image_lines(n_lines, segment, images.shape[1]))
         found = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    except (UnicodeDecodeError, UsageError):  # a pixel that is no character, lines that do not fit
+    except (UnicodeDecodeError, UsageError):  # an invalid pixel or number of lines
         found, expected = "", "text"
     if expected is not None and found != expected:
         raise DatasetDamagedError(
@@ -148,7 +136,7 @@ def iterate_files(snapshot: Snapshot, selection: Selection) -> Iterator[FileImag
     """Yield the files of a selection with their images; no chunk is read twice.
 
     Memory holds 2,048 images, or those of the largest file and 1,024, and 16,384 rows of
-    the table: the next images are read while those before are in use.
+    the table: the next images are read while the previous ones are in use.
     """
 
     def files() -> Iterator[tuple[FileRow, int, int]]:
@@ -184,8 +172,8 @@ def with_images(
     """Yield each item with its images: those of `rows` from one place to another.
 
     Items follow one another without a gap. Images are read front to back, some whole
-    chunks at a time, at first few, to begin soon, and ahead of what is asked for. An item's
-    are valid until the next one: two buffers take turns, as mapping new memory for every
+    chunks at a time, first few, to begin soon, and ahead of use. An item's images
+    are valid until the next item: two buffers take turns, as mapping new memory for every
     read costs as much as decoding into it.
     """
     most = max(_IMAGES_AT_ONCE, reader.spec.chunk)
@@ -205,7 +193,7 @@ def with_images(
     for item, begin, end in items:
         parts = [held[begin - at : end - at]]
         while at + len(held) < end:
-            parts[-1] = parts[-1].copy()  # the next piece but one is read to where it is
+            parts[-1] = parts[-1].copy()  # the next piece but one overwrites it
             at += len(held)
             held = next(pieces)
             parts.append(held[: end - at])
@@ -213,7 +201,7 @@ def with_images(
 
 
 def one_ahead(make: Callable[[_Item], _Made], items: Iterator[_Item]) -> Iterator[_Made]:
-    """Yield what is made of each item, by a thread while the one before is in use."""
+    """Yield what is made of each item, by a thread while the previous one is in use."""
     with ThreadPoolExecutor(1, thread_name_prefix="zml-read") as pool:
         waiting = [pool.submit(make, item) for item in islice(items, 1)]
         for item in items:
@@ -251,24 +239,13 @@ def image_of(view: Dataset, file: int | str, segment: int) -> NDArray[np.uint32]
 
 
 def find_file(dataset: Dataset, file: int | str) -> dict[str, Any]:
-    """Return what is needed to read a file: by its number, or by its path within a view.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Return a file's row, as far as reading it needs: by its number, or its path in a view."""
     if isinstance(file, str):
         file = _find_path(dataset, file)
     names = [
-        "file_id",
-        "path",
-        "record_id",
-        "status",
-        "first_image",
-        "n_images",
-        "n_lines",
-        "text_sha256",
-    ]
+        "file_id", "path", "record_id", "status", "first_image", "n_images", "n_lines",
+        "text_sha256"
+    ]  # fmt: skip
     if 0 <= file < dataset.snapshot.rows("files"):
         table = dataset.snapshot.take("files", np.array([file], np.int64), names)
         row: dict[str, Any] = table.to_pylist()[0]
@@ -278,7 +255,7 @@ def find_file(dataset: Dataset, file: int | str) -> dict[str, Any]:
 
 
 def _find_path(dataset: Dataset, path: str) -> int:
-    """Find the only file of this view whose path is this one, or ends with it."""
+    """Return the only file of a view whose path is `path`, or ends with it."""
     condition = equality("path", path).text.replace("files.path = ", "", 1)
     with open_selected(dataset, {"file_id", "record_id", "path"}) as database:
         found = database.table(
@@ -289,12 +266,12 @@ def _find_path(dataset: Dataset, path: str) -> int:
     whole = [row for row in found if row["path"] == path]
     if not found:
         raise UsageError(
-            f"no file here has the path {path!r}, or one that ends so; read('path') lists them"
+            f"no file here has the path {path!r}, or one that ends with it; read('path') lists them"
         )
     if len(whole) == 1 or len(found) == 1:
         return int(found[0]["file_id"])
     others = ", ".join(f"{r['file_id']} ({r['record_id']}: {r['path']!r})" for r in found[:3])
     raise UsageError(
-        f"several files have the path {path!r}, or one that ends so: {others}"
+        f"several files have the path {path!r}, or one that ends with it: {others}"
         f"{' and more' if len(found) > 3 else ''}; give the number of one, or more of its path"
     )

@@ -1,4 +1,4 @@
-"""Rows of the tables as pandas DataFrames, their text read when it is looked at.
+"""Rows of the tables as pandas DataFrames that read text on first use.
 
 Hashes, paths and metadata are nearly all of the tables' bytes, and most questions
 are about other columns. pandas has no lazy columns, but its arrays of text are
@@ -43,7 +43,7 @@ TEXT: Any = (
 )
 """The type of columns of text; what is missing is NaN in every version of pandas."""
 
-# The stubs know little of what pandas' arrays have in common.
+# The stubs lack most of the interface of pandas' arrays.
 _ArrowTexts: Any = TEXT.construct_array_type()
 
 
@@ -52,14 +52,10 @@ class LazyTexts(_ArrowTexts):
 
     Everything but choosing rows is what pandas does with the text that was read,
     and gives pandas' own arrays.
-
-    Parameters
-    ----------
-    rows : numpy.ndarray of int64, shape (n,)
     """
 
     def __new__(cls, read: Any, rows: Int64 | None = None, **_options: Any) -> Any:
-        """Make one, or of results what pandas makes: before version 3 it calls the class."""
+        """Create one; of results what pandas creates: before version 3 it calls the class."""
         return _plain(read) if rows is None else super().__new__(cls)
 
     def __init__(self, read: Read, rows: Int64) -> None:
@@ -91,7 +87,7 @@ class LazyTexts(_ArrowTexts):
         return _ArrowTexts._from_sequence(scalars, **options)  # noqa: SLF001 - pandas' interface
 
     def _from_pyarrow_array(self, values: Any) -> Any:
-        # How pandas makes the results of what it does with the text: as plain arrays.
+        # pandas constructs results of operations with it: as plain arrays.
         return _plain(values)
 
     def __len__(self) -> int:
@@ -145,14 +141,9 @@ def _plain(values: pa.Array | pa.ChunkedArray) -> Any:
 def lazy_frame(
     snapshot: Snapshot, table: str, eager: pa.Table, rows: NDArray[np.int64]
 ) -> pd.DataFrame:
-    """Make a DataFrame of rows of a table whose text is read when it is looked at.
+    """Return a DataFrame of rows of a table, by number, whose text is read on first use.
 
-    Parameters
-    ----------
-    eager : pyarrow.Table
-        The columns that are not text, of those rows.
-    rows : numpy.ndarray of int64, shape (n,)
-        Numbers of the rows.
+    `eager` has the columns that are not text, of these rows.
     """
 
     def read(name: str, numbers: NDArray[np.int64]) -> pa.ChunkedArray:
@@ -167,7 +158,7 @@ def lazy_frame(
 
 
 def files_frame(view: Dataset) -> pd.DataFrame:
-    """Make a DataFrame of a view's files."""
+    """Return a DataFrame of a view's files."""
     snapshot, names = view.snapshot, _eager_columns("files")
     if view.is_all:
         rows = np.arange(view.info.counts.files, dtype=np.int64)
@@ -175,7 +166,7 @@ def files_frame(view: Dataset) -> pd.DataFrame:
     rows = view.selection.file_id
     asked = {c.name for one in view.conditions for c in one.columns if c.level == "files"}
     if view.base is None and files_table(snapshot, {*names, *asked}) == BY_LANGUAGE:
-        # Its rows lie together there, and all over the table in the dataset's order.
+        # There the rows are together, and in the other table scattered.
         with open_selected(view, set(names)) as database:
             eager = database.table(f"SELECT {', '.join(names)} FROM selected ORDER BY file_id")
         eager = eager.cast(pa.schema([FILES_SCHEMA.field(name) for name in names]))
@@ -185,7 +176,7 @@ def files_frame(view: Dataset) -> pd.DataFrame:
 
 
 def records_frame(view: Dataset) -> pd.DataFrame:
-    """Make a DataFrame of the records that a view's files are of."""
+    """Return a DataFrame of the records of a view's files."""
     rows = view.record_rows
     eager = view.snapshot.take("records", rows, _eager_columns("records"))
     return lazy_frame(view.snapshot, "records", eager, rows)
@@ -197,7 +188,7 @@ def _eager_columns(table: str) -> list[str]:
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
-    """Turn into a DataFrame; whole numbers that may be missing stay whole numbers."""
+    """Convert to a DataFrame; integers that may be null stay integers."""
     nullable = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype()}
     optional = pa.schema([column for column in table.schema if column.nullable])
     frame: pd.DataFrame = table.select(optional.names).to_pandas(types_mapper=nullable.get)

@@ -41,15 +41,7 @@ MATCH_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A line in which a pattern was found.
-
-    Attributes
-    ----------
-    line_number : int
-        Of the file, from 1.
-    line : str
-        Without its newline.
-    """
+    """A line, without its newline, that matches a pattern; `line_number` counts from 1."""
 
     file_id: int
     record_id: int
@@ -61,17 +53,9 @@ class Match:
 def compile_pattern(
     pattern: str, *, ignore_case: bool = False, fixed: bool = False
 ) -> re.Pattern[str]:
-    """Make a regular expression that is matched within lines.
+    """Compile a regular expression of Python's `re`, or plain text where `fixed`, for single lines.
 
-    Parameters
-    ----------
-    pattern : str
-        A regular expression of Python's `re`, or plain text where `fixed`.
-
-    Raises
-    ------
-    UsageError
-        If it is not a regular expression, or could match beyond a line.
+    `UsageError` if it is not a regular expression, or could match beyond a line.
 
     Examples
     --------
@@ -91,7 +75,7 @@ def compile_pattern(
 
 
 def grep(view: Dataset, pattern: re.Pattern[str]) -> Iterator[Match]:
-    """Yield the lines of a selection in which a pattern is found, in the dataset's order."""
+    """Yield the lines of a selection that match a pattern, in the dataset's order."""
     return _search(iterate_files(view.snapshot, view.selection), pattern)
 
 
@@ -119,14 +103,14 @@ def _search(files: Iterable[FileImages], pattern: re.Pattern[str]) -> Iterator[M
         file, height = found.file, found.images.shape[1]
         lines = image_lines(file.n_lines, found.segment, height)
         for index, line in _lines_with(pattern, to_text(found.images, lines)):
-            # Images may be missing from a selection: lines count within the file all the same.
+            # Line numbers are the file's, even if the selection lacks some of its images.
             image = int(np.searchsorted(np.cumsum(lines), index, "right"))
             number = int(found.segment[image]) * height + index - int(lines[:image].sum()) + 1
             yield Match(file.file_id, file.record_id, file.path, number, line)
 
 
 def _lines_with(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
-    r"""Yield number (from 0) and text of the lines in which a pattern is found.
+    r"""Yield number (from 0) and text of the lines that match a pattern.
 
     Examples
     --------
@@ -140,7 +124,7 @@ def _lines_with(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]
         line += text.count("\n", counted, begin)
         counted = begin
         found = text[begin:end]
-        # A pattern like [^a] matches the newline as well, which is of no line.
+        # A pattern like [^a] matches the newline too, which belongs to no line.
         if pattern.search(found):
             yield line, found
         at = end + 1

@@ -12,10 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.query.counting import find_countable
-from zml_dask.query.gather import as_codes, gather
 from zml_dask.query.rows import Int64
-from zml_dask.query.selection import image_lines
+from zml_dask.query.selection import as_codes, gather, image_lines
+from zml_dask.query.sql import find_countable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,7 +40,7 @@ class _FileColumn:
         column = find_countable(name, view.snapshot.derived)
         if pa.types.is_list(column.type) or pa.types.is_binary(column.type):
             raise UsageError(f"{name!r} holds {column.type}; a coordinate is one value per image")
-        # What may be missing is NaN, None or NaT, as pandas has it, whether or not any is.
+        # As in pandas, NaN, None or NaT stands for null, even if there is none.
         self.dtype = np.dtype(column.type.to_pandas_dtype())
         if pa.types.is_string(column.type) or (column.is_nullable and self.dtype == np.bool_):
             self.dtype = np.dtype(object)
@@ -66,7 +65,7 @@ class _FileColumn:
 
 
 class _ImageColumn:
-    """``segment`` or the lines of each image, worked out when it is indexed."""
+    """``segment`` or the lines of each image, calculated when it is indexed."""
 
     def __init__(self, view: Dataset, name: str) -> None:
         self._view = view
@@ -96,7 +95,7 @@ def _positions(view: Dataset, key: Any) -> Int64:
 
 
 def to_xarray(view: Dataset, columns: Sequence[str] = ()) -> xr.Dataset:
-    """Make an xarray Dataset of a view; see `Dataset.to_xarray`."""
+    """Return an xarray Dataset of a view; see `Dataset.to_xarray`."""
     try:
         import xarray as xr
     except ImportError as error:

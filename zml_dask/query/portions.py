@@ -1,4 +1,4 @@
-"""A view cut into portions: some neighbouring records each, as the tasks of jobs over it."""
+"""Portions of a view: some neighbouring records each, as the tasks of jobs over it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -31,77 +31,53 @@ IMAGES = 50_000
 """What a portion holds at most, unless one record has more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Some row numbers that are near each other, as one bit for each row between them.
+class PackedRows(NamedTuple):
+    """Ascending row numbers near each other: the first, and a bit for it and each that follows.
 
-    Attributes
-    ----------
-    first : int
-        The row that the first bit is of.
-    bits : bytes
-        As by `numpy.packbits`.
+    Examples
+    --------
+    >>> PackedRows.of(np.array([70, 72])).positions().tolist()
+    [70, 72]
     """
 
-    first: int
-    bits: bytes
+    first: int = 0
+    bits: bytes = b""
 
     @classmethod
-    def of(cls, positions: Int64) -> Places:
-        """Pack ascending numbers.
-
-        Examples
-        --------
-        >>> Places.of(np.array([70, 72])).positions().tolist()
-        [70, 72]
-        """
-        if not positions.size:
-            return cls(0, b"")
-        first = int(positions[0])
-        mask = np.zeros(int(positions[-1]) - first + 1, np.bool_)
-        mask[positions - first] = True
-        return cls(first, np.packbits(mask).tobytes())
+    def of(cls, rows: Int64) -> PackedRows:
+        """Pack ascending numbers."""
+        if not rows.size:
+            return cls()
+        first, last = int(rows[0]), int(rows[-1])
+        return cls(first, Rows.of_positions(rows - first, last - first + 1).bits.tobytes())
 
     def positions(self) -> Int64:
         """Return the numbers, int64, ascending."""
-        mask = np.unpackbits(np.frombuffer(self.bits, np.uint8))
-        found: Int64 = self.first + np.flatnonzero(mask)
-        return found
+        return self.first + np.flatnonzero(np.unpackbits(np.frombuffer(self.bits, np.uint8)))
 
 
 @dataclass(frozen=True, slots=True)
 class Portion:
     """Some records of a view, and those of their files and images that belong to it.
 
-    It holds numbers alone, a bit for each, so that it travels cheaply to a worker.
-
-    Attributes
-    ----------
-    number : int
-        From 0, in the dataset's order.
-    record_ids : tuple of int
-    files : Places
-        Rows of the files table.
-    images : Places or None
-        Rows of ``images.zarr``, where images were chosen one by one.
+    It holds numbers only, a bit for each, so that it is small to send to a worker. Portions are
+    numbered from 0, in the dataset's order. `images` is None unless they were chosen one by one.
     """
 
     number: int
     record_ids: tuple[int, ...]
-    files: Places
-    images: Places | None
+    files: PackedRows
+    images: PackedRows | None
     n_images: int
 
     def selection(self, snapshot: Snapshot) -> Selection:
-        """Return these files and images, without a look at any other row."""
+        """Return these files and images; no other row is read."""
         file_id = self.files.positions()
         if self.images is None:
             return Selection.of_files(snapshot, file_id)
         counts = snapshot.info.counts
         chosen = Rows.of_positions(self.images.positions(), counts.images)
-        found = Selection(snapshot, Rows.of_positions(file_id, counts.files), chosen)
-        found.__dict__["rows"] = chosen
-        return found
+        return Selection.of(snapshot, Rows.of_positions(file_id, counts.files), chosen, chosen=True)
 
     def records(
         self, snapshot: Snapshot, columns: list[str] | None = None
@@ -112,9 +88,9 @@ class Portion:
         return {row["record_id"]: row for row in rows}
 
     def read(self, snapshot: Snapshot) -> Iterator[tuple[int, Iterator[FileImages]]]:
-        """Yield the number of each record that has files here, and those with their images.
+        """Yield each record that has files here, and these with their images.
 
-        Once the next one is asked for, a record is done, for the progress of a task.
+        When the next one is requested, a record is done, for the progress of a task.
         """
         files = iterate_files(snapshot, self.selection(snapshot))
         for record_id, of_record in groupby(files, attrgetter("file.record_id")):
@@ -126,12 +102,7 @@ class Portion:
 class PortionJob(Job[Portion, None, ResultT, FinalT]):
     """A job whose tasks are the portions of a view.
 
-    Attributes
-    ----------
-    target : Storage
-        Where it writes: a folder or any fsspec URL.
-    portions : tuple of Portion
-        Needed by the driver only.
+    `target` is where it writes; only the driver has the portions.
     """
 
     name: ClassVar[str] = "records"
@@ -149,29 +120,19 @@ class PortionJob(Job[Portion, None, ResultT, FinalT]):
         return replace(self, portions=())
 
     def shared(self) -> tuple[Storage]:
-        """Return the target; what is read fails by itself where it is not to be seen."""
+        """Return the target; reading fails by itself on a worker that cannot see the source."""
         return (self.target,)
 
     def size(self, task: Portion) -> int:
-        """Count a portion's records."""
+        """Return the number of a portion's records."""
         return len(task.record_ids)
 
 
-def cut(
-    view: Dataset, *, records: int = RECORDS, files: int = FILES, images: int = IMAGES
-) -> list[Portion]:
-    """Cut a view into portions.
+def cut(view: Dataset, *, records: int = RECORDS, images: int = IMAGES) -> list[Portion]:
+    """Cut a view into portions, in the dataset's order.
 
-    Parameters
-    ----------
-    records, files, images : int
-        What a portion holds at most; a record is never divided.
-
-    Returns
-    -------
-    list of Portion
-        In the dataset's order; records without files, which only a dataset that nothing
-        was chosen from has, come last.
+    A portion has at most so many records and images, and 50,000 files; a record is never divided.
+    Records without files, which only a dataset without a selection has, come last.
     """
     columns = {"file_id", "record_id", "n_images"}
     query = (
@@ -189,7 +150,7 @@ def cut(
     held = np.zeros(3, np.int64)
     for position, more in enumerate(zip(n_files.tolist(), n_images.tolist(), strict=True)):
         added = held + np.array((1, *more))
-        if position > edges[-1] and (added > (records, files, images)).any():
+        if position > edges[-1] and (added > (records, FILES, images)).any():
             edges.append(position)
             added = np.array((1, *more))
         held = added
@@ -201,12 +162,12 @@ def cut(
         chosen = None
         if selection.chosen is not None:
             begins, ends = selection.images_of(slice(begin, end))
-            chosen = Places.of(selection.rows.positions(int(begins[0]), int(ends[-1])))
+            chosen = PackedRows.of(selection.rows.positions(int(begins[0]), int(ends[-1])))
         portions.append(
             Portion(
                 len(portions),
                 tuple(ids[low:high].tolist()),
-                Places.of(selection.files.positions(begin, end)),
+                PackedRows.of(selection.files.positions(begin, end)),
                 chosen,
                 int(n_images[low:high].sum()),
             )
@@ -216,22 +177,14 @@ def cut(
         empty = np.setdiff1d(known["record_id"].to_numpy(), ids)
         for start in range(0, empty.size, records):
             some = tuple(empty[start : start + records].tolist())
-            portions.append(Portion(len(portions), some, Places(0, b""), None, 0))
+            portions.append(Portion(len(portions), some, PackedRows(), None, 0))
     return portions
 
 
 def check_whole_files(view: Dataset, what: str) -> None:
-    """Check that a view holds its files with all their images.
+    """Raise `UsageError` unless a view has its files with all their images.
 
-    Parameters
-    ----------
-    what : str
-        What holds whole files only, for the message.
-
-    Raises
-    ------
-    UsageError
-        If images were chosen one by one.
+    `what` is what takes whole files only, for the message.
     """
     if view.selection.chosen is not None:
         raise UsageError(
@@ -242,7 +195,7 @@ def check_whole_files(view: Dataset, what: str) -> None:
 
 
 def fingerprint(view: Dataset) -> str:
-    """Return 16 hex digits that tell what is in a view from any other, whoever calculates them."""
+    """Return 16 hex digits that identify the content of a view, on every machine."""
     digest = hashlib.sha256(view.info.to_bytes())
     digest.update(view.selection.files.bits.tobytes())
     if view.selection.chosen is not None:

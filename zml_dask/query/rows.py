@@ -30,14 +30,9 @@ _BLOCK = 4_096
 
 @dataclass(frozen=True)
 class Rows:
-    """A set of rows of ``images.zarr``, in ascending order.
+    """A set of rows of ``images.zarr``, in ascending order, out of `total`.
 
-    Attributes
-    ----------
-    bits : numpy.ndarray of uint8, shape (ceil(total / 8),)
-        One bit per row, the first in the highest place (`numpy.packbits`).
-    total : int
-        Rows there are to choose from.
+    `bits` has one bit per row, the first in the highest place (`numpy.packbits`).
 
     Examples
     --------
@@ -124,16 +119,16 @@ class Rows:
         return np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
 
     def piece(self, start: int, limit: int, chunk: int) -> Int64:
-        """Numbers of up to `limit` rows from the `start`-th on, that end where a chunk ends."""
+        """Return up to `limit` rows from the `start`-th on, ending where a chunk ends."""
         found = self.positions(start, start + limit + 1)
         if found.size <= limit:
             return found
-        # The chunk of the first row too many begins the next piece.
+        # The next piece begins with the chunk of the first row over the limit.
         whole = int(np.searchsorted(found, found[limit] // chunk * chunk))
         return found[: whole or limit]
 
     def rank(self, rows: Int64) -> Int64:
-        """How many selected rows come before each of some rows (at most `total`).
+        """Return how many selected rows come before each of some rows (at most `total`).
 
         Examples
         --------
@@ -166,12 +161,7 @@ class Rows:
 
 
 class RowsBuilder:
-    """Gathers rows that come in batches, in memory of their bits and of one batch.
-
-    Parameters
-    ----------
-    total : int
-        Rows there are to choose from.
+    """Collects rows that come in batches, out of `total`, in memory for their bits and one batch.
 
     Examples
     --------
@@ -219,7 +209,7 @@ class RowsBuilder:
             stop = int(np.searchsorted(begins, low + _WINDOW))
             size = -(-(int(ends[stop - 1]) - low) // 8) * 8
             steps = np.zeros(size + 1, np.int8)
-            # A run that begins where another ends takes the two steps in one place.
+            # Where one run ends and another begins, the two steps cancel.
             steps[begins[at:stop] - low] += 1
             steps[ends[at:stop] - low] -= 1
             filled = np.packbits(np.cumsum(steps[:-1], dtype=np.int8).astype(np.bool_))
@@ -229,9 +219,9 @@ class RowsBuilder:
 
 def lazy_images(snapshot: Snapshot, rows: Rows) -> da.Array:
     """Make a Dask array of some images; its blocks hold whole chunks of the store."""
-    import dask.array as da  # here, since it takes as long to import as all else together
+    import dask.array as da  # here, since importing it takes as long as everything else
 
-    import zml_dask.engine.activity  # noqa: F401 - has Dask begin anew in forked processes
+    import zml_dask.engine.activity  # noqa: F401 - resets Dask in forked processes
 
     shape = snapshot.info.shape
     array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
@@ -244,13 +234,10 @@ def lazy_images(snapshot: Snapshot, rows: Rows) -> da.Array:
 
 
 class _SelectedImages:
-    """The selected images as an array that reads when it is indexed: what Dask arrays are made of.
+    """The selected images as an array that reads when it is indexed, for Dask.
 
-    Parameters
-    ----------
-    dataset : str
-        Identifies the dataset, as it is, since Dask computes equal
-        keys once: of two arrays in one graph, or of one that a cluster holds.
+    `dataset` identifies the dataset in its state, since Dask computes equal
+    keys once: of two arrays in one graph, or of one that a cluster holds.
     """
 
     def __init__(self, reader: ImageReader, rows: Rows, dataset: str) -> None:

@@ -37,12 +37,7 @@ _COLUMNS = tuple(column.name for column in fields(StagedFile))
 class SaveView(PortionJob[list[StagedRecord], int]):
     """Stages the records of a view in another dataset.
 
-    Attributes
-    ----------
-    key : str
-        Of the view, for the names of what is staged.
-    scratch : Path or None
-        A local folder for files at work.
+    `key` identifies the view, in the names of what is staged; `scratch` is a local folder.
     """
 
     key: str = ""
@@ -77,7 +72,7 @@ class SaveView(PortionJob[list[StagedRecord], int]):
         ):
             for each in files:
                 file = StagedFile(**{name: getattr(each.file, name) for name in _COLUMNS})
-                # Drawn again, the text gives these images: what they do not show is not kept.
+                # The text of the images, without what they do not show.
                 text = each.text.encode("utf-8", "surrogatepass") if len(each.images) else None
                 stager.add(file, text)
             return stager.finish(self.target, row)
@@ -139,7 +134,7 @@ def save_view(
         notes = CommitOptions(
             shape=view.info.shape,
             level=view.info.arrays[0].level,
-            # A part is not the whole: title and DOI are not its own.
+            # Title and DOI are those of the whole dataset.
             options={**view.info.options, "about": {}, "saved_from": origin},
             software=software_versions(),
         )
@@ -150,14 +145,14 @@ def save_view(
 
 
 def _condition(view: Dataset) -> str | None:
-    """Return what was asked for, as SQL; None where more than conditions made the view."""
+    """Return the view's conditions as SQL; None if it was made by more than conditions."""
     if view.base is not None:
         return None
     return " AND ".join(f"({condition.text})" for condition in view.conditions) or "true"
 
 
 def _begin(storage: Storage, key: str) -> None:
-    """Go on where saving this view ended early; remove what saving another one has left."""
+    """Continue saving this view; remove what saving another one has left."""
     left = storage.list(STAGING)
     if left and not storage.exists(_MARK):
         raise UsageError(

@@ -1,22 +1,23 @@
-"""From conditions to bits: which files match, and which of their images."""
+"""From conditions to bits: which files match, and which of their images; and their columns."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from zml_dask.errors import UsageError
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows, RowsBuilder
-from zml_dask.query.sql import Column, Condition, derived_join, parse_question
-from zml_dask.store.layout import FILES_SCHEMA, TABLES, derived_table
+from zml_dask.query.sql import Column, Condition, derived_join, find_countable, parse_question
+from zml_dask.store.layout import DERIVED, FILES_SCHEMA, TABLES, derived_table
 from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -32,16 +33,16 @@ CHOSEN = "get_bit(getvariable('chosen'), files.file_id::INTEGER) = 1"
 class Selection:
     """Some files of a dataset, and some of their images.
 
-    Held as bits, 8 MB for 65 million files and 44 MB for their images; the columns
-    below are read when they are asked for.
+    Held as bits, 8 MB for 65 million files and 44 MB for their images; columns are read on
+    first use.
 
     Attributes
     ----------
     files : Rows
-        Which rows of the files table.
+        Rows of the files table.
     chosen : Rows or None
-        Images that were chosen one by one: only files with such an image belong to
-        it then. None where all images of the files belong to it.
+        Images that were chosen one by one: every file then has at least one such image.
+        None where all images of the files belong to it.
     """
 
     snapshot: Snapshot
@@ -52,14 +53,20 @@ class Selection:
         return type(self), (self.snapshot, self.files, self.chosen)
 
     @classmethod
+    def of(cls, snapshot: Snapshot, files: Rows, rows: Rows, *, chosen: bool = False) -> Selection:
+        """Return a selection whose images are known: `chosen` one by one, or all of its files'."""
+        found = cls(snapshot, files, rows if chosen else None)
+        found.__dict__["rows"] = rows
+        return found
+
+    @classmethod
     def of_files(cls, snapshot: Snapshot, file_id: Int64) -> Selection:
         """Return some files, by ascending numbers, with all their images; no other row is read."""
         counts = snapshot.info.counts
         spans = snapshot.take("files", file_id, ["first_image", "n_images"])
         first, count = (spans[name].to_numpy() for name in spans.column_names)
-        found = cls(snapshot, Rows.of_positions(file_id, counts.files))
-        found.__dict__["rows"] = Rows.of_runs(first, count, counts.images)
-        return found
+        rows = Rows.of_runs(first, count, counts.images)
+        return cls.of(snapshot, Rows.of_positions(file_id, counts.files), rows)
 
     @cached_property
     def rows(self) -> Rows:
@@ -101,18 +108,14 @@ class Selection:
         column: Int64 = table[name].to_numpy().astype(np.int64)
         return column
 
-    def with_files(self, keep: Rows) -> Selection:
-        """Only those of the files that are in `keep`, with their images that belong to this."""
-        return Selection(self.snapshot, self.files & keep, self.chosen)
-
     def with_images(self, rows: Rows) -> Selection:
-        """Only some of the images, and the files they are of."""
+        """Keep only some of the images, and their files."""
         both = self.rows & rows
         files = self.file_id[np.unique(self.file_of(both.positions()))]
         return Selection(self.snapshot, Rows.of_positions(files, self.files.total), both)
 
     def file_of(self, positions: Int64) -> Int64:
-        """Position, among these files, of the file of each image (by its row)."""
+        """Return the position, among these files, of the file of each image (given by its row)."""
         # Files without images share their first_image with the file that follows.
         filled = np.flatnonzero(self.n_images)
         found = np.searchsorted(self.first_image[filled], positions, "right") - 1
@@ -120,7 +123,7 @@ class Selection:
         return of_file
 
     def images_of(self, files: slice) -> tuple[Int64, Int64]:
-        """Return where the images of each of some neighbouring files begin and end in `rows`."""
+        """Return where the images of some neighbouring files begin and end in `rows`."""
         first = self.first_image[files]
         mask_edges = np.concatenate((first, first + self.n_images[files]))
         places = self.rows.rank(mask_edges)
@@ -132,7 +135,7 @@ def record_rows(view: Dataset) -> Int64:
     if view.is_all:
         return np.arange(view.info.counts.records, dtype=np.int64)
     known = view.snapshot.scan("records", ["record_id"], with_withdrawn=True)["record_id"]
-    if view.is_unselected:  # also those without files, which no file leads to
+    if view.is_unselected:  # includes records without files
         shown = ~np.isin(known, np.array([*view.snapshot.withdrawn], np.int64))
     else:
         with open_selected(view, {"record_id"}) as database:
@@ -142,7 +145,7 @@ def record_rows(view: Dataset) -> Int64:
 
 
 def image_lines(n_lines: Int64 | int, segment: Int64, height: int) -> Int64:
-    """How many rows of an image are lines: `segment` of a file of `n_lines` lines.
+    """Return how many rows of an image are lines: `segment` of a file of `n_lines` lines.
 
     Examples
     --------
@@ -154,13 +157,7 @@ def image_lines(n_lines: Int64 | int, segment: Int64, height: int) -> Int64:
 
 
 def files_table(snapshot: Snapshot, columns: Collection[str]) -> str:
-    """Choose the table of files to ask: the one ordered by language, where it answers faster.
-
-    Parameters
-    ----------
-    columns : collection of str
-        All columns of files that are asked for.
-    """
+    """Choose the table that answers faster: that ordered by language, if it has all `columns`."""
     known = BY_LANGUAGE in TABLES and snapshot.info.tables.get(BY_LANGUAGE)
     if known and set(columns) <= set(TABLES[BY_LANGUAGE].names) and _ORDERED_BY & set(columns):
         return BY_LANGUAGE
@@ -168,12 +165,12 @@ def files_table(snapshot: Snapshot, columns: Collection[str]) -> str:
 
 
 def derived_tables(parts: Iterable[Condition | Column]) -> list[str]:
-    """Return the derived tables that conditions or columns name, each once."""
+    """Return the derived tables of conditions or columns, each once."""
     return sorted(set().union(*(part.derived for part in parts)))
 
 
 def join_derived(snapshot: Snapshot, names: Iterable[str]) -> str:
-    """Write the joins of derived tables with ``files``; see `sql.derived_join`."""
+    """Return the joins of derived tables with ``files``; see `sql.derived_join`."""
     return "".join(
         derived_join(name, snapshot.derived[name].names, f"all_derived_{name}") for name in names
     )
@@ -186,7 +183,7 @@ def select_files(
     source: str = "all_files",
     base: Selection | None = None,
 ) -> str:
-    """Write the SELECT of what is wanted of the files that fulfil all conditions.
+    """Return the SELECT of `wanted` from the files that fulfil all conditions.
 
     The files are called ``files``, and their records ``records``.
     """
@@ -206,7 +203,7 @@ def select_files(
 def _tables_of(
     snapshot: Snapshot, conditions: Sequence[Condition], columns: Collection[str]
 ) -> tuple[str, list[str], dict[str, pa.Array | pa.Table]]:
-    """Choose what conditions are asked of: a table of files, further tables, and given values."""
+    """Choose the tables for conditions: one of files, further ones, and given values."""
     named = {c.name for one in conditions for c in one.columns if c.level == "files"}
     others = ["records"] if any("records" in one.levels for one in conditions) else []
     others += map(derived_table, derived_tables(conditions))
@@ -217,13 +214,7 @@ def _tables_of(
 def resolve(
     snapshot: Snapshot, conditions: Sequence[Condition], base: Selection | None = None
 ) -> Selection:
-    """Find what fulfils all conditions.
-
-    Parameters
-    ----------
-    base : Selection, optional
-        What to choose from. Default: everything.
-    """
+    """Find what fulfils all conditions, in `base` or in everything."""
     by_image = any("images" in condition.levels for condition in conditions)
     wanted = {"file_id", "first_image", "n_images", *(("n_lines",) if by_image else ())}
     files, others, values = _tables_of(snapshot, conditions, wanted)
@@ -237,47 +228,29 @@ def resolve(
     file_bits, image_bits = RowsBuilder(info.counts.files), RowsBuilder(info.counts.images)
     with Database(snapshot, (files, *others), views, bits=bits, values=values) as database:
         if by_image:
-            query = _select_images(snapshot, conditions, f"all_{files}", base, info.shape.height)
-            for batch in database.batches(query):
-                file_bits.add(batch["file_id"].to_numpy())
-                image_bits.add(batch["image"].to_numpy())
-            rows = image_bits.finish()
-            chosen = rows if base is None or base.chosen is None else rows & base.chosen
-            found = Selection(snapshot, file_bits.finish(), rows)
-            return found if chosen is rows else found.with_images(chosen)
-        query = select_files(
-            snapshot,
-            "files.file_id, files.first_image, files.n_images",
-            conditions,
-            f"all_{files}",
-            base,
-        )
+            query = _select_images(snapshot, conditions, f"all_{files}", base)
+        else:
+            names = "files.file_id, files.first_image, files.n_images"
+            query = select_files(snapshot, names, conditions, f"all_{files}", base)
         for batch in database.batches(query):
             file_bits.add(batch["file_id"].to_numpy())
             image_bits.add_runs(batch["first_image"].to_numpy(), batch["n_images"].to_numpy())
-    rows = image_bits.finish()
-    found = Selection(snapshot, file_bits.finish(), None if base is None else base.chosen)
-    if found.chosen is None:
-        found.__dict__["rows"] = rows
-        return found
-    return found.with_images(rows & found.chosen)
+    found = Selection.of(snapshot, file_bits.finish(), image_bits.finish(), chosen=by_image)
+    return found if base is None or base.chosen is None else found.with_images(base.chosen)
 
 
 def _select_images(
-    snapshot: Snapshot,
-    conditions: Sequence[Condition],
-    source: str,
-    base: Selection | None,
-    height: int,
+    snapshot: Snapshot, conditions: Sequence[Condition], source: str, base: Selection | None
 ) -> str:
-    """Write the SELECT of single images, each a row with ``segment`` and ``image_lines``."""
+    """Return the SELECT of single images, each a row with ``segment`` and ``image_lines``."""
+    height = snapshot.info.shape.height
     of_files = [condition for condition in conditions if "images" not in condition.levels]
     files = select_files(snapshot, "files.*", of_files, source, base)
     images = f"SELECT *, unnest(range(n_images)) AS segment FROM ({files})"
     lines = f"least(n_lines - segment * {height}, {height})"
     images = f"(SELECT *, {lines} AS image_lines FROM ({images}))"
     of_images = [condition for condition in conditions if "images" in condition.levels]
-    wanted = "files.file_id, files.first_image + segment AS image"
+    wanted = "files.file_id, files.first_image + segment AS first_image, 1 AS n_images"
     return select_files(snapshot, wanted, of_images, images)
 
 
@@ -301,10 +274,9 @@ def mask_selection(selection: Selection, where: ArrayLike | pd.Series[bool]) -> 
         )
     n_files, n_images = len(selection.files), len(selection.rows)
     if mask.size == n_files:
-        # Where there are as many files as images, a mask is one of files.
-        return selection.with_files(
-            Rows.of_positions(selection.file_id[mask], selection.files.total)
-        )
+        # If there are as many files as images, a mask is of files.
+        files = Rows.of_positions(selection.file_id[mask], selection.files.total)
+        return Selection(selection.snapshot, files, selection.chosen)
     if mask.size == n_images:
         chosen = selection.rows.positions()[mask]
         return selection.with_images(Rows.of_positions(chosen, selection.rows.total))
@@ -324,19 +296,11 @@ def open_selected(
 ) -> Database:
     """Open a database with the files of a view as ``selected``.
 
-    Parameters
-    ----------
-    columns : set of str
-        Columns of files that will be asked for. A further one, ``images``, says
-        how many of a file's images belong to the view.
-    tables : tuple of str
-        Other tables that will be asked for, as ``all_records`` and so on.
-    views : mapping of str to str
-        Further views, made of these.
-    memory_limit : int, optional
-        Bytes; see `Database`.
+    `columns` are those of files that will be used. A further one, ``images``, is the number
+    of a file's images that belong to the view. `tables` are others, as ``all_records`` and so on;
+    `views` are made of all these. See `Database`.
     """
-    # Conditions pass over most row groups; the bits of what they find pass over none.
+    # With conditions most row groups are skipped, with the bits of their result none.
     inline = dataset.base is None
     for condition in dataset.conditions:
         inline &= not condition.has_subquery and "images" not in condition.levels
@@ -391,3 +355,78 @@ def open_question(dataset: Dataset, query: str, memory_limit: float | None = Non
             "" if dataset.is_unselected else f" WHERE {key} IN (SELECT {key} FROM selected)"
         )
     return open_selected(dataset, columns, tuple(tables), views, memory_limit=memory_limit)
+
+
+_ALL = slice(None)
+
+
+def gather(
+    snapshot: Snapshot, selection: Selection, names: Sequence[str], files: slice = _ALL
+) -> pa.Table:
+    """Read columns of the selected files, and of their records: one row per file.
+
+    A column that both tables have is the files'. `files` is a slice of positions in the
+    selection. The result's columns are named as in `names`.
+    """
+    homes = [_home(find_countable(name, snapshot.derived)) for name in names]
+    fields: dict[str, list[str]] = {"files": []}
+    for table, field in dict.fromkeys(homes):
+        fields.setdefault(table, []).append(field)
+    by_record = [table for table in fields if _is_of_records(snapshot, table)]
+    if by_record and "record_id" not in fields["files"]:
+        fields["files"].append("record_id")
+    file_id = selection.file_id[files]
+    found = {"files": snapshot.take("files", file_id, fields.pop("files"))}
+    for table, columns in fields.items():
+        if table in by_record:
+            found[table] = _of_records(snapshot, table, found["files"]["record_id"], columns)
+        else:  # row n is of file n; null for later files
+            known = file_id[: np.searchsorted(file_id, snapshot.rows(table))]
+            rows = snapshot.take(table, known, columns)
+            missing = [pa.nulls(file_id.size - known.size, kind) for kind in rows.schema.types]
+            found[table] = pa.concat_tables([rows, pa.table(missing, schema=rows.schema)])
+    return pa.table(
+        {name: found[table][field] for name, (table, field) in zip(names, homes, strict=True)}
+    )
+
+
+def _home(column: Column) -> tuple[str, str]:
+    """Return the table in which a column is stored, and its name there."""
+    if column.level != "derived":
+        return column.level, column.name
+    name, _, field = column.name.partition(".")
+    return derived_table(name), field
+
+
+def _is_of_records(snapshot: Snapshot, table: str) -> bool:
+    name = table.removeprefix(f"{DERIVED}/")
+    return table == "records" or (name != table and snapshot.info.derived[name].of == "records")
+
+
+def _of_records(
+    snapshot: Snapshot, table: str, record_id: pa.ChunkedArray, columns: list[str]
+) -> pa.Table:
+    """Read columns of the records of these numbers, which may repeat; null for later ones."""
+    wanted = np.unique(record_id.to_numpy())
+    everything = wanted.size == snapshot.rows("records")
+    where = None if everything else pc.field("record_id").isin(pa.array(wanted))
+    rows = snapshot.scan(table, [*dict.fromkeys(["record_id", *columns])], where)
+    places = pc.index_in(record_id, rows["record_id"].combine_chunks())
+    return rows.take(places.combine_chunks())
+
+
+def as_codes(values: pa.ChunkedArray) -> tuple[Int64, list[Any]]:
+    """Encode a column, without joining its chunks.
+
+    Returns its codes, int64, -1 for null, and the different values, in order of appearance.
+
+    Examples
+    --------
+    >>> codes, different = as_codes(pa.chunked_array([["a", "b"], ["c", None, "a"]]))
+    >>> codes.tolist(), different
+    ([0, 1, 2, -1, 0], ['a', 'b', 'c'])
+    """
+    encoded = values.dictionary_encode().unify_dictionaries()
+    chunks = [chunk.indices.fill_null(-1).to_numpy() for chunk in encoded.chunks]
+    different = encoded.chunk(0).dictionary.to_pylist() if chunks else []
+    return np.concatenate([np.empty(0, np.int64), *chunks]), different

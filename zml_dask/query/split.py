@@ -1,14 +1,14 @@
-"""Splits without leakage, that stay as they are when the dataset grows.
+"""Splits without leakage, that remain the same when the dataset grows.
 
-Versions of one concept must not straddle parts, nor must files of identical
-content. To merge whatever shares a file into one group would keep both
-promises, but what many share (a licence's text, a vendored library, the empty
-file) chains records together: of the 50 concepts of the demo one group holds
+Versions of one concept must not be in several parts, nor must files of identical
+content. To merge all that share a file into one group would guarantee
+both, but what many share (a licence's text, a vendored library, the empty
+file) links records in chains: of the 50 concepts of the demo one group has
 37. Such groups only grow, and a record that is added tomorrow may join two that
-lie in different parts. So the parts are drawn by a hash of the concept alone, which no
-other record has a say in; and of content that comes in several parts, only the copies in
+are in different parts. So the parts are drawn by a hash of the concept alone, on which no
+other record has an influence; and of content that is in several parts, only the copies in
 one of them are kept: in that of the file that was committed first. The others
-are *left out* of the split. What a later commit adds stands further down the
+are *left out* of the split. What a later commit adds is further down the
 files table, whatever its record's number (an older record may well come later:
 its download failed, or another query found it), so that it leaves out copies of
 its own and none of those that were there.
@@ -27,11 +27,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.query.counting import NEAR_DUPLICATES, cluster_column, find_countable
+from zml_dask.query.counting import NEAR_DUPLICATES, cluster_column
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows
 from zml_dask.query.selection import Selection, join_derived, open_selected
-from zml_dask.query.sql import Column, Derived, find_column, quoted
+from zml_dask.query.sql import Column, Derived, find_column, find_countable, quoted
 from zml_dask.store.layout import derived_table
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def split_view(
     if by == "cluster":
         cluster_column(dataset.snapshot)
     group, column = _group(by, dataset.snapshot.derived)
-    # A number from 0 to 1 for each group: always the same one.
+    # A number from 0 to 1 for each group, always the same.
     drawn = f"left(sha256({quoted(f'{seed}:')} || {group}), 16)"
     share = f"('0x' || {drawn})::UBIGINT::DOUBLE / 1.8446744073709552e19"
     part = " + ".join(f"(share >= {edge:.17e})::UTINYINT" for edge in edges.tolist()) or "0"
@@ -188,7 +188,7 @@ def _alike(content: NDArray[np.uint64]) -> Iterator[tuple[Int64, Int64]]:
 
 
 def _in_several(content: NDArray[np.uint64], part: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Tell of each file whether files of several parts have its content."""
+    """Return for each file whether files of several parts have its content."""
     found = np.zeros(part.size, np.bool_)
     for files, starts in _alike(content):
         of_file = part[files]
@@ -209,10 +209,10 @@ def _check(fractions: Mapping[str, float]) -> None:
 
 
 def _group(by: str, derived: Derived) -> tuple[str, Column]:
-    """Write the name of the group that stays together, and say which column it is of.
+    """Return the SQL of the group that stays together, and the column that it is of.
 
-    What has no value stands for itself: a record without a concept is one, and a file
-    whose bytes were not read has nobody's content.
+    A null stands for itself: a record without a concept is its own, and so is a file
+    whose bytes were not read.
     """
     if by == "record":
         return "records.record_id::VARCHAR", find_column("records.record_id")

@@ -1,8 +1,8 @@
-"""SQL as users write it: conditions and questions, read by DuckDB's own parser and checked.
+"""SQL as users write it: conditions and questions, parsed by DuckDB and checked.
 
 A condition (``language == 'Python' and n_lines >= 30``) becomes part of our own
 statements, a question (``select ... from files``) is a statement of its own. Either may
-come from a stranger. So a text is taken only where DuckDB's syntax tree shows one
+come from a stranger. So a text is accepted only if DuckDB's syntax tree shows one
 SELECT that reads the dataset's tables by name and calls no table function but a few that
 read nothing; the rest of the fence is in `engine`.
 """
@@ -55,28 +55,31 @@ _MAX_SHOWN = 200
 _TEXTS = re.compile(r"'(?:[^']|'')*'?|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 _HABITS: Final[tuple[tuple[str, str], ...]] = (
-    (r"&", "'and' is written as a word"),
-    (r"\|", "'or' is written as a word"),
-    (r"(^|[(,\s])~\s*[(\w]", "'not' is written as a word"),
-    (r"=[<>]", "'at least' is written >=, and 'at most' <="),
-    (r"=~", "a regular expression is written regexp_matches(path, '(^|/)src/')"),
-    (r"!~", "a regular expression is written not regexp_matches(path, '(^|/)src/')"),
-    (r"\.\s*str\s*\.", "methods need no .str: path.contains('src/')"),
-    (r"\bisin\b", "one of several is written language in ('C', 'C++')"),
-    (r"\b(isna|isnull)\b|\bis\s+(none|nan)\b", "what is missing is written license is null"),
-    (r"\b(notna|notnull)\b|\bis\s+not\s+(none|nan)\b", "what is there is written is not null"),
-    (r"(==?|!=|<>)\s*(none|nan|null)\b", "what is missing is written license is null"),
+    (r"&", "write 'and' as a word"),
+    (r"\|", "write 'or' as a word"),
+    (r"(^|[(,\s])~\s*[(\w]", "write 'not' as a word"),
+    (r"=[<>]", "write >= for 'at least', and <= for 'at most'"),
+    (r"=~", "for a regular expression, write regexp_matches(path, '(^|/)src/')"),
+    (r"!~", "for a regular expression, write not regexp_matches(path, '(^|/)src/')"),
+    (r"\.\s*str\s*\.", "methods are called without .str: path.contains('src/')"),
+    (r"\bisin\b", "for one of several values, write language in ('C', 'C++')"),
+    (r"\b(isna|isnull)\b|\bis\s+(none|nan)\b", "for null, write license is null"),
+    (
+        r"\b(notna|notnull)\b|\bis\s+not\s+(none|nan)\b",
+        "for anything but null, write license is not null",
+    ),
+    (r"(==?|!=|<>)\s*(none|nan|null)\b", "for null, write license is null"),
     (r"\bstartswith\b", "write path.starts_with('src/')"),
     (r"\bendswith\b", "write path.ends_with('.py')"),
     (r"\bfullmatch\b", "write regexp_full_match(path, '.*[.]py')"),
     (r"\bmatch\b", "write regexp_matches(path, '^src/')"),
     (r"\w\s+contains\s+''", "write path.contains('src/')"),
     (r"\b\d[\d_]*(\.\d+)?\s?[kmgt]i?b\b", "a size is a number of bytes: size > 10_000"),
-    (r"\bis\s+(not\s+)?''", "'equal' is written ==, and only null stands after is"),
-    (r"[<>]=?[^<>=!()]+[<>]=?", "two comparisons are joined by and: n_lines >= 3 and n_lines < 9"),
-    (r"(?<![\w-])\d{4}-\d\d?(-\d\d?)?", "a date is written in quotes: '2015-01-31'"),
+    (r"\bis\s+(not\s+)?''", "write == for equality; only null follows 'is'"),
+    (r"[<>]=?[^<>=!()]+[<>]=?", "join two comparisons with and: n_lines >= 3 and n_lines < 9"),
+    (r"(?<![\w-])\d{4}-\d\d?(-\d\d?)?", "write a date in quotes: '2015-01-31'"),
     (r"\b\w+\.(year|month)\b(?!\s*\()", "write year(publication_date) == 2015"),
-    (r"\\''", "a quote within text is written twice: 'O''Brien'"),
+    (r"\\''", "write a quote within text twice: 'O''Brien'"),
 )
 """What users of pandas, C or other SQL write and DuckDB refuses, and what to write instead."""
 
@@ -85,13 +88,8 @@ _HABITS: Final[tuple[tuple[str, str], ...]] = (
 class Column:
     """A column of the files, the records or a derived table, or a property of each image.
 
-    Attributes
-    ----------
-    level : Level
-        ``"images"``: calculated, one value per image.
-    name : str
-        Of a derived table's column, ``table.column``.
-    type : pyarrow.DataType
+    Of level ``"images"`` it is calculated, one value per image. The name of a derived table's
+    column is ``table.column``.
     """
 
     level: Level
@@ -100,18 +98,18 @@ class Column:
 
     @property
     def key(self) -> str:
-        """How it is said in SQL where the tables are joined."""
+        """Its SQL expression in a join."""
         return self.name if self.level in ("images", "derived") else f"{self.level}.{self.name}"
 
     @property
     def is_nullable(self) -> bool:
-        """Whether it may be missing."""
+        """Whether it may be null."""
         schema = SCHEMAS.get(self.level)
         return schema is None or self.name not in schema.names or schema.field(self.name).nullable
 
     @property
     def derived(self) -> frozenset[str]:
-        """The derived table that it is of, if any."""
+        """The derived table that it belongs to, if any."""
         return frozenset({self.name.partition(".")[0]} if self.level == "derived" else ())
 
 
@@ -122,16 +120,16 @@ class Condition:
     Attributes
     ----------
     text : str
-        SQL in which every column that two tables have is said with its table's name.
+        SQL in which every column that two tables have is qualified with its table.
     columns : frozenset of Column
         What it names, subqueries aside.
     named : tuple of (str, str)
-        Columns that must equal a text, or lists that must hold it, and the text: where
-        nothing is found, the nearest ones are looked for.
+        Columns that must equal a text, or lists that must contain it, and the text: if
+        nothing is found, the nearest values are suggested.
     values : mapping of str to pyarrow.Array
         Tables of one column, ``value``, that the text names.
     has_subquery : bool
-        Whether it reads the tables itself.
+        Whether it reads tables itself.
     derived : frozenset of str
         Derived tables that it names.
     """
@@ -145,7 +143,7 @@ class Condition:
 
     @property
     def levels(self) -> frozenset[Level]:
-        """Which tables it needs."""
+        """The tables that it needs."""
         return frozenset(column.level for column in self.columns)
 
 
@@ -153,14 +151,8 @@ class Condition:
 class Question:
     """What a SELECT reads.
 
-    Attributes
-    ----------
-    tables : frozenset of str
-        Of `SCHEMAS`, or derived ones.
-    columns : frozenset of str
-        All names of columns in it, in lower case.
-    has_star : bool
-        Whether it asks for all columns somewhere.
+    `tables` are of `SCHEMAS`, or derived ones; `columns` are all names of columns in it, in lower
+    case; `has_star` is whether it selects all columns somewhere.
     """
 
     tables: frozenset[str]
@@ -187,19 +179,10 @@ NO_TABLES: Final[Derived] = {}
 
 
 def find_column(name: str, derived: Derived = NO_TABLES) -> Column:
-    """Find a column; where files and records both have one of that name, the files' one.
+    """Find a column; if files and records both have one of that name, that of the files.
 
-    Parameters
-    ----------
-    name : str
-        ``"path"``, or ``"records.n_images"`` to say which table.
-    derived : mapping
-        Derived tables, whose columns are named ``table.column``.
-
-    Raises
-    ------
-    UsageError
-        With the names nearest to it.
+    `name` may include the table (``"records.n_images"``), and must for a derived one.
+    `UsageError` with the nearest names if there is none.
 
     Examples
     --------
@@ -218,8 +201,25 @@ def find_column(name: str, derived: Derived = NO_TABLES) -> Column:
     return found
 
 
+YEAR = "year"
+"""Not a column, but counted by as if it were one: of the publication date."""
+
+
+def find_countable(name: str, derived: Derived = NO_TABLES) -> Column:
+    """Find a column with one value per file, or a list of them; ``"year"`` too.
+
+    `UsageError` if it is unknown, or a property of single images.
+    """
+    if name == YEAR:
+        return Column("records", YEAR, pa.int64())
+    column = find_column(name, derived)
+    if column.level == "images":
+        raise UsageError(f"{name!r} differs between a file's images; name a column of files")
+    return column
+
+
 def _derived_column(names: list[str], derived: Derived) -> Column | None:
-    """Find a column of a derived table; None where no such table is named."""
+    """Find a column of a derived table; None if no such table is named."""
     if len(names) < 2 or names[0] not in derived:
         return None
     schema = derived[names[0]]
@@ -282,7 +282,7 @@ def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
         if column is not None:
             found[place] = (names[0], column)
     _check_habits(where, text)
-    # Places count bytes.
+    # Places are in bytes.
     data = text.encode()
     for place, (first, column) in sorted(found.items(), reverse=True):
         if first in _SHARED:
@@ -302,7 +302,7 @@ def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
 
 
 def equality(name: str, value: object, derived: Derived = NO_TABLES) -> Condition:
-    """Make the condition that a column equals a value, or one of a list of values.
+    """Return the condition that a column equals a value, or one of a list of values.
 
     Examples
     --------
@@ -338,27 +338,27 @@ def equality(name: str, value: object, derived: Derived = NO_TABLES) -> Conditio
 def _literal(column: Column, name: str, value: object) -> str:
     if pa.types.is_boolean(column.type) and isinstance(value, bool):
         return "true" if value else "false"
-    said = f"{name}={brief_repr(value)}"
+    given = f"{name}={brief_repr(value)}"
     is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UsageError(
-            f"{said}: a column can equal text, a number, None, or one of a list of them"
+            f"{given}: a column can equal text, a number, None, or one of a list of them"
         )
     if isinstance(value, str) and is_number:
-        raise UsageError(f"{said}: {name} is a number, and written without quotes")
+        raise UsageError(f"{given}: {name} is a number, and written without quotes")
     if pa.types.is_list(column.type):
         raise UsageError(f"{name} holds lists; write \"'word' in {name}\"")
     if isinstance(value, str):
         return quoted(value)
     if not is_number:
-        raise UsageError(f"{said}: {name} is text, and written in quotes")
+        raise UsageError(f"{given}: {name} is text, and written in quotes")
     if not math.isfinite(value):
-        raise UsageError(f"{said}: no column holds it; what is missing equals None")
+        raise UsageError(f"{given}: no column contains it; use None for null")
     return repr(value)
 
 
 def quoted(text: str) -> str:
-    """Write text as SQL."""
+    """Return text as a SQL literal."""
     if not _can_be_stored(text):
         return "NULL"  # equals nothing, as no table can hold it
     doubled = text.replace("'", "''")
@@ -370,17 +370,7 @@ def _can_be_stored(text: str) -> bool:
 
 
 def parse_question(text: str, derived: Derived = NO_TABLES) -> Question:
-    """Check that a text is one SELECT over the dataset's tables and does nothing else.
-
-    Parameters
-    ----------
-    derived : mapping
-        Derived tables, which are among them.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Check that a text is one SELECT over the dataset's tables; `UsageError` if it is not."""
     if not text.strip():
         raise UsageError("the question is empty; give a SELECT over files, records or failures")
     node = _parse(text, text)
@@ -394,9 +384,9 @@ def parse_question(text: str, derived: Derived = NO_TABLES) -> Question:
 
 @cache
 def _parser(_process: int) -> duckdb.DuckDBPyConnection:
-    """Open a database of empty tables that texts are read and tried with; one a process.
+    """Open a database of empty tables that texts are parsed and tried with.
 
-    One a process, since threads do not survive a fork.
+    One per process, since threads do not survive a fork.
     """
     connection = duckdb.connect(
         ":memory:",
@@ -410,7 +400,7 @@ def _parser(_process: int) -> duckdb.DuckDBPyConnection:
     )
     for name, schema in SCHEMAS.items():
         extra = [pa.field(*item) for item in IMAGE_COLUMNS.items()] if name == "files" else []
-        # A row of nothing: without any, wrong constants would not be found.
+        # A row of nulls: without any row, wrong constants would not be detected.
         row = pa.table({f.name: pa.nulls(1, f.type) for f in [*schema, *extra]})
         connection.register("row", row)
         connection.execute(f"CREATE TABLE {name} AS SELECT * FROM row")
@@ -426,7 +416,7 @@ def _ask(query: str, parameters: list[str] | None = None) -> list[Any]:
 
 
 def _parse(query: str, shown: str) -> dict[str, Any]:
-    """Read a SELECT as DuckDB's syntax tree."""
+    """Parse a SELECT into DuckDB's syntax tree."""
     if len(query) > _MAX_CHARACTERS:
         raise UsageError("the text is over a million characters long; select in steps")
     if "\0" in query or not _can_be_stored(query):
@@ -458,12 +448,12 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _without_places(tree: dict[str, Any]) -> str:
-    """Spell a syntax tree without where its parts stand in the text."""
+    """Serialise a syntax tree without the places of its parts in the text."""
     return re.sub(r'"query_location(_length)?": \d+', "", json.dumps(tree))
 
 
 def _check(tree: dict[str, Any], shown: str, derived: Derived) -> set[str]:
-    """Refuse whatever reads anything but the dataset's tables; return those it reads."""
+    """Refuse to read anything but the dataset's tables; return those that are read."""
     own = {
         entry["key"].lower()
         for node in _nodes(tree)
@@ -490,8 +480,8 @@ def _check(tree: dict[str, Any], shown: str, derived: Derived) -> set[str]:
         elif str(kind).startswith("CONJUNCTION") and len(node["children"]) > _MAX_TERMS:
             raise _refused(
                 shown,
-                f"it joins {len(node['children']):,} conditions, over {_MAX_TERMS:,}; one of "
-                "several is written path in ('a', 'b'), or select(path=['a', 'b'])",
+                f"it joins {len(node['children']):,} conditions, over {_MAX_TERMS:,}; for one "
+                "of several values, write path in ('a', 'b'), or select(path=['a', 'b'])",
             )
         elif node.get("from_table"):
             for source in _sources(node["from_table"]):
@@ -513,7 +503,7 @@ def _name_of(function: Mapping[str, Any]) -> str:
 
 
 def _columns_of(tree: Any, *, subqueries: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """Yield where columns are named in a syntax tree, and how: in lower case."""
+    """Yield where a syntax tree names columns, and the parts of each name, in lower case."""
     waiting = [tree]
     while waiting:
         part = waiting.pop()
@@ -529,14 +519,14 @@ def _columns_of(tree: Any, *, subqueries: bool = False) -> Iterator[tuple[int, l
         if part.get("class") == "COLUMN_REF":
             yield place, [name.lower() for name in part["column_names"]]
         elif part.get("class") == "FUNCTION" and part.get("schema"):
-            # A method: what it is called of is parsed as its schema.
+            # A method: its object is parsed as its schema.
             owner = [part.get("catalog"), part["schema"]]
             yield place, [name.lower() for name in owner if name]
         waiting += part.values()
 
 
 def _named(where: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the columns that have to equal or hold a text, of conditions that must all hold."""
+    """Yield columns that must equal or contain a text, of conditions that must all hold."""
     waiting = [where]
     while waiting:
         node = waiting.pop()
@@ -557,7 +547,7 @@ def _name_and_text(left: dict[str, Any], right: dict[str, Any]) -> tuple[Column 
     column = text = None
     for side in (left, right):
         if side.get("class") == "COLUMN_REF":
-            # Of a derived table it is none of ours, whatever it is called.
+            # A derived table's column is none of these, whatever its name.
             names = [name.lower() for name in side["column_names"]]
             column = _BY_NAME.get(names[0]) or _BY_KEY.get(".".join(names))
         literal = side.get("literal") or {}
@@ -576,15 +566,15 @@ def _check_habits(where: dict[str, Any], shown: str) -> None:
             if column is not None and pa.types.is_list(column.type) and text is not None:
                 raise _refused(shown, f"{column.name} holds lists; write 'word' in {column.name}")
             if "list_value" in (_name_of(first), _name_of(second)):
-                raise _refused(shown, "one of several is written language in ('C', 'C++')")
+                raise _refused(shown, "for one of several values, write language in ('C', 'C++')")
             if "NULL_LITERAL" in [
                 (side.get("literal") or {}).get("kind") for side in (first, second)
             ]:
-                raise _refused(shown, "what is missing is written license is null")
+                raise _refused(shown, "for null, write license is null")
         elif _name_of(node) == "contains" and not node.get("schema"):
             arguments = [a.get("expression", a) for a in node.get("arguments", ())]
             if arguments and arguments[0].get("class") == "CONSTANT":
-                raise _refused(shown, "one of several is written language in ('C', 'C++')")
+                raise _refused(shown, "for one of several values, write language in ('C', 'C++')")
 
 
 _SQL_TYPES: Final = dict(COLUMN_TYPES.values())
@@ -595,9 +585,9 @@ _EXAMPLE_OF_SELECT = (
 
 
 def derived_join(name: str, columns: Collection[str], source: str) -> str:
-    """Write the join of a derived table with ``files``, as a column of structs of its name.
+    """Return the join of a derived table with ``files``, as a column of structs of its name.
 
-    So its columns are called ``table.column`` and none is ever taken for one of the files.
+    So its columns are called ``table.column``, and none is mistaken for one of the files.
     """
     fields = ", ".join(f'"{column}": "{column}"' for column in columns)
     key = "file_id" if "file_id" in columns else "record_id"
@@ -608,7 +598,7 @@ def derived_join(name: str, columns: Collection[str], source: str) -> str:
 
 
 def _try(parsed: Condition, shown: str, derived: Derived) -> None:
-    """Ask a condition of tables that hold nothing: DuckDB says what is wrong with it."""
+    """Run a condition on empty tables, for DuckDB's errors."""
     condition = parsed.text
     tables = "FROM files JOIN records ON files.record_id = records.record_id"
     before = []
@@ -627,7 +617,7 @@ def _try(parsed: Condition, shown: str, derived: Derived) -> None:
 
 
 def query_error(text: str, error: Exception) -> UsageError:
-    """Say in one line why DuckDB refuses a text, and what to write instead."""
+    """Return a one-line error: why DuckDB refuses a text, and what to write instead."""
     message = str(error)
     table = re.search(r'[Rr]eferenced table "([a-z_0-9]+)" not found', message)
     if table is not None:
@@ -643,7 +633,7 @@ def query_error(text: str, error: Exception) -> UsageError:
         unknown = _unknown(name)
         if str(unknown).endswith("?"):
             return unknown
-        # Word processors write other quotes.
+        # Word processors insert other quotes.
         shown = escape_text(name.strip("\u2018\u2019\u201c\u201d")[:_MAX_SHOWN])
         return UsageError(
             f"no column {shown!r} (zml-dask query --help lists them, ds.schema in Python); text is "
@@ -653,7 +643,7 @@ def query_error(text: str, error: Exception) -> UsageError:
 
 
 def _refused(text: str, why: str) -> UsageError:
-    """Make the error that says what is wrong with a text, in one line."""
+    """Return a one-line error: what is wrong with a text."""
     reason = re.sub(r"^[A-Z][A-Za-z-]+ ([A-Z][a-z]+ )?Error: ", "", why.strip().split("\n")[0])
     if "depth limit" in reason or "recursion" in reason:
         reason = "it is nested too deeply; select in steps"
@@ -668,7 +658,7 @@ def _refused(text: str, why: str) -> UsageError:
 
 
 def _habit(text: str) -> str | None:
-    """Say how something from another language is written here, if the text holds it."""
+    """Return how to write something from another language that the text contains."""
     code = _TEXTS.sub("''", text)
     for habit, ours in _HABITS:
         if re.search(habit, code, re.IGNORECASE):

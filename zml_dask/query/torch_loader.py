@@ -54,26 +54,26 @@ class TorchImages(IterableDataset[Any]):
 
     @property
     def vocabulary_size(self) -> int | None:
-        """How many values ``index`` has, and planes ``onehot``; None for other encodings."""
+        """Number of values of ``index``, and planes of ``onehot``; else None."""
         return self._batches.vocabulary_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next, to the loader's workers too, persistent ones included."""
+        """Set the number of the next epoch, in all workers of the loader, persistent ones too."""
         self._batches.set_epoch(epoch)
         self._epochs.set_next(self._batches.epoch)
         self._resumed = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iteration is, of the worker that is asked; torchdata's StatefulDataLoader asks.
+        """Return the position of this worker's iteration, for torchdata's StatefulDataLoader.
 
         Without workers ``load_state_dict`` on another such object lets its next
-        iteration go on from there.
+        iteration continue from there.
         """
         worker, workers = _worker()
         return {**self._batches.state_dict(), "worker": [worker, workers]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on where another one was.
+        """Let the next iteration continue where another one was.
 
         Raises
         ------
@@ -126,12 +126,12 @@ class _Epochs:
         return type(self), (0, self._shared)
 
     def set_next(self, epoch: int) -> None:
-        """Say which epoch comes next, whoever iterates."""
+        """Set the number of the next epoch, for all workers."""
         with self._shared.get_lock():
             self._shared[:] = [epoch] + [-1] * (3 * _LOADERS)
 
     def begin(self, resumed: int | None) -> int:
-        """Return the epoch of the iteration that begins; `resumed` where that is known."""
+        """Return the epoch of the iteration that begins; `resumed` if that is given."""
         info = get_worker_info()
         with self._shared.get_lock():
             following, *flat = self._shared[:]
@@ -169,7 +169,7 @@ def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 def distributed_rank() -> tuple[int, int]:
-    """Rank and number of processes, as ``torch.distributed`` says where it was initialised."""
+    """Return rank and number of processes of ``torch.distributed``, if it is initialised."""
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()

@@ -14,21 +14,11 @@ thousands of slashes: what lies deeper keeps its slashes in one name."""
 
 
 def build_tree(files: Iterable[tuple[str, int | None]]) -> Tree:
-    """Arrange paths as a tree.
+    """Arrange paths as a tree: folders are dicts, files are their sizes in bytes.
 
-    Where a file and a folder have one name, which an archive may hold, the
-    folder's name ends in a slash: no file's name can. Where a path comes twice,
+    If a file and a folder have one name, which is possible in an archive, the
+    folder's name ends in a slash: no file's name can. If a path comes twice,
     the first one stays.
-
-    Parameters
-    ----------
-    files : iterable of (str, int or None)
-        Path and size in bytes of each file.
-
-    Returns
-    -------
-    dict
-        Folders are dicts; files are their sizes.
 
     Examples
     --------
@@ -48,7 +38,7 @@ def build_tree(files: Iterable[tuple[str, int | None]]) -> Tree:
 
 
 def _enter(node: Tree, folder: str) -> Tree:
-    """Return the folder called `folder` in `node`, made where it is missing."""
+    """Return the folder called `folder` in `node`; create it if it is missing."""
     for name in (folder, f"{folder}/"):
         if name not in node:
             child: Tree = {}

@@ -4,10 +4,10 @@ zarr-python 3.1 awaits the chunks of a shard one after another, so that a shard
 in an object store costs 64 round trips. Here the indexes of all shards come in
 one round of requests and the chunks of all shards in another.
 
-Only what was committed is returned. An index or a chunk that does not fit its
-checksum, or a shard that ends before its committed rows do, as an older state of
-it from a cache does, is an error that names the shard. So is another dataset that has come
-to be there: ``dataset.json`` is read again with the first chunks of a shard.
+Only what was committed is returned. It is an error that names the shard if an index or a
+chunk does not fit its checksum, or if a shard is an older state, from a cache say. If another
+dataset is there by now, that is an error too: ``dataset.json`` is read again with the first
+chunks of a shard.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from zml_dask.allocator import keep_freed_buffers
 from zml_dask.errors import DatasetDamagedError, ObjectMissingError
 from zml_dask.raster.images import Images
 from zml_dask.store.info import DatasetInfo, ensure_same
-from zml_dask.store.layout import DATASET_JSON, IMAGES, ArraySpec, row_shape, shard_path
-from zml_dask.store.shards import ShardReader, chunk_bytes
+from zml_dask.store.layout import DATASET_JSON, IMAGES, row_shape, shard_path
+from zml_dask.store.shards import ShardReader
 from zml_dask.store.storage import Range, Storage
 
 Int64 = NDArray[np.int64]
@@ -34,29 +34,11 @@ Int64 = NDArray[np.int64]
 _INDEXES_KEPT = 16_384
 """Of shards, about a kilobyte each."""
 
-_CODEC_BYTES = 64
-"""By which a chunk that does not compress may be larger than its rows."""
-
-_LARGEST_SHARD = 2**48
-"""Bytes; an offset beyond is no place in a file."""
-
 
 class ImageReader:
     """Reads rows of ``images``; keeps the indexes of the shards that it has seen.
 
-    Small, and can be pickled. May be used from several threads.
-
-    Parameters
-    ----------
-    info : DatasetInfo
-        What is committed.
-
-    Attributes
-    ----------
-    spec : ArraySpec
-        Chunk and shard sizes.
-    row : tuple of int
-        Shape of an image.
+    Small, and can be pickled. May be used from several threads. `row` is the shape of an image.
     """
 
     def __init__(self, storage: Storage, info: DatasetInfo) -> None:
@@ -75,7 +57,7 @@ class ImageReader:
         return type(self), (self.storage, self.info)
 
     def read(self, rows: Int64, *, target: Images | None = None, decoders: int = 1) -> Images:
-        """Read some images.
+        """Read some images, uint32, shape (n, height, width).
 
         Parameters
         ----------
@@ -87,23 +69,17 @@ class ImageReader:
             Chunks that are decoded at once, by threads. One is right for a Dask
             task, whose neighbours have the other processors.
 
-        Returns
-        -------
-        numpy.ndarray of uint32, shape (n, height, width)
-
         Raises
         ------
         DatasetDamagedError
             If a shard is not what was committed, or there are no such images.
-        ObjectMissingError
-            If a shard is not there.
         StorageError
-            If another dataset is there by now.
+            If a shard is missing, or another dataset is there by now.
         """
         if rows.size and not 0 <= rows[0] <= rows[-1] < self.info.counts.images:
             raise DatasetDamagedError(
                 f"{self.storage.url} has {self.info.counts.images:,} images, but {rows[0]:,} to "
-                f"{rows[-1]:,} are asked for, as its tables say; run zml-dask verify on the dataset"
+                f"{rows[-1]:,} are read, by its tables; run zml-dask verify on the dataset"
             )
         images: Images = np.empty((rows.size, *self.row), np.uint32) if target is None else target
         try:
@@ -112,9 +88,8 @@ class ImageReader:
             ensure_same(self.storage, self.info)
             raise
         except DatasetDamagedError:
-            # A commit replaces the dataset's last shard, a repack every one, and the rows in
-            # them are the same. Shard by shard, so that little time is between the index
-            # and the chunks.
+            # Read again: a commit replaces the dataset's last shard, a repack every one, with
+            # the same rows. Shard by shard, to have little time between index and chunks.
             for shard, begin, end in _runs(rows // self.spec.shard):
                 self._indexes.pop(shard, None)
                 self._read(rows[begin:end], images[begin:end], decoders)
@@ -127,22 +102,27 @@ class ImageReader:
         shards = self._open(numbers)
         runs = _runs(rows // spec.chunk)
         places = [divmod(chunk, spec.shard // spec.chunk) for chunk, _, _ in runs]
-        spans = [(shard, shards[shard].span(chunk)) for shard, chunk in places]
-        ranges: list[Range] = [(shards[shard].path, *span) for shard, span in spans]
-        if is_new:  # with the chunks, so it costs no time; a known index fits its own chunks only
+        ranges: list[Range] = []
+        for shard, chunk in places:
+            with self._named(shard):
+                ranges.append((self._path(shard), *shards[shard].span(chunk)))
+        if is_new:  # together with the chunks, so it costs no time
             ranges.append((DATASET_JSON, 0, None))
         found = self.storage.read_ranges(ranges)
         if is_new and found[-1] != self._seen:
             ensure_same(self.storage, self.info, found[-1])
             self._seen = found[-1]
-        for (shard, span), data in zip(spans, found, strict=False):
-            shards[shard].fetched[span[0]] = data
 
         def decode(number: int) -> None:
-            _, begin, end = runs[number]
+            first, begin, end = runs[number]
             shard, chunk = places[number]
-            within = rows[begin:end] - (shard * spec.shard + chunk * spec.chunk)
-            shards[shard].decode(chunk, within, images[begin:end])
+            is_whole = end - begin == spec.chunk
+            with self._named(shard):
+                target = images[begin:end] if is_whole else None
+                decoded = shards[shard].decode(chunk, found[number], target)
+                self._check_last_rows(shard, chunk, decoded)
+            if not is_whole:
+                images[begin:end] = decoded[rows[begin:end] - first * spec.chunk]
 
         if decoders < 2 or len(runs) < 2:
             for number in range(len(runs)):
@@ -151,106 +131,61 @@ class ImageReader:
             with ThreadPoolExecutor(min(decoders, len(runs))) as pool:
                 list(pool.map(decode, range(len(runs))))
 
-    def _open(self, shards: Sequence[int]) -> dict[int, _Shard]:
-        """Open shards, after reading the indexes that are not known yet, all at once."""
-        paths = {shard: shard_path(self.spec.name, shard, 1 + len(self.row)) for shard in shards}
+    def _open(self, shards: Sequence[int]) -> dict[int, ShardReader]:
+        """Open shards, after reading the indexes that are not known yet, all at once.
+
+        Each must hold as many rows as are committed: a cache, or a copy made while a commit
+        ran, may have an older state of a shard that a later commit has filled up.
+        """
         known = {shard: self._indexes[shard] for shard in shards if shard in self._indexes}
         missing = [shard for shard in shards if shard not in known]
         size = ShardReader.tail_bytes(self.spec)
-        found = self.storage.read_ranges([(paths[shard], -size, None) for shard in missing])
-        known.update(zip(missing, found, strict=True))
-        opened = {
-            shard: _Shard(self.storage.url, paths[shard], known[shard], self.spec, self.row)
-            for shard in shards
-        }
-        for number, shard in opened.items():
-            rows = min(self.info.counts.images - number * self.spec.shard, self.spec.shard)
-            shard.expect(rows, self._last_rows.get(shard.path))
+        tails = self.storage.read_ranges([(self._path(shard), -size, None) for shard in missing])
+        known.update(zip(missing, tails, strict=True))
+        opened: dict[int, ShardReader] = {}
+        for shard in shards:
+            with self._named(shard):
+                opened[shard] = ShardReader(self.spec, self.row, known[shard])
+                rows = min(self.info.counts.images - shard * self.spec.shard, self.spec.shard)
+                needed = -(-rows // self.spec.chunk)
+                if opened[shard].chunks < needed:
+                    raise DatasetDamagedError(
+                        f"it holds {opened[shard].chunks} of {needed} chunks: it is damaged, or "
+                        "an older state of it, from a cache say"
+                    )
         if len(self._indexes) + len(missing) > _INDEXES_KEPT:
             self._indexes.clear()
         self._indexes.update((shard, known[shard]) for shard in missing)
         return opened
 
+    def _check_last_rows(self, shard: int, chunk: int, decoded: NDArray[np.generic]) -> None:
+        """Check the rows of a chunk in which a commit ended."""
+        rows, sha256 = self._last_rows.get(self._path(shard), (0, None))
+        last, rest = divmod(rows - 1, self.spec.chunk)
+        if sha256 is None or chunk != last:
+            return
+        if hashlib.sha256(decoded[: rest + 1].tobytes()).hexdigest() != sha256:
+            raise DatasetDamagedError(
+                f"chunk {chunk} does not hold the rows that dataset.json describes: it is an older "
+                "state of it, from a cache say"
+            )
 
-class _Shard:
-    """A shard as far as it has been read: its index, and the bytes of some chunks."""
-
-    def __init__(
-        self, url: str, path: str, index: bytes, spec: ArraySpec, row: tuple[int, ...]
-    ) -> None:
-        self.path = path
-        self.fetched: dict[int, bytes] = {}
-        self._url = url
-        self._index = index
-        self._spec = spec
-        self._most = chunk_bytes(spec, row) + _CODEC_BYTES
-        self._last: tuple[int, str | None] | None = None
-        with self._named():
-            self._reader = ShardReader(spec, row, self)
-
-    def __getitem__(self, key: slice, /) -> bytes:
-        return self._index[key] if key.start < 0 else self.fetched.get(key.start, b"")
+    def _path(self, shard: int) -> str:
+        return shard_path(self.spec.name, shard, 1 + len(self.row))
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self, shard: int) -> Iterator[None]:
+        """Name the shard in errors."""
         try:
             yield
         except DatasetDamagedError as error:
-            raise DatasetDamagedError(
-                f"{self._url}/{self.path}: {error}; run zml-dask verify on the dataset"
-            ) from error
-
-    def expect(self, rows: int, last: tuple[int, str | None] | None) -> None:
-        """Check that it holds as many rows as are committed, and say what the last ones are.
-
-        A cache, or a copy made while a commit ran, may give an older state of a
-        shard that a later commit has filled up.
-
-        Parameters
-        ----------
-        last : (int, str or None), optional
-            Rows of a shard that the end of a commit lies in, and the SHA-256 of
-            those of them that its last chunk holds.
-        """
-        with self._named():
-            needed = -(-rows // self._spec.chunk)
-            if self._reader.chunks < needed:
-                raise DatasetDamagedError(
-                    f"it holds {self._reader.chunks} of {needed} chunks: it is damaged, or an "
-                    "older state of it, from a cache say"
-                )
-        self._last = last
-
-    def span(self, chunk: int) -> tuple[int, int]:
-        """Where a chunk's bytes begin and end."""
-        with self._named():
-            start, stop = self._reader.span(chunk)
-            if stop - start > self._most or stop > _LARGEST_SHARD:
-                raise DatasetDamagedError(f"chunk {chunk} cannot be where its index says")
-            return start, stop
-
-    def decode(self, chunk: int, rows: Int64, target: Images) -> None:
-        """Decode some rows of a chunk into `target`."""
-        with self._named():
-            if rows.size == self._spec.chunk:
-                decoded = self._reader.chunk(chunk, target)
-            else:
-                decoded = self._reader.chunk(chunk)
-                target[...] = decoded[rows]
-            if self._last is None or self._last[1] is None:
-                return
-            last, rest = divmod(self._last[0] - 1, self._spec.chunk)
-            if chunk == last:
-                digest = hashlib.sha256(decoded[: rest + 1].tobytes()).hexdigest()
-                if digest != self._last[1]:
-                    raise DatasetDamagedError(
-                        f"chunk {chunk} does not hold the rows that dataset.json says it does: it "
-                        "is an older state of it, from a cache say"
-                    )
+            where = f"{self.storage.url}/{self._path(shard)}"
+            message = f"{where}: {error}; run zml-dask verify on the dataset"
+            raise DatasetDamagedError(message) from error
 
 
 def _runs(numbers: Int64) -> list[tuple[int, int, int]]:
-    """Find where each number of an ascending array begins and ends in it."""
+    """List each different number of an ascending array, with where it begins and ends."""
     values, begins = np.unique(numbers, return_index=True)
     ends = np.append(begins[1:], numbers.size)[: values.size]
     return list(zip(values.tolist(), begins.tolist(), ends.tolist(), strict=True))

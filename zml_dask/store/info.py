@@ -40,7 +40,7 @@ FORMAT = "zml-dask"
 _RESTORE = "restore it from a backup, or build again into a new folder"
 
 _MOST_IMAGES = 2**33
-"""Twenty times all of Zenodo; whoever reads a dataset holds one bit of memory per image."""
+"""Twenty times all of Zenodo; a reader needs one bit of memory per image."""
 
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -48,18 +48,9 @@ Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One immutable object of the dataset.
+    """One immutable object of the dataset: a part of a table.
 
-    Attributes
-    ----------
-    path : str
-        Within DATASET.
-    rows : int
-        Rows of the table it holds.
-    size : int
-        Bytes.
-    sha256 : str
-        Hex.
+    `path` is within DATASET, `size` in bytes, `sha256` in hex.
     """
 
     path: str
@@ -74,10 +65,8 @@ class WrittenObject:
 
     Attributes
     ----------
-    size : int
-        Bytes.
-    sha256 : str
-        Of those bytes, hex.
+    size, sha256
+        Of its bytes.
     rows : int
         Committed rows of the array that it holds; 0 for metadata.
     rows_sha256 : str or None
@@ -109,7 +98,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class DerivedTable:
-    """Where the columns of a derived table came from; its parts are among the other tables'.
+    """How a derived table was computed; its parts are listed with those of the other tables.
 
     Attributes
     ----------
@@ -118,14 +107,13 @@ class DerivedTable:
     function : str
         Module and name.
     fingerprint : str
-        Hash of the function's code, hex: with other code all rows are computed anew.
+        Hash of the function's code, hex: if it changes, all rows are computed again.
     software : mapping of str to str
         Versions of what the last rows were computed with.
     errors : int
         Rows for which the function failed; they say why.
     of : str
-        What it has a row of: ``"files"``, ``"records"``, or ``"nothing"``; see
-        `layout.DERIVED_KEYS`. Not written where it is files.
+        A key of `layout.DERIVED_KEYS`. Not written where it is files.
     """
 
     columns: tuple[tuple[str, str], ...]
@@ -147,31 +135,28 @@ class DatasetInfo:
 
     Attributes
     ----------
-    shape : ImageShape
     counts : Counts
         Rows of `images.zarr` and of the tables that count; arrays may be
         longer while a commit is under way, and end here for a reader.
     tables : mapping of str to tuple of Part
         Parts of each of `layout.TABLES`, and of derived tables, in row order.
     arrays : tuple of ArraySpec
-        Type, chunk and shard size of each array, ``images`` first; also its level of
-        compression, which is not written where it is 1.
+        Each array, ``images`` first. A level of compression of 1 is not written.
     boundary_shards : tuple of WrittenObject
         The shards that the end of a commit lies in, of every array, as they are
-        now. Who reads one can tell by `rows` and `last_rows_sha256` whether a
-        cache or a copy gave an older state of it.
+        now. By their `rows` and `last_rows_sha256` a reader detects an older state
+        of one, from a cache or a copy.
     manifest : tuple of Part
-        Lists of all other objects with size and checksum; for a path that
+        Lists all other objects with size and checksum; for a path that
         occurs twice the later row counts.
     commits : tuple of Counts
         What was committed after each commit.
     options, software, harvest : mapping
         How the dataset was made; not interpreted by the store.
     derived : mapping of str to DerivedTable
-        Tables computed from the files, by name. Not written where there are none.
+        By name. Not written where there are none.
     generation : int
-        How often ``dataset.json`` was replaced; `replace_info` sees by it that
-        nobody else has.
+        How often ``dataset.json`` was replaced; `replace_info` detects other writers by it.
     next_part : mapping of str to int
         Number of the next part of each table, so that none is ever reused.
     """
@@ -198,7 +183,7 @@ class DatasetInfo:
             object.__setattr__(self, "arrays", image_arrays(self.shape))
 
     def array(self, name: str) -> ArraySpec:
-        """Return what is recorded of an array.
+        """Return the description of an array.
 
         Examples
         --------
@@ -219,7 +204,7 @@ class DatasetInfo:
         return TABLES[table] if table in TABLES else derived[table].schema
 
     def to_bytes(self) -> bytes:
-        """Arrange as JSON that carries a checksum of itself.
+        """Encode as JSON that contains a checksum of itself.
 
         Examples
         --------
@@ -240,11 +225,14 @@ class DatasetInfo:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = DATASET_JSON) -> DatasetInfo:
-        """Inverse of `to_bytes`.
+        """Decode what `to_bytes` returned.
 
         Raises
         ------
-        UsageError, DatasetDamagedError
+        UsageError
+            If it is of something else, or of another schema version.
+        DatasetDamagedError
+            If it is not what was written.
         """
         try:
             plain = json.loads(data)
@@ -268,7 +256,7 @@ class DatasetInfo:
                     f"{where} has schema version {version} and this release reads version "
                     f"{SCHEMA_VERSION}; {what_to_do}"
                 )
-        # The bytes and not only the values: a flipped byte in white space counts too.
+        # Of the bytes below, not only of the values here: white space counts too.
         digest = plain.pop("sha256", None)
         if digest != _digest(plain):
             raise DatasetDamagedError(f"{where} does not fit its own checksum; {_RESTORE}")
@@ -279,7 +267,7 @@ class DatasetInfo:
                 raise ValueError("a key is unknown or missing")  # noqa: TRY301
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetDamagedError(
-                f"{where} does not say what it must ({error!r}); {_RESTORE}"
+                f"{where} has invalid content ({error!r}); {_RESTORE}"
             ) from error
         if again != data:
             raise DatasetDamagedError(f"{where} was changed by hand; {_RESTORE}")
@@ -287,7 +275,7 @@ class DatasetInfo:
 
 
 def _from_plain(plain: Mapping[str, Any]) -> DatasetInfo:
-    """Take over what was read; whoever wrote it, it may name and count only what there can be."""
+    """Decode and check: it may have been written by anybody."""
     info = msgspec.convert(plain, DatasetInfo)
     counts = info.counts
     if not min(info.shape.height, info.shape.width) >= 1:
@@ -341,12 +329,7 @@ def _digest(plain: Mapping[str, Any]) -> str:
 
 
 def ensure_ours(storage: Storage) -> None:
-    """Refuse a folder that holds anything else than a dataset, or the beginnings of one.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Raise `UsageError` for a folder that holds anything but a dataset, complete or not."""
     foreign = [name for name in storage.names() if name not in _NAMES]
     if foreign and not storage.exists(DATASET_JSON):
         raise UsageError(
@@ -376,17 +359,17 @@ def read_info(storage: Storage) -> DatasetInfo | None:
     UsageError
         If there is a ``dataset.json`` of something else.
     DatasetDamagedError
-        If it is not what was written, or gone.
+        If it is not what was written, or has disappeared.
     """
     try:
         data = storage.read(DATASET_JSON)
     except ObjectMissingError as error:
         if storage.list("manifest.parquet") and not storage.exists(PLAN):
-            # A build would begin anew, and write over what is committed.
+            # A build would start again, and overwrite what is committed.
             raise DatasetDamagedError(
-                f"{storage.url}/{DATASET_JSON} is gone, but its tables are there; nothing else "
-                "says which parts count and how they were made, so it cannot be repaired: put "
-                "back a copy as of the last commit, or build again into a new folder (archives "
+                f"{storage.url}/{DATASET_JSON} is missing, but its tables exist; it alone lists "
+                "the parts that count and how they were made, so it cannot be repaired: restore a "
+                "copy as of the last commit, or build again into a new folder (archives "
                 "in a --cache are not fetched again); until then Zarr and Parquet readers can "
                 "open images.zarr and the tables"
             ) from error
@@ -395,15 +378,7 @@ def read_info(storage: Storage) -> DatasetInfo | None:
 
 
 def committed_info(storage: Storage) -> DatasetInfo:
-    """Read ``dataset.json`` of a dataset that must be there.
-
-    Raises
-    ------
-    UsageError
-        If nothing is committed there.
-    UsageError, DatasetDamagedError
-        As `read_info`.
-    """
+    """Read ``dataset.json``; `UsageError` where nothing is committed. See `read_info`."""
     info = read_info(storage)
     if info is None:
         raise UsageError(
@@ -414,22 +389,11 @@ def committed_info(storage: Storage) -> DatasetInfo:
 
 
 def ensure_same(storage: Storage, opened: DatasetInfo, data: bytes | None = None) -> None:
-    """Refuse what lies where a dataset was opened, if that is another dataset by now.
+    """Raise `StorageError` if another dataset is now where `opened` was read.
 
-    Rows of the tables are never rewritten, and the names of their parts hold their content's
-    hash. So of one dataset, whatever was committed to it before or after, the parts are the
-    same as far as both have any.
-
-    Parameters
-    ----------
-    opened : DatasetInfo
-        What ``dataset.json`` said when it was opened.
-    data : bytes, optional
-        What it says now. Default: it is read.
-
-    Raises
-    ------
-    StorageError
+    Rows of the tables are never rewritten, and the names of their parts contain hashes of
+    their content. So before and after any commit to one dataset, the parts of the tables are
+    the same as far as both states have any. `data`, if given, is ``dataset.json`` as of now.
     """
     try:
         now = DatasetInfo.from_bytes(storage.read(DATASET_JSON) if data is None else data)
@@ -449,24 +413,10 @@ _GROWING = ("files", "records")
 
 
 def replace_info(storage: Storage, base: DatasetInfo | None, changed: DatasetInfo) -> DatasetInfo:
-    """Replace ``dataset.json``, atomically, where it still is what a change began from.
+    """Replace ``dataset.json``, atomically, if it is still `base`, what a change began from.
 
-    Parameters
-    ----------
-    base : DatasetInfo or None
-        What ``dataset.json`` said when the change began; None for a new dataset.
-    changed : DatasetInfo
-        What it is to say.
-
-    Returns
-    -------
-    DatasetInfo
-        `changed`, of the next generation.
-
-    Raises
-    ------
-    StorageError
-        If it says something else by now; nothing is written then.
+    `base` is None for a new dataset. Returns `changed`, of the next generation. `StorageError` if
+    ``dataset.json`` is another one by now; nothing is written then.
     """
     changed = replace(changed, generation=base.generation + 1 if base else 0)
     expected = base.to_bytes() if base else None

@@ -34,7 +34,7 @@ DERIVED = "derived"
 
 _MAX_BLOSC_BYTES = 2**31 - 32
 _MAX_CHUNK_BYTES = 2**27
-_MAX_SHARD_ROWS = 2**24  # so that no index of a shard, 16 bytes per chunk, fills the memory
+_MAX_SHARD_ROWS = 2**24  # bounds the memory for a shard's index, 16 bytes per chunk
 
 LEVELS = range(1, 10)
 """Blosc's levels of compression."""
@@ -50,21 +50,14 @@ FILL_VALUE = 32
 """A space: what an image is padded with."""
 
 FileStatus = Literal[
-    "ok",
-    "empty",
-    "binary",
-    "too_large",
-    "damaged",
-    "encrypted",
-    "unsupported",
-    "duplicate",
-    "refused",
-]
+    "ok", "empty", "binary", "too_large", "damaged", "encrypted", "unsupported", "duplicate",
+    "refused"
+]  # fmt: skip
 """What became of a member of an archive; ``reason`` says why where it is not ``ok``.
 
 ``ok``: rasterised; ``empty``: no lines; ``binary``: NUL bytes, and neither UTF-16
 nor UTF-32; ``too_large``: over the limit; ``damaged``: a bad checksum or a truncated body;
-``encrypted``; ``unsupported``: a compression nobody here reads; ``duplicate``: a
+``encrypted``; ``unsupported``: a compression that is not read; ``duplicate``: a
 later member of the same path; ``refused``: over a limit of the record.
 """
 
@@ -87,12 +80,8 @@ class ArraySpec:
 
     Attributes
     ----------
-    name : str
-    dtype : str
-        A NumPy type name.
     chunk, shard : int
         Images per chunk and per shard; a shard is written once, whole, by one task.
-    fill_value : int
     level : int
         Blosc's level of compression, 1 to 9.
     """
@@ -145,24 +134,15 @@ def image_arrays(shape: ImageShape, level: int = DEFAULT_LEVEL) -> tuple[ArraySp
 
 
 def check_level(level: int) -> None:
-    """Check that there is such a level of compression.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Raise `UsageError` unless `level` is a level of compression."""
     if level not in LEVELS:
         raise UsageError(f"level: must be 1 (fast) to 9 (small), not {level}")
 
 
 def check_arrays(arrays: tuple[ArraySpec, ...], shape: ImageShape) -> None:
-    """Check that a dataset's arrays, as it says of them, are ones that can be read.
+    """Raise `ValueError` unless arrays, as ``dataset.json`` describes them, can be read.
 
-    Raises
-    ------
-    ValueError
-        If an array is missing or unknown, has another type, or chunks or shards
-        that cannot be.
+    None is missing or unknown or of another type, and their chunks and shards are possible.
     """
     expected = image_arrays(shape)
     if [spec.name for spec in arrays] != [spec.name for spec in expected]:
@@ -185,7 +165,7 @@ def row_shape(spec: ArraySpec, shape: ImageShape) -> tuple[int, ...]:
 
 
 def shard_path(name: str, shard: int, ndim: int) -> str:
-    """Where a shard of an array lies within DATASET.
+    """Path of a shard of an array within DATASET.
 
     Examples
     --------
@@ -226,24 +206,12 @@ FILES_SCHEMA = pa.schema(
 so that anyone can prove the pixels; null where the file has no images.
 """
 
-FILES_BY_LANGUAGE_SCHEMA = pa.schema(
-    [
-        FILES_SCHEMA.field(name)
-        for name in (
-            "file_id",
-            "record_id",
-            "language",
-            "language_group",
-            "extension",
-            "status",
-            "size",
-            "n_lines",
-            "n_cut",
-            "first_image",
-            "n_images",
-        )
-    ]
-)
+FILES_BY_LANGUAGE_SCHEMA = pa.schema([
+    FILES_SCHEMA.field(name) for name in (
+        "file_id", "record_id", "language", "language_group", "extension", "status", "size",
+        "n_lines", "n_cut", "first_image", "n_images"
+    )
+])  # fmt: skip
 """One row per file again, with the columns that selections need.
 
 The rows of each part are ordered by language (null last), extension and
@@ -352,7 +320,7 @@ COLUMN_TYPES = {
 
 
 def derived_table(name: str) -> str:
-    """Return what the parts of a derived table go by in ``dataset.json``.
+    """Name of a derived table among the tables of ``dataset.json``.
 
     Examples
     --------
@@ -363,12 +331,9 @@ def derived_table(name: str) -> str:
 
 
 def derived_schema(columns: Iterable[tuple[str, str]], of: str = "files") -> pa.Schema:
-    """Return the columns of a derived table, by their names and the names of their types.
+    """Schema of a derived table, from the names of its columns and of their types.
 
-    Parameters
-    ----------
-    of : str
-        A key of `DERIVED_KEYS`.
+    `of` is a key of `DERIVED_KEYS`.
 
     Examples
     --------
@@ -380,7 +345,7 @@ def derived_schema(columns: Iterable[tuple[str, str]], of: str = "files") -> pa.
 
 
 def part_path(table: str, number: int, digest: str) -> str:
-    """Where a part of a table lies within DATASET.
+    """Path of a part of a table within DATASET.
 
     Its name holds the beginning of its SHA-256, so that no two commits, one of
     them overtaken, ever write different rows under one name.

@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,17 +48,17 @@ class LocalStorage(Storage):
                 f"leave out {', '.join(map(repr, options))}"
             )
         path = Path(rest if separator else url).expanduser()
-        # Where a link is on the way, its parent is not what the text says.
+        # The parent of a link is not that in its path.
         return cls(os.path.realpath(path) if ".." in path.parts else str(path.absolute()))
 
     def _locate(self, path: str) -> Path:
         target = Path(self.url, path)
         root, real = os.path.realpath(self.url), os.path.realpath(target)
         if os.path.commonpath([root, real]) != root:
-            # A dataset is data, and may come from anybody.
+            # A dataset may come from anybody.
             raise StorageError(
                 f"{str(target)!r} is a symbolic link that leads out of the dataset (to {real!r}), "
-                "which is not followed; replace it by what it leads to"
+                "which is not followed; replace it by its target"
             )
         return target
 
@@ -79,7 +79,7 @@ class LocalStorage(Storage):
                 for place in places:
                     found[place] = error
 
-        # A folder may lie on a network's file system, where each file costs a round trip.
+        # On a network's file system each file costs a round trip.
         if len(of_path) < _MANY_FILES:
             for path in of_path:
                 read(path)
@@ -89,22 +89,22 @@ class LocalStorage(Storage):
         return found
 
     def _open_reader(self, path: str) -> IO[bytes]:
-        import pyarrow as pa  # here, since not everything that stores needs it
+        import pyarrow as pa  # here, since not every process that stores needs it
 
-        # Of Arrow's own: one of its threads that lets go of a file of Python's when the
-        # interpreter has gone ends the process with SIGABRT, after all was done right.
+        # Arrow's own file: if an Arrow thread releases a Python file after the interpreter has
+        # ended, the process ends with SIGABRT, although everything was done.
         stream: IO[bytes] = pa.OSFile(str(self._locate(path)))
         return stream
 
     def _write(self, path: str, data: bytes, *, durable: bool) -> None:
-        temporary = self._write_aside(path, data, durable=durable)
+        temporary = self._write_aside(path, lambda file: file.write(data), durable=durable)
         self._replace(temporary, self._locate(path), path, durable=durable)
 
     def _write_new(self, path: str, data: bytes) -> bool:
         target = self._locate(path)
-        temporary = self._write_aside(path, data, durable=True)
+        temporary = self._write_aside(path, lambda file: file.write(data), durable=True)
         try:
-            # A hard link fails where the name is taken, and brings all bytes at once.
+            # A hard link fails if the name exists, and is atomic.
             os.link(temporary, target)
         except FileExistsError:
             return False
@@ -118,7 +118,7 @@ class LocalStorage(Storage):
 
     def _replace_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
         target = self._locate(path)
-        temporary = self._write_aside(path, data, durable=True)
+        temporary = self._write_aside(path, lambda file: file.write(data), durable=True)
         try:
             note_operation("rename", path)
             with _locked(target.with_name(f"{_LOCK}-{target.name}")):
@@ -140,33 +140,29 @@ class LocalStorage(Storage):
                     os.fsync(file.fileno())
             self._replace(local, target, path, durable=durable)
             return
-        temporary = self._temporary(path)
-        try:
-            with local.open("rb") as source, _create(temporary) as file:
-                shutil.copyfileobj(source, file, 1 << 20)
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with local.open("rb") as source:
+            temporary = self._write_aside(
+                path, lambda file: shutil.copyfileobj(source, file, 1 << 20), durable=durable
+            )
         self._replace(temporary, target, path, durable=durable)
         local.unlink()
 
     def _temporary(self, path: str) -> Path:
         # Within DATASET, so that the rename stays within one file system; in the
         # outermost folder, so that leftovers are found without a walk; hidden,
-        # so that readers of a folder of Parquet parts pass it over.
+        # so that readers of a folder of Parquet parts ignore it.
         folder, _, rest = path.partition("/")
         name = f"{_TEMPORARY}{uuid4().hex}-{path.rpartition('/')[2]}"
         return Path(self.url, folder, name) if rest else Path(self.url, name)
 
-    def _write_aside(self, path: str, data: bytes, *, durable: bool) -> Path:
+    def _write_aside(
+        self, path: str, fill: Callable[[IO[bytes]], object], *, durable: bool
+    ) -> Path:
         _make_folder(self._locate(path).parent)
         temporary = self._temporary(path)
         try:
             with _create(temporary) as file:
-                file.write(data)
+                fill(file)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
@@ -192,7 +188,13 @@ class LocalStorage(Storage):
         return self._locate(path).stat().st_size
 
     def _list(self, prefix: str) -> Sequence[str]:
-        return [path for path in self._walk(prefix) if not Path(path).name.startswith(_HIDDEN)]
+        root = self.url.rstrip("/") + "/"
+        return [
+            (folder.rstrip("/") + "/").removeprefix(root) + name
+            for folder, _, names in os.walk(self._locate(prefix))
+            for name in names
+            if not name.startswith(_HIDDEN)
+        ]
 
     def _names(self) -> Sequence[str]:
         try:
@@ -210,13 +212,6 @@ class LocalStorage(Storage):
                     if time.time() - path.stat().st_mtime >= age:
                         found.append(str(path.relative_to(root)))
         return sorted(found)
-
-    def _walk(self, prefix: str) -> Iterator[str]:
-        root = self.url.rstrip("/") + "/"
-        for folder, _, names in os.walk(self._locate(prefix)):
-            relative = (folder.rstrip("/") + "/").removeprefix(root)
-            for name in names:
-                yield relative + name
 
     def _remove(self, path: str) -> None:
         self._locate(path).unlink(missing_ok=True)
@@ -255,7 +250,7 @@ def _sync(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file; without one where the file system knows no locks."""
+    """Hold the lock of a file; do nothing where the file system has no locks."""
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE), "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -277,7 +272,7 @@ def _create(path: Path) -> IO[bytes]:
 
 
 def _create_whole(target: Path, data: bytes) -> bool:
-    """Make a file where the file system knows no links: exclusive still, if not all at once."""
+    """Create a file where the file system has no links: exclusively, if not atomically."""
     try:
         with _create(target) as file:
             file.write(data)

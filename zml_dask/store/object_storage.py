@@ -42,10 +42,7 @@ _PRECONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict")
 class ObjectStorage(Storage):
     """Objects under an fsspec URL; a put of a whole object is atomic there.
 
-    Attributes
-    ----------
-    options : mapping
-        Given to fsspec; may hold a secret, so that it is not shown.
+    `options` are for fsspec; they may contain a secret, and are not shown.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -70,7 +67,7 @@ class ObjectStorage(Storage):
                 ) from error
             except ValueError as error:
                 raise UsageError(
-                    f"{url!r}: no file system is known by the name {protocol!r}; give a path, "
+                    f"{url!r}: there is no file system {protocol!r}; give a path, "
                     "file://, s3://, http(s):// or another protocol that fsspec knows"
                 ) from error
         return cls(url.rstrip("/"), dict(options))
@@ -86,23 +83,23 @@ class ObjectStorage(Storage):
         """Return the file system and the dataset's place there."""
         options = dict(self.options)
         if self._is_chained:
-            # fsspec opens an archive anew each time; a forked process must do so, and no other.
+            # Kept, since fsspec opens an archive each time; a forked process must open its own.
             held = self.__dict__.setdefault("_held", {})
             if os.getpid() not in held:
                 held[os.getpid()] = fsspec.core.url_to_fs(self.url, **options)
             fs, root = held[os.getpid()]
             return fs, str(root)
         if self.url.startswith(("http://", "https://")):
-            # Bytes as they are stored, since ranges are of those.
+            # Without compression, since ranges are of the stored bytes.
             options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
             import aiohttp
 
-            # However long a large object takes, a server that falls silent is asked again.
+            # A large object may take any time, but a silent server is asked again.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
             client = {"raise_for_status": _refuse_whole, "timeout": timeout}
             options["client_kwargs"] = {**client, **options.get("client_kwargs", {})}
         else:
-            # Listings would be remembered, but other workers write here too.
+            # No cache of listings, since other workers write here too.
             options.setdefault("use_listings_cache", False)
             if self.url.startswith("s3://"):
                 connections = {"max_pool_connections": _CONNECTIONS}
@@ -145,13 +142,13 @@ class ObjectStorage(Storage):
                 return [self._read_one(*wanted) for wanted in ranges]
             answers = fs.cat_ranges(
                 [self._join(root, path) for path, _, _ in ranges],
-                # Without limits where all is wanted, so that S3 may divide it.
+                # Without limits for a whole object, so that S3 may divide it.
                 [None if stop is None and not start else start for _, start, stop in ranges],
                 [stop for _, _, stop in ranges],
                 on_error="return",
                 batch_size=_CONNECTIONS,
             )
-        except Exception as error:  # noqa: BLE001 - what it means is said where it is raised again
+        except Exception as error:  # noqa: BLE001 - explained where it is raised again
             return [error] * len(ranges)
         return [
             b"" if start < 0 and self._is_empty(path, answer) else answer
@@ -159,7 +156,7 @@ class ObjectStorage(Storage):
         ]
 
     def _read_one(self, path: str, start: int, stop: int | None) -> bytes | BaseException:
-        # Caches and archives know little more than how to open a file.
+        # Caches and archives support little more than opening a file.
         try:
             with self._open_reader(path) as stream:
                 size = stream.seek(0, 2)
@@ -170,7 +167,7 @@ class ObjectStorage(Storage):
             return error
 
     def _is_empty(self, path: str, answer: bytes | BaseException) -> bool:
-        """Whether the end of an object could not be had since it has no bytes at all."""
+        """Whether the end of an object could not be read because it has no bytes at all."""
         if isinstance(answer, (bytes, FileNotFoundError, StorageError)) or _passes(answer):
             return False
         with contextlib.suppress(Exception):
@@ -200,7 +197,7 @@ class ObjectStorage(Storage):
                 return False
         except FileNotFoundError:
             return False
-        # Elsewhere fsspec knows no condition: two writers within these lines are not detected.
+        # Elsewhere fsspec has no conditions: two writers within these lines are not detected.
         return self._put_if(path, data, **({"IfMatch": etag} if etag else {}))
 
     def _put_if(self, path: str, data: bytes, **condition: Any) -> bool:
@@ -268,7 +265,7 @@ class ObjectStorage(Storage):
         return ObjectMissingError if failure.is_missing else StorageError, failure.reason
 
     def _unknown_option(self, error: Exception) -> str | None:
-        """Name an option that a file system does not take, if that is what went wrong."""
+        """Return a message that names a wrong option, if that is the error."""
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         given = {*self.options}
         for options in self.options.values():
@@ -282,12 +279,12 @@ class ObjectStorage(Storage):
                 for each in fsspec.get_filesystem_class(protocol).__mro__:
                     known.update(inspect.signature(each.__init__).parameters)
         known.update(("headers", "auth", "proxy", "ssl", "timeout"))
-        advice = nearest(found[1], sorted(known - {"self"}), "see fsspec's documentation")
+        advice = nearest(found[1], sorted(known - {"self"}), "fsspec's documentation")
         return f"there is no storage option {found[1]!r} for it; {advice}"
 
 
 def _passes(answer: bytes | BaseException) -> bool:
-    """Whether a failure may be gone when it is tried again."""
+    """Whether a failure may be transient."""
     if isinstance(answer, bytes):
         return False
     names = {base.__name__ for base in type(answer).__mro__}
@@ -299,7 +296,7 @@ def _passes(answer: bytes | BaseException) -> bool:
 
 
 async def _refuse_whole(response: aiohttp.ClientResponse) -> None:
-    """Refuse an object that a server sends whole where a part was asked for, before it comes."""
+    """Refuse an object that a server sends whole instead of a part, before it arrives."""
     asked = re.fullmatch(r"bytes=(\d*)-(\d*)", response.request_info.headers.get("Range", ""))
     if response.status != 200 or asked is None:
         return
@@ -310,7 +307,7 @@ async def _refuse_whole(response: aiohttp.ClientResponse) -> None:
     if response.content_length is None or response.content_length > most:
         response.close()
         raise StorageError(
-            f"the server of {response.host} sends whole files where a part is asked for; serve the "
-            "dataset with one that knows HTTP's Range, as nginx, Apache and Caddy do (Python's "
+            f"the server of {response.host} sends whole files instead of the requested part; use a "
+            "server that supports HTTP's Range, as nginx, Apache and Caddy do (Python's "
             "http.server does not)"
         )

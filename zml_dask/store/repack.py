@@ -1,4 +1,4 @@
-"""Repacking: the shards of a finished dataset written anew at another level of compression.
+"""Repacking: the shards of a finished dataset compressed again at another level.
 
 Each shard is replaced by one with the same rows, so that a reader sees the same images
 before, during and after; one that has read the index of the old shard finds by the
@@ -25,17 +25,16 @@ from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.store.commit import is_another_under_way, tidy
 from zml_dask.store.commit.plan import PLAN_DIGEST, check_current, repack_under_way
-from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import DatasetInfo, WrittenObject, committed_info, replace_info
 from zml_dask.store.layout import REPACK, ArraySpec, ImageShape, check_level, row_shape
-from zml_dask.store.shards import ShardBuilder, ShardReader
+from zml_dask.store.shards import ShardBuilder, ShardReader, zarr_objects
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import MANIFEST, digest_of, read_manifest, write_manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Repacked:
-    """What a repack came to.
+    """The result of a repack.
 
     Attributes
     ----------
@@ -60,12 +59,12 @@ def repack_on(
     *,
     progress: BuildProgress | None = None,
 ) -> Repacked:
-    """Write the shards of a dataset anew at a level, on an executor that is opened if need be.
+    """Compress the shards of a dataset again, at another level.
 
     Parameters
     ----------
     open_executor : callable
-        Returns a context manager that yields an executor.
+        Returns a context manager that yields an executor; called if there is anything to do.
     level : int
         Of Blosc, 1 (fast) to 9 (small).
 
@@ -106,7 +105,7 @@ def repack_on(
 
 
 def noted(storage: Storage, path: str) -> WrittenObject | None:
-    """Return what a repack that is under way makes of an object; None for one it leaves."""
+    """Return the noted new state of an object in an unfinished repack; None where none is noted."""
     note = f"{REPACK}/{path}.json"
     return WrittenObject(**json.loads(storage.read(note))) if storage.exists(note) else None
 
@@ -117,19 +116,11 @@ def _note(storage: Storage, written: WrittenObject) -> None:
 
 @dataclass(frozen=True)
 class Repack(Job[WrittenObject, None, WrittenObject, Repacked]):
-    """Writes every shard anew; a task is the manifest's row of one.
+    """Compresses every shard again; a task is a shard's row of the manifest.
 
-    Attributes
-    ----------
-    storage : Storage
-    shape : ImageShape
-    arrays : tuple of ArraySpec
-        As they will be.
-    digest : str
-        Of what is done to which dataset. It stands where a commit's plan would, so that
-        no task of either writes after the other has begun.
-    base : DatasetInfo or None
-        What the repack begins from; needed by the driver only.
+    `arrays` are as they will be, `base` is what the repack begins from. `digest` is a hash of the
+    dataset's state and the new level. It stands where a commit's plan would, so that no task of
+    either writes after the other has begun.
     """
 
     name: ClassVar[str] = "shards"
@@ -138,11 +129,11 @@ class Repack(Job[WrittenObject, None, WrittenObject, Repacked]):
     shape: ImageShape
     arrays: tuple[ArraySpec, ...]
     digest: str
-    base: DatasetInfo | None = None
+    base: DatasetInfo
 
     @classmethod
     def of(cls, storage: Storage, base: DatasetInfo, level: int) -> Repack:
-        """Begin to rewrite a dataset, or go on with it."""
+        """Begin a repack, or continue it."""
         arrays = tuple(replace(spec, level=level) for spec in base.arrays)
         digest = hashlib.sha256(b"repack %d " % level + base.to_bytes()).hexdigest()
         storage.write(f"{REPACK}/level", b"%d" % level)
@@ -150,28 +141,20 @@ class Repack(Job[WrittenObject, None, WrittenObject, Repacked]):
         return cls(storage, base.shape, arrays, digest, base)
 
     def plan(self, workers: int) -> list[WrittenObject]:
-        """List the shards; whether one is done its task sees."""
-        return [written for written in self._manifest().values() if written.rows]
-
-    def _manifest(self) -> dict[str, WrittenObject]:
-        return read_manifest(self.storage, self._base)
-
-    @property
-    def _base(self) -> DatasetInfo:
-        if self.base is None:
-            raise TypeError("only the driver knows what a repack begins from")
-        return self.base
+        """List the shards; each task detects by itself whether its shard is done."""
+        manifest = read_manifest(self.storage, self.base)
+        return [written for written in manifest.values() if written.rows]
 
     def for_workers(self) -> Repack:
-        """Return the job without what the dataset was."""
-        return replace(self, base=None)
+        """Return the job without what the dataset was, which no worker needs."""
+        return replace(self, base=DatasetInfo())
 
     def shared(self) -> tuple[Storage]:
         """Return the dataset's storage."""
         return (self.storage,)
 
     def run(self, task: WrittenObject, context: None) -> WrittenObject:
-        """Write one shard anew, unless that is done; return its row of the manifest."""
+        """Compress one shard again, unless that is done; return its row of the manifest."""
         data = self.storage.read(task.path)
         if digest_of(data) != task.sha256:
             known = noted(self.storage, task.path)
@@ -189,7 +172,7 @@ class Repack(Job[WrittenObject, None, WrittenObject, Repacked]):
         return written
 
     def _packed(self, task: WrittenObject, data: bytes) -> bytes:
-        """Encode the rows of a shard anew, and compare what they decode to."""
+        """Encode the rows of a shard again, and compare what both decode to."""
         spec = next(spec for spec in self.arrays if spec.name == task.path.split("/")[1])
         row = row_shape(spec, self.shape)
         before, builder = ShardReader(spec, row, data), ShardBuilder(spec, row)
@@ -203,14 +186,14 @@ class Repack(Job[WrittenObject, None, WrittenObject, Repacked]):
         for start, stop in cuts:
             if not np.array_equal(before.rows(start, stop), after.rows(start, stop)):
                 raise DatasetDamagedError(
-                    f"{task.path} decodes to other rows once it is compressed anew; nothing was "
+                    f"{task.path} decodes to other rows after it was compressed again; nothing was "
                     "replaced. The memory of this machine or the Blosc library is at fault"
                 )
         return packed
 
     def finish(self, results: Iterator[WrittenObject]) -> Repacked:
         """Write metadata and manifest, and replace ``dataset.json``."""
-        storage, base = self.storage, self._base
+        storage, base = self.storage, self.base
         made = {written.path: written for written in results}
         info = replace(base, arrays=self.arrays)
         for path, data in zarr_objects(info.arrays, info.shape, info.counts.images):
@@ -218,7 +201,7 @@ class Repack(Job[WrittenObject, None, WrittenObject, Repacked]):
             _note(storage, made[path])
             check_current(storage, self.digest)
             storage.write(path, data)
-        manifest = self._manifest()
+        manifest = read_manifest(storage, base)
         number = base.next_part.get(MANIFEST, 0)
         info = replace(
             info,

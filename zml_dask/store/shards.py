@@ -1,6 +1,6 @@
-"""Shards put together by hand: encoded chunks, their index, its checksum.
+"""The objects of ``images.zarr``, written and read by hand: shards, and the JSON beside them.
 
-The form is Zarr v3's ``sharding_indexed`` codec
+A shard is encoded chunks, their index, and its checksum: Zarr v3's ``sharding_indexed`` codec
 (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/) with
 the index at the end. zarr-python's own writer reaches 24,000 images/s on one
 core and this one 61,500, mostly because rows are encoded while they are still
@@ -9,13 +9,18 @@ in the processor's cache; a test holds the two to the same bytes.
 Each chunk carries a CRC-32C (the ``crc32c`` codec): four bytes in 32,000, and
 any Zarr reader sees a flipped bit, or a shard replaced between two of its
 reads, instead of returning wrong pixels.
+
+The JSON is written by hand so that a dataset has the same bytes whatever release of
+zarr-python is installed; a test compares it with what zarr-python writes.
 """
 
 from __future__ import annotations
 
+import json
 import struct
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Protocol
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -23,11 +28,13 @@ from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 
 from zml_dask.errors import DatasetDamagedError
-from zml_dask.store.layout import ArraySpec
+from zml_dask.store.layout import IMAGES_ZARR, SCHEMA_VERSION, ArraySpec, ImageShape, row_shape
 
 _CHECKSUM = struct.Struct("<I")
-_MISSING = 2**64 - 1  # offset and length of a chunk that no row has been written to
+_MISSING = 2**64 - 1  # offset and length of a chunk without rows
 _BLOSC = struct.Struct("<4xIII")  # bytes, block size, compressed bytes
+_CODEC_BYTES = 64  # an incompressible chunk may be larger than its rows by this
+_LARGEST_SHARD = 2**48  # bytes; an offset beyond is no place in a file
 
 
 @lru_cache
@@ -43,12 +50,8 @@ def chunk_bytes(spec: ArraySpec, row_shape: tuple[int, ...]) -> int:
 class ShardBuilder:
     """Takes the rows of one shard in order and encodes them chunk by chunk.
 
-    Memory is one chunk and what is encoded so far.
-
-    Parameters
-    ----------
-    row_shape : tuple of int
-        ``(height, width)`` for images, ``()`` for indices.
+    Memory is one chunk and what is encoded so far. A row is of `row_shape`: ``(height, width)``
+    for images, ``()`` for indices.
 
     Examples
     --------
@@ -95,7 +98,7 @@ class ShardBuilder:
             rows = rows[taken:]
 
     def carry_over(self, previous: ShardReader, rows: int) -> None:
-        """Begin with the first `rows` rows of the shard as it was; whole chunks as they are."""
+        """Begin with the first `rows` rows of an earlier state; whole chunks are copied."""
         whole = rows // self._spec.chunk
         for chunk in range(whole):
             self._append(previous.encoded(chunk))
@@ -124,32 +127,19 @@ class ShardBuilder:
         return b"".join([*self._parts, packed, _CHECKSUM.pack(google_crc32c.value(packed))])
 
 
-class ShardBytes(Protocol):
-    """A shard's bytes; slices count from the end where they are negative."""
-
-    def __getitem__(self, key: slice, /) -> bytes: ...
-
-
 class ShardReader:
-    """Reads rows of one shard from its bytes, checking every chunk.
+    """Reads rows of one shard, checking every chunk.
 
-    Parameters
-    ----------
-    row_shape : tuple of int
-    data : bytes, or what gives bytes for slices
-        The whole shard, or as much of it as will be asked for.
-
-    Raises
-    ------
-    DatasetDamagedError
-        If the index does not fit its checksum.
+    `data` is the whole shard, or at least its last `tail_bytes` for the chunks that are given
+    to `decode`. `DatasetDamagedError` where the index does not fit its checksum.
     """
 
-    def __init__(self, spec: ArraySpec, row_shape: tuple[int, ...], data: ShardBytes) -> None:
+    def __init__(self, spec: ArraySpec, row_shape: tuple[int, ...], data: bytes) -> None:
         self._spec = spec
         self._row_shape = row_shape
         self._data = data
-        self._codec = _codec(chunk_bytes(spec, row_shape), spec.level)
+        self._chunk_bytes = chunk_bytes(spec, row_shape)
+        self._codec = _codec(self._chunk_bytes, spec.level)
         chunks = spec.shard // spec.chunk
         size = chunks * 16
         packed = data[-size - 4 : -4]
@@ -169,34 +159,43 @@ class ShardReader:
         return int(absent[0]) if absent.size else len(self._index)
 
     def span(self, chunk: int) -> tuple[int, int]:
-        """Where a chunk's bytes begin and end; `DatasetDamagedError` for one that is not there."""
+        """Where a chunk's bytes begin and end; `DatasetDamagedError` where it cannot be."""
         offset, length = (int(value) for value in self._index[chunk])
         if offset == _MISSING:
             raise DatasetDamagedError(
                 f"chunk {chunk} of a shard of {self._spec.name!r} is missing: it is damaged, or an "
                 "older state of it, from a cache say"
             )
+        if length > self._chunk_bytes + _CODEC_BYTES or offset + length > _LARGEST_SHARD:
+            raise DatasetDamagedError(f"chunk {chunk} cannot be where its index says")
         return offset, offset + length
 
     def encoded(self, chunk: int) -> bytes:
         """Return a chunk as stored, with its checksum."""
+        return self._checked(chunk, self._data[slice(*self.span(chunk))])
+
+    def _checked(self, chunk: int, encoded: bytes) -> bytes:
         start, stop = self.span(chunk)
-        encoded = self._data[start:stop]
-        if len(encoded) != stop - start or encoded[-4:] != _CHECKSUM.pack(
-            google_crc32c.value(encoded[:-4])
-        ):
+        checksum = _CHECKSUM.pack(google_crc32c.value(encoded[:-4]))
+        if len(encoded) != stop - start or encoded[-4:] != checksum:
             raise self._damaged(chunk)
         return encoded
 
     def _damaged(self, chunk: int) -> DatasetDamagedError:
         return DatasetDamagedError(f"chunk {chunk} of a shard of {self._spec.name!r} is damaged")
 
-    def chunk(self, chunk: int, target: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
-        """Decode one chunk, whole; into `target` where that is given."""
+    def chunk(self, chunk: int) -> NDArray[np.generic]:
+        """Decode one chunk, whole."""
+        return self.decode(chunk, self.encoded(chunk))
+
+    def decode(
+        self, chunk: int, encoded: bytes, target: NDArray[np.generic] | None = None
+    ) -> NDArray[np.generic]:
+        """Decode the stored bytes of one chunk, whole; into `target` where that is given."""
         if target is None:
             target = np.empty((self._spec.chunk, *self._row_shape), self._spec.dtype)
-        encoded = self.encoded(chunk)[:-4]
-        # The sizes first: Blosc believes what the bytes say of themselves.
+        encoded = self._checked(chunk, encoded)[:-4]
+        # The sizes first, since Blosc trusts those in the header.
         if len(encoded) < _BLOSC.size + 4:
             raise self._damaged(chunk)
         size, _, compressed = _BLOSC.unpack_from(encoded)
@@ -212,11 +211,83 @@ class ShardReader:
         """Decode rows `start` to `stop` of the shard."""
         target = np.empty((max(0, stop - start), *self._row_shape), self._spec.dtype)
         size = self._spec.chunk
-        for chunk in range(start // size, -(-stop // size)):
-            low, high = max(start, chunk * size), min(stop, (chunk + 1) * size)
-            if low < high:
-                decoded = self.chunk(chunk)
-                target[low - start : high - start] = decoded[
-                    low - chunk * size : high - chunk * size
-                ]
+        for first in range(start // size * size, stop, size):
+            low, high = max(start, first), min(stop, first + size)
+            target[low - start : high - start] = self.chunk(first // size)[
+                low - first : high - first
+            ]
         return target
+
+
+_COORDINATES = "record_id file_id segment n_lines"
+_CRC: dict[str, Any] = {"name": "crc32c"}
+_NODE = "zarr.json"
+
+
+def array_metadata(spec: ArraySpec, shape: ImageShape, n_images: int) -> dict[str, Any]:
+    """Metadata of one array with `n_images` rows."""
+    row = row_shape(spec, shape)
+    itemsize = np.dtype(spec.dtype).itemsize
+    serializer: dict[str, Any] = {"name": "bytes"}
+    if itemsize > 1:
+        serializer["configuration"] = {"endian": "little"}
+    compressor = {
+        "name": "blosc",
+        "configuration": {
+            "typesize": itemsize,
+            "cname": "zstd",
+            "clevel": spec.level,
+            "shuffle": "shuffle",
+            "blocksize": chunk_bytes(spec, row),
+        },
+    }
+    index = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [spec.chunk, *row],
+            "codecs": [serializer, compressor, _CRC],
+            "index_codecs": [index, _CRC],
+            "index_location": "end",
+        },
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [n_images, *row],
+        "data_type": spec.dtype,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [spec.shard, *row]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": spec.fill_value,
+        "codecs": [sharding],
+        # The convention of CF by which xarray recognises coordinates.
+        "attributes": {"coordinates": _COORDINATES} if row else {},
+        "dimension_names": ["image", "row", "column"][: 1 + len(row)],
+        "storage_transformers": [],
+    }
+
+
+def zarr_objects(
+    specs: Iterable[ArraySpec], shape: ImageShape, n_images: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yield path and bytes of every metadata object; the group, which is read first, last."""
+    arrays = {
+        spec.name: array_metadata(spec, shape, n_images)
+        for spec in sorted(specs, key=lambda spec: spec.name)
+    }
+    for name, metadata in arrays.items():
+        yield f"{IMAGES_ZARR}/{name}/{_NODE}", _to_bytes(metadata)
+    group = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"zml_dask": {"schema_version": SCHEMA_VERSION}},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
+    }
+    yield f"{IMAGES_ZARR}/{_NODE}", _to_bytes(group)
+
+
+def _to_bytes(metadata: dict[str, Any]) -> bytes:
+    return json.dumps(metadata, indent=1).encode() + b"\n"

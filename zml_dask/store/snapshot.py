@@ -1,7 +1,7 @@
-"""What one commit shows: the one reader of committed tables and images.
+"""One commit of a dataset: the one reader of committed tables and images.
 
-Everything that reads a dataset reads it through a `Snapshot`: it stays as it was
-opened when a later commit comes, and it leaves out withdrawn records in one place.
+A `Snapshot` stays as it was opened when a later commit follows, and leaves out withdrawn
+records in one place.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.summary import LeftOut, add_up, recorded_limit
 
 _REPLACED = ("failures", "withdrawn")
-"""Tables that a commit writes anew and whose former parts it removes; others only grow."""
+"""Tables that a commit rewrites, and whose earlier parts it removes; others only grow."""
 
 _PARTS_AT_ONCE = 8
 _FOOTER = 65_536
@@ -57,7 +57,6 @@ class Snapshot:
 
     Attributes
     ----------
-    storage : Storage
     info : DatasetInfo
         What ``dataset.json`` said.
     held : mapping of str to bytes
@@ -80,18 +79,10 @@ class Snapshot:
         dataset: str | os.PathLike[str] | Storage,
         storage_options: Mapping[str, Any] | None = None,
     ) -> Snapshot:
-        """Read what the last commit says, and what the next one would take away.
+        """Read ``dataset.json``, and the parts of tables that the next commit would remove.
 
-        Parameters
-        ----------
-        dataset : str, path or Storage
-        storage_options : mapping, optional
-            Given to fsspec.
-
-        Raises
-        ------
-        UsageError
-            If nothing is committed there, or the URL's protocol is not known.
+        `storage_options` are for fsspec. `UsageError` if nothing is committed there, or the URL's
+        protocol is not known.
         """
         if not isinstance(dataset, Storage):
             dataset = Storage.open(os.fspath(dataset), **dict(storage_options or {}))
@@ -110,22 +101,22 @@ class Snapshot:
             held = {part.path: data for part, data in found if data is not None}
             if len(held) == len(parts):
                 return cls(storage, info, held)
-            # Either a commit came in between, or the part is lost; then its reader fails.
+            # A commit has intervened, or the part is lost; then reading it fails.
             now = committed_info(storage)
             if now == info:
                 return cls(storage, info, held)
             info = now
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What was read is read again where it is needed.
+        # Cached values are read again where they are needed.
         return type(self), (self.storage, self.info, self.held)
 
     @property
     def token(self) -> str:
-        """Hash of where it lies, how it is reached, and its state: identifies it.
+        """Hash of where the dataset lies, how it is reached, and its state.
 
         How it is reached counts, since one URL may lead to different places (another
-        endpoint, another account); it is hashed, since it may hold a secret.
+        endpoint, another account); it is hashed, since it may contain a secret.
         """
         from dask.base import tokenize  # here, for the time it takes to import
 
@@ -185,17 +176,14 @@ class Snapshot:
         *,
         with_withdrawn: bool = False,
     ) -> pa.Table:
-        """Read some columns of the rows that match, in order.
+        """Read some columns (default: all) of the rows that match, in order.
 
-        Row groups whose statistics say that nothing matches are not read.
+        Row groups whose statistics exclude a match are not read.
 
         Parameters
         ----------
         table : str
             A key of `layout.TABLES`, or ``derived/<name>``.
-        columns : sequence of str, optional
-            Default: all.
-        where : pyarrow.compute.Expression, optional
         with_withdrawn : bool
             Also the rows of withdrawn records, for checks of what is stored.
 
@@ -214,7 +202,10 @@ class Snapshot:
         where = where if with_withdrawn else self._visible(table, where)
 
         def read(part: Part) -> pa.Table:
-            return self._scan_part(table, part, names, where)
+            with self.reading(part.path):
+                fragment = _PARQUET.make_fragment(self._arrow_file(part))
+                schema = self.info.table_schema(table)
+                return fragment.to_table(schema=schema, columns=names, filter=where)
 
         with self.reading(f"the {table} table"):
             self.read_footers(parts)
@@ -223,16 +214,8 @@ class Snapshot:
     def take(self, table: str, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Read some columns of rows by their numbers; row groups without any are not read.
 
-        Parameters
-        ----------
-        rows : numpy.ndarray of int64, shape (n,)
-            Ascending. In the files table a file's row is its ``file_id``. Rows of
-            withdrawn records are read too: take numbers from `scan`.
-
-        Returns
-        -------
-        pyarrow.Table
-            Of the table's own types, but text as ``large_string``.
+        `rows`, int64, ascend. In the files table a file's row is its ``file_id``. Rows of
+        withdrawn records are read too: take numbers from `scan`. Types are those of `scan`.
         """
         parts = self.info.tables.get(table, ())
         edges = np.cumsum([0, *(part.rows for part in parts)])
@@ -251,15 +234,11 @@ class Snapshot:
             return _gather(self._wide(table, columns), _map(read, tasks))
 
     def batches(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """Yield some columns of all rows in order, and the part of each batch.
+        """Yield some columns of all rows in order, and the path of each batch's part.
 
-        In bounded memory, also of a dataset that somebody made to fill it; with the rows
-        of withdrawn records.
-
-        Raises
-        ------
-        StorageError
-            If a part has other rows than ``dataset.json`` says, or more in a group than fit.
+        In bounded memory, even if somebody made the dataset to fill it; with the rows
+        of withdrawn records. `StorageError` if a part has other rows than ``dataset.json`` says, or
+        more in a row group than fit.
         """
         for part in self.info.tables.get(table, ()):
             file = pq.ParquetFile(self._arrow_file(part), page_checksum_verification=True)
@@ -273,13 +252,7 @@ class Snapshot:
                 yield part.path, batch.select(list(columns))
 
     def record(self, record_id: int) -> dict[str, Any]:
-        """Return a record's row.
-
-        Raises
-        ------
-        UsageError
-            If it is not shown, with the reason where one is known.
-        """
+        """Return a record's row; `UsageError` with the reason if it is not shown."""
         missing = f"{self.storage.url} holds no record {record_id}"
         if abs(record_id) >= 2**63:
             raise UsageError(missing)
@@ -298,7 +271,7 @@ class Snapshot:
         raise UsageError(f"{missing}; 'zml-dask query' finds what it holds")
 
     def visible_sql(self, table: str) -> str:
-        """Say in SQL which rows of a table are shown; ``scan`` does the same."""
+        """Return the SQL condition for the rows of a table that are shown, as in `scan`."""
         if not self._hides(table):
             return "true"
         return f"record_id NOT IN ({', '.join(map(str, sorted(self.withdrawn)))})"
@@ -308,26 +281,16 @@ class Snapshot:
         return table != "withdrawn" and has_records and bool(self.withdrawn)
 
     def _visible(self, table: str, where: pc.Expression | None) -> pc.Expression | None:
-        """Leave out what belongs to withdrawn records: the one place where that is done."""
+        """Exclude the rows of withdrawn records: the one place where that is done."""
         if not self._hides(table):
             return where
         hidden = pa.array(sorted(self.withdrawn), pa.int64())
         shown = ~pc.field("record_id").isin(hidden)
         return shown if where is None else where & shown
 
-    def _scan_part(
-        self, table: str, part: Part, columns: Sequence[str], where: pc.Expression | None
-    ) -> pa.Table:
-        with self.reading(part.path):
-            fragment = _PARQUET.make_fragment(self._arrow_file(part))
-            found: pa.Table = fragment.to_table(
-                schema=self.info.table_schema(table), columns=list(columns), filter=where
-            )
-        return found
-
     @contextmanager
     def reading(self, what: str) -> Iterator[None]:
-        """Say what cannot be read, or that it is of another dataset by now."""
+        """Name in errors what cannot be read; report if another dataset is there by now."""
         try:
             yield
         except (pa.ArrowException, OSError, EOFError, StorageError) as error:
@@ -347,7 +310,7 @@ class Snapshot:
         return pa.schema([one.with_type(wide.get(one.type, one.type)) for one in fields])
 
     def open_part(self, part: Part, on_error: OnError | None = None) -> io.RawIOBase | io.BytesIO:
-        """Open a part as a seekable file; its footer is read once, whoever opens it.
+        """Open a part as a seekable file; its footer is read only once.
 
         `on_error` takes errors of reading, for a reader that keeps their text only.
         """
@@ -365,13 +328,7 @@ class Snapshot:
         return storage.open_reader(part.path) if storage.is_local else self.open_part(part)
 
     def read_part(self, part: Part, start: int, stop: int) -> bytes:
-        """Read bytes `start` to `stop` of a part, which both lie within it.
-
-        Raises
-        ------
-        StorageError
-            If the part ends before.
-        """
+        """Read bytes `start` to `stop` of a part; `StorageError` if it ends before."""
         tail = self._footers.get(part.path, b"")
         first = part.size - len(tail)
         if start >= first:
@@ -384,8 +341,8 @@ class Snapshot:
     def read_footers(self, parts: Iterable[Part]) -> None:
         """Read the footers of some parts, all at once, and keep them.
 
-        Without this each part that is opened asks for its footer by itself, in two
-        requests, and again when it is opened again. On this machine that costs nothing.
+        Otherwise each part that is opened needs two requests for its footer, and two more when it
+        is opened again. On this machine that costs nothing.
         """
         if self.storage.is_local:
             return
@@ -409,7 +366,7 @@ class Snapshot:
 
 
 class _PartFile(io.RawIOBase):
-    """A part as a seekable file that reads what it is asked for, and not a byte ahead.
+    """A part as a seekable file that reads exactly what is requested.
 
     fsspec's own files read five megabytes ahead, more than a column of a part has. Threads
     may read at once, each at a place of its own.

@@ -1,8 +1,7 @@
 """Where a dataset lies: a folder or any fsspec URL, behind a few atomic operations.
 
 "Atomic" means a rename on a file system and the put of a whole object
-elsewhere, so that a reader sees an object's old bytes or its new ones, never
-half of either.
+elsewhere: a reader gets an object's old bytes or its new ones, never half of either.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import IO, Any, ClassVar, TypeAlias
 
 import fsspec
 
+from zml_dask.arguments import checked
 from zml_dask.errors import ObjectMissingError as ObjectMissingError
 from zml_dask.errors import StorageError as StorageError
 from zml_dask.errors import UsageError, ZmlError
@@ -48,13 +48,9 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR)
 
 
 def inside(path: str) -> str:
-    """A path within a dataset, as it is.
+    """Return a path within a dataset, unless it leads out.
 
-    Raises
-    ------
-    StorageError
-        For one that leads out: what a dataset says of its own parts is data,
-        and may come from anybody.
+    `StorageError` where it does: a dataset's description of its own parts may come from anybody.
 
     Examples
     --------
@@ -84,6 +80,7 @@ def note_operation(operation: str, path: str) -> None:
         before_operation(operation, path)
 
 
+@checked
 @dataclass(frozen=True)
 class Storage(ABC):
     """The objects under one URL, named by relative paths with forward slashes.
@@ -291,7 +288,7 @@ class Storage(ABC):
 
     @contextlib.contextmanager
     def _operation(self, operation: str, path: str) -> Iterator[None]:
-        """Check the path, and turn the system's errors into ours, naming object and storage."""
+        """Check the path; turn the system's errors into ours, which name object and storage."""
         inside(path)
         where = f"cannot {operation} {path!r}"
         try:
@@ -317,7 +314,7 @@ class Storage(ABC):
     @classmethod
     @abstractmethod
     def _at(cls, url: str, options: Mapping[str, Any]) -> Storage | None:
-        """Open the place that a path or URL names; None where it is of another kind."""
+        """Open the place that a path or URL names; None if it is of another kind."""
 
     @abstractmethod
     def _read_ranges(self, ranges: Sequence[Range]) -> Sequence[bytes | BaseException]: ...
@@ -357,7 +354,7 @@ class Storage(ABC):
 
 
 def _join_ranges(ranges: Sequence[Range], gap: int) -> Iterator[tuple[Range, list[int]]]:
-    """Join ranges of one object that are near each other; with the places of those it answers."""
+    """Join neighbouring ranges of an object; yield each with the places of those it answers."""
     last: tuple[str, int, int] | None = None
     places: list[int] = []
     for place in sorted(range(len(ranges)), key=lambda place: ranges[place][:2]):

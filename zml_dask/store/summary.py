@@ -24,48 +24,25 @@ MAX_FILE_BYTES = 100_000
 """Largest file that a dataset holds unless its options say otherwise; the limit of 2018."""
 
 FILE_COLUMNS = (
-    "record_id",
-    "language",
-    "language_group",
-    "extension",
-    "status",
-    "size",
-    "n_images",
-)
+    "record_id", "language", "language_group", "extension", "status", "size", "n_images"
+)  # fmt: skip
 """What `summarise` needs of files."""
 
 RECORD_COLUMNS = ("record_id", "publication_date", "license", "licenses")
 """What `summarise` needs of records."""
 
-# Extensions last: theirs is the one dimension that grows with the dataset, so that
-# whoever wants the others, or its head, reads the first row group.
+# Extensions last, since only their number grows with the dataset: the first row group has
+# all other dimensions, and the most frequent extensions.
 _DIMENSIONS = (
-    "total",
-    "status",
-    "year",
-    "license",
-    "licenses",
-    "language_group",
-    "language",
-    "extension",
-)
+    "total", "status", "year", "license", "licenses", "language_group", "language", "extension"
+)  # fmt: skip
 _COUNTS = ("records", "files", "images", "bytes")
 
 
 def summarise(files: pa.Table, records: pa.Table) -> pa.Table:
-    """Count some records and their files by every dimension.
+    """Count some records and their files by every dimension: a table of `SUMMARY_SCHEMA`.
 
-    Parameters
-    ----------
-    files : pyarrow.Table
-        `FILE_COLUMNS` of all files of these records.
-    records : pyarrow.Table
-        `RECORD_COLUMNS` of the records.
-
-    Returns
-    -------
-    pyarrow.Table
-        Of `SUMMARY_SCHEMA`.
+    `files` has the `FILE_COLUMNS` of all files of these records, `records` their `RECORD_COLUMNS`.
 
     Examples
     --------
@@ -77,10 +54,8 @@ def summarise(files: pa.Table, records: pa.Table) -> pa.Table:
     >>> summarise(files, records).slice(0, 1).to_pylist()
     [{'dimension': 'total', 'value': None, 'records': 1, 'files': 2, 'images': 2, 'bytes': 100}]
     """
-    found = [
-        _grouped(files.group_by(name), name)
-        for name in ("status", "language_group", "language", "extension")
-    ]
+    dimensions = ("status", "language_group", "language", "extension")
+    found = [_counted(files, name, _OF_FILES) for name in dimensions]
     sums = files.group_by("record_id").aggregate(
         [("n_images", "sum"), ("size", "sum"), ("record_id", "count")]
     )
@@ -105,52 +80,35 @@ def summarise(files: pa.Table, records: pa.Table) -> pa.Table:
     per_license = per_record.take(pc.list_parent_indices(lists)).append_column(
         "licenses", pc.list_flatten(lists)
     )
-    found += [_summed(per_record, name) for name in ("total", "year", "license")]
-    found.append(_summed(per_license, "licenses"))
-    return add_up(found)
+    found += [_counted(per_record, name, _OF_RECORDS) for name in ("total", "year", "license")]
+    return add_up([*found, _counted(per_license, "licenses", _OF_RECORDS)])
 
 
-def _grouped(groups: pa.TableGroupBy, name: str) -> pa.Table:
-    table = groups.aggregate(
-        [
-            ("record_id", "count_distinct"),
-            ("record_id", "count"),
-            ("n_images", "sum"),
-            ("size", "sum"),
-        ]
-    )
-    counts = ("record_id_count_distinct", "record_id_count", "n_images_sum", "size_sum")
-    return _rows(name, table[name], [table[count] for count in counts])
+_OF_FILES = [
+    ("record_id", "count_distinct"), ("record_id", "count"), ("n_images", "sum"), ("size", "sum")
+]  # fmt: skip
+_OF_RECORDS = [(name, "sum") for name in _COUNTS]
 
 
-def _summed(table: pa.Table, name: str) -> pa.Table:
-    sums = table.group_by(name).aggregate([(count, "sum") for count in _COUNTS])
-    return _rows(name, sums[name], [sums[f"{count}_sum"] for count in _COUNTS])
-
-
-def _rows(name: str, values: pa.ChunkedArray, counts: list[pa.ChunkedArray]) -> pa.Table:
+def _counted(table: pa.Table, name: str, counts: list[tuple[str, str]]) -> pa.Table:
+    """Count by the values of one dimension; `counts` are those of `_COUNTS`, in that order."""
+    found = table.group_by(name).aggregate(counts)
+    columns = [found[f"{column}_{how}"].cast(pa.int64()) for column, how in counts]
     return pa.table(
         [
-            pa.repeat(pa.scalar(name), len(values)),
-            values.cast(pa.string()),
-            *(pc.fill_null(count.cast(pa.int64()), 0) for count in counts),
+            pa.repeat(pa.scalar(name), len(found)),
+            found[name].cast(pa.string()),
+            *(pc.fill_null(column, 0) for column in columns),
         ],
         schema=SUMMARY_SCHEMA,
     )
 
 
 def add_up(summaries: Iterable[pa.Table]) -> pa.Table:
-    """Add summaries up: of disjoint sets of records, or of all parts of the table.
+    """Add up summaries of disjoint sets of records, or all parts of the table.
 
-    Parameters
-    ----------
-    summaries : iterable of pyarrow.Table
-        Of `SUMMARY_SCHEMA`.
-
-    Returns
-    -------
-    pyarrow.Table
-        By dimension, and within one those with most images first; without values of no record.
+    The result is ordered by dimension, and within one by images, most first; values that no
+    record has are left out.
     """
     table = pa.concat_tables([SUMMARY_SCHEMA.empty_table(), *summaries])
     table = table.group_by(["dimension", "value"]).aggregate([(name, "sum") for name in _COUNTS])
@@ -169,21 +127,17 @@ def add_up(summaries: Iterable[pa.Table]) -> pa.Table:
 
 
 def taken_away(summary: pa.Table) -> pa.Table:
-    """Return the part that takes a summary's counts away from the others."""
+    """Return a summary whose counts, added to others, subtract those of `summary`."""
     columns = [summary["dimension"], summary["value"], *(pc.negate(summary[n]) for n in _COUNTS)]
     return pa.table(columns, schema=SUMMARY_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """The files that a dataset lists and does not hold, for their size.
+    """The files that a dataset lists without their content, since they are too large.
 
-    Attributes
-    ----------
-    bytes : int
-        Of all of them, as far as their archives state it.
-    limit : int
-        Bytes of the largest file that is held.
+    `bytes` are those of all of them, as far as their archives state it; `limit` is the size
+    of the largest file whose content is kept.
     """
 
     files: int = 0
@@ -191,7 +145,7 @@ class LeftOut:
     limit: int = 0
 
     def __str__(self) -> str:
-        """Say it in one line.
+        """Summarise in one line.
 
         Examples
         --------
@@ -207,7 +161,7 @@ class LeftOut:
 
 
 def recorded_limit(options: Mapping[str, Any]) -> int:
-    """Return the size of the largest file that is read, by the options in ``dataset.json``.
+    """Return the size limit of files that the options in ``dataset.json`` record.
 
     Examples
     --------

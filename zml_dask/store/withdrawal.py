@@ -7,7 +7,6 @@ out, and no build brings them back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +17,7 @@ from zml_dask.store.layout import WITHDRAWN_SCHEMA
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import FILE_COLUMNS, RECORD_COLUMNS, summarise, taken_away
-from zml_dask.store.tables import write_part, write_summary
+from zml_dask.store.tables import append_part
 
 
 def withdraw(
@@ -29,10 +28,10 @@ def withdraw(
     Parameters
     ----------
     record_ids : iterable of int, or mapping of int to str
-        Also of records that are not in the dataset (yet): they will not get in. A
+        May include records that are not in the dataset (yet): they will not get in. A
         mapping holds the reason of each.
     reason : str
-        For whoever asks why, where there is no reason of its own.
+        For records without a reason of their own.
 
     Returns
     -------
@@ -54,11 +53,8 @@ def withdraw(
     before = set(known)
     for record_id in wanted:
         known[record_id] = {"record_id": record_id, "reason": own.get(record_id) or reason}
-    number = info.next_part.get("withdrawn", 0)
     rows = pa.Table.from_pylist([known[key] for key in sorted(known)], WITHDRAWN_SCHEMA)
-    part = write_part(storage, "withdrawn", number, [rows])
-    tables = {**info.tables, "withdrawn": (part,)}
-    next_part = {**info.next_part, "withdrawn": number + 1}
+    changed = append_part(storage, info, "withdrawn", rows, replaces=True)
     new = pc.field("record_id").isin(
         pa.array([key for key in wanted if key not in before], pa.int64())
     )
@@ -69,12 +65,8 @@ def withdraw(
         )
     )
     if len(counted):
-        number = info.next_part.get("summary", 0)
-        tables["summary"] = (
-            *info.tables["summary"],
-            write_summary(storage, number, taken_away(counted)),
-        )
-        next_part["summary"] = number + 1
-    changed = replace_info(storage, info, replace(info, tables=tables, next_part=next_part))
-    storage.remove([old.path for old in info.tables["withdrawn"] if old != part])
+        changed = append_part(storage, changed, "summary", taken_away(counted))
+    changed = replace_info(storage, info, changed)
+    kept = changed.tables["withdrawn"]
+    storage.remove([part.path for part in info.tables["withdrawn"] if part not in kept])
     return changed

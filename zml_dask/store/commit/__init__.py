@@ -37,13 +37,13 @@ from zml_dask.store.commit.plan import (
     store_plan,
 )
 from zml_dask.store.commit.tasks import TaskResult, run_task
-from zml_dask.store.commit.zarr_metadata import zarr_objects
-from zml_dask.store.info import Counts, DatasetInfo, Part, WrittenObject, read_info, replace_info
+from zml_dask.store.info import Counts, DatasetInfo, WrittenObject, read_info, replace_info
 from zml_dask.store.layout import DATASET_JSON, LEGACY, PLAN, REPACK, STAGING, TABLES
+from zml_dask.store.shards import zarr_objects
 from zml_dask.store.staging.packs import StagingIndex
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import add_up
-from zml_dask.store.tables import MANIFEST, digest_of, write_manifest, write_part, write_summary
+from zml_dask.store.tables import MANIFEST, append_part, digest_of, write_manifest
 
 __all__ = [
     "CommitOptions",
@@ -92,17 +92,9 @@ def plan_commit(storage: Storage, options: CommitOptions | None = None) -> Commi
 
 
 def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResult]) -> DatasetInfo:
-    """Make what the tasks wrote the dataset.
+    """Make the output of the tasks part of the dataset; return the new ``dataset.json``.
 
-    Parameters
-    ----------
-    results : iterable of TaskResult
-        Of all tasks, in any order.
-
-    Returns
-    -------
-    DatasetInfo
-        As it is now in ``dataset.json``.
+    `results` are those of all tasks, in any order.
 
     Raises
     ------
@@ -120,20 +112,23 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
         )
     ordered = [by_task[task] for task in plan.tasks]
     metadata = list(zarr_objects(plan.arrays, plan.shape, plan.images_after))
-    old_metadata = {path: _read(storage, path) for path, _ in metadata}
+    old_metadata = {
+        path: storage.read(path) if storage.exists(path) else None for path, _ in metadata
+    }
     committed = read_info(storage)
     if (digest_of(committed.to_bytes()) if committed else None) != plan.base:
         raise _overtaken(storage)
     base = committed or DatasetInfo(shape=plan.shape, arrays=plan.arrays)
-    tables, next_part = _extend_tables(storage, base, plan, ordered)
+    info = _extend_tables(storage, base, plan, ordered)
     objects = [written for result in ordered for written in result.objects]
     objects += [WrittenObject(path, len(data), digest_of(data)) for path, data in metadata]
-    number = next_part.get(MANIFEST, 0)
+    number = base.next_part.get(MANIFEST, 0)
     manifest = (*base.manifest, write_manifest(storage, number, objects))
-    next_part[MANIFEST] = number + 1
     for path, data in metadata:
         if not storage.replace(path, data, expected=old_metadata[path]):
             raise _overtaken(storage)
+    boundary = {shard.path: shard for shard in base.boundary_shards}
+    boundary |= {written.path: written for written in objects if written.last_rows_sha256}
     counts = Counts(
         plan.images_after,
         plan.files_after,
@@ -141,23 +136,18 @@ def finish_commit(storage: Storage, plan: CommitPlan, results: Iterable[TaskResu
         len(plan.failures),
     )
     info = replace(
-        base,
+        info,
         counts=counts,
-        tables=tables,
-        boundary_shards=_boundary_shards(base, objects),
+        boundary_shards=tuple(boundary.values()),
         manifest=manifest,
         commits=(*base.commits, counts),
-        next_part=next_part,
+        next_part={**info.next_part, MANIFEST: number + 1},
         **plan.notes,
     )
     check_current(storage, plan.digest)
     info = replace_info(storage, committed, info)
     tidy(storage, plan, plan.paths)
     return info
-
-
-def _read(storage: Storage, path: str) -> bytes | None:
-    return storage.read(path) if storage.exists(path) else None
 
 
 def _overtaken(storage: Storage) -> StorageError:
@@ -167,44 +157,30 @@ def _overtaken(storage: Storage) -> StorageError:
     )
 
 
-def _boundary_shards(
-    base: DatasetInfo, objects: Iterable[WrittenObject]
-) -> tuple[WrittenObject, ...]:
-    """Take over the shards that a commit ended in, as they are now, and add the new ones."""
-    known = {shard.path: shard for shard in base.boundary_shards}
-    known |= {written.path: written for written in objects if written.last_rows_sha256}
-    return tuple(known.values())
-
-
 def _extend_tables(
-    storage: Storage, base: DatasetInfo, plan: CommitPlan, results: list[TaskResult]
-) -> tuple[dict[str, tuple[Part, ...]], dict[str, int]]:
-    """Add the tasks' parts; write the failures anew where they have changed."""
-    tables = {**dict.fromkeys(TABLES, ()), **base.tables}
-    next_part = dict(base.next_part)
+    storage: Storage, info: DatasetInfo, plan: CommitPlan, results: list[TaskResult]
+) -> DatasetInfo:
+    """Add the tasks' parts; write the failures again if they have changed."""
+    tables = {**dict.fromkeys(TABLES, ()), **info.tables}
+    next_part = dict(info.next_part)
     for result in results:
         if result.part is not None:
             kind = result.task.kind
             tables[kind] = (*tables[kind], result.part)
             next_part[kind] = result.task.number + 1
-    old = sum(part.rows for part in tables["failures"])
-    if len(plan.failures) or old:
-        number = next_part.get("failures", 0)
-        tables["failures"] = (write_part(storage, "failures", number, [plan.failures]),)
-        next_part["failures"] = number + 1
+    info = replace(info, tables=tables, next_part=next_part)
+    if len(plan.failures) or any(part.rows for part in tables["failures"]):
+        info = append_part(storage, info, "failures", plan.failures, replaces=True)
     counted = [result.summary for result in results if result.summary is not None]
-    if counted:
-        number = next_part.get("summary", 0)
-        tables["summary"] = (*tables["summary"], write_summary(storage, number, add_up(counted)))
-        next_part["summary"] = number + 1
-    return tables, next_part
+    return append_part(storage, info, "summary", add_up(counted)) if counted else info
 
 
 def tidy(storage: Storage, plan: CommitPlan | None, used: Iterable[str]) -> None:
     """Remove what a commit used up, and what dead commits left behind.
 
-    Nothing is removed where another commit has begun since, and nothing of one
-    that has ended: what is listed first and not named later is nobody's.
+    Nothing is removed where another commit has begun since, or that a finished one may need:
+    a part counts as left over only if it was there before ``dataset.json`` was read, and is
+    not named in it.
     """
     parts = [path for table in (*TABLES, MANIFEST) for path in storage.list(f"{table}.parquet")]
     info = read_info(storage)
@@ -226,7 +202,7 @@ def is_another_under_way(storage: Storage, plan: CommitPlan | None, info: Datase
     digest = storage.read(PLAN_DIGEST).decode()
     if plan is not None:
         return digest != plan.digest
-    # A plan that was made from what is committed now; any other one is of a commit that is over.
+    # Only a plan that starts from the current dataset.json is of an unfinished commit.
     return storage.exists(PLAN) and load_plan(storage, digest).base == digest_of(info.to_bytes())
 
 
@@ -235,7 +211,7 @@ _ABANDONED = 600
 
 
 def _is_ours(leftover: str) -> bool:
-    """Whether a half-written object is of the store: others may be writing theirs right now."""
+    """Whether a half-written object is the store's own: others may be writing theirs now."""
     folder, separator, name = leftover.rpartition("/")
     return folder != LEGACY if separator else name.endswith(f"-{DATASET_JSON}")
 
@@ -252,9 +228,10 @@ def commit(
     Parameters
     ----------
     storage : Storage
+        The dataset's.
     options : CommitOptions, optional
     map : callable
-        As the builtin; say an executor's.
+        Like the builtin; an executor's, for example.
 
     Returns
     -------
@@ -275,18 +252,10 @@ a worker a tenth of a second, of which a Dask task of its own would waste a twen
 
 @dataclass
 class CommitStaged(Job[tuple[CommitTask, ...], None, list[TaskResult], DatasetInfo]):
-    """Commits everything that is staged.
+    """Commits everything that is staged in `storage`, the dataset.
 
-    A commit that ends early leaves the last one readable, and what is staged is kept.
-
-    Attributes
-    ----------
-    storage : Storage
-        The dataset.
-    options : CommitOptions
-        What the commit notes in ``dataset.json``.
-    reported : sequence of int
-        Ids of the records that workers reported as staged in this run.
+    A commit that ends early leaves the last one readable, and what is staged is kept. `reported`
+    are the ids of the records that workers reported as staged in this run.
     """
 
     name: ClassVar[str] = "commit"
@@ -299,10 +268,7 @@ class CommitStaged(Job[tuple[CommitTask, ...], None, list[TaskResult], DatasetIn
     def plan(self, workers: int) -> list[tuple[CommitTask, ...]]:
         """Plan the commit; its tasks find the plan in the dataset's staging.
 
-        Raises
-        ------
-        ClusterError
-            If what workers reported as staged is not there: nothing is committed then.
+        `ClusterError` if what workers reported as staged is not there: nothing is committed then.
         """
         self._plan = plan_commit(self.storage, self.options)
         there = np.empty(0, np.int64) if self._plan is None else self._plan.record_id
@@ -346,10 +312,7 @@ class CommitStaged(Job[tuple[CommitTask, ...], None, list[TaskResult], DatasetIn
 def group_tasks(tasks: Sequence[CommitTask], workers: int) -> list[tuple[CommitTask, ...]]:
     """Group the tasks of a commit for a cluster.
 
-    Returns
-    -------
-    list of tuple of CommitTask
-        Index shards and tables first, since each takes long; then runs of image shards.
+    Index shards and tables come first, since each takes long; then runs of image shards.
 
     Examples
     --------

@@ -7,14 +7,14 @@ object under ``staging/commit/``; tasks carry only its hash and a range.
 from __future__ import annotations
 
 import io
-import json
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -86,25 +86,11 @@ class CommitTask:
 class CommitPlan(StagedRecords):
     """Where everything that is staged goes; some 64 bytes per record.
 
-    Attributes
-    ----------
-    paths : tuple of str
-        Staging objects, all of which the commit uses up.
-    first_file, first_image : numpy.ndarray of int64
-        Where each record's rows begin.
-    shape : ImageShape
-    arrays : tuple of ArraySpec
-        The dataset's.
-    base : str or None
-        SHA-256 of the ``dataset.json`` that the commit began from; None for none.
-    images_before, files_before : int
-        Rows that are committed already.
-    failures : pyarrow.Table
-        The whole failures table as it will be.
-    notes : mapping
-        Of `CommitOptions`: ``options``, ``software``, ``harvest``.
-    digest : str
-        SHA-256 of the plan's own bytes.
+    `first_file` and `first_image` are where each record's rows begin, `images_before` and
+    `files_before` how many rows are committed already. The commit uses up all `paths`. `base` is
+    the SHA-256 of the ``dataset.json`` that it began from, None for none; `failures` is the whole
+    failures table as it will be; `notes` are the ``options``, ``software`` and ``harvest`` of
+    `CommitOptions`; `digest` is the SHA-256 of the plan's own bytes.
     """
 
     shape: ImageShape
@@ -137,7 +123,7 @@ class CommitPlan(StagedRecords):
         return self.files_before + int(self.n_files.sum())
 
     def records_of(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Give the records that own images `start` to `stop`, and which of their images."""
+        """Yield the records that own images `start` to `stop`, and which of their own images."""
         low = int(np.searchsorted(self.first_image, start, "right")) - 1
         for position in range(max(low, 0), self.record_id.size):
             first = int(self.first_image[position])
@@ -176,21 +162,13 @@ class CommitPlan(StagedRecords):
             yield CommitTask(kind, number, start, stop, self.digest)
 
     def to_bytes(self) -> bytes:
-        """Arrange as an Arrow file; the same plan gives the same bytes."""
+        """Encode as an Arrow stream; the same plan gives the same bytes."""
         table = pa.table(self.columns())
-        header = {
-            "paths": self.paths,
-            "shape": asdict(self.shape),
-            "arrays": [asdict(spec) for spec in self.arrays],
-            "base": self.base,
-            "images_before": self.images_before,
-            "files_before": self.files_before,
-            "next_part": dict(self.next_part),
-            "notes": dict(self.notes),
-            "failures": self.failures.to_pylist(),
-        }
+        header = {name: getattr(self, name) for name in _HEADER}
+        header["failures"] = self.failures.to_pylist()
         sink = io.BytesIO()
-        schema = table.schema.with_metadata({"plan": json.dumps(header, sort_keys=True)})
+        plan = msgspec.json.encode(header, order="sorted")
+        schema = table.schema.with_metadata({"plan": plan})
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         with pa.ipc.new_stream(sink, schema, options=options) as writer:
             writer.write_table(table)
@@ -198,23 +176,23 @@ class CommitPlan(StagedRecords):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> CommitPlan:
-        """Inverse of `to_bytes`."""
+        """Decode what `to_bytes` returned."""
         table = pa.ipc.open_stream(data).read_all()
-        header = json.loads(table.schema.metadata[b"plan"])
+        header = msgspec.json.decode(table.schema.metadata[b"plan"])
+        header |= {
+            "paths": tuple(header["paths"]),
+            "shape": ImageShape(**header["shape"]),
+            "arrays": msgspec.convert(header["arrays"], tuple[ArraySpec, ...]),
+            "failures": pa.Table.from_pylist(header["failures"], FAILURES_SCHEMA),
+        }
         columns = {name: table[name].to_numpy() for name in cls.COLUMNS}
-        return cls(
-            **columns,
-            paths=tuple(header["paths"]),
-            shape=ImageShape(**header["shape"]),
-            arrays=tuple(ArraySpec(**spec) for spec in header["arrays"]),
-            base=header["base"],
-            images_before=header["images_before"],
-            files_before=header["files_before"],
-            next_part=header["next_part"],
-            failures=pa.Table.from_pylist(header["failures"], failures_table([]).schema),
-            notes=header["notes"],
-            digest=digest_of(data),
-        )
+        return cls(**columns, **header, digest=digest_of(data))
+
+
+_HEADER = (
+    "paths", "shape", "arrays", "base", "images_before", "files_before", "next_part", "notes"
+)  # fmt: skip
+"""Fields of a plan that are no columns; with the failures."""
 
 
 def store_plan(storage: Storage, plan: CommitPlan) -> CommitPlan:
@@ -227,24 +205,13 @@ def store_plan(storage: Storage, plan: CommitPlan) -> CommitPlan:
 
 
 def check_current(storage: Storage, digest: str) -> None:
-    """Refuse to go on with a task whose commit is over.
-
-    Raises
-    ------
-    ZmlError
-    """
+    """Raise `ZmlError` for a task whose commit is over."""
     if not storage.exists(PLAN_DIGEST) or storage.read(PLAN_DIGEST).decode() != digest:
         raise ZmlError("this task's commit is over, another may have begun; nothing written")
 
 
 def load_plan(storage: Storage, digest: str) -> CommitPlan:
-    """Read the plan that a task is of; kept by the process for its next task.
-
-    Raises
-    ------
-    ZmlError
-        If there is another plan by now, or none.
-    """
+    """Read the plan of a task, and keep it for the next one; `ZmlError` if there is another now."""
     check_current(storage, digest)
     key = (storage.url, digest)
     plan = _PLANS.get(key)
@@ -297,17 +264,10 @@ def make_plan(
     committed: DatasetInfo | None,
     index: StagingIndex,
 ) -> CommitPlan | None:
-    """Work out what a commit of everything staged would do; None where there is nothing to do.
+    """Calculate what a commit of everything staged does; None where there is nothing to do.
 
-    Parameters
-    ----------
-    committed : DatasetInfo or None
-        What the commit begins from.
-
-    Raises
-    ------
-    UsageError
-        If staged records were counted for another image size, or the dataset has another.
+    `committed` is what the commit begins from. `UsageError` if the dataset, or what is
+    staged, has another image size.
     """
     arrays = image_arrays(options.shape, options.level or DEFAULT_LEVEL)
     base = committed or DatasetInfo(shape=options.shape, arrays=arrays)
@@ -345,19 +305,14 @@ def make_plan(
 
 
 def repack_under_way(storage: Storage, info: DatasetInfo) -> int | None:
-    """Return the level to which a repack has begun, and not ended, to rewrite a dataset."""
+    """Return the level of a repack that has begun and not ended; None if there is none."""
     path = f"{REPACK}/level"
     level = int(storage.read(path)) if storage.exists(path) else info.arrays[0].level
     return level if level != info.arrays[0].level else None
 
 
 def check_not_repacking(storage: Storage, info: DatasetInfo) -> None:
-    """Refuse to append to shards that are being rewritten.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Raise `UsageError` where shards are being rewritten: nothing can be appended then."""
     level = repack_under_way(storage, info)
     if level is not None:
         raise UsageError(
@@ -367,13 +322,7 @@ def check_not_repacking(storage: Storage, info: DatasetInfo) -> None:
 
 
 def check_shape(info: DatasetInfo, shape: ImageShape) -> None:
-    """Check that a dataset's images are of a size.
-
-    Raises
-    ------
-    UsageError
-        If they are not.
-    """
+    """Raise `UsageError` unless a dataset's images have this size."""
     if info.shape != shape:
         raise UsageError(
             f"the dataset's images have {info.shape.height} lines by {info.shape.width} "
@@ -383,13 +332,7 @@ def check_shape(info: DatasetInfo, shape: ImageShape) -> None:
 
 
 def check_staged_shape(index: StagingIndex, wanted: NDArray[np.bool_], shape: ImageShape) -> None:
-    """Check that the wanted ones of the staged records were counted for an image size.
-
-    Raises
-    ------
-    UsageError
-        If they were not.
-    """
+    """Raise `UsageError` unless the `wanted` staged records were counted for this size."""
     wrong = wanted & ((index.height != shape.height) | (index.width != shape.width))
     if wrong.any():
         position = int(np.flatnonzero(wrong)[0])

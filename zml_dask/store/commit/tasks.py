@@ -27,18 +27,18 @@ from zml_dask.store.layout import (
     shard_path,
 )
 from zml_dask.store.shards import ShardBuilder, ShardReader
-from zml_dask.store.staging.staged import DrawnText, StagedReader
+from zml_dask.store.staging.frames import DrawnText, StagedReader
 from zml_dask.store.storage import Storage
 from zml_dask.store.summary import RECORD_COLUMNS, summarise
 from zml_dask.store.tables import ROW_GROUP_ROWS, records_table, row_groups, write_part
 
-RECORDS_PER_ROW_GROUP = 1_024
-"""Records' metadata is tens of kilobytes each: fewer rows to a group than of files."""
+_RECORDS_AT_ONCE = 1_024
+"""Records whose rows are held as Python objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What a task wrote; small, since all of them come together in one place."""
+    """What a task wrote; small, since the driver gathers all of them."""
 
     task: CommitTask
     objects: tuple[WrittenObject, ...] = ()
@@ -47,12 +47,7 @@ class TaskResult:
 
 
 def run_task(storage: Storage, task: CommitTask) -> TaskResult:
-    """Do one task of a commit.
-
-    Parameters
-    ----------
-    task : CommitTask
-        Of the plan that lies in the storage's staging.
+    """Do one task of the commit whose plan is in the storage's staging.
 
     Raises
     ------
@@ -63,22 +58,17 @@ def run_task(storage: Storage, task: CommitTask) -> TaskResult:
     StorageError
     """
     plan = load_plan(storage, task.plan)
-    # Asked again before anything is written: a worker that was thought lost may
-    # come to this point when its shard has more rows by another commit.
+    # Checked again before anything is written: a worker that was considered lost may get
+    # here after another commit has added rows to its shard.
     return Work(storage, storage, plan, task, partial(check_current, storage, task.plan)).perform()
 
 
 @dataclass(frozen=True)
 class Work:
-    """A task of a commit, and where it reads and writes.
+    """A task of a commit, and where it reads the staged records and writes the result.
 
-    Attributes
-    ----------
-    source, target : Storage
-        Of the staged records, and for the result: both the dataset in a commit; a repair has
-        its records staged aside.
-    check : callable
-        Called just before anything is written; may raise.
+    `source` and `target` are both the dataset in a commit; a repair has its records staged aside.
+    `check` is called just before anything is written, and may raise.
     """
 
     source: Storage
@@ -97,16 +87,10 @@ class Work:
             return self._write_sorted_files()
         if self.task.kind == "files":
             return TaskResult(self.task, part=self._write_part(self._file_rows()))
-        rows = self._record_rows()
-        return TaskResult(self.task, part=self._write_part(rows, RECORDS_PER_ROW_GROUP))
+        return TaskResult(self.task, part=self._write_part(self._record_rows()))
 
-    def _write_part(
-        self, rows: Iterable[pa.RecordBatch | pa.Table], row_group_rows: int = ROW_GROUP_ROWS
-    ) -> Part:
-        table, number = self.task.kind, self.task.number
-        return write_part(
-            self.target, table, number, rows, row_group_rows=row_group_rows, check=self.check
-        )
+    def _write_part(self, rows: Iterable[pa.RecordBatch | pa.Table]) -> Part:
+        return write_part(self.target, self.task.kind, self.task.number, rows, check=self.check)
 
     def _staged(self, position: int) -> StagedReader:
         return StagedReader(self.source, self.plan.locate(position))
@@ -205,8 +189,8 @@ class Work:
         return TaskResult(self.task, part=part, summary=summarise(files, records_table(described)))
 
     def _record_rows(self) -> Iterator[pa.Table]:
-        for start in range(self.task.start, self.task.stop, RECORDS_PER_ROW_GROUP):
-            stop = min(self.task.stop, start + RECORDS_PER_ROW_GROUP)
+        for start in range(self.task.start, self.task.stop, _RECORDS_AT_ONCE):
+            stop = min(self.task.stop, start + _RECORDS_AT_ONCE)
             yield records_table([self._staged(position).record for position in range(start, stop)])
 
 
@@ -220,14 +204,10 @@ def write_shard(
     *,
     was_partial: bool = False,
 ) -> WrittenObject:
-    """Write a shard that all its rows are in; return its row of the manifest.
+    """Write a shard that contains all its rows; return its row of the manifest.
 
-    `was_partial`: an earlier commit ended in it.
-
-    Raises
-    ------
-    DatasetDamagedError
-        If it got more or fewer rows than it should have.
+    `was_partial`: an earlier commit ended in it. `DatasetDamagedError` if the builder got more
+    or fewer rows than `rows`.
     """
     if builder.rows != rows:
         raise DatasetDamagedError(
@@ -255,7 +235,7 @@ def rows_digest(
 ) -> str:
     """SHA-256 of the first `rows` rows of a shard, decoded, C order, little-endian.
 
-    Of those in the last chunk alone, where `last_chunk` says so.
+    With `last_chunk`, of those in the last chunk alone.
     """
     digest = hashlib.sha256()
     first = (rows - 1) // spec.chunk * spec.chunk if last_chunk else 0
@@ -302,7 +282,7 @@ def _groups(languages: pa.StringArray) -> pa.StringArray:
 
 
 def _encoded(rows: pa.Table) -> pa.Table:
-    """Hold texts, of which few are different, as numbers."""
+    """Encode texts, of which few are different, as dictionaries."""
     columns = [
         column.dictionary_encode() if pa.types.is_string(column.type) else column
         for column in rows.columns
@@ -311,12 +291,9 @@ def _encoded(rows: pa.Table) -> pa.Table:
 
 
 def in_language_order(files: pa.Table) -> Iterator[pa.Table]:
-    """Give rows of ``files_by_language`` by language (null last) and extension.
+    """Yield rows of ``files_by_language`` by language (null last) and extension.
 
-    Parameters
-    ----------
-    files : pyarrow.Table
-        In the order of `file_id`; texts dictionary-encoded, in one chunk.
+    `files` are in the order of `file_id`, with dictionary-encoded texts, in one chunk.
     """
     keys = []
     for name in ("language", "extension"):
@@ -340,18 +317,10 @@ def index_columns(
     n_lines: NDArray[np.int64],
     height: int,
 ) -> dict[str, NDArray[np.generic]]:
-    """Work out the index arrays' rows from rows of the files table.
+    """Calculate rows of the index arrays from columns of the files table.
 
-    Parameters
-    ----------
-    record_id, file_id, n_images, n_lines : numpy.ndarray of int64, shape (n,)
-        Columns of the files table; `record_id` may be one number.
-    height : int
-        Lines per image.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray, each of shape (n_images.sum(),)
+    These are int64, shape (n,), but `record_id` may be one number; `height` is lines per image.
+    The rows have shape (n_images.sum(),).
 
     Examples
     --------

@@ -6,15 +6,13 @@
     staging/failures/<id>.json a failed record, likewise
     staging/packs/<name>       the records and failures of a finished partition
     staging/commit/            the plan of a commit under way
-
-This module gathers what other packages use of it; `frames` has the binary form.
 """
 
 from __future__ import annotations
 
 from zml_dask.errors import DatasetDamagedError
+from zml_dask.store.staging.frames import StagedLocation, StagedReader
 from zml_dask.store.staging.packs import FailureRow, StagingIndex, pack_records, stage_failure
-from zml_dask.store.staging.staged import StagedLocation, StagedReader
 from zml_dask.store.staging.stager import RecordStager, StagedFile, StagedRecord
 
 __all__ = [

@@ -1,10 +1,8 @@
 """What is staged, record by record and in packs, and the index of all of it.
 
-A pack is the staged records of a partition in one object, so that quotas of files last.
-
-What is packed is what was staged one by one; a crash between the writing of a
-pack and the removal of its singles leaves both, which is harmless: they say the
-same.
+A pack is the staged records of a partition in one object, to respect quotas of files.
+A crash between the writing of a pack and the removal of its single records leaves both,
+which is harmless: their content is the same.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +27,12 @@ from zml_dask.store.staging.frames import (
     PACK_TRAILER_BYTES,
     BlobTrailer,
     Spool,
+    StagedLocation,
     compress,
     decompress,
     pack_trailer,
     unpack_trailer,
 )
-from zml_dask.store.staging.staged import StagedLocation
 from zml_dask.store.staging.stager import STAGED_RECORDS
 from zml_dask.store.storage import ObjectMissingError, Storage
 from zml_dask.text_safety import encodable
@@ -70,24 +68,9 @@ def pack_records(
     its name holds a hash of what is in it, so that no other partition's pack of
     the same name is overwritten.
 
-    Parameters
-    ----------
-    pack_name : str
-        Of the partition, say its number.
-    record_ids : iterable of int
-        Records of the partition; those that are not staged singly are passed over.
-    scratch : Path, optional
-        Folder for a pack that outgrows memory; the system's by default.
-
-    Returns
-    -------
-    str or None
-        Path of the pack; None where there was nothing to pack.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written; the singles are all there still.
+    Of `record_ids`, those that are not staged singly are ignored. A pack that outgrows memory is
+    written in the folder `scratch` (default: the system's). Returns the path of the pack; None if
+    there was nothing to pack. `StorageError` if it cannot be written; all singles remain then.
     """
     entries: list[dict[str, int]] = []
     failures: list[FailureRow] = []
@@ -122,13 +105,10 @@ def pack_records(
     return path
 
 
-def read_pack_index(storage: Storage, path: str) -> tuple[pa.Table, pa.Table]:
-    """Read what a pack holds: its index (`ENTRY_SCHEMA`) and its failures.
+def read_pack_index(storage: Storage, path: str) -> tuple[pa.Table, list[FailureRow]]:
+    """Read the index (`ENTRY_SCHEMA`) and the failures of a pack.
 
-    Raises
-    ------
-    DatasetDamagedError
-        If the object is not a whole pack.
+    `DatasetDamagedError` if the object is not a whole pack.
     """
     tail = storage.read_tail(path, _TAIL_BYTES)
     offset, length = unpack_trailer(tail, path)
@@ -141,8 +121,7 @@ def read_pack_index(storage: Storage, path: str) -> tuple[pa.Table, pa.Table]:
     stream = pa.py_buffer(decompress(frame, path))
     reader = pa.BufferReader(stream)
     entries = pa.ipc.open_stream(reader).read_all()
-    failures = pa.ipc.open_stream(reader).read_all()
-    return entries, failures
+    return entries, failure_rows(pa.ipc.open_stream(reader).read_all())
 
 
 def read_trailer(storage: Storage, path: str) -> BlobTrailer:
@@ -169,16 +148,9 @@ def _to_stream(entries: list[dict[str, int]], failures: list[FailureRow]) -> byt
 
 @dataclass(frozen=True, slots=True)
 class FailureRow:
-    """Why a record is not in the dataset.
+    """Why a record is not in the dataset; `stage`, `kind`, `message` are those of a `RecordError`.
 
-    Attributes
-    ----------
-    stage, kind, message : str
-        As of `zml_dask.errors.RecordError`.
-    attempts : int
-        How often it was tried in all.
-    permanent : bool
-        Whether trying again is pointless.
+    `attempts` counts all; `permanent` is whether trying again is pointless.
     """
 
     record_id: int
@@ -209,24 +181,10 @@ def read_staged_failure(storage: Storage, path: str) -> FailureRow:
 
 
 def failures_table(failures: Iterable[FailureRow]) -> pa.Table:
-    """Arrange failures as a table, in record order.
-
-    A record noted more than once keeps the row with the most attempts.
-    """
-    last: dict[int, FailureRow] = {}
-    for failure in failures:
-        known = last.get(failure.record_id)
-        if known is None or (failure.attempts, failure.kind, failure.message) > (
-            known.attempts,
-            known.kind,
-            known.message,
-        ):
-            last[failure.record_id] = failure
-    rows = []
-    for _, failure in sorted(last.items()):
-        row = asdict(failure)
-        row["message"] = encodable(failure.message)
-        rows.append(row)
+    """Make a table of failures, in record order; of several of a record, that of most attempts."""
+    ordered = sorted(failures, key=lambda one: (one.record_id, one.attempts, one.kind, one.message))
+    last = {failure.record_id: failure for failure in ordered}
+    rows = [asdict(one) | {"message": encodable(one.message)} for one in last.values()]
     return pa.Table.from_pylist(rows, FAILURES_SCHEMA)
 
 
@@ -235,7 +193,7 @@ def failure_rows(table: pa.Table) -> list[FailureRow]:
     return [FailureRow(**row) for row in table.to_pylist()]
 
 
-# Trailers and indices are small reads: their number, not their size, takes the time.
+# Trailers and indices are small reads, whose number takes the time.
 _READERS = 16
 
 
@@ -243,15 +201,8 @@ _READERS = 16
 class StagedRecords:
     """Some staged records, by ascending id, and where each lies; some 50 bytes per record.
 
-    Attributes
-    ----------
-    record_id, n_files, n_images : numpy.ndarray of int64
-    source : numpy.ndarray of int64
-        Which of `paths` holds the record's blob.
-    offset, length : numpy.ndarray of int64
-        Where in it, in bytes.
-    paths : tuple of str
-        Objects with staged records, or with failures.
+    `source` is which of `paths` (objects with staged records, or with failures) has the record's
+    blob, `offset` and `length` are where in it, in bytes.
     """
 
     record_id: Int64
@@ -281,15 +232,9 @@ class StagedRecords:
 class StagingIndex(StagedRecords):
     """All that is staged.
 
-    Attributes
-    ----------
-    height, width : numpy.ndarray of int64
-        Image shape that the counts are for.
-    failures : pyarrow.Table
-        Staged failures (`layout.FAILURES_SCHEMA`) of records that are not staged.
-    damaged : tuple of str
-        Objects that are not what they should be (torn by a power cut, say);
-        their records count as not staged.
+    `height` and `width` are the image shape that the counts are for, `failures` the staged
+    failures (`layout.FAILURES_SCHEMA`) of records that are not staged. `damaged` are objects torn
+    by a power cut, say; their records count as not staged.
     """
 
     height: Int64
@@ -300,41 +245,39 @@ class StagingIndex(StagedRecords):
     @classmethod
     def load(cls, storage: Storage) -> StagingIndex:
         """Read the index of everything under ``staging/``; empty where there is nothing."""
-        packs, singles, notes = (
-            storage.list(folder) for folder in (STAGED_PACKS, STAGED_RECORDS, STAGED_FAILURES)
-        )
+        readers = {
+            STAGED_PACKS: read_pack_index,
+            STAGED_RECORDS: _read_single,
+            STAGED_FAILURES: _read_note,
+        }
+        listed = [(path, read) for folder, read in readers.items() for path in storage.list(folder)]
+
+        def attempt(item: tuple[str, _Read]) -> tuple[pa.Table, list[FailureRow]] | None:
+            path, read = item
+            try:
+                return read(storage, path)
+            except DatasetDamagedError:
+                return None
+            except ObjectMissingError:  # packed since it was listed: its pack is listed too
+                return ENTRY_SCHEMA.empty_table(), []
+
         tables: list[pa.Table] = []
         failures: list[FailureRow] = []
         damaged: list[str] = []
         paths: list[str] = []
-
-        def take(path: str, entries: pa.Table) -> None:
-            source = pa.array(np.full(len(entries), len(paths), np.int64))
-            tables.append(entries.append_column("source", source))
-            paths.append(path)
-
         with ThreadPoolExecutor(_READERS) as pool:
-            for path, pack in _read_all(pool, read_pack_index, storage, packs):
-                if pack is None:
+            for (path, _), found in zip(listed, pool.map(attempt, listed), strict=True):
+                if found is None:
                     damaged.append(path)
-                else:
-                    failures += failure_rows(pack[1])
-                    take(path, pack[0])
-            for path, entry in _read_all(pool, _read_single, storage, singles):
-                if entry is None:
-                    damaged.append(path)
-                else:
-                    take(path, pa.Table.from_pylist([entry], ENTRY_SCHEMA))
-            for path, note in _read_all(pool, read_staged_failure, storage, notes):
-                if note is None:
-                    damaged.append(path)
-                else:
-                    failures.append(note)
-                    paths.append(path)
+                    continue
+                source = pa.array(np.full(len(found[0]), len(paths), np.int64))
+                tables.append(found[0].append_column("source", source))
+                failures += found[1]
+                paths.append(path)
         schema = ENTRY_SCHEMA.append(pa.field("source", pa.int64()))
         table = pa.concat_tables(tables) if tables else schema.empty_table()
         columns = {name: table[name].to_numpy().astype(np.int64) for name in schema.names}
-        # A record that is in two places says the same in both: the first is taken.
+        # A record in two places is the same in both: the first is taken.
         _, first = np.unique(columns["record_id"], return_index=True)
         columns = {name: column[first] for name, column in columns.items()}
         staged = set(columns["record_id"].tolist())
@@ -342,32 +285,21 @@ class StagingIndex(StagedRecords):
         return cls(paths=tuple(paths), failures=failed, damaged=tuple(damaged), **columns)
 
     def find(self, record_id: int) -> StagedLocation | None:
-        """Where a record lies, if it is staged."""
+        """Return where a record lies; None if it is not staged."""
         position = int(np.searchsorted(self.record_id, record_id))
         if position < len(self) and self.record_id[position] == record_id:
             return self.locate(position)
         return None
 
 
-def _read_single(storage: Storage, path: str) -> dict[str, int]:
+_Read: TypeAlias = Callable[[Storage, str], tuple[pa.Table, list[FailureRow]]]
+
+
+def _read_single(storage: Storage, path: str) -> tuple[pa.Table, list[FailureRow]]:
     trailer = read_trailer(storage, path)
-    return asdict(trailer) | {"offset": 0, "length": storage.size(path)}
+    entry = asdict(trailer) | {"offset": 0, "length": storage.size(path)}
+    return pa.Table.from_pylist([entry], ENTRY_SCHEMA), []
 
 
-def _read_all(
-    pool: ThreadPoolExecutor,
-    read: Callable[[Storage, str], Any],
-    storage: Storage,
-    paths: Iterable[str],
-) -> list[tuple[str, Any]]:
-    """Read objects in parallel; None for a damaged one, nothing for one that is gone by now."""
-
-    def attempt(path: str) -> tuple[str, Any] | None:
-        try:
-            return path, read(storage, path)
-        except DatasetDamagedError:
-            return path, None
-        except ObjectMissingError:
-            return None  # packed, and so removed, since it was listed: its pack is listed too
-
-    return [found for found in pool.map(attempt, paths) if found is not None]
+def _read_note(storage: Storage, path: str) -> tuple[pa.Table, list[FailureRow]]:
+    return ENTRY_SCHEMA.empty_table(), [read_staged_failure(storage, path)]

@@ -51,20 +51,11 @@ class StagedRecord:
 
 
 class RecordStager:
-    r"""Takes the files of one record as they come and stages them in path order.
+    r"""Takes the files of one record in any order, and stages them in path order.
 
-    Memory is bounded whatever the record: texts beyond 16 MiB and rows beyond
-    65,536 wait in `scratch`. Use as a context manager, so that scratch is
-    cleaned whatever happens.
-
-    Parameters
-    ----------
-    scratch : Path
-        Folder on a local disk.
-    shape : ImageShape
-        Size of the dataset's images; sets how many a text fills.
-    max_memory : int
-        Bytes of text held in memory.
+    Memory is bounded for any record: texts beyond `max_memory` bytes, and rows beyond
+    65,536, wait in `scratch`, a folder on a local disk. Use it as a context manager, so that
+    scratch is removed in every case.
 
     Examples
     --------
@@ -94,31 +85,17 @@ class RecordStager:
         self._rows = FileRows(scratch / f"rows-{uuid4().hex}")
 
     def add(self, file: StagedFile, text: bytes | None) -> None:
-        """Take one file.
+        """Take one file, and its normalised UTF-8 text; None where it is listed only.
 
-        Parameters
-        ----------
-        file : StagedFile
-            In any order; where two have one path, the order given is kept.
-        text : bytes or None
-            Its normalised UTF-8 text; None where it is listed only.
+        Of two files of the same path the order is kept.
         """
         self._rows.append(file, self._texts.append(text) if text else -1)
 
     def finish(self, storage: Storage, record_row: Mapping[str, Any]) -> StagedRecord:
         """Publish the record under ``staging/records/``, atomically.
 
-        Parameters
-        ----------
-        storage : Storage
-            The dataset's.
-        record_row : mapping
-            Columns of the records table; its id and counts are set here.
-
-        Raises
-        ------
-        StorageError
-            If it cannot be written.
+        `record_row` has columns of the records table; its id and counts are set here.
+        `StorageError` if it cannot be written.
         """
         frames = FrameWriter(self._blob)
         n_files = n_images = 0
@@ -155,7 +132,7 @@ class RecordStager:
     def _place_texts(
         self, batch: pa.RecordBatch, frames: FrameWriter
     ) -> tuple[pa.RecordBatch, int]:
-        """Put the texts of some rows into frames; return the rows with where they are."""
+        """Put the texts of some rows into frames; add their places to the rows."""
         placed: list[tuple[str | None, int, int, int, int]] = []
         width = self._shape.width
         for number, n_lines in zip(
@@ -175,7 +152,7 @@ class RecordStager:
         return arrays, sum(columns[1])
 
     def close(self) -> None:
-        """Free memory and scratch; nothing is staged by it."""
+        """Free memory and scratch; stages nothing."""
         self._texts.close()
         self._blob.close()
         self._rows.close()
@@ -205,18 +182,8 @@ _ROWS_IN_MEMORY = 65_536
 class StagedFile:
     """A row of the files table before it has any number; see `layout.FILES_SCHEMA`.
 
-    Attributes
-    ----------
-    size : int or None
-        Bytes of the file itself.
-    sha256 : str or None
-        Of the file's own bytes, hex.
-    n_lines : int
-        Lines of the normalised text; 0 where there is none.
-    n_cut : int or None
-        How many of them are longer than an image is wide.
-    sha1_git : str or None
-        Of the file's own bytes as git names them, hex.
+    `n_lines` are lines of the normalised text, 0 where there is none; `n_cut` is how many of them
+    are longer than an image is wide.
     """
 
     path: str
@@ -244,14 +211,9 @@ STAGED_SCHEMA = pa.schema(
 
 
 class FileRows:
-    """Rows of one record's files: takes them in any order, gives them in path order.
+    """Takes rows of one record's files in any order, and yields them in path order.
 
-    Rows beyond 65,536 wait in one Arrow file.
-
-    Parameters
-    ----------
-    path : Path
-        Of that file, in scratch.
+    Rows beyond 65,536 wait in an Arrow file at `path`, in scratch.
     """
 
     def __init__(self, path: Path) -> None:
@@ -279,7 +241,7 @@ class FileRows:
             self._batches = []
 
     def in_path_order(self) -> Iterator[pa.RecordBatch]:
-        """Give all rows by the UTF-8 bytes of their paths, which is also code point order."""
+        """Yield all rows by the UTF-8 bytes of their paths, which is also code point order."""
         self._gather()
         table = pa.Table.from_batches(self._batches, STAGED_SCHEMA)
         if self._writer is not None:

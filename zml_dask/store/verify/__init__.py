@@ -1,4 +1,4 @@
-"""Proof that a dataset is what was written, and that its images are their files' text."""
+"""Verification that a dataset is what was written, and that its images are its files' text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.store.commit.plan import repack_under_way
 from zml_dask.store.commit.tasks import rows_digest
-from zml_dask.store.commit.zarr_metadata import zarr_objects
 from zml_dask.store.info import DatasetInfo, Part, WrittenObject, ensure_ours, read_info
 from zml_dask.store.layout import (
     DATASET_JSON,
@@ -33,14 +32,13 @@ from zml_dask.store.layout import (
     shard_path,
 )
 from zml_dask.store.repack import noted
-from zml_dask.store.shards import ShardReader
+from zml_dask.store.shards import ShardReader, zarr_objects
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.staging.staged import StagedReader
+from zml_dask.store.staging.frames import StagedReader
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 from zml_dask.store.tables import digest_of, read_manifest
 from zml_dask.store.verify.repair import Restage, recorded_files, restaged, staged_files
-from zml_dask.store.verify.report import Problem, Report
-from zml_dask.store.verify.rows import check_tables, check_texts
+from zml_dask.store.verify.rows import Problem, Report, check_tables, check_texts
 
 __all__ = ["Problem", "Report", "verify"]
 
@@ -71,9 +69,9 @@ def verify(
     ----------
     url : str, path or Storage
     deep : bool
-        Hold all images to their files' text, not those of a few shards.
+        Compare the images of all shards with their files' text, not of eight.
     source : int
-        Fetch so many records again with `restage`, evenly spread, and compare.
+        Number of records, evenly spread, that `restage` fetches again to compare them.
     restage : callable, optional
         Fetches records and stages them elsewhere; the store itself knows no network.
     progress : BuildProgress, optional
@@ -134,9 +132,9 @@ def _verify(
         return all(one.ok for one in found)
 
     if not check(check_object, ((storage, None, part) for part in info.manifest)):
-        return  # what the list of objects says cannot be trusted
+        return  # the list of objects cannot be trusted
     manifest = read_manifest(storage, info)
-    # No further than what is listed: the counts may claim anything.
+    # Bounded by the list, since the counts may be anything.
     expected = set(islice(expected_paths(info), len(manifest) + 1))
     for path in sorted(expected - manifest.keys()):
         report.add("missing", path, "the manifest does not list it")
@@ -145,13 +143,13 @@ def _verify(
     check(check_object, ((storage, info, manifest[path]) for path in manifest if path in expected))
     report.notes = sorted(set(report.notes))
     if len(expected) > len(manifest):
-        return  # nor how many rows it claims
+        return  # the number of rows cannot be trusted either
     report.notes += note_leftovers(storage, info, manifest)
     if (level := repack_under_way(storage, info)) is not None:
         report.notes.append(f"a repack to level {level} has begun and not ended: run it again")
     parts = [part for group in info.tables.values() for part in group]
     if not check(check_object, ((storage, None, part) for part in parts)):
-        return  # nothing can be held against damaged tables
+        return  # damaged tables are nothing to compare with
     try:
         starts = check_tables(report, storage, info)
     except (StorageError, pa.ArrowException) as error:
@@ -195,7 +193,7 @@ def _check_sources(
 
 
 def expected_paths(info: DatasetInfo) -> Iterator[str]:
-    """Give the paths of all shards and metadata that a dataset of its counts has."""
+    """Yield the paths of all shards and metadata that a dataset of these counts has."""
     for spec in info.arrays:
         for shard in range(-(-info.counts.images // spec.shard)):
             yield shard_path(spec.name, shard, 1 + len(row_shape(spec, info.shape)))
@@ -207,8 +205,8 @@ def check_object(
 ) -> Report:
     """Check one object: a part of a table, or with `info` an object of the manifest.
 
-    One of the manifest that a later, dead commit has replaced is fine as long as it says
-    the same about what is committed.
+    An object of the manifest that a dead commit has replaced is accepted if it contains the same
+    committed rows.
     """
     report = Report(storage.url)
     try:
@@ -261,7 +259,7 @@ def _is_longer_metadata(written: WrittenObject, info: DatasetInfo, data: bytes) 
 def note_leftovers(
     storage: Storage, info: DatasetInfo, manifest: dict[str, WrittenObject]
 ) -> Iterator[str]:
-    """Say what lies in the dataset and is not part of it."""
+    """Describe what lies in the dataset and is not part of it."""
     listed = {DATASET_JSON, LOCK, LOG, *manifest}
     listed |= {part.path for parts in info.tables.values() for part in parts}
     listed |= {part.path for part in info.manifest}

@@ -1,4 +1,4 @@
-"""Repair: damaged objects made again by the commit's own tasks, and put back where they fit.
+"""Repair: damaged objects are made again by the commit's own tasks, and replaced where they fit.
 
 Everything is made in a folder aside and compared with the recorded SHA-256 first, so
 that a repair never writes anything but what was committed.
@@ -6,11 +6,9 @@ that a repair never writes anything but what was committed.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -18,18 +16,16 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.store.commit.plan import CommitPlan, CommitTask, TaskKind
-from zml_dask.store.commit.tasks import Work, in_language_order, index_columns, write_shard
-from zml_dask.store.commit.zarr_metadata import zarr_objects
+from zml_dask.store.commit.tasks import Work, in_language_order, write_shard
 from zml_dask.store.info import DatasetInfo, committed_info
 from zml_dask.store.layout import DERIVED, FILES_BY_LANGUAGE_SCHEMA, IMAGES_ZARR, ArraySpec
-from zml_dask.store.shards import ShardBuilder
+from zml_dask.store.shards import ShardBuilder, zarr_objects
 from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.staging.frames import StagedReader
 from zml_dask.store.staging.packs import StagingIndex, failures_table
-from zml_dask.store.staging.staged import StagedReader
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import digest_of, read_manifest, write_part
-from zml_dask.store.verify.report import Report
-from zml_dask.store.verify.rows import FILE_COLUMNS, numbers, record_counts
+from zml_dask.store.verify.rows import FILE_COLUMNS, Report, index_rows, numbers, record_counts
 
 Restage = Callable[[Sequence[int], Storage], None]
 """Fetches records again and stages them into a storage of their own (or stages their
@@ -48,23 +44,12 @@ class _CannotRepairError(Exception):
     """Why an object cannot be made again."""
 
 
-def repair(
-    storage: Storage, report: Report, restage: Restage | None = None, *, scratch: Path | None = None
-) -> Report:
-    """Make damaged or missing objects again, as far as can be.
+def repair(storage: Storage, report: Report, restage: Restage | None = None) -> Report:
+    """Make damaged or missing objects again, as far as possible.
 
     Metadata, index arrays and the files by language follow from the tables; shards
     of images and parts of the files table from the records, which `restage`
-    fetches again.
-
-    Parameters
-    ----------
-    report : Report
-        Of `verify`.
-    restage : callable, optional
-        Fetches records again; without it only what follows from the tables is repaired.
-    scratch : Path, optional
-        Folder for what is made again.
+    fetches again. Without it only what follows from the tables is repaired.
 
     Returns
     -------
@@ -75,14 +60,13 @@ def repair(
     try:
         info = committed_info(storage)
         recorded = {part.path: part.sha256 for group in info.tables.values() for part in group}
-        # Tables first: the rest is made by what they say.
+        # Tables first, since the rest is made from them.
         recorded |= {path: o.sha256 for path, o in read_manifest(storage, info).items()}
     except (DatasetDamagedError, UsageError, StorageError):
         outcome.problems += report.problems
         return outcome
     damaged = {p.path: p for p in report.problems if p.kind in ("damaged", "missing")}
-    folder = tempfile.mkdtemp(prefix="zml-repair-", dir=scratch)
-    try:
+    with tempfile.TemporaryDirectory(prefix="zml-repair-", ignore_cleanup_errors=True) as folder:
         aside = Storage.open(folder)
         for path in (path for path in recorded if path in damaged):
             try:
@@ -94,10 +78,8 @@ def repair(
                 storage.write(path, aside.read(path))
                 outcome.notes.append(DONE + path)
             else:
-                what = "what came back has other files by now, or another release wrote it"
+                what = "its source has other files by now, or another release wrote it"
                 outcome.add("unreadable", path, what)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     tried = {problem.path for problem in outcome.problems}
     repaired = {note.removeprefix(DONE) for note in outcome.notes}
     outcome.problems += [p for p in report.problems if p.path not in tried | repaired]
@@ -163,13 +145,7 @@ def _make_index(
         first = int(columns["first_image"][0]) if len(batch) else stop
         total = int(columns["n_images"].sum())
         if first < stop and first + total > start:
-            values = index_columns(
-                columns["record_id"],
-                columns["file_id"],
-                columns["n_images"],
-                columns["n_lines"],
-                info.shape.height,
-            )
+            values = index_rows(columns, info.shape.height)
             builder.extend(values[spec.name][max(start - first, 0) : stop - first])
     write_shard(aside, spec, info.shape, shard, stop - start, builder)
 
@@ -181,7 +157,7 @@ def _plan_of(
     stop: int,
     info: DatasetInfo,
 ) -> CommitPlan:
-    """Plan as a commit would that records `start` to `stop` of the dataset get their own rows.
+    """Plan, as a commit would, that records `start` to `stop` of the dataset get their own rows.
 
     `counts` are ids, files and images of all records, in the order of their rows.
     """
@@ -210,23 +186,15 @@ def _plan_of(
 
 
 @contextmanager
-def restaged(
-    restage: Restage, record_ids: Sequence[int], scratch: Path | None = None
-) -> Iterator[tuple[Storage, StagingIndex]]:
-    """Have records staged into a temporary folder.
+def restaged(restage: Restage, record_ids: Sequence[int]) -> Iterator[tuple[Storage, StagingIndex]]:
+    """Stage records again into a temporary folder.
 
-    Yields
-    ------
-    index : StagingIndex
-        What arrived there; `failures` has the rest.
+    Yields its storage, and the index of what arrived; its `failures` has the rest.
     """
-    folder = tempfile.mkdtemp(prefix="zml-restaged-", dir=scratch)
-    try:
+    with tempfile.TemporaryDirectory(prefix="zml-restaged-", ignore_cleanup_errors=True) as folder:
         storage = Storage.open(folder)
         restage(record_ids, storage)
         yield storage, StagingIndex.load(storage)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recorded_files(

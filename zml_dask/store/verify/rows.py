@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,26 +26,87 @@ from zml_dask.store.layout import (
 from zml_dask.store.shards import ShardReader
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import ObjectMissingError, Storage
-from zml_dask.store.verify.report import Report
 
 Int64 = NDArray[np.int64]
 
+ProblemKind = Literal[
+    "damaged", "missing", "counts", "tiling", "index", "text", "source", "unreadable"
+]
+"""What is wrong with an object.
+
+``damaged``: other bytes than were written; ``missing``; ``counts``: tables and
+arrays disagree on how many; ``tiling``: offsets leave a gap or overlap;
+``index``: an index array says other than the files table; ``text``: images give
+back another text than was recorded; ``source``: the archive, fetched again, has
+another; ``unreadable``: it could not be fetched or read.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: the object's path, and what, in one line."""
+
+    kind: ProblemKind
+    path: str
+    message: str
+
+
+@dataclass(slots=True)
+class Report:
+    """The findings of a verification; also collects them.
+
+    Attributes
+    ----------
+    notes : list of str
+        What is worth knowing and not wrong: leftovers of a commit that died, say.
+    checked : dict of str to int
+        How much was checked: objects, bytes, files, images, texts, records.
+    """
+
+    url: str
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checked: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to what was checked."""
+        self.checked[what] = self.checked.get(what, 0) + number
+
+    def add(self, kind: ProblemKind, path: str, message: str) -> None:
+        """Add a problem."""
+        self.problems.append(Problem(kind, path, message))
+
+    def merge(self, other: Report) -> None:
+        """Add the findings of another report."""
+        self.problems += other.problems
+        self.notes += other.notes
+        for what, number in other.checked.items():
+            self.count(what, number)
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert for ``json.dumps``."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+_COUNTED = pa.schema(
+    [(name, pa.int64()) for name in ("record_id", "file_id_count", "n_images_sum")]
+)
 FILE_COLUMNS = ["file_id", "record_id", "n_lines", "first_image", "n_images", "text_sha256"]
 
 
 def check_tables(report: Report, storage: Storage, info: DatasetInfo) -> list[tuple[int, int]]:
     """Check counts, that file ids and offsets have no gap, and that the index arrays agree.
 
-    Returns
-    -------
-    list of (int, int)
-        Where each batch of files begins: the number of its first file, and the first image.
+    Returns for each batch of files the number of its first file, and its first image.
     """
     next_file = next_image = 0
     starts: list[tuple[int, int]] = []
-    ids: list[Int64] = []
-    files: list[Int64] = []
-    images: list[Int64] = []
+    counted = [_COUNTED.empty_table()]
     indices = {spec.name: StoredRows(storage, spec, info.shape) for spec in info.arrays[1:]}
     for path, batch in Snapshot(storage, info).batches("files", FILE_COLUMNS):
         columns = numbers(batch)
@@ -61,10 +124,9 @@ def check_tables(report: Report, storage: Storage, info: DatasetInfo) -> list[tu
             report.add("counts", path, "files have more images than the arrays")
         else:
             _check_indices(report, indices, info, columns, next_image)
-        unique, inverse = np.unique(columns["record_id"], return_inverse=True)
-        ids.append(unique)
-        files.append(np.bincount(inverse, minlength=unique.size))
-        images.append(np.bincount(inverse, counts, unique.size).astype(np.int64))
+        rows = pa.Table.from_batches([batch]).group_by("record_id")
+        sums = rows.aggregate([("file_id", "count"), ("n_images", "sum")])
+        counted.append(sums.select(_COUNTED.names).cast(_COUNTED))
         next_file += len(batch)
         next_image += int(counts.sum())
     report.count("files", next_file)
@@ -77,26 +139,20 @@ def check_tables(report: Report, storage: Storage, info: DatasetInfo) -> list[tu
             report.add(
                 "counts", "files.parquet", f"{found} {what}, but dataset.json says {recorded}"
             )
-    _check_records(report, storage, info, _sum_by_id(ids, files, images))
+    _check_records(report, storage, info, pa.concat_tables(counted))
     return starts
 
 
 def numbers(batch: pa.RecordBatch | pa.Table) -> dict[str, Int64]:
-    """All columns of such a batch but the last, as integers."""
+    """Columns of such a batch, all but the last, as integers."""
     return {name: batch.column(name).to_numpy().astype(np.int64) for name in FILE_COLUMNS[:-1]}
 
 
-def _sum_by_id(
-    ids: list[Int64], files: list[Int64], images: list[Int64]
-) -> tuple[Int64, Int64, Int64]:
-    """Add up the counts of records whose files lie in several batches."""
-    empty = [np.empty(0, np.int64)]
-    unique, inverse = np.unique(np.concatenate(empty + ids), return_inverse=True)
-    return (
-        unique,
-        np.bincount(inverse, np.concatenate(empty + files), unique.size).astype(np.int64),
-        np.bincount(inverse, np.concatenate(empty + images), unique.size).astype(np.int64),
-    )
+def index_rows(columns: dict[str, Int64], height: int) -> dict[str, NDArray[np.generic]]:
+    """Calculate rows of the index arrays from `numbers` of a batch."""
+    names = ("record_id", "file_id", "n_images", "n_lines")
+    record_id, file_id, n_images, n_lines = (columns[name] for name in names)
+    return index_columns(record_id, file_id, n_images, n_lines, height)
 
 
 def _check_indices(
@@ -106,13 +162,7 @@ def _check_indices(
     columns: dict[str, Int64],
     first_image: int,
 ) -> None:
-    expected = index_columns(
-        columns["record_id"],
-        columns["file_id"],
-        columns["n_images"],
-        columns["n_lines"],
-        info.shape.height,
-    )
+    expected = index_rows(columns, info.shape.height)
     for name, values in expected.items():
         stop = first_image + len(values)
         try:
@@ -127,9 +177,8 @@ def _check_indices(
             )
 
 
-def _check_records(
-    report: Report, storage: Storage, info: DatasetInfo, found: tuple[Int64, Int64, Int64]
-) -> None:
+def _check_records(report: Report, storage: Storage, info: DatasetInfo, counted: pa.Table) -> None:
+    """Compare the records with counts of their files, where a record may have several rows."""
     ids, files, images = record_counts(storage, info)
     report.count("records", ids.size)
     if ids.size != info.counts.records:
@@ -142,13 +191,13 @@ def _check_records(
     ids, files, images = ids[order], files[order], images[order]
     if (np.diff(ids) == 0).any():
         report.add("counts", "records.parquet", "a record occurs twice")
+    rows = counted.group_by("record_id")
+    sums = rows.aggregate([("file_id_count", "sum"), ("n_images_sum", "sum")]).sort_by("record_id")
+    names = ("record_id", "file_id_count_sum", "n_images_sum_sum")
+    found = [sums[name].to_numpy() for name in names]
     present = files > 0  # a record without any file has no row among the files
-    if not (
-        np.array_equal(ids[present], found[0])
-        and np.array_equal(files[present], found[1])
-        and np.array_equal(images[present], found[2])
-        and not images[~present].any()
-    ):
+    expected = (ids[present], files[present], images[present])
+    if images[~present].any() or not all(map(np.array_equal, expected, found)):
         report.add("counts", "records.parquet", "records' counts are not those of their files")
     failed = Snapshot(storage, info).scan("failures", ["record_id"], with_withdrawn=True)
     failed = failed["record_id"].to_numpy()
@@ -159,7 +208,7 @@ def _check_records(
 
 
 def record_counts(storage: Storage, info: DatasetInfo) -> tuple[Int64, Int64, Int64]:
-    """Read ids of all records in the order of their rows, and their numbers of files and images."""
+    """Return ids of all records in row order, and their numbers of files and images."""
     names = ["record_id", "n_files", "n_images"]
     table = Snapshot(storage, info).scan("records", names, with_withdrawn=True)
     ids, files, images = (table[name].to_numpy().astype(np.int64) for name in names)
@@ -171,12 +220,8 @@ def check_texts(
 ) -> Report:
     """Check that the files that begin within a shard of images give back their recorded text.
 
-    Every pixel counts: lines by their hash, the rest by being spaces.
-
-    Parameters
-    ----------
-    starts : sequence of (int, int)
-        As `check_tables` gives them.
+    Every pixel counts: lines by their hash, the rest by being spaces. `starts` is what
+    `check_tables` returned.
     """
     report = Report(storage.url)
     spec = info.array("images")
@@ -201,13 +246,13 @@ def check_texts(
                 continue  # noted with its object already
             report.count("texts")
             digest = batch.column("text_sha256")[row].as_py()
-            if not _says(images, int(columns["n_lines"][row]), info.shape.height, digest):
+            if not _matches(images, int(columns["n_lines"][row]), info.shape.height, digest):
                 where = f"file {columns['file_id'][row]} at image {first}"
                 report.add("text", path, f"{where} gives back another text than was recorded")
     return report
 
 
-def _says(images: NDArray[np.generic], n_lines: int, height: int, digest: str) -> bool:
+def _matches(images: NDArray[np.generic], n_lines: int, height: int, digest: str) -> bool:
     """Whether images hold the text of a hash, and only spaces beside it."""
     lines = np.full(len(images), height)
     lines[-1] = n_lines - (len(images) - 1) * height
@@ -221,13 +266,9 @@ def _says(images: NDArray[np.generic], n_lines: int, height: int, digest: str) -
 
 
 class StoredRows:
-    """Reads runs of rows; keeps the shard and the chunk it read last.
+    """Reads runs of rows of an array; keeps the last shard and chunk.
 
-    For going through an array in order, as verification does.
-
-    Parameters
-    ----------
-    shape : ImageShape
+    For reading an array in order, as verification does.
     """
 
     def __init__(self, storage: Storage, spec: ArraySpec, shape: ImageShape) -> None:
@@ -240,12 +281,8 @@ class StoredRows:
     def rows(self, start: int, stop: int) -> NDArray[np.generic]:
         """Decode rows `start` to `stop` of the array.
 
-        Raises
-        ------
-        DatasetDamagedError
-            If a chunk or an index does not fit its checksum.
-        ObjectMissingError
-            If a shard is not there.
+        `DatasetDamagedError` if a chunk or an index does not fit its checksum,
+        `ObjectMissingError` if a shard is missing.
         """
         size = self._spec.chunk
         parts = []
