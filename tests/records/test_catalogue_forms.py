@@ -19,7 +19,7 @@ import zstandard
 from serving import Faults, Sandbox
 from synthetic import synthetic_corpus
 
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import RecordError, UsageError, ZmlError
 from zml_dask.net.client import HttpClient
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestOptions, harvest
@@ -275,12 +275,26 @@ def test_a_compressed_catalogue_is_read(
     assert (status, "40 records from http://127.0.0.1" in out) == (0, True)
 
 
+def test_a_record_that_is_not_utf_8_costs_itself_alone(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    lines = [json.dumps(one, ensure_ascii=False) for one in HITS]
+    path.write_bytes(lines[0].encode("latin-1") + b"\n" + lines[1].encode() + b"\n")
+    catalogue = Catalogue.open(path)
+    seven, thirty = catalogue.refs
+    assert catalogue.read(seven).title == "Zürich 7"
+    with pytest.raises(RecordError, match=r"record 30 in .* is not UTF-8"):
+        catalogue.read(thirty)
+
+
 def test_a_compressed_catalogue_that_cannot_be_read_is_named(
     harvested: Path, tmp_path: Path, run: Run
 ) -> None:
     packed = tmp_path / "c.jsonl.gz"
     packed.write_bytes(gzip.compress(harvested.read_bytes())[:-9])
     with pytest.raises(UsageError, match=r"c\.jsonl\.gz breaks off"):
+        Catalogue.open(packed, into=tmp_path / "unpacked")
+    packed.write_bytes(gzip.compress(gzip.compress(harvested.read_bytes())))
+    with pytest.raises(UsageError, match=r"c\.jsonl\.gz is compressed twice"):
         Catalogue.open(packed, into=tmp_path / "unpacked")
     packed.write_bytes(gzip.compress(b"no record"))
     with pytest.raises(UsageError, match=r"c\.jsonl\.gz is not a catalogue"):

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from zml_dask.engine.lock import holder
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.failures import advice_for
 from zml_dask.pipeline.ledger import Ledger, load_ledger
@@ -225,10 +226,11 @@ def _to_do(ledger: Ledger, chosen: dict[str, Any], *, strict: bool) -> int | Non
     if not chosen:
         return None
     try:
-        catalogue = Catalogue.open(chosen["catalogue"])
-        if chosen.get("where"):
-            catalogue = catalogue.where(chosen["where"])
-        return len(ledger.todo(catalogue.refs))
+        with temporary_folder("status") as folder:
+            catalogue = Catalogue.open(chosen["catalogue"], into=folder / "catalogue.jsonl")
+            if chosen.get("where"):
+                catalogue = catalogue.where(chosen["where"])
+            return len(ledger.todo(catalogue.refs))
     except ZmlError:
         if strict:
             raise

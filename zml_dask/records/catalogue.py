@@ -133,6 +133,8 @@ class Catalogue:
             if into is None:
                 raise UsageError(f"{name} is compressed: unpack it first")
             unpacked = Path(f"{into}.unpacked")
+            if name == str(unpacked):
+                raise UsageError(f"{name} is compressed twice: unpack it first")
             _unpack(name, compression, unpacked)
             try:
                 return cls.open(unpacked, api_url=api_url, into=into)
@@ -287,6 +289,10 @@ def read_record(
         # No sign of a change: the stack is deeper here than where it was indexed.
         raise RecordParseError(
             "bad_metadata", f"record {ref.record_id} is nested too deeply: {error}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecordParseError(
+            "bad_metadata", f"record {ref.record_id} in {path} is not UTF-8: convert the catalogue"
         ) from error
     except (ValueError, RecordParseError):
         pass  # cut out of the middle of another line
