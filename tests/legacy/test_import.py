@@ -335,7 +335,7 @@ def test_a_pickle_that_lists_an_array_again_and_again_is_not_followed(tmp_path: 
         assert run(tmp_path / "old", tmp_path / "new").failed == 1
         (failure,) = rows(tmp_path / "new", "failures")
         assert failure["kind"] == "damaged_legacy"
-        assert "lists the same arrays again and again" in failure["message"]
+        assert "refers to the same arrays many times" in failure["message"]
     few = {"a.py": [segment] * 3, "b.py": [segment]}
     (place / "images_7.pkl").write_bytes(pickle.dumps(few, 3))
     shutil.rmtree(tmp_path / "new")

@@ -81,7 +81,7 @@ def similar(
         vector = shipped_embedder()(text or "")
     if vector is None:
         raise UsageError(
-            "it has no words to compare, or was added later; choose another, or run "
+            "it has no words to compare, or is newer than the table; choose another, or run "
             f"zml-dask derive DATASET {EMBEDDING.name}"
         )
     wanted = unit_vectors(np.frombuffer(vector, np.int8)[np.newaxis])[0]
@@ -111,7 +111,7 @@ def _similar_records(view: Dataset, record: int, k: int, by: str) -> pd.DataFram
     own = np.flatnonzero(known == record)
     if not own.size or not there[own[0]]:
         raise UsageError(
-            f"record {record} has no words to compare, or was added later; run "
+            f"record {record} has no words to compare, or is newer than the table; run "
             f"zml-dask derive DATASET {RECORDS.name}"
         )
     if by == "content":

@@ -192,7 +192,7 @@ def predict(source: ArrayLike | str, *, model: LanguageModel | None = None) -> P
     pages = pages_of(source)
     used = pages[(pages > ord(" ")).any(axis=(1, 2))]
     if not len(used):
-        raise UsageError("there is no visible character to tell a language by")
+        raise UsageError("there is no visible character to predict a language from")
     model = model or shipped_model()
     scores = model.scores(used).mean(axis=0, keepdims=True)
     found = probabilities(scores, model.calibration)[0]

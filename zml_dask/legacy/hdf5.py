@@ -212,7 +212,7 @@ class Hdf5Writer:
             known = h5o.open(parent, encoded)
             if isinstance(known, h5g.GroupID):
                 return known
-        raise ValueError(f"two spellings of {folder!r} are taken; each path may come only once")
+        raise ValueError(f"two spellings of {folder!r} are in use; each path may occur only once")
 
     def _create(self, parent: Any, name: str, shape: tuple[int, ...]) -> Any:
         """Create the dataset of one segment."""

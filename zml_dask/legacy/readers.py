@@ -40,19 +40,23 @@ def read_images_pickle(
     """
     content = load(stream, name=name, on_array=on_array)
     if not isinstance(content, dict):
-        raise LegacyFileError(f"{name} holds no dict of images, but a {type(content).__name__}")
+        raise LegacyFileError(
+            f"{name} contains a {type(content).__name__} instead of a dict of images"
+        )
     seen: set[int] = set()
     n_again = 0
     for path, segments in content.items():
         if not isinstance(path, str) or not isinstance(segments, list | tuple):
-            raise LegacyFileError(f"{name} holds no dict of path -> list of images")
+            raise LegacyFileError(f"{name} does not contain a dict of path -> list of images")
         for segment in segments:
             if not isinstance(segment, np.ndarray):
                 raise LegacyFileError(f"{name}: a segment of {path!r} is not an array")
             # A pickle contains an array once but may refer to it many times, each at a cost here.
             n_again += max(segment.size, 1) if id(segment) in seen else 0
             if n_again > _MAX_PIXELS:
-                raise LegacyFileError(f"{name} lists the same arrays again and again, unlike 2018")
+                raise LegacyFileError(
+                    f"{name} refers to the same arrays many times, unlike pickles of 2018"
+                )
             seen.add(id(segment))
     return {path: list(segments) for path, segments in content.items()}
 

@@ -115,7 +115,7 @@ def _run(
             words = " ".join(log.read().decode("utf-8", "replace").split())[:300]
             raise ZmlError(
                 f"{_PROGRAM} failed on {target.name} (status {process.returncode}): "
-                f"{words or 'without a message'}; if it has no option -tar, {_INSTALL}"
+                f"{words or 'no message'}; if it has no option -tar, {_INSTALL}"
             )
 
 
