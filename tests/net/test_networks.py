@@ -127,13 +127,25 @@ def test_a_proxy_that_does_not_answer_is_named(
     assert "secret" not in message
 
 
-def test_a_proxy_that_wants_a_password_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with web_server(lambda handler: send(handler, 407, b"who are you?")) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", proxy)
-        message, requests_sent = failure_of("https://example.org/")
-    assert "407" in message
-    assert "HTTPS_PROXY" in message
-    assert requests_sent == 1
+@pytest.mark.parametrize(
+    ("scheme", "status", "words"),
+    [
+        ("http", 407, "Required; check the user and password"),
+        ("https", 407, "Required; check the user and password"),
+        ("https", 403, "Forbidden; it may not let this host"),
+    ],
+)
+def test_a_proxy_that_refuses_is_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, status: int, words: str
+) -> None:
+    with web_server(lambda handler: send(handler, status, b"who are you?")) as proxy:
+        monkeypatch.setenv(f"{scheme}_proxy", proxy)
+        message, requests_sent = failure_of(f"{scheme}://example.org/")
+        assert f"{scheme.upper()}_PROXY names, answers {status} " in message
+        assert words in message
+        assert requests_sent == 1
+        monkeypatch.setenv("https_proxy", proxy.replace("http:", "https:"))
+        assert "HTTPS_PROXY names, does not speak TLS" in failure_of("https://example.org/")[0]
 
 
 def test_no_proxy_is_followed(monkeypatch: pytest.MonkeyPatch, url: str) -> None:

@@ -74,6 +74,9 @@ def error_of(
         return NetworkError(
             "bad_query", f"{where}; that means a query that the server cannot parse: check it"
         ), False
+    if status == 407 and (proxy := proxy_of(url)) is not None:
+        refusal = _refused_by_proxy(*proxy, "407 Proxy Authentication Required")
+        return NetworkError("connection", f"{redact_url(url)} cannot be read: {refusal}"), False
     asks_to_retry = "Retry-After" in headers and status >= 400 and status not in FINAL
     transient = status >= 500 or status in TRANSIENT or asks_to_retry
     if status in {401, 403, 451}:
@@ -169,10 +172,12 @@ def _wrong_setting(url: str, causes: list[BaseException]) -> str | None:
             return f"the proxy that {name} names, {redact_url(address)!r}, is not a URL; correct it"
         refusal = next((str(e) for e in causes if "Tunnel connection failed: 40" in str(e)), None)
         if refusal is not None:
-            said = escape_text(refusal.partition("Tunnel connection failed: ")[2][:40])
+            said = refusal.partition("Tunnel connection failed: ")[2][:40].partition("'")[0]
+            return _refused_by_proxy(name, address, escape_text(said))
+        if address.startswith("https:") and any(map(_is_not_tls, causes)):
             return (
-                f"the proxy {redact_url(address)}, which {name} names, answers {said}; "
-                "check the user and password in it"
+                f"the proxy {redact_url(address)}, which {name} names, does not speak TLS; "
+                "begin its address with http://"
             )
     bundle = next(((n, os.environ[n]) for n in CA_BUNDLE_VARIABLES if os.environ.get(n)), None)
     if bundle is not None and url.startswith("https:"):
@@ -182,6 +187,19 @@ def _wrong_setting(url: str, causes: list[BaseException]) -> str | None:
         if any("NO_CERTIFICATE_OR_CRL_FOUND" in str(each) for each in causes):
             return f"{name} names {path!r}, which holds no certificate; correct or unset it"
     return None
+
+
+def _refused_by_proxy(name: str, address: str, said: str) -> str:
+    advice = "check the user and password in it"
+    if not said.startswith("407"):
+        advice = "it may not let this host through; ask those who run it"
+    return f"the proxy {redact_url(address)}, which {name} names, answers {said}; {advice}"
+
+
+def _is_not_tls(cause: BaseException) -> bool:
+    """Whether a server answers the begin of TLS with something else."""
+    reasons = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}
+    return isinstance(cause, ssl.SSLError) and cause.reason in reasons
 
 
 def _wrong_certificate(causes: list[BaseException]) -> str | None:
@@ -199,11 +217,7 @@ def _wrong_certificate(causes: list[BaseException]) -> str | None:
                 f"its certificate is not trusted ({said}); set {CA_BUNDLE_VARIABLES[0]} to a "
                 "file with the certificate of its authority"
             )
-        if isinstance(each, ssl.SSLError) and each.reason in {
-            "WRONG_VERSION_NUMBER",
-            "HTTP_REQUEST",
-            "RECORD_LAYER_FAILURE",
-        }:
+        if _is_not_tls(each):
             return "it does not speak TLS on this port; is the URL http:// rather than https://?"
         if isinstance(each, ssl.SSLError) and each.reason == "UNSUPPORTED_PROTOCOL":
             return "it speaks only outdated versions of TLS, which this machine refuses"
