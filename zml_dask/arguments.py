@@ -1,4 +1,4 @@
-"""The arguments of public functions, held to their annotations: one check for all of them."""
+"""The arguments of public functions, checked against their annotations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMES: Final[Mapping[Any, str]] = {
     str: "text",
     bool: "True or False",
     NoneType: "None",
-    bytes: "an array",  # as NumPy's ArrayLike has it
+    bytes: "an array",  # of NumPy's ArrayLike
     complex: "an array",
     os.PathLike: "a path",
     Path: "a path",
@@ -112,14 +112,14 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
         if kind is Any or type(value) is kind:
             return value
         try:
-            return _fitted(value, kind)
+            return _converted(value, kind)
         except TypeError:
             advice = ""
             if name == rest and isinstance(value, Collection):
                 advice = "; give them one after the other, not as a list"
             elif isinstance(value, bytes):
                 advice = "; zml_dask.raster.text.normalize_text decodes a file's bytes"
-            wanted = _said(kind) + _MEANINGS.get(name or "", "")
+            wanted = _described(kind) + _MEANINGS.get(name or "", "")
             raise UsageError(
                 f"{where}(): {name} has to be {wanted}, not {brief_repr(value)}{advice}"
             ) from None
@@ -138,7 +138,7 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
 
 
 def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
-    """Return what an annotation stands for; anything where that is known to type checkers alone."""
+    """Evaluate an annotation; Any where only type checkers know its names."""
     if annotation is inspect.Parameter.empty:
         return Any
     try:
@@ -149,8 +149,8 @@ def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
         return Any
 
 
-def _fitted(value: Any, kind: Any) -> Any:
-    """Return a value as its annotation has it; TypeError where it does not fit."""
+def _converted(value: Any, kind: Any) -> Any:
+    """Convert a value to its annotation; raise TypeError where it does not fit."""
     origin: Any = get_origin(kind) or kind
     inner = get_args(kind)
     if origin in (Union, UnionType):
@@ -158,7 +158,7 @@ def _fitted(value: Any, kind: Any) -> Any:
             return value
         for one in inner:
             with contextlib.suppress(TypeError):
-                return _fitted(value, one)
+                return _converted(value, one)
         fits = False
     elif origin is Literal:
         fits = any(isinstance(value, type(one)) and value == one for one in inner)
@@ -175,7 +175,7 @@ def _fitted(value: Any, kind: Any) -> Any:
         value = items if origin is list else tuple(items)
     elif origin is Mapping and inner[1] in (int, float):
         fits = isinstance(value, Mapping)
-        value = {key: _fitted(one, inner[1]) for key, one in value.items()} if fits else value
+        value = {key: _converted(one, inner[1]) for key, one in value.items()} if fits else value
     else:
         # Of a protocol nothing is known, unless it is one of ours.
         opaque = getattr(origin, "_is_protocol", False) and not origin._is_runtime_protocol  # noqa: SLF001
@@ -186,12 +186,12 @@ def _fitted(value: Any, kind: Any) -> Any:
     return value
 
 
-def _said(kind: Any) -> str:
-    """Say in words what an annotation takes."""
+def _described(kind: Any) -> str:
+    """Describe in words what an annotation accepts."""
     origin: Any = get_origin(kind) or kind
     inner = get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(map(_said, inner)))
+        return " or ".join(dict.fromkeys(map(_described, inner)))
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in _LISTS and inner[:1] == (str,):

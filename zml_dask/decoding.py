@@ -41,7 +41,7 @@ def decode(content: Any, kind: type[T], *, complete: bool = False) -> T:
         # Its words: "Expected `int`, got `str` - at `$.limits.max_members`".
         what, _, where = str(error).partition(" - at `$")
         path = where.rstrip("`").lstrip(".") or "it"
-        raise UsageError(f"{path}: {_lower(what)}") from None
+        raise UsageError(f"{path}: {_reworded(what)}") from None
 
 
 def _check_keys(content: Any, kind: Any, where: str, *, complete: bool) -> None:
@@ -58,7 +58,7 @@ def _check_keys(content: Any, kind: Any, where: str, *, complete: bool) -> None:
         raise UsageError(f"{where}{missing[0]}: is missing")
 
 
-def _lower(words: str) -> str:
-    """Put msgspec's words as this package puts its own."""
+def _reworded(words: str) -> str:
+    """Reword a message of msgspec's."""
     plain = words.replace("`", "").replace("array", "a list").replace("object", "a table")
     return re.sub(r"^Expected (.*), got (.*)$", r"must be \1, not \2", plain)

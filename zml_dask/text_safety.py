@@ -1,4 +1,4 @@
-"""Text that strangers wrote, made safe to print and to store; and how numbers are said.
+"""Text from elsewhere, made safe to print and to store; and counts with their nouns.
 
 A path in an archive may hold terminal escapes, a URL may hold a password, a server
 may repeat our token. Each function here makes one of these harmless.
@@ -31,7 +31,7 @@ def escape_text(text: str) -> str:
 
 
 def brief_repr(value: object) -> str:
-    r"""Spell any value for a message: on one line, and not endless.
+    r"""Return the repr of any value for a message: on one line, and shortened.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def brief_repr(value: object) -> str:
 
 
 def number_of(**counts: float) -> str:
-    """Say how many there are of some things.
+    """Return counts with their nouns.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def redact_url(url: str) -> str:
 
 
 def encodable(value: Any) -> Any:
-    r"""Spell out what UTF-8 cannot hold (lone surrogates), in a string or a list of strings.
+    r"""Escape what UTF-8 cannot hold (lone surrogates), in a string or a list of strings.
 
     Examples
     --------

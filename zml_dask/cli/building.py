@@ -1,4 +1,4 @@
-"""What the commands that build have in common: their options, and what they print in the end."""
+"""What the commands that build share: their options, and how they print their result."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def progress_of(ctx: click.Context) -> Iterator[BuildProgress]:
 
 
 def print_result(result: BuildResult) -> None:
-    """Print what a build came to, on standard output."""
+    """Print the result of a build, on standard output."""
     amount = number_of(record=result.n_records, file=result.n_files, image=result.n_images)
     if not result.committed and not result.n_staged and not result.n_failed:
         click.echo(

@@ -131,9 +131,9 @@ def main(arguments: list[str] | None = None) -> Any:
         # Batch systems and containers ask by SIGTERM; that is to be as good as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if arguments is None and not debug:  # what Python says while it ends comes after all else
-        sys.unraisablehook = _say_nothing
+        sys.unraisablehook = _ignore_unraisable
     try:
-        with nullcontext() if debug else _only_our_own_words():
+        with nullcontext() if debug else _quiet_libraries():
             sys.exit(cli.main(args=words, prog_name="zml-dask", standalone_mode=False) or 0)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo(asked.format_message(), err=True)
         sys.exit(asked.exit_code)
     except click.ClickException as wrong:
-        click.echo(f"zml-dask: {_wrong_call(wrong)}", err=True)
+        click.echo(f"zml-dask: {_describe_usage_error(wrong)}", err=True)
         sys.exit(wrong.exit_code)
     except ZmlError as error:
         if debug:
@@ -159,15 +159,15 @@ def main(arguments: list[str] | None = None) -> Any:
     except Exception as error:
         if debug:
             raise
-        click.echo(f"zml-dask: {_unforeseen(error)}", err=True)
+        click.echo(f"zml-dask: {_describe_unexpected(error)}", err=True)
         sys.exit(1)
 
 
 @contextmanager
-def _only_our_own_words() -> Iterator[None]:
+def _quiet_libraries() -> Iterator[None]:
     """Keep warnings and logs of libraries off the terminal, here and in worker processes.
 
-    What matters of them (a lost worker, a retry, a full disk) is said by the commands.
+    The commands themselves report what matters of them (a lost worker, a retry, a full disk).
     """
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     for name in ("distributed", "dask", "dask_jobqueue", "tornado", "asyncio", "bokeh"):
@@ -177,12 +177,12 @@ def _only_our_own_words() -> Iterator[None]:
         yield
 
 
-def _say_nothing(_unraisable: object) -> None:
+def _ignore_unraisable(_unraisable: object) -> None:
     """Drop an exception that nobody can catch: of a thread or a coroutine that was cut off."""
 
 
-def _wrong_call(wrong: click.ClickException) -> str:
-    """Say what was wrong with a call, and where it is written how it should be."""
+def _describe_usage_error(wrong: click.ClickException) -> str:
+    """Describe a wrong call, and name the help of its command."""
     message = escape_text(wrong.format_message())
     context = wrong.ctx if isinstance(wrong, click.UsageError) else None
     if context is None:
@@ -190,8 +190,8 @@ def _wrong_call(wrong: click.ClickException) -> str:
     return f"{message.removesuffix('.')} (see {context.command_path} --help)"
 
 
-def _unforeseen(error: Exception) -> str:
-    """Describe an exception that is none of ours: the disk's or the system's, or a mistake here."""
+def _describe_unexpected(error: Exception) -> str:
+    """Describe an exception of the disk or the system, or one that is a mistake of this program."""
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return (

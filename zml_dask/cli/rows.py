@@ -50,7 +50,7 @@ class Shown:
 
 
 def output_options(command: _Command) -> _Command:
-    """Give a command the options that say what becomes of its rows."""
+    """Add the options for the output of rows to a command."""
     for option in (
         click.option("--output", type=click.Path(dir_okay=False), help="Write to this file."),
         click.option(

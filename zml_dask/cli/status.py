@@ -95,7 +95,7 @@ def _print_failures(groups: Iterable[FailureGroup]) -> None:
         click.echo(escape_text(f"{group.records:,} {group.kind}{kept}: {group.advice}"))
         for row in group.examples:
             tries = "once" if row.attempts == 1 else f"{row.attempts} times"
-            said = f"record {row.record_id}, at {row.stage}, tried {tries}: {row.message}"
-            click.echo(f"    {escape_text(said)}")
+            line = f"record {row.record_id}, at {row.stage}, tried {tries}: {row.message}"
+            click.echo(f"    {escape_text(line)}")
     if not printed:
         click.echo("nothing has failed")

@@ -55,7 +55,7 @@ _LOOK_SECONDS = 2.0
 """Between two looks whether a cluster still has what could do anything."""
 
 _ENDING_SECONDS = 10.0
-"""After which a worker that does not answer is left: it closes what it holds at the next job."""
+"""After which a worker that does not answer is left alone: it closes what it holds later."""
 
 ContextT = TypeVar("ContextT")
 ItemT = TypeVar("ItemT")
@@ -82,16 +82,16 @@ class SerialExecutor:
                 yield result
 
     def waiting(self) -> tuple[float, str]:
-        """Return nothing: what waits here waits within a task."""
+        """Return nothing: in this process a task itself waits."""
         return 0.0, ""
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadsExecutor:
-    """Runs tasks in threads of this process, which nobody waits for who is interrupted.
+    """Runs tasks in daemon threads of this process: who interrupts it need not wait for them.
 
-    At the end of the process the threads of `concurrent.futures` would be waited for, and a
-    download may take hours. What one leaves behind is what a killed process leaves.
+    The process would wait for the threads of `concurrent.futures` before it ends, and a download
+    may take hours. An unfinished task leaves what a killed process leaves.
     """
 
     workers: int = 4
@@ -133,7 +133,7 @@ class ThreadsExecutor:
             stopped.set()
 
     def waiting(self) -> tuple[float, str]:
-        """Return nothing: what waits here waits within a task."""
+        """Return nothing: in this process a task itself waits."""
         return 0.0, ""
 
 
@@ -279,8 +279,8 @@ class _DaskRun:
         if not items:
             raise ClusterError(
                 f"{self.job.name}: workers died {DEATHS_TO_GIVE_UP} times at the same task, most "
-                f"likely for want of memory{_memory(self.client)}; what is done is kept: give "
-                "workers more memory and run the same command again"
+                f"likely because they ran out of memory{_memory(self.client)}; what is done is "
+                "kept: give workers more memory and run the same command again"
             )
         found = verdict(items, deaths_of(self.client, self.runner.token, items))
         for item in found.give_up:
@@ -323,7 +323,7 @@ def _tried(
 
 
 def _end_job(client: distributed.Client, token: str) -> None:
-    """Have workers close what they opened for a job; nobody waits long for one that is gone."""
+    """Have workers close what they opened for a job; one that does not answer is left alone."""
 
     def end() -> None:
         with suppress(Exception):
@@ -340,9 +340,9 @@ def _listening(client: distributed.Client, token: str, live: LiveCounts) -> Iter
     """Listen to what workers say of their records while the block lasts."""
 
     def note(event: tuple[float, Any]) -> None:
-        _, said = event
-        if said["job"] == token:
-            live.note(said["task"], said["item"], said["count"])
+        _, done = event
+        if done["job"] == token:
+            live.note(done["task"], done["item"], done["count"])
 
     client.subscribe_topic(DONE_TOPIC, note)
     try:
@@ -352,7 +352,7 @@ def _listening(client: distributed.Client, token: str, live: LiveCounts) -> Iter
 
 
 def _result(future: distributed.Future) -> Done[Any]:
-    """Return what a completed task came to, or say why there is nothing."""
+    """Return the result of a completed task, or raise an error that says why there is none."""
     try:
         (done,) = future.result()
     except (distributed.KilledWorker, ZmlError):

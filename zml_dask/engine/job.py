@@ -154,7 +154,7 @@ class Each(Job[tuple[int, tuple[Any, ...]], None, tuple[int, ResultT], list[Resu
     arguments: Sequence[tuple[Any, ...]]
 
     def plan(self, workers: int) -> list[tuple[int, tuple[Any, ...]]]:
-        """Give one task per item."""
+        """Return one task per item."""
         return list(enumerate(self.arguments))
 
     def for_workers(self) -> Each[ResultT]:
@@ -328,15 +328,15 @@ def _ticking(
     stopped = threading.Event()
 
     def tick() -> None:
-        said = ""
+        shown = ""
         while not stopped.wait(_TICK):
             try:
                 waiting, trouble = executor.waiting()
             except OSError:  # the cluster is lost: the executor is about to say so
                 return
-            if trouble and trouble != said:
+            if trouble and trouble != shown:
                 progress.say(f"{escape_text(trouble)}; trying again")
-            said = trouble
+            shown = trouble
             if not stopped.is_set():
                 _show(name, state, progress, live.total(), waiting)
 

@@ -64,7 +64,7 @@ class ProcessIdentity:
         return cls(platform.node(), _realm(), pid, _started(pid) or "")
 
     def is_gone(self) -> bool | None:
-        """Tell whether the process has ended; None where that cannot be seen from here."""
+        """Return whether the process has ended; None where that cannot be seen from here."""
         if (self.host, self.realm) != (platform.node(), _realm()):
             return None
         return _started(self.pid) != self.started
@@ -231,7 +231,7 @@ def _is_stale(
     timing: LockTiming,
     on_wait: Callable[[str], None],
 ) -> bool:
-    """Tell whether the lock's owner is dead, by its process or by its silence."""
+    """Return whether the lock's owner is dead, by its process or by its silence."""
     if seen["token"] == _TORN:
         return True
     owner = msgspec.convert(seen["owner"], ProcessIdentity)

@@ -59,7 +59,7 @@ class Counts:
 
 @runtime_checkable
 class BuildProgress(Protocol):
-    """Takes what a build has to say. What it shows, and whether, is its own affair."""
+    """Takes the messages and counts of a build, and shows them in its own way, or not at all."""
 
     def say(self, line: str) -> None:
         """Take a line for the person who waits."""

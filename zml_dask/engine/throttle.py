@@ -166,7 +166,7 @@ class ThrottlePlugin(SchedulerPlugin):
         self._wake(host)
 
     def remove_worker(self, scheduler: distributed.Scheduler, worker: str, **kwargs: Any) -> None:
-        """Give the share of a worker that left or died to the others."""
+        """Free the share of a worker that left or died for the others."""
         for (host, bucket), queue in self._queues.items():
             for waiter in [each for each in queue.waiters if each.worker == worker]:
                 queue.waiters.remove(waiter)

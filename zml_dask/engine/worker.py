@@ -19,7 +19,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[ResultT]):
-    """What a task came to: a result, or an error that no retry would change."""
+    """The result of a task, or an error that no retry would change."""
 
     worker: str
     result: ResultT | None = None

@@ -61,9 +61,9 @@ __all__ = ["Download", "HttpClient", "HttpOptions", "JsonAnswer", "Token"]
 
 T = TypeVar("T")
 
-# A file is wanted as it is: an archive that a server compresses once more on
-# its way would fit neither its length nor its md5.
-_AS_IT_IS: Final = {"Accept-Encoding": "identity"}
+# An archive that a server compresses once more on its way would match neither its
+# length nor its md5.
+_UNCOMPRESSED: Final = {"Accept-Encoding": "identity"}
 _REDACTED: Final = "***"
 _PART: Final = 206
 _GOOD_PARTS: Final = OK | {_PART, 416}
@@ -237,7 +237,7 @@ class HttpClient:
             Of the kind "range_unsupported" where the server answers with the whole file
             (whose body is not read); of another by what went wrong.
         """
-        headers = _AS_IT_IS | {"Range": f"bytes={start}-{stop - 1}"}
+        headers = _UNCOMPRESSED | {"Range": f"bytes={start}-{stop - 1}"}
         request = self._request(url, headers=headers, good=_GOOD_PARTS)
 
         def read(response: requests.Response) -> bytes:
@@ -304,7 +304,7 @@ class HttpClient:
         with Transfer(plan) as transfer:
             transfer.accept_if_complete()
             while not transfer.finished:
-                request.headers = _AS_IT_IS | transfer.headers()
+                request.headers = _UNCOMPRESSED | transfer.headers()
                 failure = self._attempt(
                     request, lambda response: transfer.receive(response, request.check_deadline)
                 )

@@ -172,8 +172,8 @@ def _wrong_setting(url: str, causes: list[BaseException]) -> str | None:
             return f"the proxy that {name} names, {redact_url(address)!r}, is not a URL; correct it"
         refusal = next((str(e) for e in causes if "Tunnel connection failed: 40" in str(e)), None)
         if refusal is not None:
-            said = refusal.partition("Tunnel connection failed: ")[2][:40].partition("'")[0]
-            return _refused_by_proxy(name, address, escape_text(said))
+            detail = refusal.partition("Tunnel connection failed: ")[2][:40].partition("'")[0]
+            return _refused_by_proxy(name, address, escape_text(detail))
         if address.startswith("https:") and any(map(_is_not_tls, causes)):
             return (
                 f"the proxy {redact_url(address)}, which {name} names, does not speak TLS; "
@@ -189,11 +189,11 @@ def _wrong_setting(url: str, causes: list[BaseException]) -> str | None:
     return None
 
 
-def _refused_by_proxy(name: str, address: str, said: str) -> str:
+def _refused_by_proxy(name: str, address: str, detail: str) -> str:
     advice = "check the user and password in it"
-    if not said.startswith("407"):
+    if not detail.startswith("407"):
         advice = "it may not let this host through; ask those who run it"
-    return f"the proxy {redact_url(address)}, which {name} names, answers {said}; {advice}"
+    return f"the proxy {redact_url(address)}, which {name} names, answers {detail}; {advice}"
 
 
 def _is_not_tls(cause: BaseException) -> bool:
@@ -205,16 +205,16 @@ def _is_not_tls(cause: BaseException) -> bool:
 def _wrong_certificate(causes: list[BaseException]) -> str | None:
     for each in causes:
         if isinstance(each, ssl.SSLCertVerificationError):
-            said = escape_text(each.verify_message[:_QUOTED_CHARACTERS])
+            detail = escape_text(each.verify_message[:_QUOTED_CHARACTERS])
             if each.verify_code in _CERTIFICATE_OF_ANOTHER_HOST:
-                return f"its certificate is that of another host ({said}); check the URL"
+                return f"its certificate is that of another host ({detail}); check the URL"
             if each.verify_code == _CERTIFICATE_EXPIRED:
                 return (
-                    f"its certificate is not trusted ({said}); check this machine's clock, or "
+                    f"its certificate is not trusted ({detail}); check this machine's clock, or "
                     f"set {CA_BUNDLE_VARIABLES[0]} to a file with a certificate that you trust"
                 )
             return (
-                f"its certificate is not trusted ({said}); set {CA_BUNDLE_VARIABLES[0]} to a "
+                f"its certificate is not trusted ({detail}); set {CA_BUNDLE_VARIABLES[0]} to a "
                 "file with the certificate of its authority"
             )
         if _is_not_tls(each):

@@ -182,7 +182,7 @@ class Transfer:
         return self._check_body(response)
 
     def accept_if_complete(self) -> bool:
-        """Accept what is there if its checksum or size is right, whatever the server promised."""
+        """Accept the bytes on disk if their checksum or size is right, whatever the server said."""
         plan = self._plan
         if plan.md5 is not None:
             self.finished = self._offset > 0 and self._md5.hexdigest() == plan.md5

@@ -116,7 +116,7 @@ def private_redirect(url: str) -> NetworkError:
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address is one of the public internet.
+    """Return whether an IP address is one of the public internet.
 
     An IPv6 address that embeds an IPv4 address (mapped, compatible, 6to4, NAT64,
     ISATAP) is public only if that one is. Multicast is not.
@@ -137,7 +137,7 @@ def is_public(address: str) -> bool:
 
 
 def is_private_host(host: str | None) -> bool:
-    """Tell whether a host is this machine or spelt as an address that is not public."""
+    """Return whether a host is this machine or spelt as an address that is not public."""
     # As `requests` does before it looks a name up: digits and dots come in many shapes.
     name = unicodedata.normalize("NFKC", host or "").replace("\u3002", ".").lower().rstrip(".")
     if not name or name == "localhost" or name.endswith(".localhost"):

@@ -193,8 +193,8 @@ def _build_and_commit(
     if not len(todo) and not len(ledger.staged) and not ledger.uncommitted_failures:
         about = run.options.recorded()["about"]
         if info is not None and about != (info.options.get("about") or {}):
-            said = {**info.options, "about": about}
-            info = replace_info(run.storage, info, replace(info, options=said))
+            recorded = {**info.options, "about": about}
+            info = replace_info(run.storage, info, replace(info, options=recorded))
         run.log.write("end", committed=False)
         return _result(run, info, Staged(), committed=False)
     with open_executor() as executor:

@@ -54,11 +54,11 @@ class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchRe
     options: FetchOptions
 
     def plan(self, workers: int) -> RefTable:
-        """Give one task per record."""
+        """Return one task per record."""
         return self.catalogue.refs
 
     def open(self) -> AbstractContextManager[HttpClient]:
-        """Give the client."""
+        """Return the client."""
         return nullcontext(self.client)
 
     def run(self, task: RecordRef, context: HttpClient) -> int | RecordError | None:

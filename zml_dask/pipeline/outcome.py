@@ -96,7 +96,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What a build came to.
+    """The result of a build.
 
     Attributes
     ----------

@@ -327,7 +327,7 @@ def row_of_hit(hit: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return _described(parse_record(hit))
     except RecordParseError:
-        # Kept as it is, though nothing can be said of it.
+        # Kept unchanged, although it cannot be parsed.
         return {"metadata": canonical_json(hit)}
 
 

@@ -167,7 +167,7 @@ def update(
 
 
 def _under_embargo(ledger: Ledger, progress: BuildProgress) -> set[int]:
-    """Give the failed records whose embargo has a date that has not come yet."""
+    """Return the failed records whose embargo has a date that has not come yet."""
     today = datetime.now(UTC).date().isoformat()
     rows = ledger.failures.select(["record_id", "kind", "message"]).to_pylist()
     ends = {
@@ -184,7 +184,7 @@ def _under_embargo(ledger: Ledger, progress: BuildProgress) -> set[int]:
 
 
 def _versions(snapshot: Snapshot) -> dict[int, int]:
-    """Give the records of a dataset in the order of their ids, and what each is a version of."""
+    """Return the records of a dataset in the order of their ids, and what each is a version of."""
     names = ["record_id", "concept_id"]
     table = snapshot.scan("records", names, with_withdrawn=True).drop_null()
     ids, concepts = (table[name].to_pylist() for name in names)
@@ -349,5 +349,5 @@ def _change(old: Record, new: Record) -> str:
 
 
 def _shown_ids(snapshot: Snapshot) -> set[int]:
-    """Give the records of a dataset that were not dropped."""
+    """Return the records of a dataset that were not dropped."""
     return set(snapshot.scan("records", ["record_id"])["record_id"].to_pylist())

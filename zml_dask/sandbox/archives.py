@@ -24,7 +24,7 @@ class Source:
     data: bytes | Path
 
     def read(self) -> bytes:
-        """Give its bytes."""
+        """Return its bytes."""
         return self.data if isinstance(self.data, bytes) else self.data.read_bytes()
 
 
@@ -70,7 +70,7 @@ def write_tar_gz(
 def zip_bytes(
     top: str, sources: Sequence[Source], *, when: datetime, commit: str = "0" * 40
 ) -> bytes:
-    """Give a small zip in GitHub's form."""
+    """Return a small zip in GitHub's form."""
     target = BytesIO()
     write_zip(target, top, sources, when=when, commit=commit)
     return target.getvalue()

@@ -142,16 +142,16 @@ class Corpus:
         return self._records[record_id]
 
     def get(self, record_id: int) -> SandboxRecord | None:
-        """Give a record, or None."""
+        """Return a record, or None."""
         return self._records.get(record_id)
 
     def latest_of(self, concept_id: int) -> SandboxRecord | None:
-        """Give the newest version of a concept, or None."""
+        """Return the newest version of a concept, or None."""
         versions = self.versions_of(concept_id)
         return versions[-1] if versions else None
 
     def versions_of(self, concept_id: int) -> list[SandboxRecord]:
-        """Give the versions of a concept that are still there, oldest first."""
+        """Return the versions of a concept that are still there, oldest first."""
         found = [one for one in self if one.concept == concept_id and one.withdrawal is None]
         return sorted(found, key=_age)
 

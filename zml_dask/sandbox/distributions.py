@@ -82,7 +82,7 @@ def _by_name() -> Iterator[Distribution]:
 
 
 def _sources(distribution: Distribution) -> list[Source]:
-    """Give the files worth publishing; empty where there is no source code among them."""
+    """Return the files worth publishing; empty where there is no source code among them."""
     sources, has_code = [], False
     for file in distribution.files or []:
         path = _path_in_repository(file)
@@ -178,7 +178,7 @@ def _first(values: list[str]) -> str:
 
 
 def _repository(links: list[str]) -> str | None:
-    """Give the first link to a repository on GitHub; pages of sponsors are none."""
+    """Return the first link to a repository on GitHub; pages of sponsors are none."""
     for link in links:
         url = plain_repository(link.rpartition(",")[2])
         if url and url.startswith("https://github.com/") and "/sponsors/" not in url:

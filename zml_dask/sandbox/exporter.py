@@ -74,12 +74,12 @@ class Exporter:
             self._add(api_url, created, contents or {})
 
     def find(self, api_url: str, version_id: str = "") -> DumpVersion | None:
-        """Give a version, the newest where none is named."""
+        """Return a version, the newest where none is named."""
         versions = self.versions(api_url)
         return next((one for one in versions if version_id in {"", one.version_id}), None)
 
     def versions(self, api_url: str) -> list[DumpVersion]:
-        """Give the versions that are kept, the newest first."""
+        """Return the versions that are kept, the newest first."""
         with self._lock:
             if self._is_live and self._seen != (records := list(self._corpus)):
                 self._add(api_url, None, {})
@@ -87,7 +87,7 @@ class Exporter:
             return self._versions[::-1]
 
     def listing(self, api_url: str) -> dict[str, list[dict[str, Any]]]:
-        """Give the answer to ``/api/exporter``."""
+        """Return the answer to ``/api/exporter``."""
         listed: dict[str, list[dict[str, Any]]] = {JSON_DUMP: [], DELETED_LIST: []}
         for number, version in enumerate(self.versions(api_url)):
             for key, rows in listed.items():

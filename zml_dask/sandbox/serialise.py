@@ -10,7 +10,7 @@ from zml_dask.sandbox.corpus import SandboxRecord, Withdrawal
 
 
 def legacy_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
-    """Give a record as today's default answer has it (``application/json``)."""
+    """Return a record in the shape of today's default answer (``application/json``)."""
     base = f"{api_url}/records/{record.record_id}"
     moment = record.created.isoformat(timespec="microseconds")
     edited = (record.updated or record.created).isoformat(timespec="microseconds")
@@ -77,7 +77,7 @@ def legacy_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
 
 
 def native_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
-    """Give a record in InvenioRDM's own shape (``application/vnd.inveniordm.v1+json``)."""
+    """Return a record in InvenioRDM's own shape (``application/vnd.inveniordm.v1+json``)."""
     base = f"{api_url}/records/{record.record_id}"
     moment = record.created.isoformat(timespec="microseconds")
     edited = (record.updated or record.created).isoformat(timespec="microseconds")
@@ -136,7 +136,7 @@ def native_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
 
 
 def files_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
-    """Give the listing of a record's files."""
+    """Return the listing of a record's files."""
     base = f"{api_url}/records/{record.record_id}"
     entries = [
         entry
@@ -154,7 +154,7 @@ def files_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
 
 
 def tombstone_json(withdrawal: Withdrawal, record: SandboxRecord) -> dict[str, Any]:
-    """Give the body of a 410."""
+    """Return the body of a 410."""
     return {
         "status": 410,
         "message": "Record deleted",
@@ -170,7 +170,7 @@ def tombstone_json(withdrawal: Withdrawal, record: SandboxRecord) -> dict[str, A
 
 
 def _open_files(record: SandboxRecord) -> dict[str, dict[str, Any]]:
-    """Give key, size and checksum of the files that anyone may have, by key."""
+    """Return key, size and checksum of the files that anyone may have, by key."""
     files = record.files if record.access == "open" else {}
     return {
         key: {"key": key, "size": content.size, "checksum": f"md5:{content.md5}"}

@@ -172,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_body(body, length)
 
     def stated_length(self, length: int) -> int:
-        """Give what ``Content-Length`` says of a body."""
+        """Return what ``Content-Length`` says of a body."""
         return length
 
     def send_body(self, body: bytes | Body, length: int) -> None:

@@ -1,4 +1,4 @@
-"""Where a build runs: this machine, a job queue, or a Dask cluster that stands already."""
+"""Where a build runs: this machine, a job queue, or an existing Dask cluster."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ import distributed
 from dask.utils import format_bytes, parse_bytes
 from tornado.ioloop import PeriodicCallback
 
-from zml_dask.engine.clusters.options import ClusterOptions, dashboard_of
+from zml_dask.engine.clusters.options import ClusterOptions, report_dashboard
 from zml_dask.engine.clusters.queue import await_first_job, job_states, refusal_of
 from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
 from zml_dask.engine.clusters.settings import (
@@ -74,7 +74,7 @@ _NODE_LOCAL: Final = "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"
 _LEAST_MEMORY: Final = 200 * 2**20
 _DEFAULT_NAME: Final = "dask-worker"
 
-_KEEPER_SECONDS: Final = 30.0
+_RESUBMIT_SECONDS: Final = 30.0
 
 # A tenth of the walltime, within bounds: enough for a slow start (modules on a
 # shared disk) and for handing work back, and little lost on long jobs.
@@ -117,8 +117,8 @@ def open_jobqueue(
         # Also for a fixed number: adapting is what replaces workers that have left.
         cluster.adapt(minimum=max(1, least), maximum=most)
         client = stack.enter_context(distributed.Client(cluster))
-        dashboard_of(client, options)
-        stack.enter_context(_keeper(cluster, system))
+        report_dashboard(client, options)
+        stack.enter_context(_resubmitting(cluster, system))
         await_first_job(client, cluster, system, options)
         yield client
 
@@ -129,9 +129,9 @@ def _cluster(
 ) -> Iterator[dask_jobqueue.JobQueueCluster]:
     with ExitStack() as stack:
         security = _security(section, options, stack)
-        # What the section says of the dashboard holds, unless the caller spoke.
-        said, spoken = section["scheduler-options"] or {}, options.scheduler_options
-        scheduler = {**said, **spoken} if options.dashboard else {**spoken, **said}
+        # The section's options of the dashboard hold, unless the caller named an address.
+        configured, ours = section["scheduler-options"] or {}, options.scheduler_options
+        scheduler = {**configured, **ours} if options.dashboard else {**ours, **configured}
         config = job_settings(section, options)
         stack.enter_context(dask.config.set({f"jobqueue.{section.name}": config}))
         try:
@@ -276,8 +276,8 @@ def _for_the_shell(path: str) -> str:
 
 
 @contextmanager
-def _keeper(cluster: dask_jobqueue.JobQueueCluster, system: str) -> Iterator[None]:
-    """Have jobs that ended before their worker ever connected submitted again.
+def _resubmitting(cluster: dask_jobqueue.JobQueueCluster, system: str) -> Iterator[None]:
+    """Submit jobs again that ended before their worker ever connected.
 
     Dask notices workers that leave; a job cancelled or broken in the queue never
     was one, and would be waited for until the end of the build.
@@ -303,7 +303,7 @@ def _keeper(cluster: dask_jobqueue.JobQueueCluster, system: str) -> Iterator[Non
         missed.clear()
         missed.update(gone)
 
-    callback = PeriodicCallback(look, _KEEPER_SECONDS * 1000)
+    callback = PeriodicCallback(look, _RESUBMIT_SECONDS * 1000)
     cluster.loop.add_callback(callback.start)
     try:
         yield

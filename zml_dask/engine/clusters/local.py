@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, and clusters that stand already."""
+"""Workers as processes of this machine, and existing clusters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from zml_dask.engine.clusters.options import ClusterOptions, dashboard_of
+from zml_dask.engine.clusters.options import ClusterOptions, report_dashboard
 from zml_dask.engine.clusters.tls import Security
 from zml_dask.errors import ClusterError, UsageError
 
@@ -66,7 +66,7 @@ def open_local(
             f"Dask's scheduler cannot start on this machine{asked}: {why}"
         ) from error
     with started as cluster, distributed.Client(cluster) as client:
-        dashboard_of(client, options)
+        report_dashboard(client, options)
         cluster.sync(_leave_interrupts_to_the_driver)
         cluster.scale(max(1, adapt[0]) if adapt else count)
         # Also for a fixed number: a worker that dies while it starts ends its nanny,
@@ -127,7 +127,7 @@ def names_scheduler(spec: str) -> bool:
 
 
 @contextmanager
-def open_standing(
+def open_existing(
     spec: str, workers: int | None, adapt: tuple[int, int] | None, options: ClusterOptions
 ) -> Iterator[distributed.Client]:
     """Connect to a cluster; see `zml_dask.engine.clusters.open_cluster`.
@@ -137,7 +137,7 @@ def open_standing(
     """
     if workers is not None or adapt is not None:
         raise UsageError(
-            f"--cluster {spec} stands already and its size is not ours; "
+            f"--cluster {spec} is an existing cluster, whose size is set elsewhere; "
             "leave out --workers and --adapt"
         )
     security = Security()

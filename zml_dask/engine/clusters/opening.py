@@ -22,7 +22,7 @@ from distributed.utils import silence_logging_cmgr
 from distributed.versions import VersionMismatchWarning
 
 from zml_dask.engine.clusters.handshake import check_versions
-from zml_dask.engine.clusters.local import names_scheduler, open_local, open_standing
+from zml_dask.engine.clusters.local import names_scheduler, open_existing, open_local
 from zml_dask.engine.clusters.options import ClusterOptions, Opener
 from zml_dask.engine.clusters.settings import resolve, settings_of
 from zml_dask.errors import UsageError
@@ -84,8 +84,8 @@ def open_cluster(
     with (
         dask.config.set(settings_of(options)),
         _quiet(),
-        # What goes wrong is said by our own errors; Dask's log is a screen of
-        # tracebacks for a scheduler that was ended.
+        # Our own errors say what went wrong; Dask logs a screen of tracebacks for a
+        # scheduler that was ended.
         silence_logging_cmgr(logging.CRITICAL),
     ):
         _check_timeout()
@@ -175,10 +175,10 @@ def use_client(given: Client | Cluster | str) -> Iterator[distributed.Client]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep remarks of Dask's to itself where we say it better, or where nothing is wrong.
+    """Ignore Dask's warnings where our own message is better, or where nothing is wrong.
 
-    It takes another port where the dashboard's is taken; versions that differ, our own
-    handshake names.
+    It takes another port where the dashboard's is in use; our own handshake names versions that
+    differ.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
@@ -190,7 +190,7 @@ def _opener(spec: str) -> Opener:
     if spec == "local":
         return open_local
     if names_scheduler(spec):
-        return open_standing
+        return open_existing
     # Imported here: a laptop's build need not load dask-jobqueue.
     from zml_dask.engine.clusters.jobqueue import open_jobqueue
 

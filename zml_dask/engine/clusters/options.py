@@ -1,4 +1,4 @@
-"""What may be said of a cluster, and the two ways in which opening one fails."""
+"""The options of a cluster."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ Opener: TypeAlias = Callable[
 """Opens the clusters of one kind."""
 
 
-def dashboard_of(client: distributed.Client, options: ClusterOptions) -> None:
-    """Say where the dashboard is, with the part of its address that nobody can guess."""
+def report_dashboard(client: distributed.Client, options: ClusterOptions) -> None:
+    """Tell the user where the dashboard is, with the secret part of its address."""
     if options.dashboard == "off" or find_spec("bokeh") is None:
         return
     port = client.scheduler_info(n_workers=0)["services"].get("dashboard")

@@ -301,7 +301,7 @@ def _nested(content: Mapping[Any, Any]) -> dict[str, Any]:
         first, *rest = str(name).split(".")
         for part in reversed(rest):
             value = {part: value}
-        # Merged only where it must be: merging takes - and _ for the same without a word.
+        # Merged only where it must be: merging silently takes - and _ for the same.
         both = first in nested
         nested[first] = dask.config.merge({0: nested[first]}, {0: value})[0] if both else value
     return nested
