@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -34,13 +34,11 @@ def command(file: Path | None, cluster: str | None, dataset: str) -> None:
     options = ClusterOptions(config=file, job_name=job_name_of(dataset))
     for section in [cluster] if cluster else sections_of(options) if file else ["slurm"]:
         resolved = resolve(section, options)
-        used = {
-            name: resolved.given[name]
-            if _as_given(resolved.given.get(name), value)
-            else Setting(value, OURS)
-            for name, value in job_settings(resolved, options).items()
-            if value is not None
-        }
+        used = dict[str, Setting]()
+        for name, value in job_settings(resolved, options).items():
+            given = resolved.given.get(name)
+            if value is not None:
+                used[name] = given if given and given.value == value else Setting(value, OURS)
         # The prologue begins with the settings below; the job script shows all of it.
         used["job-script-prologue"] = resolved.given["job-script-prologue"]
         _print(f"jobqueue.{resolved.name}", used)
@@ -49,11 +47,7 @@ def command(file: Path | None, cluster: str | None, dataset: str) -> None:
         click.echo(escape_lines(job_script(resolved, options)))
 
 
-def _as_given(given: Any, value: Any) -> bool:
-    return given is not None and given.value == value
-
-
-def _print(title: str, settings: Any) -> None:
+def _print(title: str, settings: Mapping[str, Setting]) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("setting", "value", "from"):
         table.add_column(heading, overflow="fold")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import click
 import pyarrow as pa
 
@@ -33,10 +31,7 @@ def command(
     group by all". QUERY can do nothing but read them.
     """
     opened = open_dataset(dataset)
-    shown = write_rows(_answered(opened.ask(query, timeout=timeout)), form, output, limit=limit)
+    batches = opened.ask(query, timeout=timeout)
+    tables = (pa.Table.from_batches([batch]) for batch in batches)
+    shown = write_rows(tables, form, output, limit=limit)
     shown.say(number_of(row=shown.rows) + (" shown, there are more" if shown.cut else ""))
-
-
-def _answered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    for batch in batches:
-        yield pa.Table.from_batches([batch])

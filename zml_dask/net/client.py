@@ -338,33 +338,23 @@ class HttpClient:
 
     def _get(self, request: _Request, read: Callable[[requests.Response], T | NetworkError]) -> T:
         """Try until `read` has made something of a response."""
-        results: list[T] = []
-
-        def take(response: requests.Response) -> NetworkError | None:
-            found = read(response)
-            if isinstance(found, NetworkError):
+        while True:
+            found = self._attempt(request, read)
+            if not isinstance(found, NetworkError):
                 return found
-            results.append(found)
-            return None
-
-        while not results:
-            failure = self._attempt(request, take)
-            if failure is not None:
-                request.record_failure(failure)
-        return results[0]
+            request.record_failure(found)
 
     def _attempt(
-        self, request: _Request, take: Callable[[requests.Response], NetworkError | None]
-    ) -> NetworkError | None:
-        """Send a request once; return None, or a transient error; raise a permanent one.
+        self, request: _Request, read: Callable[[requests.Response], T | NetworkError]
+    ) -> T | NetworkError:
+        """Send a request once; return what `read` does or a transient error; raise a permanent one.
 
-        `take` is given a response with one of the good statuses, and returns None or the
-        transient error in it.
+        `read` is given a response with one of the good statuses.
         """
         try:
             with self._open(request) as response:
                 if response.status_code in request.good:
-                    return take(response)
+                    return read(response)
                 failure, is_transient = error_of(response, request.url, self._redact)
                 if not is_transient:
                     raise failure

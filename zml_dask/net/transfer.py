@@ -309,7 +309,8 @@ class Transfer:
         if not is_known and not (_is_page(response) and plan.names_an_archive):
             self.finished = True
             return None
-        if _is_page(response) and not plan.names_a_page:
+        kind = response.headers.get("Content-Type", "").lower()
+        if kind.startswith("text/html") and not plan.names_a_page:
             self._restart()
             return NetworkError(
                 "bad_answer", f"{where} answers with a page instead of the file; try later"
@@ -412,10 +413,6 @@ def content_encoding(response: requests.Response) -> str:
     """
     stated = response.headers.get("Content-Encoding", "").strip().lower()
     return stated if stated in _ENCODINGS | {"br", "compress", "x-compress"} else ""
-
-
-def _is_page(response: requests.Response) -> bool:
-    return response.headers.get("Content-Type", "").lower().startswith("text/html")
 
 
 def _content_length(response: requests.Response) -> int | None:

@@ -31,7 +31,8 @@ from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.context import WorkerContext, open_context
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
-from zml_dask.raster.language import HEAD_BYTES, IDENTIFIERS, Identifier, identify
+from zml_dask.raster.language import HEAD_BYTES, IDENTIFIERS, Identifier
+from zml_dask.raster.language import identify as identify_by_rules
 from zml_dask.raster.text import BinaryFileError, normalize_text
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.licenses import spdx_ids
@@ -349,7 +350,7 @@ def _described(record: Record) -> dict[str, Any]:
 
 
 def read_member(
-    member: Member, *, width: int, keep_binary: bool, identify: Identifier = identify
+    member: Member, *, width: int, keep_binary: bool, identify: Identifier = identify_by_rules
 ) -> tuple[StagedFile, bytes | None]:
     r"""Read one member of an archive; return its row, and its normalised text if it has any.
 
@@ -364,34 +365,44 @@ def read_member(
     >>> file.language, file.n_lines, text
     ('Python', 1, b'x = 1\n')
     """
-    path = member.path
-    name = path.rpartition("/")[2]
-    data = member.data
-    if data is None:
-        return _unread(member, name, member.status, member.reason), None
-    digests = hashlib.sha256(data).hexdigest(), _git_id(data)
-    try:
-        normalized = normalize_text(data, width=width, keep_binary=keep_binary)
-    except BinaryFileError as error:
-        return _unread(member, name, "binary", str(error), *digests), None
-    identity = identify(path, normalized.text[:HEAD_BYTES])
-    has_lines = normalized.n_lines > 0
+    data, size = member.data, member.size
+    status: FileStatus = member.status
+    reason = member.reason
+    sha256 = sha1_git = encoding = text = n_cut = None
+    n_lines, head = 0, b""
+    name_language: Identifier = identify_by_rules
+    if data is not None:
+        sha256, sha1_git = hashlib.sha256(data).hexdigest(), _git_id(data)
+        try:
+            normalized = normalize_text(data, width=width, keep_binary=keep_binary)
+        except BinaryFileError as error:
+            status, reason = "binary", str(error)
+        else:
+            encoding, n_lines, n_cut = normalized.encoding, normalized.n_lines, normalized.n_cut
+            size, head, name_language = len(data), normalized.text[:HEAD_BYTES], identify
+            if n_lines:
+                status, text = "ok", normalized.text
+                reason = "; ".join(filter(None, (reason, normalized.note))) or None
+            else:
+                status, reason = "empty", _EMPTY
+    identity = name_language(member.path, head)
+    name = member.path.rpartition("/")[2]
     file = StagedFile(
-        path,
+        member.path,
         name,
         extension_of(name),
         identity.language,
         identity.kind,
-        len(data),
-        digests[0],
-        normalized.encoding,
-        "ok" if has_lines else "empty",
-        "; ".join(filter(None, (member.reason, normalized.note))) or None if has_lines else _EMPTY,
-        normalized.n_lines,
-        normalized.n_cut,
-        digests[1],
+        size,
+        sha256,
+        encoding,
+        status,
+        reason,
+        n_lines,
+        n_cut,
+        sha1_git,
     )
-    return file, normalized.text if has_lines else None
+    return file, text
 
 
 def _git_id(data: bytes) -> str:
@@ -405,30 +416,3 @@ def _git_id(data: bytes) -> str:
     digest = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
     digest.update(data)
     return digest.hexdigest()
-
-
-def _unread(
-    member: Member,
-    name: str,
-    status: FileStatus,
-    reason: str | None,
-    sha256: str | None = None,
-    sha1_git: str | None = None,
-) -> StagedFile:
-    """Return the row of a file that is listed, not rasterised."""
-    identity = identify(member.path, b"")
-    return StagedFile(
-        member.path,
-        name,
-        extension_of(name),
-        identity.language,
-        identity.kind,
-        member.size,
-        sha256,
-        None,
-        status,
-        reason,
-        0,
-        None,
-        sha1_git,
-    )

@@ -43,7 +43,9 @@ def open_records(
         if isinstance(records, Catalogue):
             catalogue = records
         elif isinstance(records, str | Path):
-            path = _absolute(str(records))
+            path = str(records)
+            if "://" not in path:  # workers may have another working directory
+                path = str(Path(path).expanduser().absolute())
             catalogue = Catalogue.open(path, api_url=options.api_url, into=converted)
         else:
             catalogue = _written(records, converted, options.api_url)
@@ -107,11 +109,6 @@ def _root_of(record: Record, file: RecordFile) -> str:
     """Return the address of the API that a file's URL was built on; empty for any other URL."""
     root, found, _ = file.url.partition(f"/records/{record_name(record.record_id)}/files/")
     return root if found and root.startswith(("http://", "https://")) else ""
-
-
-def _absolute(path: str) -> str:
-    """Return a local path as workers with another working directory see it."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def check_target(storage: Storage) -> DatasetInfo | None:

@@ -20,7 +20,7 @@ from zml_dask.pipeline.ledger import Ledger, load_ledger
 from zml_dask.pipeline.sources import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.layout import IMAGES_ZARR, LOCK, LOG, STAGING, row_shape
+from zml_dask.store.layout import IMAGES_ZARR, LOG, STAGING, row_shape
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import FailureRow
 from zml_dask.store.storage import ObjectMissingError, Storage
@@ -180,7 +180,7 @@ def read_status(dataset: str | Storage, catalogue: str | None = None) -> Status:
         {group.kind: group.records for group in groups},
         _to_do(ledger, chosen, strict=catalogue is not None),
         chosen.get("catalogue"),
-        _running(storage),
+        holder(storage),
         len(info.commits),
         LeftOut() if snapshot is None else snapshot.left_out(),
         0 if snapshot is None else snapshot.records_without_images(),
@@ -253,8 +253,3 @@ def _last_choice(storage: Storage) -> dict[str, Any]:
         if isinstance(event, dict) and event.get("event") == "start":
             return event if event.get("catalogue") else {}
     return {}
-
-
-def _running(storage: Storage) -> str | None:
-    """Say who holds the lock, if anybody who lives."""
-    return holder(storage) if storage.exists(LOCK) else None

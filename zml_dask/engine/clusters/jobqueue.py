@@ -176,7 +176,8 @@ def job_script(section: ResolvedSection, options: ClusterOptions) -> str:
     """The script that a worker's job would run, without a scheduler; nothing is submitted."""
     config = job_settings(section, options)
     # dask-jobqueue makes the folder of the logs; to look is not to change.
-    missing = _missing_folders(config["log-directory"])
+    logs = Path(config["log-directory"] or ".")
+    missing = [each for each in (logs, *logs.parents) if not each.exists()]
     with dask.config.set({f"jobqueue.{section.name}": config}):
         job = CLASSES[section.system].job_cls(
             scheduler="tls://DRIVER:PORT",
@@ -188,12 +189,6 @@ def job_script(section: ResolvedSection, options: ClusterOptions) -> str:
     for folder in missing:
         folder.rmdir()
     return str(job.job_script())
-
-
-def _missing_folders(path: str | None) -> list[Path]:
-    """The folders that making `path` would make, the innermost first."""
-    folder = Path(path or ".")
-    return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
 def _one_line(section: str, error: Exception, scheduler: Mapping[str, Any]) -> str:

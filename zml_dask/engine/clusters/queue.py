@@ -76,11 +76,6 @@ class JobState:
         return self.state == "PENDING" and self.reason in _HOPELESS
 
 
-def queue_command(system: str) -> str:
-    """The command that lists jobs, for messages that say where to look."""
-    return _QUEUE_COMMANDS.get(system, "the queue's own command")
-
-
 def job_states(system: str, job_ids: list[str]) -> list[JobState] | None:
     """Ask the batch system for jobs by their ids; those that have ended are left out.
 
@@ -211,7 +206,7 @@ def _summary(states: list[JobState]) -> str:
 def _hint(system: str, states: list[JobState] | None, seconds: float) -> str:
     start = f"no worker arrived within {seconds:.0f} s"
     if states is None:
-        return f"{start}; {queue_command(system)} and the job's log say why"
+        return f"{start}; {_QUEUE_COMMANDS[system]} and the job's log say why"
     if not states:
         return (
             f"{start}: the worker's job has ended; its log (log-directory, else slurm-JOBID.out "

@@ -127,6 +127,7 @@ _PLAIN: Final = {
     "float": (r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
     "null": (r"~|null|Null|NULL|", "~nN\0"),
 }
+_PLAIN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _Yaml.yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
 for _name, (_pattern, _first) in _PLAIN.items():
     _letters = ["" if letter == "\0" else letter for letter in _first]
@@ -152,7 +153,10 @@ def read_config(path: Path) -> dict[str, Any]:
         _check_known(content["distributed"], "distributed", where)
     layer = _layer(content, where)
     for section in layer.sections:
-        _check_system(section, where)
+        if system_of(section) not in systems():
+            raise UsageError(
+                f"{where}: there is no batch system {section}; {nearest(section, systems())}"
+            )
         layer.decoded(section)
     return {**content, "jobqueue": dict(layer.sections)}
 
@@ -347,13 +351,6 @@ def _check_section_name(name: str, where: str) -> None:
     raise UsageError(f"{where}: there is no section {name}; {advice}")
 
 
-def _check_system(section: str, where: str) -> None:
-    if system_of(section) not in systems():
-        raise UsageError(
-            f"{where}: there is no batch system {section}; {nearest(section, systems())}"
-        )
-
-
 def _check_known(values: Any, path: str, where: str) -> None:
     """Compare settings of Dask's own with its defaults: the names, and what is a section."""
     default = dask.config.get(path, None)
@@ -402,13 +399,10 @@ def _flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
     """
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value and all(map(_is_plain, value)):
+        is_plain = isinstance(value, Mapping) and all(_PLAIN_NAME.fullmatch(str(n)) for n in value)
+        if is_plain and value:
             yield from _flattened(value, f"{path}.")
         elif value is None and isinstance(dask.config.get(path, None), Mapping):
             continue  # a section whose lines are all comments says nothing
         else:
             yield path, value
-
-
-def _is_plain(name: object) -> bool:
-    return bool(re.fullmatch(r"[a-z0-9][a-z0-9_-]*", str(name)))
