@@ -46,7 +46,7 @@ def _jit(function: Function, *, cache: bool) -> Function:
 
 
 def _private_folder() -> Path | None:
-    """A folder that nobody else can write to, for what is in it will be run."""
+    """Return a folder that nobody else can write to, since its content will be run."""
     folder = Path(tempfile.gettempdir()) / f"zml-compiled-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

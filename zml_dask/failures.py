@@ -9,7 +9,7 @@ from typing import Final, Literal
 Stage = Literal["catalogue", "fetch", "archive", "raster", "stage", "export", "worker"]
 """Where on its way a record failed; a column of the failures table."""
 
-_AGAIN = "passes by itself, as a rule: run the same build again"
+_AGAIN = "usually temporary: run the same build again"
 _NEVER = "nothing to be done here"
 _PERMANENT, _TRANSIENT = True, False
 
@@ -35,7 +35,7 @@ class Failure:
 
 _TABLE: Final[Mapping[tuple[Stage, bool], Mapping[str, str]]] = {
     ("catalogue", _PERMANENT): {
-        "bad_metadata": "the catalogue's line is no record: correct it, or harvest anew",
+        "bad_metadata": "the catalogue's line is no record: correct it, or harvest again",
         "bad_query": "the server cannot parse the query of a search: correct it",
     },
     ("fetch", _TRANSIENT): {
@@ -50,7 +50,7 @@ _TABLE: Final[Mapping[tuple[Stage, bool], Mapping[str, str]]] = {
         "server_error": _AGAIN,
         "truncated": _AGAIN,
         "cache": "remove the record's entry from the cache and run zml-dask fetch again",
-        "git": "the repository cannot be cloned; if it is there, build --retry-failed",
+        "git": "the repository cannot be cloned; if it exists, build --retry-failed",
         "git_unreachable": _AGAIN,
         "not_in_cache": "run zml-dask fetch for the catalogue, then this build again",
         "source": "check the address in the catalogue",

@@ -124,7 +124,7 @@ def encodable(value: Any) -> Any:
 def plain_words(text: str, also: str = "") -> str:
     """Return `text` without anything that Markdown, HTML or YAML could take for markup.
 
-    Characters in `also` are kept too: YAML alone minds some.
+    Characters in `also` are kept too: some have a meaning in YAML alone.
 
     Examples
     --------

@@ -318,7 +318,7 @@ def test_a_locked_dataset_is_refused_in_one_line(
         assert run("build", catalogue, tmp_path / "ds") == 1
     said = capfd.readouterr().err
     assert len(said.strip().splitlines()) == 1
-    assert "another build is at work" in said
+    assert "another build is running" in said
 
 
 def test_status_counts_and_costs(

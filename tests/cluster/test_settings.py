@@ -259,7 +259,7 @@ def test_a_section_of_ones_own_wins_over_a_file_of_higher_rank(
     ],
 )
 def test_what_is_said_twice_is_refused(tmp_path: Path, text: str) -> None:
-    assert "is there twice" in refusal(tmp_path, text)
+    assert "is given twice" in refusal(tmp_path, text)
 
 
 def test_old_names_are_taken(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -211,7 +211,7 @@ def test_a_second_build_is_refused(
     catalogue: Path, client: distributed.Client, tmp_path: Path
 ) -> None:
     with dataset_lock(Storage.open(tmp_path / "ds")):
-        with pytest.raises(ZmlError, match="another build is at work"):
+        with pytest.raises(ZmlError, match="another build is running"):
             build(catalogue, tmp_path / "ds", client=client)
         assert read_status_running(tmp_path / "ds") is not None
     build(catalogue, tmp_path / "ds", client=client)

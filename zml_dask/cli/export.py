@@ -129,6 +129,6 @@ def command(
         )
         with open_executor() as executor:
             lines = export(view, target, chosen, options, executor=executor, progress=progress)
-    # Said when the bar has gone: it would share its line.
+    # Printed after the progress bar, with which it would share a line.
     for line in lines:
         click.echo(line)

@@ -20,7 +20,7 @@ from zml_dask.text_safety import escape_text, number_of
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Local folder for what is at work.",
+    help="Local folder for temporary files.",
 )
 @click.pass_context
 def command(

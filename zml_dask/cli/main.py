@@ -39,7 +39,7 @@ COMMANDS = {
     "learn": "Learn the languages of DATASET's pages, and test it.",
     "predict": "Tell which language FILES are written in.",
     "query": "Count and list the files of DATASET that match WHERE.",
-    "repack": "Compress the images of DATASET anew, at another level.",
+    "repack": "Compress the images of DATASET again, at another level.",
     "report": "Write a page of counts, plots and failures of DATASET.",
     "sandbox": "Serve the software installed here as a local Zenodo.",
     "show": "Show a record of DATASET: its tree, or one of its files.",
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> Any:
     words = flags + [word for word in words if word not in _GLOBAL_FLAGS]
     debug = "--debug" in flags
     if threading.current_thread() is threading.main_thread():
-        # Batch systems and containers ask by SIGTERM; that is to be as good as Ctrl-C.
+        # Batch systems and containers send SIGTERM, which is to mean the same as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if arguments is None and not debug:  # what Python says while it ends comes after all else
         sys.unraisablehook = _ignore_unraisable
@@ -178,7 +178,7 @@ def _quiet_libraries() -> Iterator[None]:
 
 
 def _ignore_unraisable(_unraisable: object) -> None:
-    """Drop an exception that nobody can catch: of a thread or a coroutine that was cut off."""
+    """Drop an exception that cannot be caught: of a thread or a coroutine that was cut off."""
 
 
 def _describe_usage_error(wrong: click.ClickException) -> str:

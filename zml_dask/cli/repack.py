@@ -26,7 +26,7 @@ from zml_dask.text_safety import escape_text, number_of
 @cluster_options
 @click.pass_context
 def command(ctx: click.Context, /, dataset: str, level: int, **values: Any) -> None:
-    """Compress the images of DATASET anew, at another level.
+    """Compress the images of DATASET again, at another level.
 
     Images, tables and row numbers stay as they are, and DATASET can be read meanwhile.
     Interrupted, the same command goes on where it stopped. Later commits compress at the

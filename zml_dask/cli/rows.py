@@ -45,7 +45,7 @@ class Shown:
     to_terminal: bool = False
 
     def say(self, summary: str) -> None:
-        """Print a line about it, where it is in nobody's way."""
+        """Print a line about it: to standard error where standard output holds the rows."""
         click.echo(summary, err=not self.to_terminal)
 
 

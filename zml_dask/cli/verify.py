@@ -98,7 +98,7 @@ def _repair(
         report = check()
         if set(left.notes) <= set(done):
             break
-        # What lies behind a damaged table is seen only once that is there again.
+        # Damage behind a damaged table is seen only once that is repaired.
         done += left.notes
     known = {problem.path for problem in report.problems}
     if not report.ok:
@@ -125,7 +125,7 @@ def _restage_from(dataset: Storage, values: dict[str, Any]) -> Restage:
 
     def restage(record_ids: Sequence[int], target: Storage) -> None:
         info = read_info(dataset) or DatasetInfo()
-        # What gives the same rows as the dataset's; nothing is exported anew.
+        # Options that give the same rows as the dataset's; nothing is exported again.
         recorded = recorded_options(info.options) | {"export": []}
         options = replace(options_of(values, recorded), image=info.shape)
         api_url = options.api_url or str((info.harvest or {}).get("api_url") or ZENODO_API)

@@ -116,11 +116,11 @@ def dask_worker() -> distributed.Worker | None:
         return None
 
 
-def _begin_anew() -> None:
-    """Let a forked process compute by threads of its own: those of before are not in it.
+def _reset_dask() -> None:
+    """Let a forked process compute by threads of its own: its parent's do not exist in it.
 
-    PyTorch's `DataLoader` and `multiprocessing` fork, and Dask, which takes its threads or its
-    client to be there still, would wait for them for ever.
+    PyTorch's `DataLoader` and `multiprocessing` fork, and Dask would wait forever for the threads
+    or the client that it still knows of.
     """
     threaded: Any = sys.modules.get("dask.threaded")
     client: Any = sys.modules.get("distributed.client")
@@ -136,7 +136,7 @@ def _begin_anew() -> None:
         dask.config.set(scheduler=None)
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_dask)
 
 
 def worker_name() -> str:

@@ -387,7 +387,7 @@ def _is_deserted(client: distributed.Client) -> bool:
     """Whether no worker is left, and nothing would start another.
 
     Queues start the next job, an adaptive cluster the next worker, and at an address
-    somebody else does; a plain cluster on this machine has nobody but its nannies. It
+    somebody else does; a plain cluster on this machine has only its nannies. It
     drops those whose worker has not come back in 15 seconds, as on a busy machine, and
     is asked to start them again.
     """

@@ -103,7 +103,7 @@ class DeathWatch(SchedulerPlugin):
         Of a lone record those count at which nothing else was active on the worker. Where
         they are no more than at the last question, it is charged with one: its task was
         given up although it was never seen (it killed faster than its message travelled),
-        and must not be retried for ever.
+        and must not be retried forever.
         """
         if len(items) == 1:
             key = (job, items[0])

@@ -148,9 +148,9 @@ class DatasetLock:
             self._storage.remove(self._path)
 
     def _is_ours(self) -> bool:
-        """Whether the lock names this process; one that is not there is looked for again.
+        """Whether the lock names this process; a missing one is looked for again.
 
-        An object store may answer once that an object is missing which is there.
+        An object store may once report an existing object as missing.
         """
         for again in range(_LOOKS):
             seen = _read(self._storage, self._path)
@@ -176,7 +176,7 @@ def dataset_lock(
     timing: LockTiming | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Iterator[DatasetLock]:
-    """Hold the dataset's lock; raise `ZmlError` if another build is at work.
+    """Hold the dataset's lock; raise `ZmlError` if another build is running.
 
     `on_wait` is called once, with a line that says why this takes a while.
     """
@@ -190,7 +190,7 @@ def dataset_lock(
 
 
 def holder(storage: Objects) -> str | None:
-    """Say who holds the dataset's lock; None where nobody does, or one who is known to be gone."""
+    """Say who holds the dataset's lock; None for nobody, or a process that has ended."""
     seen = _read(storage, LOCK)
     if not seen:
         return None
@@ -253,10 +253,10 @@ def _is_stale(
 def _busy(storage: Objects, seen: dict[str, Any]) -> str:
     """Say in one line who holds the lock."""
     if "owner" not in seen:
-        return f"{storage.url}: another build has just been here; run the command again"
+        return f"{storage.url}: another build has just ended; run the command again"
     owner = seen["owner"]
     return (
-        f"{storage.url}: another build is at work (process {owner['pid']} on {owner['host']}); "
+        f"{storage.url}: another build is running (process {owner['pid']} on {owner['host']}); "
         "wait for it or stop it, then run the command again"
     )
 

@@ -54,7 +54,7 @@ class Objects(Protocol):
         """Return the paths of all objects under a folder."""
 
     def remove(self, paths: str | Sequence[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Remove objects; a missing one is no error."""
 
     def prune(self, prefix: str) -> None:
         """Remove empty folders."""

@@ -142,7 +142,7 @@ class ThrottlePlugin(SchedulerPlugin):
         scheduler.stream_handlers["zml-report"] = self.report
 
     async def acquire(self, worker: str, host: str, bucket: str) -> bool:
-        """Answer when this worker may send its request; with False where the worker is gone."""
+        """Answer True when this worker may send its request, or False if the worker has left."""
         queue = self._line(host, bucket)
         waiter = _Waiter(worker, asyncio.get_running_loop().create_future())
         queue.waiters.append(waiter)

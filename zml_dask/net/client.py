@@ -122,7 +122,7 @@ class _Request:
     def record_failure(self, failure: NetworkError, *, progressed: bool = False) -> None:
         """Count a transient failure, and pause; or raise it, if it is one too many.
 
-        Where much of a body came before it (`progressed`), the count begins anew, so that a file of
+        Where much of a body came before it (`progressed`), counting starts again, so that a file of
         5 GB may arrive in twenty pieces.
         """
         if failure.kind == "rate_limited":

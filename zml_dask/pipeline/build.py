@@ -89,7 +89,7 @@ def build(
         If the catalogue, the dataset or the client is not what it should be, or images of
         another size are in it.
     ZmlError
-        If another build of the dataset is at work.
+        If another build of the dataset is running.
     ClusterError, StorageError
         If the cluster or the storage fails; what is staged is kept.
     """

@@ -79,7 +79,7 @@ class ImportLegacy(StagingJob[ImportContext]):
 
     @contextmanager
     def open(self) -> Iterator[ImportContext]:
-        """Open the source, and a folder for files at work."""
+        """Open the source, and a folder for temporary files."""
         source = open_source(self.source)
         parent = self.options.scratch or worker_folder()
         try:

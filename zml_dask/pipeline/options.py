@@ -120,7 +120,7 @@ class BuildOptions:
     retry_failed : bool
         Try again what failed permanently.
     scratch : str or None
-        Node-local folder for archives at work; by default the system's.
+        Node-local folder for archives while they are read; by default the system's.
     partition_records : int
         Most records in one task.
     partition_bytes : int

@@ -24,7 +24,7 @@ Records: TypeAlias = str | Path | Catalogue | Iterable[Record]
 """A catalogue's path (JSON Lines, or ``records.pkl`` of 2018), an open one, or records."""
 
 TEMPORARY = "catalogue"
-"""Begins the name of a temporary folder with a catalogue that is gone after its build."""
+"""Begins the name of a temporary folder, for a catalogue that is removed after its build."""
 
 _SHARED = f"{STAGING}/catalogue"
 
@@ -74,7 +74,7 @@ def publish_to_workers(catalogue: Catalogue, storage: Storage) -> Catalogue:
 
 
 def is_temporary(catalogue: Catalogue) -> bool:
-    """Whether a catalogue was written for one build, and is gone after it."""
+    """Whether a catalogue was written for one build, and is removed after it."""
     return Path(catalogue.path).parent.name.startswith(f"zml-{TEMPORARY}-")
 
 

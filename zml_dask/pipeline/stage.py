@@ -90,7 +90,7 @@ class StagingContext(Protocol):
 
     @property
     def scratch(self) -> Path:
-        """Its folder for files at work."""
+        """Its folder for temporary files."""
 
 
 StagingT = TypeVar("StagingT", bound=StagingContext)

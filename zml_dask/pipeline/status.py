@@ -129,7 +129,7 @@ class Status:
     catalogue : str or None
         The one that was built last, or that was named.
     running : str or None
-        Who holds the lock, where a build is at work.
+        Who holds the lock, while a build is running.
     left_out : LeftOut
         Files that are listed and not held, for their size.
     without_images : int

@@ -114,8 +114,8 @@ def update(
         asked = replace(asked, options=replace(asked.options, api_url=options.api_url))
     if asked.options.until is not None:
         progress.say(
-            f"the harvest of {storage.url} ended at {asked.options.until} (--until), so nothing "
-            "that was created later is asked for; harvest without it to go on"
+            f"the harvest of {storage.url} was limited by --until {asked.options.until}, so later "
+            "records are left out; harvest without --until to get them"
         )
     ledger = load_ledger(storage, info)
     failed = set(ledger.failed.tolist())
@@ -237,8 +237,8 @@ def _new_records(
             progress.say(f"{number_of(record=found.written)} since {asked.complete_until}")
         else:
             progress.say(
-                f"nothing newer is asked for: the harvest was bounded by --until "
-                f"{asked.options.until}; to get more, harvest without it and build into {url}"
+                f"no newer records: the harvest was limited by --until {asked.options.until}; "
+                f"to get more, harvest without it and build into {url}"
             )
         catalogue = Catalogue.open(path)
         missing = sorted(failed - set(catalogue.refs.record_ids.tolist()))
@@ -256,7 +256,7 @@ def _append_failed(
     """Add records by their numbers to a catalogue; how many of them are to be tried again.
 
     One whose embargo was extended is among them: its failure then names the new date,
-    and nobody asks before that.
+    before which no update asks for it.
     """
     count, embargoed, extended = 0, 0, list[str]()
     today = datetime.now(UTC).date().isoformat()
@@ -335,7 +335,7 @@ def republished_of(
 def _change(old: Record, new: Record) -> str:
     """Say how a record's files have changed; nothing where they have not."""
     before, after = ({file.key: file.checksum for file in one.files} for one in (old, new))
-    # What is restricted now lists no files; what nobody gave a checksum may be anything.
+    # A record that is restricted now lists no files; a file without a checksum may be anything.
     changed = [
         key
         for key in after

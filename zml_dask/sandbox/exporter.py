@@ -119,7 +119,7 @@ class Exporter:
 
 
 def json_dump(records: Iterable[SandboxRecord], api_url: str) -> bytes:
-    """Write the dump of all records that are there, all versions, in InvenioRDM's own JSON."""
+    """Write the dump of all existing records, all versions, in InvenioRDM's own JSON."""
     target = BytesIO()
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=target, compresslevel=1, mtime=0) as packed,

@@ -191,7 +191,7 @@ def _page(status: int, title: str) -> Answer:
 
 
 def _key_of(tail: str, files: Mapping[str, Content]) -> tuple[str | None, str]:
-    """Tell a file's key, which may hold slashes, from what is asked about it."""
+    """Split a path into a file's key, which may hold slashes, and what is wanted of it."""
     for key in sorted(files, key=len, reverse=True):
         what = tail.removeprefix(key) if tail.startswith(key) else None
         if what in {"", "/content"}:

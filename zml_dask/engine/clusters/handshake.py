@@ -1,7 +1,7 @@
 """Before work starts: every worker has what the driver has, or is named.
 
-A worker without this package cannot even read its tasks, and Dask would send them to it for
-ever. One with another NumPy may build other bytes.
+A worker without this package cannot even read its tasks, and Dask would send them to it
+forever. One with another NumPy may build other bytes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SameVersions(WorkerPlugin):
         separate_connections(worker)
         wrong = difference(self.versions, own_versions())
         if wrong is not None:
-            worker.log_event(self.name, f"worker {worker.address} {wrong} and was let go")
+            worker.log_event(self.name, f"worker {worker.address} {wrong} and was closed")
             # Not at once: the worker is in the middle of joining.
             worker.loop.call_later(0.1, worker.close, nanny=True)
 
@@ -79,7 +79,7 @@ def difference(wanted: Versions, found: Versions) -> str | None:
 def check_versions(client: distributed.Client, say: Callable[[str], None]) -> None:
     """Compare scheduler and workers with the driver, now and whenever a worker joins.
 
-    `say` takes a line for the user, where a worker that joins later is let go. Raises
+    `say` takes a line for the user, where a worker that joins later is closed. Raises
     `ClusterError` if one differs, which names it and says how.
     """
     wanted = own_versions()

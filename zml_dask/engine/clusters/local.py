@@ -122,7 +122,7 @@ def _is_script(frame: FrameType) -> bool:
 
 
 def names_scheduler(spec: str) -> bool:
-    """Whether this is the address of a scheduler, or a scheduler file that is there."""
+    """Whether this is the address of a scheduler, or an existing scheduler file."""
     return bool(_ADDRESS.match(spec)) or Path(spec).is_file()
 
 

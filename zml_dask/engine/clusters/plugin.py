@@ -20,15 +20,14 @@ class NamedPlugin(Protocol):
 
 
 def install(client: distributed.Client, plugin: NamedPlugin) -> None:
-    """Put a plugin on the scheduler from the driver, unless it is there."""
+    """Install a plugin on the scheduler from the driver, once."""
     client.register_plugin(plugin, name=plugin.name)
 
 
 def install_from_worker(worker: distributed.Worker, plugin: NamedPlugin) -> None:
-    """Put a plugin on the scheduler from a worker's task, unless it is there.
+    """Install a plugin on the scheduler from a worker's task, once.
 
-    So a bag of the user's own, on a cluster of the user's own, is as polite and as
-    robust as a build.
+    So a user's own bag on their own cluster is as polite and as robust as a build.
     """
     key = (str(worker.scheduler.address), plugin.name)
     with _lock:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     # For its name alone: a laptop's build need not load it.
     import dask_jobqueue
 
-# Reasons for which SLURM never starts a job by itself: waiting would be for nothing.
+# Reasons for which SLURM never starts a job by itself.
 _HOPELESS: Final = frozenset(
     {
         "AccountNotAllowed",
@@ -72,7 +72,7 @@ class JobState:
 
     @property
     def hopeless(self) -> bool:
-        """Whether it would wait for ever."""
+        """Whether it would wait forever."""
         return self.state == "PENDING" and self.reason in _HOPELESS
 
 

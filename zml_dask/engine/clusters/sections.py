@@ -162,7 +162,7 @@ def renamed(values: Mapping[Any, Any], section: str, where: str) -> dict[str, An
                 continue
             name = new
         if name in renamed:
-            raise UsageError(f"{where}: {name} is there twice, once as {given}")
+            raise UsageError(f"{where}: {name} is given twice, once as {given}")
         renamed[name] = value
     return renamed
 

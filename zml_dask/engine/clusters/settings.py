@@ -47,7 +47,7 @@ _CLUSTER_CONFIG: Final[dict[str, Any]] = {
 }
 
 OURS: Final = "zml-dask"
-"""The source of a value that nobody gave."""
+"""The source of a value that no configuration gives."""
 
 
 # Sections that other packages of Dask's family put into the same files.
@@ -102,7 +102,7 @@ class _Yaml(yaml.SafeLoader):
     """YAML 1.2's rules for plain words.
 
     Those of 1.1 read ``2:00:00`` as 7200, ``0123`` as 83 and a queue called ``no`` as false.
-    A key that is there twice is an error, as in YAML itself; PyYAML takes the last.
+    A key that is given twice is an error, as in YAML itself; PyYAML takes the last.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -111,14 +111,14 @@ class _Yaml(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise _TwiceError(f"line {key.start_mark.line + 1}: {key.value} is there twice")
+                    raise _TwiceError(f"line {key.start_mark.line + 1}: {key.value} is given twice")
                 seen.add(key.value)
         made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return made
 
 
 class _TwiceError(yaml.YAMLError):
-    """A key of a mapping is there twice."""
+    """A key of a mapping is given twice."""
 
 
 _PLAIN: Final = {
@@ -321,7 +321,7 @@ def _layer(content: Mapping[str, Any], source: str) -> _Layer:
         section = hyphens(str(name))
         where = f"{source}: jobqueue.{section}"
         if section in sections:
-            raise UsageError(f"{where} is there twice (- and _ are the same here)")
+            raise UsageError(f"{where} is given twice (- and _ are the same here)")
         if not isinstance(values, Mapping | None):
             advice = nearest(section, systems(), "settings belong into a section such as slurm")
             if system_of(section) in systems():

@@ -95,7 +95,7 @@ class _Socket(ssl.SSLSocket):
             raise
 
     def do_handshake(self, *arguments: Any, **named: Any) -> None:
-        """As the base class; one that succeeds though the peer has gone leaves an error too."""
+        """As the base class; a handshake that succeeds after the peer left leaves an error too."""
         try:
             super().do_handshake(*arguments, **named)
         finally:
@@ -110,7 +110,7 @@ def _clear_after(error: OSError) -> None:
 def _clear() -> None:
     """Empty this thread's queue of errors, for which Python has no function.
 
-    It does so where it refuses ciphers that there are none of.
+    Python empties it as a side effect of refusing unknown ciphers.
     """
     with suppress(ssl.SSLError):
         _UNUSED.set_ciphers("none")
