@@ -16,15 +16,15 @@ POISON = 1003
 
 
 def dask_setup(worker: distributed.Worker) -> None:
-    attempt_of, read = process.FetchAttempt, process.process_fetched
+    fetch_harmless, read = process.FetchAttempt.fetch, process.process_fetched
     reading = threading.Event()
 
-    def fetch(record: Any, context: Any) -> Any:
-        if record.record_id == POISON:
+    def fetch(attempt: Any) -> None:
+        if attempt.record.record_id == POISON:
             reading.wait(0.5)  # alone, it waits in vain
             time.sleep(0.2)
             os._exit(1)
-        return attempt_of(record, context)
+        fetch_harmless(attempt)
 
     def process_fetched(attempt: Any, *arguments: Any, **options: Any) -> Any:
         if attempt.record.record_id == READ_MEANWHILE:
@@ -32,5 +32,5 @@ def dask_setup(worker: distributed.Worker) -> None:
             time.sleep(2)
         return read(attempt, *arguments, **options)
 
-    process.FetchAttempt = fetch  # type: ignore[assignment,misc]
+    process.FetchAttempt.fetch = fetch  # type: ignore[method-assign]
     process.process_fetched = process_fetched

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -62,7 +61,7 @@ def command(
     options = options_of(values, options_of_dataset(info))
     api_url = options.api_url or asked.options.api_url
     _check_sandbox(api_url, storage.url)
-    token = Token.load(Path(options.token_file) if options.token_file else None, api_url)
+    token = Token.load(options.token_file, api_url)
     with (
         progress_of(ctx) as progress,
         HttpClient(token=token, on_retry=progress.say) as http,

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -129,7 +128,7 @@ def _restage_from(dataset: Storage, values: dict[str, Any]) -> Restage:
         recorded = recorded_options(info.options) | {"export": []}
         options = replace(options_of(values, recorded), image=info.shape)
         api_url = options.api_url or str((info.harvest or {}).get("api_url") or ZENODO_API)
-        token = Token.load(Path(options.token_file) if options.token_file else None, api_url)
+        token = Token.load(options.token_file, api_url)
         catalogue = values["catalogue"]
         with HttpClient(token=token) as client:
             for record in _records(dataset, info, record_ids, catalogue, api_url):

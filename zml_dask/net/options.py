@@ -85,7 +85,7 @@ class Token:
     host: str
 
     @classmethod
-    def load(cls, path: Path | None, api_url: str) -> Token | None:
+    def load(cls, path: str | Path | None, api_url: str) -> Token | None:
         """Token from a file, else from ``ZENODO_TOKEN``, for the host of `api_url`.
 
         Returns
@@ -102,7 +102,7 @@ class Token:
             value = os.environ.get("ZENODO_TOKEN", "").strip()
         else:
             try:
-                value = path.read_text(encoding="utf-8").strip()
+                value = Path(path).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(
                     f"token file {str(path)!r} cannot be read: {type(error).__name__}; "

@@ -66,8 +66,7 @@ def open_context(
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(_scratch_folder(options.scratch)))
         if client is None:
-            token_file = Path(options.token_file) if options.token_file else None
-            token = Token.load(token_file, options.api_url or catalogue.token_url)
+            token = Token.load(options.token_file, options.api_url or catalogue.token_url)
             client = stack.enter_context(HttpClient(throttle=default_throttle(), token=token))
         yield WorkerContext(storage, client, scratch, options, catalogue)
 

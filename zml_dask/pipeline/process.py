@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from zml_dask.arguments import checked
 from zml_dask.engine.activity import active, check_staying
@@ -110,15 +110,6 @@ def process(
     return outcome
 
 
-class _Fetching(NamedTuple):
-    """A record that is being fetched, or was and waits to be read."""
-
-    record_id: int
-    result: Callable[[], FetchAttempt | RecordError | None]
-    cancel: Callable[[], bool]
-    held: ExitStack
-
-
 def stage_records(
     records: Iterable[Record | RecordRef],
     context: WorkerContext,
@@ -131,7 +122,7 @@ def stage_records(
     record in turn. Raises `StorageError` if the dataset cannot be written; what was staged before
     stays.
     """
-    ahead: deque[_Fetching] = deque()
+    ahead: deque[tuple[FetchAttempt, Future[None] | None]] = deque()
     waiting = deque(records)
     with ExitStack() as stack:
         # Left in this order: no fetch may outlive the scratch folder it writes to.
@@ -141,86 +132,80 @@ def stage_records(
         stack.callback(_discard, ahead)
         while waiting or ahead:
             while waiting and len(ahead) <= context.options.prefetch:
-                record = waiting.popleft()
-                # From here on, for a record may as well kill while it is fetched.
-                held = ExitStack()
-                held.enter_context(active(record.record_id))
-                ahead.append(_begin(record, context, pool, held))
-            record_id, result, _, held = ahead.popleft()
-            with held:
-                attempt = result()
-                try:
-                    # A worker that leaves would stage what another one builds as well.
-                    check_staying()
-                except BaseException:
-                    if isinstance(attempt, FetchAttempt):
-                        attempt.close()
-                    raise
-                tried = attempts.get(record_id, 0) + 1
-                if attempt is None:
-                    outcome = Outcome(record_id, "already")
-                elif isinstance(attempt, RecordError):
-                    outcome = record_failure(record_id, attempt, context, tried, Timings())
+                attempt = FetchAttempt(waiting.popleft(), context)
+                ahead.append((attempt, None if pool is None else pool.submit(attempt.fetch)))
+            attempt, future = ahead.popleft()
+            with closing(attempt):
+                if future is None:
+                    attempt.fetch()
                 else:
+                    future.result()
+                # A worker that leaves would stage what another one builds as well.
+                check_staying()
+                record_id = attempt.record.record_id
+                if attempt.is_staged:
+                    outcome = Outcome(record_id, "already")
+                else:
+                    tried = attempts.get(record_id, 0) + 1
                     outcome = process_fetched(attempt, context, attempts=tried)
             yield outcome
 
 
-def _begin(
-    record: Record | RecordRef,
-    context: WorkerContext,
-    pool: ThreadPoolExecutor | None,
-    held: ExitStack,
-) -> _Fetching:
-    if pool is None:
-        return _Fetching(record.record_id, lambda: _fetch(record, context), lambda: True, held)
-    future: Future[FetchAttempt | RecordError | None] = pool.submit(_fetch, record, context)
-    return _Fetching(record.record_id, future.result, future.cancel, held)
-
-
-def _fetch(record: Record | RecordRef, context: WorkerContext) -> FetchAttempt | RecordError | None:
-    """Fetch one record; None where it is staged already, since a lost worker's may be."""
-    if staged_trailer(context.storage, record.record_id) is not None:
-        return None
-    if isinstance(record, RecordRef):
-        try:
-            record = context.catalogue.read(record)
-        except RecordError as error:
-            return error
-    return FetchAttempt(record, context)
-
-
-def _discard(ahead: deque[_Fetching]) -> None:
+def _discard(ahead: Iterable[tuple[FetchAttempt, Future[None] | None]]) -> None:
     """Throw away what was fetched ahead and will not be read."""
-    cancelled = [fetching.cancel() for fetching in ahead]
-    for fetching, gone in zip(ahead, cancelled, strict=True):
-        with suppress(Exception), fetching.held:  # the task fails for a reason of its own
-            attempt = None if gone else fetching.result()
-            if isinstance(attempt, FetchAttempt):
-                attempt.close()
+    wait([future for _, future in ahead if future is not None and not future.cancel()])
+    for attempt, _ in ahead:
+        with suppress(Exception):  # the task fails for a reason of its own
+            attempt.close()
 
 
 class FetchAttempt:
-    """The fetching of one record: its archives, or why there are none."""
+    """The fetching of one record: its archives, or why there are none.
 
-    def __init__(self, record: Record, context: WorkerContext) -> None:
+    Until it is closed, the record is active on this worker: one may kill it while it is fetched.
+
+    Attributes
+    ----------
+    is_staged : bool
+        Whether the record was staged before, perhaps by a worker that was lost.
+    seconds : float
+        That the fetch took.
+    """
+
+    def __init__(self, record: Record | RecordRef, context: WorkerContext) -> None:
         self.record = record
-        self.fetched: FetchedRecord | None = None
-        self.error: Exception | None = None
+        self.is_staged = False
+        self.seconds = 0.0
+        self._context = context
+        self._found: tuple[Record, FetchedRecord] | Exception = RuntimeError("nothing was fetched")
         self._stack = ExitStack()
-        started = time.perf_counter()
+        self._stack.enter_context(active(record.record_id))
+
+    def fetch(self) -> None:
+        """Fetch the record; an error of its own is raised by `result`, any other here."""
+        context, started = self._context, time.perf_counter()
+        if staged_trailer(context.storage, self.record.record_id) is not None:
+            self.is_staged = True
+            return
         try:
-            self.fetched = self._stack.enter_context(
-                open_record(record, context.client, context.scratch, context.fetch_options)
-            )
+            record = self.record
+            if isinstance(record, RecordRef):
+                record = context.catalogue.read(record)
+            opened = open_record(record, context.client, context.scratch, context.fetch_options)
+            self._found = record, self._stack.enter_context(opened)
         except RecordError as error:
-            self.error = error
+            self._found = error
         except ZmlError:
-            self._stack.close()
             raise  # the cluster or a setting of ours failed, not the record
         except Exception as error:  # noqa: BLE001 - becomes the record's row; the build goes on
-            self.error = error
+            self._found = error
         self.seconds = time.perf_counter() - started
+
+    def result(self) -> tuple[Record, FetchedRecord]:
+        """Return the record and what was fetched of it, or raise the error of the fetch."""
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
 
     def close(self) -> None:
         """Remove what was fetched."""
@@ -230,50 +215,38 @@ class FetchAttempt:
 def process_fetched(attempt: FetchAttempt, context: WorkerContext, *, attempts: int = 1) -> Outcome:
     """Read what was fetched of a record and stage it, or stage its failure.
 
-    `attempt` is closed in any case; `attempts` includes this one. Raises `StorageError` if the
-    dataset cannot be written.
+    `attempts` includes this one. Raises `StorageError` if the dataset cannot be written.
     """
-    record_id = attempt.record.record_id
-    try:
-        if attempt.fetched is None:
-            error = attempt.error or RuntimeError("nothing was fetched, and no reason given")
-            return record_failure(record_id, error, context, attempts, Timings(attempt.seconds))
-        return _stage(attempt, attempt.fetched, context, attempts)
-    finally:
-        attempt.close()
-
-
-def _stage(
-    attempt: FetchAttempt, fetched: FetchedRecord, context: WorkerContext, attempts: int
-) -> Outcome:
-    """Read the fetched archives into staging."""
-    record, options = attempt.record, context.options
-    row = record_row(record, fetched)
+    record_id, options = attempt.record.record_id, context.options
     # An export reads what is staged before anyone else may see it: a record
     # that counts as staged has its export, whenever the worker dies.
-    hidden = context.scratch / f"staged-{record.record_id}"
+    hidden = context.scratch / f"staged-{record_id}"
     target = Storage.open(hidden) if options.export else context.storage
     width, keep_binary = options.image.width, options.keep_binary
     identifier = IDENTIFIERS[options.language]
     timings = Timings(attempt.seconds)
-    started = time.perf_counter()
     try:
-        with RecordStager(context.scratch, record.record_id, options.image) as stager:
+        record, fetched = attempt.result()
+        started = time.perf_counter()
+        with RecordStager(context.scratch, record_id, options.image) as stager:
             for member in fetched.members():
                 stager.add(
                     *read_member(member, width=width, keep_binary=keep_binary, identify=identifier)
                 )
             timings = replace(timings, read=time.perf_counter() - started)
             started = time.perf_counter()
+            row = record_row(record, fetched)
             staged = stager.finish(target, row)
         if options.export:
-            _export_staged(record.record_id, target, context)
+            _export_staged(record_id, target, context)
     except StorageError:
         raise  # the dataset's storage failed, not the record
     except Exception as error:  # noqa: BLE001 - becomes the record's row; the build goes on
-        return record_failure(record.record_id, error, context, attempts, timings)
+        failure = failure_row(record_id, error, attempts)
+        stage_failure(context.storage, failure)
+        return Outcome(record_id, "failed", timings=timings, failure=failure)
     return Outcome(
-        record.record_id,
+        record_id,
         "staged",
         staged.n_files,
         staged.n_images,
@@ -294,18 +267,6 @@ def _export_staged(record_id: int, target: Storage, context: WorkerContext) -> N
     formats = parse_formats(context.options.export)
     export_record(staged_record(staged), context.storage, formats, scratch=context.scratch)
     context.storage.publish(Path(target.url, path), path)
-
-
-def record_failure(
-    record_id: int, error: Exception, context: WorkerContext, attempts: int, timings: Timings
-) -> Outcome:
-    """Stage the failure of a record and return it as an outcome; `attempts` includes this one.
-
-    Raises `StorageError` if the dataset cannot be written.
-    """
-    row = failure_row(record_id, error, attempts)
-    stage_failure(context.storage, row)
-    return Outcome(record_id, "failed", timings=timings, failure=row)
 
 
 def record_row(record: Record, fetched: FetchedRecord) -> dict[str, Any]:
