@@ -15,12 +15,11 @@ from zml_dask.errors import UsageError
 T = TypeVar("T")
 
 
-def decode(content: Any, kind: type[T], *, complete: bool = False) -> T:
+def decode(content: Any, kind: type[T]) -> T:
     """Make a dataclass, and those within it, of mappings and lists.
 
     msgspec checks the types (it is strict: no text becomes a number, no number a flag); unknown
-    keys, which it would ignore, are refused here. With `complete`, every key is required, also
-    those with defaults: this package writes all of them.
+    keys, which it would ignore, are refused here.
 
     Raises `UsageError` if a key is unknown or missing, or a value of the wrong type or out of
     range.
@@ -34,7 +33,7 @@ def decode(content: Any, kind: type[T], *, complete: bool = False) -> T:
     Traceback (most recent call last):
     zml_dask.errors.UsageError: hieght: no such option; did you mean 'height'?
     """
-    _check_keys(content, kind, "", complete=complete)
+    _check_keys(content, kind, "")
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
@@ -44,7 +43,7 @@ def decode(content: Any, kind: type[T], *, complete: bool = False) -> T:
         raise UsageError(f"{path}: {_reworded(what)}") from None
 
 
-def _check_keys(content: Any, kind: Any, where: str, *, complete: bool) -> None:
+def _check_keys(content: Any, kind: Any, where: str) -> None:
     if not (dataclasses.is_dataclass(kind) and isinstance(content, Mapping)):
         return
     hints = get_type_hints(kind)
@@ -52,10 +51,7 @@ def _check_keys(content: Any, kind: Any, where: str, *, complete: bool) -> None:
     for name, value in content.items():
         if name not in names:
             raise UsageError(f"{where}{name}: no such option; {nearest(str(name), names)}")
-        _check_keys(value, hints[name], f"{where}{name}.", complete=complete)
-    missing = [name for name in names if name not in content] if complete else []
-    if missing:
-        raise UsageError(f"{where}{missing[0]}: is missing")
+        _check_keys(value, hints[name], f"{where}{name}.")
 
 
 def _reworded(words: str) -> str:

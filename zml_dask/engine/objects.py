@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from socket import gethostname
@@ -112,15 +112,13 @@ class SharedProof:
                 storage.prune(STAGING)
 
 
-def _awaited(
-    storage: Objects, path: str, clock: Callable[[], float] = time.monotonic
-) -> bytes | None:
+def _awaited(storage: Objects, path: str) -> bytes | None:
     """Read an object that another machine has written, which may take a while to be seen."""
-    deadline = clock() + _PATIENCE
+    deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             return storage.read(path)
         except ObjectMissingError:
-            if clock() >= deadline:
+            if time.monotonic() >= deadline:
                 return None
             time.sleep(0.5)

@@ -128,7 +128,7 @@ def _cluster(
     section: ResolvedSection, options: ClusterOptions
 ) -> Iterator[dask_jobqueue.JobQueueCluster]:
     with ExitStack() as stack:
-        security = _security(section, options, stack)
+        security = _security(section, stack)
         # The section's options of the dashboard hold, unless the caller named an address.
         configured, ours = section["scheduler-options"] or {}, options.scheduler_options
         scheduler = {**configured, **ours} if options.dashboard else {**ours, **configured}
@@ -148,16 +148,14 @@ def _cluster(
         yield cluster
 
 
-def _security(
-    section: ResolvedSection, options: ClusterOptions, stack: ExitStack
-) -> Security | None:
-    """Certificates of the configuration, else temporary ones, which `stack` removes in the end.
+def _security(section: ResolvedSection, stack: ExitStack) -> Security:
+    """Return certificates of the configuration, else temporary ones that `stack` removes.
 
-    None where the user wants none: who reaches an open scheduler can run anything as its owner.
+    Connections are always encrypted: who reaches an open scheduler can run anything as its owner.
     """
     configured = Security()
-    if configured.tls_ca_file is not None or not options.tls:
-        return configured if configured.tls_ca_file is not None else None
+    if configured.tls_ca_file is not None:
+        return configured
     parent = section["shared-temp-directory"] or Path("~/.cache/zml-dask").expanduser()
     folder = Path(parent) / "tls"
     try:
@@ -183,7 +181,7 @@ def job_script(section: ResolvedSection, options: ClusterOptions) -> str:
             scheduler="tls://DRIVER:PORT",
             name="WORKER",
             config_name=section.name,
-            protocol="tls://" if options.tls else None,
+            protocol="tls://",
             **{name: config[name] for name in ("cores", "processes", "memory")},
         )
     for folder in missing:

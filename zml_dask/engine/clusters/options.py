@@ -38,9 +38,6 @@ class ClusterOptions:
     dashboard : str or None
         Address of the dashboard; ``"off"`` for none; None for the loopback
         device, which only this machine reaches.
-    tls : bool
-        Whether a job-queue cluster that names no certificates of its own gets
-        temporary ones. Who reaches an open scheduler can run anything.
     start_timeout : float or None
         Seconds until the first worker, on a job queue since its job was submitted;
         None for 120 on this machine, 300 on a cluster that stands and, on a job
@@ -56,7 +53,6 @@ class ClusterOptions:
 
     config: Path | None = None
     dashboard: str | None = None
-    tls: bool = True
     start_timeout: float | None = None
     job_name: str | None = None
     say: Callable[[str], None] = logger.info
