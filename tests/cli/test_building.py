@@ -486,7 +486,7 @@ def test_an_interrupted_fetch_waits_for_no_download(
     finally:
         fetch.kill()
     assert fetch.returncode == 130
-    assert "interrupted; the same command goes on" in said
+    assert "interrupted; run the same command again" in said
     assert "Traceback" not in said
 
 

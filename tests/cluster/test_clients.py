@@ -323,6 +323,6 @@ def test_ctrl_c_says_one_line(tmp_path: Path, at_work: bool) -> None:
             build_.kill()
             build_.wait()
     said = [line for line in log.read_text().splitlines() if line and "records: " not in line]
-    assert said.pop().startswith("zml-dask: interrupted; the same command goes on")
+    assert said.pop().startswith("zml-dask: interrupted; run the same command again")
     assert [line for line in said if "to build" not in line and "worker" not in line] == []
     assert "Traceback" not in log.read_text()

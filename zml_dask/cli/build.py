@@ -29,7 +29,7 @@ from zml_dask.store.layout import DEFAULT_LEVEL, LEVELS
     type=click.IntRange(LEVELS[0], LEVELS[-1]),
     help=f"Compression of a new dataset: 1 is fast, 9 small.  [default: {DEFAULT_LEVEL}]",
 )
-@click.option("--where", metavar="SQL", help="Only records that this is true for; see catalogue.")
+@click.option("--where", metavar="SQL", help="Only records that match this condition.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -44,8 +44,8 @@ def command(
 
     CATALOGUE is what 'zml-dask harvest' wrote, a part or a copy of that, other JSON
     of records, or a records.pkl of 2018. DATASET
-    is a folder or a URL such as s3://bucket/name. Interrupted, the same command
-    goes on where it stopped; nothing is downloaded twice.
+    is a folder or a URL such as s3://bucket/name. If interrupted, run the same
+    command again to continue; nothing is downloaded twice.
     """
     options = options_of(values)
     with progress_of(ctx) as progress:

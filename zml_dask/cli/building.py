@@ -45,7 +45,7 @@ _CLUSTER = (
         "--workers", type=click.IntRange(1), help="Number of workers, of one thread each."
     ),
     click.option(
-        "--adapt", metavar="MIN:MAX", help="Let the number of workers follow the work left."
+        "--adapt", metavar="MIN:MAX", help="Scale the number of workers with the work left."
     ),
     click.option(
         "--cluster-config",
@@ -84,7 +84,7 @@ _BUILD = (
     click.option(
         "--config",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="Options from a TOML file; those of the command line go before it.",
+        help="Options from a TOML file; those of the command line override it.",
     ),
     click.option(
         "--binary",

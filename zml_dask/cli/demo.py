@@ -37,7 +37,7 @@ _GOOD_EXAMPLE = "language == 'Python' and n_lines >= 160 and n_cut == 0"
 
 @click.command("demo")
 @click.argument("dataset", default="zenodo-ml", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--workers", type=click.IntRange(1), help="Worker processes; one a core by default.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes; default one per core.")
 @click.option(
     "--limit",
     type=click.IntRange(1),

@@ -25,7 +25,7 @@ from zml_dask.query.dataset import open_dataset
     "formats",
     required=True,
     metavar="FORMAT,...",
-    help="What to write, of the forms above.",
+    help="What to write, of the formats above.",
 )
 @click.option("--where", metavar="SQL", help="Only the files that fulfil a condition.")
 @cluster_options
@@ -36,13 +36,13 @@ from zml_dask.query.dataset import open_dataset
     show_default=True,
     help="What PNGs are grouped by.",
 )
-@click.option("--tar", is_flag=True, help="One tar of PNGs a group, not a folder.")
+@click.option("--tar", is_flag=True, help="One tar of PNGs per group instead of a folder.")
 @click.option(
     "--depth",
     type=click.Choice(["8", "16"]),
     default="8",
     show_default=True,
-    help="Bits a pixel of a PNG; a code point beyond becomes the largest value.",
+    help="Bits per pixel of a PNG; a larger code point becomes the largest value.",
 )
 @click.option(
     "--min-lines",
@@ -56,7 +56,7 @@ from zml_dask.query.dataset import open_dataset
     type=click.Choice(get_args(ImageForm)),
     default="npy",
     show_default=True,
-    help="What an image is in a shard of webdataset.",
+    help="Format of images in shards of webdataset.",
 )
 @click.option(
     "--compression",
@@ -69,7 +69,7 @@ from zml_dask.query.dataset import open_dataset
     "--columns",
     default="",
     metavar="NAME,...",
-    help="Further columns of parquet and of webdataset's JSON: lines_of_code.code, say.",
+    help="More columns of parquet and of webdataset's JSON, such as lines_of_code.code.",
 )
 @click.option(
     "--scratch",

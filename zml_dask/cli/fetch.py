@@ -60,7 +60,7 @@ def command(
 
     For clusters whose compute nodes have no network: run this on a login or
     transfer node, then 'zml-dask build CATALOGUE DATASET --cache CACHE --offline'.
-    Interrupted, the same command goes on where it stopped.
+    If interrupted, run the same command again to continue.
     """
     with (
         progress_of(ctx) as progress,

@@ -67,8 +67,8 @@ def command(
 ) -> None:
     """Harvest the records of type software into CATALOGUE (JSON Lines).
 
-    Interrupted, the same command goes on where it was. Finished, it looks for
-    what is new since. For all of Zenodo, --from-dump is the faster way by far.
+    If interrupted, run the same command again to continue; later, the same command
+    adds what is new. For all of Zenodo, --from-dump is the faster way by far.
     """
     options = HarvestOptions(
         api_url=api_url.rstrip("/"),

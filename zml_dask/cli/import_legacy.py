@@ -36,8 +36,8 @@ def command(
 
     SOURCE is a folder of records (<id>/images_<id>.pkl, images_<id>.h5,
     metadata_<id>.pkl) or a squashfs image of one, which is read without mounting
-    it. Pickles are read without being run. Interrupted, the same command goes on
-    where it stopped.
+    it. Pickles are read without being run. If interrupted, run the same command
+    again to continue.
     """
     with progress_of(ctx) as progress:
         result = import_legacy(

@@ -22,21 +22,25 @@ from zml_dask.raster.language import extra_missing
 @click.argument("dataset", type=click.Path())
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the sample, the folds and the rest."
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of all random choices.",
 )
 @click.option(
     "--pages",
     type=click.IntRange(10),
     default=LearnOptions().train_pages,
     show_default=True,
-    help="Of each language, at most, to learn from in each fold.",
+    help="Most pages of each language to learn from in each fold.",
 )
 @click.option(
     "--families",
     type=click.IntRange(2),
     default=SampleOptions().min_families,
     show_default=True,
-    help="Languages in fewer concepts are left out.",
+    help="Leave out languages that occur in fewer concepts.",
 )
 @click.option(
     "--magika",
@@ -44,17 +48,17 @@ from zml_dask.raster.language import extra_missing
     default=0,
     show_default=True,
     metavar="PAGES",
-    help="Have Magika name so many pages of each language and fold as well.",
+    help="Also have Magika name this many pages per language and fold.",
 )
 @click.option(
     "--network",
     is_flag=True,
-    help="Compare a network as well, on programming languages; needs PyTorch.",
+    help="Also compare a neural network on programming languages; needs PyTorch.",
 )
 @click.option(
     "--held-out",
     type=click.Path(),
-    help="Another dataset, which the model of all is then tested on.",
+    help="Another dataset to test the final model on.",
 )
 @click.pass_context
 def command(

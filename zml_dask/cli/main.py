@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> Any:
         if debug:
             raise
         again = next((word for word in words if word in COMMANDS), "") in _RESUMED
-        advice = "; the same command goes on where it stopped" if again else ""
+        advice = "; run the same command again to continue" if again else ""
         click.echo(f"zml-dask: interrupted{advice}", err=True)
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as asked:

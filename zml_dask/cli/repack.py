@@ -21,7 +21,7 @@ from zml_dask.text_safety import escape_text, number_of
     type=click.IntRange(LEVELS[0], LEVELS[-1]),
     default=LEVELS[-1],
     show_default=True,
-    help="Of compression: 1 is fast, 9 small.",
+    help="Compression level: 1 is fast, 9 is small.",
 )
 @cluster_options
 @click.pass_context
@@ -29,7 +29,7 @@ def command(ctx: click.Context, /, dataset: str, level: int, **values: Any) -> N
     """Compress the images of DATASET again, at another level.
 
     Images, tables and row numbers stay as they are, and DATASET can be read meanwhile.
-    Interrupted, the same command goes on where it stopped. Later commits compress at the
+    If interrupted, run the same command again to continue. Later commits compress at the
     new level, too.
     """
     storage = Storage.open(dataset)

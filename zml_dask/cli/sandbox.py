@@ -14,7 +14,11 @@ from zml_dask.sandbox.server import GUEST, Sandbox, SandboxLimits
 
 @click.command("sandbox")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=5055, show_default=True, help="0: a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=5055,
+    show_default=True,
+    help="0 for a free one.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many distributions.")
 @click.option(
@@ -28,7 +32,7 @@ from zml_dask.sandbox.server import GUEST, Sandbox, SandboxLimits
     "--troubles/--no-troubles",
     default=True,
     show_default=True,
-    help="Eight more records, with the usual troubles.",
+    help="Add eight records with typical problems.",
 )
 def command(port: int, limit: int | None, rate: str, troubles: bool) -> None:
     """Serve a local Zenodo over the software installed here, until interrupted."""
