@@ -8,9 +8,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.engine.activity import active
+from zml_dask.engine.activity import active, install
 from zml_dask.engine.clusters import open_cluster
-from zml_dask.engine.clusters.plugin import install
 from zml_dask.engine.isolation import (
     DEATHS_TO_GIVE_UP,
     DeathWatch,

@@ -16,7 +16,7 @@ from distributed import as_completed
 from zml_dask.engine.clusters.opening import open_cluster
 from zml_dask.engine.throttle import ClusterThrottle, ThrottlePlugin, throttle_waiting
 from zml_dask.net.throttle import LocalThrottle, RateLimit, RatePolicy
-from zml_dask.pipeline.context import default_throttle
+from zml_dask.pipeline.process import default_throttle
 
 from .rate_limited_server import Limited, serving
 

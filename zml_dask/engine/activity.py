@@ -1,4 +1,4 @@
-"""What a task says of itself while it runs: which record is active, and which one is done.
+"""What a task reports while it runs, and how its worker talks to the scheduler.
 
 Outside of Dask nothing here does anything, and Dask is not loaded for it. A forked process
 is outside of what Dask ran before.
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import distributed
@@ -33,6 +33,10 @@ class _Running:
 
 
 _running: ContextVar[_Running | None] = ContextVar("zml_running", default=None)
+
+
+_installed: set[tuple[str, str]] = set()
+_installing = threading.Lock()
 
 
 @contextmanager
@@ -60,7 +64,6 @@ def active(item: int) -> Iterator[None]:
     if worker is None:
         yield
         return
-    from zml_dask.engine.clusters.plugin import install_from_worker, tell
     from zml_dask.engine.isolation import DeathWatch
 
     current = _running.get()
@@ -158,3 +161,47 @@ def worker_folder() -> Path | None:
     folder = Path(worker.local_directory) / "records"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+class NamedPlugin(Protocol):
+    """A `distributed.SchedulerPlugin` that is known by one name on every cluster."""
+
+    name: str
+
+
+def install(client: distributed.Client, plugin: NamedPlugin) -> None:
+    """Install a plugin on the scheduler from the driver, once."""
+    client.register_plugin(plugin, name=plugin.name)
+
+
+def install_from_worker(worker: distributed.Worker, plugin: NamedPlugin) -> None:
+    """Install a plugin on the scheduler from a worker's task, once.
+
+    So a user's own bag on their own cluster is as polite and as robust as a build.
+    """
+    from distributed.protocol.pickle import dumps
+
+    key = (str(worker.scheduler.address), plugin.name)
+    with _installing:
+        if key in _installed:
+            return
+        call(
+            worker,
+            "register_scheduler_plugin",
+            plugin=dumps(plugin),
+            name=plugin.name,
+            idempotent=True,
+        )
+        _installed.add(key)
+
+
+def call(worker: distributed.Worker, operation: str, /, **arguments: Any) -> Any:
+    """Call the scheduler from any thread of a worker but its event loop; wait for the answer."""
+    from distributed.utils import sync
+
+    return sync(worker.loop, getattr(worker.scheduler, operation), **arguments)
+
+
+def tell(worker: distributed.Worker, operation: str, /, **arguments: Any) -> None:
+    """Tell the scheduler something, from any thread, and go on at once."""
+    worker.loop.add_callback(worker.batched_send, {"op": operation, **arguments})

@@ -21,8 +21,7 @@ from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
 from distributed.core import Status
 
-from zml_dask.engine.activity import DONE_TOPIC, running
-from zml_dask.engine.clusters.plugin import install
+from zml_dask.engine.activity import DONE_TOPIC, install, running
 from zml_dask.engine.isolation import DEATHS_TO_GIVE_UP, DeathWatch, deaths_of, verdict
 from zml_dask.engine.job import FinalT, Job, LiveCounts, ResultT, TaskT
 from zml_dask.engine.objects import SharedProof

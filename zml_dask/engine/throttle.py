@@ -23,7 +23,7 @@ from typing import Any, Final
 import distributed
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from zml_dask.engine.clusters.plugin import call, install, install_from_worker, tell
+from zml_dask.engine.activity import call, install, install_from_worker, tell
 from zml_dask.errors import ClusterError
 from zml_dask.net.throttle import Budget, RatePolicy, bucket_of, host_of, policy_for
 

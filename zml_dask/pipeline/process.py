@@ -6,29 +6,32 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from socket import gethostname
 from types import MappingProxyType
 from typing import Any
 
 from zml_dask.arguments import checked
-from zml_dask.engine.activity import active, check_staying
+from zml_dask.engine.activity import active, check_staying, dask_worker
 from zml_dask.errors import (
     RecordError,
     StorageError,
     UsageError,
     ZmlError,
 )
-from zml_dask.fetch.fetched import FetchedRecord
+from zml_dask.fetch.fetched import FetchedRecord, FetchOptions
 from zml_dask.fetch.member import Member
 from zml_dask.fetch.origins import open_record
 from zml_dask.net.client import HttpClient
-from zml_dask.pipeline.context import WorkerContext, open_context
+from zml_dask.net.options import Token
+from zml_dask.net.throttle import LocalThrottle, Throttle
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
 from zml_dask.raster.language import HEAD_BYTES, IDENTIFIERS, Identifier
@@ -47,6 +50,77 @@ from zml_dask.store.staging.stager import STAGED_RECORDS, RecordStager
 from zml_dask.store.storage import Storage
 
 _EMPTY = "the file holds no line"
+
+_PROCESS_THROTTLE = LocalThrottle()
+"""Shared by all records of a process: a throttle for each would limit nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What a worker holds while it builds records into the dataset's storage.
+
+    The scratch folder is this worker's alone, and removed when it is done.
+    """
+
+    storage: Storage
+    client: HttpClient
+    scratch: Path
+    options: BuildOptions
+    catalogue: Catalogue
+
+    @property
+    def fetch_options(self) -> FetchOptions:
+        """Those of the options that matter for fetching."""
+        return FetchOptions(
+            limits=self.options.limits,
+            github_url=self.options.github_url,
+            cache=self.options.cache,
+            offline=self.options.offline,
+            trusted=self.catalogue.trusted,
+        )
+
+
+@contextmanager
+def open_context(
+    storage: Storage,
+    options: BuildOptions,
+    catalogue: Catalogue | None = None,
+    *,
+    client: HttpClient | None = None,
+) -> Iterator[WorkerContext]:
+    """Open what building records needs, and close it in every case.
+
+    Records come from the catalogue; without one, none is trusted. The default client has the token
+    of the options and, in a Dask task, the cluster's throttle. Raises `UsageError` if no scratch
+    folder can be made on this machine.
+    """
+    catalogue = catalogue or Catalogue("")
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(_scratch_folder(options.scratch)))
+        if client is None:
+            token = Token.load(options.token_file, options.api_url or catalogue.token_url)
+            client = stack.enter_context(HttpClient(throttle=default_throttle(), token=token))
+        yield WorkerContext(storage, client, scratch, options, catalogue)
+
+
+def _scratch_folder(parent: str | None) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="zml-", dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UsageError(
+            f"no folder for downloaded archives can be made in {parent or tempfile.gettempdir()!r} "
+            f"of {gethostname()}: {error.strerror}; name another with --scratch"
+        ) from error
+
+
+def default_throttle() -> Throttle:
+    """Return the throttle of the cluster whose task this is, or that of the process."""
+    worker = dask_worker()
+    if worker is None:
+        return _PROCESS_THROTTLE
+    from zml_dask.engine.throttle import ClusterThrottle
+
+    return ClusterThrottle(worker)
 
 
 @checked

@@ -18,11 +18,10 @@ from zml_dask.engine.activity import note_done, worker_folder, worker_name
 from zml_dask.engine.job import Job, Report
 from zml_dask.errors import DatasetDamagedError, RecordError
 from zml_dask.legacy.sources import SourceRecord
-from zml_dask.pipeline.context import WorkerContext, open_context
 from zml_dask.pipeline.ledger import Ledger, staged_outcomes
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, failure_row
-from zml_dask.pipeline.process import stage_records
+from zml_dask.pipeline.process import WorkerContext, open_context, stage_records
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.store.staging import stage_failure
