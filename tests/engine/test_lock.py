@@ -147,7 +147,7 @@ def test_of_many_who_find_a_stale_lock_one_takes_it(tmp_path: Path) -> None:
         thread.join()
     assert most[0] == 1
     assert refused
-    assert all("is at work" in message for message in refused)
+    assert all("is running" in message for message in refused)
 
 
 def test_no_wall_clock_is_asked(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
