@@ -309,7 +309,7 @@ def test_withdrawn_records_have_no_rows(ds: Dataset) -> None:
 
 
 def test_nothing_is_derived_while_a_build_is_at_work(ds: Dataset) -> None:
-    with dataset_lock(ds.snapshot.storage), pytest.raises(ZmlError, match="is at work"):
+    with dataset_lock(ds.snapshot.storage), pytest.raises(ZmlError, match="is running"):
         zml.derive(ds, "xs", count_x, COLUMNS)
 
 

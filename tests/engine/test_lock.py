@@ -178,7 +178,7 @@ def test_a_lock_that_was_taken_over_meanwhile_is_left_alone(
 
     monkeypatch.setattr(operations, "before_operation", first_is_done)
     with (
-        pytest.raises(ZmlError, match="is at work"),
+        pytest.raises(ZmlError, match="is running"),
         dataset_lock(storage, timing=QUICK, on_wait=lambda _: None),
     ):
         pass

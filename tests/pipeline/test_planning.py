@@ -211,4 +211,3 @@ def test_the_dashboard_is_reached_from_this_machine_alone() -> None:
     for dashboard in (None, "off"):
         address = ClusterOptions(dashboard=dashboard).scheduler_options["dashboard_address"]
         assert address.rpartition(":")[0] == "127.0.0.1"
-    assert ClusterOptions().tls

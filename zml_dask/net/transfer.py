@@ -306,11 +306,11 @@ class Transfer:
         if encoding in _ENCODINGS and self._accept_decoded(encoding):
             return None
         is_known = plan.md5 is not None or plan.size is not None
-        if not is_known and not (_is_page(response) and plan.names_an_archive):
+        is_page = response.headers.get("Content-Type", "").lower().startswith("text/html")
+        if not is_known and not (is_page and plan.names_an_archive):
             self.finished = True
             return None
-        kind = response.headers.get("Content-Type", "").lower()
-        if kind.startswith("text/html") and not plan.names_a_page:
+        if is_page and not plan.names_a_page:
             self._restart()
             return NetworkError(
                 "bad_answer", f"{where} answers with a page instead of the file; try later"
