@@ -1,4 +1,4 @@
-"""Compiled functions, kept on disk wherever that is possible."""
+"""Compiled functions, cached on disk where possible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function at its first call, without the interpreter's lock.
+    """Compile a function at its first call; it runs without the interpreter's lock.
 
     Numba keeps what it compiled beside the source or in the user's home. Where neither may
     be written (a module of the site, a container, a service without a home), it is kept in

@@ -1,4 +1,4 @@
-"""Plain data (TOML, JSON) into frozen dataclasses: types checked, unknown keys refused."""
+"""Decode plain data (TOML, JSON) into dataclasses, with types and keys checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def decode(content: Any, kind: type[T]) -> T:
-    """Make a dataclass, and those within it, of mappings and lists.
+    """Make a dataclass, and those nested in it, from mappings and lists.
 
     msgspec checks the types (it is strict: no text becomes a number, no number a flag); unknown
     keys, which it would ignore, are refused here.

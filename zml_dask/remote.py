@@ -1,4 +1,4 @@
-"""What it means when fsspec, or the client of a server beneath it, raises an error."""
+"""Explanations of the errors of fsspec and of the clients that it uses."""
 
 from __future__ import annotations
 

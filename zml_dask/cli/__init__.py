@@ -1,1 +1,1 @@
-"""The command ``zml-dask``: one module a command."""
+"""The command ``zml-dask``: one module per command."""

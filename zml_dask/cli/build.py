@@ -1,4 +1,4 @@
-"""``zml-dask build``: a catalogue into a dataset, on this machine or a cluster."""
+"""``zml-dask build``: build a dataset from a catalogue, on this machine or a cluster."""
 
 from __future__ import annotations
 

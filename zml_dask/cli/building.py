@@ -163,7 +163,7 @@ def options_of(
 
 
 def warn_of_exposed(token_file: Path | None) -> None:
-    """Warn, on standard error, of a token file that other users of the machine can read."""
+    """Warn on standard error about a token file that other users of the machine can read."""
     if token_file is not None and (mode := token_file.stat().st_mode & 0o777) & 0o077:
         name = escape_text(str(token_file))
         click.echo(
@@ -173,7 +173,7 @@ def warn_of_exposed(token_file: Path | None) -> None:
 
 
 def limits_of(max_archive_size: str | None) -> FetchLimits:
-    """Return the limits, with another size where one is given."""
+    """Return the default limits, with the given size of archives."""
     if max_archive_size is None:
         return FetchLimits()
     return FetchLimits(max_archive_bytes=_bytes("max_archive_size", max_archive_size))
@@ -191,7 +191,7 @@ def _bytes(name: str, text: str) -> int:
 
 
 def names_cluster(values: Mapping[str, Any]) -> bool:
-    """Whether the command line says anything about where to run."""
+    """Whether the command line names a cluster or its size."""
     asked = any(values.get(name) for name in ("workers", "adapt", "cluster_config"))
     return asked or values["cluster"] != "local"
 
@@ -199,7 +199,7 @@ def names_cluster(values: Mapping[str, Any]) -> bool:
 def executor_of(
     values: dict[str, Any], progress: BuildProgress, dataset: str, *, alone: bool = False
 ) -> OpenExecutor:
-    """Return what opens the cluster that the command line names, for work on a dataset.
+    """Return a function that opens the command line's cluster for work on a dataset.
 
     With `alone`, this process does the work itself where no cluster is asked for.
     """

@@ -1,4 +1,4 @@
-"""``zml-dask catalogue``: what a catalogue holds, which records a condition chooses."""
+"""``zml-dask catalogue``: the records of a catalogue, or those that match a condition."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ROWS: Final = 20
     help="Write the records into a catalogue of their own: .jsonl or .parquet.",
 )
 def command(catalogue: str, where: str, limit: int | None, form: str, output: Path | None) -> None:
-    """Count and list the records of CATALOGUE that the SQL condition WHERE is true for.
+    """Count and list the records of CATALOGUE that match the SQL condition WHERE.
 
     WHERE is like "license = 'mit' and archive_bytes < 1e6", over the columns of a
     Parquet catalogue, which a catalogue of any other form is given, too. With

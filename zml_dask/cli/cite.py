@@ -1,4 +1,4 @@
-"""``zml-dask cite``: how to cite a dataset and the records that it was made of."""
+"""``zml-dask cite``: how to cite a dataset and its records."""
 
 from __future__ import annotations
 

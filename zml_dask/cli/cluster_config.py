@@ -1,4 +1,4 @@
-"""``zml-dask cluster-config``: what a build would use of a cluster configuration."""
+"""``zml-dask cluster-config``: the settings in force of a cluster configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zml_dask.text_safety import escape_lines, escape_text
 @click.option("--cluster", metavar="SECTION", help="This section alone, such as slurm-highmem.")
 @click.option("--dataset", default="DATASET", metavar="DATASET", help="Names the jobs.")
 def command(file: Path | None, cluster: str | None, dataset: str) -> None:
-    """Print what will be used of the cluster configuration FILE, and the job script.
+    """Print the settings in force of the cluster configuration FILE, and the job script.
 
     Each setting stands with the place that its value came from. Without FILE, it is what
     Dask finds by itself (DASK_CONFIG, ~/.config/dask). Nothing is submitted or changed.

@@ -1,4 +1,4 @@
-"""``zml-dask demo``: the whole job on one machine, without any network beyond it."""
+"""``zml-dask demo``: a small build on one machine, without a network."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) 
 
 
 def _as_typed() -> str:
-    """Return the command as it can be typed again: by its path where the shell finds none."""
+    """Return the command as users can type it: with its path if it is not on the shell's."""
     if Path(sys.argv[0]).name == "__main__.py":
         return "python -m zml_dask"
     return "zml-dask" if shutil.which("zml-dask") else sys.argv[0]

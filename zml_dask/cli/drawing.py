@@ -1,4 +1,4 @@
-"""An image of code in a terminal: two pixels a character cell, coloured by kind of character."""
+"""An image of code in a terminal: two pixels per cell, coloured by the kind of character."""
 
 from __future__ import annotations
 

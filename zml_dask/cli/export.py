@@ -86,7 +86,7 @@ def command(
     where: str | None,
     **values: Any,
 ) -> None:
-    """Write DATASET, or what of it fulfils a condition, into DIR in another form.
+    """Write DATASET, or the files that match a condition, into DIR in another form.
 
     \b
     dataset             a dataset of the same form

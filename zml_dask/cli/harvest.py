@@ -1,4 +1,4 @@
-"""``zml-dask harvest``: write the catalogue of all software records, or go on doing so."""
+"""``zml-dask harvest``: write a catalogue of all software records, or continue one."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def command(
 
 
 def summary(result: HarvestResult, catalogue: Path) -> str:
-    """One line about what a harvest did."""
+    """Return one line about what a harvest did."""
     left_out = f", {result.excluded:,} left out by --exclude" if result.excluded else ""
     missing = (
         f"; {result.missing:,} that the server counts and did not give" if result.missing else ""

@@ -1,4 +1,4 @@
-"""``zml-dask import-legacy``: the 2018 dataset, a folder or a squashfs image, into the new form."""
+"""``zml-dask import-legacy``: convert the 2018 dataset, a folder or a squashfs image."""
 
 from __future__ import annotations
 

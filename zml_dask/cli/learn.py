@@ -1,4 +1,4 @@
-"""``zml-dask learn``: how well the languages of a dataset can be named, and a model of them."""
+"""``zml-dask learn``: test how well languages can be predicted, and train a model."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def command(
 
 
 def _order(found_in: Dataset, order_by: str) -> list[tuple[Column, str]]:
-    """Read columns and directions to sort by."""
+    """Parse columns and directions to sort by."""
     found = []
     for item in order_by.split(","):
         words = item.split()
@@ -104,7 +104,7 @@ def _listed(found: Dataset, names: list[str], limit: int | None) -> Iterator[pa.
 def _sorted(
     found: Dataset, names: list[str], order: list[tuple[Column, str]], limit: int | None
 ) -> Iterator[pa.Table]:
-    """Yield the files in the order that was asked for."""
+    """Yield the files in the requested order."""
     wanted = [find_countable(name, found.snapshot.derived) for name in names]
     keys = [f"{column.key} {direction} NULLS LAST" for column, direction in order]
     derived = derived_tables([*wanted, *(column for column, _ in order)])

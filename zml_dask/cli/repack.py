@@ -1,4 +1,4 @@
-"""``zml-dask repack``: a finished dataset made smaller."""
+"""``zml-dask repack``: compress a finished dataset again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that a question gives, printed or written: as a table, CSV, JSON or Parquet."""
+"""Result rows, printed or written as a table, CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _opened(output: str | None, *, binary: bool) -> Iterator[IO[Any]]:
 
 
 def _limited(tables: Iterable[pa.Table], limit: int | None, shown: Shown) -> Iterator[pa.Table]:
-    """Yield rows until there are as many as were asked for, counting them."""
+    """Yield at most `limit` rows, counting them."""
     for table in tables:
         left = None if limit is None else limit - shown.rows
         shown.cut = left is not None and len(table) > left
@@ -179,7 +179,7 @@ def _write_csv(tables: Iterator[pa.Table], file: IO[str]) -> None:
 def _write_json(
     tables: Iterator[pa.Table], counts: Mapping[str, int] | None, file: IO[str]
 ) -> None:
-    """Write ``{"counts": ..., "rows": [...]}``, ASCII only, so that nothing acts on a terminal."""
+    """Write ``{"counts": ..., "rows": [...]}``, ASCII only, so that nothing controls a terminal."""
     head = "" if counts is None else f' "counts": {json.dumps(counts)},\n'
     file.write("{\n" + head + ' "rows": [')
     before = ""
@@ -234,7 +234,7 @@ def _fitting(widths: list[int], right: list[bool], width: int) -> list[int]:
 
 
 def _folded(text: str, width: int) -> list[str]:
-    """Divide a text into lines, after a slash or between words where that is possible."""
+    """Split a text into lines, after a slash or between words where possible."""
     lines = []
     while len(text) > width:
         ends = [found.end() for found in _BREAKS.finditer(text[:width])]

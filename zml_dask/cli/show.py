@@ -26,14 +26,14 @@ Row: TypeAlias = dict[str, Any]
 
 
 class _RecordNumber(click.ParamType[int]):
-    """A record's number, bare or as it ends its DOI or its page's address."""
+    """A record's number, or its DOI or page's address, which end with it."""
 
     name = "record"
 
     def convert(
         self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        """Take the number out of it."""
+        """Extract the number."""
         found = re.fullmatch(r"(?:.*/(?:zenodo\.)?|zenodo\.)?(\d{1,18})", str(value).strip())
         if found is None:
             self.fail(f"{value!r} is neither a record's number nor its DOI", param, ctx)
@@ -67,7 +67,7 @@ def command(
 
 
 def _print_record(row: Row, files: list[Row]) -> None:
-    """Print what the record is, and its files as a tree."""
+    """Print a record's metadata, and its files as a tree."""
     title = row["title"] or "(no title)"
     click.echo(escape_text(f"{row['record_id']}  {title}"))
     for name in ("doi", "version", "publication_date", "license", "repository", "origin"):
@@ -96,7 +96,7 @@ def _tree_lines(tree: Tree, files: dict[str, Row]) -> Iterator[str]:
 
 
 def _fate(file: Row | None, size: int | None) -> str:
-    """Say what became of a file."""
+    """Describe the size, language and images or status of a file."""
     words = [format_bytes(size)] if size is not None else []
     if file is not None:
         words += [file["language"]] if file["language"] else []
@@ -107,7 +107,7 @@ def _fate(file: Row | None, size: int | None) -> str:
 
 
 def _find(files: list[Row], path: str, record_id: int) -> Row:
-    """Return the file of a path, or of the only path that ends so."""
+    """Return the file with this path, or the only one whose path ends with it."""
     exact = [file for file in files if file["path"] == path]
     found = exact or [file for file in files if file["path"].endswith(f"/{path}")]
     if not found:

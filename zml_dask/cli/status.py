@@ -1,4 +1,4 @@
-"""``zml-dask status``: how far a dataset is, what failed and why, and what it takes on disk."""
+"""``zml-dask status``: the state of a dataset, its failures, and its size on disk."""
 
 from __future__ import annotations
 

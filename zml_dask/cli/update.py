@@ -1,4 +1,4 @@
-"""``zml-dask update``: harvest what is new since the last harvest, and build it in."""
+"""``zml-dask update``: harvest new records since the last harvest, and add them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def command(
     check_withdrawn: bool,
     **values: Any,
 ) -> None:
-    """Harvest what is new or newly versioned since DATASET was built, and append it.
+    """Harvest new records and new versions since DATASET was built, and append them.
 
     Asks for the same records as the harvest it was built from, and builds them
     with the same options. What failed before and may pass now is tried again.

@@ -1,4 +1,4 @@
-"""``zml-dask verify``: proof that nothing was lost, and repair of what was."""
+"""``zml-dask verify``: check that nothing was lost, and repair damage."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _repair(
     check: Callable[[], Report],
     lock: DatasetLock,
 ) -> Report:
-    """Repair until nothing is wrong, or nothing more can be done; say what was done."""
+    """Repair until nothing is wrong, or nothing more can be repaired."""
     done: list[str] = []
     left = report
     while not report.ok:
@@ -144,7 +144,7 @@ def _records(
     catalogue: str | None,
     api_url: str,
 ) -> Sequence[Record]:
-    """Find records in a catalogue, or else as the dataset keeps what was harvested of them."""
+    """Find records in a catalogue, by default in the dataset's own metadata."""
     if catalogue is not None:
         opened = Catalogue.open(catalogue)
         refs = [opened.refs.find(record_id) for record_id in record_ids]

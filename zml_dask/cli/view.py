@@ -1,4 +1,4 @@
-"""``zml-dask view``: look at a dataset's images and the code behind them, in the browser."""
+"""``zml-dask view``: browse a dataset's images and their code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zml_dask.text_safety import escape_text
 def command(
     dataset: str, port: int, browser: bool, directory: Path | None, data_url: str | None
 ) -> None:
-    """Show DATASET on a page of this machine: choose images, and read their code."""
+    """Browse the images of DATASET and their code on a local page."""
     if directory is not None:
         page = export_page(dataset, directory, data_url)
         click.echo(f"{escape_text(str(page))}: the viewer; serve it together with the dataset")

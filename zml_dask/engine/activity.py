@@ -41,7 +41,7 @@ _installing = threading.Lock()
 
 @contextmanager
 def running(job: str, task: int, note: Callable[[int, int, int], None]) -> Iterator[None]:
-    """Note which task this thread runs, and what notes its records."""
+    """Mark which task this thread runs, and where it reports its progress."""
     token = _running.set(_Running(job, task, note))
     try:
         yield
@@ -51,7 +51,7 @@ def running(job: str, task: int, note: Callable[[int, int, int], None]) -> Itera
 
 @contextmanager
 def active(item: int) -> Iterator[None]:
-    """Say that a record is active on this worker, for as long as the block lasts.
+    """Mark a record as active on this worker within the block.
 
     If the worker dies meanwhile, the record is one of those that may have killed it.
 
@@ -95,7 +95,7 @@ def tell_driver(task: int, item: int, count: int) -> None:
 
 
 def check_staying() -> None:
-    """Hand the task back where this worker is closing: its tasks are given to others.
+    """Give the task back if this worker is closing, so that another one runs it.
 
     Raises `distributed.Reschedule` then.
     """
@@ -108,7 +108,7 @@ def check_staying() -> None:
 
 
 def dask_worker() -> distributed.Worker | None:
-    """Return the Dask worker whose task this is; None outside of tasks."""
+    """Return the Dask worker that runs this task; None outside of tasks."""
     if "distributed" not in sys.modules:
         return None
     import distributed

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
-from dask.utils import format_bytes
-
 from zml_dask.arguments import checked
 from zml_dask.decoding import decode
 from zml_dask.errors import UsageError
@@ -297,6 +295,8 @@ def memory_warning(options: BuildOptions, shard: int, limits: list[int]) -> str 
     >>> memory_warning(BuildOptions(), 4096, [2**32]) is None
     True
     """
+    from dask.utils import format_bytes  # here, since a record is processed without Dask
+
     of_record, of_shard = memory_need(options, shard)
     smallest = min([limit for limit in limits if limit], default=None)
     if smallest is None or smallest >= max(of_record, of_shard):

@@ -1,4 +1,4 @@
-"""What became of a record, and of a whole build."""
+"""The outcome of a record, and the result of a build."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_MESSAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds that a record spent where.
+    """Seconds that each step of a record took.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one record.
+    """The outcome of one record.
 
     Attributes
     ----------

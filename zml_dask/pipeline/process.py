@@ -70,7 +70,7 @@ class WorkerContext:
 
     @property
     def fetch_options(self) -> FetchOptions:
-        """Those of the options that matter for fetching."""
+        """The options for fetching."""
         return FetchOptions(
             limits=self.options.limits,
             github_url=self.options.github_url,
@@ -114,7 +114,7 @@ def _scratch_folder(parent: str | None) -> tempfile.TemporaryDirectory[str]:
 
 
 def default_throttle() -> Throttle:
-    """Return the throttle of the cluster whose task this is, or that of the process."""
+    """Return the throttle of this task's cluster, or that of the process."""
     worker = dask_worker()
     if worker is None:
         return _PROCESS_THROTTLE
@@ -226,7 +226,7 @@ def stage_records(
 
 
 def _discard(ahead: Iterable[tuple[FetchAttempt, Future[None] | None]]) -> None:
-    """Throw away what was fetched ahead and will not be read."""
+    """Discard what was fetched ahead and will not be read."""
     wait([future for _, future in ahead if future is not None and not future.cancel()])
     for attempt, _ in ahead:
         with suppress(Exception):  # the task fails for a reason of its own

@@ -1,4 +1,4 @@
-"""Where a build reads and writes: one catalogue that workers can read, one place for a dataset."""
+"""The input and target of a build: a catalogue that workers can read, and a dataset's folder."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def remove_published(storage: Storage) -> None:
 
 
 def _written(records: Iterable[Record], path: Path, api_url: str | None) -> Catalogue:
-    """Write records down as a catalogue that reads back as they are."""
+    """Write records as a catalogue."""
     roots: set[str] = set()
     with path.open("w", encoding="ascii") as stream:
         for record in records:

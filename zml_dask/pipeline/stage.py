@@ -153,7 +153,7 @@ class StagingJob(Job[Partition, StagingT, PartitionResult, Staged], Generic[Stag
         return ids
 
     def recover(self, task: Partition) -> tuple[PartitionResult | None, Partition | None]:
-        """Look into staging for what dead workers have done of a partition."""
+        """Find in staging what dead workers have done of a partition."""
         numbers = self.items(task)
         done = [
             outcome
@@ -196,7 +196,7 @@ class StagingJob(Job[Partition, StagingT, PartitionResult, Staged], Generic[Stag
         )
 
     def _packed(self, task: Partition) -> set[int]:
-        """Return the records of a partition that a worker packed whose answer got lost."""
+        """Return the records that a worker packed before its answer got lost."""
         packed: set[int] = set()
         for path in self.storage.list(STAGED_PACKS):
             if not path.startswith(f"{STAGED_PACKS}/{task.name}-"):
@@ -289,6 +289,6 @@ def _groups(refs: RefTable, most: int, most_bytes: int) -> Iterator[list[int]]:
 
 
 def _is_old(outcome: Outcome, task: Partition) -> bool:
-    """Whether this is a failure of a build before, which this partition was to try again."""
+    """Whether this failure is from an earlier build, and was to be tried again."""
     row = outcome.failure
     return row is not None and row.attempts <= task.attempts.get(row.record_id, 0)

@@ -1,4 +1,4 @@
-"""How far a dataset is: committed, staged, failed and why, left to do, and its size."""
+"""The state of a dataset: committed, staged and failed records, what is left, and its size."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Cost:
 
 
 def array_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
-    """Measure the arrays of ``images.zarr``."""
+    """Return the sizes of the arrays of ``images.zarr``."""
     if not info.commits:
         return []
     stored: Counter[str] = Counter()
@@ -68,7 +68,7 @@ def array_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
 
 
 def table_costs(storage: Storage, info: DatasetInfo) -> list[Cost]:
-    """Measure the tables."""
+    """Return the sizes of the tables."""
     costs = []
     for name, parts in info.tables.items():
         size = groups = 0
@@ -96,7 +96,7 @@ def _ratio(size: int, stored: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """So many records, files and images."""
+    """A number of records, files and images."""
 
     records: int = 0
     files: int = 0
@@ -116,7 +116,7 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How far a dataset is.
+    """The state of a dataset.
 
     Attributes
     ----------

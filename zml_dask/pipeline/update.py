@@ -1,4 +1,4 @@
-"""The update: what is new since a dataset's last harvest, and what has been withdrawn since."""
+"""The update: records that are new or withdrawn since a dataset's last harvest."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def update(
 
 
 def _under_embargo(ledger: Ledger, progress: BuildProgress) -> set[int]:
-    """Return the failed records whose embargo has a date that has not come yet."""
+    """Return the failed records whose embargo ends in the future."""
     today = datetime.now(UTC).date().isoformat()
     rows = ledger.failures.select(["record_id", "kind", "message"]).to_pylist()
     ends = {
@@ -184,7 +184,7 @@ def _under_embargo(ledger: Ledger, progress: BuildProgress) -> set[int]:
 
 
 def _versions(snapshot: Snapshot) -> dict[int, int]:
-    """Return the records of a dataset in the order of their ids, and what each is a version of."""
+    """Map the records of a dataset, in the order of their ids, to their concepts."""
     names = ["record_id", "concept_id"]
     table = snapshot.scan("records", names, with_withdrawn=True).drop_null()
     ids, concepts = (table[name].to_pylist() for name in names)
@@ -222,7 +222,7 @@ def options_of_dataset(info: DatasetInfo | None) -> dict[str, Any]:
 def _new_records(
     asked: HarvestState, failed: set[int], url: str, http: HttpClient, progress: BuildProgress
 ) -> Iterator[Catalogue]:
-    """Harvest into a catalogue of its own what was created since, and add what failed before."""
+    """Harvest new records into a catalogue of their own, and add those that failed before."""
     with temporary_folder(TEMPORARY) as folder:
         path = folder / "catalogue.jsonl"
         path.touch()
@@ -349,5 +349,5 @@ def _change(old: Record, new: Record) -> str:
 
 
 def _shown_ids(snapshot: Snapshot) -> set[int]:
-    """Return the records of a dataset that were not dropped."""
+    """Return the ids of a dataset's records that were not dropped."""
     return set(snapshot.scan("records", ["record_id"])["record_id"].to_pylist())

@@ -1,1 +1,1 @@
-"""A local Zenodo over software already on the machine; what the demo and the tests run against."""
+"""A local Zenodo that serves the software on this machine, for the demo and the tests."""

@@ -111,7 +111,7 @@ def error_answer(status: int, message: str, **more: Any) -> Answer:
 
 
 def redirect(location: str, status: int = 302) -> Answer:
-    """Send the client elsewhere."""
+    """Redirect the client."""
     return Answer(status, {"Location": location, "Content-Type": "text/html"})
 
 
@@ -137,7 +137,7 @@ def blocked() -> Answer:
 
 
 def content_answer(content: Content, range_header: str | None) -> Answer:
-    """Answer with a content, or the part of it that a ``Range`` header asks for."""
+    """Answer with a content, or the part of it that a ``Range`` header requests."""
     size = content.size
     headers = {"Content-Type": "application/octet-stream", "ETag": f'"md5:{content.md5}"'}
     span = None if range_header is None else _span(range_header, size)

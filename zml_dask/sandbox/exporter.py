@@ -65,7 +65,7 @@ class Exporter:
         created: datetime | None = None,
         contents: Mapping[str, bytes | Path] | None = None,
     ) -> None:
-        """Make a version; from now on none is made without being asked for.
+        """Make a version; from now on none is made automatically.
 
         The records' links begin with `api_url`. Given `contents` replace a key's own.
         """

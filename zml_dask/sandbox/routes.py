@@ -1,4 +1,4 @@
-"""What the sandbox answers to which path: Zenodo's routes, without the details of HTTP."""
+"""The sandbox's routes, as Zenodo's, without the details of HTTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _KNOWN: Final = ("all_versions", "page", "q", "size", "sort", "type")
 
 
 def is_search(path: str) -> bool:
-    """Whether a path is the search's, which has a rate limit of its own."""
+    """Whether a path is that of the search, which has its own rate limit."""
     return path.rstrip("/") == "/api/records"
 
 
@@ -72,7 +72,7 @@ def answer(request: Request, corpus: Corpus, exporter: Exporter) -> Answer:
 
 
 def _search_route(request: Request, corpus: Corpus) -> Answer:
-    """Answer a search as Zenodo does, errors included."""
+    """Answer a search as Zenodo does, with its errors."""
     # Arguments that it does not know are ignored, and so widen the result.
     arguments = {name: request.query[name] for name in _KNOWN if name in request.query}
     most = TOKEN_PAGE if request.is_authenticated else GUEST_PAGE

@@ -1,4 +1,4 @@
-"""A few records with the troubles that real ones have; small, and always the same."""
+"""A few small records with typical problems of real ones; always the same."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SCRIPT: Final = (
 
 
 def troubled_records() -> list[SandboxRecord]:
-    """Make the records, each with a trouble of its own."""
+    """Make the records, each with a different problem."""
     plain = [Source("README.md", _README), Source("tides/model.py", _SCRIPT)]
     archive = zip_bytes("harbour-tides-0a1b2c3", plain, when=_WHEN)
     base: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Before work starts: every worker has what the driver has, or is named.
+"""Check before the work starts that every worker has the driver's versions.
 
 A worker without this package cannot even read its tasks, and Dask would send them to it
 forever. One with another NumPy may build other bytes.
@@ -23,7 +23,7 @@ _PACKAGES: Final = ("zml_dask", "dask", "distributed", "numpy")
 
 
 def own_versions() -> Versions:
-    """Return what the driver has.
+    """Return the driver's versions.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def own_versions() -> Versions:
 
 
 def _versions_in(answer: Mapping[str, Any]) -> Versions:
-    """Take what must agree out of all that Dask says of an interpreter."""
+    """Select the versions that must agree from Dask's description of an interpreter."""
     python = ".".join(answer["host"]["python"].split(".")[:2])
     return {"Python": python, **{name: answer["packages"][name] for name in _PACKAGES}}
 
@@ -48,7 +48,7 @@ class SameVersions(WorkerPlugin):
         self.versions = versions
 
     def setup(self, worker: distributed.Worker) -> None:
-        """Compare, as the worker joins."""
+        """Compare versions when the worker joins."""
         separate_connections(worker)
         wrong = difference(self.versions, own_versions())
         if wrong is not None:

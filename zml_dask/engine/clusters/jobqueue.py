@@ -171,7 +171,7 @@ def _security(section: ResolvedSection, stack: ExitStack) -> Security:
 
 
 def job_script(section: ResolvedSection, options: ClusterOptions) -> str:
-    """The script that a worker's job would run, without a scheduler; nothing is submitted."""
+    """Return the script that a worker's job would run; nothing is submitted."""
     config = job_settings(section, options)
     # dask-jobqueue makes the folder of the logs; to look is not to change.
     logs = Path(config["log-directory"] or ".")
@@ -206,7 +206,7 @@ def _one_line(section: str, error: Exception, scheduler: Mapping[str, Any]) -> s
 
 
 def job_settings(section: ResolvedSection, options: ClusterOptions) -> dict[str, Any]:
-    """The section in dask-jobqueue's words, what it leaves open filled with what suits a build."""
+    """Return the section's settings for dask-jobqueue, with defaults that suit a build."""
     extra = list(section["worker-extra-args"] or ())
     # Workers' own dashboards would listen on every interface of their nodes.
     if not any(word.startswith(("--dashboard", "--no-dashboard")) for word in extra):
@@ -258,7 +258,7 @@ def job_settings(section: ResolvedSection, options: ClusterOptions) -> dict[str,
 
 
 def _for_the_shell(path: str) -> str:
-    """A path whose variables the node's own shell fills in, as one word.
+    """Quote a path whose variables the node's own shell expands.
 
     One that is not set there ends the job, with its name in the job's log.
     """
@@ -346,7 +346,7 @@ def parse_walltime(text: str, system: str = "slurm") -> float | None:
 
 
 def lifetime_within(walltime: float) -> Lifetime | None:
-    """When workers of jobs of this walltime leave; None where it is too short for that.
+    """Return when workers leave before this walltime; None if it is too short.
 
     Examples
     --------

@@ -78,7 +78,7 @@ def open_local(
 
 
 async def _leave_interrupts_to_the_driver() -> None:
-    """Have worker processes that are started from here on never see Ctrl-C.
+    """Block Ctrl-C in worker processes that are started from here on.
 
     The terminal sends it to every process. The driver stops the build and closes its
     workers; they would otherwise each print a traceback first, most of all while they

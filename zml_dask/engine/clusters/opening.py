@@ -1,4 +1,4 @@
-"""Which kind of cluster is meant, and its opening.
+"""Open a cluster of any kind.
 
 One call, `open_cluster`, gives a `distributed.Client` for any of them, so that the
 build itself does not know the difference.
@@ -141,7 +141,7 @@ give a distributed.Client, a cluster such as LocalCluster(n_workers=4), or an ad
 
 @contextmanager
 def use_client(given: Client | Cluster | str) -> Iterator[distributed.Client]:
-    """Use a client or a cluster of the caller's own, and leave it open.
+    """Use the caller's own client or cluster, and leave it open.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def _opener(spec: str) -> Opener:
 
 
 def _check_timeout() -> None:
-    """Refuse a timeout that each connection would fail with an assertion for."""
+    """Refuse a timeout that is too short for Dask's connections."""
     name = "distributed.comm.timeouts.tcp"
     timeout = dask.config.get(name)
     if parse_timedelta(timeout) < _LEAST_TIMEOUT:

@@ -28,7 +28,7 @@ LOOPBACK_DASHBOARD: Final = "127.0.0.1:8787"
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """How to open a cluster, beyond which one and how large.
+    """Further options of a cluster, beside its kind and size.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class ClusterOptions:
 
     @property
     def scheduler_options(self) -> dict[str, Any]:
-        """The dashboard in the scheduler's words.
+        """The dashboard, as arguments of Dask's scheduler.
 
         Its HTTP server listens in any case, if only to say that it is well; without
         a dashboard it is to be on the loopback device too, and in any case below an
@@ -93,7 +93,7 @@ def report_dashboard(client: distributed.Client, options: ClusterOptions) -> Non
 
 
 def job_name_of(dataset: str) -> str:
-    """Name of the jobs that work on a dataset: ``zml-<dataset>-<user>``.
+    """Return the name of jobs that work on a dataset: ``zml-<dataset>-<user>``.
 
     Examples
     --------

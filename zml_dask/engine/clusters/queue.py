@@ -1,4 +1,4 @@
-"""What a batch system says of its jobs, in words that help, and the wait for the first of them."""
+"""The state of a batch system's jobs, and the wait for the first of them."""
 
 from __future__ import annotations
 
