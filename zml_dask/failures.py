@@ -1,4 +1,4 @@
-"""The table of failures: why a record can fail, where on its way, for how long, what to do."""
+"""The table of failures: why a record can fail, at which stage, and what to do."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ FAILURES: Final = {
 
 
 def advice_for(kind: str, *, permanent: bool) -> str:
-    """Say in a few words what to do about a kind of failure, also one of another release.
+    """Return advice on a kind of failure, also on one of another release.
 
     Examples
     --------

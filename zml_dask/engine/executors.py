@@ -1,4 +1,4 @@
-"""Where the tasks of a job run: in this process, in threads of it, or on a Dask cluster."""
+"""Executors, which run the tasks of a job in this process, in threads, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class DaskExecutor:
 
     @property
     def workers(self) -> int:
-        """Workers that the cluster has now; one at least, for some may be on their way."""
+        """The cluster's current number of workers; at least one, since some may be starting."""
         return max(1, len(_workers(self.client)))
 
     @property
@@ -269,7 +269,7 @@ class _DaskRun:
         return done.result
 
     def after_death(self, task: Any) -> tuple[Any, list[Any]]:
-        """Say what is done of a task whose workers died, and what to try again."""
+        """Return what is done of a task whose workers died, and what to try again."""
         result, left = self.job.recover(task)
         self.succeeded = self.succeeded or result is not None
         if left is None:
@@ -336,7 +336,7 @@ def _end_job(client: distributed.Client, token: str) -> None:
 
 @contextmanager
 def _listening(client: distributed.Client, token: str, live: LiveCounts) -> Iterator[None]:
-    """Listen to what workers say of their records while the block lasts."""
+    """Receive the workers' reports on their records within the block."""
 
     def note(event: tuple[float, Any]) -> None:
         _, done = event
@@ -403,7 +403,7 @@ def _is_deserted(client: distributed.Client) -> bool:
 
 
 def _patience(client: distributed.Client) -> float:
-    """Seconds to wait until a deserted cluster is given up: none where its workers were closed.
+    """Return the seconds after which a deserted cluster is given up; none if workers were closed.
 
     A worker that failed to start, since the name of the lost one was still taken, is dropped
     by the cluster as well, and then another is asked for.

@@ -63,7 +63,7 @@ def verdict(items: Sequence[int], deaths: Mapping[int, int]) -> Verdict:
 
 
 class DeathWatch(SchedulerPlugin):
-    """On the scheduler: which records are active on each worker, and which were at deaths.
+    """Records on the scheduler which records are active on each worker, and which were at deaths.
 
     Records are distinguished by their job (its token) and their id.
     """
@@ -85,7 +85,7 @@ class DeathWatch(SchedulerPlugin):
         scheduler.handlers["zml_forget"] = self.forget
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """Note what was active on a worker that left without being asked to.
+        """Note what was active on a worker that left unexpectedly.
 
         The event says, as no other hook does, whether the departure was expected.
         """
@@ -98,7 +98,7 @@ class DeathWatch(SchedulerPlugin):
                 self._deaths.update(records)
 
     def deaths(self, job: str, items: Sequence[int]) -> dict[int, int]:
-        """Deaths at which each of these records was active, of those that had any.
+        """Return the number of deaths at which each of these records was active, if any.
 
         Of a lone record those count at which nothing else was active on the worker. Where
         they are no more than at the last question, it is charged with one: its task was

@@ -72,7 +72,7 @@ class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
 
     @abstractmethod
     def plan(self, workers: int) -> Sequence[TaskT]:
-        """Cut the work into tasks, those to be started first in front; leave out what is done.
+        """Cut the work that is not done yet into tasks, in the order in which to start them.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
         return self
 
     def shared(self) -> Sequence[Objects]:
-        """Storages that driver and workers must both see; it is proved before any task."""
+        """Return storages that driver and workers must share; this is checked before any task."""
         return ()
 
     def items(self, task: TaskT) -> Sequence[int]:
@@ -112,11 +112,11 @@ class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
         return ()
 
     def size(self, task: TaskT) -> int:
-        """Count what a task is for the progress: its records, or one."""
+        """Return how much a task counts in the progress: its records, or one."""
         return len(self.items(task)) or 1
 
     def recover(self, task: TaskT) -> tuple[ResultT | None, TaskT | None]:
-        """Say what is done of a task whose workers died, and what is left of it."""
+        """Return what is done of a task whose workers died, and what is left of it."""
         return None, task
 
     def select(self, task: TaskT, items: Sequence[int]) -> TaskT:
@@ -128,7 +128,7 @@ class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
         raise error
 
     def report(self, result: ResultT) -> Report:
-        """Say what a result means for progress and log."""
+        """Return what a result means for progress and log."""
         return Report()
 
 
@@ -173,7 +173,7 @@ class Each(Job[tuple[int, tuple[Any, ...]], None, tuple[int, ResultT], list[Resu
 
 
 class LiveCounts:
-    """Items done within tasks that still run, as their workers say."""
+    """Items done within tasks that still run, as workers report them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -269,7 +269,7 @@ def run_job(
 
 @dataclass(slots=True)
 class _State:
-    """What is done, and the most that was shown as done: two threads show it."""
+    """What is done, and what was shown as done, by two threads."""
 
     counts: Counts
     shown: int = 0
@@ -279,7 +279,7 @@ class _State:
 def _show(
     name: str, state: _State, progress: BuildProgress, live: int = 0, waiting: float = 0.0
 ) -> None:
-    """Show what is done with what running tasks have done; never less than was shown before."""
+    """Show what is done, also in running tasks; never less than before."""
     with state.showing:
         counts = state.counts
         state.shown = max(state.shown, min(counts.total, counts.done + live))
@@ -324,7 +324,7 @@ def _checked(
 def _ticking(
     name: str, executor: Executor, live: LiveCounts, state: _State, progress: BuildProgress
 ) -> Iterator[None]:
-    """Show progress while tasks run, since the result of one may be long in coming."""
+    """Show progress while tasks run, since one may take long."""
     stopped = threading.Event()
 
     def tick() -> None:

@@ -288,7 +288,7 @@ def _read(storage: Objects, path: str) -> dict[str, Any]:
 
 
 def _realm() -> str:
-    """Name this boot of the machine and this process namespace."""
+    """Return a name of this boot of the machine and this process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"

@@ -1,4 +1,4 @@
-"""What the engine asks of a storage, and the proof that driver and workers see the same one."""
+"""The engine's view of a storage, and the proof that driver and workers share it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ what it knows of a folder for three seconds, or up to sixty where nothing change
 
 
 class Objects(Protocol):
-    """A storage as the lock, the log and the proof of shared storage use it.
+    """What the lock, the log and the proof of shared storage need of a storage.
 
     `zml_dask.store.storage.Storage` is one. It raises `StorageError`, and
     `ObjectMissingError` where there is no such object.
@@ -39,10 +39,10 @@ class Objects(Protocol):
         """Whether objects are files of this machine (or of a file system it mounts)."""
 
     def read(self, path: str) -> bytes:
-        """Read an object whole."""
+        """Read a whole object."""
 
     def write(self, path: str, data: bytes) -> None:
-        """Write an object whole, atomically."""
+        """Write a whole object atomically."""
 
     def write_new(self, path: str, data: bytes) -> bool:
         """Write an object only where there is none; return whether it was written."""

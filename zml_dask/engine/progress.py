@@ -17,7 +17,7 @@ from zml_dask.text_safety import number_of
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How far a stage of the build is.
+    """The progress of one stage of a build.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class BuildProgress(Protocol):
     """Takes the messages and counts of a build, and shows them in its own way, or not at all."""
 
     def say(self, line: str) -> None:
-        """Take a line for the person who waits."""
+        """Take a message for the user."""
 
     def update(self, stage: str, counts: Counts) -> None:
         """Take the state of a stage (``"records"``, ``"commit"``)."""

@@ -1,4 +1,4 @@
-"""Folders for temporary files, of which a killed process leaves nothing for longer than needed."""
+"""Temporary folders that are removed even if their process was killed."""
 
 from __future__ import annotations
 

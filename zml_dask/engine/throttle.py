@@ -109,7 +109,7 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _Queue:
-    """Those who wait to send a request to one server, of one kind; first come, first served."""
+    """Workers that wait to send a request of one kind to a server; first come, first served."""
 
     bucket: str
     budget: Budget

@@ -1,4 +1,4 @@
-"""A task on its worker: the context is opened, the shared storage proved, the task run."""
+"""Run a task on its worker: open the context, prove the shared storage, run the task."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ class _Contexts:
         self._proved: set[tuple[str, str]] = set()
 
     def is_proved(self, worker: str, token: str) -> bool:
-        """Whether this worker has shown that it sees the job's storage."""
+        """Whether this worker has proved that it sees the job's storage."""
         with self._lock:
             return (worker, token) in self._proved
 
     def prove(self, worker: str, token: str) -> None:
-        """Remember that it has."""
+        """Remember the proof."""
         with self._lock:
             self._proved.add((worker, token))
 

@@ -107,7 +107,7 @@ class _Request:
         self._deadline = time.monotonic() + self.options.deadline
 
     def extend_deadline(self, seconds: float) -> None:
-        """Leave out time that was spent waiting for the throttle."""
+        """Do not count time that was spent waiting for the throttle."""
         self._deadline += seconds
 
     def check_deadline(self) -> None:
@@ -337,7 +337,7 @@ class HttpClient:
         return _Request(url, self.options, self._on_retry, **asked)
 
     def _get(self, request: _Request, read: Callable[[requests.Response], T | NetworkError]) -> T:
-        """Try until `read` has made something of a response."""
+        """Try until `read` accepts a response."""
         while True:
             found = self._attempt(request, read)
             if not isinstance(found, NetworkError):

@@ -50,7 +50,7 @@ _SPACE_BEFORE_COLON: Final = re.compile(rb"^([!-9;-~]+)[ \t]+:")
 
 
 def _no_limit() -> None:
-    """Do not look at any clock."""
+    """Set no time limit."""
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ def resolve(host: str, port: int, *, public_only: bool = False) -> list[str]:
 
 
 def new_session(options: HttpOptions, token: Token | None) -> requests.Session:
-    """Connections are kept; no cookie is, ``.netrc`` is not read, redirects are not followed."""
+    """Make a session that keeps connections, no cookies, and follows no redirects."""
     session = _Session()
     session.headers["User-Agent"] = options.user_agent
     session.auth = _TokenAuth(token)

@@ -1,4 +1,4 @@
-"""How to talk to servers: limits, identity, and the one secret."""
+"""Options of the HTTP client: limits, identity, and the token."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class HttpOptions:
 
     @property
     def user_agent(self) -> str:
-        """What we call ourselves: name, version, and where to complain."""
+        """The header ``User-Agent``: name, version and contact."""
         return f"zml-dask/{version('zml-dask')} (+{self.contact})"
 
     def pause(self, failures: int) -> float:
@@ -86,7 +86,7 @@ class Token:
 
     @classmethod
     def load(cls, path: str | Path | None, api_url: str) -> Token | None:
-        """Token from a file, else from ``ZENODO_TOKEN``, for the host of `api_url`.
+        """Load a token from a file, else from ``ZENODO_TOKEN``, for the host of `api_url`.
 
         Returns
         -------

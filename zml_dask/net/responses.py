@@ -1,4 +1,4 @@
-"""What a response or a broken connection means: which error it is, and whether it is transient."""
+"""The errors that responses and broken connections mean, and whether they are transient."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def _is_connect_failure(causes: list[BaseException]) -> bool:
 
 
 def proxy_of(url: str) -> tuple[str, str] | None:
-    """Return what names a proxy for a URL (a variable), and the proxy; None for none."""
+    """Return the variable that names a proxy for a URL, and the proxy; None for none."""
     proxies = requests.utils.get_environ_proxies(url)
     proxy = requests.utils.select_proxy(url, proxies)
     if not proxy:

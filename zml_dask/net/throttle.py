@@ -1,4 +1,4 @@
-"""How many requests a server permits, and who may send one when.
+"""The number of requests that a server permits, and when the next may be sent.
 
 `Budget` is pure arithmetic, given a clock: no sleeping, no I/O, no threads. The same
 class decides in one process (`LocalThrottle`) and, for a whole cluster, on the Dask
@@ -111,7 +111,7 @@ class _Window:
             insort(self.counted, min(now, sent + self.seconds * _LATENESS))
 
     def correct(self, limit: int, remaining: int | None, reset_in: float, now: float) -> None:
-        """Adopt what the server says of this window."""
+        """Adopt what the server reports about this window."""
         self.published = False
         if limit > _MOST_REMEMBERED:
             self.limit = None
@@ -240,7 +240,7 @@ class Budget:
 
 
 def _window_meant(windows: list[_Window], limit: int, reset_in: float) -> _Window:
-    """The window that a header speaks of: it names a number, not a length."""
+    """Find the window that a header means: it gives a number, not a length."""
     for window in windows:
         if window.limit == limit:
             if window.learnt:
@@ -261,7 +261,7 @@ def _window_meant(windows: list[_Window], limit: int, reset_in: float) -> _Windo
 
 
 def _usual(seconds: float) -> float:
-    """A minute or an hour where a time measured in whole seconds is about that long."""
+    """Round a time of whole seconds to a minute or an hour, if it is close."""
     for usual in (60.0, 3600.0):
         if abs(seconds - usual) <= _SLACK:
             return usual
@@ -344,7 +344,7 @@ class Throttle(Protocol):
 
 
 def host_of(url: str) -> str:
-    """Host and port of a URL, lower case: what a server's limits hang on."""
+    """Return host and port of a URL, lower case, to which a server's limits apply."""
     return urlsplit(url).netloc.rpartition("@")[2].lower()
 
 

@@ -1,4 +1,4 @@
-"""A download: the state that is kept from one attempt to the next."""
+"""A download, with the state that is kept between attempts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class TransferPlan:
-    """What to fetch, where to, and what it has to be; see `HttpClient.download`."""
+    """What to fetch, where to, and how to check it; see `HttpClient.download`."""
 
     url: str
     target: Path
@@ -95,7 +95,7 @@ class TransferPlan:
 
     @property
     def part(self) -> Path:
-        """Where the file grows."""
+        """The path of the unfinished file."""
         return self.target.with_name(self.target.name + ".part")
 
 
@@ -202,7 +202,7 @@ class Transfer:
         return gained >= _PROGRESS
 
     def result(self, requests_sent: int) -> Download:
-        """Put the file in its place."""
+        """Move the file to its target."""
         plan = self._plan
         with local_disk(plan.target):
             self._file.close()
@@ -397,7 +397,7 @@ def _decoded(source: BinaryIO, encoding: str) -> Iterator[bytes]:
 
 
 def content_range(response: requests.Response) -> tuple[int, int, int | None] | None:
-    """First byte, last byte and size of the whole (None for unknown), of a response of 206."""
+    """Return first byte, last byte and total size (None if unknown) of a response of 206."""
     match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
     if match is None:
         return None
@@ -407,7 +407,7 @@ def content_range(response: requests.Response) -> tuple[int, int, int | None] | 
 
 
 def content_encoding(response: requests.Response) -> str:
-    """Name of the compression that a server applied, asked or not; '' for none.
+    """Return the compression that a server applied, requested or not; '' for none.
 
     Some servers name there what is none (``utf-8``, ``binary``, ``aws-chunked``).
     """
@@ -421,7 +421,7 @@ def _content_length(response: requests.Response) -> int | None:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What identifies this version of the file: a strong ETag, else the date."""
+    """Return what identifies this version of the file: a strong ETag, else the date."""
     tag = response.headers.get("ETag", "")
     if tag.startswith('"'):
         return tag

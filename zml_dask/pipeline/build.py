@@ -1,4 +1,4 @@
-"""The build: what a catalogue names and a dataset lacks is staged on a cluster and committed."""
+"""The build: stage the catalogue's records that a dataset lacks, and commit them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def build(
 
 
 def on_cluster(open_client: OpenClient) -> OpenExecutor:
-    """Return what opens an executor on the cluster that `open_client` opens."""
+    """Return a function that opens an executor on the cluster that `open_client` opens."""
 
     @contextmanager
     def opened() -> Iterator[Executor]:
@@ -159,7 +159,7 @@ def build_on(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What all steps of one build need."""
+    """What all steps of a build share."""
 
     storage: Storage
     catalogue: Catalogue
@@ -234,7 +234,7 @@ def _stage(
 def _as_built(
     info: DatasetInfo | None, options: BuildOptions, progress: BuildProgress
 ) -> BuildOptions:
-    """Return the options with what the dataset has: image size, limit of size, title."""
+    """Return the options with the dataset's own image size, size limit and title."""
     if info is None:
         return options
     if options.image != ImageShape():  # the user named a size
@@ -261,7 +261,7 @@ def _as_built(
 
 
 def _plan_line(refs: RefTable, ledger: Ledger, todo: RefTable) -> str:
-    """Say in one line what there is and what is left to do."""
+    """Return a line about what is done and what is left to do."""
     committed, staged, failed = (
         int(np.isin(refs.record_ids, ids).sum())
         for ids in (ledger.committed, ledger.staged, ledger.failed_permanently)
@@ -290,7 +290,7 @@ def _result(run: _Run, info: DatasetInfo | None, staged: Staged, *, committed: b
 
 
 def _warn_of_no_harvest(run: _Run, catalogue: str) -> None:
-    """Say what the dataset will lack if its catalogue is not known as a finished harvest's."""
+    """Warn of what the dataset will lack if its catalogue is not a finished harvest's."""
     harvest = run.catalogue.harvest
     if _recorded_harvest(harvest) is not None:
         return

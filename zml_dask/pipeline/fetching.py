@@ -1,4 +1,4 @@
-"""The job that fetches archives ahead of a build, from a node that has a network into a cache."""
+"""The job that fetches archives into a cache, on a node with a network, before a build."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchRe
         return replace(total, failures=dict(sorted(total.failures.items())))
 
     def report(self, result: int | RecordError | None) -> Report:
-        """Say which record failed."""
+        """Report which record failed."""
         if not isinstance(result, RecordError):
             return Report()
         return Report(failed=1, lines=[f"failed: {result.kind}: {escape_text(str(result))}"])

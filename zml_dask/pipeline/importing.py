@@ -1,4 +1,4 @@
-"""The import of the legacy dataset (2018): read record by record, staged, committed as a build."""
+"""The import of the legacy dataset (2018): its records are staged and committed as by a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has become of each record so far, and so what is left to do."""
+"""The state of each record so far, and hence what is left to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ledger:
-    """Record ids by what became of them; each an ascending int64 array.
+    """Record ids by their state; each an ascending int64 array.
 
     Attributes
     ----------

@@ -55,7 +55,7 @@ _PIXEL = 4
 @checked
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a dataset says of itself: in citations, Croissant, RO-Crate and its card.
+    """A dataset's description in citations, Croissant, RO-Crate and its card.
 
     Attributes
     ----------

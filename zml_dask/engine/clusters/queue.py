@@ -103,7 +103,7 @@ def job_states(system: str, job_ids: list[str]) -> list[JobState] | None:
 
 
 def refusal_of(submit_command: str, script: str) -> str | None:
-    """Have SLURM check a job script without queueing it; the reason of a refusal, on one line.
+    """Have SLURM check a job script without queueing it; return the reason of a refusal.
 
     Returns None where the job is accepted. Only ``sbatch`` knows such a check; others pass.
     """
@@ -131,7 +131,7 @@ def refusal_of(submit_command: str, script: str) -> str | None:
 
 
 def _refusal_of_probe(script: str) -> str:
-    """Submit a job with the script's directives that does nothing, and take it back."""
+    """Submit a job with the script's directives that does nothing, and cancel it."""
     directives = [line for line in script.splitlines() if line.startswith(("#!", "#SBATCH"))]
     options = ["--parsable", "--output=/dev/null", "--error=/dev/null", "--mail-type=NONE"]
     answer = subprocess.run(
@@ -163,7 +163,7 @@ def await_first_job(
     system: str,
     options: ClusterOptions,
 ) -> None:
-    """Wait for the worker of a queued job while there is hope, and say what is waited for.
+    """Wait for the worker of a queued job while one can come, and report why it waits.
 
     Raises `ClusterError` where the batch system says that none will come, or none came within
     `options.start_timeout`.

@@ -1,4 +1,4 @@
-"""Which settings a section of dask-jobqueue has, and of what type each is.
+"""The settings of a section of dask-jobqueue, and their types.
 
 A name that does not exist is an error that names the nearest one, for a setting that is ignored
 is found out days later.
@@ -151,7 +151,7 @@ def setting_names(system: str) -> list[str]:
 
 
 def renamed(values: Mapping[Any, Any], section: str, where: str) -> dict[str, Any]:
-    """Return settings under today's names."""
+    """Return settings under their current names."""
     known = setting_names(system_of(section))
     renamed: dict[str, Any] = {}
     for given, value in values.items():
@@ -217,7 +217,7 @@ def _is_number(value: object) -> bool:
 
 
 def _scheduler_options(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The scheduler's own keyword arguments, however they are spelt."""
+    """Return the scheduler's keyword arguments, with - or _ in their names."""
     known = [
         name
         for cls in (distributed.Scheduler, distributed.core.Server)
@@ -234,5 +234,5 @@ def _scheduler_options(where: str, options: Mapping[str, Any]) -> dict[str, Any]
 
 
 def hyphens(name: str) -> str:
-    """A name in the spelling of Dask's configuration, to which - and _ are the same."""
+    """Return a name with hyphens: to Dask's configuration - and _ are the same."""
     return name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""The settings of a cluster: who gave each its value, and what will be used."""
+"""The settings in force of a cluster, and the source of each."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class _Layer:
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML 1.2's rules for plain words.
+    """Reads plain words by the rules of YAML 1.2.
 
     Those of 1.1 read ``2:00:00`` as 7200, ``0123`` as 83 and a queue called ``no`` as false.
     A key that is given twice is an error, as in YAML itself; PyYAML takes the last.
@@ -171,7 +171,7 @@ def settings_of(options: ClusterOptions) -> dict[str, Any]:
 
 
 def exported_settings(options: ClusterOptions) -> list[str]:
-    """Lines of a job script that give a worker on another machine the settings in force here.
+    """Return lines of a job script that export the settings in force here to its worker.
 
     Examples
     --------
@@ -223,14 +223,14 @@ def resolve(section: str, options: ClusterOptions) -> ResolvedSection:
 
 
 def sections_of(options: ClusterOptions) -> list[str]:
-    """Sections that the user's file has; without a file, those of every batch system."""
+    """Return the sections of the user's file; without a file, those of every batch system."""
     if options.config is None:
         return [name for name in systems() if name != "local"]
     return list(read_config(options.config)["jobqueue"])
 
 
 def dask_settings_of(options: ClusterOptions) -> dict[str, Setting]:
-    """Dask's settings beside ``jobqueue`` that workers get, by dotted name, with their sources."""
+    """Return Dask's settings for workers, without ``jobqueue``: dotted name -> value and source."""
     settings = {name: Setting(value, OURS) for name, value in _CLUSTER_CONFIG.items()}
     if options.config is not None:
         content = read_config(options.config)
@@ -242,7 +242,7 @@ def dask_settings_of(options: ClusterOptions) -> dict[str, Setting]:
 
 
 def _layers(options: ClusterOptions) -> Iterator[_Layer]:
-    """Where settings of jobs come from, the weakest first."""
+    """Yield the sources of jobs' settings, the weakest first."""
     yield _layer({"jobqueue": defaults()}, "dask-jobqueue")
     found = [path for path, _ in dask.config.collect_yaml(dask.config.paths, return_paths=True)]
     for path in found:
@@ -256,7 +256,7 @@ def _layers(options: ClusterOptions) -> Iterator[_Layer]:
 
 
 def _set_by_program() -> _Layer:
-    """What ``dask.config.set`` has changed in this process."""
+    """Return what ``dask.config.set`` has changed in this process."""
     collected = [*dask.config.collect_yaml(dask.config.paths), dask.config.collect_env()]
     # To Dask's own YAML a walltime may be a number: like is compared with like.
     ours: dict[str, Any] = {"jobqueue": defaults()}
@@ -275,7 +275,7 @@ def _set_by_program() -> _Layer:
 
 
 def _spelt(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The sections of ``jobqueue``, all names with hyphens."""
+    """Return the sections of ``jobqueue``, all names with hyphens."""
     return {
         hyphens(section): {hyphens(name): value for name, value in (values or {}).items()}
         for section, values in (content.get("jobqueue") or {}).items()
@@ -299,7 +299,7 @@ def _load(path: Path, where: str) -> Any:
 
 
 def _nested(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """A mapping with dotted names at its top (``jobqueue.slurm: ...``) as a nested one."""
+    """Nest a mapping that has dotted names at its top (``jobqueue.slurm: ...``)."""
     nested: dict[str, Any] = {}
     for name, value in content.items():
         first, *rest = str(name).split(".")
@@ -312,7 +312,7 @@ def _nested(content: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _layer(content: Mapping[str, Any], source: str) -> _Layer:
-    """The sections of ``jobqueue`` in one source, with today's names of their settings."""
+    """Return the sections of ``jobqueue`` in one source, with current names of settings."""
     tree = content.get("jobqueue") or {}
     if not isinstance(tree, Mapping):
         raise UsageError(f"{source}: jobqueue is not a mapping of sections")
@@ -332,7 +332,7 @@ def _layer(content: Mapping[str, Any], source: str) -> _Layer:
 
 
 def _check_section_name(name: str, where: str) -> None:
-    """Refuse a section at the file's top that Dask would never look at."""
+    """Refuse a section at the file's top that Dask would ignore."""
     known = {*dask.config.config, *_OTHER_SECTIONS, "distributed", "jobqueue"}
     if name in known or hyphens(name) in known:
         return
@@ -352,7 +352,7 @@ def _check_section_name(name: str, where: str) -> None:
 
 
 def _check_known(values: Any, path: str, where: str) -> None:
-    """Compare settings of Dask's own with its defaults: the names, and what is a section."""
+    """Check names and sections of Dask's own settings against its defaults."""
     default = dask.config.get(path, None)
     if path in _FREE or not isinstance(default, Mapping) or not default:
         if isinstance(default, bool | list) and not isinstance(values, type(default) | None):
@@ -376,7 +376,7 @@ def _check_known(values: Any, path: str, where: str) -> None:
 
 
 def _expanded(name: str, setting: Setting) -> Setting:
-    """A path whose ``~`` and variables are those of this machine."""
+    """Expand ``~`` and variables of a path on this machine."""
     path = os.path.expanduser(os.path.expandvars(setting.value))  # noqa: PTH111 - may be a command
     missing = re.search(r"\$\{?(\w+)", path)
     if missing and name != "python":
@@ -385,7 +385,7 @@ def _expanded(name: str, setting: Setting) -> Setting:
 
 
 def _expanded_deep(name: str, setting: Setting) -> Setting:
-    """As :func:`_expanded` for what is a path among Dask's own settings."""
+    """Expand those of Dask's own settings that are paths."""
     is_path = name.startswith("distributed.comm.tls.") and name.endswith(("file", "cert", "key"))
     if isinstance(setting.value, str) and (is_path or name.endswith(("directory", "-file"))):
         return _expanded(name, setting)
@@ -393,7 +393,7 @@ def _expanded_deep(name: str, setting: Setting) -> Setting:
 
 
 def _flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as dotted ones, so that setting one leaves its neighbours.
+    """Yield nested settings by dotted names, so that setting one leaves its neighbours.
 
     A section with names that no environment variable can have stays whole.
     """

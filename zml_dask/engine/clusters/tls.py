@@ -1,4 +1,4 @@
-"""Encrypted connections, one of which that breaks is not to break the others.
+"""Encrypted connections: one that breaks does not break the others.
 
 OpenSSL keeps a queue of errors for each thread. Python's `ssl`, from 3.12.3 on, leaves there what
 the operating system said of a connection that broke (python/cpython#148594); OpenSSL 3.0 puts
@@ -19,7 +19,7 @@ import distributed
 
 
 class Security(distributed.Security):
-    """Dask's, for connections that leave no error of theirs to others.
+    """Dask's security settings, for connections that leave no error to others.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class Security(distributed.Security):
 
 
 def separate_connections(of: distributed.Client | distributed.core.Server) -> None:
-    """Do for a client, a scheduler or a worker what `Security` does for those that are given it.
+    """Do for a client, scheduler or worker what `Security` does for those made with it.
 
     Its connections from here on leave no error of theirs to others.
     """
@@ -68,7 +68,7 @@ def separate_connections(of: distributed.Client | distributed.core.Server) -> No
 
 
 def _separated(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Dask's arguments of a connection, its sockets those of this module where it has TLS."""
+    """Make TLS connections with these arguments use this module's sockets."""
     for context in arguments.values():
         if isinstance(context, ssl.SSLContext):
             context.sslsocket_class = _Socket
@@ -76,7 +76,7 @@ def _separated(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Socket(ssl.SSLSocket):
-    """Takes its errors off OpenSSL's queue as it raises them."""
+    """Removes its errors from OpenSSL's queue when it raises them."""
 
     def recv_into(self, *arguments: Any, **named: Any) -> int:
         """As the base class."""
