@@ -55,7 +55,7 @@ def test_a_scheduler_file_and_an_address(tmp_path: Path) -> None:
             with open_cluster(spec, options=PATIENT) as client:
                 assert client.submit(sum, [1, 2]).result() == 3
             assert scheduler.poll() is None
-        with pytest.raises(UsageError, match="not ours"), open_cluster(str(file), 4):
+        with pytest.raises(UsageError, match="set elsewhere"), open_cluster(str(file), 4):
             pass
 
 
