@@ -28,7 +28,7 @@ COMMANDS = {
     "build": "Build the records of CATALOGUE into DATASET.",
     "catalogue": "List the records of CATALOGUE that a condition chooses.",
     "cite": "Print how to cite DATASET and its records.",
-    "cluster-config": "Print the settings in force of the cluster configuration FILE.",
+    "cluster-config": "Print the settings of the cluster configuration FILE.",
     "demo": "Build a small dataset from the software installed here.",
     "derive": "Compute a derived table from the files of DATASET.",
     "export": "Write DATASET into DIR in another form.",
