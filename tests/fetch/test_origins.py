@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import os
@@ -530,6 +531,9 @@ def test_a_large_file_that_holds_an_archive_is_found_and_one_that_does_not_is_no
         "install.run": b"#!/bin/sh\n" + gzip.compress(make_tar({"b.py": b"y = 2\n", "z": noise})),
         "tape.tar": bytes(1024) + make_tar({"c.py": b"z = 3\n", "z": noise}),
         "newline.tgz": b"\n" + gzip.compress(make_tar({"d.py": b"d = 4\n", "z": noise})),
+        "letters.sh": b"#!/bin/sh\n" + base64.encodebytes(
+            gzip.compress(make_tar({"e.py": b"e = 5\n", "z": noise}))
+        ),
         "zeros.dat": bytes(300_000),
         "paper.docx": make_zip({"[Content_Types].xml": b"", "word/document.xml": b"",
                                 "x": os.urandom(200_000)}),
@@ -537,15 +541,19 @@ def test_a_large_file_that_holds_an_archive_is_found_and_one_that_does_not_is_no
     record = harvested(make_sandbox([make_record(7, files)]), client)
     with open_record(record, client, scratch) as fetched:
         assert [one.name for one in fetched.archives] == [
-            "install.run", "newline.tgz", "setup.exe", "tape.tar",
+            "install.run", "letters.sh", "newline.tgz", "setup.exe", "tape.tar",
         ]  # fmt: skip
         members = list(fetched.members())
     assert good(members) == {
         "setup.exe/a.py": b"x = 1\n", "install.run/b.py": b"y = 2\n",
         "tape.tar/c.py": b"z = 3\n", "newline.tgz/d.py": b"d = 4\n",
+        "letters.sh/e.py": b"e = 5\n",
     }  # fmt: skip
     assert {"other.exe", "paper.docx", "zeros.dat", "setup.exe/data"} <= set(fates(members))
     assert set(fates(members).values()) == {"too_large"}
+    unknown = (replace(file, size=None, checksum=None) for file in record.files)
+    found = read_all(replace(record, files=tuple(unknown)), client, scratch)
+    assert good(found) == good(members)
 
 
 # URLs of the user's own catalogue

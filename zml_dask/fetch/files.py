@@ -199,8 +199,10 @@ class FileFetcher:
     def _holds_archive(self, file: RecordFile, head: bytes) -> bool:
         """Whether a file of another kind ends with a zip file, or contains an archive."""
         may_be = file.key.lower().endswith(_ZIP_SUFFIXES) or head.startswith(_MAY_END_AS_ZIP)
-        if not may_be or file.size is None or recognise(head) != "bare":
+        if not may_be or recognise(head) != "bare":
             return False
+        if file.size is None:
+            return True  # where its end is, is not known
         try:
             start = max(0, file.size - _TAIL)
             if b"PK\x05\x06" in self.client.read_range(file.url, start, file.size):
@@ -351,8 +353,9 @@ def _is_wanted(key: str, head: bytes) -> bool:
     kind = recognise(head)
     if kind == "zip" and key.lower().endswith(_DOCUMENT_SUFFIXES):
         return False
-    if kind == "bare" and (not head.strip(b"\0") or key.lower().endswith(".iso")):
-        return key.lower().endswith(ARCHIVE_SUFFIXES)  # as behind empty blocks, or boot code
+    if kind == "bare" and (not head.strip(b"\0") or key.lower().endswith((".iso", ".img"))):
+        # As behind empty blocks, or boot code.
+        return key.lower().endswith((*ARCHIVE_SUFFIXES, ".img"))
     return kind not in {"bare", "unsupported"} or payload_start(head) is not None
 
 

@@ -227,7 +227,7 @@ def embargo_date(record: Record) -> str | None:
         mapping(hit.get("metadata")).get("embargo_date")
         or mapping(mapping(hit.get("access")).get("embargo")).get("until")
     )
-    return end if re.fullmatch(_DATE, end) else None
+    return end[:10] if re.match(f"{_DATE}(?:T|$)", end) else None
 
 
 def embargo_end(message: str) -> str | None:

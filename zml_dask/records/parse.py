@@ -266,13 +266,15 @@ def _native(
     licenses = map(lower, map(id_or_text, listed(metadata.get("rights"))))
     # "software-computationalnotebook" is software; the part after the dash is its subtype.
     kind = lower(id_or_text(metadata.get("resource_type")))
+    is_embargoed = mapping(access.get("embargo")).get("active") is True
+    status = text(access.get("status")) or ("embargoed" if is_embargoed else None)
     return {
         "concept_id": record_number(mapping(hit.get("parent")).get("id")),
         "doi": text(mapping(mapping(hit.get("pids")).get("doi")).get("identifier")),
         "license": next(filter(None, licenses), None),
         "keywords": distinct(_subject(word) for word in listed(metadata.get("subjects"))),
         "resource_type": kind and kind.partition("-")[0],
-        "access": _access(text(access.get("status")) or text(access.get("files")), files),
+        "access": _access(status or text(access.get("files")), files),
     }
 
 
