@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import Faults, Sandbox
@@ -20,7 +21,7 @@ from serving import Faults, Sandbox
 from zml_dask.errors import NetworkError, RecordError
 from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.fetch.member import Member
-from zml_dask.fetch.origins import open_record
+from zml_dask.fetch.origins import embargo_end, open_record
 from zml_dask.net.client import HttpClient
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record, RecordFile
@@ -263,6 +264,27 @@ def test_restricted_records_are_left_alone(
         pass
     assert (caught.value.kind, caught.value.permanent) == (kind, permanent)
     assert github.requests == []
+
+
+@pytest.mark.parametrize(
+    "hit",
+    [
+        {"metadata": {"access_right": "embargoed", "embargo_date": "2030-01-31"}},
+        {"metadata": {"access_right": "embargoed", "embargo_date": "2030-01-31T00:00:00Z"}},
+        {"access": {"status": "embargoed", "embargo": {"active": True, "until": "2030-01-31"}}},
+        {"access": {"files": "restricted", "embargo": {"active": True, "until": "2030-01-31"}}},
+    ],
+)
+def test_the_end_of_an_embargo_in_every_form(
+    client: HttpClient, scratch: Path, hit: dict[str, Any]
+) -> None:
+    with (
+        pytest.raises(RecordError) as caught,
+        open_record(parse_record({"id": 7, **hit}), client, scratch),
+    ):
+        pass
+    assert (caught.value.kind, caught.value.permanent) == ("embargoed", False)
+    assert embargo_end(str(caught.value)) == "2030-01-31"
 
 
 def test_metadata_alone(client: HttpClient, scratch: Path) -> None:
