@@ -23,6 +23,8 @@ class RangeServer:
         Seconds before each answer, as of a server far away.
     most_at_once : int
         Requests that were under way at the same time, at most.
+    together : int
+        No request is answered before so many are under way.
     failures : list of int
         Statuses of the next answers, taken from its end; 0 sends half of what is asked for,
         and then nothing, over a connection that stays open.
@@ -35,6 +37,8 @@ class RangeServer:
         self.refuse_with: int | None = None
         self.delay = 0.0
         self.most_at_once = self._at_once = 0
+        self.together = 0
+        self._met = threading.Event()
         self.failures: list[int] = []
         self.queries: list[str] = []
         self._lock = threading.Lock()
@@ -53,7 +57,10 @@ class RangeServer:
                     server.most_at_once = max(server.most_at_once, server._at_once)
                     failure = server.failures.pop() if server.failures else None
                     server.queries += self.path.split("?")[1:]
+                    if server._at_once >= server.together:
+                        server._met.set()
                 try:
+                    server._met.wait(60)  # where they never meet, the test fails on that
                     time.sleep(server.delay)
                     self._answer(failure or server.refuse_with, silent=failure == 0)
                 finally:
