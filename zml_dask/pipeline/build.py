@@ -61,23 +61,23 @@ def build(
     options: BuildOptions | None = None,
     progress: BuildProgress | None = None,
 ) -> BuildResult:
-    """Build what `records` names and `dataset` lacks, and commit it.
+    """Build the records that `dataset` lacks, and commit them.
 
-    May be interrupted at any moment; the same call goes on where it stopped, and
-    does nothing where there is nothing left to do.
+    An interrupted build can be resumed by the same call, which does nothing if nothing
+    is left to do.
 
     Parameters
     ----------
     records : path, Catalogue or iterable of Record
         A catalogue (JSON Lines, or ``records.pkl`` of 2018), or records.
     dataset : str, path or Storage
-        Folder or fsspec URL; made where it does not exist.
+        Folder or fsspec URL; created if it does not exist.
     client : distributed.Client, distributed cluster or str, optional
-        Of any Dask cluster, or the cluster itself, or its address. Default: one on this
-        machine for the time being.
+        A client of any Dask cluster, the cluster itself, or its address. Default: a
+        temporary cluster on this machine.
     options : BuildOptions, optional
     progress : BuildProgress, optional
-        Takes lines and counts; by default they are dropped.
+        Receives messages and counts; by default they are dropped.
 
     Returns
     -------
@@ -86,12 +86,12 @@ def build(
     Raises
     ------
     UsageError
-        If the catalogue, the dataset or the client is not what it should be, or images of
-        another size are in it.
+        If the catalogue, the dataset or the client is invalid, or the dataset has images of
+        another size.
     ZmlError
         If another build of the dataset is running.
     ClusterError, StorageError
-        If the cluster or the storage fails; what is staged is kept.
+        If the cluster or the storage fails; staged records are kept.
     """
     if client is not None:
         check_client(client)

@@ -87,7 +87,7 @@ class About:
 @checked
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Everything about a build but its records, its dataset and its cluster.
+    """The options of a build, apart from its records, its dataset and its cluster.
 
     Attributes
     ----------
@@ -96,35 +96,35 @@ class BuildOptions:
     image : ImageShape
         Lines and characters of an image.
     level : int or None
-        Of the compression of a new dataset, 1 (fast) to 9 (small); None for the default.
+        Compression level of a new dataset, 1 (fast) to 9 (small); None for the default.
     limits : FetchLimits
-        What a record may cost at most: bytes, members, depth, seconds.
+        Limits of a record: bytes, members, depth, seconds.
     keep_binary : bool
-        Rasterise files with NUL bytes too, as in 2018.
+        Also rasterise files with NUL bytes, as in 2018.
     language : str
-        How files' languages are named: ``"linguist"`` or ``"magika"`` (its extra).
+        How the languages of files are detected: ``"linguist"`` or ``"magika"`` (its extra).
     export : tuple of str
-        Legacy files (2018) to write in the same pass: ``"pickle"``, ``"hdf5"``, ``"tree"``.
+        Legacy (2018) files to write during the build: ``"pickle"``, ``"hdf5"``, ``"tree"``.
     api_url : str or None
-        Where records' files are; by default where the catalogue was harvested.
+        Server of the records' files; by default the one from which the catalogue was harvested.
     github_url : str
-        Base of the repositories that stand in for archives that cannot be had.
+        Base URL of the repositories that replace unavailable archives.
     token_file : str or None
-        File with the access token, read on the worker; the token itself is never kept.
+        File with the access token, read on the worker; the token itself is never stored.
     cache : str or None
         Folder or URL of archives fetched beforehand (``zml-dask fetch``).
     offline : bool
-        Use the cache alone: a record that is not in it fails.
+        Use only the cache: a record that is not in it fails.
     retry_failed : bool
-        Try again what failed permanently.
+        Try permanent failures again.
     scratch : str or None
         Node-local folder for archives while they are read; by default the system's.
     partition_records : int
-        Most records in one task.
+        Maximum number of records in a task.
     partition_bytes : int
-        Archive bytes after which a task is full, so that long archives go alone.
+        Archive bytes after which a task is full, so that long archives are alone.
     prefetch : int
-        Archives a worker downloads ahead of the one it reads.
+        Archives that a worker downloads ahead of the one it reads.
 
     Examples
     --------

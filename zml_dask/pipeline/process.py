@@ -132,20 +132,20 @@ def process(
     options: BuildOptions | None = None,
     client: HttpClient | None = None,
 ) -> Outcome:
-    """Build one record into the dataset's staging. What goes wrong with it is its outcome.
+    """Build one record into the dataset's staging; a failed record is a failed outcome, no error.
 
     Parameters
     ----------
     record : Record, RecordRef or int
-        A record, or where it is in `catalogue`, or its number there.
+        A record, or its reference in `catalogue`, or its id there.
     dataset : str, path or Storage
         The dataset's folder or URL.
     catalogue : path or Catalogue, optional
-        Where references and numbers are looked up. Finding a number reads the
-        whole catalogue: pass references where there are many.
+        Where references and ids are looked up. Finding an id reads the
+        whole catalogue, so pass references for many records.
     options : BuildOptions, optional
     client : HttpClient, optional
-        Shared between calls, it keeps its connections and its throttle.
+        Pass the same client to several calls to share its connections and throttle.
 
     Returns
     -------
@@ -154,9 +154,9 @@ def process(
     Raises
     ------
     UsageError
-        If the catalogue holds no such record.
+        If the catalogue has no such record.
     StorageError
-        If the dataset cannot be written: no fault of the record.
+        If the dataset cannot be written; the record is not at fault.
 
     Examples
     --------
