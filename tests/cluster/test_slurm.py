@@ -287,7 +287,9 @@ def test_a_job_that_no_node_can_take_is_refused_while_nodes_are_down(
 
 def test_a_worker_of_another_numpy_is_named(slurm: SlurmLab, tmp_path: Path) -> None:
     path = write_config(tmp_path)
-    (tmp_path / "sitecustomize.py").write_text("import numpy\nnumpy.__version__ = '1.0'\n")
+    installed = tmp_path / "numpy-1.0.dist-info"  # found before the real one
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: numpy\nVersion: 1.0\n")
     text = path.read_text().replace('"export PYTHONPATH=', f'"export PYTHONPATH={tmp_path}:')
     path.write_text(text)
     with (
