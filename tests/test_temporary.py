@@ -104,7 +104,6 @@ def test_kernels_run_where_neither_package_nor_home_may_be_written(
             env=os.environ | {"HOME": "/proc/none", "PYTHONPATH": f"{ROOT}:{package}"},
             capture_output=True,
             text=True,
-            timeout=120,
         )
         assert (done.stdout, done.stderr, done.returncode) == ("42\n", "", 0)
     assert bool(list(kept.glob("**/*.nbi"))) is private

@@ -474,7 +474,7 @@ def test_an_interrupted_fetch_waits_for_no_download(
     code = {"o/r.zip": archive({"a.py": b"1\n"})}
     served = make_sandbox([make_record(number, code) for number in range(11, 17)])
     catalogue = _harvested(served, tmp_path / "catalogue.jsonl")
-    served.faults = Faults(stall_every=1, stall_seconds=100)
+    served.faults = Faults(stall_every=1, stall_seconds=1000)
     words = [COMMAND, "fetch", str(catalogue), str(tmp_path / "cache")]
     fetch = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -482,7 +482,7 @@ def test_an_interrupted_fetch_waits_for_no_download(
             assert fetch.poll() is None
             time.sleep(0.02)
         fetch.send_signal(asked)
-        _, said = fetch.communicate(timeout=50)
+        _, said = fetch.communicate(timeout=500)
     finally:
         fetch.kill()
     assert fetch.returncode == 130

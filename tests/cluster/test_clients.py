@@ -220,9 +220,7 @@ def test_a_script_without_a_main_guard_is_told_of_it(
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT + last + "\n")
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=100
-    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert (done.returncode == 0) is guarded, done.stderr
     if guarded:
         assert (done.stdout, done.stderr) == ("3\n", "")
@@ -246,9 +244,7 @@ def as_nobody() -> Callable[[str], SimpleNamespace]:
             "from distributed.security import Security\n"
             "os.chdir('/')\nos.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n" + body
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=100
-        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         return SimpleNamespace(out=done.stdout.strip(), err=done.stderr, status=done.returncode)
 
     return run

@@ -44,7 +44,6 @@ def _run(checkout: Path) -> subprocess.CompletedProcess[str]:
         [checkout / ".ci/run"],
         capture_output=True,
         text=True,
-        timeout=100,
         env=os.environ | {"TMPDIR": str(scratch)},
     )
     assert list(scratch.iterdir()) == []

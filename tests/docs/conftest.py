@@ -17,6 +17,5 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [Path(sys.executable).with_name("zml-dask"), "--quiet", "demo", "zenodo-ml"],
         cwd=directory,
         check=True,
-        timeout=500,
     )
     return directory

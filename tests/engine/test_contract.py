@@ -107,7 +107,7 @@ def test_nobody_waits_for_a_task_that_hangs(cluster: DaskExecutor, tmp_path: Pat
         with pytest.raises(UsageError, match="number 2"):
             run_job(job, executor)
     # The worker that hangs is of no use to the next test.
-    cluster.client.restart(timeout=300)
+    cluster.client.restart(timeout=1500)
 
 
 def test_a_job_that_lost_its_lock_takes_no_result_and_finishes_nothing(

@@ -426,7 +426,6 @@ def test_records_are_found_wherever_they_lie(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.timeout(400)
 def test_a_record_that_kills_its_workers_fails_alone_and_counts_its_attempts(
     tmp_path: Path,
 ) -> None:

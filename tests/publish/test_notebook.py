@@ -46,7 +46,7 @@ print(urllib.request.urlopen(url).read().decode().count('Ask in SQL'))
 print(urllib.request.urlopen(url + 'data/dataset.json').status)""",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-    nbclient.NotebookClient(notebook, timeout=500, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=1500, kernel_name="python3").execute()
     port, fragment = shown(notebook.cells[0])
     assert fragment == ""
     again, fragment = shown(notebook.cells[1])

@@ -52,6 +52,5 @@ def test_a_forked_process_computes_after_dask_was_used(tmp_path: Path, before: s
         [sys.executable, "-c", _PROGRAM, storage.url, before],
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert ran.stdout == "equal\n", ran.stderr

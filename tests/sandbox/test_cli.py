@@ -16,7 +16,7 @@ ZML = [sys.executable, "-c", "from zml_dask.cli.main import main; main()"]
 
 
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*ZML, *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.run([*ZML, *arguments], capture_output=True, text=True)
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def serving(how: signal.Signals) -> Iterator[str]:
         yield served.stdout.readline().split()[0]
     finally:
         served.send_signal(how)
-        assert served.wait(timeout=100) == 0
+        assert served.wait() == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

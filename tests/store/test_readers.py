@@ -60,7 +60,6 @@ def by_zarrita(store: Path, name: str, rows: slice) -> np.ndarray:
         ["node", ZARRITA / "read.js", store, name, str(rows.start), str(rows.stop)],
         check=True,
         capture_output=True,
-        timeout=120,
     )
     found = json.loads(ran.stdout)
     return np.array(found["values"]).reshape(rows.stop - rows.start, *found["shape"][1:])
