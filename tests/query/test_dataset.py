@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import pickle
 import re
 import shutil
@@ -455,6 +456,10 @@ def test_a_view_says_what_languages_it_has_and_what_has_none(ds: Dataset) -> Non
     assert "nan" not in shown
     assert ("(not named)" in shown) == bool(len(ds.select("language is null")))
     assert repr(ds.select("n_lines < 0")).endswith("languages none")
+    advice = "no file has language 'pyhton'; did you mean 'Python'?"
+    for empty in (ds.select("language == 'pyhton'"), ds.select(language="pyhton", extension="c")):
+        assert advice in repr(empty)
+        assert html.escape(advice) in empty._repr_html_()
 
 
 def test_failures_are_a_table_too(ds: Dataset) -> None:

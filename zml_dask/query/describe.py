@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from zml_dask.query.counting import count_by
+from zml_dask.query.counting import count_by, nearest_values
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images
 from zml_dask.text_safety import escape_text, number_of
@@ -71,6 +71,9 @@ def _facts(view: Dataset) -> Iterator[tuple[str, str]]:
         for name, count in languages["images"].items()
     )
     yield "languages", ", ".join(top) or "none"
+    named = [named for condition in view.conditions for named in condition.named]
+    if not counts["files"] and (advice := nearest_values(type(view)(view.snapshot), named)):
+        yield "note", escape_text(advice)
 
 
 def _png(grey: NDArray[np.uint8]) -> bytes:
