@@ -181,6 +181,12 @@ def test_masks_choose_files_or_images(ds: Dataset) -> None:
     mask[[0, 5]] = True
     of_images = of_files.select(mask)
     np.testing.assert_array_equal(of_images.images, of_files.images[[0, 5]])
+    wanted = files[files.n_lines > 30].file_id.tolist()
+    assert ds.select(files.sort_values("n_lines").n_lines > 30).files.file_id.tolist() == wanted
+    by_path = files.set_index("path").n_lines > 30
+    assert ds.select(by_path.to_numpy()).files.file_id.tolist() == wanted
+    with pytest.raises(UsageError, match="index of a mask"):
+        ds.select(by_path)
     with pytest.raises(UsageError, match="fits neither"):
         ds.select(mask)
     with pytest.raises(UsageError, match="bool"):

@@ -387,6 +387,34 @@ def test_equality_takes_what_a_user_has_at_hand(ds: zml.Dataset) -> None:
     for values in ([1, 2], (1, 2), np.array([1, 2]), pd.Series([1, 2]), {1, 2}):
         assert equality("n_lines", values).columns == {find_column("n_lines")}
     equality("n_lines", np.int64(3))
+    for value in (pa.chunked_array([["C"]]), {"C": 1}.keys(), iter(["C"]), pa.scalar("C")):
+        assert len(ds.select(language=value).files) == (ds.files.language == "C").sum()
+    for null in (
+        pd.NA,
+        float("nan"),
+        ["C", None],
+        pd.Series(["C", None]),
+        ds.files.language.unique(),
+    ):
+        assert (
+            ds.select(language=null).files.language.isna().sum() == ds.files.language.isna().sum()
+        )
+    assert ds.files.language.isna().any()
+    day = ds.records.publication_date.iloc[0]
+    of_day = int((ds.records.publication_date == day).sum())
+    for date in (
+        day,
+        str(day),
+        pd.Timestamp(day),
+        np.datetime64(day, "ns"),
+        np.array([day], "M8[ns]"),
+        pd.to_datetime(pd.Series([day, None])),
+        [day, str(day), pd.Timestamp(day)],
+        [str(day)] * 1_001,
+    ):
+        assert len(ds.select(publication_date=date).records) == of_day
+    assert not len(ds.select(publication_date=pd.Timestamp(day) + pd.Timedelta(hours=1)))
+    assert set(ds.read("year").year) == set(map(int, ds.counts("year").index))
     many = ds.files.file_id.tolist() * 20
     assert len(ds.select(file_id=many).files) == len(ds.files)
     assert len(ds.select(file_id=[10**12, *many]).files) == len(ds.files)
@@ -398,7 +426,8 @@ def test_equality_takes_what_a_user_has_at_hand(ds: zml.Dataset) -> None:
         ("n_lines", True, "can equal text"),
         ("n_lines", "3", "is a number"),
         ("language", 3, "is text"),
-        ("language", float("nan"), "is text"),
+        ("publication_date", "2000", "is a date"),
+        ("publication_date", 2000, "is a date"),
         ("n_lines", float("nan"), "use None for null"),
         ("keywords", "a", "holds lists"),
     ):

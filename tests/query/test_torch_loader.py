@@ -159,8 +159,47 @@ def test_torchdata_resumes_in_the_middle_of_an_epoch(ds: Dataset, workers: int, 
     assert not torch.equal(third[0], second_epoch[0])
 
 
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("ended", [False, True])
+def test_torchdata_resumes_after_the_last_batch(ds: Dataset, workers: int, ended: bool) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def loader() -> Any:
+        images = ds.sample(100).to_torch(10 if workers else 16, seed=3)
+        return stateful.StatefulDataLoader(images, batch_size=None, num_workers=workers)
+
+    whole = loader()
+    n, following = len(list(whole)), list(whole)
+    stopped = loader()
+    epoch = iter(stopped)
+    for _ in range(n):
+        next(epoch)
+    if ended:
+        assert next(epoch, None) is None
+    resumed = loader()
+    resumed.load_state_dict(pickle.loads(pickle.dumps(stopped.state_dict())))
+    if not ended:
+        assert list(resumed) == []
+    assert all(torch.equal(*pair) for pair in zip(resumed, following, strict=True))
+
+
+def test_the_rank_is_known_or_asked_for(ds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="give the rank of this process"):
+        ds.to_torch(16, world_size=2)
+    environment = {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2"}
+    for name, value in environment.items():  # as torchrun sets them
+        monkeypatch.setenv(name, value)
+    second = torch.cat(list(ds.to_torch(16)))
+    assert torch.equal(second, torch.cat(list(ds.to_torch(16, rank=1, world_size=2))))
+    assert len(ds.to_torch(16, world_size=1)) == -(-len(ds) // 16)
+
+
 def test_the_state_is_checked(ds: Dataset) -> None:
     images = ds.to_torch(16, seed=0)
+    for state in ({}, {"a": 1}, {"epoch": 0, "batch": 1, "of": None}):
+        with pytest.raises(UsageError, match="no state of batches"):
+            images.load_state_dict(state)
+    images.load_state_dict(ds.batches(16, seed=0).state_dict())
     epoch = iter(images)
     next(epoch)
     state = images.state_dict()

@@ -179,7 +179,7 @@ class Batches:
         UsageError
             If the state is of other images, or of batches with other options.
         """
-        if not state.keys() >= self.state_dict().keys():
+        if not state.keys() >= self.state_dict().keys() or not isinstance(state["of"], Mapping):
             raise UsageError("this is no state of batches; give what state_dict() returned")
         of, mine = dict(state["of"]), self._identity()
         if different := [name for name in mine if of.get(name) != mine[name]]:
@@ -199,20 +199,25 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         return self.share(0, 1)
 
-    def share(self, worker: int, workers: int) -> Iterator[Any]:
+    def share(self, worker: int, workers: int, *, is_part: bool = False) -> Iterator[Any]:
         """Yield one worker's share of the batches of this rank's next epoch.
 
         Parameters
         ----------
         worker, workers : int
             Number of this worker, from 0, and the number of workers.
+        is_part : bool
+            Whether the epoch may go on elsewhere after this share. If not, the state
+            is then that of the next epoch.
         """
         epoch, skip = self.epoch, self._resume
         self.epoch, self._resume = epoch + 1, 0
         self._at = epoch, skip
-        return self._share(worker, workers, epoch, skip)
+        return self._share(worker, workers, epoch, skip, is_part)
 
-    def _share(self, worker: int, workers: int, epoch: int, skip: int) -> Iterator[Any]:
+    def _share(
+        self, worker: int, workers: int, epoch: int, skip: int, is_part: bool
+    ) -> Iterator[Any]:
         size, n = self.options.batch_size, len(self)
         low, high = worker * n // workers + skip, (worker + 1) * n // workers
         begin = self.options.rank * self._quota
@@ -236,7 +241,8 @@ class Batches:
         if left is not None:
             self._at = epoch, given + 1
             yield self._batch(*left)
-        self._at = None
+        if not is_part:
+            self._at = None
 
     def _batch(self, images: NDArray[np.uint32], rows: Int64) -> Any:
         encoded = encode(images, self.options.encoding, self.options.vocabulary)
@@ -351,6 +357,8 @@ def _labels_of(
     values = gather(view.snapshot, view.selection, [name])[name]
     if pa.types.is_list(values.type):
         raise UsageError(f"{name!r} holds lists; a label is one value per image")
+    if pa.types.is_date(values.type):
+        values = values.cast(pa.large_string())
     if not pa.types.is_large_string(values.type):
         if values.null_count:
             raise UsageError(f"{name!r} is missing for some files; select those that have it")

@@ -212,12 +212,13 @@ class Dataset:
             A SQL condition over columns of files and records, such as
             ``"license == 'mit' and n_lines >= 30 and path.contains('src/')"``
             (see :func:`zml_dask.query.sql.parse_condition`), or a mask with one value for
-            each of the view's files or images. ``n_lines`` belongs to the file;
-            ``image_lines`` and ``segment`` belong to the image and select single
-            images. Columns of derived tables are named like
+            each of the view's files or images; a Series of files goes by its index.
+            ``n_lines`` belongs to the file; ``image_lines`` and ``segment`` belong to the
+            image and select single images. Columns of derived tables are named like
             ``lines_of_code.code``.
         **equals
-            A column and the value that it must have, or a list of allowed values.
+            A column and the value that it must have (a date for dates), or a list, array
+            or Series of allowed values, with None (or NA) for null.
 
         Raises
         ------
@@ -678,14 +679,14 @@ class Dataset:
         batch_size : int
         rank, world_size : int, optional
             Rank of this process in a distributed training, and the number of processes.
-            Default: those of ``torch.distributed`` if it is initialised.
+            Default: those of ``torch.distributed`` if it is initialised, else of ``torchrun``.
         **options
             As in :meth:`batches`.
         """
         from zml_dask.query.torch_loader import TorchImages, distributed_rank
 
-        own_rank, own_size = distributed_rank() if world_size is None else (0, world_size)
-        options |= {"rank": own_rank if rank is None else rank, "world_size": own_size}
+        rank, world_size = distributed_rank(rank, world_size)
+        options |= {"rank": rank, "world_size": world_size}
         return TorchImages(self.batches(batch_size, **options))
 
     def __repr__(self) -> str:

@@ -16,7 +16,14 @@ from numpy.typing import ArrayLike
 from zml_dask.errors import UsageError
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows, RowsBuilder
-from zml_dask.query.sql import Column, Condition, derived_join, find_countable, parse_question
+from zml_dask.query.sql import (
+    YEAR,
+    Column,
+    Condition,
+    derived_join,
+    find_countable,
+    parse_question,
+)
 from zml_dask.store.layout import DERIVED, FILES_SCHEMA, TABLES, derived_table
 from zml_dask.store.snapshot import Snapshot
 
@@ -266,6 +273,8 @@ def sample_images(view: Dataset, n: int, seed: int) -> Selection:
 
 def mask_selection(selection: Selection, where: ArrayLike | pd.Series[bool]) -> Selection:
     """Apply a mask with a value for each file or each image."""
+    if isinstance(where, pd.Series):
+        where = _aligned(where, len(selection.files))
     mask = np.asarray(where)
     if mask.dtype != np.bool_ or mask.ndim != 1:
         raise UsageError(
@@ -283,6 +292,19 @@ def mask_selection(selection: Selection, where: ArrayLike | pd.Series[bool]) -> 
     raise UsageError(
         f"a mask of {mask.size:,} values fits neither the {n_files:,} files nor the "
         f"{n_images:,} images"
+    )
+
+
+def _aligned(mask: pd.Series[bool], n_files: int) -> pd.Series[bool]:
+    """Put a mask of files into their order, by its index, as pandas does."""
+    positions = pd.RangeIndex(n_files)
+    if mask.size != n_files or mask.index.equals(positions):
+        return mask
+    if mask.index.is_unique and mask.index.isin(positions).all():
+        return mask.reindex(positions)
+    raise UsageError(
+        "the index of a mask has to be that of the view's files, since it may have been sorted; "
+        "give mask.to_numpy() if its values are in the order of the files"
     )
 
 
@@ -410,7 +432,11 @@ def _of_records(
     wanted = np.unique(record_id.to_numpy())
     everything = wanted.size == snapshot.rows("records")
     where = None if everything else pc.field("record_id").isin(pa.array(wanted))
-    rows = snapshot.scan(table, [*dict.fromkeys(["record_id", *columns])], where)
+    year = table == "records" and YEAR in columns
+    stored = ["publication_date" if year and name == YEAR else name for name in columns]
+    rows = snapshot.scan(table, [*dict.fromkeys(["record_id", *stored])], where)
+    if year:
+        rows = rows.append_column(YEAR, pc.year(rows["publication_date"]))
     places = pc.index_in(record_id, rows["record_id"].combine_chunks())
     return rows.take(places.combine_chunks())
 

@@ -13,12 +13,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from functools import cache
 from typing import Any, Final, Literal
 
 import duckdb
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from zml_dask.arguments import nearest
@@ -311,13 +314,21 @@ def equality(name: str, value: object, derived: Derived = NO_TABLES) -> Conditio
     """
     column = find_column(name, derived)
     key, joined = column.key, column.derived
-    plain: Any = value.tolist() if hasattr(value, "tolist") else value
-    listed = isinstance(plain, (list, tuple, set, frozenset))
+    if isinstance(value, (np.ndarray, np.datetime64)) and value.dtype.kind == "M":
+        value = value.astype("datetime64[us]")  # nanoseconds would become numbers
+    # Of NumPy, pandas and Arrow; of Polars; of Arrow's scalars and chunked arrays.
+    ways = (w for w in ("tolist", "to_list", "to_pylist", "as_py") if hasattr(value, w))
+    plain: Any = getattr(value, way)() if (way := next(ways, None)) else value
+    listed = isinstance(plain, Iterable) and not isinstance(plain, (str, bytes))
     items = list(plain) if listed else [plain]
+    # pandas' nulls; in its columns of text they are NaN.
+    nan = float if pa.types.is_string(column.type) else ()
+    nulls = [i is pd.NA or i is pd.NaT or (isinstance(i, nan) and i != i) for i in items]
+    items = [None if is_null else i for i, is_null in zip(items, nulls, strict=True)]
     columns = frozenset({column})
     if len(items) > _MAX_LITERALS:
         kinds = {type(item) for item in items}
-        if kinds <= {int} or kinds == {str}:
+        if kinds <= {int} or (kinds == {str} and not pa.types.is_date(column.type)):
             table = f"values_{abs(hash(tuple(items))):x}"
             values = pa.array(items, pa.int64() if kinds <= {int} else pa.string())
             text = f"{key} IN (SELECT value FROM {table})"
@@ -338,6 +349,9 @@ def equality(name: str, value: object, derived: Derived = NO_TABLES) -> Conditio
 def _literal(column: Column, name: str, value: object) -> str:
     if pa.types.is_boolean(column.type) and isinstance(value, bool):
         return "true" if value else "false"
+    if pa.types.is_date(column.type) and isinstance(value, date):
+        moment = "TIMESTAMP " if isinstance(value, datetime) else ""
+        return moment + quoted(value.isoformat())
     given = f"{name}={brief_repr(value)}"
     is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -348,6 +362,9 @@ def _literal(column: Column, name: str, value: object) -> str:
         raise UsageError(f"{given}: {name} is a number, and written without quotes")
     if pa.types.is_list(column.type):
         raise UsageError(f"{name} holds lists; write \"'word' in {name}\"")
+    is_date = pa.types.is_date(column.type)
+    if is_date and not re.match(r"\d+-\d\d?-\d\d?", str(value)):
+        raise UsageError(f"{given}: {name} is a date, and written like '2015-01-31'")
     if isinstance(value, str):
         return quoted(value)
     if not is_number:

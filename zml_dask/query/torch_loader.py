@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from multiprocessing.context import get_spawning_popen
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from zml_dask.arguments import checked
 from zml_dask.errors import UsageError
 from zml_dask.query.batches import Batches
 
@@ -24,6 +26,7 @@ _LOADERS = 16
 _SLOTS = 1 + 3 * _LOADERS
 
 
+@checked
 class TorchImages(IterableDataset[Any]):
     """Batches of images as tensors; give it to a ``DataLoader`` with ``batch_size=None``.
 
@@ -80,10 +83,11 @@ class TorchImages(IterableDataset[Any]):
         UsageError
             If the state is of other images, options, or another number of workers.
         """
-        if state["worker"] != [*_worker()]:
+        worker = [*state.get("worker", (0, 1))]  # the state of batches() has none
+        if worker != [*_worker()]:
             raise UsageError(
-                f"the state cannot be resumed: it is of worker {state['worker'][0]} of "
-                f"{state['worker'][1]}; give the DataLoader the same num_workers"
+                f"the state cannot be resumed: it is of worker {worker[0]} of {worker[1]}; give "
+                "the DataLoader the same num_workers"
             )
         self._batches.load_state_dict(state)
         self._resumed = self._batches.epoch
@@ -95,12 +99,21 @@ class TorchImages(IterableDataset[Any]):
                 "to_torch() makes the batches itself; give the DataLoader batch_size=None and "
                 "to_torch() the size"
             )
+        # Without workers the first batch begins an epoch: torchdata makes iterators that it
+        # does not use.
+        return self._begin() if get_worker_info() is not None else self._iterate()
+
+    def _iterate(self) -> Iterator[Any]:
+        yield from self._begin()
+
+    def _begin(self) -> Iterator[Any]:
         state = self._batches.state_dict()
         epoch = self._epochs.begin(self._resumed)
         if self._resumed is None and state["epoch"] != epoch:
             self._batches.set_epoch(epoch)
         self._resumed = None
-        return map(_tensors, self._batches.share(*_worker()))
+        is_part = get_worker_info() is not None
+        return map(_tensors, self._batches.share(*_worker(), is_part=is_part))
 
 
 class _Epochs:
@@ -168,9 +181,17 @@ def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def distributed_rank() -> tuple[int, int]:
-    """Return rank and number of processes of ``torch.distributed``, if it is initialised."""
+def distributed_rank(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
+    """Complete rank and number of processes by those of ``torch.distributed`` or ``torchrun``."""
     distributed = torch.distributed
+    own, processes = 0, 1
     if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+        own, processes = distributed.get_rank(), distributed.get_world_size()
+    elif "TORCHELASTIC_RUN_ID" in os.environ:  # of torchrun and accelerate, not yet initialised
+        own, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    size = processes if world_size is None else world_size
+    if rank is None and size not in (1, processes):
+        raise UsageError(
+            f"world_size is {size}: give the rank of this process too, or all read the same"
+        )
+    return (own if size > 1 else 0) if rank is None else rank, size
