@@ -47,8 +47,8 @@ def _jit(function: Function, *, cache: bool) -> Function:
 
 def _private_folder() -> Path | None:
     """Return a folder that nobody else can write to, since its content will be run."""
-    folder = Path(tempfile.gettempdir()) / f"zml-compiled-{os.getuid()}"
     try:
+        folder = Path(tempfile.gettempdir()) / f"zml-compiled-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError:

@@ -6,6 +6,7 @@ import html
 import pickle
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import zarr
 from dataset_builders import LICENCE, RECORDS, files_of, stage_record, write_dataset
 
 import zml_dask as zml
+from zml_dask.compiled import _private_folder
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.selection import gather
+from zml_dask.query.sql import _parser
 from zml_dask.raster.images import rasterize, to_text
 from zml_dask.store import snapshot
 from zml_dask.store.commit import commit, plan_commit
@@ -396,6 +399,44 @@ def test_opening_while_a_commit_ends(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ds = zml.open_dataset(tmp_path / "ds")
     assert ds.failures.record_id.tolist() == [91, 92]
     assert not read
+
+
+def test_a_record_without_files_is_a_dataset(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "ds")
+    stage_record(storage, tmp_path, 10, [], RECORDS[10])
+    commit(storage)
+    ds = zml.open_dataset(tmp_path / "ds")
+    parts = ds.split({"train": 0.5, "test": 0.5})
+    for view in (ds, ds.sample(5), ds.select("n_lines > 3").sample(5), *parts.values()):
+        assert (len(view), len(view.files), view.images.compute().shape) == (0, 0, (0, 80, 80))
+
+
+def test_nothing_needs_a_folder_for_temporary_files(
+    ds: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    # As in a container whose file systems are all read-only.
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    with pytest.raises(FileNotFoundError):
+        tempfile.gettempdir()
+    assert _private_folder() is None  # for compiled functions
+    found = ds.select("n_lines > 30", language="C")
+    assert len(found) == found.sql("SELECT sum(n_images) FROM files").fetchall()[0][0]
+
+
+def test_a_current_folder_that_was_removed_is_named(
+    ds: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    _parser.cache_clear()  # DuckDB asks for the folder when it starts
+    for use in (lambda: zml.open_dataset("ds"), lambda: ds.select("n_lines > 30")):
+        with pytest.raises(UsageError, match="current folder was removed"):
+            use()
+    monkeypatch.undo()
+    assert len(ds.select("n_lines > 30"))
 
 
 def test_a_lost_list_of_failures_hides_nothing_else(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class Database:
             config={
                 "threads": CPU_COUNT if local else _REMOTE_THREADS,
                 "memory_limit": f"{int(memory) // 1024} KiB",
-                "temp_directory": str(Path(tempfile.gettempdir(), f"zml-{uuid.uuid4().hex}")),
+                "temp_directory": _temporary_folder(),
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
                 "python_enable_replacements": False,
@@ -101,7 +101,7 @@ class Database:
                 table = items if isinstance(items, pa.Table) else pa.table({"value": items})
                 self._copy(name, table)
             for name, rows in (bits or {}).items():
-                run(f"SET VARIABLE {name} = ?::BLOB", [rows.bits.tobytes()])
+                run(f"SET VARIABLE {name} = ?::BLOB", [rows.bits.tobytes() or b"\0"])
                 run(f"SET VARIABLE {name} = getvariable('{name}')::BIT")
             for name in tables:
                 paths += self._add_table(name)
@@ -245,6 +245,14 @@ class Database:
         except (duckdb.Error, pa.ArrowException, OSError) as error:  # Arrow passes on DuckDB's
             with self._snapshot.reading("a table"):
                 raise self._parts.failure or _user_error(shown, error) from error
+
+
+def _temporary_folder() -> str:
+    """Return a folder to spill to, which need not exist; none if nothing can be written."""
+    try:
+        return str(Path(tempfile.gettempdir(), f"zml-{uuid.uuid4().hex}"))
+    except FileNotFoundError:  # a container without a writable folder
+        return ""
 
 
 def _positive(name: str, value: float, unit: str) -> float:

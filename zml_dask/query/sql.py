@@ -662,6 +662,8 @@ def query_error(text: str, error: Exception) -> UsageError:
 def _refused(text: str, why: str) -> UsageError:
     """Return a one-line error: what is wrong with a text."""
     reason = re.sub(r"^[A-Z][A-Za-z-]+ ([A-Z][a-z]+ )?Error: ", "", why.strip().split("\n")[0])
+    if "working directory" in reason:
+        return UsageError("the current folder was removed; change to another one")
     if "depth limit" in reason or "recursion" in reason:
         reason = "it is nested too deeply; select in steps"
     elif reason[:1].isupper() or reason.startswith(("syntax", "unterminated")):  # DuckDB's

@@ -49,7 +49,10 @@ class LocalStorage(Storage):
             )
         path = Path(rest if separator else url).expanduser()
         # The parent of a link is not that in its path.
-        return cls(os.path.realpath(path) if ".." in path.parts else str(path.absolute()))
+        try:
+            return cls(os.path.realpath(path) if ".." in path.parts else str(path.absolute()))
+        except FileNotFoundError as error:  # of os.getcwd
+            raise UsageError("the current folder was removed; change to another one") from error
 
     def _locate(self, path: str) -> Path:
         target = Path(self.url, path)
