@@ -89,6 +89,12 @@ def test_rows_are_ordered_and_written_to_files(
     assert table["n_lines"].to_pylist() == sorted(table["n_lines"].to_pylist(), reverse=True)
     assert json.loads((tmp_path / "json").read_text())["rows"] == table.to_pylist()
     assert len((tmp_path / "table").read_text().splitlines()) == 8
+    status, out, _ = run(
+        capsys, dataset, "--columns", "year", "--order-by", "year desc", "--format", "csv"
+    )
+    years = out.split()[1:]
+    assert (status, years) == (0, sorted(years, reverse=True))
+    assert len(set(years)) > 1
     status, _, err = run(capsys, dataset, "--order-by", "n_lines down")
     assert (status, "asc or desc" in err) == (2, True)
     missing = str(tmp_path / "none" / "x.csv")

@@ -414,6 +414,7 @@ def test_equality_takes_what_a_user_has_at_hand(ds: zml.Dataset) -> None:
     ):
         assert len(ds.select(publication_date=date).records) == of_day
     assert not len(ds.select(publication_date=pd.Timestamp(day) + pd.Timedelta(hours=1)))
+    assert {len(part) for part in ds.split({"all": 1.0}, by="year").values()} == {len(ds)}
     assert set(ds.read("year").year) == set(map(int, ds.counts("year").index))
     many = ds.files.file_id.tolist() * 20
     assert len(ds.select(file_id=many).files) == len(ds.files)

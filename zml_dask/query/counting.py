@@ -72,10 +72,7 @@ def _summarised(dataset: Dataset, by: Sequence[str]) -> pa.Table | None:
 def _counted(dataset: Dataset, columns: Sequence[Column]) -> pa.Table:
     source = ["record_id", "files.file_id", "coalesce(images, 0) AS images"]
     for number, column in enumerate(columns):
-        key = column.key
-        if column.name == YEAR:
-            key = "year(records.publication_date)"
-        source.append(f"{key} AS c{number}")
+        source.append(f"{column.key} AS c{number}")
     levels = {column.level for column in columns}
     tables = "selected AS files"
     if levels == {"records"} and dataset.is_unselected:

@@ -31,7 +31,7 @@ from zml_dask.query.counting import NEAR_DUPLICATES, cluster_column
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows
 from zml_dask.query.selection import Selection, join_derived, open_selected
-from zml_dask.query.sql import YEAR, Column, Derived, find_column, find_countable, quoted
+from zml_dask.query.sql import Column, Derived, find_column, find_countable, quoted
 from zml_dask.store.layout import derived_table
 
 if TYPE_CHECKING:
@@ -225,5 +225,4 @@ def _group(by: str, derived: Derived) -> tuple[str, Column]:
     whose = "records.record_id" if column.level == "records" else "files.record_id"
     if by == "cluster":
         whose = "files.file_id"
-    key = "year(records.publication_date)" if by == YEAR else column.key
-    return f"coalesce({key}::VARCHAR, '{own}' || {whose})", column
+    return f"coalesce({column.key}::VARCHAR, '{own}' || {whose})", column

@@ -102,6 +102,8 @@ class Column:
     @property
     def key(self) -> str:
         """Its SQL expression in a join."""
+        if (self.level, self.name) == ("records", YEAR):
+            return "year(records.publication_date)"
         return self.name if self.level in ("images", "derived") else f"{self.level}.{self.name}"
 
     @property
