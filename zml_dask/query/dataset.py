@@ -212,10 +212,9 @@ class Dataset:
             A SQL condition over columns of files and records, such as
             ``"license == 'mit' and n_lines >= 30 and path.contains('src/')"``
             (see :func:`zml_dask.query.sql.parse_condition`), or a mask with one value for
-            each of the view's files or images; a Series of files goes by its index.
-            ``n_lines`` belongs to the file; ``image_lines`` and ``segment`` belong to the
-            image and select single images. Columns of derived tables are named like
-            ``lines_of_code.code``.
+            each of the view's files or images; a Series of files is aligned by its index.
+            ``n_lines`` belongs to the file; ``image_lines`` and ``segment`` select single
+            images. Columns of derived tables are named like ``lines_of_code.code``.
         **equals
             A column and the value that it must have (a date for dates), or a list, array
             or Series of allowed values, with None (or NA) for null.
