@@ -19,8 +19,8 @@ from comparison import compare
 from density import normalized_files
 from h5py import h5d, h5p, h5s, h5t
 
-from zml_dask.legacy.hdf5 import ChunkEncoder, Hdf5Writer, create_file
-from zml_dask.legacy.pickle_writer import PickleWriter
+from zml_dask.legacy.hdf5 import Hdf5Writer, create_file, encode_chunk
+from zml_dask.legacy.pickles import PickleWriter
 from zml_dask.legacy.record import Canvas
 
 FILES = 2000
@@ -68,9 +68,9 @@ def hdf5_alone(path: Path, chunk: bytes, images: int) -> None:
 
 def encode_alone(texts: Texts) -> int:
     """Draw and deflate every segment; return the mean size of a chunk in bytes."""
-    canvas, encoder = Canvas(), ChunkEncoder()
+    canvas = Canvas()
     sizes = [
-        len(encoder.encode(segment))
+        len(encode_chunk(segment))
         for _, text, _ in texts
         for segment in canvas.file("a", text).segments()
     ]

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from zml_dask.legacy.readers import read_images_hdf5
+from zml_dask.legacy.hdf5 import read_images_hdf5
 from zml_dask.legacy.sources import LegacyFileError
 
 Fill = Callable[[h5py.File], None]

@@ -150,8 +150,8 @@ def test_the_hdf5_file_within_a_squashfs_image_is_read_too(tmp_path: Path) -> No
     place = write_2018(tmp_path / "old", 7)
     (place / "images_7.pkl").write_bytes(b"")
     files = [(f"7/{path.name}", path) for path in sorted(place.iterdir())]
-    image = write_squashfs(files, tmp_path / "old.sqsh", compression="zstd")
-    assert run(image.path, tmp_path / "new").images == 6
+    write_squashfs(files, tmp_path / "old.sqsh", compression="zstd")
+    assert run(tmp_path / "old.sqsh", tmp_path / "new").images == 6
 
 
 def test_what_cannot_be_read_is_a_failure_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -198,7 +198,8 @@ def test_a_disk_that_fails_is_no_damage(
         (place / "images_7.pkl").unlink()
     if squashed:
         files = [(f"7/{path.name}", path) for path in sorted(place.iterdir())]
-        source = write_squashfs(files, tmp_path / "old.sqsh").path
+        source = tmp_path / "old.sqsh"
+        write_squashfs(files, source)
 
     with monkeypatch.context() as patch:
         for kind in (FolderSource, SquashfsSource):
@@ -379,11 +380,11 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 def test_export_squashfs_import_gives_the_same_dataset(dataset: Path, tmp_path: Path) -> None:
     export_dataset(dataset, tmp_path / "out", parse_formats(["pickle", "hdf5"]))
     files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
-    image = write_squashfs(
+    write_squashfs(
         ((path.relative_to(tmp_path / "out").as_posix(), path) for path in files),
         tmp_path / "old.sqsh",
     )
-    result = run(image.path, tmp_path / "new")
+    result = run(tmp_path / "old.sqsh", tmp_path / "new")
     assert (result.failed, result.imported) == (0, 5)
     before, after = arrays(dataset), arrays(tmp_path / "new")
     order = np.lexsort((np.arange(len(before["images"])), before["record_id"]))

@@ -18,9 +18,8 @@ import pytest
 
 from zml_dask.errors import UsageError
 from zml_dask.legacy.export import export_record, is_exported, parse_formats
-from zml_dask.legacy.hdf5 import Hdf5Writer
-from zml_dask.legacy.pickle_writer import PickleWriter
-from zml_dask.legacy.readers import read_images_hdf5
+from zml_dask.legacy.hdf5 import Hdf5Writer, read_images_hdf5
+from zml_dask.legacy.pickles import PickleWriter
 from zml_dask.legacy.record import Canvas, LegacyFile, LegacyRecord
 from zml_dask.store.storage import Storage
 

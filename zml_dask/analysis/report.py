@@ -82,7 +82,7 @@ def render(dataset: str, numbers: Numbers, viewer: str | None = None) -> str:
         _environment()
         .get_template("report.html")
         .render(
-            title=snapshot.storage.url.rstrip("/").rpartition("/")[2],
+            title=snapshot.storage.name,
             height=info.shape.height,
             width=info.shape.width,
             software=info.software.get("zml-dask", info.software.get("zml_dask", "")),

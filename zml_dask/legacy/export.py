@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,14 +23,14 @@ import numpy as np
 import pyarrow.compute as pc
 
 from zml_dask.engine.activity import active, note_done
-from zml_dask.engine.job import Executor, Report, run_job
+from zml_dask.engine.job import Executor, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
 from zml_dask.legacy.hdf5 import Hdf5Writer
-from zml_dask.legacy.pickle_writer import PickleWriter
+from zml_dask.legacy.pickles import PickleWriter
 from zml_dask.legacy.record import LegacyFile, LegacyFormat, LegacyRecord
 from zml_dask.query.file_images import FileImages, iterate_files
-from zml_dask.query.portions import Portion, PortionJob, cut
+from zml_dask.query.portions import CountingJob, Portion, cut
 from zml_dask.query.selection import Selection, image_lines
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.store.snapshot import Snapshot
@@ -194,17 +195,8 @@ def metadata_pickle(tree: Tree, metadata: str | None) -> bytes:
     return stream.getvalue()
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
-    """Numbers of records written, of records whose files existed `already`, and of images."""
-
-    records: int = 0
-    already: int = 0
-    images: int = 0
-
-
 @dataclass(frozen=True)
-class ExportLegacy(PortionJob[ExportResult, ExportResult]):
+class ExportLegacy(CountingJob):
     """Writes ``TARGET/<id>/...`` for every record of a view.
 
     With `keep`, for a whole dataset, records whose files exist are skipped, so that an interrupted
@@ -216,7 +208,7 @@ class ExportLegacy(PortionJob[ExportResult, ExportResult]):
     scratch: Path | None = None
     keep: bool = False
 
-    def run(self, task: Portion, context: None) -> ExportResult:
+    def run(self, task: Portion, context: None) -> Counter[str]:
         """Write the files of some records."""
         done = {
             number
@@ -230,20 +222,8 @@ class ExportLegacy(PortionJob[ExportResult, ExportResult]):
                     record, self.target, self.formats, folder="", scratch=self.scratch
                 )
             note_done(record.record_id)
-        return ExportResult(len(task.record_ids) - len(done), len(done), images)
-
-    def finish(self, results: Iterator[ExportResult]) -> ExportResult:
-        """Add up what was written."""
-        each = list(results)
-        return ExportResult(
-            sum(one.records for one in each),
-            sum(one.already for one in each),
-            sum(one.images for one in each),
-        )
-
-    def report(self, result: ExportResult) -> Report:
-        """Count records."""
-        return Report(done=result.records + result.already)
+        written = len(task.record_ids) - len(done)
+        return Counter(records=written, already=len(done), images=images)
 
 
 def export_dataset(
@@ -254,8 +234,12 @@ def export_dataset(
     scratch: Path | None = None,
     executor: Executor | None = None,
     progress: BuildProgress | None = None,
-) -> ExportResult:
-    """Write ``TARGET/<id>/...`` for every record of a dataset or view; see `ExportLegacy`."""
+) -> Counter[str]:
+    """Write ``TARGET/<id>/...`` for every record of a dataset or view; see `ExportLegacy`.
+
+    Returns the numbers of ``records`` and ``images`` written, and of records whose files existed
+    ``already``.
+    """
     # Imported here because they are slow to import and not needed by a build's workers.
     from zml_dask.engine.executors import SerialExecutor
     from zml_dask.query.dataset import Dataset

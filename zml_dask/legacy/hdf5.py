@@ -1,9 +1,9 @@
 r"""``images_<id>.h5``: one int64 dataset per segment, named ``<path>__<i>``, as in 2018.
 
-Datasets are created by h5py's low-level interface, since its usual one would take several times
-as long as everything else. Types, spaces and property lists are shared, and chunks are compressed
-here and stored directly; the file declares their filters as usual, so that every HDF5 reader can
-decode them.
+Files are read without following links to other files. Datasets are created by h5py's low-level
+interface, since its usual one would take several times as long as everything else. Types, spaces
+and property lists are shared, and chunks are compressed here and stored directly; the file declares
+their filters as usual, so that every HDF5 reader can decode them.
 
 The folders of a path become groups. A path that HDF5 would change is written with escapes, which
 :func:`split_name` decodes:
@@ -29,16 +29,17 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
-from h5py import h5d, h5f, h5g, h5o, h5p, h5s, h5t
+from h5py import File, h5d, h5f, h5g, h5l, h5o, h5p, h5s, h5t
 from h5py._objects import phil
 from numpy.typing import NDArray
 
-from zml_dask.compiled import compiled
-from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyFile
+from zml_dask.legacy.record import MAX_PIXELS, SEGMENT_DTYPE, LegacyFile, Segments
+from zml_dask.legacy.sources import LegacyFileError
 from zml_dask.query.tree import MAX_DEPTH
 from zml_dask.raster.images import Images
 
@@ -98,46 +99,21 @@ DEFLATE_LEVEL = 1
 but its output for one segment in thousands differs between processes."""
 
 
-class ChunkEncoder:
-    """Turns segments into chunks, in memory that is reused.
+def encode_chunk(segment: Images) -> bytes:
+    """Return a segment, (lines, width), as the bytes of one chunk of int64.
+
+    All lowest bytes come first, then the next ones, up to the eighth: HDF5's filter "shuffle".
 
     Examples
     --------
-    >>> import zlib
-    >>> chunk = ChunkEncoder().encode(np.array([[0x41, 0x20AC]], np.uint32))
-    >>> zlib.decompress(chunk).hex(" ", 2)
+    >>> zlib.decompress(encode_chunk(np.array([[0x41, 0x20AC]], np.uint32))).hex(" ", 2)
     '41ac 0020 0000 0000 0000 0000 0000 0000'
     """
-
-    def __init__(self) -> None:
-        self._shuffled = np.empty(0, np.uint8)
-
-    def encode(self, segment: Images) -> bytes:
-        """Return a segment, (lines, width), as the bytes of one chunk of int64."""
-        size = segment.size * SEGMENT_DTYPE.itemsize
-        if len(self._shuffled) < size:
-            self._shuffled = np.empty(size, np.uint8)
-        shuffled = self._shuffled[:size]
-        _shuffle(segment.reshape(-1), shuffled)
-        return zlib.compress(shuffled.data, DEFLATE_LEVEL)
-
-
-@compiled
-def _shuffle(
-    pixels: NDArray[np.uint32], shuffled: NDArray[np.uint8]
-) -> None:  # pragma: no cover - compiled
-    """Write the lowest bytes of all pixels, then the next ones, up to the eighth of an int64.
-
-    Code points have three bytes; the rest is zero.
-    """
-    n = np.uintp(pixels.size)
-    for i in range(n):
-        pixel = pixels[i]
-        shuffled[i] = pixel
-        shuffled[n + i] = pixel >> 8
-        shuffled[n + n + i] = pixel >> 16
-    for i in range(n + n + n, np.uintp(shuffled.size)):
-        shuffled[i] = 0
+    shuffled = np.zeros((SEGMENT_DTYPE.itemsize, segment.size), np.uint8)
+    pixels = segment.reshape(-1)
+    for place in range(3):  # the other bytes of a code point are zero
+        shuffled[place] = pixels >> 8 * place
+    return zlib.compress(shuffled.data, DEFLATE_LEVEL)
 
 
 _AT_ONCE = 256
@@ -163,14 +139,13 @@ class Hdf5Writer:
         # Name and handle of each group on the path to the current file.
         self._groups: list[tuple[str, Any]] = []
         self._recipes: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
-        self._encoder = ChunkEncoder()
         # For each file: its folders, stem, and the shape and bytes of its chunks.
         self._waiting: list[tuple[list[str], str, list[tuple[tuple[int, ...], bytes]]]] = []
         self._n_waiting = 0
 
     def add(self, file: LegacyFile) -> None:
         """Write a file's segments; a file without any has no name in HDF5."""
-        chunks = [(part.shape, self._encoder.encode(part)) for part in file.segments()]
+        chunks = [(part.shape, encode_chunk(part)) for part in file.segments()]
         if chunks:
             self._waiting.append((*split_path(file.path), chunks))
             self._n_waiting += len(chunks)
@@ -291,3 +266,82 @@ def _system_errors(path: Path) -> Iterator[None]:
 
 def _encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
+
+
+def read_images_hdf5(
+    stream: IO[bytes], *, name: str = "the HDF5 file"
+) -> Iterator[tuple[str, Segments]]:
+    """Read ``images_<id>.h5`` file by file; yield each path and its segments in order.
+
+    External links, and datasets with values in other files, are not followed, so that a malicious
+    file cannot read files of this machine.
+
+    Raises
+    ------
+    LegacyFileError
+        If it is not an HDF5 file, or damaged.
+    OSError
+        If `stream` cannot be read.
+    """
+    try:
+        # Without a cache of chunks, since each is read once.
+        with File(stream, "r", rdcc_nbytes=0) as file:
+            root = h5g.open(file.id, b"/")
+            yield from _read_group(root, "", {h5o.get_info(root).addr}, name)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # from the stream; errors of h5py itself have no number
+        what = str(error).replace("\n", " ")[:200]
+        raise LegacyFileError(f"{name} cannot be read as HDF5: {what}") from error
+
+
+def _read_group(
+    group: Any, above: str, seen: set[int], name: str
+) -> Iterator[tuple[str, Segments]]:
+    """Yield the files of a group, then those of the groups in it.
+
+    `seen` are the addresses of the groups that were read: several links may lead to a group, and
+    links may form a cycle.
+    """
+    files: dict[str, dict[int, bytes]] = {}
+    groups: list[bytes] = []
+    for key in group:
+        if group.links.get_info(key).type != h5l.TYPE_HARD:
+            continue
+        info = h5o.get_info(group, key)
+        if info.type == h5o.TYPE_GROUP and info.addr not in seen:
+            seen.add(info.addr)
+            groups.append(key)
+        elif info.type == h5o.TYPE_DATASET and (split := split_name(above + _decoded(key))):
+            path, number = split
+            files.setdefault(path, {})[number] = key
+    for path, keys in files.items():
+        yield path, _segments(group, [keys[number] for number in sorted(keys)], path, name)
+    for key in groups:
+        yield from _read_group(h5g.open(group, key), f"{above}{_decoded(key)}/", seen, name)
+
+
+def _segments(group: Any, keys: list[bytes], path: str, name: str) -> Segments:
+    """Read a file's datasets, after a check that they are numbers in this file and not too many."""
+    segments: Segments = []
+    n_pixels = 0
+    for key in keys:
+        dataset = h5d.open(group, key)
+        properties = dataset.get_create_plist()
+        if properties.get_external_count() or properties.get_layout() == h5d.VIRTUAL:
+            raise LegacyFileError(f"{name}: values of {path!r} are in another file")
+        if dataset.get_type().get_class() not in (h5t.INTEGER, h5t.FLOAT):
+            raise LegacyFileError(f"{name}: a segment of {path!r} is not an array of numbers")
+        n_pixels += prod(dataset.shape or ())
+        if n_pixels > MAX_PIXELS:
+            raise LegacyFileError(f"{name}: {path!r} has more rows than a file of 2018 can have")
+        # Zeros, since HDF5 does not change elements without a value.
+        values: NDArray[Any] = np.zeros(dataset.shape or (), dataset.dtype)
+        if values.size:
+            dataset.read(h5s.ALL, h5s.ALL, values)
+        segments.append(values)
+    return segments
+
+
+def _decoded(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,14 @@ LegacyFormat = Literal["pickle", "hdf5", "tree"]
 
 SEGMENT_DTYPE = np.dtype("<i8")
 """The type of the legacy segments."""
+
+MAX_PIXELS = 2 * 100_000 * 80
+"""More pixels than a file of 2018 has: it was smaller than 100,000 bytes, a row has at least one
+byte, and the last line may be repeated with one row per character. Also the limit for arrays that
+a pickle refers to repeatedly."""
+
+Segments: TypeAlias = list[NDArray[Any]]
+"""A file's segments in order, each (lines, width)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def read_facts(storage: Storage) -> Facts:
     harvest = info.harvest or {}
     date = str(harvest.get("complete_until") or datetime.now(UTC).date().isoformat())[:10]
     return Facts(
-        storage.url.rstrip("/").rpartition("/")[2],
+        storage.name,
         info,
         replace(info.counts, **Dataset(snapshot).counted),
         ranked("language", "images"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,6 @@ from zml_dask.publish.samples import (
     ExportSamples,
     ExportWebDataset,
     ImageForm,
-    Written,
     export_atlas,
 )
 from zml_dask.publish.squashfs import Compression, write_squashfs
@@ -84,7 +84,7 @@ class _Export:
     def storage(self) -> Storage:
         return Storage.open(self.target)
 
-    def run(self, job: ExportSamples) -> Written:
+    def run(self, job: ExportSamples) -> Counter[str]:
         return run_job(job, self.executor, progress=self.progress)
 
 
@@ -158,8 +158,8 @@ def _legacy(work: _Export, formats: list[str]) -> str:
         executor=work.executor,
         progress=work.progress,
     )
-    there = f", {result.already:,} were there already" if result.already else ""
-    return f"{work.target}: {number_of(record=result.records, image=result.images)}{there}"
+    there = f", {result['already']:,} were there already" if result["already"] else ""
+    return f"{work.target}: {number_of(record=result['records'], image=result['images'])}{there}"
 
 
 def _dataset(work: _Export) -> str:
@@ -178,7 +178,8 @@ def _dataset(work: _Export) -> str:
 
 def _parquet(work: _Export) -> str:
     written = work.run(ExportParquet.of(work.view, work.storage(), work.options.columns))
-    return f"{work.target}: {number_of(file=written.samples)} in {number_of(part=written.objects)}"
+    held = f"{number_of(file=written['samples'])} in {number_of(part=written['objects'])}"
+    return f"{work.target}: {held}"
 
 
 def _webdataset(work: _Export) -> str:
@@ -187,21 +188,18 @@ def _webdataset(work: _Export) -> str:
         work.view, work.storage(), options.image, options.png.depth, options.columns
     )
     written = work.run(job)
-    return (
-        f"{work.target}: {number_of(image=written.samples)} in {number_of(shard=written.objects)}"
-        + _clipped(written.clipped)
-    )
+    held = f"{number_of(image=written['samples'])} in {number_of(shard=written['objects'])}"
+    return f"{work.target}: {held}{_clipped(written['clipped'])}"
 
 
 def _squashfs(work: _Export) -> str:
     path = Path(work.target)
     if path.suffix != ".sqsh":
-        name = work.view.url.rstrip("/").rpartition("/")[2]
-        path /= f"{name or 'dataset'}.sqsh"
+        path /= f"{work.view.snapshot.storage.name or 'dataset'}.sqsh"
     with tempfile.TemporaryDirectory(dir=work.options.scratch, prefix="squashfs-") as scratch:
         files = _legacy_files(work.view, Path(scratch), work.progress)
-        image = write_squashfs(files, path, compression=work.options.compression)
-    return f"{image.path}: {image.size:,} bytes, md5 {image.md5}"
+        md5 = write_squashfs(files, path, compression=work.options.compression)
+    return f"{path}: {path.stat().st_size:,} bytes, md5 {md5}"
 
 
 def _legacy_files(

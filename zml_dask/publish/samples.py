@@ -11,6 +11,7 @@ import io
 import json
 import tarfile
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
@@ -23,11 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zml_dask.engine.activity import worker_folder
-from zml_dask.engine.job import Report
 from zml_dask.errors import UsageError
 from zml_dask.publish.png import Depth, encode_png, largest_pixel
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.portions import Portion, PortionJob, check_whole_files, cut, fingerprint
+from zml_dask.query.portions import CountingJob, Portion, check_whole_files, cut, fingerprint
 from zml_dask.query.selection import gather, image_lines
 from zml_dask.query.sql import find_countable
 from zml_dask.raster.images import Images, to_text
@@ -85,31 +85,12 @@ _OBJECT_BYTES = 256 * 2**20
 _SHARD_IMAGES = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What an export wrote.
-
-    `objects` are Parquet parts or tars, `samples` the files or images in them, `clipped` the
-    images with a code point that does not fit into a PNG's depth.
-    """
-
-    objects: int = 0
-    samples: int = 0
-    clipped: int = 0
-    records: int = 0
-
-    def __add__(self, other: Written) -> Written:
-        return Written(
-            self.objects + other.objects,
-            self.samples + other.samples,
-            self.clipped + other.clipped,
-            self.records + other.records,
-        )
-
-
 @dataclass(frozen=True)
-class ExportSamples(PortionJob[Written, Written]):
+class ExportSamples(CountingJob):
     """Writes a view as objects of bounded size that can be read without the dataset.
+
+    It counts ``objects`` (Parquet parts or tars), ``samples`` (the files or images in them) and
+    ``clipped`` (images with a code point that does not fit into a PNG's depth).
 
     An object's name is ``<stem>-<portion>-<number><suffix>``.
     """
@@ -127,22 +108,22 @@ class ExportSamples(PortionJob[Written, Written]):
         """Begin an object, and return what writes it."""
 
     @abstractmethod
-    def add(self, writer: Any, item: Any) -> tuple[Written, int]:
+    def add(self, writer: Any, item: Any) -> tuple[Counter[str], int]:
         """Write an item; return what that was, and its size in bytes."""
 
-    def run(self, task: Portion, context: None) -> Written:
+    def run(self, task: Portion, context: None) -> Counter[str]:
         """Write a portion; each object appears whole."""
-        total = Written(records=len(task.record_ids))
+        total = Counter(records=len(task.record_ids))
         with TemporaryDirectory(prefix="samples-", dir=worker_folder()) as scratch:
             path = Path(scratch, "object")
             writer: Any = None
             size = 0
 
-            def publish() -> Written:
+            def publish() -> None:
                 writer.close()
-                name = f"{self.stem}-{task.number:05d}-{total.objects:02d}{self.suffix}"
+                name = f"{self.stem}-{task.number:05d}-{total['objects']:02d}{self.suffix}"
                 self.target.publish(path, name)
-                return Written(objects=1)
+                total["objects"] += 1
 
             for item in self.read(task):
                 if writer is None:
@@ -151,17 +132,11 @@ class ExportSamples(PortionJob[Written, Written]):
                 total += written
                 size += added
                 if size > _OBJECT_BYTES:
-                    total += publish()
+                    publish()
                     writer, size = None, 0
-            return total if writer is None else total + publish()
-
-    def finish(self, results: Iterator[Written]) -> Written:
-        """Add up what was written."""
-        return sum(results, Written())
-
-    def report(self, result: Written) -> Report:
-        """Count records."""
-        return Report(done=result.records)
+            if writer is not None:
+                publish()
+        return total
 
 
 @dataclass(frozen=True)
@@ -193,10 +168,10 @@ class ExportParquet(ExportSamples):
         """Begin a part."""
         return pq.ParquetWriter(path, self.schema, compression="zstd")
 
-    def add(self, writer: pq.ParquetWriter, item: pa.Table) -> tuple[Written, int]:
+    def add(self, writer: pq.ParquetWriter, item: pa.Table) -> tuple[Counter[str], int]:
         """Write a row group, whose size is that of its text."""
         writer.write_table(item)
-        return Written(samples=len(item)), item["text"].nbytes
+        return Counter(samples=len(item)), item["text"].nbytes
 
 
 @dataclass(frozen=True)
@@ -259,7 +234,7 @@ class ExportWebDataset(ExportSamples):
 
     def add(
         self, writer: tarfile.TarFile, item: tuple[str, Images, str, dict[str, Any]]
-    ) -> tuple[Written, int]:
+    ) -> tuple[Counter[str], int]:
         """Write the members of an image."""
         stem, pixels, text, metadata = item
         start = writer.offset
@@ -277,7 +252,7 @@ class ExportWebDataset(ExportSamples):
             member.size = len(data)
             writer.addfile(member, io.BytesIO(data))
         clipped = is_png and bool(pixels.max() > largest_pixel(self.depth))
-        return Written(samples=1, clipped=int(clipped)), writer.offset - start
+        return Counter(samples=1, clipped=int(clipped)), writer.offset - start
 
 
 def _filled(portions: Iterable[Portion]) -> tuple[Portion, ...]:

@@ -6,6 +6,7 @@ time, even where all of them are half a terabyte.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -13,7 +14,6 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
@@ -36,25 +36,14 @@ _INSTALL = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SquashfsImage:
-    """A finished image: its size in bytes, and its md5 in hex.
-
-    The md5 is also in a file beside the image that ``md5sum -c`` reads.
-    """
-
-    path: Path
-    size: int
-    md5: str
-
-
 def write_squashfs(
     files: Iterable[tuple[str, Path]], target: Path, *, compression: Compression = "gzip"
-) -> SquashfsImage:
-    """Pack files into a squashfs image.
+) -> str:
+    """Pack files into a squashfs image, and return its md5 in hex.
 
     The same files in the same order give the same bytes, since owners, modes and times are not
-    kept. The image appears under its name once it is complete, and replaces an existing one.
+    kept. The image appears under its name once it is complete, and replaces an existing one. Beside
+    it, ``<name>.md5`` is a file that ``md5sum -c`` reads.
 
     Parameters
     ----------
@@ -77,12 +66,15 @@ def write_squashfs(
     partial.unlink(missing_ok=True)
     try:
         _run(program, files, partial, compression)
-        digest = _md5(partial)
+        # md5 is what the legacy dataset was published with, and Zenodo gives for every file.
+        with partial.open("rb") as stream:
+            new_md5 = functools.partial(hashlib.md5, usedforsecurity=False)
+            digest = hashlib.file_digest(stream, new_md5).hexdigest()
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     target.with_name(f"{target.name}.md5").write_text(f"{digest}  {target.name}\n", "utf-8")
-    return SquashfsImage(target, target.stat().st_size, digest)
+    return digest
 
 
 def _run(
@@ -134,9 +126,3 @@ def _write_tar(files: Iterable[tuple[str, Path]], pipe: IO[bytes]) -> None:
             entry.size, entry.mode = path.stat().st_size, 0o644
             with path.open("rb") as source:
                 tar.addfile(entry, source)
-
-
-def _md5(path: Path) -> str:
-    # md5 is what the legacy dataset was published with, and Zenodo gives for every file.
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -108,7 +108,7 @@ def export_page(dataset: str, directory: Path, data_url: str | None = None) -> P
                 f"a browser cannot read {dataset}; name its public address with --data-url"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    for name, data in page_files(data_url.rstrip("/") + "/", _name_of(dataset)).items():
+    for name, data in page_files(data_url.rstrip("/") + "/", storage.name).items():
         (directory / name).write_bytes(data)
     return directory / "index.html"
 
@@ -123,26 +123,13 @@ class ViewerServer(ThreadingHTTPServer):
 
     def __init__(self, dataset: str | Storage, port: int = 0) -> None:
         self.storage = _open(dataset)
-        self.pages = page_files(_DATA, _name_of(self.storage.url))
+        self.pages = page_files(_DATA, self.storage.name)
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
     def url(self) -> str:
         """Address of the page."""
         return f"http://127.0.0.1:{self.server_address[1]}/"
-
-
-def _name_of(dataset: str) -> str:
-    """Return the last part of a path or URL.
-
-    Examples
-    --------
-    >>> _name_of("s3://bucket/zenodo-ml/"), _name_of(".") == Path.cwd().name
-    ('zenodo-ml', True)
-    """
-    if "://" in dataset:
-        return urlsplit(dataset).path.rstrip("/").rpartition("/")[2] or urlsplit(dataset).netloc
-    return Path(dataset).absolute().name
 
 
 def in_notebook(view: Dataset, height: int = 720) -> IFrame:

@@ -53,7 +53,7 @@ def cite(
     records: bool,
 ) -> str:
     """Return citations of a view, and its records; see `Dataset.cite`."""
-    items = [dataset_item(view.info, view.url.rstrip("/").rpartition("/")[2], view.url)]
+    items = [dataset_item(view.info, view.snapshot.storage.name, view.url)]
     if records:
         rows = view.snapshot.take("records", view.record_rows, CITED_COLUMNS)
         items += map(record_item, rows.to_pylist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zml_dask.engine.activity import note_done
-from zml_dask.engine.job import FinalT, Job, ResultT
+from zml_dask.engine.job import FinalT, Job, Report, ResultT
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.rows import Int64, Rows
@@ -126,6 +127,18 @@ class PortionJob(Job[Portion, None, ResultT, FinalT]):
     def size(self, task: Portion) -> int:
         """Return the number of a portion's records."""
         return len(task.record_ids)
+
+
+class CountingJob(PortionJob[Counter[str], Counter[str]]):
+    """A job that counts what it wrote; ``records`` and those written ``already`` are done."""
+
+    def finish(self, results: Iterator[Counter[str]]) -> Counter[str]:
+        """Add the counts of all tasks."""
+        return sum(results, Counter[str]())
+
+    def report(self, result: Counter[str]) -> Report:
+        """Count records."""
+        return Report(done=result["records"] + result["already"])
 
 
 def cut(view: Dataset, *, records: int = RECORDS, images: int = IMAGES) -> list[Portion]:

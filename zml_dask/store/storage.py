@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeAlias
+from urllib.parse import urlsplit
 
 import fsspec
 
@@ -146,6 +147,20 @@ class Storage(ABC):
             raise UsageError("the dataset's path is empty; give a folder or an fsspec URL")
         places = (kind._at(text, storage_options) for kind in Storage._kinds)  # noqa: SLF001
         return next(place for place in places if place is not None)
+
+    @property
+    def name(self) -> str:
+        """Last part of the path, or of the URL without a query.
+
+        Examples
+        --------
+        >>> Storage.open("/data/zenodo-ml/").name, Storage.open("memory://bucket").name
+        ('zenodo-ml', 'bucket')
+        """
+        if "://" not in self.url:
+            return self.url.rstrip("/").rpartition("/")[2]
+        parts = urlsplit(self.url)
+        return parts.path.rstrip("/").rpartition("/")[2] or parts.netloc
 
     def __init_subclass__(cls) -> None:
         Storage._kinds.append(cls)

@@ -3,7 +3,7 @@
 To pickle a dict, the whole record would have to be in memory, at 51,200 bytes per image. Opcodes
 build a dict one item at a time, so that the same pickle can be written file by file. The bytes
 depend only on the content. Protocol 3 and the module paths of NumPy 1 are read by every Python 3
-and NumPy.
+and NumPy. No code in a pickle is run when it is read.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import os
 import pickle
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyFile
+from zml_dask.legacy.record import MAX_PIXELS, SEGMENT_DTYPE, LegacyFile, Segments
+from zml_dask.legacy.sources import LegacyFileError
 from zml_dask.raster.images import Images
+from zml_dask.safe_pickle import ArrayHook, load
 
 _PROTOCOL = 3
 _AT_ONCE = 64
@@ -151,3 +153,40 @@ def _put(place: int) -> bytes:
 
 def _get(place: int) -> bytes:
     return pickle.BINGET + bytes([place])
+
+
+def read_images_pickle(
+    stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | None = None
+) -> dict[str, Segments]:
+    """Read ``images_<id>.pkl``: path -> segments, as they were pickled (int64 in 2018).
+
+    `on_array` is as for :func:`zml_dask.safe_pickle.load`.
+
+    Raises
+    ------
+    ForbiddenPickleError, DamagedPickleError
+        If it contains more than plain data, or is damaged.
+    LegacyFileError
+        If it contains something else.
+    """
+    content = load(stream, name=name, on_array=on_array)
+    if not isinstance(content, dict):
+        raise LegacyFileError(
+            f"{name} contains a {type(content).__name__} instead of a dict of images"
+        )
+    seen: set[int] = set()
+    n_again = 0
+    for path, segments in content.items():
+        if not isinstance(path, str) or not isinstance(segments, list | tuple):
+            raise LegacyFileError(f"{name} does not contain a dict of path -> list of images")
+        for segment in segments:
+            if not isinstance(segment, np.ndarray):
+                raise LegacyFileError(f"{name}: a segment of {path!r} is not an array")
+            # A pickle contains an array once but may refer to it many times, each at a cost here.
+            n_again += max(segment.size, 1) if id(segment) in seen else 0
+            if n_again > MAX_PIXELS:
+                raise LegacyFileError(
+                    f"{name} refers to the same arrays many times, unlike pickles of 2018"
+                )
+            seen.add(id(segment))
+    return {path: list(segments) for path, segments in content.items()}
