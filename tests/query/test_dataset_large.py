@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from large_dataset import FILES_A_SHARD, write_large_dataset
 from range_server import RangeServer
@@ -145,9 +146,31 @@ def test_text_is_read_when_it_is_looked_at(folder: Path, reads: Reads) -> None:
 def test_one_record_reads_one_row_group_of_the_files(folder: Path, reads: Reads) -> None:
     ds = zml.open_dataset(folder)
     record = ds.record(7)
+    assert repr(record)
+    assert {path.split("/")[0] for path, *_ in reads.ranges} == {"records.parquet"}
     assert len(record.files) == FILES_A_SHARD
+    numbers = reads.bytes_of("files.parquet")
+    assert len(set(record.files.path)) == FILES_A_SHARD
+    assert reads.bytes_of("files.parquet") > numbers
     tables = sum(p.stat().st_size for p in folder.glob("*.parquet/*"))
     assert reads.bytes_of("parquet") < 0.4 * tables  # of four row groups
+
+
+def test_footers_hold_no_metadata_of_records(folder: Path) -> None:
+    for path in folder.glob("records.parquet/*"):
+        group = pq.read_metadata(path).row_group(0)
+        columns = [group.column(n) for n in range(group.num_columns)]
+        assert [c.path_in_schema for c in columns if not c.is_stats_set] == ["metadata"]
+
+
+def test_sql_over_records_reads_nothing_of_files(folder: Path) -> None:
+    query = "SELECT count(*) FROM records"
+    with RangeServer(folder) as server:
+        ds = zml.open_dataset(server.url)
+        assert ds.sql(query).fetchall() == [(ds.info.counts.records,)]
+        assert server.bytes_sent("records.parquet")
+        assert not server.bytes_sent("files")
+        assert ds.select("n_lines >= 0").sql(query).fetchall() == [(ds.info.counts.records,)]
 
 
 def test_an_epoch_reads_every_chunk_once(folder: Path, reads: Reads) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
+import numpy as np
 import pyarrow.compute as pc
 from dask.utils import format_bytes
 from rich.console import Console
@@ -19,10 +20,14 @@ from zml_dask.query.file_images import image_rows, read_text
 from zml_dask.query.selection import image_lines
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images, to_text
+from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.text_safety import escape_lines, escape_text, number_of
 
 Row: TypeAlias = dict[str, Any]
+
+_HASHES = ("sha256", "sha1_git", "text_sha256")
+"""Columns of files with most of their bytes, of which one value cannot be read alone."""
 
 
 class _RecordNumber(click.ParamType[int]):
@@ -57,7 +62,8 @@ def command(
     """
     snapshot = Snapshot.open(dataset)
     row = snapshot.record(record)
-    files = snapshot.scan("files", where=pc.field("record_id") == record).to_pylist()
+    columns = [name for name in FILES_SCHEMA.names if name not in _HASHES]
+    files = snapshot.scan("files", columns, pc.field("record_id") == record).to_pylist()
     if path is None:
         if png is not None or number is not None:
             raise click.UsageError("--png and --image need the PATH of a file")
@@ -134,6 +140,8 @@ def _show_file(
                 f"{file['path']} has no image, it is {file['status'].replace('_', ' ')}{why}"
             )
         )
+    number_of_file = np.array([file["file_id"]], np.int64)
+    file |= snapshot.take("files", number_of_file, ["text_sha256"]).to_pylist()[0]
     rows = image_rows(snapshot.info, file)
     segment, images = rows - file["first_image"], snapshot.images.read(rows)
     read_text(file, images, segment)  # which checks it

@@ -102,7 +102,7 @@ def similar(
 
 def _similar_records(view: Dataset, record: int, k: int, by: str) -> pd.DataFrame:
     snapshot = view.snapshot
-    snapshot.record(record)
+    snapshot.record(record, ["record_id"])
     _check_derived(snapshot, RECORDS)
     column = "vector" if by == "content" else "tree"
     table = snapshot.scan(derived_table(RECORDS.name), ["record_id", column])

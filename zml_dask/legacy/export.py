@@ -55,7 +55,7 @@ def legacy_record(snapshot: Snapshot, record_id: int) -> LegacyRecord:
 
     `UsageError` if there is none, or it was withdrawn.
     """
-    metadata = snapshot.record(record_id)["metadata"]
+    metadata = snapshot.record(record_id, ["metadata"])["metadata"]
     its_own = pc.field("record_id") == record_id
     file_id = snapshot.scan("files", ["file_id"], its_own)["file_id"].to_numpy()
     files = iterate_files(snapshot, Selection.of_files(snapshot, file_id))

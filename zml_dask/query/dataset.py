@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from zml_dask.arguments import checked
@@ -329,10 +328,8 @@ class Dataset:
         return image_of(self, file, segment)
 
     def record(self, record_id: int) -> RecordView:
-        """Read one record: its row, files, metadata, tree and DOI link."""
-        row = self.snapshot.record(record_id)
-        files = self.snapshot.scan("files", where=pc.field("record_id") == int(record_id))
-        return RecordView(row, to_pandas(files))
+        """Read one record: its row; and on first use its files, tree and metadata."""
+        return RecordView(self.snapshot, self.snapshot.record(record_id))
 
     def tree(self, record_id: int) -> Tree:
         """Return the files of a record as nested dicts, with their sizes in bytes."""

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zml_dask.query.counting import count_by, nearest_values
+from zml_dask.query.frames import files_of_record
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.text_safety import escape_text, number_of
 
 if TYPE_CHECKING:
@@ -96,10 +98,10 @@ def shade(image: Images) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class RecordView:
-    """One record of a dataset: its row of the records table, and those of its files."""
+    """One record of a dataset: its row of the records table without the metadata."""
 
+    snapshot: Snapshot
     row: Mapping[str, Any]
-    files: pd.DataFrame
 
     @property
     def record_id(self) -> int:
@@ -119,8 +121,14 @@ class RecordView:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """The complete record as JSON, as it was harvested."""
-        found: dict[str, Any] = json.loads(self.row["metadata"] or "{}")
+        row = self.snapshot.record(self.record_id, ["metadata"])
+        found: dict[str, Any] = json.loads(row["metadata"] or "{}")
         return found
+
+    @cached_property
+    def files(self) -> pd.DataFrame:
+        """One row per file; columns of text are read on first access."""
+        return files_of_record(self.snapshot, self.record_id)
 
     @property
     def tree(self) -> Tree:
@@ -150,7 +158,7 @@ class RecordView:
                 yield name, ", ".join(map(str, self.row[name]))
         if self.doi_url:
             yield "DOI", self.doi_url
-        yield "files", f"{len(self.files):,} with {number_of(image=int(self.row['n_images']))}"
+        yield "files", f"{self.row['n_files']:,} with {number_of(image=int(self.row['n_images']))}"
 
 
 def _linked(value: str) -> str:

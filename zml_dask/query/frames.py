@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from packaging.version import Version
 
@@ -173,6 +174,12 @@ def files_frame(view: Dataset) -> pd.DataFrame:
     else:
         eager = snapshot.take("files", rows, names)
     return lazy_frame(snapshot, "files", eager, rows)
+
+
+def files_of_record(snapshot: Snapshot, record_id: int) -> pd.DataFrame:
+    """Return a DataFrame of the files of a record."""
+    eager = snapshot.scan("files", _eager_columns("files"), pc.field("record_id") == record_id)
+    return lazy_frame(snapshot, "files", eager, eager["file_id"].to_numpy())
 
 
 def records_frame(view: Dataset) -> pd.DataFrame:

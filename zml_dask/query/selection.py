@@ -376,6 +376,10 @@ def open_question(dataset: Dataset, query: str, memory_limit: float | None = Non
         views[name] = f"SELECT * FROM all_derived_{name}" + (
             "" if dataset.is_unselected else f" WHERE {key} IN (SELECT {key} FROM selected)"
         )
+    if dataset.is_unselected and "files" not in question.tables:
+        # The files have the most parts, each with a footer to read.
+        del views["files"]
+        return Database(dataset.snapshot, tuple(tables), views, memory_limit=memory_limit)
     return open_selected(dataset, columns, tuple(tables), views, memory_limit=memory_limit)
 
 
