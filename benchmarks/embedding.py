@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 import zml_dask as zml
 from zml_dask.compiled import compiled
 from zml_dask.derived.embedding import SIZE, Embedder, pack_vector, unit_vectors
+from zml_dask.learning.model import fit
 from zml_dask.learning.samples import concatenated, take
-from zml_dask.learning.training import fit
 from zml_dask.learning.words import N_BUCKETS, WordCounts, count_words, mixed
 
 Float32 = NDArray[np.float32]

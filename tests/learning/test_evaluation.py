@@ -25,7 +25,15 @@ from zml_dask.learning.evaluation import (
     summary,
     unknown,
 )
-from zml_dask.learning.model import LanguageModel
+from zml_dask.learning.model import (
+    Calibration,
+    LanguageModel,
+    calibration_of,
+    fit,
+    probabilities,
+    score,
+    temperature_of,
+)
 from zml_dask.learning.network import NetworkOptions, lines_of, train_and_score
 from zml_dask.learning.samples import (
     SampleOptions,
@@ -34,14 +42,6 @@ from zml_dask.learning.samples import (
     folds_of,
     read_pages,
     take,
-)
-from zml_dask.learning.training import (
-    Calibration,
-    calibration_of,
-    fit,
-    probabilities,
-    score,
-    temperature_of,
 )
 from zml_dask.learning.words import N_BUCKETS, count_words, find_words
 from zml_dask.query.dataset import Dataset

@@ -7,7 +7,6 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -39,20 +38,9 @@ _NONE = "(none)"
 def render(dataset: str, numbers: Numbers, viewer: str | None = None) -> str:
     """Return the report as an HTML page that loads nothing from elsewhere.
 
-    Parameters
-    ----------
-    dataset : str
-        Path or URL; some of its images are read for the mosaic.
-    numbers : Numbers
-        The counts of this dataset.
-    viewer : str, optional
-        Address of the viewer's page, absolute or relative to the report: languages, licences,
-        years and records become links to their images.
-
-    Raises
-    ------
-    UsageError
-        If `viewer` is not an address of a web page.
+    Some images of the dataset are read for the mosaic. With the address of the viewer's page,
+    absolute or relative to the report, languages, licences, years and records become links to their
+    images. `UsageError` if `viewer` is not an address of a web page.
     """
     if viewer is not None and urlsplit(viewer).scheme not in ("", "http", "https"):
         raise UsageError(
@@ -161,16 +149,6 @@ def _rank_plot(
     }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """An image of the mosaic: its origin, and a ``data:`` URL of its PNG."""
-
-    language: str
-    path: str
-    record_id: int
-    url: str
-
-
 def to_grey(image: Images) -> NDArray[np.uint8]:
     """Turn code points, (height, width), into grey levels, uint8 of the same shape.
 
@@ -187,10 +165,11 @@ def to_grey(image: Images) -> NDArray[np.uint8]:
 
 def _tiles(
     snapshot: Snapshot, examples: pd.DataFrame, languages: Sequence[str], n: int = 64
-) -> list[Tile]:
-    """Read the first images of up to `n` files, evenly over some languages.
+) -> list[dict[str, Any]]:
+    """Read the first images of up to `n` files, evenly over some languages, for the mosaic.
 
-    `examples` are rows of the files table whose first image is full.
+    `examples` are rows of the files table whose first image is full. Each tile is such a row with a
+    ``data:`` URL of its PNG.
     """
     examples = examples[examples["language"].isin(languages)]
     if not len(examples):
@@ -200,13 +179,7 @@ def _tiles(
     chosen = chosen.sort_values("first_image")
     images = snapshot.images.read(chosen["first_image"].to_numpy(np.int64))
     urls = map(_png_url, images)
-    return [
-        Tile(str(row["language"]), str(row["path"]), int(row["record_id"]), url)
-        for row, url in sorted(
-            zip(chosen.to_dict("records"), urls, strict=True),
-            key=lambda pair: (pair[0]["language"], pair[0]["file_id"]),
-        )
-    ]
+    return _rows(chosen.assign(url=list(urls)).sort_values(["language", "file_id"]))
 
 
 def _png_url(image: Images) -> str:
@@ -251,13 +224,9 @@ def _labelled(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: object) -> str:
-    return (
-        f"{value:,.2f}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else visible(value)
-    )
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else visible(value)
 
 
 def _environment() -> Environment:

@@ -104,10 +104,7 @@ def table_of(
 ) -> Recipe | Whole:
     """Return how a table is computed: by a function, or as a built-in one.
 
-    Raises
-    ------
-    UsageError
-        If there is no such table, or the function, a name or a type is invalid.
+    `UsageError` if there is no such table, or the function, a name or a type is invalid.
     """
     if function is not None:
         return Recipe.of(name, function, schema or {})

@@ -492,14 +492,8 @@ def compute(
 ) -> tuple[list[Mapping[str, Any]], list[str | None], int]:
     """Call a recipe's function for the files from `start` to `stop`.
 
-    Returns
-    -------
-    rows : list of mapping
-        The values of each file, empty where there are none.
-    errors : list of str or None
-        Why the function failed for each file, or None.
-    called : int
-        Number of files for which it was called.
+    Returns the values of each file (empty where there are none), why the function failed for each
+    (None where it did not), and the number of files for which it was called.
     """
     needs_text = not {"text", "images"}.isdisjoint(recipe.inputs)
     names = ["file_id", "record_id", "status", "n_lines", "first_image", "n_images"]

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from zml_dask.learning.model import fit, score
 from zml_dask.learning.samples import Sample, take
-from zml_dask.learning.training import fit, score
 from zml_dask.learning.words import WordCounts
 from zml_dask.query.dataset import Dataset
 

@@ -21,7 +21,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from zml_dask.learning.association import associate
-from zml_dask.learning.model import LanguageModel
+from zml_dask.learning.model import (
+    Calibration,
+    LanguageModel,
+    calibration_of,
+    fit,
+    log_softmax,
+    probabilities,
+    score,
+    temperature_of,
+)
 from zml_dask.learning.network import NetworkOptions, lines_of, train_and_score
 from zml_dask.learning.samples import (
     Sample,
@@ -31,15 +40,6 @@ from zml_dask.learning.samples import (
     folds_of,
     read_pages,
     take,
-)
-from zml_dask.learning.training import (
-    Calibration,
-    calibration_of,
-    fit,
-    log_softmax,
-    probabilities,
-    score,
-    temperature_of,
 )
 from zml_dask.learning.words import N_BUCKETS, WordCounts, count_words
 from zml_dask.query.dataset import Dataset
@@ -322,22 +322,9 @@ def learn(
 ) -> tuple[dict[str, Any], LanguageModel]:
     """Evaluate how well the languages of a dataset can be predicted, and train a model of them.
 
-    Parameters
-    ----------
-    say : callable
-        Receives lines about the progress.
-
-    Returns
-    -------
-    results : dict
-        Scores of each model on held-out families, and the association with metadata.
-    model : LanguageModel
-        Trained on all families, calibrated on held-out ones.
-
-    Raises
-    ------
-    UsageError
-        If the dataset has fewer than two languages in enough concepts.
+    Returns the scores of each model on held-out families with the association with metadata, and a
+    model trained on all families and calibrated on held-out ones. `say` receives lines about the
+    progress. `UsageError` if the dataset has fewer than two languages in enough concepts.
     """
     options = options or LearnOptions()
     sample = draw(dataset, options.sample)

@@ -111,12 +111,11 @@ def legacy_paths(
         "pickle": f"images_{record_id}.pkl",
         "hdf5": f"images_{record_id}.h5",
         "tree": f"tree_{record_id}.json",
+        "metadata": f"metadata_{record_id}.pkl",
     }
     stem = f"{folder}/{record_id}" if folder else str(record_id)
-    chosen = [name for name in names if name in formats]
     return {
-        **{name: f"{stem}/{names[name]}" for name in chosen},
-        "metadata": f"{stem}/metadata_{record_id}.pkl",
+        kind: f"{stem}/{name}" for kind, name in names.items() if kind in (*formats, "metadata")
     }
 
 

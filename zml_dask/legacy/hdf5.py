@@ -276,12 +276,7 @@ def read_images_hdf5(
     External links, and datasets with values in other files, are not followed, so that a malicious
     file cannot read files of this machine.
 
-    Raises
-    ------
-    LegacyFileError
-        If it is not an HDF5 file, or damaged.
-    OSError
-        If `stream` cannot be read.
+    `LegacyFileError` if it is not an HDF5 file, or damaged; `OSError` if `stream` cannot be read.
     """
     try:
         # Without a cache of chunks, since each is read once.

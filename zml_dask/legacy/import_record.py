@@ -147,10 +147,7 @@ def import_record(
 ) -> StagedRecord:
     """Stage one record in a dataset.
 
-    Raises
-    ------
-    RecordError
-        If none of its files can be read, or one would run code.
+    `RecordError` if none of its files can be read, or one would run code.
     """
     with RecordStager(scratch, record.record_id, ImageShape()) as stager:
         row = _record_row(source, record, describe)

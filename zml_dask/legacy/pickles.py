@@ -160,14 +160,8 @@ def read_images_pickle(
 ) -> dict[str, Segments]:
     """Read ``images_<id>.pkl``: path -> segments, as they were pickled (int64 in 2018).
 
-    `on_array` is as for :func:`zml_dask.safe_pickle.load`.
-
-    Raises
-    ------
-    ForbiddenPickleError, DamagedPickleError
-        If it contains more than plain data, or is damaged.
-    LegacyFileError
-        If it contains something else.
+    `on_array` and the errors for a pickle that is damaged, or contains more than plain data, are as
+    for :func:`zml_dask.safe_pickle.load`. `LegacyFileError` if it contains something else.
     """
     content = load(stream, name=name, on_array=on_array)
     if not isinstance(content, dict):

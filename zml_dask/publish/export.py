@@ -104,26 +104,11 @@ def export(
     executor: Executor | None = None,
     progress: BuildProgress | None = None,
 ) -> list[str]:
-    """Write a view in other formats.
+    """Write a view in some of `FORMATS`; return what was written, one line per format for printing.
 
-    Parameters
-    ----------
-    target : str or pathlib.Path
-        A folder; for all but ``squashfs`` and ``croissant`` any fsspec URL.
-    formats : collection of str
-        Members of `FORMATS`.
-    executor : Executor, optional
-        Runs the tasks of `JOBS`; by default one after the other in this process.
-
-    Returns
-    -------
-    list of str
-        What was written, one line per format for printing.
-
-    Raises
-    ------
-    UsageError
-        If a format is unknown or cannot hold the view, or if `target` is the dataset itself.
+    `target` is a folder, or any fsspec URL for all formats but ``squashfs`` and ``croissant``.
+    `executor` runs the tasks of `JOBS`, by default one after the other in this process.
+    `UsageError` if a format is unknown or cannot hold the view, or `target` is the dataset itself.
     """
     check_formats(formats)
     chosen = list(dict.fromkeys(formats))

@@ -61,10 +61,7 @@ SCHEMA = pa.schema(
 def schema_of(snapshot: Snapshot, columns: Sequence[str] = ()) -> pa.Schema:
     """Add further columns to `SCHEMA`, named as in conditions.
 
-    Raises
-    ------
-    UsageError
-        If one is unknown, or a property of single images.
+    `UsageError` if one is unknown, or a property of single images.
     """
     found = {name: find_countable(name, snapshot.derived).type for name in columns}
     more = (pa.field(name, kind) for name, kind in found.items() if name not in SCHEMA.names)
@@ -151,10 +148,7 @@ class ExportParquet(ExportSamples):
     def of(cls, view: Dataset, target: Storage, columns: Sequence[str]) -> ExportParquet:
         """Plan an export with further columns, such as those of derived tables.
 
-        Raises
-        ------
-        UsageError
-            If a column is unknown, or `target` holds other Parquet files.
+        `UsageError` if a column is unknown, or `target` holds other Parquet files.
         """
         schema = schema_of(view.snapshot, columns)
         stem = _checked_stem(view, target, "files", cls.suffix)
@@ -190,10 +184,7 @@ class ExportWebDataset(ExportSamples):
     ) -> ExportWebDataset:
         """Plan an export with further columns of the files, for the JSON.
 
-        Raises
-        ------
-        UsageError
-            If a column is unknown, or `target` holds other tars.
+        `UsageError` if a column is unknown, or `target` holds other tars.
         """
         schema_of(view.snapshot, columns)
         kind = f"images-{image}{depth if image == 'png' else ''}"
@@ -275,15 +266,7 @@ def _checked_stem(view: Dataset, target: Storage, kind: str, suffix: str) -> str
 def export_atlas(view: Dataset, target: Storage) -> int:
     """Write the map of a view's records as ``atlas.parquet``, which embedding-atlas shows.
 
-    Returns
-    -------
-    int
-        Records on the map.
-
-    Raises
-    ------
-    UsageError
-        If the table ``record_map`` has not been derived.
+    Returns the number of records on it. `UsageError` if ``record_map`` has not been derived.
     """
     if "record_map" not in view.snapshot.derived:
         raise UsageError(

@@ -45,18 +45,9 @@ def write_squashfs(
     kept. The image appears under its name once it is complete, and replaces an existing one. Beside
     it, ``<name>.md5`` is a file that ``md5sum -c`` reads.
 
-    Parameters
-    ----------
-    files : iterable of (str, pathlib.Path)
-        Path within the image, with forward slashes, and location of each file, which may be
-        removed as soon as the next pair is requested.
-    compression : {"gzip", "zstd", "xz", "lz4"}
-        gzip, used in 2018, can be read by everything that reads squashfs.
-
-    Raises
-    ------
-    ZmlError
-        If ``mksquashfs`` is not installed, or fails.
+    `files` are pairs of a path within the image and the location of a file, which may be removed as
+    soon as the next pair is requested. gzip, used in 2018, can be read by everything that reads
+    squashfs. `ZmlError` if ``mksquashfs`` is not installed, or fails.
     """
     program = shutil.which(_PROGRAM)
     if program is None:

@@ -85,16 +85,9 @@ def page_files(dataset: str, name: str) -> dict[str, bytes]:
 def export_page(dataset: str, directory: Path, data_url: str | None = None) -> Path:
     """Write the viewer as static files that any web host can serve, and return the page's path.
 
-    Parameters
-    ----------
-    data_url : str, optional
-        Where a browser finds the dataset: absolute, or relative to the page. By default the
-        path from `directory` to a local dataset.
-
-    Raises
-    ------
-    UsageError
-        If there is no dataset, or a browser cannot read it at its URL.
+    A browser finds the dataset at `data_url`, absolute or relative to the page; by default the path
+    from `directory` to a local dataset. `UsageError` if there is no dataset, or a browser cannot
+    read it at its URL.
     """
     storage = _open(dataset)
     if data_url is None:

@@ -76,20 +76,7 @@ def rasterize(
 def rasterize_utf8(
     text: bytes, total_lines: int, width: int = WIDTH, height: int = HEIGHT
 ) -> tuple[Images, NDArray[np.uint8 | np.uint16]]:
-    """Do the same as :func:`rasterize` for normalised UTF-8 whose lines are already counted.
-
-    Parameters
-    ----------
-    text : bytes
-        Normalised UTF-8, see `zml_dask.raster.text`.
-    width, height : int
-        Size of an image in characters and lines.
-
-    Returns
-    -------
-    images : numpy.ndarray of uint32, shape (n, height, width)
-    n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
-    """
+    """Do the same as :func:`rasterize` for normalised UTF-8 whose lines are already counted."""
     n = -(-total_lines // height)
     images = np.empty((n, height, width), np.uint32)
     n_lines = np.empty(n, n_lines_dtype(height))
@@ -102,21 +89,9 @@ def rasterize_into(
 ) -> int:
     r"""Rasterise normalised texts one after another into given arrays, each from a new image.
 
-    Parameters
-    ----------
-    texts : list of bytes
-        Normalised UTF-8, one item per file.
-    images : numpy.ndarray of uint32, shape (n, height, width)
-        Where to write, for example a part of a shard, until it is full.
-    n_lines : numpy.ndarray of uint8 or uint16, shape (n,)
-        Where to write how many rows of each image are lines.
-    skip : int
-        Number of images of the first text to skip, because they are in the previous shard.
-
-    Returns
-    -------
-    int
-        Number of images written.
+    Writes into `images`, (n, height, width), until they are full, and how many rows of each are
+    lines into `n_lines`, (n,). The first `skip` images of the first text are left out, because they
+    are in the previous shard. Returns the number of images written.
 
     Examples
     --------

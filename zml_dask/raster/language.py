@@ -31,15 +31,9 @@ _SHEBANG = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a file is.
+    """What a file is: linguist's name of its language, and its kind; None if unknown.
 
-    Attributes
-    ----------
-    language : str or None
-        Linguist's name of its language (``"Python"``, ``"C++"``, ``"Text"``), or
-        None if it is unknown.
-    kind : str or None
-        ``"programming"``, ``"markup"``, ``"data"`` or ``"prose"``.
+    Kinds are ``"programming"``, ``"markup"``, ``"data"`` and ``"prose"``.
     """
 
     language: str | None
@@ -64,14 +58,7 @@ def identify(path: str, head: bytes) -> Identity:
     r"""Return the language of a file.
 
     The content is examined only if several languages share the name or extension, or the name is
-    unknown.
-
-    Parameters
-    ----------
-    path : str
-        The file's path or name; only the part after the last slash counts.
-    head : bytes
-        The first `HEAD_BYTES` of its normalised text; ``b""`` if it is not text.
+    unknown. `head` is the first `HEAD_BYTES` of the normalised text; ``b""`` if it is not text.
 
     Examples
     --------

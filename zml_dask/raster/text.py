@@ -28,20 +28,11 @@ class BinaryFileError(ZmlError):
 
 @dataclass(frozen=True, slots=True)
 class NormalizedText:
-    r"""A file's text as it is staged and rasterised.
+    r"""A file's text as it is staged and rasterised: UTF-8 without byte order mark, tab or ``\r``.
 
-    Attributes
-    ----------
-    text : bytes
-        UTF-8 without byte order mark, lines ended by ``\n``, no tabs, no ``\r``.
-    encoding : str
-        The encoding of the file and how it was found; see `zml_dask.encodings.DecodedText`.
-    n_lines : int
-        Number of lines; a final newline begins no further line.
-    n_cut : int
-        Number of lines that are longer than the image is wide.
-    note : str or None
-        What is wrong with the file's encoding.
+    `encoding` says how it was decoded, as in `zml_dask.encodings.DecodedText`, and `note` what
+    is wrong with it. Of the `n_lines` lines, `n_cut` are longer than the image is wide; a final
+    newline begins no further line.
     """
 
     text: bytes
@@ -56,21 +47,10 @@ class NormalizedText:
 
 
 def normalize_text(data: bytes, *, width: int = WIDTH, keep_binary: bool = False) -> NormalizedText:
-    r"""Decode a file's bytes and replace its line ends and tabs.
+    r"""Decode the bytes of a whole file and replace its line ends and tabs.
 
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-    width : int
-        Characters per line; longer lines are counted as cut.
-    keep_binary : bool
-        Read files with NUL bytes too, as for the legacy (2018) dataset.
-
-    Raises
-    ------
-    BinaryFileError
-        If `data` has NUL bytes, is not UTF-16 or UTF-32, and `keep_binary` is false.
+    Lines of more than `width` characters are counted as cut. `BinaryFileError` if `data` has NUL
+    bytes and is not UTF-16 or UTF-32, unless `keep_binary`, as for the legacy (2018) dataset.
 
     Examples
     --------
