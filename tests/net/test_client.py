@@ -214,6 +214,6 @@ def test_a_token_goes_over_https_or_to_this_machine_alone() -> None:
         ("https://zenodo.org:444/api", "zenodo.org", False),
         ("http://127.0.0.1:9/api", "127.0.0.1:9", True),
     ):
-        session = new_session(HttpOptions(), Token("abc", host))
+        session = new_session(HttpOptions().user_agent, Token("abc", host))
         request = session.prepare_request(requests.Request("GET", url))
         assert ("Authorization" in request.headers) == is_sent, url

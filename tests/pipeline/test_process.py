@@ -14,8 +14,7 @@ from swh.model.model import Content
 from zml_dask.errors import UsageError
 from zml_dask.fetch.member import Member
 from zml_dask.legacy.export import legacy_paths
-from zml_dask.net.client import HttpClient
-from zml_dask.net.options import HttpOptions
+from zml_dask.net.client import HttpClient, HttpOptions
 from zml_dask.pipeline import process as module
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.process import process

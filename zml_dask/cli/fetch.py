@@ -21,8 +21,7 @@ from zml_dask.engine.job import run_job
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import ZmlError
 from zml_dask.fetch.fetched import FetchOptions
-from zml_dask.net.client import HttpClient
-from zml_dask.net.options import Token
+from zml_dask.net.client import HttpClient, Token
 from zml_dask.pipeline.fetching import FetchArchives
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.text_safety import number_of

@@ -8,8 +8,7 @@ import click
 
 from zml_dask.cli.building import TOKEN_FILE, progress_of, warn_of_exposed
 from zml_dask.engine.progress import Counts
-from zml_dask.net.client import HttpClient
-from zml_dask.net.options import Token
+from zml_dask.net.client import HttpClient, Token
 from zml_dask.net.throttle import LocalThrottle
 from zml_dask.records.dump import NEWEST
 from zml_dask.records.dump_harvest import DumpProgress

@@ -18,8 +18,7 @@ from zml_dask.cli.building import (
     progress_of,
 )
 from zml_dask.errors import NetworkError
-from zml_dask.net.client import HttpClient
-from zml_dask.net.options import Token
+from zml_dask.net.client import HttpClient, Token
 from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.pipeline.sources import check_target
 from zml_dask.pipeline.update import UpdateResult, harvest_of, options_of_dataset, update

@@ -8,6 +8,8 @@ attempt, and resume a body where it broke off.
 from __future__ import annotations
 
 import json
+import os
+import random
 import threading
 import time
 from collections import defaultdict
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -22,9 +25,8 @@ from urllib.parse import quote, urlsplit
 import requests
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 
-from zml_dask.errors import NetworkError
-from zml_dask.net.connection import Hop, new_session, resolve, travelling
-from zml_dask.net.options import HttpOptions, Token
+from zml_dask.errors import NetworkError, UsageError
+from zml_dask.net.connection import Hop, Token, new_session, resolve, travelling
 from zml_dask.net.responses import (
     BROKEN_CONNECTION,
     OK,
@@ -33,20 +35,8 @@ from zml_dask.net.responses import (
     error_of,
     read_bounded,
 )
-from zml_dask.net.throttle import (
-    LONGEST_PAUSE,
-    LocalThrottle,
-    Throttle,
-    host_of,
-    retry_after,
-)
-from zml_dask.net.transfer import (
-    Download,
-    Transfer,
-    TransferPlan,
-    content_encoding,
-    content_range,
-)
+from zml_dask.net.throttle import LONGEST_PAUSE, LocalThrottle, Throttle, host_of, retry_after
+from zml_dask.net.transfer import Download, Transfer, TransferPlan, content_encoding, content_range
 from zml_dask.net.urls import (
     MOST_REDIRECTS,
     REDIRECTS,
@@ -61,45 +51,86 @@ __all__ = ["Download", "HttpClient", "HttpOptions", "JsonAnswer", "Token"]
 
 T = TypeVar("T")
 
-# An archive that a server compresses once more on its way would match neither its
-# length nor its md5.
+# A file that the server compresses for the transfer has another length and md5 than it states.
 _UNCOMPRESSED: Final = {"Accept-Encoding": "identity"}
 _REDACTED: Final = "***"
 _PART: Final = 206
 _GOOD_PARTS: Final = OK | {_PART, 416}
-_ERA: Final = 1e10
-"""Seconds; an instant further off has no date."""
+# In seconds. `time.gmtime` refuses much later instants.
+_LONGEST_SHOWN_PAUSE: Final = 1e10
 # An unreachable server is reported within five seconds of the first attempt.
 _FIRST_CONNECT_TIMEOUT: Final = 3.0
 
 
-@dataclass(slots=True)
-class _Request:
-    """A request with all its attempts: what is asked, what has failed, and when it is enough.
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """Patience and limits of a client.
 
     Attributes
     ----------
-    on_retry : callable or None
-        Takes a line that says what failed, before each pause.
-    good : frozenset of int
-        Statuses of answers whose body is read.
-    sent : int
-        Requests so far, redirects included.
-    retry_after : float
-        Seconds that the server asked us to wait, with its last transient error.
-    failures : int
-        In a row, without progress.
+    connect_timeout, read_timeout : float
+        Seconds to a connection, and between two pieces of an answer.
+    deadline : float
+        Seconds for one file or answer, all attempts together; time spent
+        waiting for the throttle does not count.
+    attempts : int
+        Tries without progress before giving up.
+    backoff, max_backoff : float
+        Seconds: the n-th pause is drawn from zero to ``backoff * 2**n``,
+        at most `max_backoff`.
+    rate_limit_attempts : int
+        Answers of 429 to one request before giving up.
+    max_json_bytes : int
+        Largest JSON body, decoded.
+    contact : str
+        Where the people behind a build can be reached, a URL or ``mailto:``;
+        by default what ``ZML_CONTACT`` says. Part of the ``User-Agent``, without
+        which Zenodo blocks a client.
     """
+
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    deadline: float = 3600.0
+    attempts: int = 6
+    backoff: float = 1.0
+    max_backoff: float = 60.0
+    rate_limit_attempts: int = 20
+    max_json_bytes: int = 256 * 1024 * 1024
+    contact: str = field(
+        default_factory=lambda: os.environ.get("ZML_CONTACT", "https://pypi.org/project/zml-dask/")
+    )
+
+    def __post_init__(self) -> None:
+        if not (self.contact.isascii() and self.contact.isprintable()):
+            raise UsageError(
+                f"the contact {self.contact!r} cannot be sent to a server: give a URL or a "
+                "mailto: address in ASCII, by ZML_CONTACT"
+            )
+
+    @property
+    def user_agent(self) -> str:
+        """The header ``User-Agent``: name, version and contact."""
+        return f"zml-dask/{version('zml-dask')} (+{self.contact})"
+
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row; random, so that workers part."""
+        longest = min(self.max_backoff, self.backoff * 2.0 ** min(failures, 30))
+        return random.uniform(0.0, longest)  # noqa: S311 (no secret depends on it)
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request with all its attempts: what is asked, what has failed, and when to give up."""
 
     url: str
     options: HttpOptions
-    on_retry: Callable[[str], None] | None = None
+    on_retry: Callable[[str], None] | None
     params: Mapping[str, str] | None = None
     headers: Mapping[str, str] | None = None
-    good: frozenset[int] = OK
-    sent: int = 0
-    retry_after: float = 0.0
-    failures: int = 0
+    good: frozenset[int] = OK  # statuses of the answers whose body is read
+    sent: int = 0  # attempts so far, each redirect included
+    retry_after: float = 0.0  # seconds to wait, as the last transient error asked
+    failures: int = 0  # attempts in a row that failed without progress
     _deadline: float = field(init=False)
     _rate_limited: int = field(init=False, default=0)
 
@@ -120,13 +151,13 @@ class _Request:
             )
 
     def record_failure(self, failure: NetworkError, *, progressed: bool = False) -> None:
-        """Count a transient failure, and pause; or raise it, if it is one too many.
+        """Count a transient failure and pause, or raise it if it is the last one allowed.
 
-        Where much of a body came before it (`progressed`), counting starts again, so that a file of
-        5 GB may arrive in twenty pieces.
+        If much of the body arrived before it (`progressed`), the count starts again, so that a
+        file of 5 GB may arrive in twenty pieces.
         """
         if failure.kind == "rate_limited":
-            # The throttle does the waiting; it knows for how long.
+            # The throttle knows how long to wait, and does so before the next attempt.
             self._rate_limited += 1
             if self._rate_limited >= self.options.rate_limit_attempts:
                 raise failure
@@ -190,7 +221,7 @@ class HttpClient:
         self._throttle: Throttle = LocalThrottle() if throttle is None else throttle
         self._count_lock = threading.Lock()
         self._refusals: dict[str, tuple[float, str, str]] = {}
-        self._session = new_session(self.options, token)
+        self._session = new_session(self.options.user_agent, token)
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +239,7 @@ class HttpClient:
         Raises
         ------
         NetworkError
-            Its kind says what went wrong; of a 500 to a search it is "bad_query".
+            Its kind says what went wrong; a 500 to a search is of the kind "bad_query".
         """
         request = self._request(url, params=params)
 
@@ -313,12 +344,7 @@ class HttpClient:
             return transfer.result(request.sent)
 
     def resolve_redirects(self, url: str) -> str:
-        """Return where the redirects of a URL end, each of them checked; the body is not read.
-
-        Raises
-        ------
-        NetworkError
-        """
+        """Return where the redirects of a URL end, each of them checked; the body is not read."""
         return self._get(self._request(url), lambda response: response.url)
 
     def await_turn(self, url: str) -> None:
@@ -333,8 +359,8 @@ class HttpClient:
                 text = text.replace(secret, _REDACTED)
         return text or ""
 
-    def _request(self, url: str, **asked: Any) -> _Request:
-        return _Request(url, self.options, self._on_retry, **asked)
+    def _request(self, url: str, **details: Any) -> _Request:
+        return _Request(url, self.options, self._on_retry, **details)
 
     def _get(self, request: _Request, read: Callable[[requests.Response], T | NetworkError]) -> T:
         """Try until `read` accepts a response."""
@@ -369,13 +395,9 @@ class HttpClient:
         raise failure
 
     def _refuse(self, url: str, seconds: float, failure: NetworkError) -> NoReturn:
-        """Give up on a server that asks for a very long pause, and send it nothing until then.
-
-        Raises
-        ------
-        NetworkError
-        """
-        until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() + min(seconds, _ERA)))
+        """Give up on a server that asks for a very long pause, and send it nothing until then."""
+        end = time.gmtime(time.time() + min(seconds, _LONGEST_SHOWN_PAUSE))
+        until = time.strftime("%Y-%m-%d %H:%M UTC", end)
         message = f"{host_of(url)} asks to wait until {until}; run the same command again then"
         self._refusals[host_of(url)] = time.monotonic() + seconds, failure.kind, message
         raise NetworkError(failure.kind, message)
@@ -385,8 +407,8 @@ class HttpClient:
         """Send a request and follow where it leads, one checked step at a time."""
         url, params = check_url(request.url), request.params
         hop = Hop(request.check_deadline)
-        # Some servers redirect until their cookie comes back. It goes to that very server, and
-        # lives for this request alone.
+        # Some servers redirect until they receive their cookie. It is sent to that server only,
+        # and kept for this request only.
         jars = defaultdict[str, RequestsCookieJar](RequestsCookieJar)
         for _ in range(MOST_REDIRECTS + 1):
             cookies = jars[host_of(url)]
@@ -396,12 +418,13 @@ class HttpClient:
                     return
                 extract_cookies_to_jar(cookies, response.request, response.raw)  # type: ignore[no-untyped-call]
                 location = response.headers.get("Location")
-                # Decided by the address that answered, or, through a proxy, by the host's spelling.
+                # Through a proxy the server's address is unknown: then `redirected` judges by
+                # how the host is spelt.
                 from_inside = None if hop.peer is None else not is_public(hop.peer)
                 target = redirected(url, self._redact(location), from_inside=from_inside)
                 if from_inside is None and not is_private_host(urlsplit(url).hostname):
-                    # Its addresses too, where a proxy will connect to it. Without a resolver of
-                    # our own the proxy's has to do.
+                    # The proxy will connect to the target, so its addresses are checked here. If
+                    # this machine cannot resolve the name, the proxy has to.
                     parts = urlsplit(target)
                     with suppress(OSError, UnicodeError):
                         resolve(parts.hostname or "", parts.port or 0, public_only=True)

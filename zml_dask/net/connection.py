@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import Any, Final
 
 import requests
@@ -31,17 +33,16 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util import connection as urllib3_connection
 
-from zml_dask.net.options import HttpOptions, Token
+from zml_dask.errors import UsageError
 from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.net.urls import is_public, private_redirect
 
 _LONGEST_HEAD: Final = 1024 * 1024
 _CONNECTIONS: Final = 32
 _SHORTEST_CONNECT: Final = 1.0
-_LONGEST_CONNECT: Final = 60.0
 
-# The standard library stops at 100 headers and takes more for an error; a few servers
-# send more. Here the size of the whole head is bounded instead.
+# The standard library refuses an answer with over 100 headers, which a few servers send. Here
+# the size of the whole head is limited instead.
 http.client._MAXHEADERS = max(http.client._MAXHEADERS, 10_000)  # type: ignore[attr-defined] # noqa: SLF001
 
 
@@ -49,27 +50,14 @@ _HEADER_LINE: Final = re.compile(rb"[!-9;-~]+:|[ \t]")
 _SPACE_BEFORE_COLON: Final = re.compile(rb"^([!-9;-~]+)[ \t]+:")
 
 
-def _no_limit() -> None:
-    """Set no time limit."""
-
-
 @dataclass(slots=True)
 class Hop:
-    """One request on its way: the time that it has, and whom it may reach.
+    """One request on its way: the time that it has, and which servers it may reach."""
 
-    Attributes
-    ----------
-    check_time : callable
-        Called before each read of the answer, its body included; raises when time is up.
-    public_only : bool
-        Refuse servers that are not on the public internet.
-    peer : str or None
-        Address of the server reached; None before, and through a proxy.
-    """
-
-    check_time: Callable[[], None] = _no_limit
-    public_only: bool = False
-    peer: str | None = None
+    # Called before each read of the answer, its body included; raises an error when time is up.
+    check_time: Callable[[], None] = lambda: None
+    public_only: bool = False  # refuse servers that are not on the public internet
+    peer: str | None = None  # the server's address; None before it is reached, and through a proxy
 
 
 _hop: ContextVar[Hop | None] = ContextVar("_hop", default=None)
@@ -101,16 +89,57 @@ def resolve(host: str, port: int, *, public_only: bool = False) -> list[str]:
     return addresses
 
 
-def new_session(options: HttpOptions, token: Token | None) -> requests.Session:
+def new_session(user_agent: str, token: Token | None) -> requests.Session:
     """Make a session that keeps connections, no cookies, and follows no redirects."""
     session = _Session()
-    session.headers["User-Agent"] = options.user_agent
+    session.headers["User-Agent"] = user_agent
     session.auth = _TokenAuth(token)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     adapter = _Adapter()
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token and the only host that may see it.
+
+    Attributes
+    ----------
+    value : str
+        Never shown.
+    host : str
+        Host, with its port where it has one (``zenodo.org``).
+    """
+
+    value: str = field(repr=False)
+    host: str
+
+    @classmethod
+    def load(cls, path: str | Path | None, api_url: str) -> Token | None:
+        """Load a token from a file, else from ``ZENODO_TOKEN``, for the host of `api_url`.
+
+        Returns None if there is neither. Raises `UsageError` if the file cannot be read, is
+        empty, or holds more than a token.
+        """
+        if path is None:
+            value = os.environ.get("ZENODO_TOKEN", "").strip()
+        else:
+            try:
+                value = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(
+                    f"token file {str(path)!r} cannot be read: {type(error).__name__}; "
+                    "give a file that holds the token alone"
+                ) from None
+            if not value:
+                raise UsageError(f"token file {str(path)!r} is empty")
+        if not value:
+            return None
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise UsageError("the access token is not one word of ASCII; check its file")
+        return cls(value, host_of(api_url))
 
 
 class _TokenAuth(requests.auth.AuthBase):
@@ -123,7 +152,7 @@ class _TokenAuth(requests.auth.AuthBase):
         token, url = self._token, request.url or ""
         if token is None or host_of(url) != token.host.lower():
             return request
-        # In clear text only to this machine.
+        # It is sent unencrypted to this machine only.
         if url.startswith("https://") or is_loopback(token.host):
             request.headers["Authorization"] = f"Bearer {token.value}"
         return request
@@ -156,13 +185,12 @@ class _Adapter(HTTPAdapter):
 
 
 class _CheckedReader(io.RawIOBase):
-    """A socket's reader that asks before each read whether there is time left."""
+    """A socket's reader that checks before each read whether there is time left."""
 
     def __init__(self, raw: io.RawIOBase, check_time: Callable[[], None]) -> None:
         self._raw = raw
         self._check_time = check_time
-        self.left: int | None = None
-        """Bytes that may still come; None for any number."""
+        self.left: int | None = None  # bytes that may still come; None for any number
 
     def readable(self) -> bool:
         return True
@@ -202,7 +230,7 @@ class _CheckedResponse(http.client.HTTPResponse):
         self.fp = body
 
     def _read_status(self) -> tuple[str, int, str]:
-        """Read the status of the final answer; those that come before it (1xx) say nothing.
+        """Read the status of the final answer, and skip the interim ones before it (1xx).
 
         The standard library ends a head at the first line that is not a header, and so
         loses the length of the body: such lines are left out.
@@ -235,7 +263,7 @@ class _Direct(_Timed):
             addresses = resolve(self._dns_host, self.port, public_only=public_only)
         except (OSError, UnicodeError) as error:
             raise NameResolutionError(self.host, self, error) from error  # type: ignore[arg-type]
-        until = time.monotonic() + (self.timeout or _LONGEST_CONNECT)
+        until = time.monotonic() + self.timeout
         for number, address in enumerate(addresses, 1):
             share = (until - time.monotonic()) / (len(addresses) - number + 1)
             try:
@@ -257,7 +285,7 @@ class _Direct(_Timed):
             self.connect()
         hop = _hop.get()
         if hop is not None and self.proxy is None:
-            # Also of a connection that is used again: it may have been made for another request.
+            # A connection that is reused may have been made for a request with other limits.
             hop.peer = str(self.sock.getpeername()[0])
             if hop.public_only and not is_public(hop.peer):
                 raise private_redirect(f"//{self.host}")

@@ -58,10 +58,10 @@ class JsonAnswer:
 def error_of(
     response: requests.Response, url: str, redact: Callable[[str], str]
 ) -> tuple[NetworkError, bool]:
-    """Return the error that an answer without the wanted content means, and whether it may pass.
+    """Return the error that an unsuccessful answer means, and whether it is transient.
 
-    A 403 with a page of HTML refuses the client; with JSON, the file. A 500 to a search is Zenodo's
-    way of rejecting the query's syntax. `redact` removes secrets from what the server says.
+    A 403 with a page of HTML refuses the client; with JSON, the file. Zenodo answers 500 to a
+    search whose query it cannot parse. `redact` removes secrets from what the server says.
     """
     status, headers = response.status_code, response.headers
     message, is_page = _message_of(response, redact)
@@ -150,7 +150,7 @@ def _message_of(response: requests.Response, redact: Callable[[str], str]) -> tu
     except (ValueError, RecursionError):
         message = text
         if len(head) >= _REFUSAL_BYTES:
-            # A secret that the limit cuts would not be recognised.
+            # A secret that the limit cuts in two would not be recognised.
             message = message.rpartition(" ")[0]
     else:
         message = str(payload.get("message", "")) if isinstance(payload, dict) else ""

@@ -1,14 +1,14 @@
 """The number of requests that a server permits, and when the next may be sent.
 
-`Budget` is pure arithmetic, given a clock: no sleeping, no I/O, no threads. The same
+`Budget` is pure arithmetic on a given clock: no sleeping, no I/O, no threads. The same
 class decides in one process (`LocalThrottle`) and, for a whole cluster, on the Dask
-scheduler (where Dask is known; that form fulfils the same `Throttle`).
+scheduler (`zml_dask.engine.throttle`).
 
-The servers count in moving windows ("133 a minute"), so a budget keeps the times
+The servers count in moving windows ("133 per minute"), so a budget keeps the times
 of its requests and permits the next as soon as the oldest has left every window.
-That uses all of what is permitted, which an even pace would not whenever the
-downloads come in bursts. Published limits are only the initial values: those of
-``X-RateLimit-Limit`` replace them.
+That uses all that is permitted; an even pace would not, since downloads come in
+bursts. Published limits are only the initial values: those of ``X-RateLimit-Limit``
+replace them.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from urllib.parse import urlsplit
 SEARCH: Final = "search"
 DEFAULT: Final = "default"
 
-# A request counts for the server from its arrival, which lies between its sending
-# and the answer. We count it from the answer, but at most this share of the window
-# after its sending, so that a slow server costs no more than that of the budget.
+# The server counts a request from its arrival, which lies between its sending and the answer.
+# We count it from the answer, but no later than this share of the window after its sending, so
+# that a slow server costs no more than that share of the budget.
 _LATENESS: Final = 0.03
 _PAUSE_WITHOUT_ADVICE: Final = 30.0
 LONGEST_PAUSE: Final = 3600.0
 """If a server asks for a longer pause, the request fails with that reason."""
 _FAILURES_OF_A_SERVER: Final = 3
+# A longer window is not believed: a server that counts in milliseconds would name a century.
 _LONGEST_WINDOW: Final = 24 * 3600.0
-"""The longest that is believed: a server that counts in milliseconds would name a century."""
 # Instants in headers have whole seconds.
 _CLOCK_GRAIN: Final = 1.0
 _SLACK: Final = 2 * _CLOCK_GRAIN
-# Rounding must not make a wait of a window's last moment look like "go".
+# A wait that rounding makes 0 would permit a request too early.
 _SHORTEST_WAIT: Final = 0.001
-# Some servers send the seconds to the reset instead of its instant.
+# A smaller number is not the instant of the reset but the seconds until it, as some servers send.
 _EARLIEST_EPOCH: Final = 1_000_000_000
 # A budget remembers every request of a window. A larger limit than this is never reached,
 # and counts as no limit, so that a server cannot make that list arbitrarily long.
 _MOST_REMEMBERED: Final = 100_000
-# A limit of another order of magnitude belongs to another window.
+# A limit that is so many times another belongs to another window.
 _FAR_MORE: Final = 10
 
 
@@ -63,8 +63,8 @@ class RateLimit:
 class RatePolicy:
     """What is known of a server's limits before it has answered.
 
-    `search` is for listings of records, `default` for everything else. Empty: no limit until the
-    server's headers name one.
+    `search` is for listings of records, `default` for everything else. If empty, there is no limit
+    until the server's headers name one.
     """
 
     default: tuple[RateLimit, ...] = ()
@@ -77,23 +77,19 @@ class RatePolicy:
 
 @dataclass(slots=True)
 class _Window:
-    """A moving window: a limit and the times of the requests within it.
-
-    `published`: the limit is the start value still; `learnt`: even the length
-    comes from headers.
-    """
+    """A moving window: a limit and the times of the requests within it."""
 
     seconds: float
     limit: int | None
-    published: bool = False
-    learnt: bool = False
+    published: bool = False  # the limit is still the initial value
+    learnt: bool = False  # even the length of the window comes from headers
     under_way: deque[float] = field(default_factory=deque)
     counted: deque[float] = field(default_factory=deque)
 
     def wait(self, now: float) -> float:
         """Seconds until one more request fits; 0.0 for now."""
         for times in (self.counted, self.under_way):
-            # What is never answered (a dead worker) leaves its place as well.
+            # A request that is never answered, as of a dead worker, also leaves the window.
             while times and times[0] <= now - self.seconds:
                 times.popleft()
         if self.limit is None or len(self.counted) + len(self.under_way) < self.limit:
@@ -106,7 +102,7 @@ class _Window:
         if self.under_way:
             sent = self.under_way.popleft()
             if took is not None:
-                # A busy worker may send long after it was permitted to.
+                # A busy worker may send a request long after it was permitted to.
                 sent = max(sent, now - took)
             insort(self.counted, min(now, sent + self.seconds * _LATENESS))
 
@@ -119,8 +115,8 @@ class _Window:
         self.limit = max(1, limit)
         if remaining is None:
             return
-        # Somebody else shares our address, or an earlier run of ours used it.
-        # When is unknown but for the oldest, which leaves the window at the reset.
+        # Another client shares our address, or an earlier run used it. Of the times of its
+        # requests we know only the oldest, which leaves the window at the reset.
         strangers = min(limit - remaining, limit) - len(self.counted) - len(self.under_way)
         if strangers > 0:
             age = max(0.0, self.seconds - reset_in)
@@ -150,8 +146,7 @@ class Budget:
     def trouble(self) -> str:
         """What is wrong with the server (``"does not answer"``), or ``""``.
 
-        A server that cannot be reached is in trouble at once; one that answers 5xx,
-        if it does so several times in a row.
+        One failure to reach the server counts; answers of 5xx count if there are several in a row.
         """
         what, times = self._failed
         return what if times >= (_FAILURES_OF_A_SERVER if "answers" in what else 1) else ""
@@ -159,7 +154,7 @@ class Budget:
     def grant(self, bucket: str, now: float) -> float:
         """Ask to send one request of a bucket (``"search"`` or ``"default"``).
 
-        Returns 0.0 where it may be sent now (it is then counted), else the seconds after which to
+        Returns 0.0 if it may be sent now (it is then counted), else the seconds after which to
         ask again. `now` is in seconds of any clock that only goes forward.
         """
         windows = self._windows(bucket)
@@ -185,14 +180,14 @@ class Budget:
         now : float
             By the clock that `grant` is given.
         status : int
-            HTTP status; 0 where no answer came. A 429 pauses every bucket, and so
+            HTTP status; 0 if there was no answer. A 429 pauses every bucket, and so
             does a 503 that says for how long, unless that is over an hour.
         headers : mapping
-            Looked up as ``X-RateLimit-Limit``, ``-Remaining``, ``-Reset``,
-            ``Retry-After`` (not read on good answers: Zenodo sends it with every
-            one) and ``Date``; any spelling of case.
+            Of these ``X-RateLimit-Limit``, ``-Remaining``, ``-Reset``, ``Date`` and
+            ``Retry-After`` are read (the last not on good answers: Zenodo sends it
+            with every one). Their case does not matter.
         took : float, optional
-            Seconds from sending the request to its answer; where unknown, it
+            Seconds from sending the request to its answer; if unknown, it
             counts as sent when it was granted.
         """
         known = {name.lower(): value for name, value in headers.items()}
@@ -207,8 +202,8 @@ class Budget:
             reset_in = windows[0].seconds if reset_in is None else reset_in
             window = _window_meant(windows, limit, reset_in)
             if window.published and limit != window.limit:
-                # The published figures are out of date, so the longer windows'
-                # are too; those servers name a longer window once it is used up.
+                # One published figure is out of date, so those of the longer windows are too.
+                # Such servers name a longer window once it is used up.
                 for longer in windows:
                     if longer.published and longer is not window:
                         longer.limit = None
@@ -223,7 +218,7 @@ class Budget:
                 self._paused_until = max(self._paused_until, now + pause)
 
     def _note(self, status: int, took: float | None) -> None:
-        """Count failures of the server in a row, without requests of unknown outcome."""
+        """Count failures in a row; requests of unknown outcome do not count."""
         if status == 0 and took is None:
             return
         what = "does not answer" if status == 0 else f"answers {status}" if status >= 500 else ""
@@ -250,7 +245,7 @@ def _window_meant(windows: list[_Window], limit: int, reset_in: float) -> _Windo
         # Nothing was known: the window is as long as the time to its reset.
         windows[0].seconds = _usual(reset_in)
     for window in windows:
-        # An hour's limit is near its reset at times as well; its number shows it.
+        # The window of an hour may also be close to its reset; then its limit distinguishes it.
         known = window.limit is not None and not window.published
         if reset_in <= window.seconds + _SLACK and not (
             known and limit > _FAR_MORE * (window.limit or limit)
@@ -327,7 +322,7 @@ STRANGER: Final = RatePolicy(default=(RateLimit(120, 60.0),), search=(RateLimit(
 UNLIMITED: Final = RatePolicy()
 """For this machine itself: nothing, until its headers name a limit."""
 
-# Long waits are cut up so that what another thread learns counts soon.
+# A thread sleeps no longer at a time, so that it soon sees what another thread has learnt.
 _LONGEST_NAP: Final = 1.0
 
 
@@ -389,15 +384,14 @@ def policy_for(host: str) -> RatePolicy:
 class LocalThrottle:
     """The throttle of one process, shared by its threads.
 
-    `policy` gives a host's limits to start from. `waited` counts the seconds that all threads
-    together have waited.
+    `policy` gives a host's initial limits.
     """
 
     def __init__(self, policy: Callable[[str], RatePolicy] = policy_for) -> None:
         self._policy = policy
         self._lock = threading.Lock()
         self._budgets: dict[str, Budget] = {}
-        self.waited = 0.0
+        self.waited = 0.0  # seconds, of all threads together
 
     def acquire(self, url: str) -> float:
         """Block until a request to `url` may be sent; return the seconds waited."""

@@ -30,27 +30,26 @@ _MD5_OF_NOTHING: Final = hashlib.md5(usedforsecurity=False).hexdigest()
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z")
 _ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate", "zstd"})
 _COMPRESSED_NAMES: Final = (".gz", ".tgz", ".svgz", ".zst")
-# As for archives: what a body may unpack to if the size of the file is unknown.
+# What a body may unpack to if the size of the file is unknown; archives have the same limits.
 _MOST_DECODED: Final = 512 * 1024 * 1024
 _MOST_RATIO: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file that has arrived.
+    """A downloaded file.
 
     Attributes
     ----------
     path : Path
     bytes : int
-        Of the content on disk.
+        Length of the content on disk.
     md5 : str
-        Hex digest of it.
+        Its hex digest.
     requests : int
-        How many it took.
+        Number of requests that it took.
     complete : bool
-        False where the first bytes showed that the rest is not wanted; `path`
-        then does not exist.
+        False if the first bytes showed that the rest is not wanted; `path` then does not exist.
     """
 
     path: Path
@@ -81,17 +80,9 @@ class TransferPlan:
         algorithm, colon, digest = self.checksum.rpartition(":")
         return digest.lower() if algorithm.lower() in {"md5", ""} or not colon else None
 
-    @property
-    def names_a_page(self) -> bool:
-        """Whether the file itself is HTML, by its name."""
-        path = urlsplit(self.url).path.removesuffix("/content").lower()
-        return path.endswith((".html", ".htm", ".xhtml"))
-
-    @property
-    def names_an_archive(self) -> bool:
-        """Whether the file is an archive, by its name."""
-        path = urlsplit(self.url).path.removesuffix("/content").lower()
-        return path.endswith((".zip", ".tar", ".7z", *_COMPRESSED_NAMES))
+    def is_named(self, *suffixes: str) -> bool:
+        """Whether the file's name, in lower case, ends with one of `suffixes`."""
+        return urlsplit(self.url).path.removesuffix("/content").lower().endswith(suffixes)
 
     @property
     def part(self) -> Path:
@@ -191,7 +182,7 @@ class Transfer:
         return self.finished
 
     def _is_empty_as_promised(self) -> bool:
-        """Whether an empty body is the file; a broken answer looks the same."""
+        """Whether an empty body is the file, rather than a broken answer."""
         plan = self._plan
         return not self._offset and plan.size in {None, 0} and plan.md5 in {None, _MD5_OF_NOTHING}
 
@@ -232,38 +223,30 @@ class Transfer:
 
     def _begin(self, response: requests.Response) -> NetworkError | None:
         """Prepare for a body, by the response's status and headers."""
+        where = redact_url(self._plan.url)
         if response.status_code == 416:
-            return self._begin_unsatisfied()
+            if not self._offset:
+                raise NetworkError("bad_request", f"{where} answers 416 to a plain request")
+            self._restart()
+            return NetworkError("truncated", f"{where} is shorter than what came before")
         if response.status_code == 206:
             part = content_range(response)
-            if part is None or part[0] != self._offset or self._has_changed(part[2]):
+            total = self._total if part is None or part[2] is None else part[2]
+            has_changed = self._total is not None and total != self._total
+            if part is None or part[0] != self._offset or has_changed:
                 self._restart()
-                where = redact_url(self._plan.url)
                 return NetworkError("truncated", f"{where} answers with another part or file")
-            self._total = part[2] if part[2] is not None else self._total
+            self._total = total
         else:
             if self._offset:
-                # The whole, although a part was asked for: no Range here, or
-                # the file has changed.
+                # The server sends the whole file although a part was asked for: it does not
+                # support ranges, or the file has changed.
                 self._restart()
             self._total = _content_length(response)
         if self._is_checked:
             self._refuse_above(self._total)
         self._validator = _validator(response)
         return None
-
-    def _begin_unsatisfied(self) -> NetworkError:
-        if not self._offset:
-            raise NetworkError(
-                "bad_request", f"{redact_url(self._plan.url)} answers 416 to a plain request"
-            )
-        self._restart()
-        return NetworkError(
-            "truncated", f"{redact_url(self._plan.url)} is shorter than what came before"
-        )
-
-    def _has_changed(self, total: int | None) -> bool:
-        return None not in (self._total, total) and total != self._total
 
     def _refuse_above(self, count: int | None) -> None:
         limit = self._plan.max_bytes
@@ -307,10 +290,11 @@ class Transfer:
             return None
         is_known = plan.md5 is not None or plan.size is not None
         is_page = response.headers.get("Content-Type", "").lower().startswith("text/html")
-        if not is_known and not (is_page and plan.names_an_archive):
+        is_archive = plan.is_named(".zip", ".tar", ".7z", *_COMPRESSED_NAMES)
+        if not is_known and not (is_page and is_archive):
             self.finished = True
             return None
-        if is_page and not plan.names_a_page:
+        if is_page and not plan.is_named(".html", ".htm", ".xhtml"):
             self._restart()
             return NetworkError(
                 "bad_answer", f"{where} answers with a page instead of the file; try later"
@@ -333,14 +317,13 @@ class Transfer:
     def _accept_decoded(self, encoding: str) -> bool:
         """Replace the body by its decompressed content, if that is what the record describes.
 
-        We ask for files as they are, but some servers compress all the same; others
-        send the name of a compression for an archive that is compressed itself. So
-        what the record says of the file decides; and where that is nothing, its name.
+        We ask for files without compression, but some servers compress all the same, and others
+        name a compression because the archive itself is compressed. So the record's checksum and
+        size decide, or, if it has neither, the file's name.
         """
         plan = self._plan
         is_known = plan.md5 is not None or plan.size is not None
-        path = urlsplit(plan.url).path.removesuffix("/content")
-        if not is_known and path.endswith(_COMPRESSED_NAMES):
+        if not is_known and plan.is_named(*_COMPRESSED_NAMES):
             return False
         target = plan.part.with_name(plan.part.name + ".decoded")
         limits = [each for each in (plan.size, plan.max_bytes) if each is not None]
@@ -382,13 +365,13 @@ def _decoded(source: BinaryIO, encoding: str) -> Iterator[bytes]:
                 yield piece
         return
     data = source.read(PIECE)
-    # By the standard "deflate" has zlib's header; some servers leave it out.
+    # The standard says that "deflate" has the header of zlib; some servers leave it out.
     is_raw = encoding == "deflate" and (len(data) < 2 or int.from_bytes(data[:2]) % 31 != 0)
     bits = -zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32
     decoder = zlib.decompressobj(bits)
     while data:
         if decoder.eof:
-            decoder = zlib.decompressobj(bits)  # gzip files may stand one behind the other
+            decoder = zlib.decompressobj(bits)  # several gzip files may follow one another
         yield decoder.decompress(data, PIECE)
         data = decoder.unused_data or decoder.unconsumed_tail or source.read(PIECE)
     yield decoder.flush()

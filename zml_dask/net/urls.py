@@ -64,20 +64,12 @@ def check_url(url: str) -> str:
 def redirected(url: str, location: str | None, *, from_inside: bool | None = None) -> str:
     r"""Return where a redirect of `url` leads.
 
-    Parameters
-    ----------
-    location : str or None
-        The header, as `http.client` gives it: bytes read as Latin-1. Spaces and
-        other characters that a URL may not hold are quoted, as browsers do.
-    from_inside : bool, optional
-        Whether the server that answered is in the private network. Default: as
-        the host in `url` is spelt.
+    `location` is the header as `http.client` gives it: bytes read as Latin-1. Spaces and other
+    characters that a URL may not hold are quoted, as browsers do. `from_inside` says whether the
+    server that answered is in the private network; by default the host in `url` shows it.
 
-    Raises
-    ------
-    NetworkError
-        Where it leads off http(s), from https to http, or from elsewhere to
-        this machine or its private network.
+    Raises `NetworkError` if the redirect leads off http(s), from https to http, or from the
+    public internet to this machine or its private network.
 
     Examples
     --------
@@ -87,7 +79,8 @@ def redirected(url: str, location: str | None, *, from_inside: bool | None = Non
     if not location:
         raise NetworkError("bad_redirect", f"{redact_url(url)} redirects to nowhere")
     try:
-        # Before quoting, which would hide them; `urljoin` would drop some of them.
+        # This is checked before quoting, which hides such characters, and before `urljoin`,
+        # which drops some.
         is_forbidden = _FORBIDDEN.search(location) is not None
         target = check_url("" if is_forbidden else urljoin(url, _quoted(location)))
     except (NetworkError, ValueError):
@@ -138,19 +131,16 @@ def is_public(address: str) -> bool:
 
 def is_private_host(host: str | None) -> bool:
     """Return whether a host is this machine or spelt as an address that is not public."""
-    # As `requests` does before it looks a name up: digits and dots come in many shapes.
+    # `requests` normalises a name in the same way: Unicode has many forms of digits and dots.
     name = unicodedata.normalize("NFKC", host or "").replace("\u3002", ".").lower().rstrip(".")
     if not name or name == "localhost" or name.endswith(".localhost"):
         return True
-    try:
+    with suppress(ValueError):
         return not is_public(name)
-    except ValueError:
-        pass
-    try:
-        # The system's resolver takes 127.1, 0x7f.1 and 2130706433 for addresses.
+    with suppress(OSError, ValueError):
+        # The system's resolver also accepts 127.1, 0x7f.1 and 2130706433 as addresses.
         return not is_public(str(IPv4Address(inet_aton(name))))
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:

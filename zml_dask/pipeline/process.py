@@ -29,8 +29,7 @@ from zml_dask.errors import (
 from zml_dask.fetch.fetched import FetchedRecord, FetchOptions
 from zml_dask.fetch.member import Member
 from zml_dask.fetch.origins import open_record
-from zml_dask.net.client import HttpClient
-from zml_dask.net.options import Token
+from zml_dask.net.client import HttpClient, Token
 from zml_dask.net.throttle import LocalThrottle, Throttle
 from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
