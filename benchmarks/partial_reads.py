@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.fetch.member import FetchLimits
@@ -48,17 +46,12 @@ def by_download(record: Record, client: HttpClient, scratch: Path, threshold: in
         return fetched.archives[0].bytes
 
 
-def by_container(record: Record, client: HttpClient, scratch: Path) -> int:
-    """Bytes fetched through the listing of the container and one request a member."""
-    file = record.files[0]
-    container = file.url.removesuffix("/content") + "/container"
-    listing = client.get_json(container).payload
-    count = 0
-    for entry in listing["entries"]:
-        if entry["size"] <= FetchLimits().max_file_bytes:
-            url = f"{container}/{quote(entry['key'])}"
-            count += client.download(url, scratch / "member").bytes
-    return count
+def by_container(archive: Path) -> tuple[int, int]:
+    """Requests and bytes of a container's listing and one request per member, counted."""
+    with zipfile.ZipFile(archive) as source:
+        sizes = [member.file_size for member in source.infolist()]
+    small = [size for size in sizes if size <= FetchLimits().max_file_bytes]
+    return 1 + len(small), sum(small)
 
 
 def main() -> None:
@@ -77,15 +70,13 @@ def main() -> None:
             ):
                 hit = client.get_json(f"{served.api_url}/records/7").payload
                 record = parse_record(hit, api_url=served.api_url)
-                ways = {
-                    "whole": partial(by_download, record, client, scratch, None),
-                    "parts": partial(by_download, record, client, scratch, 1),
-                    "container": partial(by_container, record, client, scratch),
-                }
-                for way, fetch in ways.items():
+                found = {}
+                for way, threshold in {"whole": None, "parts": 1}.items():
                     before = client.requests_sent
-                    fetched = fetch()
-                    requests = client.requests_sent - before
+                    fetched = by_download(record, client, scratch, threshold)
+                    found[way] = client.requests_sent - before, fetched
+                found["container"] = by_container(path)
+                for way, (requests, fetched) in found.items():
                     seconds = max(requests / REQUESTS_A_SECOND, fetched / LINE)
                     case = f"{megabytes} MB, {n_scripts}, {pieces}"
                     print(

@@ -112,7 +112,7 @@ def main() -> None:
         folder = Path(scratch, "ds")
         write_large_dataset(folder)
         keep_values("Asking a million images", "asking-a-million-images", facts(folder))
-        readers: dict[str, Reader] = {"the package": zml.open_dataset(folder).reader.read}
+        readers: dict[str, Reader] = {"the package": zml.open_dataset(folder).snapshot.images.read}
         readers["zarr-python"] = zarr_reader(folder, None)
         if importlib.util.find_spec("zarrs"):
             readers["zarr-python with zarrs"] = zarr_reader(folder, "zarrs.ZarrsCodecPipeline")

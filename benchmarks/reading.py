@@ -77,7 +77,7 @@ def uses(dataset: zml.Dataset) -> dict[str, Rows]:
 
 def by_package(url: str, layout: Layout, rows: Rows) -> None:
     with layout.in_force():
-        reader = zml.open_dataset(url).reader
+        reader = zml.open_dataset(url).snapshot.images
         for some in rows:
             reader.read(some)
 

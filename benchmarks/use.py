@@ -30,6 +30,8 @@ import zml_dask as zml
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "store"))
 
 FORTRAN = "language == 'Fortran'"
+IN_FOLDER = "path.contains('data1/')"
+RECORD = 1_050_017
 DELAY = 0.03
 """Seconds that the server waits before each answer."""
 MIB = 2**20
@@ -59,12 +61,14 @@ QUESTIONS: dict[str, tuple[Question | None, Question]] = {
     "duplicates()": (None, lambda ds: ds.duplicates()),
     f'select("{FORTRAN}") and its len': (None, lambda ds: len(ds.select(FORTRAN))),
     "ten paths of that selection": (lambda ds: ds.select(FORTRAN), ten_paths),
+    f'select("{IN_FOLDER}") and its len': (None, lambda ds: len(ds.select(IN_FOLDER))),
+    "one record": (None, lambda ds: repr(ds.record(RECORD))),
     "first shuffled batch of everything": (None, first_batch),
     "first shuffled batch of that selection": (lambda ds: ds.select(FORTRAN), first_batch),
 }
 LOCAL = [name for name in QUESTIONS if "license" not in name]
 REMOTE = [name for name in QUESTIONS if name in {
-    'counts("license")', f'select("{FORTRAN}") and its len',
+    'counts("license")', f'select("{FORTRAN}") and its len', "one record",
     "ten paths of that selection", "first shuffled batch of that selection",
 }]  # fmt: skip
 
@@ -86,6 +90,8 @@ DUCKDB: dict[str, str] = {
         where sha256 is not null group by sha256 having count(distinct record_id) > 1""",
     f'select("{FORTRAN}") and its len': """
         select sum(n_images) from files where language == 'Fortran'""",
+    f'select("{IN_FOLDER}") and its len': f"select sum(n_images) from files where {IN_FOLDER}",
+    "one record": f"select * exclude (metadata) from records where record_id = {RECORD}",
 }
 
 
