@@ -236,6 +236,16 @@ def test_what_is_refused_is_told_how_to_write(text: str, said: str) -> None:
     assert len(str(caught.value)) < 700
 
 
+def test_how_deep_a_condition_may_be_does_not_depend_on_the_interpreter() -> None:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(16_384)  # as mypy does
+    try:
+        with pytest.raises(UsageError, match="nested too deeply"):
+            parse_condition("+".join(["n_lines > 1", *["1"] * 500]))
+    finally:
+        sys.setrecursionlimit(before)
+
+
 def test_conditions_run_over_lines_and_hold_comments(ds: zml.Dataset) -> None:
     expected = len(ds.select("language == 'Python' and n_lines > 30"))
     for text in (

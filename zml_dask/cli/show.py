@@ -140,8 +140,8 @@ def _show_file(
                 f"{file['path']} has no image, it is {file['status'].replace('_', ' ')}{why}"
             )
         )
-    number_of_file = np.array([file["file_id"]], np.int64)
-    file |= snapshot.take("files", number_of_file, ["text_sha256"]).to_pylist()[0]
+    file_id = np.array([file["file_id"]], np.int64)
+    file |= snapshot.take("files", file_id, ["text_sha256"]).to_pylist()[0]
     rows = image_rows(snapshot.info, file)
     segment, images = rows - file["first_image"], snapshot.images.read(rows)
     read_text(file, images, segment)  # which checks it

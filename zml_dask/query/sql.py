@@ -54,6 +54,8 @@ _MAX_LITERALS = 1_000
 """Longer lists become a table: DuckDB takes 90 s over a million literals."""
 _MAX_TERMS = 2_000
 """DuckDB takes a minute over 5,000 conditions that are joined by and, two over 20,000 by or."""
+_MAX_DEPTH = 250
+"""Python's json reads trees three times as deep, unless its stack is used up already."""
 _MAX_SHOWN = 200
 _TEXTS = re.compile(r"'(?:[^']|'')*'?|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
@@ -411,6 +413,7 @@ def _parser(_process: int) -> duckdb.DuckDBPyConnection:
         ":memory:",
         config={
             "threads": 1,
+            "max_expression_depth": _MAX_DEPTH,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "enable_external_access": False,
