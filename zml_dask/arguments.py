@@ -119,7 +119,7 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[..., Any]:
                 advice = "; give them one after the other, not as a list"
             elif isinstance(value, bytes):
                 advice = "; zml_dask.raster.text.normalize_text decodes a file's bytes"
-            wanted = _described(kind) + _MEANINGS.get(name or "", "")
+            wanted = described(kind) + _MEANINGS.get(name or "", "")
             raise UsageError(
                 f"{where}(): {name} has to be {wanted}, not {brief_repr(value)}{advice}"
             ) from None
@@ -173,9 +173,10 @@ def _converted(value: Any, kind: Any) -> Any:
         items = [value] if isinstance(value, str) else list(value)
         fits = all(isinstance(item, str) for item in items)
         value = items if origin is list else tuple(items)
-    elif origin is Mapping and inner[1] in (int, float):
-        fits = isinstance(value, Mapping)
-        value = {key: _converted(one, inner[1]) for key, one in value.items()} if fits else value
+    elif origin is Mapping and inner[0] is str:
+        fits = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        if fits and inner[1] in (int, float):
+            value = {key: _converted(one, inner[1]) for key, one in value.items()}
     else:
         # Of a protocol nothing is known, unless it is one of ours.
         opaque = getattr(origin, "_is_protocol", False) and not origin._is_runtime_protocol  # noqa: SLF001
@@ -186,12 +187,12 @@ def _converted(value: Any, kind: Any) -> Any:
     return value
 
 
-def _described(kind: Any) -> str:
+def described(kind: Any) -> str:
     """Describe in words what an annotation accepts."""
     origin: Any = get_origin(kind) or kind
     inner = get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(map(_described, inner)))
+        return " or ".join(dict.fromkeys(map(described, inner)))
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in _LISTS and inner[:1] == (str,):

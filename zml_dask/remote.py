@@ -55,7 +55,7 @@ def explain_fsspec(error: Exception) -> RemoteFailure:
     # about a value that it refuses, as botocore an endpoint without http://.
     if type(error).__module__ == "builtins" and not isinstance(error, ImportError | ValueError):
         raise error
-    if _is_ours(error):  # of a file that was read, and is not what it has to be
+    if is_ours(error):  # of a file that was read, and is not what it has to be
         return RemoteFailure(str(error))
     return RemoteFailure(f"{error or type(error).__name__}; check the address and the options")
 
@@ -89,7 +89,7 @@ def reason_of(causes: list[BaseException]) -> str:
     return type(causes[0]).__name__
 
 
-def _is_ours(error: BaseException) -> bool:
+def is_ours(error: BaseException) -> bool:
     """Whether this package's own code raised an error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import time
 from bisect import bisect_right
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -191,12 +192,17 @@ def test_searches_and_files_have_each_their_own() -> None:
     [
         ({"Retry-After": "7"}, 7.0),
         ({"retry-after": "7"}, 7.0),
+        ({"Retry-After": "0.5"}, 0.5),
         ({"Retry-After": formatdate(EPOCH + 9, usegmt=True)}, 9.0),
+        ({"Retry-After": time.asctime(time.gmtime(EPOCH + 9))}, 9.0),
+        ({"Retry-After": time.strftime("%A, %d-%b-%y %H:%M:%S GMT", time.gmtime(EPOCH + 9))}, 9.0),
+        ({"X-RateLimit-Reset": "4.5"}, 5.5),
         ({"Retry-After": "3600"}, 3600.0),
         ({"Retry-After": "3601"}, 0.0),
         ({"Retry-After": "99999999"}, 0.0),
         ({"Retry-After": "soon"}, 30.0),
         ({"Retry-After": "-5"}, 30.0),
+        ({"Retry-After": "0.5.5"}, 30.0),
         ({}, 30.0),
     ],
 )

@@ -288,7 +288,12 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("", "is empty"), ("nosuch://x", "there is no file system 'nosuch'")],
+    [
+        ("", "is empty"),
+        ("nosuch://x", "there is no file system 'nosuch'"),
+        ("s3://bucket//ds", "'s3://bucket//ds' has a slash too many: write s3://BUCKET/FOLDER"),
+        ("simplecache::s3:///ds", "has a slash too many"),
+    ],
 )
 def test_a_url_that_cannot_be(url: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -309,6 +314,38 @@ def test_arguments_of_other_types_are_named(
 def test_a_folder_takes_no_storage_options(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="takes no storage options; leave out 'anon'"):
         Storage.open(tmp_path, anon=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"anon": "x", "client_kwargs": 3}, "'anon' has to be True or False, not .* type str"),
+        ({"client_kwargs": 3}, "option 'client_kwargs' has to be a mapping, not .* type int"),
+        ({"config_kwargs": "x"}, "option 'config_kwargs' has to be a mapping"),
+        ({"key": "k", "secret": b"private"}, "option 'secret' has to be text, not .* type bytes"),
+        ({"session": 3}, "check the storage options session, endpoint_url: 'int' object has no"),
+    ],
+)
+@pytest.mark.parametrize("chain", ["", "simplecache::"])
+def test_a_storage_option_of_another_type_is_named(
+    s3_endpoint: str, chain: str, options: dict[str, Any], message: str
+) -> None:
+    options = {**options, "endpoint_url": s3_endpoint}
+    if chain:
+        options, message = {"s3": options}, message.replace("session, endpoint_url", "s3")
+    with pytest.raises(UsageError, match=message) as raised:
+        Storage.open(f"{chain}s3://zml/x", **options).read("a")
+    assert "private" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"headers": "x"}, {"client_kwargs": []}, {"cookies": 3}, {"auth": ("a", "b")}]
+)
+def test_a_storage_option_of_another_type_is_named_over_http(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with RangeServer(tmp_path) as server, pytest.raises(UsageError, match=[*options][0]):
+        Storage.open(server.url, **options).read("a")
 
 
 def test_links_that_lead_out_are_not_followed(tmp_path: Path) -> None:

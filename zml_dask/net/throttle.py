@@ -13,13 +13,14 @@ replace them.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from email.utils import mktime_tz, parsedate_tz
 from ipaddress import ip_address
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -269,14 +270,20 @@ def _whole_number(text: str | None) -> int | None:
     return int(text.strip()[:18])
 
 
+def _seconds(text: str | None) -> float | None:
+    """Read a time in seconds; some servers send fractions, which RFC 9110 does not have."""
+    number = re.fullmatch(r"\d{1,18}(\.\d*)?", (text or "").strip(), re.ASCII)
+    return None if number is None else float(number[0])
+
+
 def _seconds_to_reset(headers: Mapping[str, str]) -> float | None:
     """``X-RateLimit-Reset`` less ``Date``: by the server's own clock, never by ours."""
-    reset = _whole_number(headers.get("x-ratelimit-reset"))
+    reset = _seconds(headers.get("x-ratelimit-reset"))
     date = _instant(headers.get("date"))
     if reset is None:
         return None
     if reset < _EARLIEST_EPOCH:
-        seconds = float(reset)
+        seconds = reset
     elif date is None:
         return None
     else:
@@ -294,9 +301,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     8.0
     """
     text = headers.get("retry-after")
-    seconds = _whole_number(text)
+    seconds = _seconds(text)
     if seconds is not None:
-        return float(seconds)
+        return seconds
     then, date = _instant(text), _instant(headers.get("date"))
     if then is None:
         return None
@@ -305,7 +312,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _instant(text: str | None) -> float | None:
     try:
-        return None if text is None else parsedate_to_datetime(text).timestamp()
+        # Without a time zone, as in C's asctime, it is in UTC (RFC 9110, 5.6.7).
+        parts = parsedate_tz(text or "")
+        return None if parts is None else mktime_tz(parts)
     except (ValueError, OverflowError, IndexError):
         return None
 

@@ -11,13 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import fsspec
 
-from zml_dask.arguments import nearest
+from zml_dask.arguments import described, nearest
 from zml_dask.errors import ObjectMissingError, UsageError, ZmlError
-from zml_dask.remote import explain_fsspec
+from zml_dask.remote import explain_fsspec, is_ours
 from zml_dask.store.storage import Range, Storage, StorageError, is_url
 
 if TYPE_CHECKING:
@@ -36,6 +37,16 @@ _SILENCE = 60.0
 _PASSING_STATUS = (429, 500, 502, 503, 504)
 _PASSING_ERRORS = ("ServerDisconnectedError", "ClientPayloadError", "FSTimeoutError")
 _PRECONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict")
+_BUCKETS = ("s3", "s3a", "gs", "gcs")
+"""Protocols whose URLs begin with a bucket."""
+_OPTIONS: Mapping[str, type] = {
+    "anon": bool,
+    **dict.fromkeys(("client_kwargs", "config_kwargs", "headers", "s3_additional_kwargs"), Mapping),
+    **dict.fromkeys(("endpoint_url", "key", "profile", "secret", "token"), str),
+}
+"""Types of the usual options, which fsspec and its clients do not check."""
+_MISUSES = (TypeError, AttributeError, RuntimeError)
+"""What a client raises that is given an option of a wrong type."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,14 @@ class ObjectStorage(Storage):
             return None
         *wrappers, last = url.split("::")
         for link in [*wrappers, *([last] if "://" in last else [])]:
-            protocol = link.partition("://")[0]
+            protocol, _, place = link.partition("://")
+            bucket, _, key = place.partition("/")
+            if protocol in _BUCKETS and (not bucket or key.startswith("/")):
+                # s3fs writes such objects, and does not find them in a listing.
+                raise UsageError(f"{url!r} has a slash too many: write {protocol}://BUCKET/FOLDER")
+            _check_types(options)
+            if isinstance(options.get(protocol), Mapping):  # those of one link of a chain
+                _check_types(options[protocol])
             try:
                 fsspec.get_filesystem_class(protocol)
             except ImportError as error:
@@ -257,6 +275,8 @@ class ObjectStorage(Storage):
     def _explain(self, error: Exception, operation: str) -> tuple[type[ZmlError], str]:
         if unknown := self._unknown_option(error):
             return UsageError, unknown
+        if self.options and type(error) in _MISUSES and not is_ours(error):
+            return UsageError, f"check the storage options {', '.join(self.options)}: {error}"
         if isinstance(error, NotImplementedError):
             return StorageError, f"storage of this kind cannot {operation}; copy it to a folder"
         failure = explain_fsspec(error)
@@ -281,6 +301,17 @@ class ObjectStorage(Storage):
         known.update(("headers", "auth", "proxy", "ssl", "timeout"))
         advice = nearest(found[1], sorted(known - {"self"}), "fsspec's documentation")
         return f"there is no storage option {found[1]!r} for it; {advice}"
+
+
+def _check_types(options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where an option is of a wrong type; its value may be a secret."""
+    for name, value in options.items():
+        kind = _OPTIONS.get(name)
+        if kind and not isinstance(value, (kind, NoneType)):
+            raise UsageError(
+                f"the storage option {name!r} has to be {described(kind)}, not a value of the "
+                f"type {type(value).__name__}"
+            )
 
 
 def _passes(answer: bytes | BaseException) -> bool:
