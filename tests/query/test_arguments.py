@@ -122,6 +122,15 @@ def test_no_wrong_argument_ends_in_an_error_of_python(
         ),
         (lambda ds: ds.sql(None), r"Dataset.sql\(\): query has to be text, not None"),
         (lambda ds: ds.counts(None), r"by has to be text or a list of texts, not None"),
+        (
+            lambda ds: ds.select(publication_date=["2014-01-02 10:00", "2014-13-45"]),
+            r"^publication_date='2014-13-45': publication_date is a date, .* '2015-01-31'",
+        ),
+        (lambda ds: ds.select(publication_date="2014-01-01'"), r"^publication_date=.* is a date"),
+        (
+            lambda ds: zml.open_dataset("memory://x", {1: 2}),
+            r"storage_options has to be a mapping or None, not \{1: 2\}",
+        ),
         (lambda ds: ds.head("x"), r"Dataset.head\(\): n has to be a whole number, not 'x'"),
         (lambda ds: ds.head(True), r"n has to be a whole number, not True"),
         (lambda ds: ds.sample(3, seed="x"), r"seed has to be a whole number, not 'x'"),

@@ -366,9 +366,13 @@ def _literal(column: Column, name: str, value: object) -> str:
         raise UsageError(f"{given}: {name} is a number, and written without quotes")
     if pa.types.is_list(column.type):
         raise UsageError(f"{name} holds lists; write \"'word' in {name}\"")
-    is_date = pa.types.is_date(column.type)
-    if is_date and not re.match(r"\d+-\d\d?-\d\d?", str(value)):
-        raise UsageError(f"{given}: {name} is a date, and written like '2015-01-31'")
+    if pa.types.is_date(column.type):
+        try:
+            _ask("SELECT CAST(? AS DATE)", [str(value)])
+        except duckdb.Error as error:
+            raise UsageError(
+                f"{given}: {name} is a date, and written like '2015-01-31'"
+            ) from error
     if isinstance(value, str):
         return quoted(value)
     if not is_number:
@@ -678,7 +682,8 @@ def _refused(text: str, why: str) -> UsageError:
         example = _EXAMPLE_OF_SELECT if is_select else _EXAMPLE
         reason = _habit(text) or (f"{reason}; {example}" if reason[:1].islower() else reason)
     shown = escape_text(" ".join(text.split())[:_MAX_SHOWN])
-    return UsageError(f"cannot read {shown!r}: {escape_text(reason[: 2 * _MAX_SHOWN])}")
+    what = f"cannot read {shown!r}" if shown else "the selection cannot be read"
+    return UsageError(f"{what}: {escape_text(reason[: 2 * _MAX_SHOWN])}")
 
 
 def _habit(text: str) -> str | None:
