@@ -219,6 +219,9 @@ def test_files_come_with_their_images(ds: Dataset, monkeypatch: pytest.MonkeyPat
     assert seen == len(ds.files)
     odd = ds.select("segment == 1")
     assert [len(images) for _, images in odd] == [1] * len(odd)
+    again = pickle.loads(pickle.dumps(next(iter(odd))))
+    assert again.file == again[0] == next(iter(odd)).file
+    assert again.segment.tolist() == [1]
 
 
 def test_what_cannot_be_counted_or_chosen_is_said(ds: Dataset) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import zml_dask as zml
-from zml_dask.query.file_images import FileImages
+from zml_dask.query.file_images import FileImages, FileRow
 
 ds: zml.Dataset = zml.open_dataset("zenodo-ml", {"anon": True})
 view: zml.Dataset = ds.select("n_lines >= 30", language="Python").sample(10, seed=1)
@@ -27,6 +27,9 @@ total: int = len(parts["train"])
 found: FileImages
 for found in view:
     path: str = found.file.path
+for file, images in view:
+    row: FileRow = file
+    pixels: NDArray[np.uint32] = images
 reveal_type(view.images)
 reveal_type(ds.record(1).doi_url)
 """

@@ -344,7 +344,7 @@ def test_a_storage_option_of_another_type_is_named(
 def test_a_storage_option_of_another_type_is_named_over_http(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    with RangeServer(tmp_path) as server, pytest.raises(UsageError, match=[*options][0]):
+    with RangeServer(tmp_path) as server, pytest.raises(UsageError, match=next(iter(options))):
         Storage.open(server.url, **options).read("a")
 
 

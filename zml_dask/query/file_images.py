@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -61,25 +61,35 @@ class FileRow:
     n_images: int
 
 
-@dataclass(frozen=True, slots=True)
-class FileImages:
-    """A file and its selected images; unpacks as ``file, images``.
+class FileImages(tuple[FileRow, Images]):
+    """A file and its selected images: the pair ``file, images``.
 
     Attributes
     ----------
-    file : FileRow
-    images : numpy.ndarray of uint32, shape (n, height, width)
     segment : numpy.ndarray of int64, shape (n,)
         Number of each image within the file.
     """
 
-    file: FileRow
-    images: Images
     segment: Int64
 
-    def __iter__(self) -> Iterator[FileRow | Images]:
-        yield self.file
-        yield self.images
+    def __new__(cls, file: FileRow, images: Images, segment: Int64) -> Self:
+        """Make one."""
+        made = super().__new__(cls, (file, images))
+        made.segment = segment
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self, self.segment)
+
+    @property
+    def file(self) -> FileRow:
+        """The row of the files table."""
+        return self[0]
+
+    @property
+    def images(self) -> Images:
+        """The selected images, uint32, shape (n, height, width)."""
+        return self[1]
 
     @property
     def text(self) -> str:

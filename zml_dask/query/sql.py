@@ -370,9 +370,7 @@ def _literal(column: Column, name: str, value: object) -> str:
         try:
             _ask("SELECT CAST(? AS DATE)", [str(value)])
         except duckdb.Error as error:
-            raise UsageError(
-                f"{given}: {name} is a date, and written like '2015-01-31'"
-            ) from error
+            raise UsageError(f"{given}: {name} is a date, and written like '2015-01-31'") from error
     if isinstance(value, str):
         return quoted(value)
     if not is_number:
