@@ -42,7 +42,7 @@ _BUCKETS = ("s3", "s3a", "gs", "gcs")
 _OPTIONS: Mapping[str, type] = {
     "anon": bool,
     **dict.fromkeys(("client_kwargs", "config_kwargs", "headers", "s3_additional_kwargs"), Mapping),
-    **dict.fromkeys(("endpoint_url", "key", "profile", "secret", "token"), str),
+    **dict.fromkeys(("endpoint_url", "key", "profile", "secret"), str),
 }
 """Types of the usual options, which fsspec and its clients do not check."""
 _MISUSES = (TypeError, AttributeError, RuntimeError)
