@@ -20,7 +20,7 @@ _COLUMNS = "record_id,path,language,license,n_lines,n_images"
 _EPILOG = " ".join(
     f"Columns of {name}: {', '.join(SCHEMAS[name].names)}." for name in ("files", "records")
 )
-_BATCH = 16_384
+_BATCH = 65_536
 _DIRECTIONS = {"asc": "ASC", "desc": "DESC"}
 
 

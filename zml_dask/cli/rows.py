@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -183,9 +183,10 @@ def _write_json(
     head = "" if counts is None else f' "counts": {json.dumps(counts)},\n'
     file.write("{\n" + head + ' "rows": [')
     before = ""
+    encode = json.JSONEncoder(default=str).encode
     for table in tables:
         for row in table.to_pylist():
-            file.write(f"{before}\n  {json.dumps(row, default=str)}")
+            file.write(f"{before}\n  {encode(row)}")
             before = ","
     file.write("\n ]\n}\n")
 
@@ -207,19 +208,13 @@ def _write_table(tables: Iterator[pa.Table], file: IO[str], width: int | None) -
     widths = [max(len(row[i]) for row in measured) for i in range(len(names))]
     if width is not None:
         widths = _fitting(widths, right, width)
+    layout = "  ".join(
+        f"%{'' if to_right else '-'}{size}s" for size, to_right in zip(widths, right, strict=True)
+    )
     for row in chain([names], rows, (row for table in tables for row in _spelled(table))):
-        cells = [
-            _folded(cell, size) if width else [cell] for cell, size in zip(row, widths, strict=True)
-        ]
-        for number in range(max(map(len, cells))):
-            line = [cell[number] if number < len(cell) else "" for cell in cells]
-            file.write(
-                "  ".join(
-                    text.rjust(size) if to_right else text.ljust(size)
-                    for text, size, to_right in zip(line, widths, right, strict=True)
-                ).rstrip()
-                + "\n"
-            )
+        # A terminal's lines are folded; text in a pipe is kept whole, if wider than measured.
+        lines = zip_longest(*map(_folded, row, widths), fillvalue="") if width else [row]
+        file.writelines((layout % tuple(line)).rstrip() + "\n" for line in lines)
 
 
 def _fitting(widths: list[int], right: list[bool], width: int) -> list[int]:
@@ -244,15 +239,19 @@ def _folded(text: str, width: int) -> list[str]:
     return [*lines, text]
 
 
-def _spelled(table: pa.Table) -> list[list[str]]:
-    return [[_spell(value) for value in row.values()] for row in _as_rows(table)]
+def _spelled(table: pa.Table) -> list[tuple[str, ...]]:
+    """Return rows as text. By columns, since a listing may have millions of rows."""
+    return list(zip(*map(_spell_column, table.columns), strict=True))
 
 
-def _as_rows(table: pa.Table) -> list[dict[str, Any]]:
-    # By number: a question may give two columns one name.
-    renamed = table.rename_columns([str(number) for number in range(table.num_columns)])
-    rows: list[dict[str, Any]] = renamed.to_pylist()
-    return rows
+def _spell_column(column: pa.ChunkedArray) -> list[str]:
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        texts: list[str] = column.fill_null("").to_pylist()
+        if "".join(texts).isprintable():
+            return texts
+    return [_spell(value) for value in column.to_pylist()]
 
 
 def _spell(value: Any) -> str:
