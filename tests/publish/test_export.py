@@ -16,7 +16,7 @@ import pandas as pd
 import polars
 import pytest
 import webdataset
-from dataset_builders import write_dataset
+from dataset_builders import stage_record, write_dataset
 from PIL import Image
 
 import zml_dask as zml
@@ -28,6 +28,7 @@ from zml_dask.publish.png import PngOptions
 from zml_dask.publish.samples import SCHEMA
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import cut
+from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
 
@@ -236,3 +237,34 @@ def test_a_cluster_writes_the_same(run: Run, dataset: Path, view: Dataset, tmp_p
         view.export(tmp_path / "here" / form, form)
         found, expected = digests(tmp_path / form), digests(tmp_path / "here" / form)
         assert found == expected, form
+
+
+@pytest.mark.parametrize(
+    "form", sorted({*FORMATS, "to_huggingface", "to_torch"} - {"dataset", "croissant"})
+)
+def test_nothing_is_not_exported(dataset: Path, tmp_path: Path, form: str) -> None:
+    whole = zml.open_dataset(dataset)
+
+    def export_to(view: Dataset) -> None:
+        if form.startswith("to_"):
+            getattr(view, form)()
+        else:
+            view.export(tmp_path / "out", form)
+
+    with pytest.raises(UsageError, match=r"nothing to .*; no file has language .*mean 'Python'"):
+        export_to(whole.select("language = 'python'"))
+    if form in ("png", "webdataset", "to_torch"):
+        with pytest.raises(UsageError, match=r"no images; none of its \d+ files has text"):
+            export_to(whole.select("n_images = 0"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_of_records_without_files_has_no_rows_to_write(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path / "zml")
+    stage_record(storage, tmp_path, 1, [], {})
+    commit(storage)
+    whole = zml.open_dataset(tmp_path / "zml")
+    with pytest.raises(UsageError, match=r"nothing to export: the dataset has no files$"):
+        whole.export(tmp_path / "out", "parquet")
+    whole.export(tmp_path / "out", "pickle")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["1"]

@@ -137,6 +137,8 @@ def test_an_interrupted_tar_has_no_name(dataset: Path, tmp_path: Path) -> None:
 
 def test_short_images_may_be_left_out(dataset: Path, tmp_path: Path) -> None:
     assert export_png(dataset, tmp_path, PngOptions(min_lines=31)).images == Counter(py=2)
+    with pytest.raises(UsageError, match="nothing to export: no image has 81 lines or more"):
+        export_png(dataset, tmp_path, PngOptions(min_lines=81))
 
 
 def test_withdrawn_records_are_left_out(tmp_path: Path) -> None:

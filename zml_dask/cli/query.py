@@ -12,7 +12,7 @@ from zml_dask.errors import UsageError
 from zml_dask.query.counting import nearest_values, wider_values
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.selection import derived_tables, gather, join_derived, open_selected
-from zml_dask.query.sql import SCHEMAS, Column, find_countable, parse_condition
+from zml_dask.query.sql import SCHEMAS, Column, find_countable
 from zml_dask.store.layout import derived_table
 from zml_dask.text_safety import escape_text, number_of
 
@@ -51,8 +51,7 @@ def command(
     For records, counts and anything else there is zml-dask sql.
     """
     opened = open_dataset(dataset)
-    condition = where.strip()
-    found = opened.select(condition) if condition else opened
+    found = opened.select(where) if where.strip() else opened
     names = [name.strip() for name in columns.split(",") if name.strip()]
     if not names:
         raise UsageError("--columns names none; give for example --columns path,license")
@@ -68,11 +67,9 @@ def command(
     )
     more = "" if shown.rows == counts["files"] else f"; {shown.rows:,} shown"
     shown.say(f"{total}{more}")
-    if condition:
-        advise = wider_values if counts["files"] else nearest_values
-        advice = advise(opened, parse_condition(condition, opened.snapshot.derived).named)
-        if advice is not None:
-            click.echo(escape_text(advice), err=True)
+    advice = wider_values(found) if counts["files"] else nearest_values(found)
+    if advice is not None:
+        click.echo(escape_text(advice), err=True)
 
 
 def _order(found_in: Dataset, order_by: str) -> list[tuple[Column, str]]:

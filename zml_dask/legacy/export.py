@@ -29,8 +29,9 @@ from zml_dask.errors import UsageError
 from zml_dask.legacy.hdf5 import Hdf5Writer
 from zml_dask.legacy.pickles import PickleWriter
 from zml_dask.legacy.record import LegacyFile, LegacyFormat, LegacyRecord
+from zml_dask.query.counting import check_some
 from zml_dask.query.file_images import FileImages, iterate_files
-from zml_dask.query.portions import CountingJob, Portion, cut
+from zml_dask.query.portions import CountingJob, Portion, check_whole_files, cut
 from zml_dask.query.selection import Selection, image_lines
 from zml_dask.query.tree import Tree, build_tree
 from zml_dask.store.snapshot import Snapshot
@@ -237,13 +238,15 @@ def export_dataset(
     """Write ``TARGET/<id>/...`` for every record of a dataset or view; see `ExportLegacy`.
 
     Returns the numbers of ``records`` and ``images`` written, and of records whose files existed
-    ``already``.
+    ``already``. `UsageError` if the view has no records, or is of single images.
     """
     # Imported here because they are slow to import and not needed by a build's workers.
     from zml_dask.engine.executors import SerialExecutor
     from zml_dask.query.dataset import Dataset
 
     view = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
+    check_some(view, "records")
+    check_whole_files(view, "an export of 2018's formats")
     portions = tuple(cut(view, records=RECORDS_PER_TASK))
     target, keep = Storage.open(target), view.is_unselected
     job = ExportLegacy(view.snapshot, target, portions, tuple(formats), scratch, keep)

@@ -32,6 +32,7 @@ from zml_dask.publish.samples import (
     export_atlas,
 )
 from zml_dask.publish.squashfs import Compression, write_squashfs
+from zml_dask.query.counting import check_some
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import check_whole_files, cut
 from zml_dask.query.saving import save_view
@@ -44,6 +45,8 @@ JOBS = ("dataset", *LEGACY, "parquet", "webdataset", "png")
 from a stream, and Croissant is a single JSON file."""
 
 FORMATS = (*JOBS, "squashfs", "croissant", "atlas")
+_OF_IMAGES = ("webdataset", "png")
+"""Formats that can hold single images of a file."""
 
 
 @checked
@@ -108,15 +111,22 @@ def export(
 
     `target` is a folder, or any fsspec URL for all formats but ``squashfs`` and ``croissant``.
     `executor` runs the tasks of `JOBS`, by default one after the other in this process.
-    `UsageError` if a format is unknown or cannot hold the view, or `target` is the dataset itself.
+    `UsageError` if a format is unknown or cannot hold the view, if there is nothing to write, or
+    `target` is the dataset itself.
     """
     check_formats(formats)
     chosen = list(dict.fromkeys(formats))
     if chosen != ["croissant"] and Storage.open(target).url == view.url:
         raise UsageError(f"{target} is the dataset itself; give another folder to export into")
     for name in chosen:
-        if name not in ("webdataset", "png", "croissant", "atlas"):
-            check_whole_files(view, f"the format {name}")
+        if name in _OF_IMAGES:
+            check_some(view, "images")
+            continue
+        if name not in ("dataset", "croissant"):  # which can be empty
+            check_some(view, "files" if name == "parquet" else "records")
+        if name not in ("croissant", "atlas"):
+            instead = f", or export the images as {' or '.join(_OF_IMAGES)}"
+            check_whole_files(view, f"the format {name}", instead)
     if "croissant" in chosen and not view.is_unselected:
         raise UsageError(
             "croissant describes a whole dataset, not a selection: export the selection as "

@@ -25,6 +25,8 @@ from PIL import Image
 from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor, Report, run_job
 from zml_dask.engine.progress import BuildProgress
+from zml_dask.errors import UsageError
+from zml_dask.query.counting import check_some
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import Portion, PortionJob, cut
 from zml_dask.query.selection import image_lines
@@ -220,16 +222,20 @@ def export_png(
     """Write every image of a dataset, or of a view, as ``<record>_<file>_<segment>.png``.
 
     These numbers identify the record, the file and the image in the tables. Each group has a folder
-    in `target`, or with the option `tar` a file ``<group>.tar``.
+    in `target`, or with the option `tar` a file ``<group>.tar``. `UsageError` if there are none.
     """
     view = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
-    storage = Storage.open(target)
-    job = ExportPng(view.snapshot, storage, tuple(cut(view)), options=options or PngOptions())
+    check_some(view, "images")
+    storage, options = Storage.open(target), options or PngOptions()
+    job = ExportPng(view.snapshot, storage, tuple(cut(view)), options=options)
     try:
-        return run_job(job, executor or SerialExecutor(), progress=progress)
+        result = run_job(job, executor or SerialExecutor(), progress=progress)
     finally:
         storage.remove(storage.list(_PIECES))
         storage.prune(_PIECES)
+    if not result.images:
+        raise UsageError(f"nothing to export: no image has {options.min_lines:,} lines or more")
+    return result
 
 
 def group_name(group: str) -> str:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from zml_dask.engine.activity import worker_folder
 from zml_dask.errors import UsageError
 from zml_dask.publish.png import Depth, encode_png, largest_pixel
+from zml_dask.query.counting import check_some
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import CountingJob, Portion, check_whole_files, cut, fingerprint
 from zml_dask.query.selection import gather, image_lines
@@ -345,6 +346,7 @@ def to_huggingface(view: Dataset, columns: Sequence[str] = ()) -> datasets.Datas
             "to_huggingface needs the library datasets; pip install 'zml-dask[huggingface]'"
         ) from error
     check_whole_files(view, "to_huggingface")
+    check_some(view, "files")
     schema = schema_of(view.snapshot, columns)
     found: datasets.Dataset = datasets.Dataset.from_generator(
         _rows,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -15,6 +15,7 @@ from zml_dask.query.frames import to_pandas
 from zml_dask.query.selection import derived_tables, join_derived, open_selected
 from zml_dask.query.sql import YEAR, Column, find_countable, quoted
 from zml_dask.store.layout import derived_table
+from zml_dask.text_safety import escape_text, number_of
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
@@ -145,34 +146,51 @@ def cluster_column(snapshot: Snapshot) -> str:
     return f"{name}.cluster"
 
 
-def nearest_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | None:
-    """Return a line with the values nearest to the first in `named` that no file has.
+def check_some(
+    view: Dataset, unit: Literal["records", "files", "images"], purpose: str = "export"
+) -> None:
+    """Raise `UsageError` if a view has none of what is wanted for a purpose."""
+    counts = view.counted
+    if counts[unit]:
+        return
+    what = "the dataset" if view.is_unselected else "the selection"
+    why = ""
+    if counts["files"]:
+        why = f"; none of its {number_of(file=counts['files'])} has text"
+    elif not view.is_unselected:
+        why = f"; {nearest_values(view) or 'no file matches it'}"
+    raise UsageError(escape_text(f"nothing to {purpose}: {what} has no {unit}{why}"))
 
-    `named` is that of a `sql.Condition`; None if all its values exist.
+
+def nearest_values(view: Dataset) -> str | None:
+    """Return a line with the values nearest to the first in a view's conditions that no file has.
+
+    None if there are files of all its values.
     """
-    for name, text in named:
+    whole = type(view)(view.snapshot)
+    for name, text in _named(view):
         if name not in _OF_FEW_VALUES:
             continue
-        known = [value for value in count_by(dataset, [name]).index if isinstance(value, str)]
+        known = [value for value in count_by(whole, [name]).index if isinstance(value, str)]
         if text not in known:
             advice = nearest(text, known, "no value is similar")
             return f"no file has {name} {text!r}; {advice}"
     return None
 
 
-def wider_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | None:
+def wider_values(view: Dataset) -> str | None:
     """Return a line with a condition that finds more of what was probably meant, if there is one.
 
     ``language == 'Fortran'`` leaves out "Fortran Free Form", and ``license == 'mit'``
-    records that name several licences. Only the summary is read. `named` is that of a
-    `sql.Condition`.
+    records that name several licences. Only the summary is read.
     """
-    for name, text in named:
+    whole = type(view)(view.snapshot)
+    for name, text in _named(view):
         wider = {"language": "language_group", "license": "licenses"}.get(name)
         if wider is None:
             continue
-        asked = count_by(dataset, [name]).images
-        others = count_by(dataset, [wider]).images
+        asked = count_by(whole, [name]).images
+        others = count_by(whole, [wider]).images
         near = next((v for v in others.index if str(v).casefold() == text.casefold()), None)
         if near is None or text not in asked.index or others[near] <= asked[text]:
             continue
@@ -183,3 +201,8 @@ def wider_values(dataset: Dataset, named: Sequence[tuple[str, str]]) -> str | No
             f"{name} == {text!r} {asked[text]:,}"
         )
     return None
+
+
+def _named(view: Dataset) -> list[tuple[str, str]]:
+    """Return the columns and values that a view's conditions name."""
+    return [named for condition in view.conditions for named in condition.named]

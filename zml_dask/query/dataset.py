@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from zml_dask.arguments import checked
+from zml_dask.query import counting
 from zml_dask.query.batches import VOCABULARY, Batches, BatchOptions, Encoding
-from zml_dask.query.counting import count_all, count_by, find_duplicates, find_near_duplicates
 from zml_dask.query.describe import RecordView, describe, describe_html
 from zml_dask.query.engine import relation_of
 from zml_dask.query.file_images import RAISE, FileImages, image_of, iterate_files, text_of
@@ -153,7 +153,7 @@ class Dataset:
     @property
     def counted(self) -> dict[str, int]:
         """Numbers of images, files and records of the view."""
-        return count_all(self)
+        return counting.count_all(self)
 
     @cached_property
     def images(self) -> da.Array:
@@ -388,7 +388,7 @@ class Dataset:
         pandas.DataFrame
             Indexed by `by`, columns ``images``, ``files``, ``records``, most images first.
         """
-        return count_by(self, [by] if isinstance(by, str) else by)
+        return counting.count_by(self, [by] if isinstance(by, str) else by)
 
     def duplicates(self, *, near: bool = False) -> pd.DataFrame:
         """Find files of identical content in different records, by sha256.
@@ -412,7 +412,7 @@ class Dataset:
         UsageError
             If near-duplicates have not been derived, or files have been added since.
         """
-        return find_near_duplicates(self) if near else find_duplicates(self)
+        return (counting.find_near_duplicates if near else counting.find_duplicates)(self)
 
     def similar(
         self,
@@ -548,7 +548,7 @@ class Dataset:
         Raises
         ------
         UsageError
-            If there is no such format, or it cannot represent the view.
+            If there is no such format, it cannot represent the view, or there is nothing to write.
         """
         # By name: the formats are in layers above this one.
         above = import_module("zml_dask.publish.export")
@@ -579,7 +579,7 @@ class Dataset:
         Raises
         ------
         UsageError
-            If the library is not installed, or single images were selected.
+            If the library is not installed, or single images or nothing were selected.
         """
         above = import_module("zml_dask.publish.samples")
         found: datasets.Dataset = above.to_huggingface(self, columns)
@@ -588,14 +588,12 @@ class Dataset:
     def to_xarray(self, columns: Sequence[str] = ()) -> xr.Dataset:
         """Convert the images to a lazy xarray Dataset with labels.
 
-        Its coordinates along ``image`` are ``record_id``, ``file_id``, ``path``,
-        ``language``, ``extension``, ``segment`` and ``n_lines`` (of the image). For up to a
-        million images they are read at once, and ``record_id`` and ``file_id`` are
-        indexes (``labelled.sel(record_id=...)``). For more images they are lazy; to group
-        by a coordinate, load it:
-        ``labelled.assign_coords(language=labelled.language.compute())``.
-        `columns` of any table become coordinates of the same name
-        (``labelled["lines_of_code.code"]``).
+        Its coordinates along ``image`` are ``record_id``, ``file_id``, ``path``, ``language``,
+        ``extension``, ``segment`` and ``n_lines`` (of the image). For up to a million images they
+        are read at once, and ``record_id`` and ``file_id`` are indexes
+        (``labelled.sel(record_id=...)``). For more images they are lazy; to group by a coordinate,
+        load it: ``labelled.assign_coords(language=labelled.language.compute())``. `columns` of any
+        table become coordinates of the same name (``labelled["lines_of_code.code"]``).
 
         Raises
         ------
@@ -678,12 +676,17 @@ class Dataset:
             Default: those of ``torch.distributed`` if it is initialised, else of ``torchrun``.
         **options
             As in :meth:`batches`.
+
+        Raises
+        ------
+        UsageError
+            If PyTorch is not installed, there are no images, or an option is invalid.
         """
         from zml_dask.query.torch_loader import TorchImages, distributed_rank
 
+        counting.check_some(self, "images", "read")
         rank, world_size = distributed_rank(rank, world_size)
-        options |= {"rank": rank, "world_size": world_size}
-        return TorchImages(self.batches(batch_size, **options))
+        return TorchImages(self.batches(batch_size, rank=rank, world_size=world_size, **options))
 
     def __repr__(self) -> str:
         return describe(self)

@@ -73,8 +73,7 @@ def _facts(view: Dataset) -> Iterator[tuple[str, str]]:
         for name, count in languages["images"].items()
     )
     yield "languages", ", ".join(top) or "none"
-    named = [named for condition in view.conditions for named in condition.named]
-    if not counts["files"] and (advice := nearest_values(type(view)(view.snapshot), named)):
+    if not counts["files"] and (advice := nearest_values(view)):
         yield "note", escape_text(advice)
 
 

@@ -194,16 +194,15 @@ def cut(view: Dataset, *, records: int = RECORDS, images: int = IMAGES) -> list[
     return portions
 
 
-def check_whole_files(view: Dataset, what: str) -> None:
+def check_whole_files(view: Dataset, what: str, instead: str = "") -> None:
     """Raise `UsageError` unless a view has its files with all their images.
 
-    `what` is what takes whole files only, for the message.
+    `what` is what takes whole files only, and `instead` what takes single images, for the message.
     """
     if view.selection.chosen is not None:
         raise UsageError(
             f"{what} holds whole files, and this view is of single images: choose files, by "
-            "conditions without segment and image_lines or with select(file_id=[...]), or export "
-            "the images as png or webdataset"
+            f"conditions without segment and image_lines or with select(file_id=[...]){instead}"
         )
 
 
