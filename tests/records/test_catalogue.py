@@ -48,9 +48,12 @@ def test_the_last_line_of_an_id_counts(tmp_path: Path) -> None:
     assert catalogue.read(catalogue.refs[0]).doi == "new"
 
 
-def test_a_torn_last_line_is_passed_over_and_a_torn_middle_is_not(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_said_and_a_torn_middle_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     torn = canonical_json(hit(8))[:-9]
     assert len(Catalogue.open(write(tmp_path / "a.jsonl", hit(7), tail=torn)).refs) == 1
+    assert "a.jsonl breaks off in line 2, which is not read" in caplog.text
     with pytest.raises(UsageError, match="line 2"):
         Catalogue.open(write(tmp_path / "b.jsonl", hit(7), tail=torn + "\n"))
 

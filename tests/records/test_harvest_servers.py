@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,6 +129,19 @@ def test_whatever_a_server_lists_the_harvest_ends_with_a_sound_catalogue(
     client: Any = Answering({"hits": {"hits": hits, "total": total}}, date)
     result = harvest(path, HarvestOptions(exclude=""), client)
     assert len(Catalogue.open(path).refs) == result.records
+
+
+@pytest.mark.parametrize("date", ["Mon, 23 Nov 2026 21:00:00", "Mon Nov 23 21:00:00 2026"])
+def test_a_server_s_date_without_a_zone_is_in_utc(
+    date: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        client: Any = Answering({"hits": {"hits": [], "total": 0}}, date)
+        page = search_module.search_page(client, HarvestOptions(), (None, None), page=1, size=10)
+    time.tzset()
+    assert page.now == datetime(2026, 11, 23, 21, tzinfo=UTC)
 
 
 @given(json_values)

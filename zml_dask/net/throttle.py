@@ -279,7 +279,7 @@ def _seconds(text: str | None) -> float | None:
 def _seconds_to_reset(headers: Mapping[str, str]) -> float | None:
     """``X-RateLimit-Reset`` less ``Date``: by the server's own clock, never by ours."""
     reset = _seconds(headers.get("x-ratelimit-reset"))
-    date = _instant(headers.get("date"))
+    date = http_date(headers.get("date"))
     if reset is None:
         return None
     if reset < _EARLIEST_EPOCH:
@@ -304,13 +304,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     seconds = _seconds(text)
     if seconds is not None:
         return seconds
-    then, date = _instant(text), _instant(headers.get("date"))
+    then, date = http_date(text), http_date(headers.get("date"))
     if then is None:
         return None
     return max(0.0, then - (time.time() if date is None else date))
 
 
-def _instant(text: str | None) -> float | None:
+def http_date(text: str | None) -> float | None:
+    """Read a date of a header as a Unix timestamp in seconds; None if it is none."""
     try:
         # Without a time zone, as in C's asctime, it is in UTC (RFC 9110, 5.6.7).
         parts = parsedate_tz(text or "")

@@ -11,6 +11,7 @@ byte of the file has changed since.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from array import array
@@ -57,6 +58,9 @@ from zml_dask.records.table import (
 )
 from zml_dask.remote import explain_fsspec
 from zml_dask.safe_pickle import load, within
+from zml_dask.text_safety import escape_text
+
+logger = logging.getLogger(__name__)
 
 _COMPRESSIONS: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"\xfd7": "xz", b"BZ": "bz2"}
 """First bytes of compressed files, and fsspec's names of what compressed them."""
@@ -122,8 +126,9 @@ class Catalogue:
         ------
         UsageError
             If it is not there, a part of it is not a record, it is not what its
-            harvest wrote, or its records come from several servers. A last line
-            without an end, such as an interrupted harvest leaves, is passed over.
+            harvest wrote, or its records come from several servers. A last line that
+            breaks off, as an interrupted harvest or copy leaves it, is not read; the
+            log says so (a warning).
         ForbiddenPickleError, DamagedPickleError
             If a pickle holds more than plain containers.
         """
@@ -459,6 +464,12 @@ def _index_lines(stream: BinaryIO, name: str, harvest: HarvestState | None) -> _
                 is_torn = not line.endswith(b"\n")
                 if not is_torn:
                     raise UsageError(f"line {number} of {name} is not a record: {error}") from None
+                logger.warning(
+                    "%s breaks off in line %d, which is not read: continue its harvest, or copy it "
+                    "again",
+                    escape_text(name),
+                    number,
+                )
         offset += len(line)
     # A file that was shortened by whole lines is a subset.
     is_subset = known is None or (checked < known.catalogue_bytes and not is_torn)

@@ -6,15 +6,16 @@ creation time that are small enough.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 from zml_dask.errors import NetworkError, ZmlError
 from zml_dask.net.client import HttpClient
+from zml_dask.net.throttle import http_date
 from zml_dask.records.instants import format_instant, parse_instant
 from zml_dask.records.journal import HarvestOptions
 from zml_dask.records.parse import (
@@ -239,8 +240,8 @@ def updated_hits(
 
 def _clock(headers: Mapping[str, str]) -> datetime:
     try:
-        return parsedate_to_datetime(headers.get("Date", "")).astimezone(UTC)
-    except ValueError:
+        return datetime.fromtimestamp(http_date(headers.get("Date")) or time.time(), UTC)
+    except (ValueError, OverflowError, OSError):  # in the year 99999
         return datetime.now(UTC)
 
 
