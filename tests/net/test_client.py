@@ -46,6 +46,30 @@ def test_each_refusal_is_an_error_of_its_own_and_retried_only_where_it_may_pass(
     assert not list(target.parent.iterdir())
 
 
+_PAGE = b"""<!DOCTYPE html>
+<!-- nginx --><html><head><title>Service&nbsp;down</title>
+<style>h1 > b { color: red }</style><SCRIPT>if (1 < 2) alert("</p>")</SCRIPT></head>
+<body class="x"><h1>Back at 8&#58;00</h1><p>We are <b>sorry</b>.</p><script>
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        (_PAGE, "Service down Back at 8:00 We are sorry ."),
+        (b"<html><body>" + b"<p>no</p> " * 900, " ".join(["no"] * 100)[:200]),
+        (b"<Error><Code>AccessDenied</Code><Message>No access</Message>", "AccessDenied No access"),
+    ],
+)
+def test_of_a_server_s_page_the_text_is_quoted(
+    server: Misbehaving, client: HttpClient, target: Path, page: bytes, text: str
+) -> None:
+    url = server.on("/f", lambda exchange: exchange.send(400, page))
+    with pytest.raises(NetworkError) as caught:
+        client.download(url, target)
+    assert f" answers 400 ({text!r}): the request" in str(caught.value)
+
+
 def test_a_500_to_a_search_is_final(server: Misbehaving, client: HttpClient) -> None:
     url = server.on("/api/records", lambda exchange: exchange.send(500, b'{"message": "oops"}'))
     with pytest.raises(NetworkError, match="query", check=lambda error: error.kind == "bad_query"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,6 +43,10 @@ CA_BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _READ_BYTES: Final = 64 * 1024
 _REFUSAL_BYTES: Final = 4096
 _QUOTED_CHARACTERS: Final = 200
+_MARKUP: Final = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^>]*>?", re.DOTALL | re.IGNORECASE
+)
+"""What a page of HTML has besides its title and text."""
 _CERTIFICATE_EXPIRED: Final = 10
 """OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
 _CERTIFICATE_OF_ANOTHER_HOST: Final = frozenset({62, 64})
@@ -152,6 +158,8 @@ def _message_of(response: requests.Response, redact: Callable[[str], str]) -> tu
         if len(head) >= _REFUSAL_BYTES:
             # A secret that the limit cuts in two would not be recognised.
             message = message.rpartition(" ")[0]
+        if text.startswith("<"):
+            message = html.unescape(_MARKUP.sub(" ", message))
     else:
         message = str(payload.get("message", "")) if isinstance(payload, dict) else ""
     message = " ".join(redact(message).split())[:_QUOTED_CHARACTERS]
