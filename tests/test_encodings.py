@@ -80,6 +80,7 @@ def test_each_encoding_is_found(text: str, codec: str, encoding: str) -> None:
         ('<META http-equiv="Content-Type" content="text/html; charset=cp850">\n', "cp850",
          "cp850 (declared)"),
         ('@charset "iso-8859-10";\n', "iso-8859-10", "iso-8859-10 (declared)"),
+        ('<meta charset="x-mac-roman">\n', "mac-roman", "mac-roman (declared)"),
         ("\\documentclass{article}\n\\usepackage[latin9]{inputenc}\n", "iso-8859-15",
          "iso-8859-15 (declared)"),
     ],
@@ -89,9 +90,11 @@ def test_each_declaration_is_followed(head: str, codec: str, encoding: str) -> N
     assert read(text.encode(codec)) == (text, encoding, None)
 
 
-@pytest.mark.parametrize("name", ["utf-8", "ascii", "utf-16", "rot13", "nonsense", "hex", "idna"])
+@pytest.mark.parametrize(
+    "name", ["utf-8", "ascii", "utf-16", "rot13", "nonsense", "hex", "idna", "unicode_escape"]
+)
 def test_what_is_declared_in_vain_is_passed_over(name: str) -> None:
-    text = f"# coding: {name}\n{FRENCH}"
+    text = f"# coding: {name}\n{FRENCH}x = '\\n'\n"
     assert read(text.encode("cp1252")) == (text, "windows-1252 (assumed)", None)
 
 
@@ -160,8 +163,39 @@ def test_nul_bytes_that_fill_a_block_are_left_out(data: bytes, text: str, encodi
 
 
 @pytest.mark.parametrize(
+    ("first", "codec", "encoding"),
+    [
+        ("*.log\r\n", "ascii", "ascii"),
+        ("*.log", "ascii", "ascii"),  # its last line had no end
+        (GERMAN, "cp1252", "windows-1252 (assumed)"),
+        (GERMAN, "utf-8", "utf-8"),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF16_LE])
+def test_lines_that_powershell_appends(first: str, codec: str, encoding: str, mark: bytes) -> None:
+    data = first.encode(codec) + mark + "données/\r\n".encode("utf-16-le")
+    assert read(data) == (f"{first}données/\r\n", encoding, "its last 20 bytes are utf-16-le")
+
+
+def test_lines_appended_to_what_powershell_wrote() -> None:
+    data = "données/\r\n".encode("utf-16") + b"*.log\r\n"
+    assert read(data) == ("données/\r\n*.log\r\n", "utf-16-le", "its last 7 bytes are ascii")
+
+
+def test_a_second_mark_is_no_character() -> None:
+    assert read(2 * codecs.BOM_UTF8 + GERMAN.encode()) == (GERMAN, "utf-8-sig", None)
+
+
+def test_utf_16_of_chinese_has_a_few_nul_bytes_on_the_other_side() -> None:
+    text = "// 一、\u3000初始化 x\r\nint x = 1;\r\n"
+    for codec in ("utf-16-le", "utf-16-be"):
+        assert read(text.encode(codec)) == (text, f"{codec} (detected)", None)
+
+
+@pytest.mark.parametrize(
     "data",
     [
+        b"line one\n\0" * 9,
         b"\x7fELF\x02\x01\x01" + bytes(9),
         b"; a\0b\r\n\x1a" + bytes(100),
         b"\x01 end" + bytes(4),

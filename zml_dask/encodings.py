@@ -222,9 +222,18 @@ def _decode_marked(data: bytes, encoding: str) -> DecodedText | None:
             data.decode()
         except UnicodeDecodeError:
             return None
+        while data.startswith(codecs.BOM_UTF8):  # each of two tools has put one
+            data = data[len(codecs.BOM_UTF8) :]
         return DecodedText(data, "utf-8-sig")
     if _is_eight_bit(data):
         return None
+    # Lines of ASCII that were appended, as by ``>>`` to what PowerShell has written.
+    tail = data[data.rfind(b"\n\0") + 2 :] if encoding == "utf-16-le" and b"\n\0" in data else b""
+    if len(tail) > 2 and tail.endswith(b"\n") and not tail.translate(None, _PRINTABLE):
+        text, n_bad = _decode_lenient(data[: -len(tail)], encoding)
+        if not n_bad:
+            note = f"its last {len(tail):,} bytes are ascii"
+            return DecodedText(text.encode() + tail, encoding, note)
     try:
         return DecodedText(data.decode(encoding).encode(), encoding)
     except UnicodeDecodeError:
@@ -254,7 +263,7 @@ def _is_eight_bit(data: bytes) -> bool:
 
 def _decode_unmarked(data: bytes, *, has_nul: bool, keep_nul: bool) -> DecodedText | None:
     if has_nul and not keep_nul:
-        return _decode_alternating(data) or _decode_padded(data)
+        return _decode_alternating(data) or _decode_padded(data) or _decode_appended(data)
     found = _decode_escapes(data)
     if found is not None:
         return found
@@ -297,13 +306,17 @@ def _decode_alternating(data: bytes) -> DecodedText | None:
                     if "\n" in text and all(map(_is_in_text, set(text))):
                         return DecodedText(text.encode(), f"{encoding} (detected)")
     even, odd = data[::2].count(0), data[1::2].count(0)
-    is_one_sided = bool(even) != bool(odd)
-    if not is_one_sided or even + odd < max(_LEAST_UTF16_BYTES // 2, len(data) // 16):
+    fewer, more = sorted((even, odd))
+    if 4 * fewer >= more or more < max(_LEAST_UTF16_BYTES // 2, len(data) // 16):
         return None
-    encoding = "utf-16-le" if odd else "utf-16-be"
+    if 3 * more < len(data) and not data.translate(None, _PRINTABLE + b"\0"):
+        return None  # lines that end with NUL bytes
+    encoding = "utf-16-le" if odd > even else "utf-16-be"
     text, n_bad = _decode_lenient(data, encoding)
     if n_bad > 2 or not all(map(_is_in_text, set(text))):
         return None  # numbers of two bytes look the same, but are not letters
+    if fewer and "\n" not in text:
+        return None  # a few characters of Chinese (U+4E00, U+3000) have NUL on the other side
     note = _bad_bytes(n_bad, encoding) if n_bad else None
     how = "detected, repaired" if n_bad else "detected"
     return DecodedText(text.encode(), f"{encoding} ({how})", note)
@@ -320,6 +333,21 @@ def _decode_padded(data: bytes) -> DecodedText | None:
         return None
     note = f"{len(data) - len(text):,} NUL bytes at its end are left out"
     return DecodedText(found.utf8, found.encoding, note)
+
+
+def _decode_appended(data: bytes) -> DecodedText | None:
+    """Decode lines that PowerShell has appended in UTF-16 to a file of another encoding."""
+    start = data.index(b"\0") - 1
+    if start < 1 or data[:start].removesuffix(codecs.BOM_UTF16_LE).translate(None, _NOT_CONTROL):
+        return None
+    rest = _decode_alternating(data[start:])
+    if rest is None or not (rest.encoding.startswith("utf-16-le") and rest.utf8.endswith(b"\n")):
+        return None
+    first = decode(data[:start].removesuffix(codecs.BOM_UTF16_LE))
+    if first is None:
+        return None
+    note = f"its last {len(data) - start:,} bytes are utf-16-le"
+    return DecodedText(first.utf8 + rest.utf8, first.encoding, note)
 
 
 def _decode_escapes(data: bytes) -> DecodedText | None:
@@ -418,13 +446,13 @@ def _codec(name: bytes) -> str | None:
     # Emacs and vim say how lines end as well.
     text = re.sub(r"[-_](unix|dos|mac)$", "", text)
     try:
-        codec = codecs.lookup(_OTHER_NAMES.get(text, text)).name
+        codec = codecs.lookup(_OTHER_NAMES.get(text, text.removeprefix("x-"))).name
         probe = b"coding: \x7e".decode(codec)
     except (LookupError, UnicodeError, TypeError, AssertionError, ValueError):
         return None
     if not isinstance(probe, str) or not probe.startswith("coding: ") or codec.startswith("utf"):
         return None
-    if codec in {"unicode_escape", "raw_unicode_escape", "punycode", "idna", "ascii", "hz"}:
+    if codec in {"unicode-escape", "raw-unicode-escape", "punycode", "idna", "ascii", "hz"}:
         return None
     return codec
 

@@ -169,6 +169,9 @@ def test_an_image_of_a_disc_within_an_archive(read: Read, tmp_path: Path) -> Non
         ("disc.dmg", b"\x78\x01\x63\x00\x00koly\xff", "its name says that it is an archive"),
         ("code.tar.gz", b"<!DOCTYPE html>\n<title>Log in</title>\n", "a web page"),
         ("code.zip", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        ("code.zip", b'{"message": "Bad credentials"}\n', "a text stands in its place: '{"),
+        ("code.tar.gz", b"404: Not Found\n", "a text stands in its place: '404: Not"),
+        ("code.zip", bytes(600), "its name says that it is an archive"),
     ],
 )
 def test_what_is_no_archive_but_named_as_one(
@@ -178,6 +181,12 @@ def test_what_is_no_archive_but_named_as_one(
     assert fates(members) == {name: "damaged"}
     assert said in str(members[0].reason)
     assert fates(read(data, name="code.dat")) == {}
+
+
+def test_an_archive_of_no_bytes_is_damaged(read: Read) -> None:
+    (member,) = read(b"", name="code.zip")
+    assert (member.status, member.reason) == ("damaged", "it is empty")
+    assert fates(read(bytes(10_240), name="code.tar")) == {}
 
 
 def test_a_record_of_encrypted_archives_alone_says_so(tmp_path: Path) -> None:

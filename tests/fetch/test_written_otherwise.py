@@ -402,6 +402,13 @@ def test_folders_by_their_attribute_alone(read: Read) -> None:
     assert len(members) == 2
 
 
+@pytest.mark.parametrize("kind", [0o04, 0o01, 0o14, 0o17, 0o05])
+def test_what_has_content_is_a_file_whatever_its_mode_says(read: Read, kind: int) -> None:
+    mode = kind << 12 | 0o644
+    member = RawMember.of(b"a.py", PY, made_by=3 << 8, attributes=mode << 16)
+    assert good(read(raw_zip(member))) == {"a.py": PY}
+
+
 @pytest.mark.parametrize("host", [0, 3, 7, 10, 14, 19, 30])
 def test_links_of_every_system(read: Read, host: int) -> None:
     def link(name: bytes, target: bytes) -> RawMember:
@@ -470,8 +477,18 @@ def test_kinds_of_entries_that_nobody_knows_are_files_and_labels_are_none(read: 
     members = read(label + b"".join(kind(letter, letter) for letter in (b"Z", b"8", b"?")) + END)
     assert good(members) == {"Z": PY, "8": PY, "?": PY}
     assert len(members) == 3
-    folder = kind(b"d/", b"D")
-    assert good(read(folder + header(b"a.py") + END)) == {"a.py": PY}
+    for letter in (b"D", b"N", b"A", b"E"):
+        about = kind(b"a.py", letter)
+        assert good(read(about + header(b"a.py") + END)) == {"a.py": PY}
+
+
+def test_the_first_header_of_a_tar_is_damaged(read: Read) -> None:
+    archive = bytearray(header(b"a.py") + header(b"b.py") + END)
+    archive[150] ^= 1
+    for packed in (bytes(archive), gzip.compress(archive)):
+        members = read(packed, name="code.tar.gz")
+        assert good(members) == {"b.py": PY}
+        assert fates(members) == {"code.tar.gz": "damaged"}
 
 
 def test_fields_of_a_zip_that_lie(read: Read) -> None:

@@ -67,6 +67,7 @@ _ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04", b"PK00PK\x
 _GZIP: Final = b"\x1f\x8b\x08"
 _XZ: Final = b"\xfd7zXZ\x00"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_TAR_MAGIC: Final = (b"ustar\x0000", b"ustar  \0")
 _LZ4: Final = (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18")
 _COMPRESSED: Final[tuple[tuple[bytes, Kind], ...]] = (
     (_GZIP, "gzip"),
@@ -92,6 +93,7 @@ _OTHERS: Final = (
     (7, b"**ACE**", "ACE", False),
     (0, b"SIT!", "StuffIt", False),
     (0, b"StuffIt (c)", "StuffIt", False),
+    (0, b"(This file must be converted with BinHex", "BinHex", False),
     (20, b"\xdc\xa7\xc4\xfd", "Zoo", False),
     (0, b"LRZI", "lrzip", False),
     (0, b"\x89LZO\0", "lzop", False),
@@ -167,7 +169,8 @@ def recognise(head: bytes) -> Kind:
         return "encoded"
     found = _other_format(head)
     if found is None:
-        return "bare"
+        # Of a tar, the first header may be damaged.
+        return "tar" if head[257:265] in _TAR_MAGIC else "bare"
     return "foreign" if found[1] else "unsupported"
 
 
@@ -222,14 +225,20 @@ def misnamed(name: str, head: bytes) -> str | None:
     >>> misnamed("code.py", b"<html>") is None
     True
     """
-    if not name.lower().endswith(_NAMED_ARCHIVES) or recognise(head) != "bare":
+    name = name.lower()
+    if not name.endswith(_NAMED_ARCHIVES) or recognise(head) != "bare":
         return None
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page stands in its place"
     if head.startswith(b"version https://git-lfs."):
         return "a pointer of Git LFS stands in its place; the file itself was not published"
-    if _is_binary(head) and head.strip(b"\0"):
-        return "its name says that it is an archive, its bytes are those of none that is known"
+    if _is_binary(head):
+        # A tar may be nothing but empty blocks.
+        if head.strip(b"\0") or not name.endswith((".tar", ".iso")):
+            return "its name says that it is an archive, its bytes are those of none that is known"
+    elif name.endswith(ARCHIVE_SUFFIXES):
+        begin = head[:60].decode("utf-8", "replace")
+        return f"a text stands in its place: {begin!r}" if head else "it is empty"
     return None
 
 

@@ -40,7 +40,8 @@ _MAGIC: Final = b"ustar"
 _POSIX_MAGIC: Final = b"ustar\0"
 
 _DEVICES: Final = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
-_GNU_FOLDER: Final = b"D"
+# Contents of a folder and names in old GNU tars; access control and attributes of Solaris.
+_ABOUT_OTHERS: Final = (b"D", b"N", b"A", b"E")
 _GNU_CONTINUED: Final = b"M"
 _GNU_LABEL: Final = b"V"
 _WITHOUT_CONTENT: Final = (
@@ -167,7 +168,7 @@ def _member(
     is_passed_over = is_version_control(entry.path)
     if entry.kind in _WITHOUT_CONTENT:
         return None if is_passed_over else _special(entry, listed)
-    if is_passed_over or entry.kind == _GNU_FOLDER:
+    if is_passed_over or entry.kind in _ABOUT_OTHERS:
         _skip(layer, entry.size)
         return None
     # Any other kind is a file, says POSIX.

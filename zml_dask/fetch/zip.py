@@ -583,15 +583,16 @@ def _mode_of(host: int, attributes: int, size: int) -> int:
     """Mode of a Unix file; for DOS, that of a folder or a link if it is marked as one.
 
     Links are written with their mode by tools of all systems, other kinds of files
-    by those of Unix alone (macOS has two numbers).
+    by those of Unix alone (macOS has two numbers). What has content is a file, whatever
+    a tool has put into its mode.
     """
     mode = attributes >> 16
     if attributes & _DOS_FOLDER and size == 0:
         return stat.S_IFDIR
-    if host not in _DOS_HOSTS:
-        return mode if stat.S_IFMT(mode) else 0
     if stat.S_ISLNK(mode):
         return mode
+    if host not in _DOS_HOSTS:
+        return mode if stat.S_IFMT(mode) and size == 0 else 0
     return stat.S_IFLNK if attributes & _DOS_LINK and size <= _LONGEST_LINK else 0
 
 
