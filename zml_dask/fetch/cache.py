@@ -1,4 +1,4 @@
-"""Archives that were fetched before: how they lie in a cache, how they are put there, and read.
+"""The cache of fetched archives.
 
 ``CACHE/<record id>/record.json`` names the files beside it (``0000``, ``0001``,
 ...) with sizes and checksums; it is written last, so a record without it is not
@@ -32,20 +32,10 @@ _PIECE: Final = 1024 * 1024
 def read_cached(
     cache: str, record_id: int, folder: Path, limits: FetchLimits
 ) -> FetchedRecord | None:
-    """Read a record from a cache; None if it is not there.
+    """Return a record that is in a cache; None if it is not there.
 
-    Parameters
-    ----------
-    cache : str
-        Folder or URL.
-    folder : Path
-        Scratch, for the archives of a cache that is not a local folder.
-
-    Raises
-    ------
-    RecordError
-        Where the cache cannot be read, or an archive in it is not what its
-        manifest says.
+    `folder` is for the archives of a cache that is not a local folder. Raises `RecordError` if
+    the cache cannot be read, or an archive in it is not what its manifest says.
     """
     system, root = open_cache(cache)
     place = f"{root}/{record_id}"
@@ -62,12 +52,9 @@ def read_cached(
 
 
 def open_cache(cache: str) -> tuple[Any, str]:
-    """File system and root of a cache.
+    """Return the file system and the root of a cache (a folder or a URL).
 
-    Raises
-    ------
-    RecordError
-        Where the URL names no file system that is installed.
+    Raises `RecordError` if the URL names no file system that is installed.
     """
     try:
         system, root = fsspec.core.url_to_fs(cache)
@@ -77,12 +64,9 @@ def open_cache(cache: str) -> tuple[Any, str]:
 
 
 def is_whole(system: Any, place: str) -> bool:
-    """Whether a record is in a cache, and all its files are there in their full size.
+    """Whether a record is in a cache, with all its files in full size.
 
-    Raises
-    ------
-    RecordError
-        Where the cache cannot be read at all.
+    Raises `RecordError` if the cache cannot be read.
     """
     with _reading(f"the cache at {place!r}"):
         manifest = _read_manifest(system, place)
@@ -96,7 +80,7 @@ def is_whole(system: Any, place: str) -> bool:
 
 
 def _read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:
-    """Read a record's manifest; None if the record is not in the cache, or not completely."""
+    """Return a record's manifest; None if the record is not in the cache, or not completely."""
     try:
         manifest = json.loads(system.cat_file(f"{place}/{MANIFEST}"))
     except ValueError:  # it was torn while it was written
@@ -124,7 +108,7 @@ def _reading(what: str) -> Iterator[None]:
 
 
 def keep_in_cache(system: Any, place: str, fetched: FetchedRecord) -> None:
-    """Put archives into a cache, and the manifest last: it makes the record complete."""
+    """Put a record's archives into a cache; the manifest, which makes it complete, comes last."""
     system.makedirs(place, exist_ok=True)
     entries = []
     for number, archive in enumerate(fetched.archives):
@@ -168,20 +152,9 @@ def _archive(system: Any, stored: str, entry: Mapping[str, Any], folder: Path) -
 
 
 def copy_stream(source: Readable, target: Path, most: int) -> tuple[int, str]:
-    """Copy a stream to a file.
+    """Copy a stream to a file; return the number of bytes and their md5 (hex).
 
-    Returns
-    -------
-    count : int
-        Bytes.
-    md5 : str
-        Hex.
-
-    Raises
-    ------
-    NetworkError
-        Where there are more bytes than `most`, or `target` cannot be written. What `source`
-        raises is passed on.
+    Raises `NetworkError` if there are more than `most` bytes, or `target` cannot be written.
     """
     digest, count = hashlib.md5(usedforsecurity=False), 0
     with local_disk(target):
@@ -200,6 +173,6 @@ def copy_stream(source: Readable, target: Path, most: int) -> tuple[int, str]:
 
 
 def md5_of(path: Path) -> str:
-    """Hex md5 of a file."""
+    """Return the md5 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -21,91 +21,48 @@ Origin = Literal["zenodo", "github-archive", "git-tag", "git-branch", "url"]
 
 @dataclass(frozen=True, slots=True)
 class FetchOptions:
-    """How records are fetched.
-
-    Attributes
-    ----------
-    limits : FetchLimits
-    github_url : str
-        Where ``github.com`` is; tests and mirrors have their own.
-    cache : str or None
-        Folder or URL of archives fetched before; asked first.
-    offline : bool
-        Fetch from nowhere else.
-    partial_threshold : int or None
-        From this size on (bytes), a zip file is read in parts where that saves
-        enough; None: never.
-    trusted : bool
-        Whether the catalogue is the user's own, whose URLs may name file systems.
-    git_timeout : float
-        Seconds for one clone.
-    """
+    """How records are fetched."""
 
     limits: FetchLimits = field(default_factory=FetchLimits)
+    # The server that stands for github.com, such as a mirror.
     github_url: str = "https://github.com"
-    cache: str | None = None
-    offline: bool = False
+    cache: str | None = None  # folder or URL of archives fetched before; asked first
+    offline: bool = False  # fetch from the cache alone
+    # Zip files from this size on (bytes) are read in parts if that saves enough; None: never.
     partial_threshold: int | None = 64 * 1024 * 1024
-    trusted: bool = False
-    git_timeout: float = 600.0
+    trusted: bool = False  # the catalogue is the user's own: its URLs may name file systems
+    git_timeout: float = 600.0  # seconds for one clone
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedArchive:
-    """One file of a record, on the local disk.
+    """One file of a record, on the local disk."""
 
-    Attributes
-    ----------
-    name : str
-        Its key within the record.
-    path : Path
-    bytes : int
-        As fetched; of a zip read in parts, of those parts.
-    checksum : str or None
-        ``"md5:..."``, or ``"git:..."`` with the commit.
-    kind : Kind
-    """
-
-    name: str
+    name: str  # its key within the record
     path: Path
-    bytes: int
-    checksum: str | None
+    bytes: int  # as fetched; of a zip read in parts, the sum of those parts
+    checksum: str | None  # "md5:...", or "git:..." with the commit
     kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedRecord:
-    """What was fetched of a record.
-
-    Attributes
-    ----------
-    origin : Origin
-    archives : tuple of FetchedArchive
-        In key order.
-    listed : tuple of Member
-        Files of the record that were not downloaded, since their first bytes or
-        their size showed that they hold nothing to read.
-    limits : FetchLimits
-    scratch : Path or None
-        Folder for archives within the archives, by default where those lie.
-    """
+    """What was fetched of a record."""
 
     origin: Origin
-    archives: tuple[FetchedArchive, ...]
+    archives: tuple[FetchedArchive, ...]  # in the order of their keys
+    # Files that were not downloaded, since their first bytes or their size showed that they hold
+    # nothing to read.
     listed: tuple[Member, ...] = ()
     limits: FetchLimits = field(default_factory=FetchLimits)
-    scratch: Path | None = None
+    scratch: Path | None = None  # for archives within archives; by default, where those are
 
     def members(self) -> Iterator[Member]:
-        """Every file of every archive.
+        """Yield every file of every archive.
 
-        If a record has several archives, the paths of each begin with
-        ``<archive's name>/``. A file that is not an archive has its own name as path.
-        Of members with the same path, the first is read.
-
-        Raises
-        ------
-        RecordError
+        If a record has several archives, the paths of each begin with ``<archive's name>/``. The
+        path of a file that is not an archive is its name. Of members with the same path, the
+        first is read. Raises `RecordError`.
         """
         # An archive "a" with "b/c" beside an archive "a/b" with "c"; "x.py" beside "x.py.gz";
         # two names that are the same once they are escaped.
@@ -120,12 +77,7 @@ class FetchedRecord:
             yield member
 
     def lost(self) -> tuple[str, ...] | None:
-        """Name what could not be read, if no text could be; None if some text was.
-
-        Raises
-        ------
-        RecordError
-        """
+        """Name what could not be read if no text could be; None if some text was."""
         lost: list[str] = []
         # Usually one of the first files is a text, and the rest need not be read.
         for first in (_FIRST_ENTRIES, None):

@@ -41,7 +41,7 @@ FILE_FAULTS: Final = frozenset({
     "bad_url", "bad_redirect",
 })  # fmt: skip
 
-# Of a file that is withheld on purpose, or of all of them.
+# Failures of one file, or of all files of a record, that is withheld on purpose.
 _WITHHELD: Final = frozenset({"forbidden", "gone"})
 _OF_A_FILE: Final = FILE_FAULTS | _WITHHELD | {"too_large", "bad_answer"}
 
@@ -75,54 +75,33 @@ _VOLUMES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Volume:
-    """One part of an archive that is split over several files.
+    """One part of an archive that is split over several files."""
 
-    `is_certain` if the name is not that of anything else, such as of one of several archives.
-    """
-
-    whole: str
-    place: int
+    whole: str  # name of the archive
+    place: int  # 0 for the first part
+    # The name cannot be that of anything else, such as one of several archives.
     is_certain: bool = False
 
 
 @dataclass(slots=True)
 class FileFetcher:
-    """Fetches a record's files into a folder.
-
-    Attributes
-    ----------
-    client : HttpClient
-    folder : Path
-    options : FetchOptions
-    keep_partial : bool
-        Take up what an interrupted run left in `folder`.
-    archives : list of FetchedArchive
-        Fetched so far.
-    listed : list of Member
-        Files that hold nothing to read, are too large, or cannot be fetched.
-    n_bytes : int
-        Of `archives`.
-    fault : RecordError or None
-        Of the first file that cannot be fetched.
-    """
+    """Fetches a record's files into a folder."""
 
     client: HttpClient
     folder: Path
     options: FetchOptions
-    keep_partial: bool = False
-    archives: list[FetchedArchive] = field(default_factory=list)
+    keep_partial: bool = False  # resume what an interrupted run left in `folder`
+    archives: list[FetchedArchive] = field(default_factory=list)  # fetched so far
+    # Files that hold nothing to read, are too large, or cannot be fetched.
     listed: list[Member] = field(default_factory=list)
-    n_bytes: int = 0
-    fault: RecordError | None = None
+    n_bytes: int = 0  # of `archives`
+    fault: RecordError | None = None  # of the first file that cannot be fetched
 
     def fetch_all(self, files: tuple[RecordFile, ...]) -> None:
         """Fetch every file that may hold something to read; the parts of a split archive as one.
 
-        Raises
-        ------
-        NetworkError, RecordError
-            If no file can be fetched: that of the first. If some can, the others are
-            listed with the reason.
+        If some files cannot be fetched, they are listed with the reason. If none can, raises the
+        error (`NetworkError`, `RecordError`) of the first.
         """
         volumes = _volumes_of(file.key for file in files)
         # The first part shows whether there is an archive that is split.
@@ -202,7 +181,7 @@ class FileFetcher:
         if not may_be or recognise(head) != "bare":
             return False
         if file.size is None:
-            return True  # where its end is, is not known
+            return True  # its end is unknown
         try:
             start = max(0, file.size - _TAIL)
             if b"PK\x05\x06" in self.client.read_range(file.url, start, file.size):
@@ -214,7 +193,7 @@ class FileFetcher:
         except NetworkError as error:
             if error.kind != "range_unsupported":
                 raise
-            return True  # only the whole can show it
+            return True  # only the whole file can show it
 
     def _fetch_single(self, file: RecordFile, target: Path) -> None:
         """Fetch a file of unknown size that is not an archive, if it is small enough to be read."""
@@ -354,7 +333,7 @@ def _is_wanted(key: str, head: bytes) -> bool:
     if kind == "zip" and key.lower().endswith(_DOCUMENT_SUFFIXES):
         return False
     if kind == "bare" and (not head.strip(b"\0") or key.lower().endswith((".iso", ".img"))):
-        # As behind empty blocks, or boot code.
+        # A tar may follow empty blocks, and an image may begin with boot code.
         return key.lower().endswith((*ARCHIVE_SUFFIXES, ".img"))
     return kind not in {"bare", "unsupported"} or payload_start(head) is not None
 

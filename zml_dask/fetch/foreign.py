@@ -41,14 +41,9 @@ class MissingLibraryError(BrokenStreamError):
 class ForeignReader:
     """A process that reads one archive.
 
-    Parameters
-    ----------
-    source : binary file
-        With a file descriptor; it is read from its beginning.
-    stream : bool
-        Whether it is one compressed stream, not an archive of entries.
-    archives : tuple of str
-        Ends of names, lower case, whose content is sent whatever its size.
+    `source` needs a file descriptor, and is read from its beginning. `stream` says that it is
+    one compressed stream rather than an archive of entries. Entries whose names, in lower
+    case, end with one of `archives` are sent whatever their size.
     """
 
     def __init__(
@@ -104,13 +99,9 @@ class ForeignReader:
         self._process.wait()
 
     def frame(self) -> tuple[bytes, bytes]:
-        """The next frame: its letter and its body.
+        """Return the letter and the body of the next frame.
 
-        Raises
-        ------
-        BrokenStreamError
-            Where the process ends before it, or writes something else.
-        RecordError
+        Raises `BrokenStreamError` if the process ends before it, or writes something else.
         """
         head = self._take(5)
         length = int.from_bytes(head[1:], "little")
@@ -119,7 +110,7 @@ class ForeignReader:
         return head[:1], self._take(length)
 
     def json_of(self, body: bytes) -> dict[str, Any]:
-        """A frame's body, which should be a JSON object."""
+        """Return the JSON object that a frame's body should be."""
         try:
             value = json.loads(body)
         except ValueError:
@@ -129,12 +120,7 @@ class ForeignReader:
         return value
 
     def finish(self, body: bytes) -> None:
-        """Check the last message of the process.
-
-        Raises
-        ------
-        BrokenStreamError, OverLimitError, MissingLibraryError
-        """
+        """Check the last message of the process; raise the error that it names."""
         said = self.json_of(body)
         if said.get("library") is False:
             raise MissingLibraryError(f"install what reads it: {INSTALL}")
@@ -168,10 +154,8 @@ class ForeignReader:
 def rar5_extras(file: IO[bytes], meter: Meter) -> dict[str, str | None]:
     """Read what libarchive ignores in the headers of a RAR 5 archive.
 
-    Returns
-    -------
-    dict
-        Path of each file that is encrypted (None), or a copy of another (that one's path).
+    Returns the paths of the files that are encrypted (with None) and of those that are copies
+    of others (with that one's path).
     """
     extras: dict[str, str | None] = {}
     file.seek(0)
@@ -224,7 +208,7 @@ def _rar5_special(extra: bytes) -> Iterator[str | None]:
 
 
 def _vint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of RAR 5, and where it ends; IndexError after the last byte."""
+    """Return a number of RAR 5 and where it ends; raise `IndexError` after the last byte."""
     value = shift = 0
     while data[at] & 0x80:
         value |= (data[at] & 0x7F) << shift
@@ -233,12 +217,7 @@ def _vint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def raise_for(said: Any) -> None:
-    """Turn a message of libarchive into an error, if there is one.
-
-    Raises
-    ------
-    BrokenStreamError, OverLimitError
-    """
+    """Raise the `BrokenStreamError` or `OverLimitError` that libarchive's message means, if any."""
     if said is None:
         return
     message = " ".join(str(said).split())[:200]
@@ -255,7 +234,7 @@ class PieceStream:
         self._ready = memoryview(b"")
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes, or one piece; none at the end."""
+        """Return at most `size` bytes, or one piece; nothing at the end."""
         while not self._ready:
             piece = next(self._pieces, None)
             if piece is None:
@@ -266,17 +245,12 @@ class PieceStream:
         return data
 
     def unread(self, data: bytes) -> None:
-        """Put back what was read too much."""
+        """Put back what was read too far."""
         self._ready = memoryview(data + bytes(self._ready))
 
 
 def unpacked(source: IO[bytes], meter: Meter) -> Iterator[bytes]:
-    """Yield what one compressed file unpacks to, such as a ``.Z``.
-
-    Raises
-    ------
-    BrokenStreamError, OverLimitError, RecordError
-    """
+    """Yield the content of one compressed file, such as a ``.Z``."""
     reader = ForeignReader(source, meter, stream=True)
     try:
         while True:

@@ -65,44 +65,30 @@ _FIRST_RELATIONS: Final = ("issupplementto", "isderivedfrom", "isidenticalto")
 
 @dataclass(frozen=True, slots=True)
 class GithubSource:
-    """A repository and the tags to try, the likeliest first.
+    """A repository and the tags to try, the likeliest first."""
 
-    Attributes
-    ----------
-    base : str
-        Root of the server, ``https://github.com``.
-    owner, name : str
-    tags : tuple of str
-        Empty where the record names none.
-    """
-
-    base: str
+    base: str  # root of the server, "https://github.com"
     owner: str
     name: str
-    tags: tuple[str, ...]
+    tags: tuple[str, ...]  # empty if the record names none
 
     @property
     def clone_url(self) -> str:
-        """What git clones."""
+        """The URL that git clones."""
         return f"{self.base}/{self.owner}/{self.name}.git"
 
     def archive_url(self, tag: str) -> str:
-        """The zip that GitHub makes of a tag, or of a commit that stands for one."""
+        """Return the URL of the zip that GitHub makes of a tag, or of a commit in its place."""
         reference = tag if _COMMIT.fullmatch(tag) else f"refs/tags/{quote(tag)}"
         return f"{self.base}/{self.owner}/{self.name}/archive/{reference}.zip"
 
 
 def github_source(record: Record, base: str = "https://github.com") -> GithubSource | None:
-    """The repository of a record; None if it names none on GitHub.
+    """Return the repository of a record; None if it names none on GitHub.
 
-    Links with a tag come before those without, and ``isSupplementTo``, which
-    GitHub's integration writes, before other relations. Where no link has a tag,
-    the record's version is tried as one.
-
-    Parameters
-    ----------
-    base : str
-        Root of the server that stands for ``github.com``.
+    Links with a tag come before those without, and ``isSupplementTo``, which GitHub's
+    integration writes, before other relations. If no link has a tag, the record's version is
+    tried as one. `base` is the root of the server that stands for ``github.com``.
     """
     found = [parsed for link in _links(record) if (parsed := parse_link(link, base)) is not None]
     if not found:
@@ -158,11 +144,7 @@ class GitLimits:
 def find_repository(source: GithubSource, client: HttpClient) -> str:
     """Return the current URL of a repository: servers redirect from its former names.
 
-    git itself follows no redirect; here each is checked (see `HttpClient`).
-
-    Raises
-    ------
-    RecordError
+    git itself follows no redirect; here each one is checked (see `HttpClient`).
     """
     asked = "/info/refs"
     try:
@@ -186,26 +168,11 @@ def snapshot(
     *,
     url: str | None = None,
 ) -> str:
-    """Clone one commit and write it as ``folder / "git.tar"``.
+    """Clone one commit, write it as ``folder / "git.tar"`` and return its hash (hex).
 
-    Parameters
-    ----------
-    tag : str or None
-        None: the default branch.
-    folder : Path
-        Scratch; the clone in it is removed.
-    url : str, optional
-        From `find_repository`. Default: the source's own URL.
-
-    Returns
-    -------
-    str
-        The commit, hex. The tar's top folder is ``owner-name-<7 digits of it>/``,
-        as in GitHub's own archives.
-
-    Raises
-    ------
-    RecordError
+    `tag` None is the default branch; `url` is that of `find_repository`, by default the
+    source's own. The clone in `folder` is removed. As in GitHub's own archives, the tar's top
+    folder is ``owner-name-<7 digits of the hash>/``. Raises `RecordError`.
     """
     url = check_url(source.clone_url if url is None else url)
     clone = folder / "git"
@@ -232,14 +199,10 @@ def snapshot(
 
 
 def _pinned(url: str, source: GithubSource) -> list[str]:
-    """Options that make git connect only to the address that is checked here.
+    """Return options by which git connects only to the address that is checked here.
 
-    Raises
-    ------
-    RecordError
-        If the host has no address.
-    NetworkError
-        If the repository of a public server has been redirected into the private network.
+    Raises `RecordError` if the host has no address, and `NetworkError` if the repository of a
+    public server has been redirected into the private network.
     """
     parts, base = urlsplit(url), urlsplit(source.base)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -259,22 +222,10 @@ def _pinned(url: str, source: GithubSource) -> list[str]:
 
 
 def unbundle(bundle: IO[bytes], folder: Path, limits: GitLimits) -> Path:
-    """Write the head commit of a git bundle as a tar file.
+    """Write the head commit of a git bundle as a tar file in `folder`.
 
-    Parameters
-    ----------
-    folder : Path
-        Scratch.
-
-    Returns
-    -------
-    Path
-        The tar, in `folder`: of ``HEAD`` if the bundle has it, else of its main branch.
-
-    Raises
-    ------
-    RecordError
-        Where it is damaged, or holds only what is new since another commit.
+    That is the commit of ``HEAD`` if the bundle has it, else of its main branch. Raises
+    `RecordError` if the bundle is damaged, or holds only the changes since another commit.
     """
     copied = folder / "bundle"
     bundle.seek(0)
@@ -295,7 +246,7 @@ def unbundle(bundle: IO[bytes], folder: Path, limits: GitLimits) -> Path:
 
 
 def _git(arguments: list[str], folder: Path, limits: GitLimits) -> str:
-    """Run git with a small environment, and with limits of time and file size."""
+    """Run git with a small environment, and limits of time and file size."""
     config = [part for key, value in _CONFIG.items() for part in ("-c", f"{key}={value}")]
     command = ["git", *config, *arguments]
     limiter = shutil.which("prlimit")

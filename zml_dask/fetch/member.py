@@ -39,28 +39,14 @@ class OverLimitError(Exception):
 
 
 class Member(NamedTuple):
-    """What an archive holds under one path; a tuple, since a million are made.
+    """What an archive holds under one path; a tuple, since there may be a million of them."""
 
-    Attributes
-    ----------
-    path : str
-        As in the archive; characters that cannot be shown are escaped.
-    size : int or None
-        Bytes, unpacked, as the archive says; None where it does not.
-    data : bytes or None
-        The content, where `status` is ``"ok"``.
-    status : MemberStatus
-    reason : str or None
-        Why it is not ``"ok"``; of one that is, what to know about it.
-    spooled : file or None
-        Content of a member that is itself an archive and too large for `data`.
-    """
-
-    path: str
-    size: int | None
-    data: bytes | None
+    path: str  # as in the archive; characters that cannot be shown are escaped
+    size: int | None  # bytes, unpacked, if the archive says so
+    data: bytes | None  # the content, if `status` is "ok"
     status: MemberStatus
-    reason: str | None
+    reason: str | None  # why it is not "ok"; if it is, what to know about it
+    # Content of a member that is itself an archive and too large for `data`.
     spooled: IO[bytes] | None = None
 
 
@@ -71,7 +57,7 @@ def unread(
     reason: str,
     spooled: IO[bytes] | None = None,
 ) -> Member:
-    """The row of a member whose content is not read."""
+    """Make the row of a member whose content is not read."""
     return Member(escape_path(path[:_LONGEST_SHOWN_PATH])[0], size, None, status, reason, spooled)
 
 
@@ -106,10 +92,9 @@ def decoded(raw: bytes, fallback: str) -> str:
 
 
 def link_member(path: str, target: str) -> Member | None:
-    """The row of a symbolic link that leads out of the archive; None for any other link.
+    """Make the row of a symbolic link that leads out of the archive; None for any other link.
 
-    Links are never followed; one within the archive names a file that is listed
-    anyway.
+    Links are never followed; one within the archive names a file that is listed anyway.
     """
     depth = path.count("/")
     for part in target.split("/"):
@@ -125,7 +110,7 @@ def link_member(path: str, target: str) -> Member | None:
 
 
 def hard_link_member(path: str, target: str, *, is_listed: bool) -> Member:
-    """The row of a hard link, whose content belongs to another path."""
+    """Make the row of a hard link, whose content belongs to another path."""
     where = escape_path(target[:200])[0]
     if is_listed:
         reason = f"a hard link to {where!r}, which is listed under that path"
@@ -136,41 +121,25 @@ def hard_link_member(path: str, target: str, *, is_listed: bool) -> Member:
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """Bounds of one record.
+    """Limits for one record."""
 
-    Attributes
-    ----------
-    max_archive_bytes : int
-        Of all files of a record together, as downloaded.
-    max_file_bytes : int
-        A larger member is listed as ``too_large`` and not read.
-    max_members : int
-        Entries of an archive, folders and links included.
-    max_path_bytes : int
-        Length of one path; of all paths of an archive together, 64 KiB times this.
-    max_unpacked_bytes : int
-        What all members that are read, or that have to be read over, unpack to.
-    max_ratio : float
-        Unpacked to packed bytes, of an archive that unpacks to over 512 MiB.
-    max_depth : int
-        Compressions around one another (``.tar.gz.xz`` has two). Of archives
-        within an archive, one level is opened.
-    max_seconds : float
-        For reading one archive. A safeguard, not a rule: an archive that meets
-        it becomes a failure, since half a record would not be reproducible.
-    """
-
-    max_archive_bytes: int = 5 * 1024**3
-    max_file_bytes: int = 100_000
-    max_members: int = 1_000_000
+    max_archive_bytes: int = 5 * 1024**3  # of all files of a record together, as downloaded
+    max_file_bytes: int = 100_000  # a larger member is listed as "too_large" and not read
+    max_members: int = 1_000_000  # entries of an archive, folders and links included
+    # Of one path; of all paths of an archive together, 64 KiB times this.
     max_path_bytes: int = 4096
+    # Of all members that are read or must be skipped by unpacking them.
     max_unpacked_bytes: int = 64 * 1024**3
-    max_ratio: float = 300.0
+    max_ratio: float = 300.0  # unpacked to packed bytes, of an archive that unpacks to over 512 MiB
+    # Compressions around one another (``.tar.gz.xz`` has two). Of archives within an archive, one
+    # level is opened.
     max_depth: int = 3
+    # For reading one archive. A safeguard, not a rule: an archive that exceeds it becomes a
+    # failure, since half a record would not be reproducible.
     max_seconds: float = 3600.0
 
     def refusal(self, path: str, size: int) -> tuple[MemberStatus, str] | None:
-        """The reason why a file of this path and size is not read; None if it is read."""
+        """Return status and reason if a file of this path and size is not read; None if it is."""
         if len(path) > self.max_path_bytes:
             return "refused", f"its path is over the limit of {self.max_path_bytes:,} bytes"
         if size > self.max_file_bytes:
@@ -193,14 +162,9 @@ class _Spent:
 
 
 class Meter:
-    """Counts what reading one archive has cost so far.
+    """Counts what reading one archive of `packed_bytes` has cost so far.
 
-    Parameters
-    ----------
-    packed_bytes : int
-        Size of the archive.
-    name : str
-        Of the archive, for messages and for rows about it as a whole.
+    `name` is the archive's, for messages and for rows about it as a whole.
     """
 
     def __init__(self, limits: FetchLimits, packed_bytes: int, name: str) -> None:
@@ -216,7 +180,7 @@ class Meter:
         self._deadline = time.monotonic() + limits.max_seconds
 
     def within(self, name: str) -> Meter:
-        """A meter for an archive within this one; both share their counts."""
+        """Return a meter for an archive within this one; both share their counts."""
         inner = Meter(self.limits, self._packed_bytes, name)
         inner._spent = self._spent
         inner._deadline = self._deadline
@@ -249,9 +213,9 @@ class Meter:
     def add_lines(self, data: bytes) -> str | None:
         """Count the lines of a file; return the reason if there are too many for such an archive.
 
-        Images cost by the line: files of empty lines, well packed, would make a
-        thousand times as many as code does. No line is shorter than one byte, so
-        nothing is counted before that could be.
+        Images cost by the line: well packed files of empty lines would make a thousand times as
+        many as code does. A line takes at least one byte, so nothing is counted before the
+        unpacked bytes are more than the limit.
         """
         if self._spent.unpacked <= self._max_lines:
             return None
@@ -261,12 +225,7 @@ class Meter:
         return f"the archive holds over {self._max_lines:,} lines, too many for its size"
 
     def check_time(self) -> None:
-        """Raise an error if the time is up.
-
-        Raises
-        ------
-        RecordError
-        """
+        """Raise `RecordError` if the time is up."""
         if time.monotonic() > self._deadline:
             raise RecordError(
                 "archive_time",

@@ -160,13 +160,9 @@ def is_text(member: Member) -> bool:
 
 
 def kind_of(archive: Path, *, limits: FetchLimits | None = None) -> Kind:
-    """Recognise an archive under its compressions.
+    """Recognise an archive under its compressions; see `has_members`.
 
-    Returns
-    -------
-    Kind
-        See `has_members`; ``"unsupported"`` is an archive that is known and not
-        read; everything else is one file.
+    ``"unsupported"`` is a known format that is not read; everything else is one file.
     """
     limits = FetchLimits() if limits is None else limits
     meter = Meter(limits, archive.stat().st_size, archive.name)
@@ -194,41 +190,20 @@ def is_sound(archive: Path, kind: Kind) -> bool:
 
 @dataclass(slots=True)
 class _Opened:
-    """A file whose compressions are removed.
-
-    Attributes
-    ----------
-    kind : Kind
-    layer : Layer
-        Its innermost stream.
-    depth : int
-        Number of compressions.
-    size : int
-    source : file or None
-        None where something stands before what is inside.
-    meter : Meter
-    scratch : Path
-    stack : ExitStack
-        Closes what had to be put on disk.
-    """
+    """A file whose compressions are removed."""
 
     kind: Kind
-    layer: Layer
-    depth: int
+    layer: Layer  # its innermost stream
+    depth: int  # number of compressions
     size: int
-    source: IO[bytes] | None
+    source: IO[bytes] | None  # None if something precedes the archive in it
     meter: Meter
     scratch: Path
-    stack: ExitStack
+    stack: ExitStack  # closes what had to be put on disk
 
     @property
     def file(self) -> IO[bytes]:
-        """The content as a file that can be sought in.
-
-        Raises
-        ------
-        BrokenStreamError, OverLimitError
-        """
+        """The content as a file that can be sought in."""
         if self.depth == 0 and self.source is not None:
             return self.source
         return self.stack.enter_context(spool(self.layer, self.scratch, self.meter))
@@ -323,7 +298,7 @@ def _zip(file: IO[bytes], meter: Meter, scratch: Path, first: int | None) -> Ite
 
 
 def _bundle(file: IO[bytes], meter: Meter, scratch: Path) -> Iterator[Member]:
-    """Members of the commit that a git bundle has as its head."""
+    """Yield the members of the commit that a git bundle has as its head."""
     limits = GitLimits(meter.limits.max_seconds, meter.limits.max_archive_bytes)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="bundle-") as folder:
         try:
@@ -336,7 +311,7 @@ def _bundle(file: IO[bytes], meter: Meter, scratch: Path) -> Iterator[Member]:
 
 
 def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterator[Member]:
-    """Members of an archive that another process reads."""
+    """Yield the members of an archive that another process reads."""
     reader = ForeignReader(file, meter, archives=ARCHIVE_SUFFIXES)
     seen, listed, n_entries = set[int](), set[int](), 0
     extras = rar5_extras(file, meter)
@@ -454,7 +429,7 @@ def _foreign_member(
 
 
 def _status_of(said: str) -> MemberStatus:
-    """The status for a message of libarchive: encrypted, unsupported or damaged."""
+    """Return the status that a message of libarchive means."""
     if "ncrypt" in said or "assphrase" in said:
         return "encrypted"
     is_unread = re.search(
@@ -480,7 +455,7 @@ def _content(reader: ForeignReader, meter: Meter, wrong: list[str]) -> Iterator[
 
 
 def _single(opened: _Opened) -> Member:
-    """The only member of a file that is not an archive."""
+    """Return the only member of a file that is not an archive."""
     name, limits = opened.meter.name, opened.meter.limits
     if opened.kind == "unsupported":
         reason = f"{format_name(opened.layer.peek())} archives are not read"
@@ -515,7 +490,7 @@ def _single(opened: _Opened) -> Member:
 
 
 def _nested(member: Member, content: IO[bytes], meter: Meter, scratch: Path) -> Iterator[Member]:
-    """A member that is an archive, and its members below its path."""
+    """Yield a member that is an archive, and its members below its path."""
     if not meter.add_nested(_MAX_NESTED):
         reason = f"over the limit of {_MAX_NESTED:,} archives within the archive"
         yield unread(member.path, member.size, "unsupported", reason)

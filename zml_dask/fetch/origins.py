@@ -68,19 +68,10 @@ def fetch_into(
     *,
     keep_partial: bool = False,
 ) -> FetchedRecord:
-    """Fetch a record's code into a folder that the caller clears away; see `open_record`.
+    """Fetch a record's code into a folder on a local disk, which the caller removes.
 
-    Parameters
-    ----------
-    folder : Path
-        On a local disk.
-    keep_partial : bool
-        Leave what there is of a failed download, for the next attempt.
-
-    Raises
-    ------
-    RecordError
-        As `open_record`; also if it is to come from the cache alone, and is not there.
+    `keep_partial` leaves what there is of a failed download for the next attempt. Raises as
+    `open_record`; also `RecordError` if the cache alone may be used, and lacks the record.
     """
     options = FetchOptions() if options is None else options
     if options.cache is not None:
@@ -137,29 +128,12 @@ def cache_record(
     scratch: Path,
     options: FetchOptions | None = None,
 ) -> int | None:
-    """Fetch a record's code and keep it in a cache.
+    """Fetch a record's code and keep it in a cache (a folder or any fsspec URL).
 
-    Run again after an interruption it goes on within the file that broke off,
-    as long as `scratch` is the same.
-
-    Parameters
-    ----------
-    cache : str
-        Folder or any fsspec URL.
-    scratch : Path
-        Folder on a local disk; holds what is under way.
-    options : FetchOptions, optional
-        `cache` and `offline` are ignored.
-
-    Returns
-    -------
-    int or None
-        Bytes of its archives; None where it was there before, and nothing was fetched.
-
-    Raises
-    ------
-    RecordError
-        As `open_record`; of the kind "cache" where that cannot be written.
+    After an interruption the same call continues within the file that broke off, if `scratch`
+    (on a local disk) is the same. `cache` and `offline` of the options are ignored. Returns the
+    bytes of its archives, or None if it was there already. Raises as `open_record`, and
+    `RecordError` of the kind "cache" if the cache cannot be written.
     """
     options = FetchOptions() if options is None else options
     system, root = open_cache(cache)
@@ -273,13 +247,10 @@ def _from_github(
     fetcher: FileFetcher,
     fault: RecordError,
 ) -> FetchedRecord:
-    """The repository's archive at a tag, else a clone of the tag, else of the default branch.
+    """Take the repository's archive at a tag, else a clone of the tag, else of the default branch.
 
-    Raises
-    ------
-    RecordError
-        If nothing is found there either: of the kind of `fault`, with what was tried;
-        or of a transient kind, if GitHub could not be asked.
+    If there is nothing there either, raises an error of the kind of `fault` with what was
+    tried, or one of a transient kind if GitHub could not be asked.
     """
     if source is None:
         raise fault

@@ -42,22 +42,9 @@ def fetch_parts(
 ) -> int | None:
     """Fetch the parts of a zip file that will be read, if they are at most `max_archive_bytes`.
 
-    Parameters
-    ----------
-    file : RecordFile
-        Of a size that is known.
-    target : Path
-        Becomes a sparse file: as long as the whole, with holes where nothing was fetched.
-
-    Returns
-    -------
-    int or None
-        Bytes fetched; None if the file is not a zip, or the whole file is as cheap.
-
-    Raises
-    ------
-    NetworkError
-        Of the kind "range_unsupported" where the server gives no parts.
+    `target` becomes a sparse file as long as the whole, with holes where nothing was fetched.
+    Returns the bytes fetched, or None if the file is not a zip, or the whole file is as cheap.
+    Raises `NetworkError` of the kind "range_unsupported" if the server gives no parts.
     """
     size = file.size or 0
     fetched = 0

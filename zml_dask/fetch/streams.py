@@ -60,7 +60,7 @@ _LAST_SUFFIXES: Final = frozenset(
 )
 
 InflateError: Final = cast("type[Exception]", isal_zlib.error)
-"""What a broken stream raises; it does not derive from `zlib.error`, despite its name."""
+"""Raised for a broken stream; it does not derive from `zlib.error`, despite its name."""
 
 _BLOCK: Final = 512
 _ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04", b"PK00PK\x03\x04")
@@ -126,7 +126,7 @@ _XZ_MEMORY: Final = 256 * 1024 * 1024
 _ZSTD_WINDOW: Final = 128 * 1024 * 1024
 _READ_BYTES: Final = 256 * 1024
 _FEED_BYTES: Final = 64 * 1024
-# So much of a frame, packed, is kept at hand to unpack it once more where it is damaged.
+# So much of a frame, packed, is kept to unpack it again if it is damaged.
 _KEPT_BYTES: Final = 8 * 1024 * 1024
 _SMALL_STEP: Final = 512
 # The output of zstd cannot be limited; a kilobyte of input gives some 30 MB at most.
@@ -139,12 +139,7 @@ _DECOMPRESSION_ERRORS: Final = (EOFError, OSError, zlib.error, InflateError, lzm
 
 
 def recognise(head: bytes) -> Kind:
-    r"""Kind of a file by its first bytes.
-
-    Parameters
-    ----------
-    head : bytes
-        Its first 512 bytes, or all of a shorter one.
+    r"""Return the kind of a file by its first 512 bytes, or all of a shorter one.
 
     Examples
     --------
@@ -175,15 +170,11 @@ def recognise(head: bytes) -> Kind:
 
 
 def payload_start(head: bytes) -> int | None:
-    r"""Where an archive begins behind other bytes; None if there is none.
+    r"""Return where an archive begins behind other bytes; None if there is none.
 
-    A program (7-Zip and RAR make such), a script (makeself), or what a server put first:
-    headers, line ends, a byte order mark. What of this is a zip file shows its end.
-
-    Parameters
-    ----------
-    head : bytes
-        The first `PAYLOAD_WITHIN` bytes of the file, or all of a shorter one.
+    These may be a program (as of 7-Zip and RAR), a script (as of makeself), or what a server put
+    first: headers, line ends, a byte order mark. A zip file is found by its end, not here. `head`
+    is the first `PAYLOAD_WITHIN` bytes of the file.
 
     Examples
     --------
@@ -275,14 +266,10 @@ def is_tar_header(block: bytes) -> bool:
 
 
 def inflate(body: bytes | memoryview, size: int) -> bytes:
-    """Content of a raw deflate stream, and at most one byte more than `size` of it.
+    """Return the content of a raw deflate stream, with at most one byte more than `size`.
 
-    That byte shows a header that understates; nothing else of what it hides is
-    ever unpacked.
-
-    Raises
-    ------
-    InflateError
+    That byte shows that a header understates the size; nothing beyond it is ever unpacked.
+    Raises `InflateError`.
     """
     data: bytes = isal_zlib.decompressobj(wbits=-15).decompress(body, size + 1)
     return data
@@ -319,17 +306,14 @@ class Readable(Protocol):
     """A stream of bytes."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Return at most `size` bytes; nothing at the end."""
         ...
 
 
 class Layer:
     """A stream that counts what comes out of it and whose first bytes can be looked at.
 
-    Parameters
-    ----------
-    counted : bool
-        Whether its bytes count as unpacked: those of the file itself do not.
+    `counted` is whether its bytes count as unpacked: those of the file itself do not.
     """
 
     def __init__(self, stream: Readable, meter: Meter, *, counted: bool = True) -> None:
@@ -340,18 +324,13 @@ class Layer:
         self._deferred_error: BrokenStreamError | OverLimitError | None = None
 
     def peek(self) -> bytes:
-        """The first 512 bytes, or fewer where there are no more or they cannot be had."""
+        """Return the first 512 bytes, or fewer if there are no more or they cannot be read."""
         if not self._head:
             self._head = self._pull(HEAD_BYTES)
         return self._head
 
     def read(self, size: int = -1, /) -> bytes:
-        """`size` bytes, fewer at the end or before an error, which the next call raises.
-
-        Raises
-        ------
-        BrokenStreamError, OverLimitError
-        """
+        """Return `size` bytes; fewer at the end or before an error, which the next call raises."""
         size = _READ_BYTES if size < 0 else size
         head, self._head = self._head[:size], self._head[size:]
         if len(head) == size:
@@ -367,7 +346,7 @@ class Layer:
             raise self._deferred_error
 
     def unread(self, data: bytes) -> None:
-        """Put back what was read too much."""
+        """Put back what was read too far."""
         self._head = data + self._head
 
     def _pull(self, size: int) -> bytes:
@@ -403,23 +382,9 @@ def strip_compression(
 ) -> tuple[Kind, Layer, int]:
     """Remove every compression around a file.
 
-    Parameters
-    ----------
-    layer : Layer
-        Of `file` itself.
-    file : binary file or None
-        None where the layer is only a part of one.
-    scratch : Path
-        Folder for what another program has to read from a file.
-
-    Returns
-    -------
-    kind : Kind
-        Of what is inside; one of the compressions where there are too many.
-    layer : Layer
-        The innermost stream, from its first byte.
-    depth : int
-        How many were removed.
+    `layer` is of `file` itself, or of a part of one (then `file` is None). `scratch` is for what
+    another program has to read from a file. Returns the kind of what is inside (a compression if
+    there are too many), its stream from the first byte, and the number of compressions removed.
     """
     depth = 0
     kind = recognise(layer.peek())
@@ -453,11 +418,7 @@ def _behind_its_begin(layer: Layer) -> Kind:
 def spool(layer: Readable, scratch: Path, meter: Meter) -> IO[bytes]:
     """Copy a stream to a temporary file that can be sought in.
 
-    Raises
-    ------
-    BrokenStreamError, OverLimitError
-    NetworkError
-        Where `scratch` cannot be written.
+    Raises what reading raises, and `NetworkError` if `scratch` cannot be written.
     """
     left = meter.limits.max_archive_bytes
     with local_disk(scratch / "spool"):
@@ -497,20 +458,12 @@ def _frames(
     is_frame: Callable[[bytes], bool],
     feed: int = _FEED_BYTES,
 ) -> Iterator[bytes]:
-    """Unpack compressed frames that follow one another, with zeros between them or not.
+    """Unpack compressed frames that follow one another, with or without zeros between them.
 
-    The readers of the standard library lose what they have read when something
-    else follows, set LZMA no limit of memory, and take a frame that breaks off
-    for one that ends.
-
-    Parameters
-    ----------
-    new : callable
-        Gives a decompressor for the next frame.
-    is_frame : callable
-        Whether bytes begin a frame.
-    feed : int
-        Bytes to unpack at a time.
+    The readers of the standard library lose what they have read when something else follows, set
+    LZMA no limit of memory, and take a frame that breaks off for one that ends. `new` makes a
+    decompressor for the next frame, `is_frame` tells whether bytes begin one, `feed` is the
+    number of bytes to unpack at a time.
     """
     packed, is_first = b"", True
     while True:
@@ -552,9 +505,9 @@ def _frames(
 
 
 def _before_damage(decompressor: _Decompressor, kept: list[bytes], n_given: int) -> bytes:
-    """What a damaged frame holds beyond `n_given` bytes, unpacked anew byte by byte.
+    """Unpack a damaged frame anew byte by byte; return what it holds beyond `n_given` bytes.
 
-    A decompressor that meets damage, or a wrong checksum, gives nothing of that call.
+    A decompressor that meets damage, or a wrong checksum, returns nothing of that call.
     """
     found, data, count = bytearray(), b"", 0
     last = [kept[-1][at : at + 1] for at in range(len(kept[-1]))]

@@ -72,29 +72,21 @@ class _Header:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One entry: `size` bytes of content follow, `problem` says why they are no file.
-
-    `sparse` is the headers of a sparse file, whose content has holes; else it is empty.
-    """
+    """One entry of an archive, whose content follows."""
 
     path: str
     link: str
     kind: bytes
-    size: int
-    problem: str | None
-    sparse: bytes
+    size: int  # bytes of content
+    problem: str | None  # why it is no file
+    sparse: bytes  # the headers of a sparse file, whose content has holes; else empty
 
 
 def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
-    """Members of a tar stream, and of others that follow it.
+    """Yield the members of a tar stream, and of others that follow it.
 
-    Where it is damaged, what can be read before and after is read, and a row
-    under the archive's own name says so.
-
-    Parameters
-    ----------
-    scratch : Path
-        Folder for members that are themselves archives.
+    If it is damaged, what can be read before and after is read, and a row under the archive's own
+    name says so. `scratch` is for members that are themselves archives.
     """
     # Hashes, since a million paths of 4 KiB would be gigabytes.
     read, listed = set[int](), set[int]()
@@ -155,7 +147,7 @@ def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
 
 
 def _cut(entry: _Entry | None, meter: Meter, status: MemberStatus, reason: str) -> Member:
-    """The row of the entry in which reading ended, or of the archive."""
+    """Return the row of the entry in which reading ended, or of the archive."""
     if entry is None:
         return unread(meter.name, None, status, reason)
     return unread(entry.path, entry.size, status, reason)
@@ -195,7 +187,7 @@ def _member(
 
 
 def _sparse_member(entry: _Entry, data: bytes, meter: Meter) -> Member:
-    """A file with its holes filled, by the standard library, which knows all forms of them."""
+    """Fill the holes of a sparse file by the standard library, which knows all forms of them."""
     blocks = io.BytesIO(entry.sparse + data + bytes(-len(data) % _BLOCK + 2 * _BLOCK))
     try:
         with tarfile.open(fileobj=blocks, mode="r:") as archive:
@@ -220,7 +212,7 @@ def _sparse_member(entry: _Entry, data: bytes, meter: Meter) -> Member:
 def _large_member(
     entry: _Entry, refusal: tuple[MemberStatus, str], layer: Layer, meter: Meter, scratch: Path
 ) -> Member:
-    """The row of a file over the limit: with its content, should that be an archive."""
+    """Return the row of a file over the limit; with its content, if that is an archive."""
     content = _Content(layer, entry.size)
     head = content.read(_BLOCK)
     if not is_nested_archive(entry.path, head, is_large=True):
@@ -249,7 +241,7 @@ class _Content:
 
 
 def _special(entry: _Entry, listed: set[int]) -> Member | None:
-    """The row of an entry that is not a regular file; None for one that needs no row."""
+    """Return the row of an entry that is not a regular file; None if it needs none."""
     if entry.kind in _DEVICES:
         return unread(entry.path, entry.size, "refused", "a device or pipe")
     if entry.kind == tarfile.LNKTYPE:
@@ -266,13 +258,10 @@ def _plain(path: str) -> str:
 
 
 def _read_entry(layer: Layer, meter: Meter, odd: list[bytes]) -> _Entry | None:
-    """The next entry of a stream; None at its end mark.
+    """Read the next entry of a stream; None at its end mark.
 
-    Raises
-    ------
-    _BrokenHeaderError
-        Ask again: the next call looks for the next header.
-    _CutOffError, BrokenStreamError, OverLimitError
+    After a `_BrokenHeaderError`, the next call looks for the next header. Raises also as
+    `_read_exactly`.
     """
     pax: dict[str, str] = {}
     long_path = long_link = problem = None
@@ -333,7 +322,7 @@ def _holds_content(layer: Layer) -> bool:
 
 
 def _parse(block: bytes) -> _Header:
-    """What reading needs of a header; owner, times, mode and device may be anything."""
+    """Parse the fields of a header that reading needs; the others may hold anything."""
     if not is_tar_header(block):
         raise _BrokenHeaderError("a header is invalid (its checksum is wrong)")
     size = _number(block[124:136])
@@ -353,7 +342,7 @@ def _parse(block: bytes) -> _Header:
 
 
 def _number(field: bytes) -> int | None:
-    """A number in octal digits, or in base 256 with a mark; None if it is neither."""
+    """Read a number in octal digits, or in base 256 with a mark; None if it is neither."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     if field[0] == 0xFF:
@@ -368,9 +357,10 @@ def _number(field: bytes) -> int | None:
 
 
 def _after_end_mark(layer: Layer) -> Literal["nothing", "header", "other"]:
-    """What follows an empty block: zeros alone, read so that a checksum around them is checked.
+    """Return what follows an empty block.
 
-    A header follows where the block was a lone one, or another archive comes behind.
+    Zeros are read, so that a checksum around them is checked. A header follows if the block was a
+    single one, or if another archive follows.
     """
     while block := layer.read(_BLOCK):
         if block.strip(b"\0"):
@@ -380,12 +370,7 @@ def _after_end_mark(layer: Layer) -> Literal["nothing", "header", "other"]:
 
 
 def _find_header(layer: Layer) -> bool:
-    """Skip blocks up to the next header of the modern kind; False if there is none.
-
-    Raises
-    ------
-    BrokenStreamError, OverLimitError
-    """
+    """Skip blocks up to the next header of the modern kind; False if there is none."""
     while len(block := layer.read(_BLOCK)) == _BLOCK:
         if block[257:262] == _MAGIC and is_tar_header(block):
             layer.unread(block)
@@ -394,12 +379,7 @@ def _find_header(layer: Layer) -> bool:
 
 
 def _read_exactly(layer: Layer, size: int) -> bytes:
-    """Read exactly so many bytes.
-
-    Raises
-    ------
-    _CutOffError, BrokenStreamError, OverLimitError
-    """
+    """Read exactly so many bytes; raise `_CutOffError`, or the error that the layer has met."""
     data = layer.read(size)
     if len(data) < size:
         layer.check()
@@ -408,7 +388,7 @@ def _read_exactly(layer: Layer, size: int) -> bytes:
 
 
 def _skip(layer: Layer, count: int) -> None:
-    """Skip exactly so many bytes; raises as `_read_exactly`."""
+    """Skip exactly so many bytes; raise as `_read_exactly`."""
     while count > 0:
         gone = len(layer.read(min(count, _READ_BYTES)))
         if not gone:
@@ -417,9 +397,9 @@ def _skip(layer: Layer, count: int) -> None:
 
 
 def _header_body(layer: Layer, size: int, meter: Meter) -> bytes | None:
-    """Content of an extended header; None for one that is too large, which is skipped.
+    """Read the content of an extended header; skip one that is too large and return None.
 
-    Each counts as a member: a chain of them must end as well.
+    Each counts as a member, so that a chain of them ends as well.
     """
     over = meter.add_member()
     if over is not None:
@@ -433,7 +413,7 @@ def _header_body(layer: Layer, size: int, meter: Meter) -> bytes | None:
 
 
 def _pax_records(body: bytes, odd: list[bytes]) -> dict[str, str]:
-    r"""Records ``LENGTH KEY=VALUE\n`` of a pax header, up to the first that is none."""
+    r"""Parse records ``LENGTH KEY=VALUE\n`` of a pax header, up to the first that is none."""
     records: dict[str, str] = {}
     position = 0
     while position < len(body):

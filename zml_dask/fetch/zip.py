@@ -96,59 +96,34 @@ class BrokenDirectoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Where the central directory lies, in bytes from the beginning of the file.
-
-    Attributes
-    ----------
-    start, stop : int
-        `stop` is where the end record begins: padding or a signature may come before.
-    stated_stop : int
-        Where it ends as the archive says.
-    shift : int
-        To be added to the offsets within it: what was put before the zip file.
-    count : int
-        Number of entries; modulo 65,536 where the archive has no zip64 record.
-    n_volumes : int
-        Of a split archive, this one being the last.
-    """
+    """Where the central directory is, in bytes from the beginning of the file."""
 
     start: int
-    stop: int
-    stated_stop: int
-    shift: int
-    count: int
-    n_volumes: int = 1
+    stop: int  # where the end record begins; padding or a signature may precede it
+    stated_stop: int  # where it ends as the archive says
+    shift: int  # to be added to the offsets in it: the length of what precedes the zip file
+    count: int  # number of entries; modulo 65,536 if the archive has no zip64 record
+    n_volumes: int = 1  # of a split archive, of which this is the last
 
 
 class Entry(NamedTuple):
-    """One entry of the central directory; a tuple, since a million are made.
+    """One entry of the central directory; a tuple, since there may be a million of them."""
 
-    Attributes
-    ----------
-    path : str
-        Not yet escaped.
-    flags, method, crc, mode : int
-        `mode` is that of a Unix file, 0 where the archive records none.
-    packed, size, offset : int
-        Bytes; `offset` is that of the local header, from the file's begin.
-    """
-
-    path: str
+    path: str  # not yet escaped
     flags: int
     method: int
     crc: int
-    mode: int
+    mode: int  # of a Unix file; 0 if the archive records none
     packed: int
     size: int
-    offset: int
+    offset: int  # of the local header, from the beginning of the file
 
 
 def mapped(file: BinaryIO) -> memoryview:
-    """Content of a file as it lies in the page cache.
+    """Map a file into memory.
 
-    Not closed by hand: a profiler (Dask's runs in every worker) may hold a frame
-    with a slice of it for a moment longer, and closing would then fail. It goes
-    with its last reference.
+    It is not closed by hand: a profiler (Dask's runs in every worker) may hold a frame with a
+    slice of it for a moment longer, and closing would then fail. Its last reference closes it.
     """
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
@@ -164,12 +139,7 @@ def forget_pages(buffer: Buffer) -> None:
 
 
 def find_directory(buffer: Buffer) -> Directory:
-    """Locate the central directory from the end of the file.
-
-    Raises
-    ------
-    BrokenDirectoryError
-    """
+    """Locate the central directory from the end of the file, or raise `BrokenDirectoryError`."""
     window = _end_window(buffer)
     tail = bytes(buffer[window[0] : window[1]])
     found, reason = len(tail), "it has no end-of-directory record"
@@ -194,7 +164,7 @@ def find_directory(buffer: Buffer) -> Directory:
 
 
 def find_signatures(buffer: Buffer, signature: bytes, start: int, meter: Meter) -> Iterator[int]:
-    """Positions of a signature, window by window: the file may be larger than memory."""
+    """Yield positions of a signature, window by window: the file may be larger than memory."""
     pattern = re.compile(re.escape(signature))
     while start < len(buffer):
         meter.check_time()
@@ -207,12 +177,9 @@ def find_signatures(buffer: Buffer, signature: bytes, start: int, meter: Meter) 
 
 
 def iter_positions(buffer: Buffer, directory: Directory) -> Iterator[tuple[int, bytes, int, bytes]]:
-    """Position, raw path, flags and extra fields of every entry.
+    """Yield position, raw path, flags and extra fields of every entry.
 
-    Raises
-    ------
-    BrokenDirectoryError
-        At the first entry that makes no sense.
+    Raises `BrokenDirectoryError` at the first entry that makes no sense.
     """
     position, stop, count = directory.start, directory.stop, 0
     unpack, fixed = _LISTED.unpack_from, _LISTED.size
@@ -235,18 +202,9 @@ def iter_positions(buffer: Buffer, directory: Directory) -> Iterator[tuple[int, 
 
 
 def read_entry(buffer: Buffer, position: int, shift: int, path: str) -> Entry:
-    """The entry at a position that `iter_positions` gave.
+    """Read the entry at a position that `iter_positions` gave; `path` is its decoded name.
 
-    Parameters
-    ----------
-    buffer : Buffer
-        The central directory.
-    position : int
-        Where the entry begins in it.
-    shift : int
-        Bytes that stand before the archive, to be added to every offset.
-    path : str
-        Its name, decoded.
+    `shift` is the number of bytes that precede the archive, to be added to every offset.
     """
     (
         _, made_by, _, flags, method, _, _, crc, packed, size,
@@ -266,12 +224,11 @@ def read_entry(buffer: Buffer, position: int, shift: int, path: str) -> Entry:
 
 
 def decode_path(raw: bytes, flags: int, extra: bytes) -> str:
-    """A path's bytes as text.
+    """Decode a path.
 
-    In order: the Unicode path of Info-ZIP, UTF-8 where the flag says so or the
-    bytes are (many tools write it without the flag), else code page 437. Where the
-    names of an archive show together that they are in another, `_index` decodes
-    them once more.
+    In order: the Unicode path of Info-ZIP; UTF-8 if the flag says so or the bytes are valid
+    (many tools write it without the flag); code page 437. If the names of an archive show
+    together that they are in another encoding, `_index` decodes them once more.
     """
     if raw.isascii():
         return raw.decode("ascii")
@@ -285,7 +242,7 @@ def decode_path(raw: bytes, flags: int, extra: bytes) -> str:
 
 
 def iter_extra(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and body of each extra field; stops at one that breaks off."""
+    """Yield kind and body of each extra field; stop at one that breaks off."""
     position = 0
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, position)
@@ -297,7 +254,7 @@ def iter_extra(extra: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def zip64_values(extra: bytes) -> Iterator[int]:
-    """The 64-bit values of a header's zip64 field, where it has one."""
+    """Yield the 64-bit values of a header's zip64 field, if it has one."""
     for kind, body in iter_extra(extra):
         if kind == _EXTRA_ZIP64:
             values = struct.unpack_from(f"<{len(body) // 8}Q", body)
@@ -313,21 +270,11 @@ def zip_members(
     salvage: Callable[[str, set[int]], Iterator[Member]],
     first: int | None = None,
 ) -> Iterator[Member]:
-    """Members of a zip file, sorted by path.
+    """Yield the members of a zip file, sorted by path.
 
-    Parameters
-    ----------
-    buffer : memoryview
-        The whole file.
-    meter : Meter
-        Shared by everything that is read of the archive.
-    scratch : Path
-        Folder for members that are themselves archives.
-    salvage : callable
-        Reads what a broken directory does not list, given what is wrong with it and the
-        hashes of the paths that it lists.
-    first : int, optional
-        Read no more than so many entries of the directory.
+    `buffer` is the whole file. `scratch` is for members that are themselves archives. `salvage`
+    reads what a broken directory does not list, given what is wrong with it and the hashes of
+    the paths that it lists. `first` limits the number of entries that are read.
     """
     found, stopped, broken = _index(buffer, directory, meter, first)
     bodies = _Bodies(buffer, directory, meter)
@@ -356,7 +303,7 @@ def zip_members(
 
 
 def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
-    """One regular file from its packed body; damaged where it is not what its header says."""
+    """Unpack one regular file; it is damaged if it is not what its header says."""
     if len(body) < entry.packed:
         return _refused(entry, ("damaged", "the archive ends within it"))
     unpack = UNPACKERS.get(entry.method)
@@ -385,7 +332,7 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
 
 
 def large_member(body: Buffer, entry: Entry, meter: Meter, scratch: Path) -> Member:
-    """The row of a file over the limit: with its content, should that be an archive."""
+    """Return the row of a file over the limit; with its content, if that is an archive."""
     open_stream = STREAMS.get(entry.method)
     if open_stream is None or not entry.path.lower().endswith(ARCHIVE_SUFFIXES):
         return _refused(entry, meter.limits.too_large)
@@ -408,14 +355,14 @@ class Slices:
         self._body = body
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Return at most `size` bytes; nothing at the end."""
         data = bytes(self._body[:size] if size >= 0 else self._body)
         self._body = self._body[len(data) :]
         return data
 
 
 class _Bodies:
-    """Packed bodies of the members; those that are not where their entries say are searched."""
+    """Packed bodies of the members; those that are not where their entries say are searched for."""
 
     def __init__(self, buffer: Buffer, directory: Directory, meter: Meter) -> None:
         self.buffer = buffer
@@ -427,13 +374,13 @@ class _Bodies:
 
     @property
     def outside(self) -> str:
-        """The reason for a body that is not there."""
+        """The reason for a body that is missing."""
         if self._directory.n_volumes > 1:
             return "its content lies in another volume of a split archive"
         return "its content lies outside of the archive"
 
     def at(self, entry: Entry, offset: int) -> Buffer | None:
-        """The body behind a local header, cut where the file ends; None where there is none."""
+        """Return the body behind a local header, cut where the file ends; None if there is none."""
         if not 0 <= offset <= self._last_header:
             return None
         signature, _, n_path, n_extra = _LOCAL.unpack_from(self.buffer, offset)
@@ -450,7 +397,7 @@ class _Bodies:
         return self._meter.add_unpacked(0)
 
     def elsewhere(self, entry: Entry) -> Iterator[Buffer]:
-        """Bodies at other offsets: beyond 4 GiB, or behind a header of the same name."""
+        """Yield bodies at other offsets: beyond 4 GiB, or behind a header of the same name."""
         stated = entry.offset
         for offset in range(stated + _4_GIB, len(self.buffer), _4_GIB):
             body = self.at(entry, offset)
@@ -484,7 +431,7 @@ class _Bodies:
 
 
 def _read_member(bodies: _Bodies, entry: Entry, meter: Meter, scratch: Path) -> Member:
-    """One regular file, read within the limits."""
+    """Read one regular file within the limits."""
     if entry.flags & ENCRYPTED:
         return _refused(entry, ("encrypted", "encrypted"))
     refusal = meter.limits.refusal(entry.path, entry.size)
@@ -520,9 +467,9 @@ def _read_member(bodies: _Bodies, entry: Entry, meter: Meter, scratch: Path) -> 
 def _index(
     buffer: Buffer, directory: Directory, meter: Meter, first: int | None
 ) -> tuple[list[tuple[str, int]], Member | None, str | None]:
-    """Path and position of every regular file, sorted; a row where counting had to stop.
+    """Return path and position of every regular file, sorted by path.
 
-    The last is what is wrong with the directory itself.
+    Also a row if counting had to stop, and what is wrong with the directory itself.
     """
     found: list[tuple[str, int]] = []
     others: dict[int, bytes] = {}
@@ -562,7 +509,7 @@ def _index(
 
 
 def _with_slashes(buffer: Buffer, found: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Backslashes turned into slashes where a DOS or Windows tool wrote them, and no slash is."""
+    """Turn backslashes into slashes if a DOS or Windows tool wrote them and no slash is there."""
     if any("/" in path for path, _ in found) or any(
         buffer[position + 5] not in _DOS_HOSTS for path, position in found if "\\" in path
     ):
@@ -580,11 +527,10 @@ def _refused(entry: Entry, refusal: tuple[MemberStatus, str]) -> Member:
 
 
 def _mode_of(host: int, attributes: int, size: int) -> int:
-    """Mode of a Unix file; for DOS, that of a folder or a link if it is marked as one.
+    """Return the mode of a Unix file; for DOS, that of a folder or a link if it is marked as one.
 
-    Links are written with their mode by tools of all systems, other kinds of files
-    by those of Unix alone (macOS has two numbers). What has content is a file, whatever
-    a tool has put into its mode.
+    Tools of all systems write links with their mode, only those of Unix other kinds of files
+    (macOS has two numbers). What has content is a file, whatever a tool has put into its mode.
     """
     mode = attributes >> 16
     if attributes & _DOS_FOLDER and size == 0:
@@ -597,7 +543,7 @@ def _mode_of(host: int, attributes: int, size: int) -> int:
 
 
 def _special(bodies: _Bodies, entry: Entry) -> Member | None:
-    """The row of a device, or of a link out of the archive; None for any other link."""
+    """Return the row of a device, or of a link out of the archive; None for any other link."""
     if not stat.S_ISLNK(entry.mode):
         return _refused(entry, ("refused", "a device, pipe or socket"))
     body = bodies.at(entry, entry.offset)
@@ -611,7 +557,7 @@ def _special(bodies: _Bodies, entry: Entry) -> Member | None:
 
 
 def _end_window(buffer: Buffer) -> tuple[int, int]:
-    """Where an end record may begin: its comment, and zeros that pad the file, may follow it."""
+    """Return where an end record may begin: its comment, and zeros as padding, may follow it."""
     stop = len(buffer)
     while stop > 0:
         start = max(0, stop - _LONGEST_COMMENT)
@@ -624,7 +570,7 @@ def _end_window(buffer: Buffer) -> tuple[int, int]:
 
 
 def _directory_before(buffer: Buffer, end: int, fields: tuple[int, ...]) -> Directory | None:
-    """The directory that an end record points to; None if it is not there."""
+    """Return the directory that an end record points to; None if it is not there."""
     _, disk, _, _, count, size, offset, _ = fields
     locator = end - _END_64_LOCATOR.size
     if locator >= 0 and bytes(buffer[locator : locator + 4]) == b"PK\x06\x07":
@@ -649,7 +595,7 @@ def _directory_before(buffer: Buffer, end: int, fields: tuple[int, ...]) -> Dire
 
 
 def _shift_of(buffer: Buffer, start: int, offset: int) -> int:
-    """What to add to offsets, so that the first entry's leads to a header."""
+    """Return what to add to offsets, so that the first entry's leads to a header."""
     first = read_entry(buffer, start, 0, "").offset if start + _CENTRAL.size <= len(buffer) else 0
     for shift in (start - offset, 0):
         at = first + shift
@@ -659,12 +605,7 @@ def _shift_of(buffer: Buffer, start: int, offset: int) -> int:
 
 
 def _check_end(buffer: Buffer, directory: Directory, position: int, count: int) -> None:
-    """Check that the directory may end at `position`, where there is no further entry.
-
-    Raises
-    ------
-    BrokenDirectoryError
-    """
+    """Raise `BrokenDirectoryError` if the directory may not end at `position`."""
     if position == directory.stated_stop:
         return
     is_all = count % (_UNKNOWN_16 + 1) == directory.count % (_UNKNOWN_16 + 1)

@@ -151,19 +151,10 @@ def _inflate_block(
 
 
 def explode(body: bytes | memoryview, size: int, flags: int) -> bytes:
-    """Content of an imploded member of so many bytes.
+    """Return the `size` bytes of an imploded member; the stream has no end mark of its own.
 
-    Parameters
-    ----------
-    size : int
-        The stream has no end mark of its own.
-    flags : int
-        Of the member's header: bit 1 is a window of 8 KiB rather than 4, bit 2 that
-        literals are coded too.
-
-    Raises
-    ------
-    EOFError, ValueError
+    In `flags`, of the member's header, bit 1 is a window of 8 KiB rather than 4, and bit 2 says
+    that literals are coded too. Raises `EOFError` or `ValueError`.
     """
     bits, out = _Bits(body), bytearray()
     has_literals = bool(flags & 4)

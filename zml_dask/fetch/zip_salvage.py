@@ -35,20 +35,11 @@ _PIECE: Final = 1024 * 1024
 def salvaged_members(
     buffer: Buffer, meter: Meter, scratch: Path, wrong: str, seen: set[int] | None = None
 ) -> Iterator[Member]:
-    """Members by their local headers, one after the other, in the archive's order.
+    """Yield members by their local headers, in the archive's order.
 
-    Where no header follows a member, the next one is searched for.
-
-    Parameters
-    ----------
-    buffer : memoryview
-        The whole file.
-    scratch : Path
-        Folder for members that are themselves archives.
-    wrong : str
-        What is wrong with the directory, for the row about the archive.
-    seen : set of int, optional
-        Hashes of paths that the directory lists; they are passed over.
+    If no header follows a member, the next one is searched for. `wrong` is what is wrong with the
+    directory, for the row about the archive; paths with a hash in `seen` are listed by the
+    directory and left out here. `scratch` is for members that are themselves archives.
     """
     listed = frozenset(seen or ())
     found = set[int]()
@@ -111,7 +102,7 @@ def _member(
 
 
 def _entry_at(buffer: Buffer, position: int) -> tuple[Entry, int] | None:
-    """The local header at a position, and where its body begins."""
+    """Return the local header at a position, and where its body begins."""
     if position + _LOCAL.size > len(buffer):
         return None
     (
@@ -132,15 +123,10 @@ def _entry_at(buffer: Buffer, position: int) -> tuple[Entry, int] | None:
 def _measured(
     buffer: Buffer, start: int, entry: Entry, meter: Meter
 ) -> tuple[Entry, int | None, str | None]:
-    """Measure a member whose lengths are stated behind its content, not in its header.
+    """Measure a member whose lengths follow its content.
 
-    Returns
-    -------
-    entry : Entry
-    end : int or None
-        Where its body ends; None where that is unknown.
-    over : str or None
-        The limit that this has met.
+    Returns the entry, where its body ends (None if that is unknown), and the limit that was
+    exceeded, if any.
     """
     if entry.flags & ENCRYPTED:
         return entry, None, None
@@ -158,7 +144,7 @@ def _measured(
 def _inflated(
     buffer: Buffer, start: int, entry: Entry, meter: Meter
 ) -> tuple[Entry, int | None, str | None]:
-    """As `_measured`, of a deflate stream, which has an end of its own."""
+    """Do the same for a deflate stream, which has an end of its own."""
     decompressor = isal_zlib.decompressobj(wbits=-15)
     position, size, crc = start, 0, 0
     pending: bytes | Buffer = b""
@@ -183,7 +169,7 @@ def _inflated(
 
 
 def _after_descriptor(buffer: Buffer, end: int, entry: Entry) -> int:
-    """Where the next header should be."""
+    """Return where the next header should be."""
     if not entry.flags & _DESCRIPTOR_FOLLOWS:
         return end
     # 12, 16, 20 or 24 bytes: with or without a signature, lengths of 32 or 64 bits.
