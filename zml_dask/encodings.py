@@ -1,7 +1,7 @@
 """Bytes to text: which encoding a file or a name is in, so that no character is lost.
 
-``docs/format.md``, "Rasterising", holds the rules in words. Files in ASCII and UTF-8
-pass through untouched; everything else is rare, and may cost a few milliseconds.
+The rules are described in ``docs/format.md``, "Rasterising". Files in ASCII and UTF-8 are passed
+on unchanged; all others are rare, and may take a few milliseconds.
 """
 
 from __future__ import annotations
@@ -88,41 +88,22 @@ _WESTERN: Final = frozenset({"ascii", "utf-8", "cp1252", "iso8859-1", "iso8859-1
 
 @dataclass(frozen=True, slots=True)
 class DecodedText:
-    """A file's text.
+    """A file's text."""
 
-    Attributes
-    ----------
-    utf8 : bytes
-        The text as UTF-8, without a byte order mark.
-    encoding : str
-        What it was read as: ``"ascii"``, ``"utf-8"``, ``"utf-8-sig"``, ``"utf-16-le"``
-        and the like where the bytes themselves prove it; else a name and, in brackets,
-        how it was found: ``"euc-jp (declared)"``, ``"koi8-r (detected)"``,
-        ``"utf-8 (repaired)"``, ``"windows-1252 (assumed)"``.
-    note : str or None
-        What is wrong with the file: its byte order mark, or some of its bytes.
-    """
-
-    utf8: bytes
+    utf8: bytes  # the text as UTF-8, without a byte order mark
+    # What it was read as: "ascii", "utf-8", "utf-8-sig", "utf-16-le" and the like if the bytes
+    # themselves prove it; else a name and, in brackets, how it was found: "euc-jp (declared)",
+    # "koi8-r (detected)", "utf-8 (repaired)", "windows-1252 (assumed)".
     encoding: str
+    # What is wrong with the file: its byte order mark, or some of its bytes.
     note: str | None = None
 
 
 def decode(data: bytes, *, keep_nul: bool = False) -> DecodedText | None:
-    r"""Decode a file.
+    r"""Decode a whole file; None for a binary one.
 
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-    keep_nul : bool
-        Whether NUL bytes are characters; else a file that holds any, but at its
-        end, and is not UTF-16 or UTF-32 is no text.
-
-    Returns
-    -------
-    DecodedText or None
-        None for a binary file.
+    `keep_nul` is whether NUL bytes are characters; else a file that holds any except at its end,
+    and is not UTF-16 or UTF-32, is binary.
 
     Examples
     --------
@@ -163,14 +144,9 @@ def decode_names(
 ) -> list[str]:
     r"""Decode the names in an archive, which are all in one encoding or UTF-8.
 
-    Parameters
-    ----------
-    raw : iterable of bytes
-    standard : str
-        The encoding that such archives have by their standard, for names that
-        are not UTF-8 where nothing else is detected.
-    like : iterable of bytes, optional
-        Names of the archive that are not UTF-8 and show together what they are. Default: `raw`.
+    `standard` is the encoding that such archives have by their standard, for names that are not
+    UTF-8 if nothing else is detected. `like` are names of the archive that are not UTF-8 and show
+    together what they are; by default `raw`.
 
     Examples
     --------
@@ -191,10 +167,7 @@ def decode_names(
 def decode_name(raw: bytes, standard: str, odd: list[bytes]) -> str:
     """Decode one name after the other, as `decode_names` does all together.
 
-    Parameters
-    ----------
-    odd : list of bytes
-        The first names that are not UTF-8; this one is added to them.
+    `odd` holds the first names that are not UTF-8; this one is added to them.
     """
     try:
         return raw.decode()

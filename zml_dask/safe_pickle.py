@@ -1,4 +1,4 @@
-"""Reading pickles of the legacy (2018) dataset without running anything that they say.
+"""Reading pickles of the legacy (2018) dataset without running any of their code.
 
 A pickle is a program: it names functions and calls them. This reader interprets
 it with NumPy's and Python's own constructors replaced by a short list of checked
@@ -49,15 +49,9 @@ _VALUE = 16
 def within(value: Any, limit: int) -> bool:
     """Whether plain data would stay within a limit if it were written out, as JSON for instance.
 
-    A pickle can name a value many times at hardly any cost. A few hundred bytes of
-    lists that each hold the next one twice come to more than any memory, and a list
-    that holds itself is endless.
-
-    Parameters
-    ----------
-    value : object
-    limit : int
-        Bytes, roughly: the characters of texts, and 16 for each value.
+    A pickle can name a value many times at hardly any cost. A few hundred bytes of lists that each
+    hold the next one twice come to more than any memory, and a list that holds itself is endless.
+    `limit` is in bytes, roughly: the characters of texts, and 16 for each value.
 
     Examples
     --------
@@ -191,21 +185,11 @@ def _check_elements(data: Any, dtype: Any, shape: Any) -> None:
 
 @dataclass(slots=True)
 class InertObject:
-    """An object of a class that is not loaded: its name and its data, and no behaviour.
+    """An object of a class that is not loaded: its name and its data, and no behaviour."""
 
-    Attributes
-    ----------
-    class_name : str
-        Module and name, ``"containertree.tree.ContainerFileTree"``.
-    arguments : tuple
-        Arguments of its constructor.
-    state : object
-        Its state, usually a dict of its attributes.
-    """
-
-    class_name: str
-    arguments: tuple[Any, ...] = ()
-    state: Any = None
+    class_name: str  # module and name, "containertree.tree.ContainerFileTree"
+    arguments: tuple[Any, ...] = ()  # of its constructor
+    state: Any = None  # usually a dict of its attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,25 +430,14 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see below
 
 
 def load(stream: IO[bytes], *, name: str = "the pickle", on_array: ArrayHook | None = None) -> Any:
-    r"""Read one pickle of plain data.
+    r"""Read one pickle of plain data; `name` is what messages call it.
 
-    Parameters
-    ----------
-    stream : binary file
-    name : str
-        What to call it in messages.
-    on_array : callable, optional
-        Called with each array once it is whole, and returns what to keep of it
-        (a smaller type, say): then a record's arrays are never in memory in full.
+    `on_array` is called with each array once it is whole, and returns what to keep of it (a smaller
+    type, say): then a record's arrays are never in memory in full.
 
-    Raises
-    ------
-    ForbiddenPickleError
-        Where the pickle asks for anything but plain data. Nothing was run.
-    DamagedPickleError
-        Where it cannot be read.
-    MemoryError
-        Where a sound pickle needs more memory than there is.
+    Raises `ForbiddenPickleError` if the pickle asks for anything but plain data (nothing was run),
+    `DamagedPickleError` if it cannot be read, and `MemoryError` if it is sound and needs more
+    memory than there is.
 
     Examples
     --------

@@ -1,11 +1,10 @@
 """The catalogue: one file of harvested records, read by offset.
 
-It is JSON Lines, one hit per line as harvested, or any other JSON that holds
-records: an array, whole search answers, pretty-printed objects. Parquet is the
-form for large ones (`zml_dask.records.table`). A catalogue needs nothing beside
-it: a copy or a subset builds from the server that its records name. The state
-that a harvest leaves beside JSON Lines says where to continue, and proves that no
-byte of the file has changed since.
+It is JSON Lines, one hit per line as harvested, or any other JSON that holds records: an array,
+whole search answers, pretty-printed objects. Large ones are Parquet (`zml_dask.records.table`). A
+catalogue needs no other file: a copy or a subset builds from the server that its records name. The
+state that a harvest leaves beside JSON Lines says where to continue, and proves that no byte of the
+file has changed since.
 """
 
 from __future__ import annotations
@@ -66,8 +65,8 @@ _COMPRESSIONS: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"\xfd7": "xz"
 """First bytes of compressed files, and fsspec's names of what compressed them."""
 
 _BOM: Final = b"\xef\xbb\xbf"
-# What the values of a records.pkl may come to when they are written out: a pickle holds each
-# once, and may name it as often as it likes.
+# The most bytes that the values of a records.pkl may take when they are written out: a pickle
+# holds each value once, and may name it any number of times.
 _LEAST_UNPICKLED: Final = 1 << 20
 _MOST_UNPICKLED: Final = 64
 _SPACE: Final = re.compile(r"[ \t\r\n\ufeff]*")
@@ -210,7 +209,7 @@ class Catalogue:
                 yield stream.read(ref.length)
 
     def write(self, path: Path) -> int:
-        """Write its records into another catalogue; give their number.
+        """Write its records into another catalogue; return their number.
 
         Parameters
         ----------
@@ -234,7 +233,7 @@ class Catalogue:
         return len(self.refs)
 
     def where(self, condition: str) -> Catalogue:
-        """Give the catalogue with only the records that a SQL condition is true for.
+        """Return the catalogue with only the records that a SQL condition is true for.
 
         Parameters
         ----------
@@ -265,24 +264,9 @@ def read_record(
 ) -> Record:
     """Read the record that `ref` points to, without opening the whole catalogue.
 
-    Parameters
-    ----------
-    path : str
-        Of the catalogue, or any fsspec URL.
-    ref : RecordRef
-    api_url : str
-        Root of the API that the record is from.
-    trusted : bool
-        Whether its files may lie on any file system.
-
-    Raises
-    ------
-    UsageError
-        If the catalogue is not there.
-    ZmlError
-        If the catalogue has changed under the reference.
-    RecordParseError
-        If the record is nested too deeply to be read here.
+    `trusted` is whether its files may be on any file system. Raises `UsageError` if the catalogue
+    is missing, `ZmlError` if it has changed under the reference, and `RecordParseError` if the
+    record is nested too deeply to be read here.
     """
     with _reading(path):
         line = _reader(path)(ref)
@@ -291,7 +275,7 @@ def read_record(
         if record_id_of(hit) == ref.record_id:
             return parse_record(hit, api_url=api_url, trusted=trusted)
     except RecursionError as error:
-        # No sign of a change: the stack is deeper here than where it was indexed.
+        # The record has not changed: the stack is deeper here than when it was indexed.
         raise RecordParseError(
             "bad_metadata", f"record {ref.record_id} is nested too deeply: {error}"
         ) from error
@@ -308,7 +292,7 @@ def read_record(
 
 
 def _reader(path: str) -> Callable[[RecordRef], bytes]:
-    """Give a function that reads the JSON at a reference."""
+    """Return a function that reads the JSON at a reference."""
     filesystem, inner = fsspec.core.url_to_fs(path)
     if filesystem.cat_file(inner, start=0, end=len(PARQUET_MAGIC)) == PARQUET_MAGIC:
         rows = _parquet_hits(path, str(filesystem.ukey(inner)))
@@ -363,7 +347,7 @@ def _convert_pickle(name: str, into: Path) -> None:
 
 
 def _one_line(hit: bytes) -> bytes:
-    """Write a hit on one line, as it is where it is on one already."""
+    """Write a hit on one line; unchanged if it is on one already."""
     hit = hit.strip()
     return (hit if b"\n" not in hit else canonical_json(json.loads(hit)).encode()) + b"\n"
 
@@ -376,12 +360,7 @@ def _parquet_hits(path: str, _version: str) -> ParquetHits:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Say that a catalogue cannot be read, and why.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Raise `UsageError` if a catalogue cannot be read."""
     try:
         yield
     except ZmlError:
@@ -415,7 +394,7 @@ def _harvest_of(name: str) -> HarvestState | None:
 
 
 class _Rows:
-    """Collects the index: a row per record, and the servers that the records name."""
+    """Collects the index: one row per record, and the servers that the records name."""
 
     def __init__(self) -> None:
         self._rows = array("q")
@@ -431,12 +410,12 @@ class _Rows:
         return len(self._rows) // 4
 
     def table(self) -> NDArray[np.int64]:
-        """Give int64 (n, 4), columns as in `RecordRef`."""
+        """Return the rows: int64 (n, 4), columns as in `RecordRef`."""
         return np.frombuffer(self._rows, dtype=np.int64).reshape(-1, 4)
 
 
 def _index(name: str, harvest: HarvestState | None) -> tuple[NDArray[np.int64], set[str]]:
-    """Index JSON Lines, or else whatever JSON it is; also the servers that its records name."""
+    """Index JSON Lines or any other JSON; return the rows and the servers that its records name."""
     with _reading(name), fsspec.open(name, "rb") as stream:
         rows = _index_lines(stream, name, harvest)
         if rows is None:
@@ -446,7 +425,7 @@ def _index(name: str, harvest: HarvestState | None) -> tuple[NDArray[np.int64], 
 
 
 def _index_lines(stream: BinaryIO, name: str, harvest: HarvestState | None) -> _Rows | None:
-    """Index one record per line; None where not even the first line is one."""
+    """Index one record per line; None if not even the first line is one."""
     rows = _Rows()
     offset = checksum = checked = 0
     is_torn = False
@@ -529,7 +508,7 @@ def _elements(text: str, at: int) -> Iterator[tuple[Any, int, int]]:
 
 
 def _value_of(text: str, at: int, wanted: str) -> int:
-    """Find where the value of a key begins, in the object at `at`, which has that key."""
+    """Return where the value of a key begins, in the object at `at`, which has that key."""
     decode = json.JSONDecoder().raw_decode
     at = _skip(text, at + 1)
     found = 0

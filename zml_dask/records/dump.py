@@ -1,9 +1,8 @@
-"""Zenodo's monthly metadata dumps: found, downloaded, read as a stream, filtered as a search.
+"""Zenodo's monthly metadata dumps: finding, downloading and reading them.
 
-A dump is a gzipped tar with one JSON file per record, in InvenioRDM's own form,
-of all types and versions. It is downloaded beside the catalogue, resumed where
-it broke off and checked by its md5; it is never unpacked to the disk, and one
-entry at a time is in memory.
+A dump is a gzipped tar with one JSON file per record, in InvenioRDM's own form, of all types and
+versions. It is downloaded beside the catalogue, resumed where it broke off and checked by its md5.
+It is never unpacked to the disk, and one entry at a time is in memory.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from zml_dask.records.query import Searchable
 
 JSON_DUMP: Final = "records-json.tar.gz"
 DELETED_LIST: Final = "records-deleted.csv.gz"
-# Typed in part.
+# It is typed only in part.
 _GZIP: Final[Any] = igzip
 NEWEST: Final = "newest"
 
@@ -69,19 +68,9 @@ class DumpError(ZmlError):
 
 
 def choose_dump(wanted: str, client: HttpClient, api_url: str, catalogue: Path) -> DumpState:
-    """Find the dump that ``--from-dump`` names.
+    """Find the dump that ``--from-dump`` names: `NEWEST`, the id of a version, or a path.
 
-    Parameters
-    ----------
-    wanted : str
-        `NEWEST`, the id of a version, or the path of a downloaded file.
-    catalogue : Path
-        Beside which a download is put.
-
-    Raises
-    ------
-    DumpError
-        If there is none.
+    A download is put beside `catalogue`. Raises `DumpError` if there is no such dump.
     """
     if Path(wanted).is_file():
         return DumpState(path=str(Path(wanted).absolute()))
@@ -102,7 +91,7 @@ def choose_dump(wanted: str, client: HttpClient, api_url: str, catalogue: Path) 
 
 
 def _listing(client: HttpClient, api_url: str) -> list[dict[str, Any]]:
-    """Give the versions of the JSON dump, the newest first."""
+    """Return the versions of the JSON dump, the newest first."""
     url = f"{api_url}/exporter"
     try:
         payload = client.get_json(url).payload
@@ -132,23 +121,12 @@ def download_dump(
     report: Callable[[int, int], None],
     keep: Callable[[DumpState], None],
 ) -> DumpState:
-    """Download a dump, or the rest of it; give the state of what is there.
+    """Download a dump, or the rest of it; return the state of what is on disk.
 
-    If a version is replaced or removed meanwhile, the newest is downloaded instead.
-
-    Parameters
-    ----------
-    say : callable
-        Given a line for the user.
-    report : callable
-        Given the bytes that are there and that there will be, as they come.
-    keep : callable
-        Given the state when another version is taken.
-
-    Raises
-    ------
-    DumpError, NetworkError
-        If it cannot be downloaded. What there is of it is kept for the next call.
+    If a version is replaced or removed meanwhile, the newest is downloaded instead, and `keep` is
+    called with its state. `say` is called with lines for the user, `report` with the bytes that are
+    on disk and that there will be. Raises `DumpError` or `NetworkError` if the download fails; what
+    there is of it is kept for the next call.
     """
     target = Path(dump.path)
     for _ in range(_RESTARTS):
@@ -222,34 +200,17 @@ def _size(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DumpEntry:
-    """One file of a dump.
-
-    Attributes
-    ----------
-    record_id : int
-    data : bytes or None
-        Its content; None where it was not asked for, or is too large.
-    offset : int
-        About how far into the compressed dump it is, in bytes.
-    """
+    """One file of a dump."""
 
     record_id: int
-    data: bytes | None
-    offset: int
+    data: bytes | None  # its content; None if it was not asked for, or is too large
+    offset: int  # about how many bytes of the compressed dump have been read
 
 
 def dump_entries(path: str, known: Callable[[int], bool]) -> Iterator[DumpEntry]:
-    """Read a dump from its beginning to its end, an entry at a time.
+    """Yield the entries of a dump; `known` tells whether the content of a record is not needed.
 
-    Parameters
-    ----------
-    known : callable
-        Whether a record's content is not needed.
-
-    Raises
-    ------
-    DumpError
-        If it breaks off or is no gzipped tar.
+    Raises `DumpError` if the dump breaks off or is no gzipped tar.
     """
     count = offset = 0
     try:
@@ -285,7 +246,7 @@ def dump_entries(path: str, known: Callable[[int], bool]) -> Iterator[DumpEntry]
 
 
 def searchable(hit: Mapping[str, Any]) -> Searchable:
-    """Give what a query can ask of a hit."""
+    """Return what a query can ask of a hit."""
     record = parse_record(hit)
     description = mapping(hit.get("metadata")).get("description")
     return Searchable(
@@ -311,24 +272,11 @@ def searchable(hit: Mapping[str, Any]) -> Searchable:
 def deleted_records(
     client: HttpClient, api_url: str, wanted: Callable[[int], bool]
 ) -> dict[int, str] | None:
-    """Give the deleted records and the reasons, by the server's monthly list; one request.
+    """Return deleted records and the reasons, by the server's monthly list; one request.
 
-    Parameters
-    ----------
-    wanted : callable
-        Which records are of interest: the list has a row for every spam record.
-
-    Returns
-    -------
-    dict of int to str, or None
-        None if the server has no such list.
-
-    Raises
-    ------
-    NetworkError
-        If the server cannot be reached.
-    DumpError
-        If the list is damaged.
+    `wanted` selects the records: the list has a row for every spam record. Returns None if the
+    server has no such list. Raises `NetworkError` if the server cannot be reached, and `DumpError`
+    if the list is damaged.
     """
     with temporary_folder("dump") as folder:
         target = folder / DELETED_LIST

@@ -1,8 +1,8 @@
-"""A harvest from a dump: chooses records from it, and in the end sorts them as a search does.
+"""A harvest from a dump.
 
-Lines are written in the dump's order, so that a harvest that was killed continues
-without asking again for what it has. The search then adds newer records, and at the
-end the lines are sorted by creation, oldest first.
+Records are chosen from the dump and written in its order, so that a harvest that was killed
+continues without asking again for what it has. The search then adds newer records, and at the end
+the lines are sorted by creation, oldest first, as a search returns them.
 """
 
 from __future__ import annotations
@@ -57,35 +57,19 @@ _MOST_DAMAGED: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class DumpProgress:
-    """How far a dump is: bytes of its download, or of what was read of it.
+    """The progress of a dump: bytes of its download, or of what was read of it."""
 
-    Attributes
-    ----------
-    what : str
-        ``"download"`` or ``"read"``.
-    done, total : int
-        Bytes, compressed.
-    written : int
-        Records in the catalogue.
-    """
-
-    what: str
+    what: str  # "download" or "read"
     done: int
-    total: int
-    written: int
+    total: int  # bytes, compressed, as is `done`
+    written: int  # records in the catalogue
 
 
 class DumpRound:
     """Reads a dump into a catalogue.
 
-    Parameters
-    ----------
-    pattern : re.Pattern or None
-        Of titles and files' names to leave out.
-    state : HarvestState
-        With a dump that is not read yet.
-    say : callable
-        Given lines for the user.
+    `pattern` is of titles and file names to exclude, `state` that of a harvest with a dump that is
+    not read yet. `say` is called with lines for the user.
     """
 
     def __init__(
@@ -123,12 +107,10 @@ class DumpRound:
         self._damaged = 0
 
     def to_the_end(self) -> HarvestState:
-        """Read all of it; give the state in which the search is to add what is newer.
+        """Read all of the dump; return the state in which the search is to add what is newer.
 
-        Raises
-        ------
-        DumpError, NetworkError
-            If it cannot be downloaded or breaks off; the same call continues later.
+        Raises `DumpError` or `NetworkError` if it cannot be downloaded or breaks off; the same call
+        resumes later.
         """
         self._save()
         self._dump = download_dump(
@@ -172,7 +154,7 @@ class DumpRound:
         if self._is_known(entry.record_id):
             return
         try:
-            # An entry that was too large to be read fails as damaged JSON does.
+            # An entry that is too large fails as damaged JSON does.
             native = self._candidate(entry.data or b"")
             if native is None:
                 return
@@ -194,9 +176,9 @@ class DumpRound:
         self._ask(entry.record_id)
 
     def _candidate(self, data: bytes) -> Mapping[str, Any] | None:
-        """Give the native record of an entry if it is software of a wanted version; else None.
+        """Return the native record of an entry if it is software of a wanted version, else None.
 
-        A `ValueError` says that the JSON is damaged.
+        Raises `ValueError` if the JSON is damaged.
         """
         if b'"software' not in data:
             # A quick check: three of four entries are something else.
@@ -294,20 +276,11 @@ def is_excluded(record: Record, pattern: re.Pattern[str] | None) -> bool:
 def put_in_order(
     journal: Journal, state: HarvestState, client: HttpClient, say: Callable[[str], None]
 ) -> HarvestState:
-    """Give a catalogue from a dump the order and the records that a search would give.
+    """Return a catalogue from a dump the order and the records that a search would give.
 
-    Superseded versions are removed if only the latest are wanted, and so are withdrawn
-    records and, beyond the limit, the newest.
-
-    Parameters
-    ----------
-    state : HarvestState
-        With the dump that was read, and without slices still to be asked.
-
-    Returns
-    -------
-    HarvestState
-        Without the dump; not written yet.
+    Superseded versions are removed if only the latest are wanted, and so are withdrawn records and
+    the newest ones beyond the limit. `state` has the dump that was read, and no slices still to be
+    asked for. Returns the state without the dump; it is not written yet.
     """
     try:
         gone = deleted_records(client, state.options.api_url, journal.ids.__contains__) or {}
@@ -330,7 +303,7 @@ def put_in_order(
 
 
 def _ordered(journal: Journal, gone: frozenset[int], *, all_versions: bool) -> NDArray[np.int64]:
-    """Give the lines to keep, oldest first: created (ms), id, concept, offset, length."""
+    """Return the lines to keep, oldest first: created (ms), id, concept, offset, length."""
     keys = array("q")
     for offset, line in journal.lines():
         hit = brief_hit(line)

@@ -1,11 +1,10 @@
 """The harvest: all software records of a server, each once, whatever interrupts it.
 
-A search shows its first 10,000 results, so the harvest asks for slices of
-creation time, halved until each fits; pages are counted here and every hit is
-checked. Slices end in the server's past: within one, records can only disappear
-(withdrawn, or superseded by a new version), and what appears meanwhile waits in
-a last slice of its own. A total that shrinks between two pages means that later
-records moved up, and sends the harvest back as many pages.
+A search shows its first 10,000 results, so the harvest asks for slices of creation time, halved
+until each fits; pages are counted here and every hit is checked. Slices end in the server's past:
+within one, records can only disappear (withdrawn, or superseded by a new version), and records that
+appear meanwhile are in a last slice of their own. A total that shrinks between two pages means that
+later records moved up, and the harvest goes back by as many records.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from zml_dask.records.search import (
 )
 from zml_dask.records.table import write_parquet
 
-__all__ = ["HarvestOptions", "HarvestProgress", "HarvestResult", "HarvestState", "harvest"]
+__all__ = ["HarvestOptions", "HarvestProgress", "HarvestResult", "harvest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +207,7 @@ def _pattern(exclude: str) -> re.Pattern[str] | None:
 
 
 def _resumed(state: HarvestState | None, asked: HarvestOptions, name: str) -> HarvestState:
-    """Give the state to continue from: new, as it was left, or of a further round."""
+    """Return the state to continue from: new, as it was left, or of a further round."""
     begin, end = asked.bounds()
     if state is None or (
         state.started is None and state.complete_until is None and state.dump is None
@@ -238,25 +237,14 @@ def _difference(old: HarvestOptions, new: HarvestOptions) -> str:
     return ", ".join(f"--{name.replace('_', '-')} {getattr(old, name)!r}" for name in changed)
 
 
-# How long after its creation a record may enter the search: what the slice of
-# the latest records looks back.
+# How long after its creation a record may enter the search; the slice of the latest records
+# begins so much earlier.
 _INDEX_DELAY: Final = timedelta(minutes=10)
 _TRIES: Final = 4
 
 
 class HarvestRound:
-    """The state a harvest is in, and what it has seen.
-
-    Parameters
-    ----------
-    journal : Journal
-    client : HttpClient
-    pattern : re.Pattern or None
-        Records to leave out.
-    state : HarvestState
-        Where to begin.
-    progress : callable or None
-    """
+    """A harvest by the search, from `state` on; `pattern` is of records to exclude."""
 
     def __init__(
         self,
@@ -284,7 +272,7 @@ class HarvestRound:
         self._seen = set(journal.ids)
 
     def to_the_end(self) -> HarvestState:
-        """Read all pending slices, or as many as the limit lets."""
+        """Read all pending slices, or as many as the limit allows."""
         # The sidecar comes before the first line, as the mark that a harvest wrote it.
         self._journal.save(self._state)
         while self._state.pending and not self._is_full():
@@ -297,7 +285,7 @@ class HarvestRound:
         return limit is not None and len(self._journal.ids) >= limit
 
     def _read_slice(self) -> None:
-        """Read the first pending slice, or put smaller ones in its place."""
+        """Read the first pending slice, or replace it by smaller ones."""
         # What an earlier call read of it, and the ids seen in this one.
         earlier, ids = self._state.offset, set[str]()
         is_second_reading = False
@@ -324,8 +312,8 @@ class HarvestRound:
             # otherwise send the harvest back and forth without end.
             least = min(state.slice_total or page.total, page.total)
             state = replace(state, offset=stop, slice_total=least)
-            # An empty page where there should be one ends the slice, unless it is
-            # the last one, whose records moved up.
+            # An unexpected empty page ends the slice, unless it is the last one, whose records
+            # moved up.
             if (page.hits or stop < start) and stop < min(page.total, self._window):
                 self._take(page, _closed(state, page))
                 continue
@@ -378,16 +366,17 @@ class HarvestRound:
         return replace(self._state, started=format_instant(page.now), total=page.total)
 
     def _widens(self, page: SearchPage) -> bool:
-        """Whether the server ignored the filter by type; another is tried then."""
+        """Whether the server ignored the filter by type, so that another is tried."""
         if self._type_filter == LAST_FILTER or all(map(_may_be_software, page.hits)):
             return False
         self._type_filter += 1
         return True
 
     def _ask(self) -> tuple[SearchPage | None, int]:
-        """Ask for the next page of the first pending slice; also where in the slice it begins.
+        """Ask for the next page of the first pending slice.
 
-        There is none where that is past the window that the server shows.
+        Returns it and where in the slice it begins; the page is None if that is past the window
+        that the server shows.
         """
         for size in (self._size,) if self._size else self._sizes:
             number = self._state.offset // size
@@ -396,7 +385,7 @@ class HarvestRound:
             except NetworkError as error:
                 if error.kind != "bad_request":
                     raise
-                # Larger than the server grants, unless it refuses the smallest as well.
+                # The size is larger than the server grants, unless it refuses the smallest as well.
                 if size in {self._size, self._sizes[-1]}:
                     if number and number * size < self._window:
                         self._window = number * size
@@ -431,7 +420,7 @@ class HarvestRound:
         raise AssertionError("the last try returns or raises")
 
     def _smaller_slices(self, page: SearchPage) -> Sequence[Slice]:
-        """Cut the first pending slice; nothing where it is too short for that."""
+        """Cut the first pending slice; return nothing if it is too short for that."""
         first = None
         if page.hits and not self._state.offset:
             first = instant_of(mapping(page.hits[0]).get("created"))
@@ -483,7 +472,7 @@ class HarvestRound:
 
 
 def _finished(state: HarvestState) -> HarvestState:
-    """Give the state with its end noted, if nothing is left to ask."""
+    """Return the state with its end noted, if nothing is left to ask for."""
     if state.pending or state.finished:
         return state
     complete, end = state.started, state.options.bounds()[1]
@@ -493,14 +482,14 @@ def _finished(state: HarvestState) -> HarvestState:
 
 
 def _closed(state: HarvestState, page: SearchPage) -> HarvestState:
-    """End a slice of several pages in the server's past; the rest is a slice of its own."""
+    """End a slice of several pages in the server's past; make the rest a slice of its own."""
     begin, end = state.pending[0]
     now = format_instant(page.now)
     if end is not None and end <= now:
         return state
     started = parse_instant(state.started) if state.started else page.now
     if begin is not None and parse_instant(begin) >= started - _INDEX_DELAY:
-        # This is that slice already. There has to be a last one.
+        # This is already the slice of the latest records: it is the last one.
         return state
     rest = format_instant(page.now - _INDEX_DELAY)
     pending = ((begin, now), *state.pending[1:], (max(rest, begin or rest), end))

@@ -8,12 +8,9 @@ from zml_dask.errors import UsageError
 
 
 def parse_bound(text: str, *, option: str, is_end: bool = False) -> str:
-    """Read a date or an instant that bounds a harvest; a date as an end includes its whole day.
+    """Parse a date or an instant that bounds a harvest; a date as an end includes its whole day.
 
-    Raises
-    ------
-    UsageError
-        If `text` is neither.
+    Raises `UsageError` if `text` is neither.
 
     Examples
     --------
@@ -44,13 +41,13 @@ def format_instant(moment: datetime) -> str:
 
 
 def parse_instant(text: str) -> datetime:
-    """Read an ISO 8601 instant as aware UTC; one without a zone is UTC, as Zenodo's are."""
+    """Parse an ISO 8601 instant as aware UTC; one without a zone is UTC, as Zenodo's are."""
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def instant_of(value: object) -> datetime | None:
-    """Read an instant of a hit, to the millisecond; None for anything else."""
+    """Parse an instant of a hit, to the millisecond; None for anything else."""
     try:
         return to_millisecond(parse_instant(value)) if isinstance(value, str) else None
     except (ValueError, OverflowError):

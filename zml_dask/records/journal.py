@@ -55,12 +55,9 @@ class HarvestOptions:
     all_versions: bool = False
 
     def bounds(self) -> tuple[str | None, str | None]:
-        """Give the first and the last instant of creation; None is an open end.
+        """Return the first and the last instant of creation; None is an open end.
 
-        Raises
-        ------
-        UsageError
-            If a bound is no date, or the first is after the last.
+        Raises `UsageError` if a bound is no date, or the first is after the last.
         """
         begin = parse_bound(self.since, option="--since") if self.since else None
         end = parse_bound(self.until, option="--until", is_end=True) if self.until else None
@@ -71,104 +68,55 @@ class HarvestOptions:
 
 @dataclass(frozen=True, slots=True)
 class DumpState:
-    """Which dump a harvest reads, and how far it is.
+    """Which dump a harvest reads, and how far it has come."""
 
-    Attributes
-    ----------
-    path : str
-        Of the file on this machine; of one that is downloaded, where it is put.
-    version_id : str or None
-        Of a version to download; None for a file that the user named.
-    created, checksum : str or None
-    size : int or None
-        As the server lists them.
-    is_read : bool
-        Whether all of it is in the catalogue.
-    newest : str or None
-        Creation of the newest record that was seen in it.
-    passed : tuple of int
-        Records that were asked for by number, and are not in the catalogue.
-    entries : int
-        Records of all types in it, as far as it was read.
-    """
-
-    path: str
-    version_id: str | None = None
-    created: str | None = None
+    path: str  # on this machine; of a dump that is downloaded, where it is put
+    version_id: str | None = None  # of a version to download; None for a file that the user named
+    created: str | None = None  # as the server lists it, as are `checksum` and `size`
     checksum: str | None = None
     size: int | None = None
-    is_read: bool = False
-    newest: str | None = None
+    is_read: bool = False  # all of it is in the catalogue
+    newest: str | None = None  # creation of the newest record that was seen in it
+    # Records that were asked for by number and are not in the catalogue.
     passed: tuple[int, ...] = ()
-    entries: int = 0
+    entries: int = 0  # records of all types in it, as far as it was read
 
 
 @dataclass(frozen=True, slots=True)
 class HarvestState:
-    """Where a harvest stands.
-
-    Attributes
-    ----------
-    options : HarvestOptions
-    pending : tuple of (str or None, str or None)
-        Slices of creation still to be asked, the current one first; None is an
-        open end.
-    offset : int
-        Hits of the current slice that are in the catalogue.
-    slice_total : int
-        Least number of hits that the server stated for the current slice.
-    total : int
-        Hits that the server stated when the round began.
-    found, excluded : int
-        Records of type software seen in this round, and those of them left out.
-    slices_total : int
-        Sum of the totals of this round's finished slices.
-    missing : int
-        Hits that the server stated in this round and did not give.
-    started : str or None
-        The server's clock when the round began.
-    complete_until : str or None
-        Everything created before this instant was seen by the last finished round.
-    catalogue_bytes : int
-        Length of the catalogue when this was written.
-    checksum : int or None
-        `line_checksum` of its lines, added up: a changed byte is noticed, another order
-        of the lines is not.
-    finished : bool
-    dump : DumpState or None
-        While the harvest is one from a dump: its lines are in the dump's order until
-        the end.
-    """
+    """The state of a harvest."""
 
     options: HarvestOptions = field(default_factory=HarvestOptions)
+    # Slices of creation time still to be asked for, the current one first; None is an open end.
     pending: tuple[tuple[str | None, str | None], ...] = ()
-    offset: int = 0
-    slice_total: int = 0
-    total: int = 0
-    found: int = 0
-    excluded: int = 0
-    slices_total: int = 0
-    missing: int = 0
-    started: str | None = None
+    offset: int = 0  # hits of the current slice that are in the catalogue
+    slice_total: int = 0  # least number of hits that the server stated for the current slice
+    total: int = 0  # hits that the server stated when the round began
+    found: int = 0  # records of type software seen in this round
+    excluded: int = 0  # those of them that were left out
+    slices_total: int = 0  # sum of the totals of this round's finished slices
+    missing: int = 0  # hits that the server stated in this round and did not return
+    started: str | None = None  # the server's clock when the round began
+    # Everything created before this instant was seen by the last finished round.
     complete_until: str | None = None
-    catalogue_bytes: int = 0
+    catalogue_bytes: int = 0  # length of the catalogue when this was written
+    # Sum of the checksums of its lines (`add_line`): a changed byte is noticed, another order of
+    # the lines is not.
     checksum: int | None = None
     finished: bool = False
+    # While the harvest is one from a dump: its lines are in the dump's order until the end.
     dump: DumpState | None = None
 
     def to_json(self) -> str:
-        """Give the sidecar's text."""
+        """Return the sidecar's text."""
         content = {"format": _FORMAT, **dataclasses.asdict(self)}
         return json.dumps(content, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, name: str) -> Self:
-        """Read a sidecar's text; `name` is for the error message.
+        """Parse a sidecar's text; `name` is for the error message.
 
-        Raises
-        ------
-        UsageError
-            If it is not one, or was written by a later version.
+        Raises `UsageError` if it is none, or was written by a later version.
         """
         try:
             content = json.loads(text)
@@ -194,12 +142,7 @@ def add_line(checksum: int, line: bytes) -> int:
 
 
 def check_uncompressed(path: Path) -> None:
-    """Refuse to write a catalogue under the name of a compressed file.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Raise `UsageError` for a catalogue to be written that has the name of a compressed file."""
     if path.suffix.lower() in {".gz", ".zst", ".xz", ".bz2"}:
         raise UsageError(
             f"{path}: a catalogue is written as JSON Lines or Parquet; name it {path.stem}, and "
@@ -208,7 +151,7 @@ def check_uncompressed(path: Path) -> None:
 
 
 def state_path(catalogue: str) -> str:
-    """Path of the sidecar of a catalogue."""
+    """Return the path of the sidecar of a catalogue."""
     return catalogue + STATE_SUFFIX
 
 
@@ -246,12 +189,9 @@ def write_lines(catalogue: Path, lines: Iterable[bytes], state: HarvestState | N
 
 
 def load_state(catalogue: Path) -> HarvestState | None:
-    """Read the sidecar of a local catalogue; None where there is none.
+    """Read the sidecar of a local catalogue; None if there is none.
 
-    Raises
-    ------
-    UsageError
-        If it is damaged.
+    Raises `UsageError` if it is damaged.
     """
     path = Path(state_path(str(catalogue)))
     try:
@@ -262,7 +202,7 @@ def load_state(catalogue: Path) -> HarvestState | None:
 
 
 def options_from(content: Mapping[str, Any]) -> HarvestOptions:
-    """Make options of a mapping such as ``dataset.json`` keeps; unknown names are passed over."""
+    """Make options from a mapping such as ``dataset.json`` keeps; unknown names are ignored."""
     names = {one.name for one in dataclasses.fields(HarvestOptions)}
     return HarvestOptions(**{name: value for name, value in content.items() if name in names})
 
@@ -270,25 +210,12 @@ def options_from(content: Mapping[str, Any]) -> HarvestOptions:
 class Journal:
     """A catalogue opened for appending, and the state beside it.
 
-    However the last harvest ended, its whole lines are kept, and a torn line at the
-    end is removed. The state is written after the lines of its page, so that it never
-    claims more than there is.
+    However the last harvest ended, its whole lines are kept, and a torn line at the end is removed.
+    The state is written after the lines of its page, so that it never claims more than there is.
+    `state` is the state that was found, `ids` the records in the catalogue.
 
-    Parameters
-    ----------
-    path : Path
-
-    Attributes
-    ----------
-    state : HarvestState or None
-        As it was found.
-    ids : set of int
-        Of the records in the catalogue.
-
-    Raises
-    ------
-    UsageError
-        If it cannot be opened, is open in another harvest, or was not written by one.
+    Raises `UsageError` if the catalogue cannot be opened, is open in another harvest, or was not
+    written by one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -314,13 +241,7 @@ class Journal:
             self._stream.close()
 
     def append(self, lines: Iterable[str]) -> None:
-        """Add lines durably.
-
-        Raises
-        ------
-        ZmlError
-            If the disk does not take them.
-        """
+        """Add lines durably; raise `ZmlError` if the disk does not take them."""
         data = "".join(f"{line}\n" for line in lines).encode("ascii")
         with self._disk():
             if data:
@@ -331,12 +252,9 @@ class Journal:
                     self._extend(line)
 
     def save(self, state: HarvestState) -> HarvestState:
-        """Write the state, with the length and checksum that the catalogue has; give it.
+        """Write the state, with the catalogue's length and checksum, and return it.
 
-        Raises
-        ------
-        ZmlError
-            If the disk does not take it.
+        Raises `ZmlError` if the disk does not take it.
         """
         state = replace(state, catalogue_bytes=self._length, checksum=self._checksum)
         with self._disk():
@@ -355,17 +273,8 @@ class Journal:
     def rewrite(self, spans: Iterable[tuple[int, int]], state: HarvestState) -> None:
         """Put some of the lines in another order, and drop the others.
 
-        Parameters
-        ----------
-        spans : iterable of (int, int)
-            Where each line begins, and its length.
-        state : HarvestState
-            With which the file before and the file after may both be found.
-
-        Raises
-        ------
-        ZmlError
-            If the disk does not take it.
+        `spans` are where each line begins, and its length. The file before and the file after may
+        both be found with `state`. Raises `ZmlError` if the disk does not take it.
         """
         scratch = self.path.with_name(self.path.name + ".new")
         target = _open_locked(scratch)
@@ -455,5 +364,5 @@ def _open_locked(path: Path) -> BinaryIO:
         stream.close()
         raise UsageError(f"{path} is being written by another harvest") from None
     except OSError:
-        pass  # a file system without locks, such as some of clusters
+        pass  # a file system without locks, as some clusters have
     return stream

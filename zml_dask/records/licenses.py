@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-# Zenodo's former identifiers, and names that are on no list but clear.
+# Zenodo's former identifiers, and other names that are clear although no list has them.
 _ALIASES = {
     "agpl": "AGPL-3.0-only",
     "apache": "Apache-2.0",
@@ -61,15 +61,7 @@ def _identifiers(text: str) -> tuple[str, ...]:
 def spdx_ids(license: str | None) -> list[str]:  # noqa: A002 - the column's name
     """Return the SPDX identifiers in a record's licence, in order; of a compound, each.
 
-    Parameters
-    ----------
-    license : str or None
-        As published.
-
-    Returns
-    -------
-    list of str
-        Empty where nothing is on SPDX's list.
+    It is empty if nothing in it is on SPDX's list.
 
     Examples
     --------

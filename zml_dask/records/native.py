@@ -1,4 +1,4 @@
-"""InvenioRDM's own JSON, as dumps hold it, written in the form that Zenodo's search gives.
+"""InvenioRDM's own JSON, as in dumps, converted to the form of Zenodo's search.
 
 A catalogue has one form, however it was harvested. The rules are those of Zenodo's
 serialiser, except for the fields in `LACKING`, which the native form lacks.
@@ -40,19 +40,9 @@ def lacks_files(native: Mapping[str, Any]) -> bool:
 
 
 def search_hit(native: Mapping[str, Any], api_url: str) -> dict[str, Any]:
-    """Write a native record as a hit of Zenodo's search.
+    """Convert a native record (``application/vnd.inveniordm.v1+json``) to a hit of Zenodo's search.
 
-    Parameters
-    ----------
-    native : mapping
-        ``application/vnd.inveniordm.v1+json``.
-    api_url : str
-        Root of the API, for the links.
-
-    Raises
-    ------
-    RecordParseError
-        If it has no usable id.
+    Raises `RecordParseError` if it has no usable id.
 
     Examples
     --------

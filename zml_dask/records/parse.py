@@ -132,12 +132,9 @@ def parse_record(
 
 
 def record_id_of(hit: object) -> int:
-    """Give the id of a hit without parsing the rest.
+    """Return the id of a hit without parsing the rest.
 
-    Raises
-    ------
-    RecordParseError
-        If `hit` is not a mapping or has no usable id.
+    Raises `RecordParseError` if `hit` is not a mapping or has no usable id.
     """
     if not isinstance(hit, Mapping):
         raise RecordParseError(
@@ -156,10 +153,10 @@ def record_id_of(hit: object) -> int:
 
 
 def record_number(value: object) -> int | None:
-    """Give the number of a record by its id: Zenodo's are numbers, InvenioRDM's are names.
+    """Return the number of a record by its id: Zenodo's are numbers, InvenioRDM's are names.
 
-    A name is ten digits of base 32 (without ``i``, ``l``, ``o`` and ``u``); it
-    becomes a number above 2**52, which `record_name` turns back.
+    A name is ten digits of base 32 (without ``i``, ``l``, ``o`` and ``u``); it becomes a number
+    above 2**52, which `record_name` turns back.
 
     Examples
     --------
@@ -175,7 +172,7 @@ def record_number(value: object) -> int | None:
 
 
 def record_name(record_id: int) -> str:
-    """Give a record's id as its server writes it."""
+    """Return a record's id as its server writes it."""
     number = record_id - _FIRST_NAMED
     if not 0 <= number < 32**10:
         return str(record_id)
@@ -196,14 +193,9 @@ _DECODE_BRIEF: Final = msgspec.json.Decoder(_Brief).decode
 
 
 def brief_hit(line: bytes) -> dict[str, Any]:
-    """Read the fields of a hit's JSON that an index needs, in a fifth of the time of all.
+    """Parse the fields of a hit's JSON that an index needs, in a fifth of the time of all.
 
-    Raises
-    ------
-    ValueError
-        If it is not JSON.
-    RecordParseError
-        If it is not an object.
+    Raises `ValueError` if it is not JSON, and `RecordParseError` if it is not an object.
     """
     try:
         brief = _DECODE_BRIEF(line)
@@ -216,14 +208,14 @@ def brief_hit(line: bytes) -> dict[str, Any]:
 
 
 def api_root_of(hit: Mapping[str, Any]) -> str | None:
-    """Give the root of the API that a hit came from, by its links; None without any.
+    """Return the root of the API that a hit came from, by its links; None if it has none.
 
     Examples
     --------
     >>> api_root_of({"id": 7, "links": {"self": "https://sandbox.zenodo.org/api/records/7"}})
     'https://sandbox.zenodo.org/api'
     """
-    # A hit that was cut down to what somebody needed may have kept its files' links alone.
+    # A hit that somebody has shortened may have kept only the links of its files.
     entries = file_entries(hit).values()
     links = (mapping(one.get("links")) for one in (hit, *entries))
     found = (text(link.get("self")) or text(link.get("content")) for link in links)
@@ -232,7 +224,7 @@ def api_root_of(hit: Mapping[str, Any]) -> str | None:
 
 
 def archive_bytes_of(hit: Mapping[str, Any]) -> int:
-    """Sum of the sizes that a hit states for its files, in bytes, without parsing the rest."""
+    """Return the bytes that a hit states for all its files, without parsing the rest."""
     total = sum(_size(entry) or 0 for entry in file_entries(hit).values())
     return min(total, MOST)
 
@@ -244,7 +236,7 @@ def _is_native(hit: Mapping[str, Any]) -> bool:
 def _legacy(
     hit: Mapping[str, Any], metadata: Mapping[str, Any], files: Sequence[RecordFile]
 ) -> dict[str, Any]:
-    """Give those of a record's fields that the legacy family has in a form of its own."""
+    """Return the fields of a record whose form differs between the families."""
     kind = metadata.get("resource_type")
     return {
         "concept_id": record_number(hit.get("conceptrecid")) or _parent_of(metadata),
@@ -261,7 +253,7 @@ def _legacy(
 def _native(
     hit: Mapping[str, Any], metadata: Mapping[str, Any], files: Sequence[RecordFile]
 ) -> dict[str, Any]:
-    """Give those of a record's fields that InvenioRDM has in a form of its own."""
+    """Return the same fields as `_legacy`."""
     access = mapping(hit.get("access"))
     licenses = map(lower, map(id_or_text, listed(metadata.get("rights"))))
     # "software-computationalnotebook" is software; the part after the dash is its subtype.
@@ -290,7 +282,7 @@ def _files(hit: Mapping[str, Any], base: str, trusted: bool) -> Iterator[RecordF
 
 
 def file_entries(hit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Give a hit's file entries by key; the first of one key counts."""
+    """Return a hit's file entries by key; the first of one key counts."""
     found_files = hit.get("files")
     pairs: list[tuple[object, object]] = [(None, entry) for entry in listed(found_files)]
     if isinstance(found_files, Mapping):
@@ -329,7 +321,7 @@ def _access(status: str | None, files: Sequence[RecordFile]) -> AccessStatus:
     # Today's legacy answer calls a record without files "open".
     if word == "open" and not files:
         return "metadata-only"
-    # An unknown word says nothing; whether there are files does.
+    # An unknown word says nothing; the presence of files does.
     if word not in get_args(AccessStatus):
         return "open" if files else "restricted"
     return cast("AccessStatus", word)
@@ -375,7 +367,7 @@ def canonical_json(hit: Mapping[str, Any]) -> str:
 
 
 def harvested_json(hit: Mapping[str, Any]) -> str:
-    """Write a hit as a harvest keeps it: what a server says never names a file's own URL.
+    """Write a hit as a harvest keeps it: without URLs that file entries name themselves.
 
     Examples
     --------
@@ -407,18 +399,18 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def id_or_text(value: object) -> str | None:
-    """Give the ``id`` of an object, or a string that stands in its place."""
+    """Return the ``id`` of an object, or a string in its place."""
     return text(mapping(value).get("id")) or text(value)
 
 
 def md5_of(value: object) -> str | None:
-    """Give ``"md5:..."`` of a checksum with or without its prefix; None for other algorithms."""
+    """Return ``"md5:..."`` for a checksum with or without that prefix; else None."""
     match = _MD5.fullmatch(value) if isinstance(value, str) else None
     return f"md5:{match[1].lower()}" if match else None
 
 
 def whole_number(value: object) -> int | None:
-    """Give a whole number from 0 to 2**63-1, written as a number or in digits."""
+    """Return a whole number from 0 to 2**63-1, written as a number or in digits; else None."""
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
     if isinstance(value, float) and value.is_integer():  # as pandas writes it
@@ -429,35 +421,35 @@ def whole_number(value: object) -> int | None:
 
 
 def text(value: object) -> str | None:
-    """Give a string without the space around it; None for a blank one and other kinds."""
+    """Return a string without the space around it; None for a blank one and other kinds."""
     key = raw_text(value)
     return key.strip() if key else None
 
 
 def raw_text(value: object) -> str | None:
-    """Give a string as it is, but for the lone surrogates that JSON can smuggle in."""
+    """Return a string as it is, except for the lone surrogates that JSON can hold; else None."""
     if not isinstance(value, str) or not value.strip():
         return None
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def lower(value: str | None) -> str | None:
-    """Give a string in lower case."""
+    """Return a string in lower case."""
     return value.lower() if value else None
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """Give an object as it is, and an empty one for anything else."""
+    """Return an object as it is, and an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}
 
 
 def listed(value: object) -> Sequence[Any]:
-    """Give a list as it is, and one value that should have been a list of one as that."""
+    """Return a list as it is, and a single value in its place as a list of one."""
     if isinstance(value, list | tuple):
         return value
     return [value] if isinstance(value, str | Mapping) and value else []
 
 
 def distinct(values: Iterator[str | None]) -> tuple[str, ...]:
-    """Give each string once, in the order of their first."""
+    """Return each string once, in the order of their first occurrence."""
     return tuple(dict.fromkeys(value for value in values if value))

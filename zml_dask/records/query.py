@@ -20,24 +20,13 @@ from zml_dask.records.instants import to_millisecond
 
 @dataclass(frozen=True, slots=True)
 class Searchable:
-    """What a query can ask of one record.
-
-    Attributes
-    ----------
-    record_id, concept_id : int
-    created, updated : datetime
-        Aware, to the millisecond.
-    publication_date : datetime
-        Its first instant, aware.
-    title, description, version, doi, license, resource_type, access : str
-    keywords, creators, filenames, related : tuple of str
-    """
+    """What a query can ask of one record."""
 
     record_id: int
     concept_id: int
-    created: datetime
+    created: datetime  # aware, to the millisecond, as is `updated`
     updated: datetime
-    publication_date: datetime
+    publication_date: datetime  # its first instant, aware
     title: str = ""
     description: str = ""
     version: str = ""
@@ -93,17 +82,10 @@ def _everything(record: Searchable) -> tuple[str, ...]:
 
 
 def matcher(text: str, *, only_known: bool = False) -> Matcher:
-    """Turn a query into a test of records; an empty one finds all.
+    """Turn a query into a test of records; an empty one matches all.
 
-    Parameters
-    ----------
-    only_known : bool
-        Refuse a field that is not in `FIELDS`; otherwise it finds nothing.
-
-    Raises
-    ------
-    UsageError
-        If the query is not in the language, or asks for an unknown field.
+    `only_known` refuses a field that is not in `FIELDS`; otherwise it finds nothing. Raises
+    `UsageError` if the query is not in the language, or asks for such a field.
 
     Examples
     --------
@@ -137,10 +119,10 @@ _DEEPEST: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One operand; `sign` is how it was marked: ``+``, ``-`` or nothing."""
+    """One operand of a query."""
 
     test: Matcher
-    sign: str = ""
+    sign: str = ""  # how it was marked: "+", "-" or nothing
 
 
 class _Parser:
@@ -178,7 +160,7 @@ class _Parser:
         return None
 
     def _sequence(self, values: _Values) -> Matcher:
-        """Read operands side by side: the signed decide, the others where none has a plus."""
+        """Parse operands side by side: those with a sign decide, the others if none has a plus."""
         self._depth += 1
         if self._depth > _DEEPEST:
             self._refuse("it is nested too deeply")
@@ -250,7 +232,7 @@ class _Parser:
         name = _unescaped(field).removeprefix("metadata.")
         if name not in FIELDS and self._only_known:
             self._refuse(f"the field {name!r} is not known here; use one of {', '.join(FIELDS)}")
-        # A field that no record has finds nothing; it is no error of a search's.
+        # A field that no record has finds nothing; to a search it is no error.
         return FIELDS.get(name, _nothing)
 
     def _leaf(self, values: _Values) -> Matcher:
@@ -321,7 +303,7 @@ def _unescaped(text: str) -> str:
 
 
 def _moment(text: str) -> datetime:
-    """Read an instant; a partial date is the instant that it begins with."""
+    """Parse an instant; a partial date is the instant with which it begins."""
     padded = text + "-01" * (2 - text.count("-")) if len(text) <= len("2020-01") else text
     moment = datetime.fromisoformat(padded)
     return to_millisecond(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

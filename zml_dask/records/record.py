@@ -97,7 +97,7 @@ _LINK = r"""
     (?P<name>[\w.-]{{1,100}}?)(?:\.git)?(?:@(?P<at>[^/?\#]+))?
     (?:/(?P<rest>[^?\#]*))?(?:[?\#].*)?\Z
 """
-# What stands in an owner's place, and what behind a project of GitLab's, without being one.
+# Words in the place of an owner that are none, and words that follow a project of GitLab's.
 _NOT_OWNERS = frozenset({"orgs", "users", "sponsors", "topics", "settings", "apps", "marketplace"})
 _NOT_PROJECTS = re.compile(
     r"(?:^|/)(?:-|tree|blob|raw|commits?|issues|merge_requests|wikis|tags|releases|archive)(?:/|$)"
@@ -106,32 +106,17 @@ _NOT_PROJECTS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ForgeLink:
-    """A link to a repository of a forge, or to something in it.
-
-    Attributes
-    ----------
-    host, owner, name : str
-        The owner of a project of GitLab's may hold slashes.
-    rest : str
-        What follows the repository in the link, still quoted.
-    tag : str or None
-        After an ``@``, as pip writes it.
-    """
+    """A link to a repository of a forge, or to something in it."""
 
     host: str
-    owner: str
+    owner: str  # of a project of GitLab's it may hold slashes
     name: str
-    rest: str
-    tag: str | None = None
+    rest: str  # what follows the repository in the link, still quoted
+    tag: str | None = None  # after an "@", as pip writes it
 
 
 def forge_link(link: str, *more_hosts: str) -> ForgeLink | None:
-    """Take a link apart that leads into a known forge; None for any other.
-
-    Parameters
-    ----------
-    more_hosts : str
-        Hosts that are forges, too.
+    """Split a link that leads into a known forge, or to one of `more_hosts`; None for any other.
 
     Examples
     --------
@@ -159,14 +144,9 @@ _RELATIONS = ("isSupplementTo", "isDerivedFrom", "isIdenticalTo")
 
 
 def repository_of(declared: str | None, related: Sequence[RelatedIdentifier]) -> str | None:
-    """Give the URL of a record's repository: the declared one, else one it is linked to.
+    """Return the URL of a record's repository: the declared one, else one it is linked to.
 
-    Parameters
-    ----------
-    declared : str or None
-        Zenodo's custom field ``code:codeRepository``.
-    related : sequence of RelatedIdentifier
-        Links such as ``https://github.com/owner/name/tree/v1``.
+    `declared` is Zenodo's custom field ``code:codeRepository``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""References to the records of a catalogue: 32 bytes each, so that half a million fit anywhere."""
+"""References to the records of a catalogue, of 32 bytes each: half a million take 16 MB."""
 
 from __future__ import annotations
 
@@ -12,33 +12,20 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class RecordRef:
-    """Where one record is in its catalogue.
-
-    Attributes
-    ----------
-    record_id : int
-    offset, length : int
-        Of its JSON in the catalogue, in bytes. In a Parquet catalogue `offset` is the
-        number of its row.
-    archive_bytes : int
-        Sum of the sizes that the record states for its files.
-    """
+    """Where one record is in its catalogue."""
 
     record_id: int
+    # Of its JSON in the catalogue, bytes; in a Parquet catalogue, the number of its row.
     offset: int
-    length: int
-    archive_bytes: int
+    length: int  # of its JSON, bytes
+    archive_bytes: int  # sum of the sizes that the record states for its files
 
 
 class RefTable(Sequence[RecordRef]):
     """An immutable sequence of references, unique and in record-id order.
 
-    Parameters
-    ----------
-    rows : int64 array (n, 4)
-        Columns as in `RecordRef`; of several rows with one id the last counts.
-    is_sorted : bool
-        Whether the ids are unique and ascending already.
+    `rows` is int64 (n, 4), with columns as in `RecordRef`; of several rows with one id the last
+    counts. `is_sorted` says that the ids are unique and ascending already.
     """
 
     __slots__ = ("_rows",)
@@ -54,17 +41,12 @@ class RefTable(Sequence[RecordRef]):
 
     @classmethod
     def of(cls, refs: Iterable[RecordRef]) -> Self:
-        """Make a table of references."""
+        """Make a table from references."""
         rows = [(ref.record_id, ref.offset, ref.length, ref.archive_bytes) for ref in refs]
         return cls(np.array(rows, dtype=np.int64).reshape(-1, 4))
 
     def take(self, positions: Sequence[int] | NDArray[np.int64 | np.bool_]) -> RefTable:
-        """Give the references at some positions, or those where a mask is true.
-
-        Parameters
-        ----------
-        positions : sequence or array of int64, or array of bool (n,)
-            In any order; the table that is returned is in record-id order.
+        """Return the references at some positions (in any order), or those where a mask is true.
 
         Examples
         --------
@@ -93,7 +75,7 @@ class RefTable(Sequence[RecordRef]):
         return self._rows[:, 3]
 
     def find(self, record_id: int) -> RecordRef | None:
-        """Give the reference of one record, or None."""
+        """Return the reference of one record, or None."""
         place = int(np.searchsorted(self.record_ids, record_id))
         if place < len(self) and self.record_ids[place] == record_id:
             return self[place]

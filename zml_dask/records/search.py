@@ -41,15 +41,11 @@ _COARSE: Final = timedelta(seconds=4)
 
 
 def halves(whole: Slice, *, first: datetime, now: datetime) -> tuple[Slice, Slice] | None:
-    """Cut a slice in the middle; None for one too short to cut.
+    """Cut a slice in the middle; None for one that is too short.
 
-    The halves share the instant in the middle: a record created in that very
-    millisecond is found twice rather than, by some rounding, never.
-
-    Parameters
-    ----------
-    first, now : datetime
-        What stands for an open beginning and an open end.
+    The halves share the instant in the middle: a record created in that very millisecond is found
+    twice rather than, by some rounding, never. `first` and `now` stand for an open beginning and an
+    open end.
 
     Examples
     --------
@@ -88,25 +84,15 @@ GUEST_SIZES: Final = (25, 10)
 
 @dataclass(frozen=True, slots=True)
 class SearchPage:
-    """One page of a search.
+    """One page of a search."""
 
-    Attributes
-    ----------
-    hits : tuple
-        Whatever the server lists; each is checked when it is used.
-    total : int
-        Hits of the whole search.
-    now : datetime
-        The server's clock.
-    """
-
-    hits: tuple[Any, ...]
-    total: int
-    now: datetime
+    hits: tuple[Any, ...]  # whatever the server lists; each is checked when it is used
+    total: int  # hits of the whole search
+    now: datetime  # the server's clock
 
 
 def search_query(query: str, created: Slice) -> str:
-    """Write a query for the records that one slice of time holds.
+    """Return a query for the records of one slice of time.
 
     Examples
     --------
@@ -131,28 +117,14 @@ def search_page(
     size: int,
     type_filter: int = 0,
 ) -> SearchPage:
-    """Ask for one page of the software records created in a slice, oldest first.
+    """Ask for one page (from 1 on) of the software records created in a slice, oldest first.
 
-    The caller counts the pages: the server's links lead out of the window that it
-    serves.
+    The caller counts the pages: the server's links lead out of the window that it serves.
+    `type_filter` is the way of asking for software: 0 is Zenodo's parameter, 1 InvenioRDM's facet,
+    2 a part of the query. A server ignores a parameter that it does not know.
 
-    Parameters
-    ----------
-    page : int
-        From 1 on.
-    size : int
-        Hits a page.
-    type_filter : int
-        Which way of asking for software: 0 is Zenodo's parameter, 1 InvenioRDM's facet,
-        2 a part of the query. A server ignores a parameter that it does not know.
-
-    Raises
-    ------
-    NetworkError
-        Of the kind "bad_query" if the server cannot parse the query, "bad_request" if it does
-        not grant the page.
-    ZmlError
-        If the answer is not a search result.
+    Raises `NetworkError` of the kind "bad_query" if the server cannot parse the query,
+    "bad_request" if it does not grant the page; `ZmlError` if the answer is not a search result.
     """
     url = f"{options.api_url.rstrip('/')}/records"
     query = search_query(options.query, created)
@@ -176,13 +148,7 @@ def search_page(
 
 
 def hits_of(payload: Any, url: str) -> tuple[list[Any], int]:
-    """Give the hits of a search's answer and their total.
-
-    Raises
-    ------
-    ZmlError
-        If it is something else.
-    """
+    """Return the hits of a search's answer and their total; raise `ZmlError` if it is none."""
     listed = payload.get("hits") if isinstance(payload, Mapping) else None
     hits = listed.get("hits") if isinstance(listed, Mapping) else None
     total = listed.get("total") if isinstance(listed, Mapping) else None
@@ -204,22 +170,10 @@ def hits_of(payload: Any, url: str) -> tuple[list[Any], int]:
 def updated_hits(
     client: HttpClient, options: HarvestOptions, since: str
 ) -> tuple[int, Iterator[Any]]:
-    """Ask for the records that were created or edited since an instant.
+    """Ask for the records that were created or edited since an ISO 8601 instant.
 
-    Parameters
-    ----------
-    since : str
-        ISO 8601.
-
-    Returns
-    -------
-    int, iterator
-        How many there are, and the hits, as far as the search shows them.
-
-    Raises
-    ------
-    NetworkError, ZmlError
-        If the server cannot be reached.
+    Returns how many there are, and the hits, as far as the search shows them. Raises `NetworkError`
+    or `ZmlError` if the server cannot be reached.
     """
     query = f'updated:["{since}" TO "{_OPEN[1]}"]'
     if options.query.strip():
@@ -250,21 +204,9 @@ def listed_hits(
 ) -> Iterator[tuple[list[int], dict[int, Mapping[str, Any]]]]:
     """Ask the search for records by number, as many at once as it lists on a page.
 
-    Parameters
-    ----------
-    api_url : str
-        Root of the API.
-
-    Yields
-    ------
-    list of int, dict of int to mapping
-        Numbers that were asked for together, and the hits of those that the search
-        lists: neither withdrawn, nor hidden, nor unknown.
-
-    Raises
-    ------
-    NetworkError
-        If the server cannot be reached.
+    Yields the numbers that were asked for together, and the hits of those that the search lists:
+    neither withdrawn, nor hidden, nor unknown. Raises `NetworkError` if the server cannot be
+    reached.
     """
     root = f"{api_url.rstrip('/')}/records"
     sizes: Sequence[int] = TOKEN_SIZES if client.has_token else GUEST_SIZES
@@ -283,7 +225,7 @@ def listed_hits(
 
 
 def _in_granted_size(sizes: Sequence[int], ask: Callable[[int], T]) -> tuple[T, int]:
-    """Ask with the first page size that the server grants; also that size."""
+    """Ask with the first page size that the server grants; return the answer and that size."""
     for size in sizes:
         try:
             return ask(size), size
@@ -329,28 +271,12 @@ def find_withdrawn(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, NetworkError]]:
-    """Find the records that are no longer there.
+    """Yield the records that are withdrawn or unknown, each with the server's answer.
 
-    The search is asked for as many ids at once as it lists on a page; only
-    those that it does not list are asked for one by one.
-
-    Parameters
-    ----------
-    api_url : str
-        Root of the API.
-    progress : callable, optional
-        Called with the number of ids that have been looked up.
-
-    Yields
-    ------
-    int, NetworkError
-        A record, and the answer: of the kind "gone" where it has a tombstone, "not_found"
-        if it is unknown.
-
-    Raises
-    ------
-    NetworkError
-        If the server cannot be reached.
+    The answer is of the kind "gone" if the record has a tombstone, "not_found" if it is unknown.
+    The search is asked for as many ids at once as it lists on a page; only those that it does not
+    list are asked for one by one. `progress` is called with the number of ids that have been looked
+    up. Raises `NetworkError` if the server cannot be reached.
     """
     root = f"{api_url.rstrip('/')}/records"
     done = 0
@@ -365,7 +291,7 @@ def find_withdrawn(
                     yield record_id, error
                 elif error.kind not in {"forbidden", "server_error"}:
                     raise
-                # Hidden, or in trouble just now: neither means that it is gone.
+                # Hidden, or a transient error: neither means that it is gone.
         done += len(batch)
         if progress is not None:
             progress(done)

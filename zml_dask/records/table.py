@@ -61,30 +61,16 @@ _LEVEL: Final = 9
 
 @dataclass(frozen=True)
 class ParquetIndex:
-    """What opening a Parquet catalogue reads of it.
+    """What opening a Parquet catalogue reads of it."""
 
-    Attributes
-    ----------
-    rows : int64 array (n, 4)
-        Columns as in `RecordRef`: id, number of the row, length of the hit, bytes of files.
-    roots : frozenset of str
-        Servers that the records name.
-    harvest : HarvestState or None
-    """
-
+    # (n, 4), columns as in `RecordRef`: id, number of the row, length of the hit, bytes of files.
     rows: NDArray[np.int64]
-    roots: frozenset[str]
+    roots: frozenset[str]  # servers that the records name
     harvest: HarvestState | None
 
 
 def row_of(hit: bytes) -> dict[str, Any]:
-    """Make a row of one hit's JSON.
-
-    Raises
-    ------
-    RecordParseError, ValueError
-        If it is not a record.
-    """
+    """Make a row of one hit's JSON; raise `RecordParseError` or `ValueError` if it is no record."""
     content = json.loads(hit)
     record = parse_record(content)
     return {
@@ -116,18 +102,14 @@ def _batches(hits: Iterable[bytes]) -> Iterator[pa.RecordBatch]:
 
 
 def write_parquet(path: Path, hits: Iterable[bytes], harvest: HarvestState | None) -> int:
-    """Write a Parquet catalogue, whole or not at all; give the number of its records.
+    """Write a Parquet catalogue, whole or not at all; return the number of its records.
 
-    Parameters
-    ----------
-    hits : iterable of bytes
-        JSON of each, taken one after the other.
-    harvest : HarvestState or None
-        Kept in the file.
+    `hits` is the JSON of each record, taken one after the other. The state of the harvest is kept
+    in the file.
     """
     state = {}
     if harvest is not None:
-        # Pages have checksums, the file's metadata has none.
+        # Pages have checksums; the file's metadata does not.
         text = harvest.to_json()
         state = {_STATE: text, _STATE_CHECKSUM: str(add_line(0, text.encode()))}
     count = 0
@@ -150,13 +132,7 @@ def write_parquet(path: Path, hits: Iterable[bytes], harvest: HarvestState | Non
 
 
 def read_parquet_index(path: str) -> ParquetIndex:
-    """Read which records a Parquet catalogue holds.
-
-    Raises
-    ------
-    ValueError
-        If it is another Parquet file, or a damaged one.
-    """
+    """Read which records a Parquet catalogue holds; raise `ValueError` if it is none or damaged."""
     try:
         with fsspec.open(path, "rb") as stream, _opened(stream) as file:
             names = file.schema_arrow.names
@@ -193,12 +169,9 @@ def _harvest_in(metadata: Mapping[bytes, bytes], path: str) -> HarvestState | No
 
 
 class ParquetHits:
-    """Reads single hits of a Parquet catalogue; keeps the last group of rows that it decoded.
+    """Reads single hits of a Parquet catalogue (a path or an fsspec URL).
 
-    Parameters
-    ----------
-    path : str
-        Or any fsspec URL.
+    The last group of rows that was decoded is kept.
     """
 
     def __init__(self, path: str) -> None:
@@ -213,7 +186,7 @@ class ParquetHits:
         self._hits: pa.ChunkedArray | None = None
 
     def read(self, row: int) -> bytes:
-        """Give the JSON in one row; nothing where there is no such row."""
+        """Return the JSON in one row; nothing if there is no such row."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         if not 0 <= row < self._starts[-1]:
             return b""
@@ -226,14 +199,9 @@ class ParquetHits:
 
 
 def table_of(path: str, hits: Callable[[], Iterator[bytes]]) -> pa.RecordBatchReader:
-    """Give a catalogue as a stream of batches with `COLUMNS`.
+    """Return a catalogue as a stream of batches with `COLUMNS`.
 
-    Parameters
-    ----------
-    path : str
-        Parquet is read as it is.
-    hits : callable
-        Gives the JSON of every record of another form.
+    Parquet is read as it is; `hits` gives the JSON of every record of another form.
     """
     filesystem, inner = fsspec.core.url_to_fs(path)
     if filesystem.cat_file(inner, start=0, end=len(PARQUET_MAGIC)) != PARQUET_MAGIC:
@@ -245,22 +213,10 @@ def table_of(path: str, hits: Callable[[], Iterator[bytes]]) -> pa.RecordBatchRe
 
 
 def select_ids(table: pa.RecordBatchReader, condition: str) -> NDArray[np.int64]:
-    """Ask which records a SQL condition is true for.
+    """Return the ids (int64) of the records for which a SQL condition is true.
 
-    Parameters
-    ----------
-    condition : str
-        What may follow WHERE in DuckDB's SQL.
-
-    Returns
-    -------
-    int64 array (n,)
-        Record ids.
-
-    Raises
-    ------
-    ValueError
-        If it is not a condition over these columns.
+    `condition` is what may follow WHERE in DuckDB's SQL. Raises `ValueError` if it is not a
+    condition over these columns.
     """
     import duckdb
 
