@@ -426,6 +426,31 @@ def test_parts_without_a_total_or_a_length(
     assert target.read_bytes() == BODY
 
 
+@pytest.mark.parametrize("known", ["md5", "size", "nothing"])
+@pytest.mark.parametrize("quirk", ["status 200", "whole blocks", "part unasked", "whole as part"])
+def test_parts_as_servers_send_them(
+    server: Misbehaving, client: HttpClient, target: Path, quirk: str, known: str
+) -> None:
+    def script(exchange: Exchange) -> None:
+        asked = exchange.headers.get("range")
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        stop = len(BODY)
+        if asked is None and (quirk != "part unasked" or exchange.number > 9):
+            exchange.send_file(BODY, upto=300_000 if exchange.number == 0 else None)
+            return
+        if quirk == "whole blocks":
+            start = start // 65_536 * 65_536
+        elif quirk == "part unasked":
+            stop = min(start + 300_000, stop)
+        span = f"bytes {start}-{stop - 1}/{len(BODY)}"
+        part = BODY if quirk == "whole as part" else BODY[start:stop]
+        exchange.send(200 if quirk == "status 200" else 206, part, Content_Range=span)
+
+    facts = {"md5": {"checksum": MD5}, "size": {"size": len(BODY)}, "nothing": {}}[known]
+    client.download(server.on("/f", script), target, **facts)  # type: ignore[arg-type]
+    assert target.read_bytes() == BODY
+
+
 def _echo(exchange: Exchange) -> None:
     said = exchange.headers.get("authorization", "")
     kind = exchange.handler.path.strip("/").partition("?")[0]

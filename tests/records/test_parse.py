@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zml_dask.errors import RecordError
+from zml_dask.records.licenses import spdx_ids
 from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
 from zml_dask.records.record import Record, plain_repository
 
@@ -203,6 +204,29 @@ def test_a_subtype_of_software_is_software() -> None:
     hit = native()
     hit["metadata"]["resource_type"] = {"id": "software-computationalnotebook"}
     assert parse_record(hit).resource_type == "software"
+
+
+@pytest.mark.parametrize(
+    ("rights", "license_"),
+    [
+        ([{"title": {"en": "MIT License"}, "link": "https://opensource.org/licenses/MIT"}],
+         "mit license"),
+        ([{"title": "MIT License"}], "mit license"),
+        ([{"id": "cc-by-4.0"}, {"id": "MIT", "title": {"en": "MIT License"}}], "cc-by-4.0 and mit"),
+        ([{"link": "https://a.org"}], None),
+    ],
+)  # fmt: skip
+def test_licences_as_servers_state_them(rights: list[dict[str, Any]], license_: str | None) -> None:
+    hit = native()
+    hit["metadata"]["rights"] = rights
+    assert parse_record(hit).license == license_
+    assert parse_record({"id": 5, "metadata": {"license": rights}}).license == license_
+    assert license_ is None or "MIT" in spdx_ids(license_)
+
+
+def test_a_version_that_is_a_number() -> None:
+    versions = [parse_record({"id": 5, "metadata": {"version": v}}).version for v in (1.2, 3, True)]
+    assert versions == ["1.2", "3", None]
 
 
 @pytest.mark.parametrize(

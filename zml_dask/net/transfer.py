@@ -124,6 +124,7 @@ class Transfer:
     def __init__(self, plan: TransferPlan) -> None:
         self._plan = plan
         self._offset = 0
+        self._overlap = 0  # bytes to come that are on disk already
         self._highest = 0
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._total: int | None = None
@@ -165,7 +166,8 @@ class Transfer:
             return failure
         while piece := response.raw.read1(PIECE, decode_content=False):
             check_time()
-            self._write(piece)
+            known, self._overlap = piece[: self._overlap], max(0, self._overlap - len(piece))
+            self._write(piece[len(known) :])
             if not self._is_checked and self._offset >= HEAD_BYTES and not self._is_wanted():
                 return None
         if not self._is_checked and not self._is_wanted():
@@ -229,14 +231,17 @@ class Transfer:
                 raise NetworkError("bad_request", f"{where} answers 416 to a plain request")
             self._restart()
             return NetworkError("truncated", f"{where} is shorter than what came before")
-        if response.status_code == 206:
-            part = content_range(response)
+        part = content_range(response)
+        self._overlap = 0
+        # Some servers send the part that was asked for with a status of 200.
+        if response.status_code == 206 or (self._offset and part is not None):
             total = self._total if part is None or part[2] is None else part[2]
             has_changed = self._total is not None and total != self._total
-            if part is None or part[0] != self._offset or has_changed:
+            if part is None or part[0] > self._offset or has_changed:
                 self._restart()
                 return NetworkError("truncated", f"{where} answers with another part or file")
             self._total = total
+            self._overlap = self._offset - part[0]  # caches send whole blocks
         else:
             if self._offset:
                 # The server sends the whole file although a part was asked for: it does not
@@ -288,6 +293,11 @@ class Transfer:
         encoding = content_encoding(response)
         if encoding in _ENCODINGS and self._accept_decoded(encoding):
             return None
+        if self._total is not None and plan.size is None and self._offset != self._total:
+            message = f"{where} gives {self._offset:,} of {self._total:,} bytes; try later"
+            if self._offset > self._total:
+                self._restart()
+            return NetworkError("truncated", message)
         is_known = plan.md5 is not None or plan.size is not None
         is_page = response.headers.get("Content-Type", "").lower().startswith("text/html")
         is_archive = plan.is_named(".zip", ".tar", ".7z", *_COMPRESSED_NAMES)

@@ -13,6 +13,7 @@ from zml_dask.records.parse import (
     RELATIONS,
     file_entries,
     id_or_text,
+    license_of,
     listed,
     mapping,
     quote_key,
@@ -115,7 +116,7 @@ def _metadata(native: Mapping[str, Any], doi: str | None) -> Iterator[tuple[str,
     yield "method", next((one.get("description") for one in extra if _type(one) == "methods"), None)
     yield "custom", native.get("custom_fields")
     yield "resource_type", _resource_type(own.get("resource_type"))
-    licences = [{"id": name} for name in map(id_or_text, listed(own.get("rights"))) if name]
+    licences = [{"id": name} for name in map(license_of, listed(own.get("rights"))) if name]
     yield "license", next(iter(licences), None)
     yield "relations", _relations(native)
 

@@ -119,7 +119,7 @@ def parse_record(
     return Record(
         record_id=record_id,
         title=text(metadata.get("title")) or text(hit.get("title")),
-        version=text(metadata.get("version")),
+        version=_version(metadata.get("version")),
         publication_date=text(metadata.get("publication_date")),
         created=text(hit.get("created")),
         repository=repository_of(text(custom.get("code:codeRepository")), related),
@@ -241,7 +241,7 @@ def _legacy(
     return {
         "concept_id": record_number(hit.get("conceptrecid")) or _parent_of(metadata),
         "doi": text(hit.get("doi")) or text(metadata.get("doi")),
-        "license": lower(id_or_text(metadata.get("license"))),
+        "license": _license(metadata.get("license")),
         "keywords": distinct(text(word) for word in listed(metadata.get("keywords"))),
         "resource_type": lower(
             text(mapping(kind).get("type")) or id_or_text(kind) or text(metadata.get("upload_type"))
@@ -255,7 +255,6 @@ def _native(
 ) -> dict[str, Any]:
     """Return the same fields as `_legacy`."""
     access = mapping(hit.get("access"))
-    licenses = map(lower, map(id_or_text, listed(metadata.get("rights"))))
     # "software-computationalnotebook" is software; the part after the dash is its subtype.
     kind = lower(id_or_text(metadata.get("resource_type")))
     is_embargoed = mapping(access.get("embargo")).get("active") is True
@@ -263,11 +262,27 @@ def _native(
     return {
         "concept_id": record_number(mapping(hit.get("parent")).get("id")),
         "doi": text(mapping(mapping(hit.get("pids")).get("doi")).get("identifier")),
-        "license": next(filter(None, licenses), None),
+        "license": _license(metadata.get("rights")),
         "keywords": distinct(_subject(word) for word in listed(metadata.get("subjects"))),
         "resource_type": kind and kind.partition("-")[0],
         "access": _access(status or text(access.get("files")), files),
     }
+
+
+def _license(value: object) -> str | None:
+    """Give the licences of a record in lower case, several of them joined by "and"."""
+    return lower(" and ".join(distinct(map(license_of, listed(value)))))
+
+
+def license_of(value: object) -> str | None:
+    """Give the id of a licence; one that is on no list of the server has a title alone."""
+    title = mapping(value).get("title")
+    return id_or_text(value) or text(mapping(title).get("en")) or text(title)
+
+
+def _version(value: object) -> str | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else text(value)
 
 
 def _files(hit: Mapping[str, Any], base: str, trusted: bool) -> Iterator[RecordFile]:
