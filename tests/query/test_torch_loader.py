@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import multiprocessing.heap as heap
 import pickle
+import resource
 from typing import Any
 
 import numpy as np
@@ -130,6 +132,35 @@ def test_a_stray_batch_size_is_refused(ds: Dataset, workers: int) -> None:
     loader = DataLoader(ds.to_torch(16), batch_size=4, num_workers=workers)
     with pytest.raises(UsageError, match="give the DataLoader batch_size=None"):
         next(iter(loader))
+
+
+def _allow_small_files_only(worker: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+
+
+def test_batches_arrive_where_shared_memory_is_too_small(ds: Dataset) -> None:
+    options = {"batch_size": None, "num_workers": 2, "timeout": 60}
+    loader = DataLoader(ds.to_torch(16), worker_init_fn=_allow_small_files_only, **options)
+    batches = list(loader)
+    assert {type(batch) for batch in batches} == {torch.Tensor}
+    assert content(batches) == content(DataLoader(ds.to_torch(16), batch_size=None))
+    batches[0][:] = 7  # in memory of its own, which can be written
+    [labelled, *_] = DataLoader(
+        ds.to_torch(2, labels="language", encoding="float32"),
+        collate_fn=lambda batch: (batch[0] / 2, batch[1]),
+        worker_init_fn=_allow_small_files_only,
+        **options,
+    )
+    assert [type(tensor) for tensor in labelled] == [torch.Tensor] * 2
+
+
+def test_shared_memory_that_cannot_be_written_is_named(
+    ds: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multiprocessing.heap.Arena._choose_dir", lambda *_: "/proc/self/fdinfo")
+    monkeypatch.setattr("multiprocessing.heap.BufferWrapper._heap", heap.Heap())
+    with pytest.raises(UsageError, match="make /dev/shm writable"):
+        ds.to_torch(16)
 
 
 @pytest.mark.parametrize("given", [1, 5])

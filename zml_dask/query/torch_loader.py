@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from multiprocessing.context import get_spawning_popen
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from zml_dask.query.batches import Batches
 
 try:
     import torch
+    from torch.multiprocessing.reductions import reduce_tensor
     from torch.utils.data import IterableDataset, get_worker_info
 except ImportError as error:
     raise UsageError("to_torch() needs PyTorch; install zml-dask[ml]") from error
@@ -128,7 +130,14 @@ class _Epochs:
         # The next epoch; then of some loaders: number, iterations of a worker, epoch.
         # Of a context whose locks forked and spawned processes can both inherit.
         new = shared is None
-        self._shared = multiprocessing.get_context("spawn").Array("q", _SLOTS) if new else shared
+        try:
+            array = multiprocessing.get_context("spawn").Array("q", _SLOTS) if new else shared
+        except OSError as error:
+            raise UsageError(
+                f"to_torch() needs a little shared memory ({error}): make /dev/shm writable, or "
+                "iterate over batches()"
+            ) from error
+        self._shared = array
         self._iterations = 0
         if new:
             self.set_next(first)
@@ -178,7 +187,29 @@ def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
         array = array.view(np.int32)
     elif array.dtype == np.uint16:
         array = array.astype(np.int32)
-    return torch.from_numpy(array)
+    tensor = torch.from_numpy(array)
+    return tensor if get_worker_info() is None else tensor.as_subclass(WorkerTensor)
+
+
+class WorkerTensor(torch.Tensor):
+    """A tensor of a loader's worker, which the loader's process receives as a `torch.Tensor`.
+
+    It goes through shared memory, or where that is full through the worker's pipe: a failure there
+    would be in a thread which drops the batch, for which the loader waits for ever. Containers have
+    64 MB, and ten batches of 256 images as code points need 65.
+    """
+
+
+def _send(tensor: WorkerTensor) -> tuple[Any, ...]:
+    plain: Any = tensor.as_subclass(torch.Tensor)
+    try:
+        reduced: tuple[Any, ...] = reduce_tensor(plain.share_memory_())  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return torch.from_numpy, (plain.numpy(),)
+    return reduced
+
+
+ForkingPickler.register(WorkerTensor, _send)
 
 
 def distributed_rank(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
