@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -64,6 +66,17 @@ def joined(folder: Path) -> pd.DataFrame:
     whole = files.merge(records, on="record_id", suffixes=("", "_of_record"))
     whole = whole[whole.record_id != 60]
     return whole.sort_values("file_id", ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> zml.Dataset:
+    """Return a dataset with the derived table ``lines_of_code``."""
+    base = tmp_path_factory.mktemp("counted")
+    storage = Storage.open(base / "ds")
+    stage_record(storage, base, 1, [("a.py", "x\n")], {})
+    commit(storage)
+    zml.derive(zml.open_dataset(base / "ds"), "lines_of_code")
+    return zml.open_dataset(base / "ds")
 
 
 NUMBERS = ["n_lines", "size", "n_images", "record_id", "concept_id", "n_cut", "archive_bytes"]
@@ -234,6 +247,39 @@ def test_what_is_refused_is_told_how_to_write(text: str, said: str) -> None:
         parse_condition(text)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        (
+            "select language from lines_of_code",
+            "here, but in files; lines_of_code has file_id, rec",
+        ),
+        ("select l.langauge from lines_of_code l", "no column 'langauge'; lines_of_code has file_"),
+        ("select l.cod from lines_of_code l", "did you mean 'code'?"),
+        ("select license from files", "no column 'license' here, but in records"),
+        ("select records.path from records join files using (record_id)", "here, but in files"),
+        ("select CODE from files", "no column 'CODE' here, but in lines_of_code"),
+        ("select langauge from files", "did you mean 'language'?"),
+        ("select f.permanant from failures f", "did you mean 'permanent'?"),
+        ("select Python from files", "text is written in single quotes: 'Python'"),
+    ],
+)
+def test_a_column_of_another_table_is_told_whose_it_is(
+    counted: zml.Dataset, query: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        counted.sql(query)
+
+
+def test_what_cannot_be_computed_is_one_line_with_a_timeout(ds: zml.Dataset) -> None:
+    query = "select path::int from files"
+    with pytest.raises(UsageError, match=r"cannot read 'select .*Could not convert"):
+        ds.sql(query, timeout=60)
+    asked = ds.sql(query)
+    with pytest.raises(duckdb.Error, match="Could not convert"):
+        asked.fetchall()
 
 
 def test_how_deep_a_condition_may_be_does_not_depend_on_the_interpreter() -> None:

@@ -275,7 +275,10 @@ class Dataset:
         Raises
         ------
         UsageError
-            If the query is not such a SELECT, or exceeds a limit.
+            If the query is not such a SELECT; with a timeout, if it cannot be computed.
+        duckdb.Error
+            When you read the result, if it cannot be computed: DuckDB's own message, for example
+            that a value cannot be converted, or that memory is used up.
 
         Examples
         --------
@@ -469,18 +472,16 @@ class Dataset:
     def split(self, fractions: Mapping[str, float], by: str = "concept", *, seed: int = 0) -> Split:
         """Divide into parts for training and testing, without leakage: a dict of views.
 
-        All versions of a concept are in one part. No content is in two parts: of
-        copies in several parts, those in the part of the file that was committed
-        first are kept, and the others are left out (``split.left_out``).
-        Parts are determined by hashes: they are the same every time, and records added
-        later change nothing in existing parts.
+        All versions of a concept are in one part. No content is in two parts: of copies in several
+        parts, those in the part of the file that was committed first are kept, and the others are
+        left out (``split.left_out``). Parts are determined by hashes: they are the same every time,
+        and records added later change nothing in existing parts.
 
         Parameters
         ----------
         fractions : mapping of str to float
-            ``{"train": 0.8, "test": 0.2}``; they must add up to 1. They are the average
-            shares of concepts (or of what `by` names); if records differ in size, the
-            shares of images differ.
+            ``{"train": 0.8, "test": 0.2}``; they must add up to 1. They are the average shares of
+            concepts (or of what `by` names); if records differ in size, those of images differ.
         by : str
             What must not be divided: ``"concept"``, ``"record"``, ``"file"``,
             ``"cluster"`` (of near-duplicates, which must be derived), or any column of

@@ -244,7 +244,19 @@ class Database:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:  # Arrow passes on DuckDB's
             with self._snapshot.reading("a table"):
-                raise self._parts.failure or _user_error(shown, error) from error
+                raise self._parts.failure or self._user_error(shown, error) from error
+
+    def _user_error(self, shown: str, error: Exception) -> Exception:
+        line = str(error).strip().split("\n")[0]
+        if isinstance(error, duckdb.InterruptException):
+            return error
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return query_error(shown, MemoryError("it needs more memory than it may have"))
+        if isinstance(error, duckdb.IOException | duckdb.HTTPException | OSError) or (
+            isinstance(error, duckdb.InvalidInputException) and "parquet" in line.lower()
+        ):
+            return StorageError(f"the tables cannot be read ({line}); run zml-dask verify")
+        return query_error(shown, error, self._snapshot.derived)
 
 
 def _temporary_folder() -> str:
@@ -259,19 +271,6 @@ def _positive(name: str, value: float, unit: str) -> float:
     if not value > 0:
         raise UsageError(f"{name} is a number of {unit} above 0, not {value!r}")
     return value
-
-
-def _user_error(shown: str, error: Exception) -> Exception:
-    line = str(error).strip().split("\n")[0]
-    if isinstance(error, duckdb.InterruptException):
-        return error
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return query_error(shown, MemoryError("it needs more memory than it may have"))
-    if isinstance(error, duckdb.IOException | duckdb.HTTPException | OSError) or (
-        isinstance(error, duckdb.InvalidInputException) and "parquet" in line.lower()
-    ):
-        return StorageError(f"the tables cannot be read ({line}); run zml-dask verify")
-    return query_error(shown, error)
 
 
 def _listed(paths: list[str]) -> str:

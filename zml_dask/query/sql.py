@@ -204,7 +204,9 @@ def find_column(name: str, derived: Derived = NO_TABLES) -> Column:
     if found is None and isinstance(folded, str):
         found = _derived_column(folded.split("."), derived)
     if found is None:
-        raise _unknown(str(name))
+        known = list(_BY_KEY if "." in str(name) else _BY_NAME)
+        advice = nearest(str(name), known, "zml-dask query --help (ds.schema in Python) lists all")
+        raise UsageError(f"no column {escape_text(str(name)[:_MAX_SHOWN])!r}; {advice}")
     return found
 
 
@@ -236,12 +238,6 @@ def _derived_column(names: list[str], derived: Derived) -> Column | None:
             f"{', '.join(schema.names)}"
         )
     return Column("derived", ".".join(names[:2]), schema.field(names[1]).type)
-
-
-def _unknown(name: str) -> UsageError:
-    known = list(_BY_KEY if "." in name else _BY_NAME)
-    advice = nearest(name, known, "zml-dask query --help (ds.schema in Python) lists all")
-    return UsageError(f"no column {escape_text(name[:_MAX_SHOWN])!r}; {advice}")
 
 
 def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
@@ -602,6 +598,8 @@ def _check_habits(where: dict[str, Any], shown: str) -> None:
 
 
 _SQL_TYPES: Final = dict(COLUMN_TYPES.values())
+_SELECT = re.compile(r"\s*(select|with|from)\b", re.IGNORECASE)
+_QUOTES = "text is written in single quotes"
 _EXAMPLE = "write it like \"language == 'Python' and n_lines >= 30\""
 _EXAMPLE_OF_SELECT = (
     'write it like "select language, count(*) from files group by all order by 2 desc"'
@@ -637,10 +635,10 @@ def _try(parsed: Condition, shown: str, derived: Derived) -> None:
             raise _refused(shown, "it is not a condition; compare it with something")
         _ask(f"{begin}SELECT 1 {tables} WHERE (\n{condition}\n)")
     except duckdb.Error as error:
-        raise query_error(shown, error) from error
+        raise query_error(shown, error, derived) from error
 
 
-def query_error(text: str, error: Exception) -> UsageError:
+def query_error(text: str, error: Exception, derived: Derived = NO_TABLES) -> UsageError:
     """Return a one-line error: why DuckDB refuses a text, and what to write instead."""
     message = str(error)
     table = re.search(r'[Rr]eferenced table "([a-z_0-9]+)" not found', message)
@@ -654,16 +652,26 @@ def query_error(text: str, error: Exception) -> UsageError:
         habit = _habit(text)
         if habit is not None and name.lower() in ("none", "nan", "str"):
             return _refused(text, message)
-        unknown = _unknown(name)
-        if str(unknown).endswith("?"):
-            return unknown
         # Word processors insert other quotes.
         shown = escape_text(name.strip("\u2018\u2019\u201c\u201d")[:_MAX_SHOWN])
-        return UsageError(
-            f"no column {shown!r} (zml-dask query --help lists them, ds.schema in Python); text is "
-            f"written in single quotes: '{shown}'"
-        )
+        return UsageError(f"no column {shown!r}{_of_tables(shown, text, derived)}")
     return _refused(text, message)
+
+
+def _of_tables(name: str, text: str, derived: Derived) -> str:
+    """Return which columns there are, to end an error about a name that is none of a text's."""
+    tables = {table: schema.names for table, schema in {**SCHEMAS, **derived}.items()}
+    words = set(re.findall(r"\w+", _TEXTS.sub("''", text).lower()))
+    named = [table for table in tables if table in words]
+    known = {*_BY_NAME} if _SELECT.match(text) is None or not named else set[str]()
+    owners = [table for table, columns in tables.items() if name.lower() in columns]
+    advice = nearest(name, sorted(known.union(*(tables[table] for table in named))), "-")
+    if not owners and advice != "-":
+        return f"; {advice}"
+    few = [f"{table} has {', '.join(tables[table])}" for table in named if table in derived]
+    elsewhere = f" here, but in {' and '.join(owners)}" if owners else ""
+    otherwise = f" (zml-dask query --help lists them, ds.schema in Python); {_QUOTES}: '{name}'"
+    return elsewhere + "".join(f"; {each}" for each in few) or otherwise
 
 
 def _refused(text: str, why: str) -> UsageError:
@@ -676,8 +684,7 @@ def _refused(text: str, why: str) -> UsageError:
     elif reason[:1].isupper() or reason.startswith(("syntax", "unterminated")):  # DuckDB's
         if "type VARCHAR" in reason and reason.startswith("Cannot compare"):
             reason = "text does not compare with a number; text is written in quotes: '3'"
-        is_select = re.match(r"\s*(select|with|from)\b", text, re.IGNORECASE)
-        example = _EXAMPLE_OF_SELECT if is_select else _EXAMPLE
+        example = _EXAMPLE_OF_SELECT if _SELECT.match(text) else _EXAMPLE
         reason = _habit(text) or (f"{reason}; {example}" if reason[:1].islower() else reason)
     shown = escape_text(" ".join(text.split())[:_MAX_SHOWN])
     what = f"cannot read {shown!r}" if shown else "the selection cannot be read"
