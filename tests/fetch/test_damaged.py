@@ -161,7 +161,20 @@ def test_a_wrong_checksum_around_a_tar_is_noted(read: Read, compression: str) ->
 @pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
 def test_one_compressed_file_that_breaks_off(read: Read, compression: str) -> None:
     whole = COMPRESSIONS[compression](b"some text\n" * 50)
-    assert fates(read(whole[:-3], name="t" + compression)) == {"t": "damaged"}
+    members = read(whole[:-3], name="t" + compression)
+    assert fates(members) == {"t": "damaged"}
+    assert members[0].reason == "it does not decompress (it breaks off)"
+
+
+@pytest.mark.parametrize(("compression", "length"), [(".gz", 8), (".gz", 3), (".xz", 12)])
+def test_a_tar_without_the_checksum_around_it_was_read_to_its_end(
+    read: Read, compression: str, length: int
+) -> None:
+    members = read(COMPRESSIONS[compression](make_tar())[:-length])
+    assert good(members) == GOOD
+    assert fates(members) == {"archive": "damaged"}
+    assert "all of its members were read; what follows" in str(members[-1].reason)
+    assert "(it breaks off)" in str(members[-1].reason)
 
 
 # Damage within a compression

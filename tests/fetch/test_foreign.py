@@ -233,6 +233,26 @@ def test_locked_archives_say_so(read: Read, tmp_path: Path) -> None:
         assert good(members) == {}
 
 
+def test_what_is_packed_behind_an_unknown_codec_is_not_called_damaged(
+    read: Read, tmp_path: Path
+) -> None:
+    require("7z")
+    for name, method in (("a", "lzma2"), ("b", "deflate64"), ("c", "ppmd")):
+        (tmp_path / f"{name}.py").write_bytes(b"x = 1\n" * 99)
+        command = ["7z", "a", "-ms=off", f"-m0={method}", "all.7z", f"{name}.py"]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        (tmp_path / f"{name}.py").unlink()
+    archive = (tmp_path / "all.7z").read_bytes()
+    (tmp_path / "all.7z").unlink()
+    members = read(archive)
+    assert list(good(members)) == ["a.py"]
+    assert fates(members) == {"b.py": "unsupported", "archive": "unsupported"}
+    assert [one.reason for one in members[1:]] == [
+        "Unknown codec Deflate64",
+        "the rest of the 7z archive cannot be read: Unknown codec Deflate64",
+    ]
+
+
 def read_from(read: Read, path: Path) -> list:  # type: ignore[type-arg]
     data = path.read_bytes()
     path.unlink()

@@ -220,10 +220,15 @@ def raise_for(said: Any) -> None:
     """Raise the `BrokenStreamError` or `OverLimitError` that libarchive's message means, if any."""
     if said is None:
         return
-    message = " ".join(str(said).split())[:200]
+    message = plain(said)
     if "llocate" in message or "emory" in message:
         raise OverLimitError("reading it asks for too much memory")
     raise BrokenStreamError(message)
+
+
+def plain(said: Any) -> str:
+    """Return a message of libarchive in one line."""
+    return " ".join(str(said).split())[:200].replace("codec ID: 40109", "codec Deflate64")
 
 
 class PieceStream:

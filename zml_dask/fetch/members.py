@@ -19,7 +19,13 @@ from typing import IO, Any, BinaryIO, Final, cast
 
 from zml_dask.encodings import decode, decode_name
 from zml_dask.errors import RecordError
-from zml_dask.fetch.foreign import ForeignReader, MissingLibraryError, PieceStream, rar5_extras
+from zml_dask.fetch.foreign import (
+    ForeignReader,
+    MissingLibraryError,
+    PieceStream,
+    plain,
+    rar5_extras,
+)
 from zml_dask.fetch.git import GitLimits, unbundle
 from zml_dask.fetch.member import (
     BrokenStreamError,
@@ -352,10 +358,12 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
     except MissingLibraryError as error:
         yield unread(meter.name, None, "unsupported", f"{name} archives: {error}")
     except (OverLimitError, BrokenStreamError) as error:
-        reason = f"the rest of the {name} archive cannot be read: {error}"
+        said = str(error)
+        if unknown and said.startswith("Decompression"):  # of what is not supported
+            said = unknown
         path = meter.name if entry is None else str(entry.get("path") or meter.name)
-        is_over = isinstance(error, OverLimitError)
-        yield unread(path, None, "refused" if is_over else _status_of(str(error)), reason)
+        status = "refused" if isinstance(error, OverLimitError) else _status_of(said)
+        yield unread(path, None, status, f"the rest of the {name} archive cannot be read: {said}")
     finally:
         reader.close()
 
@@ -446,7 +454,7 @@ def _content(reader: ForeignReader, meter: Meter, wrong: list[str]) -> Iterator[
         if kind != b"D":
             said = reader.json_of(body).get("error")
             if said is not None:
-                wrong.append(" ".join(str(said).split())[:200])
+                wrong.append(plain(said))
             return
         over = meter.add_unpacked(len(body))
         if over is not None:

@@ -364,7 +364,8 @@ class Layer:
                 self._deferred_error = OverLimitError("its decompression asks for too much memory")
                 break
             except _DECOMPRESSION_ERRORS as error:
-                self._deferred_error = BrokenStreamError(type(error).__name__)
+                said = "it breaks off" if isinstance(error, EOFError) else "its bytes are damaged"
+                self._deferred_error = BrokenStreamError(said)
                 break
             if not piece:
                 break

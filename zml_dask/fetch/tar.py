@@ -92,7 +92,7 @@ def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
     read, listed = set[int](), set[int]()
     odd: list[bytes] = []
     entry: _Entry | None = None
-    is_damaged = False
+    is_damaged = has_ended = False
     try:
         while True:
             entry = None
@@ -111,6 +111,7 @@ def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
                 if not _find_header(layer):
                     return
                 continue
+            has_ended = entry is None
             if entry is None:
                 follows = _after_end_mark(layer)
                 if follows == "other":
@@ -143,6 +144,8 @@ def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
         yield _cut(entry, meter, "damaged", str(error) if entry is None else _NO_END_MARK)
     except BrokenStreamError as error:
         reason = f"the archive does not decompress from here on ({error})"
+        if has_ended:
+            reason = f"all of its members were read; what follows does not decompress ({error})"
         yield _cut(entry, meter, "damaged", reason)
 
 
