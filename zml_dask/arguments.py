@@ -88,7 +88,10 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     folded: dict[str, str] = {}
     for one in known:
         folded.setdefault(one.casefold(), one)
-    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.7)
+    short = name.casefold()
+    near = difflib.get_close_matches(short, folded, n=3, cutoff=0.7)
+    if not near and len(short) > 2:  # a part of a name
+        near = [one for one in folded if one.startswith(short) or one.endswith(f"_{short}")][:3]
     if near:
         return f"did you mean {' or '.join(repr(folded[one]) for one in near)}?"
     return otherwise or f"there are {', '.join(folded.values())}"

@@ -59,6 +59,8 @@ _MAX_DEPTH = 250
 _MAX_SHOWN = 200
 _TEXTS = re.compile(r"'(?:[^']|'')*'?|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
+_NO_COLUMNS: Final = frozenset({"none", "nan", "str", "year", "month", "text", "content", "code"})
+
 _HABITS: Final[tuple[tuple[str, str], ...]] = (
     (r"&", "write 'and' as a word"),
     (r"\|", "write 'or' as a word"),
@@ -83,7 +85,19 @@ _HABITS: Final[tuple[tuple[str, str], ...]] = (
     (r"\bis\s+(not\s+)?''", "write == for equality; only null follows 'is'"),
     (r"[<>]=?[^<>=!()]+[<>]=?", "join two comparisons with and: n_lines >= 3 and n_lines < 9"),
     (r"(?<![\w-])\d{4}-\d\d?(-\d\d?)?", "write a date in quotes: '2015-01-31'"),
-    (r"\b\w+\.(year|month)\b(?!\s*\()", "write year(publication_date) == 2015"),
+    (
+        r"\b(year|month)\b(?!\s*\()|date\s*[<>=!]+\s*\d{4}\b(?!-)",
+        "write year(publication_date) == 2015",
+    ),
+    (r"[=!]==", "write == for equality, and != for its opposite"),
+    (r"!\s*[(\w]", "write 'not' as a word"),
+    (r"^\s*where\b", "write only what follows WHERE"),
+    (
+        r"^(?!\s*(select|with|from)\b)(.|\s)*\b(order\s+by|group\s+by|limit\s+\d)",
+        "sql takes a SELECT that sorts, groups or limits",
+    ),
+    (r"\b(keywords|licenses|creators)\b.*like\b", "a list is searched by 'word' in keywords"),
+    (r"\b(text|content|code)\b", "grep searches the texts of files"),
     (r"\\''", "write a quote within text twice: 'O''Brien'"),
 )
 """What users of pandas, C or other SQL write and DuckDB refuses, and what to write instead."""
@@ -650,7 +664,7 @@ def query_error(text: str, error: Exception, derived: Derived = NO_TABLES) -> Us
     if found is not None:
         name = next(group for group in found.groups() if group)
         habit = _habit(text)
-        if habit is not None and name.lower() in ("none", "nan", "str"):
+        if habit is not None and name.lower() in _NO_COLUMNS:
             return _refused(text, message)
         # Word processors insert other quotes.
         shown = escape_text(name.strip("\u2018\u2019\u201c\u201d")[:_MAX_SHOWN])
