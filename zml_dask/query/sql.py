@@ -59,7 +59,7 @@ _MAX_DEPTH = 250
 _MAX_SHOWN = 200
 _TEXTS = re.compile(r"'(?:[^']|'')*'?|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
-_NO_COLUMNS: Final = frozenset({"none", "nan", "str", "year", "month", "text", "content", "code"})
+_NO_COLUMNS: Final = frozenset({"none", "nan", "str", "year", "month", "text"})
 
 _HABITS: Final[tuple[tuple[str, str], ...]] = (
     (r"&", "write 'and' as a word"),
@@ -97,7 +97,7 @@ _HABITS: Final[tuple[tuple[str, str], ...]] = (
         "sql takes a SELECT that sorts, groups or limits",
     ),
     (r"\b(keywords|licenses|creators)\b.*like\b", "a list is searched by 'word' in keywords"),
-    (r"\b(text|content|code)\b", "grep searches the texts of files"),
+    (r"\btext\b", "grep searches the texts of files"),
     (r"\\''", "write a quote within text twice: 'O''Brien'"),
 )
 """What users of pandas, C or other SQL write and DuckDB refuses, and what to write instead."""
