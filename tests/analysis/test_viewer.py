@@ -467,6 +467,27 @@ def test_arrows_move_the_code_where_it_has_the_focus(
 
 
 @pytest.mark.browser
+def test_a_line_gets_its_link_by_keys_too(
+    known: Known, served: ViewerServer, chromium: webdriver.Chrome
+) -> None:
+    files = zml.open_dataset(known.path).select("n_lines > 240").files
+    show(chromium, f"{served.url}#image={files.first_image.iloc[0]}")
+    opened(chromium)
+    marked = "[...document.querySelectorAll('.line.marked')].map(l => l.dataset.line)"
+    for keys, line in (("j", "1"), ("jjj", "4"), ("k", "3"), ("kkkk", "1")):
+        ActionChains(chromium).send_keys(*keys).perform()
+        assert chromium.current_url.endswith(f"&line={line}")
+        assert script(chromium, marked) == [line]
+        said = script(chromium, "document.getElementById('pixel').textContent")
+        assert said.startswith(f"line {line}, and the address leads to it: ")
+    # Without a mark it begins where the code was scrolled to.
+    show(chromium, f"{served.url}#image={files.first_image.iloc[0] + 1}")
+    opened(chromium)
+    ActionChains(chromium).send_keys("j").perform()
+    assert script(chromium, marked) == ["81"]
+
+
+@pytest.mark.browser
 def test_a_page_opened_from_the_disk_says_what_it_needs(
     known: Known, chromium: webdriver.Chrome, tmp_path: Path
 ) -> None:

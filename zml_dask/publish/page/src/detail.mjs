@@ -65,6 +65,19 @@ function light(line, name = "lit") {
   if (found) reveal($("code"), found);
 }
 
+/** Mark the line after or before the marked one, or else the first in sight; return its number, null for none. */
+export function markNext(by) {
+  const all = [...$("code").querySelectorAll(".line")];
+  const at = all.findIndex((line) => line.classList.contains("marked"));
+  const top = $("code").getBoundingClientRect().top;
+  const found = at < 0 ? all.find((line) => line.getBoundingClientRect().top >= top) : all[at + by];
+  if (!found) return null;
+  const { line } = found.dataset;
+  light(line, "marked");
+  $("pixel").textContent = `line ${number.format(line)}, and the address leads to it: ${found.textContent.trim()}`;
+  return line;
+}
+
 /** Scroll a pane until one of its elements is visible; `scrollIntoView` would also scroll the page. */
 function reveal(pane, shown) {
   const [outer, inner] = [pane, shown].map((each) => each.getBoundingClientRect());

@@ -1,7 +1,7 @@
 // The page: a wall of images, filters, and a file beside its images. The address contains the state.
 
 import { Dataset } from "./data.mjs";
-import { copyCode, downloadCode, openImage } from "./detail.mjs";
+import { copyCode, downloadCode, markNext, openImage } from "./detail.mjs";
 import { $, draw, element, errorIn, NONE, number, visible } from "./draw.mjs";
 import { corners, fitting, mapOf, nothing, ofResult, select, shuffled } from "./selection.mjs";
 
@@ -326,7 +326,15 @@ const ACTIONS = {
   "?": () => $("help").showModal(),
   s: () => shuffle(),
   c: () => $("detail").open && copyCode(),
+  j: () => markLine(1),
+  k: () => markLine(-1),
 };
+
+/** Mark a line of the open file; the address then leads to it. */
+function markLine(by) {
+  const line = $("detail").open && markNext(by);
+  if (line) note({ line });
+}
 
 function shuffle() {
   go({ seed: (seedOf(view()) ?? 0) + 1, sort: "", page: "", image: "" });
