@@ -54,6 +54,16 @@ def test_standard_output_may_be_closed_or_lack_characters() -> None:
     assert done_ascii.stdout == b"caf\\xe9 \\u4e2d\n"
 
 
+def test_standard_error_may_be_closed() -> None:
+    script = (
+        "import os, sys, zml_dask.cli.main as entry\n"
+        "new = lambda: os.open(os.devnull, os.O_RDONLY)\n"
+        "entry.cli.main = lambda **_: print(sys.stderr.isatty(), new() > 2)\nentry.main()"
+    )
+    command = ["sh", "-c", 'exec "$@" <&- 2>&-', "", sys.executable, "-c", script]
+    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == b"False True\n"
+
+
 def test_the_help_imports_no_command() -> None:
     script = (
         "import sys\nfrom zml_dask.cli.main import main\n"

@@ -95,6 +95,14 @@ def test_what_is_no_catalogue_is_refused_in_one_line(tmp_path: Path, text: str) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_a_catalogue_in_utf_16_is_named_as_such(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text("\n".join(map(json.dumps, HITS)), encoding=encoding)
+    with pytest.raises(UsageError, match=r"in UTF-16, .*save it in UTF-8"):
+        Catalogue.open(path)
+
+
 def test_records_of_several_servers_need_a_word(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     both = [hit(1), hit(2, "https://other.example.org/api"), hit(3, None)]

@@ -418,6 +418,8 @@ def test_a_folder_has_one_name_however_it_is_written(
     name = str(tmp_path / "ds")
     for written in ("ds", "./ds/", "./x/../ds", "~/ds", f"file://{name}/", Path("elsewhere/../ds")):
         assert Storage.open(written).url == name
+    # As a shell does, where there is no such user.
+    assert Storage.open("~no-such-user/ds").url == str(tmp_path / "~no-such-user/ds")
     # As the system takes it: the folder above a link's target.
     assert Storage.open("link/../ds").url == str(tmp_path / "elsewhere/ds")
 

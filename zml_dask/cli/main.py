@@ -118,9 +118,12 @@ def main(arguments: list[str] | None = None) -> Any:
         # In workers, a file types.py of the current folder would stand before Python's own.
         os.environ.setdefault("PYTHONSAFEPATH", "1")
     words = sys.argv[1:] if arguments is None else arguments
-    if sys.stdout is None:  # closed by who called
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - as long as the process
-    elif isinstance(sys.stdout, TextIOWrapper):
+    if None in (sys.stdin, sys.stdout, sys.stderr):  # closed by who called
+        while os.open(os.devnull, os.O_RDWR) <= 2:  # or the next file takes its number
+            pass
+        devnull = open(os.devnull, "w")  # noqa: PTH123, SIM115 - as long as the process
+        sys.stdout, sys.stderr = sys.stdout or devnull, sys.stderr or devnull
+    if isinstance(sys.stdout, TextIOWrapper):
         # A terminal that lacks a character of somebody's code shows its number.
         sys.stdout.reconfigure(errors="backslashreplace")
     # The two global flags are accepted before and after the command's name.

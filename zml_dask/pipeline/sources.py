@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,7 +46,7 @@ def open_records(
         elif isinstance(records, str | Path):
             path = str(records)
             if "://" not in path:  # workers may have another working directory
-                path = str(Path(path).expanduser().absolute())
+                path = str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - as Storage
             catalogue = Catalogue.open(path, api_url=options.api_url, into=converted)
         else:
             catalogue = _written(records, converted, options.api_url)

@@ -468,6 +468,10 @@ def _index_values(content: bytes, name: str) -> _Rows:
         for hit, start, stop in _json_hits(text):
             rows.add(hit, start, stop - start)
     except (ValueError, IndexError, RecursionError, RecordParseError) as error:
+        if b"\0" in content[:4]:
+            raise UsageError(
+                f"{name} is in UTF-16, as PowerShell's > writes it; save it in UTF-8"
+            ) from None
         raise UsageError(
             f"{name} is not a catalogue, or is damaged, after {len(rows):,} records: {error}; it "
             "must hold one JSON record per line, an array of records, or the answer of a search"

@@ -47,7 +47,7 @@ class LocalStorage(Storage):
                 f"{url!r} is a folder, which takes no storage options; "
                 f"leave out {', '.join(map(repr, options))}"
             )
-        path = Path(rest if separator else url).expanduser()
+        path = Path(os.path.expanduser(rest if separator else url))  # noqa: PTH111 - of no user: kept
         # The parent of a link is not that in its path.
         try:
             return cls(os.path.realpath(path) if ".." in path.parts else str(path.absolute()))
