@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from zml_dask.engine.clusters import ClusterOptions, check_client, open_cluster,
 from zml_dask.engine.clusters.handshake import difference, own_versions
 from zml_dask.errors import ClusterError, UsageError
 from zml_dask.pipeline.build import build
+from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.distributions import installed_corpus
 
 from .runs import COMMAND, PATIENT, run, until
@@ -229,6 +231,14 @@ def test_a_script_without_a_main_guard_is_told_of_it(
         assert 'put what it does under: if __name__ == "__main__":' in said
         assert f"script.py, line {len(script.read_text().splitlines())}" in said
         assert done.stderr.count("Traceback") == 1  # the script's own
+
+
+def test_a_daemon_process_starts_no_workers(tmp_path: Path) -> None:
+    record = parse_record({"id": 7, "files": [{"key": "a.zip"}]})
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        failing = pool.apply_async(build, ([record], tmp_path / "ds"))
+        with pytest.raises(UsageError, match="this is a daemon process"):
+            failing.get(timeout=60)
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from zml_dask.text_safety import escape_text, redact_url
 OK: Final = frozenset({200, 203})
 """Statuses of a whole body; 203 is one that a proxy has touched."""
 
-TRANSIENT: Final = frozenset({202, 204, 205, 408, 409, 421, 423, 425, 429})
-"""Statuses, beside all of 5xx, after which the same request may succeed."""
+TRANSIENT: Final = frozenset({202, 204, 205, 408, 409, 418, 420, 421, 423, 425, 429, 449})
+"""Statuses, beside all of 5xx, after which the same request may succeed (418, 420 and 449 are
+those of some rate limiters)."""
 
 FINAL: Final = frozenset({401, 403, 404, 410, 451})
 """Statuses that stay, even with a ``Retry-After`` (Zenodo sends that with every answer)."""

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import current_process, resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -36,10 +36,16 @@ def open_local(
 ) -> Iterator[distributed.Client]:
     """Start a cluster here; see `zml_dask.engine.clusters.open_cluster`.
 
-    Raises `UsageError` if the program has no main guard, so that its workers would run it again;
-    `ClusterError` if the scheduler cannot start, or no worker does in time.
+    Raises `UsageError` if the program has no main guard, so that its workers would run it again,
+    or if this process may start no others; `ClusterError` if the scheduler cannot start, or no
+    worker does in time.
     """
     _require_main_guard()
+    if current_process().daemon:
+        raise UsageError(
+            "this is a daemon process (of a pool of multiprocessing, of Celery or of a Dask "
+            "worker), which may start no other: run it in the main process, or give it a client"
+        )
     # Processes of one thread each: rasterising holds the interpreter's lock, and a
     # record that kills its worker then kills nothing else.
     count = workers or (adapt[1] if adapt else CPU_COUNT)
