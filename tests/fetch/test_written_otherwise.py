@@ -394,12 +394,16 @@ def test_folders_by_their_attribute_alone(read: Read) -> None:
         folder(b"ntfs", 0x0A14, 0x30),
         folder(b"unix", 3 << 8, 0o040755 << 16),
         folder(b"macos", 19 << 8, 0o040755 << 16 | 0x10),
+        folder(b"unmarked", 20, 0),
+        RawMember.of(b"unmarked/b/c.py", PY, made_by=20, attributes=0x20),
+        RawMember.of(b"unmarked-", b"", made_by=20, attributes=0x20),  # an empty file
         RawMember.of(b"file", PY, made_by=20, attributes=0x10),  # it has content
         RawMember.of(b"dos/a.py", PY, made_by=20, attributes=0x20),
     )
     members = read(archive)
-    assert good(members) == {"file": PY, "dos/a.py": PY}
-    assert len(members) == 2
+    expected = {"file": PY, "dos/a.py": PY, "unmarked/b/c.py": PY, "unmarked-": b""}
+    assert good(members) == expected
+    assert len(members) == 4
 
 
 @pytest.mark.parametrize("kind", [0o04, 0o01, 0o14, 0o17, 0o05])

@@ -15,6 +15,7 @@ import mmap
 import re
 import stat
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -290,6 +291,8 @@ def zip_members(
             member = _special(bodies, entry)
             if member is None:
                 continue
+        elif not entry.size and _is_parent(path, found):
+            continue
         if path == last:
             member = _refused(entry, ("duplicate", "an earlier member has the same path"))
         last = path
@@ -300,6 +303,12 @@ def zip_members(
         broken = broken or "another zip file comes before it"
     if broken is not None:
         yield from salvage(broken, {hash(path) for path, _ in found})
+
+
+def _is_parent(path: str, found: list[tuple[str, int]]) -> bool:
+    """Whether other paths are below one, which is then a folder that nothing marks as such."""
+    at = bisect_left(found, (f"{path}/",))
+    return at < len(found) and found[at][0].startswith(f"{path}/")
 
 
 def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
