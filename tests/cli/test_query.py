@@ -151,6 +151,13 @@ def test_what_sql_refuses_is_one_line(
     assert err.count("\n") == 1
 
 
+def test_an_empty_condition_is_none(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a variable of the shell that is not set."""
+    assert run(capsys, dataset)[0] == 0
+    status, _, err = run(capsys, dataset, "")
+    assert (status, "the condition is empty" in err) == (2, True)
+
+
 def test_json_and_csv_say_the_same(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [dataset, "license == 'mit'", "--columns", "path,n_lines,keywords"]
     answer = json.loads(run(capsys, *arguments, "--format", "json")[1])

@@ -163,6 +163,7 @@ def test_two_harvests_of_one_catalogue_do_not_meet(
     [
         (HarvestOptions(since="yesterday"), UsageError),
         (HarvestOptions(until="2024-13-01"), UsageError),
+        (HarvestOptions(since=""), UsageError),  # a variable of the shell that is not set
         (HarvestOptions(exclude="("), UsageError),
     ],
 )

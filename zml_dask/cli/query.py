@@ -26,7 +26,7 @@ _DIRECTIONS = {"asc": "ASC", "desc": "DESC"}
 
 @click.command("query", epilog=_EPILOG)
 @click.argument("dataset", type=click.Path())
-@click.argument("where", default="")
+@click.argument("where", required=False)
 @click.option(
     "--columns",
     default=_COLUMNS,
@@ -37,7 +37,7 @@ _DIRECTIONS = {"asc": "ASC", "desc": "DESC"}
 @output_options
 def command(
     dataset: str,
-    where: str,
+    where: str | None,
     columns: str,
     order_by: str,
     limit: int | None,
@@ -51,7 +51,7 @@ def command(
     For records, counts and anything else there is zml-dask sql.
     """
     opened = open_dataset(dataset)
-    found = opened.select(where) if where.strip() else opened
+    found = opened if where is None else opened.select(where)
     names = [name.strip() for name in columns.split(",") if name.strip()]
     if not names:
         raise UsageError("--columns names none; give for example --columns path,license")

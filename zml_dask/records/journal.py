@@ -59,8 +59,10 @@ class HarvestOptions:
 
         Raises `UsageError` if a bound is no date, or the first is after the last.
         """
-        begin = parse_bound(self.since, option="--since") if self.since else None
-        end = parse_bound(self.until, option="--until", is_end=True) if self.until else None
+        begin = parse_bound(self.since, option="--since") if self.since is not None else None
+        end = None
+        if self.until is not None:
+            end = parse_bound(self.until, option="--until", is_end=True)
         if begin and end and begin > end:
             raise UsageError(f"--since {self.since} is after --until {self.until}")
         return begin, end

@@ -220,6 +220,8 @@ def select_ids(table: pa.RecordBatchReader, condition: str) -> NDArray[np.int64]
     """
     import duckdb
 
+    if not condition.strip():
+        raise ValueError(f"{condition!r} is not a condition; write it like \"license == 'mit'\"")
     with duckdb.connect(config={"threads": 2}) as connection:
         connection.execute("set enable_external_access = false; set lock_configuration = true")
         try:
