@@ -8,13 +8,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zml_dask.engine.activity import active, install
+from zml_dask.engine.activity import active
 from zml_dask.engine.clusters import open_cluster
 from zml_dask.engine.isolation import (
     DEATHS_TO_GIVE_UP,
     DeathWatch,
     deaths_of,
-    verdict,
+    retries,
 )
 
 POISON = 13
@@ -22,7 +22,7 @@ POISON = 13
 
 def test_a_worker_that_leaves_when_asked_gives_up_nothing() -> None:
     with open_cluster("local", 2) as client:
-        install(client, DeathWatch())
+        client.register_plugin(DeathWatch())
         for _ in range(DEATHS_TO_GIVE_UP):
             holding = client.submit(_hold, 99, pure=False)
             while not (where := client.processing()) or not any(where.values()):
@@ -69,10 +69,10 @@ def test_it_ends_with_exactly_the_poison_given_up(
         left = tuple(unsettled[unsettled.index(culprit) :])
         # As on the scheduler: deaths are seen, or a lone record is charged with one.
         deaths[culprit] += 0 if unseen and len(left) > 1 else allowed_failures + 1
-        ruling = verdict(left, {n: deaths[n] for n in left if deaths[n]})
-        given_up += ruling.give_up
-        assert {n for part in ruling.retry for n in part} == set(left) - set(given_up)
-        queue += ruling.retry
+        groups = retries(left, {n: deaths[n] for n in left if deaths[n]})
+        given_up += [] if groups else left
+        assert {n for group in groups for n in group} == set(left) - set(given_up)
+        queue += map(tuple, groups)
     assert sorted(given_up) == sorted(poison)
     assert built == set(range(count)) - poison
 
@@ -88,13 +88,13 @@ def test_who_was_active_together_is_tried_alone() -> None:
     watch = DeathWatch()
     for _ in range(DEATHS_TO_GIVE_UP):
         _die(watch, 39, POISON)
-    together = verdict([38, 39, POISON], watch.deaths("job", [38, 39, POISON]))
-    assert (together.give_up, set(together.retry)) == ((), {(39,), (POISON,), (38,)})
+    together = retries([38, 39, POISON], watch.deaths("job", [38, 39, POISON]))
+    assert sorted(together) == [[38], [39], [POISON]]
     for _ in range(DEATHS_TO_GIVE_UP):
         _die(watch, POISON)
     # Its task waited on the worker that the other one killed.
-    assert verdict([39], watch.deaths("job", [39])).retry == ((39,),)
-    assert verdict([POISON], watch.deaths("job", [POISON])).give_up == (POISON,)
+    assert retries([39], watch.deaths("job", [39])) == [[39]]
+    assert retries([POISON], watch.deaths("job", [POISON])) == []
     assert watch.deaths("another", [39, POISON]) == {}
     watch.forget("job")
     assert watch.deaths("job", [39, POISON]) == {}
@@ -103,6 +103,6 @@ def test_who_was_active_together_is_tried_alone() -> None:
 def test_a_lone_record_that_is_never_seen_is_not_retried_for_ever() -> None:
     watch = DeathWatch()
     rounds = 0
-    while verdict([7], watch.deaths("job", [7])).retry:
+    while retries([7], watch.deaths("job", [7])):
         rounds += 1
         assert rounds < DEATHS_TO_GIVE_UP

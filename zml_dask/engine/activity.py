@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import distributed
+    from distributed.diagnostics.plugin import SchedulerPlugin
 
 DONE_TOPIC = "zml-done"
 """Under which workers tell the driver, through the scheduler, of each record they are done with."""
@@ -33,10 +34,8 @@ class _Running:
 
 
 _running: ContextVar[_Running | None] = ContextVar("zml_running", default=None)
-
-
 _installed: set[tuple[str, str]] = set()
-_installing = threading.Lock()
+"""Address of a scheduler, and the name of a plugin that a task of this process installed there."""
 
 
 @contextmanager
@@ -163,35 +162,17 @@ def worker_folder() -> Path | None:
     return folder
 
 
-class NamedPlugin(Protocol):
-    """A `distributed.SchedulerPlugin` that is known by one name on every cluster."""
-
-    name: str
-
-
-def install(client: distributed.Client, plugin: NamedPlugin) -> None:
-    """Install a plugin on the scheduler from the driver, once."""
-    client.register_plugin(plugin, name=plugin.name)
-
-
-def install_from_worker(worker: distributed.Worker, plugin: NamedPlugin) -> None:
-    """Install a plugin on the scheduler from a worker's task, once.
+def install_from_worker(worker: distributed.Worker, plugin: SchedulerPlugin) -> None:
+    """Install a plugin on the scheduler from a worker's task, unless it is there.
 
     So a user's own bag on their own cluster is as polite and as robust as a build.
     """
     from distributed.protocol.pickle import dumps
 
     key = (str(worker.scheduler.address), plugin.name)
-    with _installing:
-        if key in _installed:
-            return
-        call(
-            worker,
-            "register_scheduler_plugin",
-            plugin=dumps(plugin),
-            name=plugin.name,
-            idempotent=True,
-        )
+    if key not in _installed:
+        pickled = dumps(plugin)
+        call(worker, "register_scheduler_plugin", plugin=pickled, name=plugin.name, idempotent=True)
         _installed.add(key)
 
 

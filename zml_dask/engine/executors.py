@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import dask
@@ -21,9 +21,9 @@ from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
 from distributed.core import Status
 
-from zml_dask.engine.activity import DONE_TOPIC, install, running
-from zml_dask.engine.isolation import DEATHS_TO_GIVE_UP, DeathWatch, deaths_of, verdict
-from zml_dask.engine.job import FinalT, Job, LiveCounts, ResultT, TaskT
+from zml_dask.engine.activity import DONE_TOPIC, running
+from zml_dask.engine.isolation import DEATHS_TO_GIVE_UP, DeathWatch, deaths_of, retries
+from zml_dask.engine.job import Executor, Job, LiveCounts, ResultT, TaskT
 from zml_dask.engine.objects import SharedProof
 from zml_dask.engine.throttle import throttle_waiting
 from zml_dask.engine.worker import Done, TaskRunner, close_contexts
@@ -56,20 +56,14 @@ _LOOK_SECONDS = 2.0
 _ENDING_SECONDS = 10.0
 """After which a worker that does not answer is left alone: it closes what it holds later."""
 
-ContextT = TypeVar("ContextT")
-ItemT = TypeVar("ItemT")
 
-
-class SerialExecutor:
+class SerialExecutor(Executor):
     """Runs one task after the other in this thread."""
 
     workers = 1
 
     def run(
-        self,
-        job: Job[TaskT, ContextT, ResultT, FinalT],
-        tasks: Sequence[TaskT],
-        live: LiveCounts,
+        self, job: Job[TaskT, Any, ResultT, Any], tasks: Sequence[TaskT], live: LiveCounts
     ) -> Generator[ResultT, None, None]:
         """Run tasks; see `zml_dask.engine.job.Executor`."""
         if not tasks:
@@ -80,13 +74,9 @@ class SerialExecutor:
                 live.finish(number)
                 yield result
 
-    def waiting(self) -> tuple[float, str]:
-        """Return nothing: in this process a task itself waits."""
-        return 0.0, ""
-
 
 @dataclass(frozen=True, slots=True)
-class ThreadsExecutor:
+class ThreadsExecutor(Executor):
     """Runs tasks in daemon threads of this process: who interrupts it need not wait for them.
 
     The process would wait for the threads of `concurrent.futures` before it ends, and a download
@@ -96,10 +86,7 @@ class ThreadsExecutor:
     workers: int = 4
 
     def run(
-        self,
-        job: Job[TaskT, ContextT, ResultT, FinalT],
-        tasks: Sequence[TaskT],
-        live: LiveCounts,
+        self, job: Job[TaskT, Any, ResultT, Any], tasks: Sequence[TaskT], live: LiveCounts
     ) -> Generator[ResultT, None, None]:
         """Run tasks; see `zml_dask.engine.job.Executor`."""
         waiting: Iterator[tuple[int, TaskT]] = iter(enumerate(tasks))
@@ -131,13 +118,9 @@ class ThreadsExecutor:
         finally:
             stopped.set()
 
-    def waiting(self) -> tuple[float, str]:
-        """Return nothing: in this process a task itself waits."""
-        return 0.0, ""
-
 
 @dataclass(frozen=True, slots=True)
-class DaskExecutor:
+class DaskExecutor(Executor):
     """Runs tasks as a Dask bag on any Dask cluster, its partitions taken as they complete."""
 
     client: distributed.Client
@@ -153,10 +136,7 @@ class DaskExecutor:
         return _limits(self.client)
 
     def run(
-        self,
-        job: Job[TaskT, ContextT, ResultT, FinalT],
-        tasks: Sequence[TaskT],
-        live: LiveCounts,
+        self, job: Job[TaskT, Any, ResultT, Any], tasks: Sequence[TaskT], live: LiveCounts
     ) -> Generator[ResultT, None, None]:
         """Run tasks; see `zml_dask.engine.job.Executor`.
 
@@ -166,7 +146,7 @@ class DaskExecutor:
         if not tasks:
             return
         _check_memory(self.client)
-        install(self.client, DeathWatch())
+        self.client.register_plugin(DeathWatch())
         token = uuid4().hex
         shared = job.shared()
         with (
@@ -281,12 +261,12 @@ class _DaskRun:
                 f"likely because they ran out of memory{_memory(self.client)}; what is done is "
                 "kept: give workers more memory and run the same command again"
             )
-        found = verdict(items, deaths_of(self.client, self.runner.token, items))
-        for item in found.give_up:
-            self.given_up.append((left, item, _killed(self.client, item)))
+        groups = retries(items, deaths_of(self.client, self.runner.token, items))
+        if not groups:
+            self.given_up.append((left, items[0], _killed(self.client, items[0])))
         if len(self.given_up) >= DEATHS_IN_A_ROW:
             raise _cluster_at_fault(self.client, len(self.given_up))
-        return result, [self.job.select(left, group) for group in found.retry]
+        return result, [self.job.select(left, group) for group in groups]
 
     def released(self) -> Iterator[Any]:
         """Yield the results of records that were given up: others have succeeded since."""
@@ -303,11 +283,7 @@ class _DaskRun:
 
 
 def _tried(
-    job: Job[TaskT, ContextT, ResultT, FinalT],
-    number: int,
-    task: TaskT,
-    context: ContextT,
-    live: LiveCounts,
+    job: Job[TaskT, Any, ResultT, Any], number: int, task: TaskT, context: Any, live: LiveCounts
 ) -> ResultT:
     """Run a task in this process, again after an error that may pass."""
     with running(job.name, number, live.note):

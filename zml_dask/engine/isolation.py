@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import distributed
@@ -23,43 +22,30 @@ DEATHS_TO_GIVE_UP: Final = 3
 """Workers that a record must kill. Fewer may be chance: preemption, a broken node."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What to do with the records of a task whose workers died.
+def retries(items: Sequence[int], deaths: Mapping[int, int]) -> list[list[int]]:
+    """Return the groups in which to try a dead task's records again; none for one to give up.
 
-    `give_up` holds records that killed their workers, `retry` the tasks to submit in place of the
-    dead one.
-    """
-
-    give_up: tuple[int, ...]
-    retry: tuple[tuple[int, ...], ...]
-
-
-def verdict(items: Sequence[int], deaths: Mapping[int, int]) -> Verdict:
-    """Decide from the deaths at which each record was active.
-
-    `items` are the task's records that are neither done nor failed. A record is given up only where
-    it was alone: among others, another may have killed what it was active on. Suspects are retried
-    each alone; the unsuspected together; and where nobody is suspected, in halves.
+    `items` are the task's records that are neither done nor failed, and `deaths` the deaths at
+    which each was active. A record is given up only where it was alone: among others, another may
+    have killed what it was active on. Suspects are retried each alone; the unsuspected together;
+    and where nobody is suspected, in halves.
 
     Examples
     --------
-    >>> verdict([1, 2, 3, 4], {3: 1}).retry
-    ((3,), (1, 2, 4))
-    >>> verdict([1, 2, 3, 4], {}).retry
-    ((1, 2), (3, 4))
+    >>> retries([1, 2, 3, 4], {3: 1})
+    [[3], [1, 2, 4]]
+    >>> retries([1, 2, 3, 4], {})
+    [[1, 2], [3, 4]]
+    >>> retries([3], {3: 3})
+    []
     """
-    if len(items) == 1 and deaths.get(items[0], 0) >= DEATHS_TO_GIVE_UP:
-        return Verdict((items[0],), ())
+    if len(items) == 1:
+        return [] if deaths.get(items[0], 0) >= DEATHS_TO_GIVE_UP else [list(items)]
     suspects = [n for n in items if deaths.get(n, 0)]
-    others = tuple(n for n in items if not deaths.get(n, 0))
-    retry: list[tuple[int, ...]] = [(number,) for number in suspects]
-    if suspects or len(others) < 2:
-        retry += [others] if others else []
-    else:
-        middle = len(others) // 2
-        retry += [others[:middle], others[middle:]]
-    return Verdict((), tuple(retry))
+    others = [n for n in items if not deaths.get(n, 0)]
+    middle = 0 if suspects else len(others) // 2
+    groups = [[number] for number in suspects] + [others[:middle], others[middle:]]
+    return [group for group in groups if group]
 
 
 class DeathWatch(SchedulerPlugin):

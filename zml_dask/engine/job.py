@@ -14,14 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from zml_dask.engine.lock import DatasetLock
 from zml_dask.engine.log import BuildLog
-from zml_dask.engine.objects import Objects
 from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.errors import RecordError
 from zml_dask.text_safety import escape_text
+
+if TYPE_CHECKING:
+    from zml_dask.store.storage import Storage
 
 TaskT = TypeVar("TaskT")
 ContextT = TypeVar("ContextT")
@@ -103,7 +105,7 @@ class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
         """Return the job as it travels with each task: without what only the driver needs."""
         return self
 
-    def shared(self) -> Sequence[Objects]:
+    def shared(self) -> Sequence[Storage]:
         """Return storages that driver and workers must share; this is checked before any task."""
         return ()
 
@@ -210,10 +212,7 @@ class Executor(Protocol):
         """How many tasks run at once."""
 
     def run(
-        self,
-        job: Job[TaskT, ContextT, ResultT, FinalT],
-        tasks: Sequence[TaskT],
-        live: LiveCounts,
+        self, job: Job[TaskT, Any, ResultT, Any], tasks: Sequence[TaskT], live: LiveCounts
     ) -> Generator[ResultT, None, None]:
         """Run tasks; yield their results as they complete, in any order.
 
@@ -222,7 +221,11 @@ class Executor(Protocol):
         """
 
     def waiting(self) -> tuple[float, str]:
-        """Seconds until a server's limit lets the workers go on; also which server fails."""
+        """Seconds until a server's limit lets the workers go on; also which server fails.
+
+        Where tasks run in this process, each waits by itself.
+        """
+        return 0.0, ""
 
 
 OpenExecutor = Callable[[], AbstractContextManager[Executor]]
@@ -287,7 +290,7 @@ def _show(
 
 
 def _checked(
-    job: Job[TaskT, ContextT, ResultT, FinalT],
+    job: Job[Any, Any, ResultT, Any],
     arriving: Iterator[ResultT],
     state: _State,
     lock: DatasetLock | None,

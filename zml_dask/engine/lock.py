@@ -21,13 +21,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
-from zml_dask.engine.objects import LOCK, PROOFS, STAGING, Objects
+from zml_dask.engine.objects import LOCK, PROOFS, STAGING
 from zml_dask.errors import LockLostError, ObjectMissingError, StorageError, ZmlError
+
+if TYPE_CHECKING:
+    from zml_dask.store.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ class LockTiming:
 class DatasetLock:
     """A held lock; ask :meth:`check` before anything that must not be done twice."""
 
-    def __init__(self, storage: Objects, path: str, timing: LockTiming) -> None:
+    def __init__(self, storage: Storage, path: str, timing: LockTiming) -> None:
         self._storage = storage
         self._path = path
         self._timing = timing
@@ -171,7 +174,7 @@ class DatasetLock:
 
 @contextmanager
 def dataset_lock(
-    storage: Objects,
+    storage: Storage,
     *,
     timing: LockTiming | None = None,
     on_wait: Callable[[str], None] | None = None,
@@ -189,7 +192,7 @@ def dataset_lock(
         lock.release()
 
 
-def holder(storage: Objects) -> str | None:
+def holder(storage: Storage) -> str | None:
     """Say who holds the dataset's lock; None for nobody, or a process that has ended."""
     seen = _read(storage, LOCK)
     if not seen:
@@ -199,7 +202,7 @@ def holder(storage: Objects) -> str | None:
 
 
 def _acquire(
-    storage: Objects, path: str, timing: LockTiming, on_wait: Callable[[str], None]
+    storage: Storage, path: str, timing: LockTiming, on_wait: Callable[[str], None]
 ) -> DatasetLock:
     """Create the lock, or take over a stale one."""
     lock = DatasetLock(storage, path, timing)
@@ -225,7 +228,7 @@ def _acquire(
 
 
 def _is_stale(
-    storage: Objects,
+    storage: Storage,
     path: str,
     seen: dict[str, Any],
     timing: LockTiming,
@@ -250,7 +253,7 @@ def _is_stale(
     return True
 
 
-def _busy(storage: Objects, seen: dict[str, Any]) -> str:
+def _busy(storage: Storage, seen: dict[str, Any]) -> str:
     """Say in one line who holds the lock."""
     if "owner" not in seen:
         return f"{storage.url}: another build has just ended; run the command again"
@@ -261,7 +264,7 @@ def _busy(storage: Objects, seen: dict[str, Any]) -> str:
     )
 
 
-def _read_whole(storage: Objects, path: str, timing: LockTiming) -> dict[str, Any]:
+def _read_whole(storage: Storage, path: str, timing: LockTiming) -> dict[str, Any]:
     """Return the lock's content; empty where it is gone; torn where it stays unreadable.
 
     Exclusive create and first write are two steps on some file systems: a
@@ -277,7 +280,7 @@ def _read_whole(storage: Objects, path: str, timing: LockTiming) -> dict[str, An
         time.sleep(timing.heartbeat / 20)
 
 
-def _read(storage: Objects, path: str) -> dict[str, Any]:
+def _read(storage: Storage, path: str) -> dict[str, Any]:
     """Return the lock's content; empty where there is none, or none that makes sense."""
     try:
         content = json.loads(storage.read(path))

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from zml_dask.engine.objects import LOG, Objects
+from zml_dask.engine.objects import LOG
 from zml_dask.errors import LockLostError
+
+if TYPE_CHECKING:
+    from zml_dask.store.storage import Storage
 
 
 class BuildLog:
@@ -32,7 +35,7 @@ class BuildLog:
 
 
 @contextmanager
-def build_log(storage: Objects) -> Iterator[BuildLog]:
+def build_log(storage: Storage) -> Iterator[BuildLog]:
     """Open the dataset's log for appending.
 
     On a file system lines appear as they are written. An object store cannot
@@ -50,16 +53,13 @@ def build_log(storage: Objects) -> Iterator[BuildLog]:
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
         if storage.exists(LOG):
             spool.write(storage.read(LOG).decode())
+        is_ours = True
         try:
             yield BuildLog(spool)
         except LockLostError:
-            raise  # the log is another process's now
-        except BaseException:
-            _put(storage, spool)
+            is_ours = False
             raise
-        _put(storage, spool)
-
-
-def _put(storage: Objects, spool: IO[str]) -> None:
-    spool.seek(0)
-    storage.write(LOG, spool.read().encode())
+        finally:
+            if is_ours:  # else another process writes the log now
+                spool.seek(0)
+                storage.write(LOG, spool.read().encode())

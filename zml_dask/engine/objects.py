@@ -1,4 +1,4 @@
-"""The engine's view of a storage, and the proof that driver and workers share it."""
+"""The engine's objects in a storage, and the proof that driver and workers share the storage."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from socket import gethostname
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from zml_dask.errors import ClusterError, ObjectMissingError
+
+if TYPE_CHECKING:  # named in annotations only: the store is above the engine
+    from zml_dask.store.storage import Storage
 
 STAGING: Final = "staging"
 LOCK: Final = "build.lock"
@@ -23,43 +26,6 @@ _PATIENCE = 15.0
 what it knows of a folder for three seconds, or up to sixty where nothing changes."""
 
 
-class Objects(Protocol):
-    """What the lock, the log and the proof of shared storage need of a storage.
-
-    `zml_dask.store.storage.Storage` is one. It raises `StorageError`, and
-    `ObjectMissingError` where there is no such object.
-    """
-
-    @property
-    def url(self) -> str:
-        """Absolute path of a folder, or a URL."""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether objects are files of this machine (or of a file system it mounts)."""
-
-    def read(self, path: str) -> bytes:
-        """Read a whole object."""
-
-    def write(self, path: str, data: bytes) -> None:
-        """Write a whole object atomically."""
-
-    def write_new(self, path: str, data: bytes) -> bool:
-        """Write an object only where there is none; return whether it was written."""
-
-    def exists(self, path: str) -> bool:
-        """Whether there is an object at `path`."""
-
-    def list(self, prefix: str = "") -> Sequence[str]:
-        """Return the paths of all objects under a folder."""
-
-    def remove(self, paths: str | Sequence[str]) -> None:
-        """Remove objects; a missing one is no error."""
-
-    def prune(self, prefix: str) -> None:
-        """Remove empty folders."""
-
-
 @dataclass(frozen=True, slots=True)
 class SharedProof:
     """A word in each storage of a job, which proves that driver and workers see the same storage.
@@ -69,29 +35,26 @@ class SharedProof:
     worker reads it and writes an answer of its own.
     """
 
-    storages: tuple[Objects, ...]
+    storages: tuple[Storage, ...]
     word: str
 
     def answer(self, worker: str) -> None:
         """Write a worker's answer; raise `ClusterError` if it cannot read what the driver wrote."""
         for storage in self.storages:
-            if _awaited(storage, self._path()) != self.word.encode():
-                raise ClusterError(
-                    f"worker {worker} on {gethostname()} does not see what the driver wrote to "
-                    f"{storage.url}: give a dataset on a file system or in an object store "
-                    "that all nodes share"
-                )
+            self._expect(storage, self._path(), f"worker {worker}", "the driver")
             storage.write(self._path(worker), self.word.encode())
 
     def check(self, worker: str) -> None:
         """Raise `ClusterError` if the driver cannot read what a worker wrote."""
         for storage in self.storages:
-            if _awaited(storage, self._path(worker)) != self.word.encode():
-                raise ClusterError(
-                    f"the driver on {gethostname()} does not see what worker {worker} wrote to "
-                    f"{storage.url}: give a dataset on a file system or in an object store "
-                    "that all nodes share"
-                )
+            self._expect(storage, self._path(worker), "the driver", f"worker {worker}")
+
+    def _expect(self, storage: Storage, path: str, reader: str, writer: str) -> None:
+        if _awaited(storage, path) != self.word.encode():
+            raise ClusterError(
+                f"{reader} on {gethostname()} does not see what {writer} wrote to {storage.url}: "
+                "give a dataset on a file system or in an object store that all nodes share"
+            )
 
     def _path(self, worker: str = "") -> str:
         name = hashlib.sha256(worker.encode()).hexdigest()[:16] if worker else "driver"
@@ -99,7 +62,7 @@ class SharedProof:
 
     @classmethod
     @contextmanager
-    def given(cls, storages: Sequence[Objects]) -> Iterator[SharedProof]:
+    def given(cls, storages: Sequence[Storage]) -> Iterator[SharedProof]:
         """Write the word, and remove it with all answers in the end."""
         proof = cls(tuple(storages), uuid4().hex)
         for storage in proof.storages:
@@ -112,7 +75,7 @@ class SharedProof:
                 storage.prune(STAGING)
 
 
-def _awaited(storage: Objects, path: str) -> bytes | None:
+def _awaited(storage: Storage, path: str) -> bytes | None:
     """Read an object that another machine has written, which may take a while to be seen."""
     deadline = time.monotonic() + _PATIENCE
     while True:

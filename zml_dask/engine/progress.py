@@ -63,22 +63,18 @@ class BuildProgress(Protocol):
 
     def say(self, line: str) -> None:
         """Take a message for the user."""
+        return
 
     def update(self, stage: str, counts: Counts) -> None:
         """Take the state of a stage (``"records"``, ``"commit"``)."""
+        return
 
 
-class SilentProgress:
+class SilentProgress(BuildProgress):
     """Shows nothing."""
 
-    def say(self, line: str) -> None:
-        """Drop the line."""
 
-    def update(self, stage: str, counts: Counts) -> None:
-        """Drop the counts."""
-
-
-class PlainProgress:
+class PlainProgress(BuildProgress):
     """Writes a line now and then, for logs and pipes.
 
     Between two lines of one stage `interval` seconds pass; its first and last always come.
@@ -106,7 +102,7 @@ class PlainProgress:
             self.say(line)
 
 
-class BarProgress:
+class BarProgress(BuildProgress):
     """A progress bar on a terminal; `progress` is started and stopped by whoever made it."""
 
     def __init__(self, progress: Progress) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Final
 import distributed
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from zml_dask.engine.activity import call, install, install_from_worker, tell
+from zml_dask.engine.activity import call, install_from_worker, tell
 from zml_dask.errors import ClusterError
 from zml_dask.net.throttle import Budget, RatePolicy, bucket_of, host_of, policy_for
 
@@ -95,7 +95,7 @@ def throttle_waiting(client: distributed.Client) -> tuple[float, str]:
     waits), and which server fails and how ("" for none).
     """
     if client not in _with_plugin:
-        install(client, ThrottlePlugin())
+        client.register_plugin(ThrottlePlugin())
         _with_plugin.add(client)
     seconds, trouble = client.sync(client.scheduler.zml_waiting)
     return float(seconds), str(trouble)
