@@ -22,7 +22,7 @@ from selenium.webdriver.support.ui import Select
 import zml_dask as zml
 from zml_dask.analysis.counts import Numbers, count, long_images
 from zml_dask.analysis.report import render
-from zml_dask.cli.report import command
+from zml_dask.cli.looking import report_command
 from zml_dask.errors import UsageError
 from zml_dask.publish.viewer import ViewerServer
 from zml_dask.raster.language import identify
@@ -239,7 +239,7 @@ def test_the_page_shows_these_numbers_and_is_safe(known: Known, numbers: Numbers
 def test_command_writes_page_json_and_parquet(known: Known, tmp_path: Path) -> None:
     page, plain, table = (tmp_path / name for name in ("r.html", "r.json", "r.parquet"))
     ran = CliRunner().invoke(
-        command,
+        report_command,
         [str(known.path), "--output", str(page), "--json", str(plain), "--parquet", str(table)],
     )
     assert ran.exit_code == 0, ran.output

@@ -89,7 +89,7 @@ def test_who_was_active_together_is_tried_alone() -> None:
     for _ in range(DEATHS_TO_GIVE_UP):
         _die(watch, 39, POISON)
     together = retries([38, 39, POISON], watch.deaths("job", [38, 39, POISON]))
-    assert sorted(together) == [[38], [39], [POISON]]
+    assert together == [[39], [POISON], [38]]
     for _ in range(DEATHS_TO_GIVE_UP):
         _die(watch, POISON)
     # Its task waited on the worker that the other one killed.

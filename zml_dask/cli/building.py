@@ -1,250 +1,290 @@
-"""What the commands that build share: their options, and how they print their result."""
+"""The commands that fill a dataset: from a catalogue or a cache, by updates, from 2018's data."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from functools import partial
+import socket
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
-from dask.utils import parse_bytes
+from dask.utils import format_bytes
 
-from zml_dask.engine.clusters import (
-    ClusterOptions,
-    check_cluster,
-    job_name_of,
-    open_cluster,
-    parse_adapt,
-)
-from zml_dask.engine.executors import SerialExecutor
-from zml_dask.engine.job import OpenExecutor
-from zml_dask.engine.progress import BuildProgress, open_progress
-from zml_dask.errors import UsageError, ZmlError
-from zml_dask.fetch.member import FetchLimits
-from zml_dask.pipeline.build import on_cluster
-from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_options
-from zml_dask.pipeline.outcome import BuildResult
-from zml_dask.raster.language import IDENTIFIERS
-from zml_dask.text_safety import escape_text, number_of
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_CLUSTER = (
-    click.option(
-        "--cluster",
-        default="local",
-        metavar="local|slurm|tcp://...",
-        help="Where to run: this machine, a section of dask-jobqueue (slurm, pbs, ...), the "
-        "address of a scheduler, or a scheduler file.  [default: local]",
-    ),
-    click.option(
-        "--workers", type=click.IntRange(1), help="Number of workers, of one thread each."
-    ),
-    click.option(
-        "--adapt", metavar="MIN:MAX", help="Scale the number of workers with the work left."
-    ),
-    click.option(
-        "--cluster-config",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="Dask configuration of the cluster (see dask-jobqueue.yaml).",
-    ),
-    click.option(
-        "--dashboard", metavar="ADDRESS", help="Where Dask's dashboard listens; 'off' for none."
-    ),
-)
-
-MAX_ARCHIVE_SIZE = click.option(
-    "--max-archive-size", metavar="SIZE", help="Refuse larger archives (say 2GiB)."
-)
-API_URL = click.option(
-    "--api-url", metavar="URL", help="Root of Zenodo's API, if not as harvested."
-)
-TOKEN_FILE = click.option(
-    "--token-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File with a Zenodo access token; else ZENODO_TOKEN.",
-)
-
-_FETCH = (
-    click.option("--cache", metavar="CACHE", help="Use archives fetched by zml-dask fetch."),
-    click.option("--offline", is_flag=True, help="Use only the cache."),
+from zml_dask.cli.options import (
     API_URL,
-    click.option("--github-url", metavar="URL", help="Fetch repositories from here instead."),
-    TOKEN_FILE,
-    click.option("--scratch", metavar="DIR", help="Node-local folder for archives being read."),
-)
-
-_BUILD = (
-    click.option("--export", metavar="FORMATS", help="Also write 2018's files: pickle,hdf5."),
-    click.option("--retry-failed", is_flag=True, help="Try again what failed permanently."),
-    click.option(
-        "--config",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="Options from a TOML file; those of the command line override it.",
-    ),
-    click.option(
-        "--binary",
-        type=click.Choice(["list", "keep"]),
-        help="Files with NUL bytes: only list them, or rasterise them as 2018 did.",
-    ),
-    click.option(
-        "--language",
-        type=click.Choice(list(IDENTIFIERS)),
-        help="Name files' languages by linguist's tables, or by content (extra magika; slow).",
-    ),
     MAX_ARCHIVE_SIZE,
-    click.option(
-        "--max-file-size",
-        metavar="SIZE",
-        help="List larger files, and do not read them (say 200kB or 1MB).  [default: 100kB, or as "
-        "the dataset was built]",
-    ),
+    TOKEN_FILE,
+    build_options,
+    cluster_options,
+    executor_of,
+    limits_of,
+    options_of,
+    print_result,
+    progress_of,
+    warn_of_exposed,
 )
+from zml_dask.engine.executors import ThreadsExecutor
+from zml_dask.engine.job import run_job
+from zml_dask.engine.temporary import temporary_folder
+from zml_dask.errors import NetworkError, ZmlError
+from zml_dask.fetch.fetched import FetchOptions
+from zml_dask.net.client import HttpClient, Token
+from zml_dask.net.throttle import host_of, is_loopback
+from zml_dask.pipeline.build import build_on
+from zml_dask.pipeline.fetching import FetchArchives
+from zml_dask.pipeline.importing import import_legacy
+from zml_dask.pipeline.sources import check_target
+from zml_dask.pipeline.update import UpdateResult, harvest_of, options_of_dataset, update
+from zml_dask.records.catalogue import Catalogue
+from zml_dask.store.layout import DEFAULT_LEVEL, LEVELS
+from zml_dask.store.storage import Storage
+from zml_dask.text_safety import escape_text, number_of, redact_url
+
+_LOOPBACK_TIMEOUT: Final = 3.0
+"""Seconds in which a server on this machine has to accept a connection."""
+_MOST_LINES: Final = 20
+"""Lines that an update prints of one kind of change."""
+_DOWNLOADS = 4
+"""Archives that are fetched at once: the server's limits, not the connections, set the pace."""
 
 
-def cluster_options(command: Command) -> Command:
-    """Add the options that say where to run."""
-    return _added(command, _CLUSTER)
+@click.command("build")
+@click.argument("catalogue", type=click.Path())
+@click.argument("dataset", type=click.Path())
+@cluster_options
+@build_options
+@click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
+@click.option(
+    "--level",
+    type=click.IntRange(LEVELS[0], LEVELS[-1]),
+    help=f"Compression of a new dataset: 1 is fast, 9 small.  [default: {DEFAULT_LEVEL}]",
+)
+@click.option("--where", metavar="SQL", help="Only records that match this condition.")
+@click.pass_context
+def build_command(
+    ctx: click.Context,
+    /,
+    catalogue: str,
+    dataset: str,
+    limit: int | None,
+    where: str | None,
+    **values: Any,
+) -> None:
+    """Build the records of CATALOGUE into DATASET.
 
-
-def build_options(command: Command) -> Command:
-    """Add the options that say how to build."""
-    return _added(command, (*_BUILD, *_FETCH))
-
-
-def fetch_options(command: Command) -> Command:
-    """Add the options that say how records are fetched."""
-    return _added(command, _FETCH)
-
-
-def _added(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def options_of(
-    values: dict[str, Any], recorded: Mapping[str, Any] = MappingProxyType({})
-) -> BuildOptions:
-    """Return the build options that the command line and its configuration file give.
-
-    `recorded` is what a dataset was built with, shaped like the file: the defaults. Raises
-    `UsageError` if a value is invalid.
+    CATALOGUE is what 'zml-dask harvest' wrote, a part or a copy of that, other JSON
+    of records, or a records.pkl of 2018. DATASET
+    is a folder or a URL such as s3://bucket/name. If interrupted, run the same
+    command again to continue; nothing is downloaded twice.
     """
-    given: dict[str, Any] = {
-        name: str(values[name])
-        for name in ("cache", "api_url", "github_url", "token_file", "scratch", "language")
-        if values.get(name) is not None
-    }
-    if values.get("level") is not None:
-        given["level"] = values["level"]
-    given |= {name: True for name in ("offline", "retry_failed") if values.get(name)}
-    if values.get("export"):
-        given["export"] = [word.strip() for word in values["export"].split(",") if word.strip()]
-    if values.get("binary"):
-        given["keep_binary"] = values["binary"] == "keep"
-    sizes = {"max_archive_size": "max_archive_bytes", "max_file_size": "max_file_bytes"}
-    limits = {key: _bytes(name, values[name]) for name, key in sizes.items() if values.get(name)}
-    if limits:
-        given["limits"] = limits
-    if given.get("token_file"):
-        warn_of_exposed(Path(given["token_file"]))
-        # Workers may have another working directory.
-        given["token_file"] = str(Path(given["token_file"]).absolute())
-    if given.get("cache") and "://" not in given["cache"]:
-        given["cache"] = str(Path(given["cache"]).absolute())
-    if values.get("config"):
-        return read_options(values["config"], given, recorded)
-    return options_from(merged(recorded, given))
-
-
-def warn_of_exposed(token_file: Path | None) -> None:
-    """Warn on standard error about a token file that other users of the machine can read."""
-    if token_file is not None and (mode := token_file.stat().st_mode & 0o777) & 0o077:
-        name = escape_text(str(token_file))
-        click.echo(
-            f"warning: others can read the token in {name} (mode {mode:04o}): chmod 600 {name}",
-            err=True,
+    options = options_of(values)
+    with progress_of(ctx) as progress:
+        result = build_on(
+            catalogue,
+            dataset,
+            executor_of(values, progress, dataset),
+            options=options,
+            limit=limit,
+            where=where,
+            progress=progress,
         )
+    print_result(result)
 
 
-def limits_of(max_archive_size: str | None) -> FetchLimits:
-    """Return the default limits, with the given size of archives."""
-    if max_archive_size is None:
-        return FetchLimits()
-    return FetchLimits(max_archive_bytes=_bytes("max_archive_size", max_archive_size))
+@click.command("update")
+@click.argument("dataset", type=click.Path())
+@cluster_options
+@build_options
+@click.option("--drop-withdrawn", is_flag=True, help="Drop records that Zenodo has withdrawn.")
+@click.option(
+    "--check-withdrawn/--no-check-withdrawn",
+    default=True,
+    help="Look for such records, and for files that were replaced.",
+)
+@click.pass_context
+def update_command(
+    ctx: click.Context,
+    /,
+    dataset: str,
+    drop_withdrawn: bool,
+    check_withdrawn: bool,
+    **values: Any,
+) -> None:
+    """Harvest new records and new versions since DATASET was built, and append them.
 
-
-def _bytes(name: str, text: str) -> int:
-    try:
-        size = int(parse_bytes(text))
-    except ValueError:
-        size = 0
-    if size <= 0:
-        flag = f"--{name.replace('_', '-')}"
-        raise UsageError(f"{flag} {text!r} is not a size; write a number and a unit, as 2MB")
-    return size
-
-
-def names_cluster(values: Mapping[str, Any]) -> bool:
-    """Whether the command line names a cluster or its size."""
-    asked = any(values.get(name) for name in ("workers", "adapt", "cluster_config"))
-    return asked or values["cluster"] != "local"
-
-
-def executor_of(
-    values: dict[str, Any], progress: BuildProgress, dataset: str, *, alone: bool = False
-) -> OpenExecutor:
-    """Return a function that opens the command line's cluster for work on a dataset.
-
-    With `alone`, this process does the work itself where no cluster is asked for.
+    Asks for the same records as the harvest it was built from, and builds them
+    with the same options. What failed before and may pass now is tried again.
     """
-    if alone and not names_cluster(values):
-        return lambda: nullcontext(SerialExecutor())
-    adapt = parse_adapt(values["adapt"]) if values.get("adapt") else None
-    options = ClusterOptions(
-        config=values.get("cluster_config"),
-        dashboard=values.get("dashboard"),
-        job_name=job_name_of(dataset),
-        say=progress.say,
-    )
-    check_cluster(values["cluster"], options)
-    return on_cluster(
-        partial(open_cluster, values["cluster"], values.get("workers"), adapt, options)
-    )
-
-
-@contextmanager
-def progress_of(ctx: click.Context) -> Iterator[BuildProgress]:
-    """Show progress on standard error, as the terminal and ``--quiet`` permit."""
-    with open_progress(sys.stderr, quiet=ctx.obj["quiet"]) as progress:
-        yield progress
-
-
-def print_result(result: BuildResult) -> None:
-    """Print the result of a build, on standard output."""
-    amount = number_of(record=result.n_records, file=result.n_files, image=result.n_images)
-    if not result.committed and not result.n_staged and not result.n_failed:
-        click.echo(
-            f"nothing to do: {result.dataset} is up to date with {amount}{_left_out(result)}"
+    storage = Storage.open(dataset)
+    info = check_target(storage)
+    asked = harvest_of(info, storage.url)
+    options = options_of(values, options_of_dataset(info))
+    api_url = options.api_url or asked.options.api_url
+    _check_sandbox(api_url, storage.url)
+    token = Token.load(options.token_file, api_url)
+    with (
+        progress_of(ctx) as progress,
+        HttpClient(token=token, on_retry=progress.say) as http,
+    ):
+        result = update(
+            storage,
+            executor_of(values, progress, dataset),
+            http,
+            options=options,
+            check_withdrawn=check_withdrawn or drop_withdrawn,
+            drop_withdrawn=drop_withdrawn,
+            progress=progress,
         )
+    _print_update(result, storage.url)
+
+
+def _check_sandbox(api_url: str, dataset: str) -> None:
+    """Raise `NetworkError` at once where the server of a demo no longer runs."""
+    parts = urlsplit(api_url)
+    if not is_loopback(host_of(api_url)):
         return
+    try:
+        socket.create_connection(
+            (parts.hostname or "", parts.port or 80), _LOOPBACK_TIMEOUT
+        ).close()
+    except OSError:
+        raise NetworkError(
+            "connection",
+            f"{dataset} was built from a server on this machine, {redact_url(api_url)}, which no "
+            "longer runs: the sandbox of a demo ends with it; 'zml-dask sandbox' starts one to "
+            "harvest, build and update from",
+        ) from None
+
+
+def _print_update(result: UpdateResult, url: str) -> None:
+    if result.build is None or not result.new:
+        bound = f": it was harvested --until {result.until}" if result.until else ""
+        click.echo(f"nothing new for {url}{bound}")
+    else:
+        print_result(result.build)
+    word = "dropped" if result.dropped else "withdrawn"
+    for kind, changes, then in (
+        ("new version", result.new_versions, "; the dataset keeps both"),
+        (word, result.withdrawn, ""),
+        ("republished", result.republished, "; the dataset keeps what it has"),
+    ):
+        for record_id, change in islice(changes.items(), _MOST_LINES):
+            what = escape_text(change) if isinstance(change, str) else f"of record {change}"
+            click.echo(f"{kind}: record {record_id}: {what}{then}")
+        if len(changes) > _MOST_LINES:
+            click.echo(f"{kind}: {len(changes) - _MOST_LINES:,} more; build.log.jsonl names all")
+    if result.withdrawn and not result.dropped:
+        click.echo(f"to drop them: zml-dask update {url} --drop-withdrawn")
+
+
+@click.command("import-legacy")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("dataset", type=click.Path())
+@cluster_options
+@click.option("--retry-failed", is_flag=True, help="Try again what failed permanently.")
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Local folder for temporary files.",
+)
+@click.pass_context
+def import_legacy_command(
+    ctx: click.Context,
+    /,
+    source: Path,
+    dataset: str,
+    retry_failed: bool,
+    scratch: Path | None,
+    **values: Any,
+) -> None:
+    """Import the 2018 dataset SOURCE into DATASET.
+
+    SOURCE is a folder of records (<id>/images_<id>.pkl, images_<id>.h5,
+    metadata_<id>.pkl) or a squashfs image of one, which is read without mounting
+    it. Pickles are read without being run. If interrupted, run the same command
+    again to continue.
+    """
+    with progress_of(ctx) as progress:
+        result = import_legacy(
+            source,
+            dataset,
+            executor_of(values, progress, dataset),
+            retry_failed=retry_failed,
+            scratch=scratch,
+            progress=progress,
+        )
+    passed_over = f", {result.already:,} were done before" if result.already else ""
     click.echo(
-        f"{result.dataset}: {amount} ({number_of(record=result.n_staged)} built in "
-        f"{result.seconds:.1f} s)"
-        f"{_left_out(result)}"
+        f"{escape_text(dataset)}: {result.imported:,} of "
+        f"{number_of(record=result.found, image=result.images)}{passed_over}"
+    )
+    if result.failed:
+        click.echo(
+            f"failed: {number_of(record=result.failed)} "
+            f"(zml-dask status {escape_text(dataset)} --failures says more)"
+        )
+
+
+@click.command("fetch")
+@click.argument("catalogue", type=click.Path())
+@click.argument("cache", type=click.Path())
+@click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
+@MAX_ARCHIVE_SIZE
+@API_URL
+@click.option("--github-url", metavar="URL", default="https://github.com", show_default=True)
+@TOKEN_FILE
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Local folder for downloads under way; keep it to resume within a file.",
+)
+@click.pass_context
+def fetch_command(
+    ctx: click.Context,
+    catalogue: str,
+    cache: str,
+    limit: int | None,
+    max_archive_size: str | None,
+    api_url: str | None,
+    github_url: str,
+    token_file: Path | None,
+    scratch: Path | None,
+) -> None:
+    """Fetch the archives of CATALOGUE's records into CACHE, a folder or a URL.
+
+    For clusters whose compute nodes have no network: run this on a login or
+    transfer node, then 'zml-dask build CATALOGUE DATASET --cache CACHE --offline'.
+    If interrupted, run the same command again to continue.
+    """
+    with (
+        progress_of(ctx) as progress,
+        temporary_folder("fetch") as temporary,
+    ):
+        opened = Catalogue.open(catalogue, api_url=api_url, into=temporary / "catalogue.jsonl")
+        options = FetchOptions(
+            limits=limits_of(max_archive_size), github_url=github_url, trusted=opened.trusted
+        )
+        token = Token.load(token_file, opened.token_url)
+        warn_of_exposed(token_file)
+        if scratch is not None:
+            scratch.mkdir(parents=True, exist_ok=True)
+        with HttpClient(token=token, on_retry=progress.say) as client:
+            job = FetchArchives(
+                replace(opened, refs=opened.refs[:limit]),
+                cache,
+                client,
+                scratch or temporary,
+                options,
+            )
+            result = run_job(job, ThreadsExecutor(_DOWNLOADS), progress=progress)
+    click.echo(
+        f"{cache}: {number_of(record=result.fetched)} fetched ({format_bytes(result.bytes)}), "
+        f"{result.already:,} there before"
     )
     if result.failures:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.failures.items())
-        click.echo(f"failed: {kinds} (zml-dask status {result.dataset} --failures says more)")
-        if not result.n_records and not result.n_staged:
-            # A cache that is empty, a network that is down: scripts are not to go on from there.
-            raise ZmlError(f"{result.dataset} holds no record: all that were tried failed")
-
-
-def _left_out(result: BuildResult) -> str:
-    return f"; {result.left_out}" if result.left_out.files else ""
+        click.echo(f"failed: {kinds}; what may pass is tried again by the same command")
+        if not result.fetched and not result.already:
+            raise ZmlError(f"{cache} holds no record: all that were tried failed")

@@ -39,7 +39,9 @@ _ROWS: Final = 20
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the records into a catalogue of their own: .jsonl or .parquet.",
 )
-def command(catalogue: str, where: str, limit: int | None, form: str, output: Path | None) -> None:
+def catalogue_command(
+    catalogue: str, where: str, limit: int | None, form: str, output: Path | None
+) -> None:
     """Count and list the records of CATALOGUE that match the SQL condition WHERE.
 
     WHERE is like "license = 'mit' and archive_bytes < 1e6", over the columns of a

@@ -25,7 +25,7 @@ from zml_dask.text_safety import escape_lines, escape_text
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--cluster", metavar="SECTION", help="This section alone, such as slurm-highmem.")
 @click.option("--dataset", default="DATASET", metavar="DATASET", help="Names the jobs.")
-def command(file: Path | None, cluster: str | None, dataset: str) -> None:
+def cluster_config_command(file: Path | None, cluster: str | None, dataset: str) -> None:
     """Print the settings in force of the cluster configuration FILE, and the job script.
 
     Each setting stands with the place that its value came from. Without FILE, it is what

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from zml_dask.cli.building import print_result, progress_of
 from zml_dask.cli.drawing import draw
+from zml_dask.cli.options import print_result, progress_of
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
@@ -46,7 +46,7 @@ _GOOD_EXAMPLE = "language == 'Python' and n_lines >= 160 and n_cut == 0"
     help="At most this many software packages.",
 )
 @click.pass_context
-def command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) -> None:
+def demo_command(ctx: click.Context, dataset: Path, workers: int | None, limit: int) -> None:
     """Serve the software installed here as a small Zenodo, harvest it, and build DATASET.
 
     Needs no network but the loopback device. The catalogue is kept beside the

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from zml_dask.cli.building import TOKEN_FILE, progress_of, warn_of_exposed
+from zml_dask.cli.options import TOKEN_FILE, progress_of, warn_of_exposed
 from zml_dask.engine.progress import Counts
 from zml_dask.net.client import HttpClient, Token
 from zml_dask.net.throttle import LocalThrottle
@@ -51,7 +51,7 @@ from zml_dask.text_safety import escape_text, number_of
 )
 @TOKEN_FILE
 @click.pass_context
-def command(
+def harvest_command(
     ctx: click.Context,
     catalogue: Path,
     query: str,

@@ -61,7 +61,7 @@ from zml_dask.raster.language import extra_missing
     help="Another dataset to test the final model on.",
 )
 @click.pass_context
-def command(
+def learn_command(
     ctx: click.Context,
     dataset: str,
     directory: Path,

@@ -50,8 +50,16 @@ COMMANDS = {
     "verify": "Check every object and image of DATASET.",
     "view": "Browse DATASET's images and their code on a local page.",
 }
-"""Command name -> its line in the help. It is the ``command`` of the module of that name, which
-is not imported to say so: all of them together take a second."""
+"""Command name -> its line in the help, which needs no import: all commands together take a
+second."""
+
+_MODULES = {
+    "asking": ("cite", "query", "similar", "sql"),
+    "building": ("build", "fetch", "import-legacy", "update"),
+    "jobs": ("derive", "export", "grep", "repack"),
+    "looking": ("report", "show", "status", "view"),
+}
+"""Module of `zml_dask.cli` -> its commands; any other command has a module of its own name."""
 
 _RESUMED = frozenset(
     {"build", "derive", "export", "fetch", "harvest", "import-legacy", "repack", "update"}
@@ -70,8 +78,9 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"zml_dask.cli.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
+        name = cmd_name.replace("-", "_")
+        module = next((key for key, names in _MODULES.items() if cmd_name in names), name)
+        command: click.Command = getattr(import_module(f"zml_dask.cli.{module}"), f"{name}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -18,7 +18,7 @@ _MOST_WORDS = 8
 @click.command("predict")
 @click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--why", is_flag=True, help="Show the words that count most for the language.")
-def command(files: tuple[str, ...], why: bool) -> None:
+def predict_command(files: tuple[str, ...], why: bool) -> None:
     """Tell which language each of FILES is written in, from its content alone.
 
     FILE may be - for standard input. Printed are the language, how likely it is, and the next

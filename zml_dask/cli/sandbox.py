@@ -34,7 +34,7 @@ from zml_dask.sandbox.server import GUEST, Sandbox, SandboxLimits
     show_default=True,
     help="Add eight records with typical problems.",
 )
-def command(port: int, limit: int | None, rate: str, troubles: bool) -> None:
+def sandbox_command(port: int, limit: int | None, rate: str, troubles: bool) -> None:
     """Serve a local Zenodo over the software installed here, until interrupted."""
     limits = GUEST if rate == "guest" else SandboxLimits()
     with Sandbox(Corpus(), port=port):

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import pyarrow.compute as pc
 
-from zml_dask.cli.building import fetch_options, options_of, progress_of
+from zml_dask.cli.options import fetch_options, options_of, progress_of
 from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.legacy.verification import verify_exports
 from zml_dask.net.client import HttpClient, Token
@@ -46,7 +46,7 @@ _SHOWN = 20
 @fetch_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
-def command(
+def verify_command(
     ctx: click.Context,
     /,
     dataset: str,

@@ -1,14 +1,17 @@
-"""``zml-dask query``: which files of a dataset match a condition."""
+"""The commands that answer a question about a dataset, as rows or as citations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
 
 import click
 import pyarrow as pa
 
 from zml_dask.cli.rows import output_options, write_rows
 from zml_dask.errors import UsageError
+from zml_dask.query.citation import CitationFormat
 from zml_dask.query.counting import nearest_values, wider_values
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.selection import derived_tables, gather, join_derived, open_selected
@@ -16,26 +19,26 @@ from zml_dask.query.sql import SCHEMAS, Column, find_countable
 from zml_dask.store.layout import derived_table
 from zml_dask.text_safety import escape_text, number_of
 
-_COLUMNS = "record_id,path,language,license,n_lines,n_images"
-_EPILOG = " ".join(
+_QUERY_COLUMNS = "record_id,path,language,license,n_lines,n_images"
+_QUERY_EPILOG = " ".join(
     f"Columns of {name}: {', '.join(SCHEMAS[name].names)}." for name in ("files", "records")
 )
 _BATCH = 65_536
 _DIRECTIONS = {"asc": "ASC", "desc": "DESC"}
 
 
-@click.command("query", epilog=_EPILOG)
+@click.command("query", epilog=_QUERY_EPILOG)
 @click.argument("dataset", type=click.Path())
 @click.argument("where", required=False)
 @click.option(
     "--columns",
-    default=_COLUMNS,
+    default=_QUERY_COLUMNS,
     show_default=True,
     help="Columns of files and records, by commas.",
 )
 @click.option("--order-by", default="", help="Columns to sort by, as in 'n_lines desc, path'.")
 @output_options
-def command(
+def query_command(
     dataset: str,
     where: str | None,
     columns: str,
@@ -118,3 +121,103 @@ def _sorted(
     with open_selected(found, columns, ("records", *map(derived_table, derived))) as database:
         for batch in database.batches(query):
             yield pa.Table.from_batches([batch])
+
+
+@click.command("sql")
+@click.argument("dataset", type=click.Path())
+@click.argument("query")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), help="Give up after this many seconds."
+)
+@output_options
+def sql_command(
+    dataset: str,
+    query: str,
+    timeout: float | None,
+    limit: int | None,
+    form: str,
+    output: str | None,
+) -> None:
+    """Answer QUERY, a SELECT over the tables of DATASET.
+
+    The tables are files, records and failures: "select language, count(*) from files
+    group by all". QUERY can do nothing but read them.
+    """
+    opened = open_dataset(dataset)
+    batches = opened.ask(query, timeout=timeout)
+    tables = (pa.Table.from_batches([batch]) for batch in batches)
+    shown = write_rows(tables, form, output, limit=limit)
+    shown.say(number_of(row=shown.rows) + (" shown, there are more" if shown.cut else ""))
+
+
+@click.command("similar")
+@click.argument("dataset", type=click.Path())
+@click.argument("what")
+@click.option(
+    "--by",
+    type=click.Choice(["content", "tree"]),
+    default="content",
+    show_default=True,
+    help="Compare records by the words of their files, or by the names of these.",
+)
+@click.option("--where", metavar="SQL", help="Find only files that fulfil a condition.")
+@output_options
+def similar_command(
+    dataset: str,
+    what: str,
+    by: str,
+    where: str | None,
+    output: str | None,
+    form: str,
+    limit: int | None,
+) -> None:
+    """List what is most similar to WHAT in DATASET, the most similar first.
+
+    WHAT is the number of a record, which finds records; or a file on this machine, '-' for
+    standard input, or the path of a file in DATASET, which find files. The tables
+    'record_embedding' and 'embedding' have to be derived: zml-dask derive DATASET
+    record_embedding.
+    """
+    ds = open_dataset(dataset)
+    view = ds if where is None else ds.select(where)
+    given: dict[str, Any] = {"k": 10 if limit is None else max(1, limit), "by": by}
+    if what.isdecimal():
+        given["record"] = int(what)
+    elif what == "-" or Path(what).is_file():
+        try:
+            with click.open_file(what, encoding="utf-8", errors="replace") as stream:
+                given["text"] = stream.read()
+        except OSError as error:
+            raise UsageError(f"{what} cannot be read: {error.strerror}") from error
+    else:
+        given["file"] = what
+    found = view.similar(**given)
+    found["similarity"] = found["similarity"].round(4)
+    write_rows(iter([pa.Table.from_pandas(found, preserve_index=False)]), form, output, limit=limit)
+
+
+@click.command("cite")
+@click.argument("dataset", type=click.Path())
+@click.option("--where", default="", help="Cite the records with files that fulfil this condition.")
+@click.option("--records", is_flag=True, help="Cite every record, of the whole dataset too.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(get_args(CitationFormat)),
+    default="bibtex",
+    show_default=True,
+    help="BibTeX, or CSL JSON for reference managers.",
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
+def cite_command(
+    dataset: str, where: str, records: bool, form: CitationFormat, output: Path | None
+) -> None:
+    """Print how to cite DATASET, and with --where or --records the records in it."""
+    opened = open_dataset(dataset)
+    view = opened.select(where) if where.strip() else opened
+    text = view.cite(form, records=records or bool(where.strip()))
+    if output is None:
+        click.echo(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")
+        click.echo(f"{output}: written")
