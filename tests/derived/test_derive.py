@@ -344,7 +344,7 @@ def test_the_command(
     )
     assert status == 0
     for words, message in (
-        (("derive", ds.url, "lines"), "no built-in table 'lines'; there are"),
+        (("derive", ds.url, "lines"), "no built-in table 'lines'; did you mean 'lines_of_code'?"),
         (("derive", ds.url, "x", "--function", "mine:short"), "cannot be imported"),
         (("derive", ds.url, "x", "--function", "mine:long", "--column", "is"), "NAME=TYPE"),
     ):
