@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -348,17 +350,27 @@ def test_status_counts_and_costs(
     assert "record 9, at fetch, tried once: " in out
 
 
-def test_status_tells_what_is_left_to_do(
+def test_status_tells_what_is_left_to_do_and_only_an_unfinished_harvest_is_noted(
     catalogue: Path,
     cluster: distributed.LocalCluster,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    state = json.loads(Path(f"{catalogue}.state.json").read_text())
+    unfinished = tmp_path / "catalogue.jsonl"
+    shutil.copy(catalogue, unfinished)
+    begun = json.dumps({**state, "complete_until": None, "finished": False})
+    Path(f"{unfinished}.state.json").write_text(begun)
+    compressed = tmp_path / "compressed.jsonl.gz"
+    compressed.write_bytes(gzip.compress(catalogue.read_bytes()))
     words = ("--cluster", cluster.scheduler_address, "--limit", "1")
-    assert run("build", catalogue, tmp_path / "ds", *words) == 0
-    capfd.readouterr()
-    assert run("status", tmp_path / "ds", "--json") == 0
-    assert json.loads(capfd.readouterr().out)["to_do"] == 2
+    for given, noted in ((catalogue, False), (compressed, False), (unfinished, True)):
+        dataset = tmp_path / f"{given.name}-{noted}"
+        assert run("build", given, dataset, *words) == 0
+        assert (f"the harvest of {given} is not finished" in capfd.readouterr().err) == noted
+        assert run("status", dataset, "--json") == 0
+        status = json.loads(capfd.readouterr().out)
+        assert (status["to_do"], status["catalogue"]) == (2, str(given))
 
 
 def test_status_counts_what_the_last_builds_condition_chose(

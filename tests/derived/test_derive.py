@@ -344,13 +344,22 @@ def test_the_command(
     )
     assert status == 0
     for words, message in (
-        (("derive", ds.url, "lines"), "no built-in table 'lines'; did you mean 'lines_of_code'?"),
+        (
+            ("derive", ds.url, "is_generated", "lines"),
+            "no built-in table 'lines'; did you mean 'lines_of_code'?",
+        ),
+        (("derive", ds.url, "x", "y", "--function", "mine:long"), "computes one table, and 2 are"),
         (("derive", ds.url, "x", "--function", "mine:short"), "cannot be imported"),
         (("derive", ds.url, "x", "--function", "mine:long", "--column", "is"), "NAME=TYPE"),
     ):
         status, _, said = run(*words)
         assert status == 2
         assert message in said
+    assert "is_generated" not in zml.open_dataset(ds.url).info.derived
+    several = ("is_vendored", "near_duplicates", "is_generated")
+    status, said, _ = run("derive", ds.url, *several)
+    assert (status, [line.partition(":")[0] for line in said.splitlines()]) == (0, list(several))
+    assert zml.open_dataset(ds.url).info.derived.keys() >= set(several)
 
 
 def test_a_job_travels_small(ds: Dataset) -> None:

@@ -237,6 +237,9 @@ def test_a_cluster_writes_the_same(run: Run, dataset: Path, view: Dataset, tmp_p
         view.export(tmp_path / "here" / form, form)
         found, expected = digests(tmp_path / form), digests(tmp_path / "here" / form)
         assert found == expected, form
+    alone = ("--format", "croissant", "--workers", "2")
+    status, _, err = run("export", dataset, tmp_path / "croissant", *alone)
+    assert (status, err.count("note: one process writes croissant")) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from functools import cache
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from zml_dask.publish.export import JOBS, ExportOptions, check_formats, export
 from zml_dask.publish.png import Grouping, PngOptions
 from zml_dask.publish.samples import ImageForm
 from zml_dask.publish.squashfs import Compression
-from zml_dask.query.dataset import open_dataset
+from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.grep import MATCH_SCHEMA, Match, compile_pattern, grep, grep_on
 from zml_dask.store.layout import COLUMN_TYPES, LEVELS, derived_table
 from zml_dask.store.repack import repack_on
@@ -81,7 +82,7 @@ def _tables_of(matches: Iterable[Match]) -> Iterator[pa.Table]:
 
 @click.command("derive")
 @click.argument("dataset", type=click.Path())
-@click.argument("name")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option(
     "--function", help="A function of text, images or row that can be imported: module:function."
 )
@@ -99,29 +100,51 @@ def derive_command(
     ctx: click.Context,
     /,
     dataset: str,
-    name: str,
+    names: tuple[str, ...],
     function: str | None,
     columns: tuple[str, ...],
     again: bool,
     **values: Any,
 ) -> None:
-    """Compute the table NAME from the files of DATASET.
+    """Compute tables from the files of DATASET.
 
     NAME is lines_of_code, is_generated, is_vendored, license_detected, predicted_language,
     near_duplicates, embedding, record_embedding, record_map, file_map, or of your own
     --function, whose --column is given as code=int32. Afterwards conditions name its columns:
     "lines_of_code.code > 10". The same command computes only the files that are new.
     """
-    table = _table_asked_for(name, function, columns)
-    with progress_of(ctx) as progress:
-        open_executor = executor_of(values, progress, dataset, alone=True)
-        found = derive_table(dataset, open_executor, table=table, again=again, progress=progress)
-    written = found.info.derived[name]
-    rows = found.snapshot.rows(derived_table(name))
+    if function is not None and len(names) > 1:
+        raise UsageError(
+            f"--function computes one table, and {len(names)} are named: {', '.join(names)}"
+        )
+    tables = [_table_asked_for(name, function, columns) for name in dict.fromkeys(names)]
+    lines = []
+    try:
+        with ExitStack() as stack:
+            progress = stack.enter_context(progress_of(ctx))
+            open_executor = executor_of(values, progress, dataset, alone=True)
+            # One cluster for all of them, opened when the first has something to do.
+            opened = cache(lambda: stack.enter_context(open_executor()))
+            for table in tables:
+                found = derive_table(
+                    dataset,
+                    lambda: nullcontext(opened()),
+                    table=table,
+                    again=again,
+                    progress=progress,
+                )
+                lines.append(_derived_line(found, table.name))
+    finally:  # after the progress bar, with which they would share a line
+        for line in lines:
+            click.echo(line)
+
+
+def _derived_line(found: Dataset, name: str) -> str:
+    written, rows = found.info.derived[name], found.snapshot.rows(derived_table(name))
     failed = (
         f"; the function failed for {written.errors:,}, see {name}.error" if written.errors else ""
     )
-    click.echo(f"{name}: {rows:,} {written.of}, columns {', '.join(dict(written.columns))}{failed}")
+    return f"{name}: {rows:,} {written.of}, columns {', '.join(dict(written.columns))}{failed}"
 
 
 def _table_asked_for(name: str, function: str | None, columns: tuple[str, ...]) -> Recipe | Whole:
@@ -279,7 +302,13 @@ def export_command(
         columns=[name.strip() for name in values["columns"].split(",") if name.strip()],
         scratch=values["scratch"],
     )
+    alone = [name for name in chosen if name not in JOBS]
     with progress_of(ctx) as progress:
+        if alone and names_cluster(values):
+            progress.say(
+                f"note: one process writes {' and '.join(alone)}; --workers and --cluster have no "
+                "effect on that"
+            )
         open_executor = (
             executor_of(values, progress, dataset, alone=True)
             if set(chosen) & set(JOBS)

@@ -30,7 +30,7 @@ COMMANDS = {
     "cite": "Print how to cite DATASET and its records.",
     "cluster-config": "Print the settings of the cluster configuration FILE.",
     "demo": "Build a small dataset from the software installed here.",
-    "derive": "Compute a derived table from the files of DATASET.",
+    "derive": "Compute derived tables from the files of DATASET.",
     "export": "Write DATASET into DIR in another form.",
     "fetch": "Fetch the archives of CATALOGUE's records into CACHE.",
     "grep": "Search the text of DATASET for PATTERN, line by line.",

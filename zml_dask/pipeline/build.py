@@ -30,14 +30,14 @@ from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.pipeline.sources import (
     Records,
     check_target,
-    is_temporary,
+    name_of,
     open_records,
     publish_to_workers,
     remove_published,
 )
 from zml_dask.pipeline.stage import Staged, StageRecords
 from zml_dask.records.catalogue import Catalogue
-from zml_dask.records.journal import HarvestState, state_path
+from zml_dask.records.journal import HarvestState
 from zml_dask.records.refs import RefTable
 from zml_dask.store.commit import CommitOptions, CommitStaged, software_versions
 from zml_dask.store.commit.plan import check_shape
@@ -140,7 +140,7 @@ def build_on(
             # Read again now that nobody else can change it.
             info = check_target(storage)
             options = _as_built(info, options, progress)
-            named = None if is_temporary(catalogue) else catalogue.path
+            named = name_of(records)
             catalogue = publish_to_workers(catalogue, storage)
             run = _Run(storage, catalogue, named, where, options, lock, log, progress)
             try:
@@ -180,7 +180,7 @@ def _build_and_commit(
     todo = ledger.todo(refs, retry_failed=run.options.retry_failed)
     run.progress.say(_plan_line(refs, ledger, todo))
     if len(todo) and run.named and (info is None or info.harvest is None):
-        _warn_of_no_harvest(run, run.named)
+        _warn_of_unfinished_harvest(run, run.named)
     run.log.write(
         "start",
         catalogue=run.named,
@@ -289,24 +289,18 @@ def _result(run: _Run, info: DatasetInfo | None, staged: Staged, *, committed: b
     )
 
 
-def _warn_of_no_harvest(run: _Run, catalogue: str) -> None:
-    """Warn of what the dataset will lack if its catalogue is not a finished harvest's."""
+def _warn_of_unfinished_harvest(run: _Run, catalogue: str) -> None:
+    """Warn of what the dataset will lack if the harvest that wrote its catalogue is not finished.
+
+    Of another catalogue, such as one that was written by hand, nobody expects it.
+    """
     harvest = run.catalogue.harvest
-    if _recorded_harvest(harvest) is not None:
-        return
-    if harvest is not None:
-        why = "its harvest is not finished"
-    elif run.where is not None:
-        why = "a condition chooses some of its records"
-    elif catalogue.endswith(".parquet"):
-        why = "it names none"
-    else:
-        why = f"no {Path(state_path(catalogue)).name} lies beside it"
-    run.progress.say(
-        f"note: {catalogue} is not known to be a finished harvest ({why}), so {run.storage.url} "
-        "will not record what was harvested and when: its citation lacks the date, and "
-        "'zml-dask update' cannot add what is new"
-    )
+    if harvest is not None and _recorded_harvest(harvest) is None:
+        run.progress.say(
+            f"note: the harvest of {catalogue} is not finished, so {run.storage.url} will not "
+            "record what was harvested and when: its citation lacks the date, and 'zml-dask "
+            "update' cannot add what is new"
+        )
 
 
 def _recorded_harvest(harvest: HarvestState | None) -> Mapping[str, Any] | None:

@@ -44,9 +44,7 @@ def open_records(
         if isinstance(records, Catalogue):
             catalogue = records
         elif isinstance(records, str | Path):
-            path = str(records)
-            if "://" not in path:  # workers may have another working directory
-                path = str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - as Storage
+            path = _absolute(records)
             catalogue = Catalogue.open(path, api_url=options.api_url, into=converted)
         else:
             catalogue = _written(records, converted, options.api_url)
@@ -60,13 +58,27 @@ def open_records(
         yield catalogue
 
 
+def name_of(records: Records) -> str | None:
+    """Return the path of the catalogue as it was given; None for one that is removed afterwards."""
+    if isinstance(records, Catalogue):
+        return None if _is_temporary(records) else records.path
+    return _absolute(records) if isinstance(records, str | Path) else None
+
+
+def _absolute(path: str | Path) -> str:
+    """Return a path for workers, which may have another working directory; a URL as it is."""
+    if "://" in str(path):
+        return str(path)
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - as Storage
+
+
 def publish_to_workers(catalogue: Catalogue, storage: Storage) -> Catalogue:
     """Return the catalogue where every worker can read it.
 
     One that was made for this build is put into the dataset's staging; one that
     the user named is read where it is, which must be a place that workers see.
     """
-    if not is_temporary(catalogue):
+    if not _is_temporary(catalogue):
         return catalogue
     content = Path(catalogue.path).read_bytes()
     name = f"{_SHARED}/{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
@@ -74,7 +86,7 @@ def publish_to_workers(catalogue: Catalogue, storage: Storage) -> Catalogue:
     return replace(catalogue, path=f"{storage.url}/{name}")
 
 
-def is_temporary(catalogue: Catalogue) -> bool:
+def _is_temporary(catalogue: Catalogue) -> bool:
     """Whether a catalogue was written for one build, and is removed after it."""
     return Path(catalogue.path).parent.name.startswith(f"zml-{TEMPORARY}-")
 
