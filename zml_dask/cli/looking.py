@@ -26,9 +26,9 @@ from zml_dask.cli.drawing import draw
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.pipeline.status import Amount, Cost, FailureGroup, Status, read_status
 from zml_dask.publish.viewer import ViewerServer, export_page
+from zml_dask.query.describe import Tree, build_tree
 from zml_dask.query.file_images import image_rows, read_text
 from zml_dask.query.selection import image_lines
-from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images, to_text
 from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.snapshot import Snapshot

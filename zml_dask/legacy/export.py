@@ -30,10 +30,10 @@ from zml_dask.legacy.hdf5 import Hdf5Writer
 from zml_dask.legacy.pickles import PickleWriter
 from zml_dask.legacy.record import LegacyFile, LegacyFormat, LegacyRecord
 from zml_dask.query.counting import check_some
+from zml_dask.query.describe import Tree, build_tree
 from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.portions import CountingJob, Portion, check_whole_files, cut
 from zml_dask.query.selection import Selection, image_lines
-from zml_dask.query.tree import Tree, build_tree
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from zml_dask.legacy.record import MAX_PIXELS, SEGMENT_DTYPE, LegacyFile, Segments
 from zml_dask.legacy.sources import LegacyFileError
-from zml_dask.query.tree import MAX_DEPTH
+from zml_dask.query.describe import MAX_DEPTH
 from zml_dask.raster.images import Images
 
 _ESCAPES = {"%00": "\0", "%25": "%", "%2E": ".", "%2F": "/", "%5F": "_"}

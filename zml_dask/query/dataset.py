@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from zml_dask.arguments import checked
 from zml_dask.query import counting
 from zml_dask.query.batches import VOCABULARY, Batches, BatchOptions, Encoding
-from zml_dask.query.describe import RecordView, describe, describe_html
+from zml_dask.query.describe import RecordView, Tree, describe, describe_html
 from zml_dask.query.engine import relation_of
 from zml_dask.query.file_images import RAISE, FileImages, image_of, iterate_files, text_of
 from zml_dask.query.frames import files_frame, records_frame, to_pandas
@@ -32,7 +32,6 @@ from zml_dask.query.selection import (
 )
 from zml_dask.query.split import Split, split_view
 from zml_dask.query.sql import Condition, equality, parse_condition
-from zml_dask.query.tree import Tree
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.snapshot import Snapshot

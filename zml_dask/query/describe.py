@@ -1,4 +1,4 @@
-"""Descriptions of a dataset and its records, for a terminal and a notebook."""
+"""A dataset and its records described for people, and the files of a record as a tree."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import base64
 import html
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,19 @@ from PIL import Image
 
 from zml_dask.query.counting import count_by, nearest_values
 from zml_dask.query.frames import files_of_record
-from zml_dask.query.tree import Tree, build_tree
 from zml_dask.raster.images import Images
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.text_safety import escape_text, number_of
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
+
+Tree: TypeAlias = dict[str, Union["Tree", int, None]]
+"""A folder: name -> a folder, or a file's size in bytes (None where it is not known)."""
+
+MAX_DEPTH = 200
+"""Folders within folders. pickle and json recurse, and a hostile path may hold
+thousands of slashes: what lies deeper keeps its slashes in one name."""
 
 _STRIP = 8
 _TOP = 5
@@ -166,3 +172,42 @@ def _linked(value: str) -> str:
     if value.startswith(("https://", "http://")):
         return f'<a href="{escaped}" rel="noreferrer">{escaped}</a>'
     return escaped
+
+
+def build_tree(files: Iterable[tuple[str, int | None]]) -> Tree:
+    """Arrange paths as a tree: folders are dicts, files are their sizes in bytes.
+
+    If a file and a folder have one name, which is possible in an archive, the
+    folder's name ends in a slash: no file's name can. If a path comes twice,
+    the first one stays.
+
+    Examples
+    --------
+    >>> build_tree([("a/b.py", 3), ("a/c.py", None), ("d", 1), ("d/e", 2)])
+    {'a': {'b.py': 3, 'c.py': None}, 'd': 1, 'd/': {'e': 2}}
+    """
+    root: Tree = {}
+    for path, size in files:
+        *folders, name = path.split("/", MAX_DEPTH)
+        node = root
+        for folder in folders:
+            node = _enter(node, folder)
+        if isinstance(node.get(name), dict):
+            node[f"{name}/"] = node.pop(name)
+        node.setdefault(name, size)
+    return root
+
+
+def _enter(node: Tree, folder: str) -> Tree:
+    """Return the folder called `folder` in `node`; create it if it is missing."""
+    for name in (folder, f"{folder}/"):
+        if name not in node:
+            child: Tree = {}
+            node[name] = child
+            return child
+        known = node[name]
+        if isinstance(known, dict):
+            return known
+    # "x/" is only ever given to a folder: a part of a path holds no slash, but
+    # the last one of a path deeper than MAX_DEPTH, which is a file, may.
+    return _enter(node, f"{folder}/")

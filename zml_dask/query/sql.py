@@ -138,21 +138,10 @@ class Column:
 class Condition:
     """A condition over the columns of files, of their records, and of single images.
 
-    Attributes
-    ----------
-    text : str
-        SQL in which every column that two tables have is qualified with its table.
-    columns : frozenset of Column
-        What it names, subqueries aside.
-    named : tuple of (str, str)
-        Columns that must equal a text, or lists that must contain it, and the text: if
-        nothing is found, the nearest values are suggested.
-    values : mapping of str to pyarrow.Array
-        Tables of one column, ``value``, that the text names.
-    has_subquery : bool
-        Whether it reads tables itself.
-    derived : frozenset of str
-        Derived tables that it names.
+    In `text`, SQL, every column that two tables have is qualified with its table. `columns` are
+    those that it names, subqueries aside. `named` are columns that must equal a text, or lists
+    that must contain it, with the text: if nothing is found, the nearest values are suggested.
+    `values` are tables of one column, ``value``, and `derived` derived tables that it names.
     """
 
     text: str
@@ -191,7 +180,6 @@ _BY_KEY: Final[Mapping[str, Column]] = {
     f"{c.level}.{c.name}": c for c in (*_FILES.values(), *_RECORDS.values())
 }
 _SHARED = frozenset(_FILES) & frozenset(_RECORDS)
-
 
 Derived = Mapping[str, pa.Schema]
 """Name of a derived table -> its columns."""
@@ -306,13 +294,12 @@ def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
             at = place - len(before)
             data = data[:at] + b"%s." % column.level.encode() + data[at:]
     columns = frozenset(column for _, column in found.values())
-    joined: set[str] = set().union(*(column.derived for column in columns))
     condition = Condition(
         data.decode(),
         columns,
         tuple(_named(where)),
         has_subquery=any(part.get("class") == "SUBQUERY" for part in _nodes(where)),
-        derived=frozenset(joined | (tables & derived.keys())),
+        derived=frozenset(tables & derived.keys()).union(*(c.derived for c in columns)),
     )
     _try(condition, text, derived)
     return condition
@@ -601,9 +588,8 @@ def _check_habits(where: dict[str, Any], shown: str) -> None:
                 raise _refused(shown, f"{column.name} holds lists; write 'word' in {column.name}")
             if "list_value" in (_name_of(first), _name_of(second)):
                 raise _refused(shown, "for one of several values, write language in ('C', 'C++')")
-            if "NULL_LITERAL" in [
-                (side.get("literal") or {}).get("kind") for side in (first, second)
-            ]:
+            kinds = [(side.get("literal") or {}).get("kind") for side in (first, second)]
+            if "NULL_LITERAL" in kinds:
                 raise _refused(shown, "for null, write license is null")
         elif _name_of(node) == "contains" and not node.get("schema"):
             arguments = [a.get("expression", a) for a in node.get("arguments", ())]
@@ -613,11 +599,8 @@ def _check_habits(where: dict[str, Any], shown: str) -> None:
 
 _SQL_TYPES: Final = dict(COLUMN_TYPES.values())
 _SELECT = re.compile(r"\s*(select|with|from)\b", re.IGNORECASE)
-_QUOTES = "text is written in single quotes"
 _EXAMPLE = "write it like \"language == 'Python' and n_lines >= 30\""
-_EXAMPLE_OF_SELECT = (
-    'write it like "select language, count(*) from files group by all order by 2 desc"'
-)
+_SELECT_LIKE = 'write it like "select language, count(*) from files group by all order by 2 desc"'
 
 
 def derived_join(name: str, columns: Collection[str], source: str) -> str:
@@ -684,8 +667,10 @@ def _of_tables(name: str, text: str, derived: Derived) -> str:
         return f"; {advice}"
     few = [f"{table} has {', '.join(tables[table])}" for table in named if table in derived]
     elsewhere = f" here, but in {' and '.join(owners)}" if owners else ""
-    otherwise = f" (zml-dask query --help lists them, ds.schema in Python); {_QUOTES}: '{name}'"
-    return elsewhere + "".join(f"; {each}" for each in few) or otherwise
+    return elsewhere + "".join(f"; {each}" for each in few) or (
+        " (zml-dask query --help lists them, ds.schema in Python); text is written in single "
+        f"quotes: '{name}'"
+    )
 
 
 def _refused(text: str, why: str) -> UsageError:
@@ -698,7 +683,7 @@ def _refused(text: str, why: str) -> UsageError:
     elif reason[:1].isupper() or reason.startswith(("syntax", "unterminated")):  # DuckDB's
         if "type VARCHAR" in reason and reason.startswith("Cannot compare"):
             reason = "text does not compare with a number; text is written in quotes: '3'"
-        example = _EXAMPLE_OF_SELECT if _SELECT.match(text) else _EXAMPLE
+        example = _SELECT_LIKE if _SELECT.match(text) else _EXAMPLE
         reason = _habit(text) or (f"{reason}; {example}" if reason[:1].islower() else reason)
     shown = escape_text(" ".join(text.split())[:_MAX_SHOWN])
     what = f"cannot read {shown!r}" if shown else "the selection cannot be read"
