@@ -276,7 +276,7 @@ def is_excluded(record: Record, pattern: re.Pattern[str] | None) -> bool:
 def put_in_order(
     journal: Journal, state: HarvestState, client: HttpClient, say: Callable[[str], None]
 ) -> HarvestState:
-    """Return a catalogue from a dump the order and the records that a search would give.
+    """Bring a catalogue from a dump to the order and the records that a search would give.
 
     Superseded versions are removed if only the latest are wanted, and so are withdrawn records and
     the newest ones beyond the limit. `state` has the dump that was read, and no slices still to be
