@@ -315,7 +315,7 @@ def http_date(text: str | None) -> float | None:
     try:
         # Without a time zone, as in C's asctime, it is in UTC (RFC 9110, 5.6.7).
         parts = parsedate_tz(text or "")
-        return None if parts is None else mktime_tz(parts)
+        return None if parts is None else float(mktime_tz(parts))
     except (ValueError, OverflowError, IndexError):
         return None
 
