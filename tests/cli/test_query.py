@@ -156,6 +156,9 @@ def test_an_empty_condition_is_none(dataset: str, capsys: pytest.CaptureFixture[
     assert run(capsys, dataset)[0] == 0
     status, _, err = run(capsys, dataset, "")
     assert (status, "the condition is empty" in err) == (2, True)
+    for command, *arguments in (["grep", "import"], ["cite"]):
+        status, _, err = run(capsys, dataset, *arguments, "--where", "", command=command)
+        assert (status, "the condition is empty" in err) == (2, True)
 
 
 def test_json_and_csv_say_the_same(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:

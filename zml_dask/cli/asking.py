@@ -198,7 +198,7 @@ def similar_command(
 
 @click.command("cite")
 @click.argument("dataset", type=click.Path())
-@click.option("--where", default="", help="Cite the records with files that fulfil this condition.")
+@click.option("--where", metavar="SQL", help="Cite the records with files that fulfil a condition.")
 @click.option("--records", is_flag=True, help="Cite every record, of the whole dataset too.")
 @click.option(
     "--format",
@@ -210,12 +210,12 @@ def similar_command(
 )
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
 def cite_command(
-    dataset: str, where: str, records: bool, form: CitationFormat, output: Path | None
+    dataset: str, where: str | None, records: bool, form: CitationFormat, output: Path | None
 ) -> None:
     """Print how to cite DATASET, and with --where or --records the records in it."""
     opened = open_dataset(dataset)
-    view = opened.select(where) if where.strip() else opened
-    text = view.cite(form, records=records or bool(where.strip()))
+    view = opened if where is None else opened.select(where)
+    text = view.cite(form, records=records or where is not None)
     if output is None:
         click.echo(text)
     else:

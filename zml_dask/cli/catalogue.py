@@ -24,7 +24,7 @@ _ROWS: Final = 20
 
 @click.command("catalogue")
 @click.argument("catalogue", type=click.Path())
-@click.argument("where", default="")
+@click.argument("where", required=False)
 @click.option("--limit", type=click.IntRange(0), help="Rows to print; 20 in a table, else all.")
 @click.option(
     "--format",
@@ -40,7 +40,7 @@ _ROWS: Final = 20
     help="Write the records into a catalogue of their own: .jsonl or .parquet.",
 )
 def catalogue_command(
-    catalogue: str, where: str, limit: int | None, form: str, output: Path | None
+    catalogue: str, where: str | None, limit: int | None, form: str, output: Path | None
 ) -> None:
     """Count and list the records of CATALOGUE that match the SQL condition WHERE.
 
@@ -51,7 +51,7 @@ def catalogue_command(
     """
     with temporary_folder("catalogue") as folder:
         opened = Catalogue.open(catalogue, into=folder / "catalogue.jsonl")
-        found = opened.where(where) if where.strip() else opened
+        found = opened if where is None else opened.where(where)
         if output is not None:
             found.write(output)
         elif form == "json":
@@ -62,7 +62,7 @@ def catalogue_command(
             write_rows(iter([_table(islice(found.hits(), most))]), "table", None, limit=most)
         size = format_bytes(int(found.refs.archive_bytes.sum()))
         counted = number_of(record=len(opened.refs))
-        found_of = f"{len(found.refs):,} of {counted}" if where.strip() else counted
+        found_of = f"{len(found.refs):,} of {counted}" if where is not None else counted
         into = f", written to {output}" if output is not None else ""
         click.echo(
             f"{found_of} from {escape_text(found.api_url)}, archives of {size}{into}",

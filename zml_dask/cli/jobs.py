@@ -37,7 +37,7 @@ _MATCHES = 1_024
 @click.command("grep")
 @click.argument("dataset", type=click.Path())
 @click.argument("pattern")
-@click.option("--where", default="", help="Search only files that fulfil this SQL condition.")
+@click.option("--where", metavar="SQL", help="Search only files that fulfil a condition.")
 @click.option("-i", "--ignore-case", is_flag=True, help="Ignore upper and lower case.")
 @click.option("-F", "--fixed", is_flag=True, help="PATTERN is plain text, no regular expression.")
 @output_options
@@ -48,7 +48,7 @@ def grep_command(
     /,
     dataset: str,
     pattern: str,
-    where: str,
+    where: str | None,
     ignore_case: bool,
     fixed: bool,
     limit: int | None,
@@ -62,7 +62,7 @@ def grep_command(
     """
     compiled = compile_pattern(pattern, ignore_case=ignore_case, fixed=fixed)
     opened = open_dataset(dataset)
-    view = opened.select(where) if where.strip() else opened
+    view = opened if where is None else opened.select(where)
     if names_cluster(values):
         with progress_of(ctx) as progress, executor_of(values, progress, dataset)() as executor:
             matches: Iterable[Match] = grep_on(view, compiled, executor, progress)
