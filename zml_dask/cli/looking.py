@@ -42,24 +42,17 @@ _HASHES = ("sha256", "sha1_git", "text_sha256")
 _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
-class _RecordNumber(click.ParamType[int]):
-    """A record's number, or its DOI or page's address, which end with it."""
-
-    name = "record"
-
-    def convert(
-        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Extract the number."""
-        found = re.fullmatch(r"(?:.*/(?:zenodo\.)?|zenodo\.)?(\d{1,18})", str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is neither a record's number nor its DOI", param, ctx)
-        return int(found[1])
+def _record_number(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """Extract the number of a record from itself, its DOI or its page's address."""
+    found = re.fullmatch(r"(?:.*/(?:zenodo\.)?|zenodo\.)?(\d{1,18})", value.strip())
+    if found is None:
+        raise click.BadParameter(f"{value!r} is neither a record's number nor its DOI")
+    return int(found[1])
 
 
 @click.command("show")
 @click.argument("dataset", type=click.Path())
-@click.argument("record", type=_RecordNumber())
+@click.argument("record", callback=_record_number)
 @click.argument("path", required=False)
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG instead.")
 @click.option("--image", "number", type=click.IntRange(0), help="Only this image, from 0.")
