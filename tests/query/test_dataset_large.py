@@ -143,6 +143,23 @@ def test_text_is_read_when_it_is_looked_at(folder: Path, reads: Reads) -> None:
     assert reads.bytes_of("parquet") == again
 
 
+def test_the_first_of_all_files_reads_one_row_group(folder: Path, reads: Reads) -> None:
+    file, images = next(iter(zml.open_dataset(folder)))
+    assert (file.file_id, len(images)) == (0, file.n_images)
+    (part,) = folder.glob("files.parquet/*")
+    size, footer = part.stat().st_size, 65_536
+    second = pq.read_metadata(part).row_group(1)
+    begins = min(
+        second.column(n).dictionary_page_offset or second.column(n).data_page_offset
+        for n in range(second.num_columns)
+    )
+    stops = [
+        stop for path, start, stop in reads.ranges if "parquet" in path and start < size - footer
+    ]
+    assert stops
+    assert max(stops) <= begins
+
+
 def test_one_record_reads_one_row_group_of_the_files(folder: Path, reads: Reads) -> None:
     ds = zml.open_dataset(folder)
     record = ds.record(7)

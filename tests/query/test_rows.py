@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dataset_builders import write_dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zml_dask as zml
-from zml_dask.query.rows import Rows
+from zml_dask.query.rows import Rows, RowsBuilder
 from zml_dask.store.local_storage import LocalStorage
 from zml_dask.store.storage import Range, Storage
 
@@ -49,6 +50,37 @@ def test_positions_are_those_of_the_mask(mask: np.ndarray, data: st.DataObject) 
 @given(st.integers(0, 5_000))
 def test_all_rows_are_all(total: int) -> None:
     np.testing.assert_array_equal(Rows.all(total).bits, Rows.of_mask(np.ones(total, bool)).bits)
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_rows_come_in_any_order_and_again(data: st.DataObject) -> None:
+    total = 5 * 2**22 // 4  # two windows
+    builder, mask = RowsBuilder(total), np.zeros(total, bool)
+    for _ in range(data.draw(st.integers(0, 3))):
+        first = data.draw(st.integers(0, total - 600))
+        steps = data.draw(st.lists(st.integers(0, 2), max_size=300))
+        rows = first + np.cumsum([0, *steps])
+        rows = np.concatenate((rows, rows[::-3], [2**22 - 1, 2**22]))
+        builder.add(np.random.default_rng(0).permutation(rows))
+        mask[rows] = True
+        counts = np.array(data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=50)))
+        begins = first + np.cumsum(counts) - counts
+        builder.add_runs(begins[::-1], counts[::-1])
+        builder.add_runs(begins, counts)
+        mask[first : first + counts.sum()] = True
+    np.testing.assert_array_equal(builder.finish().bits, np.packbits(mask))
+
+
+def test_ranks_of_neighbours_take_no_memory_for_all_rows() -> None:
+    rows = Rows.all(2**26)
+    assert len(rows) == 2**26
+    tracemalloc.start()
+    try:
+        assert rows.rank(np.array([2**25, 2**25 + 9])).tolist() == [2**25, 2**25 + 9]
+        assert tracemalloc.get_traced_memory()[1] < rows.bits.nbytes / 100
+    finally:
+        tracemalloc.stop()
 
 
 @given(masks(), st.integers(64, 5000))

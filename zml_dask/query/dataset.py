@@ -139,6 +139,8 @@ class Dataset:
         """The files and images of this view; computed on first use."""
         if self.base is not None and not self.conditions:
             return self.base
+        if self.is_all:
+            return Selection.of(self.snapshot, Rows.all(self.info.counts.files), self.rows)
         return resolve(self.snapshot, self.conditions, self.base)
 
     @cached_property

@@ -150,10 +150,10 @@ def iterate_files(snapshot: Snapshot, selection: Selection) -> Iterator[FileImag
     """
 
     def files() -> Iterator[tuple[FileRow, int, int]]:
-        for start in range(0, selection.file_id.size, _FILES_AT_ONCE):
-            several = slice(start, start + _FILES_AT_ONCE)
-            begins, ends = selection.images_of(several)
-            table = snapshot.take("files", selection.file_id[several], FILES_SCHEMA.names)
+        for start in range(0, len(selection.files), _FILES_AT_ONCE):
+            file_id = selection.files.positions(start, start + _FILES_AT_ONCE)
+            table = snapshot.take("files", file_id, FILES_SCHEMA.names)
+            begins, ends = selection.places_of(table)
             yield from zip(_rows(table), begins.tolist(), ends.tolist(), strict=True)
 
     for row, begin, images in with_images(snapshot.images, selection.rows, files()):

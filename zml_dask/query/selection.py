@@ -131,9 +131,15 @@ class Selection:
 
     def images_of(self, files: slice) -> tuple[Int64, Int64]:
         """Return where the images of some neighbouring files begin and end in `rows`."""
-        first = self.first_image[files]
-        mask_edges = np.concatenate((first, first + self.n_images[files]))
-        places = self.rows.rank(mask_edges)
+        file_id = self.files.positions(*files.indices(len(self.files))[:2])
+        spans = self.snapshot.take("files", file_id, ["first_image", "n_images"])
+        return self.places_of(spans)
+
+    def places_of(self, spans: pa.Table) -> tuple[Int64, Int64]:
+        """Do as `images_of` for files whose ``first_image`` and ``n_images`` were read."""
+        first = spans["first_image"].to_numpy().astype(np.int64)
+        edges = np.concatenate((first, first + spans["n_images"].to_numpy()))
+        places = self.rows.rank(edges)
         return places[: first.size], places[first.size :]
 
 
@@ -401,7 +407,7 @@ def gather(
     by_record = [table for table in fields if _is_of_records(snapshot, table)]
     if by_record and "record_id" not in fields["files"]:
         fields["files"].append("record_id")
-    file_id = selection.file_id[files]
+    file_id = selection.files.positions(*files.indices(len(selection.files))[:2])
     found = {"files": snapshot.take("files", file_id, fields.pop("files"))}
     for table, columns in fields.items():
         if table in by_record:
