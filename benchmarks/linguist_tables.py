@@ -40,6 +40,7 @@ DEFAULTS = {
     ".d": "D",
     ".f": "Fortran",
     ".for": "Fortran",
+    ".fpp": "Fortran",
     ".frag": "GLSL",
     ".fs": "F#",
     ".ftl": "FreeMarker",
@@ -54,7 +55,10 @@ DEFAULTS = {
     ".ml": "OCaml",
     ".mm": "Objective-C++",
     ".mo": "Modelica",
-    ".nb": "Mathematica",
+    ".mps": "Mathematical Programming System",
+    ".msg": "ROS Interface",
+    ".nb": "Wolfram Language",
+    ".ncl": "NCL",
     ".php": "PHP",
     ".pl": "Perl",
     ".plt": "Gnuplot",
@@ -83,8 +87,8 @@ PROSE = (
 )  # fmt: skip
 
 # Extensions that linguist counts to a language whose manual they hold: the markup of R's help
-# pages is not R, and looks like TeX.
-OWN = {".rd": ("R Documentation", "markup")}
+# pages is not R, and looks like TeX. And one whose rule needs more of a file than is looked at.
+OWN = {".rd": ("R Documentation", "markup"), ".bst": ("BibTeX Style", "markup")}
 
 # Rules after linguist's, for files that those leave to its statistical classifier: many files of
 # Rocq hold neither `Proof.` nor `Require Import` in what is looked at.
@@ -139,7 +143,7 @@ def main(package: Path) -> None:
     extensions: defaultdict[str, list[str]] = defaultdict(list)
     first: defaultdict[str, list[str]] = defaultdict(list)
     names: dict[str, str] = {}
-    interpreters: dict[str, str] = {}
+    interpreters: defaultdict[str, list[str]] = defaultdict(list)
     for language, facts in languages.items():
         for i, extension in enumerate(facts.get("extensions", [])):
             extensions[extension.lower()].append(language)
@@ -148,7 +152,7 @@ def main(package: Path) -> None:
         for name in facts.get("filenames", []):
             names.setdefault(name, language)
         for interpreter in facts.get("interpreters", []):
-            interpreters.setdefault(interpreter, language)
+            interpreters[interpreter].append(language)
     for name in PROSE:
         names.setdefault(name, "Text")
     rules = translated(heuristics)

@@ -243,6 +243,14 @@ def test_unicode_comes_back_in_every_form_with_a_mark(text: str) -> None:
         assert read(mark + text.encode(codec))[0] == text
 
 
+def test_a_declared_file_is_read_as_its_encoding_is_named() -> None:
+    """GB 2312 and GBK have other characters for two codes: the middle dot and the dash."""
+    data = b"# coding: gb2312\n# \xd6\xd0\xce\xc4\xa1\xa4\xa1\xaa\n"
+    assert read(data) == (data.decode("gb2312"), "gb2312 (declared)", None)
+    wider = data.replace(b"\xa1\xa4", b"\x81\x40")  # a character of GBK alone
+    assert read(wider) == (wider.decode("gbk"), "gbk (declared)", None)
+
+
 CODECS = [
     *("latin-1", "iso-8859-2", "iso-8859-15", "cp1252", "cp1251", "koi8-r", "cp437", "mac-roman"),
     *("shift_jis", "cp932", "euc-jp", "gbk", "gb2312", "gb18030", "big5", "euc-kr", "cp949"),

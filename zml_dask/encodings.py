@@ -80,7 +80,7 @@ _WIDER: Final = {
     "shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949",
 }  # fmt: skip
 _LABELS: Final = {
-    "cp932": "shift_jis", "gb18030": "gbk", "gb2312": "gbk", "cp949": "euc-kr", "euc_kr": "euc-kr",
+    "cp932": "shift_jis", "gb18030": "gbk", "cp949": "euc-kr", "euc_kr": "euc-kr",
     "euc_jp": "euc-jp", "iso8859-1": "iso-8859-1", "cp866": "ibm866", "iso2022_jp": "iso-2022-jp",
 }  # fmt: skip
 _WESTERN: Final = frozenset({"ascii", "utf-8", "cp1252", "iso8859-1", "iso8859-15", "cp1254"})
@@ -255,7 +255,8 @@ def _decode_unmarked(data: bytes, *, has_nul: bool, keep_nul: bool) -> DecodedTe
     if declared is not None:
         text, n_bad = _decode_lenient(data, declared)
         if n_bad and declared in _WIDER:
-            text, n_bad = _decode_lenient(data, _WIDER[declared])
+            declared = _WIDER[declared]
+            text, n_bad = _decode_lenient(data, declared)
         if n_bad <= _FEW * _n_high(data):
             how = "declared, repaired" if n_bad else "declared"
             note = _bad_bytes(n_bad, _label(declared)) if n_bad else None

@@ -36,7 +36,7 @@ _LINE_COMMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("Common Lisp", "Emacs Lisp", "Scheme", "Clojure", "Racket", "INI"), (";",)),
     "PHP": ("//", "#"),
     "Batchfile": ("::", "REM ", "rem "),
-    "Vim Script": ('"',),
+    "Vim script": ('"',),
 }
 _SLASHES: Final = (
     "C", "C++", "Java", "JavaScript", "TypeScript", "TSX", "Go", "Rust", "C#", "Swift", "Kotlin",
@@ -47,7 +47,9 @@ _BLOCKS: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys((*_SLASHES, "CSS", "SQL"), ("/*", "*/")),
     **dict.fromkeys(("HTML", "XML", "SVG", "Markdown", "Vue", "XSLT"), ("<!--", "-->")),
     **dict.fromkeys(("Haskell", "Elm"), ("{-", "-}")),
-    **dict.fromkeys(("OCaml", "Standard ML", "Rocq Prover", "Pascal", "Mathematica"), ("(*", "*)")),
+    **dict.fromkeys(
+        ("OCaml", "Standard ML", "Rocq Prover", "Pascal", "Wolfram Language"), ("(*", "*)")
+    ),
 }
 
 

@@ -25,8 +25,10 @@ HEAD_BYTES = 4096
 """How much of a file's text is examined; linguist's rules need no more."""
 
 _SHEBANG = re.compile(
-    rb"#!\s*(?:\S*/env\s+(?:-\S+\s+|\w+=\S*\s+)*)?(?:\S*/)?([A-Za-z][\w+#]*)", re.ASCII
+    rb"#!\s*(?:\S*/env\s+(?:-\S+\s+|\w+=\S*\s+)*)?(?:\S*/)?([A-Za-z][\w+#.-]*)", re.ASCII
 )
+# A script of the shell that starts another interpreter on itself, as those of Tcl do.
+_EXEC = re.compile(rb"\bexec\s+(?:\S*/)?([A-Za-z][\w+#.-]*)(?:\s+-\S+)*\s+[\"']?\$0\b", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,12 @@ def identify(path: str, head: bytes) -> Identity:
     if isinstance(found, Identity):
         return found
     if found is None:
-        return _by_content(head)
+        return next(iter(_by_content(head)), UNKNOWN)
     if head.startswith(b"#!"):
-        script = _by_content(head)
-        if script is not UNKNOWN:
-            return script
+        scripts = _by_content(head)
+        named = {found.default, *(identity for identity, _ in found.rules)}
+        if scripts:
+            return next((script for script in scripts if script in named), scripts[0])
     # Without blank lines: many rules begin with `^\s*`, and on a text of newlines one of them takes
     # a minute (a test has the worst case).
     head = b"\n".join([line for line in head[:HEAD_BYTES].split(b"\n") if line.strip()])
@@ -119,18 +122,21 @@ def _by_extension(extension: str) -> Identity | _Ambiguous | None:
     return _Ambiguous(rules, _identity(default))
 
 
-def _by_content(head: bytes) -> Identity:
-    """Return the language of a file without a known name: by its interpreter, or XML."""
-    if head.startswith(b"#!"):
-        shebang = _SHEBANG.match(head[:256])
-        if shebang is None:
-            return UNKNOWN
-        interpreters: Mapping[str, str] = _tables()["interpreters"]
-        name = shebang[1].decode("ascii")
-        # The match for python3.11 is `python3`, which ends at the dot.
-        language = interpreters.get(name) or interpreters.get(name.rstrip("0123456789"))
-        return _identity(language)
-    return _identity("XML") if head.startswith(b"<?xml") else UNKNOWN
+def _by_content(head: bytes) -> list[Identity]:
+    """Return the languages of a file without a known name: by its interpreter, or XML."""
+    if not head.startswith(b"#!"):
+        return [_identity("XML")] if head.startswith(b"<?xml") else []
+    shebang = _SHEBANG.match(head[:256])
+    names = [shebang[1]] if shebang else []
+    if names == [b"sh"] and (run := _EXEC.search(b"\n".join(head[:1024].split(b"\n", 6)[:6]))):
+        names.insert(0, run[1])
+    interpreters: Mapping[str, list[str]] = _tables()["interpreters"]
+    for name in (raw.decode("ascii") for raw in names):
+        # Without a version: python3.11, perl5.30.1, wish-8.6.
+        languages = interpreters.get(name) or interpreters.get(name.rstrip("0123456789.-"))
+        if languages:
+            return [_identity(language) for language in languages]
+    return []
 
 
 @cache
