@@ -20,6 +20,7 @@ html_theme = "furo"
 html_favicon = "../zml_dask/publish/page/icon.svg"
 html_title = f"zml_dask {release}"
 exclude_patterns = ["_build"]
+smartquotes_action = "qe"  # not the dashes of --help
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 copybutton_prompt_text = "$ "

@@ -97,8 +97,10 @@ def test_rows_are_ordered_and_written_to_files(
     assert len(set(years)) > 1
     status, _, err = run(capsys, dataset, "--order-by", "n_lines down")
     assert (status, "asc or desc" in err) == (2, True)
+    assert run(capsys, dataset, "--output", str(tmp_path / "named.parquet"))[0] == 0
+    assert len(pq.read_table(tmp_path / "named.parquet")) == 161
     missing = str(tmp_path / "none" / "x.csv")
-    status, _, err = run(capsys, dataset, "--format", "csv", "--output", missing)
+    status, _, err = run(capsys, dataset, "--output", missing)
     assert (status, "cannot be written" in err) == (1, True)
 
 
@@ -140,6 +142,8 @@ def test_sql_answers_any_select(dataset: str, capsys: pytest.CaptureFixture[str]
         ("select 1; select 2", "more than one statement"),
         ("select path::int from files", "Could not convert"),
         ("select path from files group all", 'write it like "select'),
+        ("selct path from files", 'write it like "select'),
+        ("describe files", "query --help"),
     ],
 )
 def test_what_sql_refuses_is_one_line(
@@ -192,6 +196,10 @@ def test_a_wrong_expression_is_a_wrong_call(
     assert (status, out) == (2, "")
     assert err == "zml-dask: no column 'langauge'; did you mean 'language'?\n"
     assert run(capsys, dataset, "true", "--columns", "pth")[0] == 2
+    status, _, err = run(capsys, dataset, "--columns", "recrods.title")
+    assert (status, "did you mean 'records'?" in err) == (2, True)
+    status, _, err = run(capsys, dataset, "--columns", "embedding.vector")
+    assert (status, "zml-dask derive DATASET NAME makes one" in err) == (2, True)
     assert run(capsys, f"{dataset}/nothing", "True")[0] == 2
 
 

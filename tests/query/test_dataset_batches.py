@@ -201,6 +201,8 @@ def test_parts_of_a_split_share_their_codes(ds: Dataset) -> None:
     parts = ds.select("language != 'Fortran'").split({"a": 0.5, "b": 0.5}, by="file")
     narrow = parts["a"].select(language="Python").batches(labels="language")
     assert narrow.classes == ("C", "Python")
+    days = np.concatenate([codes for _, codes in parts["a"].batches(labels="publication_date")])
+    assert days.min() >= 0
 
 
 def test_what_cannot_be_is_said(ds: Dataset) -> None:
@@ -210,6 +212,8 @@ def test_what_cannot_be_is_said(ds: Dataset) -> None:
         ds.batches(labels="keywords")
     with pytest.raises(UsageError, match="missing"):
         ds.batches(labels="n_cut")
+    with pytest.raises(UsageError, match="did you mean 'Python'"):
+        ds.batches(labels="language", classes=["Pyhton"])
     with pytest.raises(UsageError, match="onehot"):
         ds.batches(encoding="two-hot")
     with pytest.raises(TypeError, match="batch_sise"):

@@ -260,6 +260,7 @@ def test_the_command_counts_lists_and_writes(harvested: Path, tmp_path: Path, ru
     assert Catalogue.open(tmp_path / "m.parquet").refs.record_ids.tolist() == sorted(ids)
     status, _, err = run("catalogue", harvested, "licence = 'mit'")
     assert status == 2
+    assert "did you mean 'license'?" in err
     assert "license" in err
 
 

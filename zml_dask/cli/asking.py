@@ -44,7 +44,7 @@ def query_command(
     columns: str,
     order_by: str,
     limit: int | None,
-    form: str,
+    form: str | None,
     output: str | None,
 ) -> None:
     """Count and list the files of DATASET that match WHERE.
@@ -135,7 +135,7 @@ def sql_command(
     query: str,
     timeout: float | None,
     limit: int | None,
-    form: str,
+    form: str | None,
     output: str | None,
 ) -> None:
     """Answer QUERY, a SELECT over the tables of DATASET.
@@ -168,7 +168,7 @@ def similar_command(
     by: str,
     where: str | None,
     output: str | None,
-    form: str,
+    form: str | None,
     limit: int | None,
 ) -> None:
     """List what is most similar to WHAT in DATASET, the most similar first.
@@ -216,6 +216,8 @@ def cite_command(
     opened = open_dataset(dataset)
     view = opened if where is None else opened.select(where)
     text = view.cite(form, records=records or where is not None)
+    if not view.counted["files"] and (advice := nearest_values(view)) is not None:
+        click.echo(f"no record is cited: {escape_text(advice)}", err=True)
     if output is None:
         click.echo(text)
     else:

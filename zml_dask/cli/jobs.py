@@ -52,7 +52,7 @@ def grep_command(
     ignore_case: bool,
     fixed: bool,
     limit: int | None,
-    form: str,
+    form: str | None,
     output: str | None,
     **values: Any,
 ) -> None:

@@ -72,7 +72,7 @@ def learn_command(
     network: bool,
     held_out: str | None,
 ) -> None:
-    """Learn the languages of DATASET's pages; write results and the model into DIRECTORY.
+    """Learn the languages of DATASET's images; write results and the model into DIRECTORY.
 
     Each page is named by models that saw no file of its concept, in three folds. Written are
     results.json (scores of each model, with intervals, and what code tells of licence, keyword

@@ -36,7 +36,7 @@ COMMANDS = {
     "grep": "Search the text of DATASET for PATTERN, line by line.",
     "harvest": "Harvest Zenodo's software records into CATALOGUE.",
     "import-legacy": "Import the 2018 dataset SOURCE into DATASET.",
-    "learn": "Learn the languages of DATASET's pages, and test it.",
+    "learn": "Learn the languages of DATASET's images, and test it.",
     "predict": "Tell which language FILES are written in.",
     "query": "Count and list the files of DATASET that match WHERE.",
     "repack": "Compress the images of DATASET again, at another level.",
@@ -90,7 +90,10 @@ class _LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # who reads standard output, such as head, has enough
+        except (BrokenPipeError, SystemExit) as ended:
+            # Who reads standard output, such as head, has enough; rich leaves with a status of 1.
+            if BrokenPipeError not in (type(ended), type(ended.__context__)):
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(0) from None
 

@@ -57,9 +57,7 @@ def output_options(command: _Command) -> _Command:
             "--format",
             "form",
             type=click.Choice(_FORMATS),
-            default="table",
-            show_default=True,
-            help="What to write.",
+            help="What to write.  [default: as the name of --output ends, or table]",
         ),
         click.option(
             "--limit",
@@ -73,7 +71,7 @@ def output_options(command: _Command) -> _Command:
 
 def write_rows(
     tables: Iterator[pa.Table],
-    form: str,
+    form: str | None,
     output: str | None,
     *,
     limit: int | None = None,
@@ -85,8 +83,9 @@ def write_rows(
     ----------
     tables : iterator of pyarrow.Table
         Of one schema; at least one.
-    form : str
-        ``"table"``, ``"csv"``, ``"json"`` or ``"parquet"``.
+    form : str or None
+        ``"table"``, ``"csv"``, ``"json"`` or ``"parquet"``; if None, as the name of `output`
+        ends, or a table.
     output : str or None
         A file; standard output where it is None.
     counts : mapping of str to int, optional
@@ -99,6 +98,9 @@ def write_rows(
     UsageError
         If Parquet would go to a terminal.
     """
+    if form is None:
+        ending = Path(output or "").suffix[1:].lower()
+        form = ending if ending in _FORMATS else "table"
     terminal = output is None and sys.stdout.isatty()
     if form == "parquet" and terminal:
         raise UsageError("Parquet is no text; name a file with --output, or send it to a pipe")

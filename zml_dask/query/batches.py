@@ -11,7 +11,7 @@ import pyarrow as pa
 from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
-from zml_dask.arguments import checked
+from zml_dask.arguments import checked, nearest
 from zml_dask.errors import UsageError
 from zml_dask.query.counting import cluster_column
 from zml_dask.query.file_images import one_ahead
@@ -350,25 +350,31 @@ def _weights_of(view: Dataset, name: str) -> NDArray[np.float32]:
     return np.where(codes < 0, 1, 1 / np.append(sizes, 1)[codes]).astype(np.float32)
 
 
+def _column_of(view: Dataset, name: str) -> pa.ChunkedArray:
+    """Return a column of a view's files; dates as text."""
+    values = gather(view.snapshot, view.selection, [name])[name]
+    return values.cast(pa.large_string()) if pa.types.is_date(values.type) else values
+
+
 def _labels_of(
     view: Dataset, name: str, classes: tuple[str, ...] | None
 ) -> tuple[NDArray[Any], tuple[str, ...] | None]:
     """Return the label of each file of a view: a code if it is text, -1 where it is null."""
-    values = gather(view.snapshot, view.selection, [name])[name]
+    values = _column_of(view, name)
     if pa.types.is_list(values.type):
         raise UsageError(f"{name!r} holds lists; a label is one value per image")
-    if pa.types.is_date(values.type):
-        values = values.cast(pa.large_string())
     if not pa.types.is_large_string(values.type):
         if values.null_count:
             raise UsageError(f"{name!r} is missing for some files; select those that have it")
         return values.to_numpy(), None
     if classes is None:
-        whole = view.whole
-        known = gather(whole.snapshot, whole.selection, [name])[name] if whole else values
+        known = _column_of(view.whole, name) if view.whole else values
         classes = tuple(sorted(value for value in known.unique().to_pylist() if value is not None))
     places = {value: code for code, value in enumerate(classes)}
     codes, different = as_codes(values)
+    if different and classes and not places.keys() & {*different}:
+        advice = nearest(classes[0], different[:1000], f"counts({name!r}) lists its values")
+        raise UsageError(f"no file here has one of the classes as its {name}; {advice}")
     of_class = np.array([*(places.get(value, -1) for value in different), -1], np.int64)
     return of_class[codes], classes  # null is the last
 

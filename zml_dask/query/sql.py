@@ -206,6 +206,9 @@ def find_column(name: str, derived: Derived = NO_TABLES) -> Column:
     if found is None and isinstance(folded, str):
         found = _derived_column(folded.split("."), derived)
     if found is None:
+        table, dot, _ = str(folded).partition(".")
+        if dot and table not in {*SCHEMAS, *derived}:
+            raise UsageError(_no_table(table, derived))
         known = list(_BY_KEY if "." in str(name) else _BY_NAME)
         advice = nearest(str(name), known, "zml-dask query --help (ds.schema in Python) lists all")
         raise UsageError(f"no column {escape_text(str(name)[:_MAX_SHOWN])!r}; {advice}")
@@ -445,11 +448,11 @@ def _parse(query: str, shown: str) -> dict[str, Any]:
     try:
         tree = json.loads(_ask("SELECT json_serialize_sql(?)", [query])[0][0])
     except (duckdb.Error, RecursionError) as error:
-        raise _refused(shown, str(error)) from error
+        raise _refused(shown, str(error), query) from error
     if tree["error"]:
         if "Only SELECT" in tree["error_message"]:
             raise _refused(shown, "only a SELECT is answered")
-        raise _refused(shown, tree["error_message"])
+        raise _refused(shown, tree["error_message"], query)
     if len(tree["statements"]) != 1:
         raise _refused(shown, "it is more than one statement")
     node: dict[str, Any] = tree["statements"][0]["node"]
@@ -507,7 +510,11 @@ def _check(tree: dict[str, Any], shown: str, derived: Derived) -> set[str]:
         elif node.get("from_table"):
             for source in _sources(node["from_table"]):
                 if source.get("type") not in _FROM:
-                    raise _refused(shown, "it reads something that is no table")
+                    raise _refused(
+                        shown,
+                        "only tables are read; zml-dask query --help (ds.schema in Python) lists "
+                        "their columns",
+                    )
     return tables
 
 
@@ -640,9 +647,7 @@ def query_error(text: str, error: Exception, derived: Derived = NO_TABLES) -> Us
     message = str(error)
     table = re.search(r'[Rr]eferenced table "([a-z_0-9]+)" not found', message)
     if table is not None:
-        return _refused(
-            text, f"there is no table {table[1]!r}; zml-dask derive DATASET NAME makes one"
-        )
+        return _refused(text, _no_table(table[1], derived))
     found = re.search(r'column "?([^"!\n]+?)"? not found|column named "([^"\n]+)"', message)
     if found is not None:
         name = next(group for group in found.groups() if group)
@@ -653,6 +658,11 @@ def query_error(text: str, error: Exception, derived: Derived = NO_TABLES) -> Us
         shown = escape_text(name.strip("\u2018\u2019\u201c\u201d")[:_MAX_SHOWN])
         return UsageError(f"no column {shown!r}{_of_tables(shown, text, derived)}")
     return _refused(text, message)
+
+
+def _no_table(name: str, derived: Derived) -> str:
+    advice = nearest(name, [*SCHEMAS, *derived], "zml-dask derive DATASET NAME makes one")
+    return f"there is no table {escape_text(name[:_MAX_SHOWN])!r}; {advice}"
 
 
 def _of_tables(name: str, text: str, derived: Derived) -> str:
@@ -673,8 +683,8 @@ def _of_tables(name: str, text: str, derived: Derived) -> str:
     )
 
 
-def _refused(text: str, why: str) -> UsageError:
-    """Return a one-line error: what is wrong with a text."""
+def _refused(text: str, why: str, query: str = "") -> UsageError:
+    """Return a one-line error: what is wrong with a text, part or all of `query`."""
     reason = re.sub(r"^[A-Z][A-Za-z-]+ ([A-Z][a-z]+ )?Error: ", "", why.strip().split("\n")[0])
     if "working directory" in reason:
         return UsageError("the current folder was removed; change to another one")
@@ -683,7 +693,7 @@ def _refused(text: str, why: str) -> UsageError:
     elif reason[:1].isupper() or reason.startswith(("syntax", "unterminated")):  # DuckDB's
         if "type VARCHAR" in reason and reason.startswith("Cannot compare"):
             reason = "text does not compare with a number; text is written in quotes: '3'"
-        example = _SELECT_LIKE if _SELECT.match(text) else _EXAMPLE
+        example = _SELECT_LIKE if text == query or _SELECT.match(text) else _EXAMPLE
         reason = _habit(text) or (f"{reason}; {example}" if reason[:1].islower() else reason)
     shown = escape_text(" ".join(text.split())[:_MAX_SHOWN])
     what = f"cannot read {shown!r}" if shown else "the selection cannot be read"

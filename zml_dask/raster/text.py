@@ -62,7 +62,7 @@ def normalize_text(data: bytes, *, width: int = WIDTH, keep_binary: bool = False
     """
     decoded = decode(data, keep_nul=keep_binary)
     if decoded is None:
-        raise BinaryFileError("the file holds NUL bytes: listed, not rasterised")
+        raise BinaryFileError("the file holds NUL bytes, so it is not text")
     text, n_lines, n_cut = normalize_utf8(decoded.utf8, width=width)
     return NormalizedText(text, decoded.encoding, n_lines, n_cut, decoded.note)
 

@@ -8,6 +8,7 @@ file's metadata. Three columns are read to open half a million records.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from zml_dask.arguments import nearest
 from zml_dask.records.instants import instant_of
 from zml_dask.records.journal import HarvestState, add_line, replacing
 from zml_dask.records.parse import api_root_of, parse_record
@@ -233,10 +235,13 @@ def select_ids(table: pa.RecordBatchReader, condition: str) -> NDArray[np.int64]
             connection.register("catalogue", table)
             found = connection.execute(query).fetchnumpy()["record_id"]
         except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
+            reason = re.sub(r"^\w+ Error: ", "", str(error).splitlines()[0])
+            names = table.schema.names
+            unknown = re.search(r'column "([^"]+)" not found', reason)
+            if unknown is not None:
+                reason = f"no column {unknown[1]!r}; {nearest(unknown[1], names)}"
             raise ValueError(
-                f"{condition!r} is not a condition over a catalogue: {reason}; its columns are "
-                f"{', '.join(table.schema.names)}"
+                f"{condition!r} is not a condition over a catalogue: {reason}"
             ) from None
     return np.asarray(found, dtype=np.int64)
 

@@ -381,10 +381,11 @@ def committed_info(storage: Storage) -> DatasetInfo:
     """Read ``dataset.json``; `UsageError` where nothing is committed. See `read_info`."""
     info = read_info(storage)
     if info is None:
-        raise UsageError(
-            f"{storage.url} holds no committed dataset; check the path, or build one with "
-            "'zml-dask build' or 'zml-dask demo'"
-        )
+        folder, _, name = storage.url.rpartition("/")
+        is_part = name == DATASET_JSON or name.endswith((".zarr", ".parquet"))
+        build = "check the path, or build one with 'zml-dask build' or 'zml-dask demo'"
+        advice = f"give the dataset's folder, {folder}" if is_part else build
+        raise UsageError(f"{storage.url} holds no committed dataset; {advice}")
     return info
 
 

@@ -287,7 +287,7 @@ def _load(path: Path, where: str) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{where} cannot be read: {error.__class__.__name__}; "
+            f"{where} cannot be read: {getattr(error, 'strerror', None) or error}; "
             "copy dask-jobqueue.yaml and fill it in"
         ) from None
     except _TwiceError as error:
