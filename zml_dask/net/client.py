@@ -131,6 +131,7 @@ class _Request:
     sent: int = 0  # attempts so far, each redirect included
     retry_after: float = 0.0  # seconds to wait, as the last transient error asked
     failures: int = 0  # attempts in a row that failed without progress
+    is_answered: bool = False  # by the headers of what was asked for, in any attempt
     _deadline: float = field(init=False)
     _rate_limited: int = field(init=False, default=0)
 
@@ -380,6 +381,7 @@ class HttpClient:
         try:
             with self._open(request) as response:
                 if response.status_code in request.good:
+                    request.is_answered = True
                     return read(response)
                 failure, is_transient = error_of(response, request.url, self._redact)
                 if not is_transient:
@@ -389,7 +391,9 @@ class HttpClient:
                     return failure
                 self._refuse(response.url, request.retry_after, failure)
         except BROKEN_CONNECTION as error:
-            failure, is_transient = connect_error(request.url, error)
+            failure, is_transient = connect_error(
+                request.url, error, is_answered=request.is_answered
+            )
             if is_transient:
                 return failure
         raise failure

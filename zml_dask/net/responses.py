@@ -104,10 +104,13 @@ def error_of(
     return NetworkError(kind, where + advice), transient
 
 
-def connect_error(url: str, cause: BaseException) -> tuple[NetworkError, bool]:
+def connect_error(
+    url: str, cause: BaseException, *, is_answered: bool = False
+) -> tuple[NetworkError, bool]:
     """Return the error that a failed connection means, and whether trying again may help.
 
-    It does not for a certificate that is not trusted, nor for wrong settings of this machine.
+    It does not for a certificate that is not trusted, nor for wrong settings of this machine. If
+    the server can be reached and has begun to send the file (`is_answered`), the file is at fault.
     """
     where = redact_url(url)
     causes = list(causes_of(cause))
@@ -115,8 +118,10 @@ def connect_error(url: str, cause: BaseException) -> tuple[NetworkError, bool]:
     if advice is not None:
         return NetworkError("connection", f"{where} cannot be read: {advice}"), False
     reason = reason_of(causes)
-    proxy = proxy_of(url)
-    if proxy is not None and _is_connect_failure(causes):
+    proxy, is_unreached = proxy_of(url), _is_connect_failure(causes)
+    if is_answered and not is_unreached:
+        return NetworkError("truncated", f"{where} breaks off ({reason}); try later"), True
+    if proxy is not None and is_unreached:
         name, address = proxy
         return NetworkError(
             "connection",
