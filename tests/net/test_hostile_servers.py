@@ -55,6 +55,7 @@ def speak() -> Iterator[Callable[[Talk], str]]:
     yield listen
     over.set()
     for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)  # ends its accept, which would take another server's
         listener.close()
 
 

@@ -227,7 +227,11 @@ class _Opened:
             elif self.kind == "bundle":
                 yield from _bundle(self.file, self.meter, self.scratch)
             else:
-                yield _single(self)
+                member = _single(self)
+                yield member
+                if member.status == "ok":
+                    with suppress(TrailingBytesError):  # which its reason notes
+                        self.layer.check()
         except OverLimitError as error:
             yield unread(self.meter.name, None, "refused", str(error))
         except BrokenStreamError as error:
@@ -493,7 +497,9 @@ def _single(opened: _Opened) -> Member:
     except TrailingBytesError as error:
         note = f"{error}; they are not read"
     except BrokenStreamError as error:
-        return unread(path, size, "damaged", f"it does not decompress ({error})")
+        if not data:
+            return unread(path, size, "damaged", f"it does not decompress ({error})")
+        note = f"what follows its first {len(data):,} bytes does not decompress ({error})"
     return Member(path, len(data), data, "ok", note)
 
 
