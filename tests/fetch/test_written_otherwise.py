@@ -15,6 +15,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -304,18 +305,45 @@ def test_a_damaged_member_costs_the_salvage_nothing_else(read: Read) -> None:
     assert set(good(members)) == set(GOOD) - {"owner-name-1a2b3c4/src/a.py"}
 
 
-@pytest.mark.parametrize("method", [0, 8])
-def test_a_cut_zip_whose_sizes_come_behind(read: Read, method: int) -> None:
-    entries = b""
-    for name, data in GOOD.items():
+def streamed(files: dict[str, bytes], method: int) -> tuple[bytes, list[RawMember], list[int]]:
+    """Entries of a zip file whose sizes come behind; with their members and offsets."""
+    entries, members, offsets = b"", [], []
+    for name, data in files.items():
         member = RawMember.of(name.encode(), data)
         body = member.body if method else data
+        offsets.append(len(entries))
+        members.append(replace(member, body=body))
         entries += struct.pack(
             "<4s5H3L2H", b"PK\3\4", 20, 8, method, 0, 0, 0, 0, 0, len(member.name), 0
         ) + member.name + body + struct.pack(
             "<4s3L", b"PK\7\x08", member.crc, len(body), len(data)
         )  # fmt: skip
-    assert good(read(entries)) == GOOD
+    return entries, members, offsets
+
+
+@pytest.mark.parametrize("method", [0, 8])
+def test_a_cut_zip_whose_sizes_come_behind(read: Read, method: int) -> None:
+    assert good(read(streamed(GOOD, method)[0])) == GOOD
+
+
+@pytest.mark.parametrize("method", [0, 8])
+@pytest.mark.parametrize("kept", ["", "crc", "crc packed", "crc size"])
+def test_a_streamed_zip_whose_directory_says_0_bytes(read: Read, method: int, kept: str) -> None:
+    files = GOOD | {"empty.py": b"", "z\u00e9.py": PY * 99}
+    body, members, offsets = streamed(files, method)
+    directory = b""
+    for member, offset in zip(members, offsets, strict=True):
+        stated = {"crc": member.crc, "packed": len(member.body), "size": member.size}
+        crc, packed, size = (value * (key in kept.split()) for key, value in stated.items())
+        directory += struct.pack(
+            "<4s6H3L5H2L", b"PK\1\2", 20, 20, 8, method, 0, 0, crc, packed, size,
+            len(member.name), 0, 0, 0, 0, 0, offset,
+        ) + member.name  # fmt: skip
+    n = len(members)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, n, n, len(directory), len(body), 0)
+    members_read = read(body + directory + end)
+    assert good(members_read) == files
+    assert len(members_read) == n
 
 
 @pytest.mark.slow

@@ -119,7 +119,8 @@ def _spans_to_read(buffer: memoryview, directory: Directory, limits: FetchLimits
         is_read = not raw.endswith(b"/") and not is_version_control(path) and not flags & 1
         is_archive = path.lower().endswith(ARCHIVE_SUFFIXES)
         if is_read and (entry.size <= limits.max_file_bytes or is_archive):
-            longest = min(entry.packed, 2 * entry.size + 65_536)
+            # Up to the next member, if the entry says that it is empty: it may be wrong.
+            longest = min(entry.packed, 2 * entry.size + 65_536) or limits.max_file_bytes
             wanted.append((entry.offset, entry.offset + longest + _LONGEST_LOCAL_HEADER))
     if not offsets:
         return

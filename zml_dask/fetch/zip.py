@@ -56,9 +56,14 @@ Buffer = memoryview
 
 LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 ENTRY_SIGNATURE: Final = b"PK\x01\x02"
+DESCRIPTOR_SIGNATURE: Final = b"PK\x07\x08"
 ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
 UNKNOWN_32: Final = 0xFFFF_FFFF
 
+# Of the records that follow a member.
+_SIGNATURES: Final = (
+    LOCAL_SIGNATURE, ENTRY_SIGNATURE, DESCRIPTOR_SIGNATURE, b"PK\x06\x08", b"PK\x06\x06"
+)  # fmt: skip
 _END: Final = struct.Struct("<4s4H2LH")
 _END_64_LOCATOR: Final = struct.Struct("<4sLQL")
 _END_64: Final = struct.Struct("<4sQ2H2L4Q")
@@ -268,15 +273,16 @@ def zip_members(
     directory: Directory,
     meter: Meter,
     scratch: Path,
-    salvage: Callable[[str, set[int]], Iterator[Member]],
+    salvage: Callable[[str | None, set[int]], Iterator[Member]],
     first: int | None = None,
 ) -> Iterator[Member]:
     """Yield the members of a zip file, sorted by path.
 
     `buffer` is the whole file. `scratch` is for members that are themselves archives. `salvage`
-    reads what a broken directory does not list, given what is wrong with it and the hashes of
-    the paths that it lists. `first` limits the number of entries that are read.
+    reads what the directory does not list, or wrongly as empty, given what is wrong with it and the
+    hashes of the paths that were read. `first` limits the number of entries that are read.
     """
+    hidden = set[int]()
     found, stopped, broken = _index(buffer, directory, meter, first)
     bodies = _Bodies(buffer, directory, meter)
     last: str | None = None
@@ -296,13 +302,23 @@ def zip_members(
         if path == last:
             member = _refused(entry, ("duplicate", "an earlier member has the same path"))
         last = path
-        yield _read_member(bodies, entry, meter, scratch) if member is None else member
+        member = member or _read_member(bodies, entry, meter, scratch)
+        if bodies.is_hidden(entry, member):
+            hidden.add(position)
+        else:
+            yield member
     if stopped is not None:
         yield stopped
     if directory.count and directory.shift % _4_GIB and bytes(buffer[:4]) == LOCAL_SIGNATURE:
         broken = broken or "another zip file comes before it"
-    if broken is not None:
-        yield from salvage(broken, {hash(path) for path, _ in found})
+    if broken is not None or hidden:
+        # Names as salvage decodes them, one by one.
+        listed = set[int]()
+        with suppress(BrokenDirectoryError):
+            for position, raw, flags, extra in iter_positions(buffer, directory):
+                if position not in hidden:
+                    listed.add(hash(decode_path(raw, flags, extra)))
+        yield from salvage(broken, listed)
 
 
 def _is_parent(path: str, found: list[tuple[str, int]]) -> bool:
@@ -397,6 +413,18 @@ class _Bodies:
             return None
         start = offset + _LOCAL.size + n_path + n_extra
         return self.buffer[start : start + entry.packed]
+
+    def is_hidden(self, entry: Entry, member: Member) -> bool:
+        """Whether a member has content although its entry says that it is empty.
+
+        Some tools that stream leave lengths of 0 in the directory. No content is what the next
+        record follows, or a descriptor of zeros.
+        """
+        if (entry.size and entry.packed) or member.status not in {"ok", "damaged"}:
+            return False
+        rest = bytes(self.at(entry._replace(packed=12), entry.offset) or b"")
+        has_content = len(rest) == 12 and any(rest) and not rest.startswith(_SIGNATURES)
+        return has_content and (member.status == "damaged" or not entry.packed)
 
     def take(self, body: Buffer | None) -> str | None:
         """Count the bytes of a body; return the reason to read no more."""

@@ -12,6 +12,7 @@ from isal import isal_zlib
 from zml_dask.fetch.member import Member, Meter, is_version_control, unread
 from zml_dask.fetch.streams import InflateError, crc32
 from zml_dask.fetch.zip import (
+    DESCRIPTOR_SIGNATURE,
     ENCRYPTED,
     ENTRY_SIGNATURE,
     LOCAL_SIGNATURE,
@@ -27,19 +28,18 @@ from zml_dask.fetch.zip import (
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _DESCRIPTOR_FOLLOWS: Final = 0x8
-_DESCRIPTOR_SIGNATURE: Final = b"PK\x07\x08"
 _DEFLATE: Final = 8
 _PIECE: Final = 1024 * 1024
 
 
 def salvaged_members(
-    buffer: Buffer, meter: Meter, scratch: Path, wrong: str, seen: set[int] | None = None
+    buffer: Buffer, meter: Meter, scratch: Path, wrong: str | None, seen: set[int] | None = None
 ) -> Iterator[Member]:
     """Yield members by their local headers, in the archive's order.
 
     If no header follows a member, the next one is searched for. `wrong` is what is wrong with the
-    directory, for the row about the archive; paths with a hash in `seen` are listed by the
-    directory and left out here. `scratch` is for members that are themselves archives.
+    directory, for the row about the archive, if it has one; paths with a hash in `seen` are listed
+    by the directory and left out here. `scratch` is for members that are themselves archives.
     """
     listed = frozenset(seen or ())
     found = set[int]()
@@ -78,8 +78,9 @@ def salvaged_members(
             if bytes(buffer[position : position + 4]) == ENTRY_SIGNATURE:
                 break
             position = _next_header(buffer, position, meter)
-    reason = f"{wrong}; members that it does not list are read by their own headers"
-    yield unread(meter.name, None, "damaged", reason)
+    if wrong is not None:
+        reason = f"{wrong}; members that it does not list are read by their own headers"
+        yield unread(meter.name, None, "damaged", reason)
 
 
 def _next_header(buffer: Buffer, start: int, meter: Meter) -> int | None:
@@ -132,7 +133,7 @@ def _measured(
         return entry, None, None
     if entry.method == _DEFLATE:
         return _inflated(buffer, start, entry, meter)
-    for position in find_signatures(buffer, _DESCRIPTOR_SIGNATURE, start, meter):
+    for position in find_signatures(buffer, DESCRIPTOR_SIGNATURE, start, meter):
         fields = bytes(buffer[position + 4 : position + 16])
         if len(fields) == 12:
             crc, packed, size = struct.unpack("<3L", fields)
