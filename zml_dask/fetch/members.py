@@ -229,7 +229,7 @@ class _Opened:
             else:
                 member = _single(self)
                 yield member
-                if member.status == "ok":
+                if member.status == "ok" and member.path != self.meter.name:
                     with suppress(TrailingBytesError):  # which its reason notes
                         self.layer.check()
         except OverLimitError as error:
