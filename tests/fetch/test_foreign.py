@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -233,24 +234,38 @@ def test_locked_archives_say_so(read: Read, tmp_path: Path) -> None:
         assert good(members) == {}
 
 
-def test_what_is_packed_behind_an_unknown_codec_is_not_called_damaged(
-    read: Read, tmp_path: Path
-) -> None:
+def test_what_cannot_be_unpacked_costs_no_other_member_of_a_7z(read: Read, tmp_path: Path) -> None:
     require("7z")
-    for name, method in (("a", "lzma2"), ("b", "deflate64"), ("c", "ppmd")):
-        (tmp_path / f"{name}.py").write_bytes(b"x = 1\n" * 99)
-        command = ["7z", "a", "-ms=off", f"-m0={method}", "all.7z", f"{name}.py"]
+    archive = tmp_path / "all.7z"
+
+    def add(method: str, *names: str) -> None:
+        for name in names:
+            (tmp_path / name).write_bytes(b"x = 1\n" * 99 + name.encode())
+        command = ["7z", "a", f"-m0={method}", archive, *names]
         subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
-        (tmp_path / f"{name}.py").unlink()
-    archive = (tmp_path / "all.7z").read_bytes()
-    (tmp_path / "all.7z").unlink()
-    members = read(archive)
-    assert list(good(members)) == ["a.py"]
-    assert fates(members) == {"b.py": "unsupported", "archive": "unsupported"}
-    assert [one.reason for one in members[1:]] == [
-        "Unknown codec Deflate64",
-        "the rest of the 7z archive cannot be read: Unknown codec Deflate64",
-    ]
+        for name in names:
+            (tmp_path / name).unlink()
+
+    add("copy", "a.py")
+    add("deflate64", "b.py", "c.py")  # solid: packed together
+    add("ppmd", "d.py", "e.py")
+    whole = archive.read_bytes()
+    archive.unlink()
+    members = read(whole)
+    assert set(good(members)) == {"a.py", "d.py", "e.py"}
+    assert fates(members) == {"b.py": "unsupported", "c.py": "unsupported"}
+    assert {one.reason for one in members if one.data is None} == {"Unknown codec Deflate64"}
+    # Damage costs what is packed together, and nothing else.
+    add("copy", "a.py")
+    add("bzip2", "b.py")
+    add("ppmd", "d.py", "e.py")
+    broken = bytearray(archive.read_bytes())
+    archive.unlink()
+    (at,) = (m.start() + 10 for m in re.finditer(rb"BZh91AY", broken))
+    broken[at : at + 8] = bytes(8)
+    members = read(bytes(broken))
+    assert set(good(members)) == {"a.py", "d.py", "e.py"}
+    assert fates(members) == {"b.py": "damaged"}
 
 
 def read_from(read: Read, path: Path) -> list:  # type: ignore[type-arg]

@@ -31,6 +31,7 @@ FILTERS = ("gzip", "bzip2", "compress", "lzip", "lzma", "xz", "zstd", "lz4", "rp
 FORMATS = ("7zip", "ar", "cab", "cpio", "iso9660", "lha", "rar", "rar5", "tar", "xar")
 _BLOCK = 64 * 1024
 _PIECE = 256 * 1024
+_MOST_REOPENED = 100
 _TYPES = {0o100000: "file", 0o040000: "folder", 0o120000: "link", 0: "file"}
 _END, _OK, _WARN, _FATAL = 1, 0, -20, -30
 
@@ -99,6 +100,12 @@ class Reader:
         """Open the archive; return a message if that fails."""
         return self.error() if self._open(self._archive, 0, _BLOCK) < _WARN else None
 
+    def close(self) -> None:
+        """Free the archive, and go to its beginning."""
+        self._ffi.entry_free(self._entry)
+        self._ffi.read_free(self._archive)
+        os.lseek(0, 0, os.SEEK_SET)
+
     def advance(self) -> str | None:
         """Go to the next entry; return ``""`` at the end, a message if that fails, else None."""
         code = self._next(self._archive, self._entry)
@@ -166,10 +173,12 @@ def main() -> None:
     is_stream = asked["stream"]
     reader = Reader(ffi, ("raw",) if is_stream else FORMATS)
     error = reader.open()
+    n_entries = n_reopened = 0
     while error is None:
         error = reader.advance()
         if error is not None:
             break
+        n_entries += 1
         entry = reader.describe()
         send_json(b"E", **entry)
         is_archive = entry["path"].lower().endswith(tuple(asked["archives"]))
@@ -179,6 +188,14 @@ def main() -> None:
         elif entry["type"] in {"file", "hard"} and (entry["size"] or 0) <= asked["most"]:
             wrong = reader.send_content(asked["most"])
         send_json(b"X", error=wrong)
+        if wrong is not None and not is_stream and n_reopened < _MOST_REOPENED:
+            # After an error libarchive reads no other content of a 7z, though it could.
+            n_reopened += 1
+            reader.close()
+            reader = Reader(ffi, FORMATS)
+            error = reader.open()
+            for _ in range(n_entries):
+                error = error or reader.advance()
     send_json(b"F", error=error or None, library=True)
 
 

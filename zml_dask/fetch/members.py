@@ -326,7 +326,6 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
     seen, listed, n_entries = set[int](), set[int](), 0
     extras = rar5_extras(file, meter)
     entry: dict[str, Any] | None = None
-    unknown: str | None = None
     odd: list[bytes] = []
     try:
         while True:
@@ -351,11 +350,6 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
                 yield unread(path, None, "refused", reason)
                 return
             member = _foreign_member(entry, path, reader, meter, seen, listed, scratch)
-            if member is not None and member.status == "unsupported":
-                unknown = unknown or member.reason
-            elif member is not None and unknown and str(member.reason).startswith("Decompression"):
-                # What else is packed together with it.
-                member = member._replace(status="unsupported", reason=unknown)
             if member is not None:
                 yield member
             entry = None
@@ -363,8 +357,6 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
         yield unread(meter.name, None, "unsupported", f"{name} archives: {error}")
     except (OverLimitError, BrokenStreamError) as error:
         said = str(error)
-        if unknown and said.startswith("Decompression"):  # of what is not supported
-            said = unknown
         path = meter.name if entry is None else str(entry.get("path") or meter.name)
         status = "refused" if isinstance(error, OverLimitError) else _status_of(said)
         yield unread(path, None, status, f"the rest of the {name} archive cannot be read: {said}")
