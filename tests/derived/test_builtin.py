@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from zml_dask.derived import builtin
 from zml_dask.derived.builtin import is_generated, is_vendored, lines_of_code
 from zml_dask.query.file_images import FileRow
+from zml_dask.raster.language import identity_of
 from zml_dask.store.layout import extension_of
 
 
@@ -28,6 +32,15 @@ def row(path: str, language: str | None = None, size: int = 100, n_lines: int = 
         ("HTML", "<!-- a\nb\n-->\n<p>\n", (1, 3, 0)),
         ("SQL", "-- a\nselect 1;\n/* b */\n", (1, 2, 0)),
         ("Batchfile", "REM a\necho b\n:: c\n", (1, 2, 0)),
+        ("Fortran", "C a\nc\n* b\n      x = 1\ncall f(x)\nCclose(1)\n! d\n", (2, 5, 0)),
+        ("COBOL", "000100* a\n000200 MOVE A TO B.\n      *> c\n", (1, 2, 0)),
+        ("GAMS", "* a\nSet i / * /;\n * 2;\n", (2, 1, 0)),
+        ("Gnuplot", "# a\nplot x\n", (1, 1, 0)),
+        ("Pascal", "{ a\n b }\n(* c\n*)\n// d\nx := 1; { e }\n", (1, 5, 0)),
+        ("Stata", "* a\n/* b\n*/\n// c\nreg y x\n", (1, 4, 0)),
+        ("IDL", ";+\n; a\n;-\npro f\nend\n", (2, 3, 0)),
+        ("C", "/*****//**\n * a\n *****/\nint x;\n", (1, 3, 0)),
+        ("C", "/* a */ /* b\n c */\nint x;\n", (1, 2, 0)),
         (None, "# a\n\nb\n", (2, 0, 1)),
         ("C", "/* never closed\nx\n", (0, 2, 0)),
         ("Python", "", (0, 0, 0)),
@@ -39,6 +52,19 @@ def test_lines_are_code_comments_or_blank(
     found = lines_of_code(text, row("a", language))
     assert (found["code"], found["comment"], found["blank"]) == counts
     assert sum(found.values()) == text.count("\n")
+
+
+def test_a_block_that_ends_where_its_line_was_cut() -> None:
+    """Only what an image shows is known: the first 80 characters of a line."""
+    cut = f"/* {'long ' * 20}"[:80] + "\n"
+    text = f"{cut}int x;\nint y;\n/* another */\n{cut} goes on\n */\nint z;\n{cut}int u;\n"
+    found = lines_of_code(text, replace(row("a.c", "C"), n_cut=3))
+    assert found == {"code": 4, "comment": 6, "blank": 0}
+
+
+def test_the_languages_whose_comments_are_known_are_linguist_s() -> None:
+    names = {*builtin._LINE_COMMENTS, *builtin._COLUMN_COMMENTS, *builtin._BLOCKS}
+    assert [name for name in names if identity_of(name).kind is None] == []
 
 
 @pytest.mark.parametrize(

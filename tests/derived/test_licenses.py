@@ -42,6 +42,16 @@ def test_the_usual_texts_are_told_apart(name: str) -> None:
     assert similarity > 0.9
 
 
+@pytest.mark.parametrize("width", range(60, 80, 5))
+def test_a_line_of_a_licence_may_begin_with_copyright(width: int) -> None:
+    """ISC's "copyright notice", at the beginning of a line, was taken for the holder's: 0BSD."""
+    body = text_of("ISC").partition("Permission")[2].replace("\n", " ")
+    wrapped = "\n".join(textwrap.wrap("Permission" + body, width))
+    name, similarity = nearest_license(f"Copyright 2019, Some Body\n\n{wrapped}\n")
+    assert name == "ISC"
+    assert similarity > 0.9
+
+
 def test_the_lesser_licence_is_found_without_the_one_that_it_adds_to() -> None:
     whole = text_of("LGPL-3.0-only")
     alone = whole.partition("GNU GENERAL PUBLIC LICENSE")[0]

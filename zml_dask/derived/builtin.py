@@ -26,62 +26,118 @@ from zml_dask.query.file_images import FileRow
 _HASHES: Final = (
     "Python", "R", "Shell", "Perl", "Ruby", "Julia", "Makefile", "CMake", "YAML", "TOML",
     "Dockerfile", "Tcl", "Elixir", "Nix", "Nim", "Awk", "PowerShell", "Raku", "Crystal", "Starlark",
-    "Meson", "Snakemake", "gnuplot", "Cython",
+    "Meson", "Snakemake", "Gnuplot", "Cython", "AMPL", "Apollo Guidance Computer", "CoffeeScript",
+    "Common Workflow Language", "GAP", "GDScript", "HCL", "QMake", "Tcsh", "fish", "Stan",
 )  # fmt: skip
-_LINE_COMMENTS: Final[Mapping[str, tuple[str, ...]]] = {
-    **dict.fromkeys(_HASHES, ("#",)),
-    **dict.fromkeys(("MATLAB", "TeX", "Erlang", "Prolog", "PostScript"), ("%",)),
-    **dict.fromkeys(("Fortran", "Fortran Free Form"), ("!",)),
-    **dict.fromkeys(("Haskell", "Lua", "SQL", "Ada", "VHDL", "Elm", "PLSQL"), ("--",)),
-    **dict.fromkeys(("Common Lisp", "Emacs Lisp", "Scheme", "Clojure", "Racket", "INI"), (";",)),
-    "PHP": ("//", "#"),
-    "Batchfile": ("::", "REM ", "rem "),
-    "Vim script": ('"',),
-}
 _SLASHES: Final = (
     "C", "C++", "Java", "JavaScript", "TypeScript", "TSX", "Go", "Rust", "C#", "Swift", "Kotlin",
     "Scala", "Dart", "Groovy", "PHP", "Cuda", "D", "Zig", "Objective-C", "Objective-C++", "OpenCL",
-    "GLSL", "HLSL", "Verilog", "SystemVerilog", "Solidity", "Less", "SCSS",
+    "GLSL", "HLSL", "Verilog", "SystemVerilog", "Solidity", "Less", "SCSS", "ActionScript",
+    "Chapel", "Hack", "Metal", "Modelica", "Nextflow", "Odin", "Reason", "Scilab", "ShaderLab",
+    "Slice", "Stata", "SWIG", "Lex", "Yacc", "Protocol Buffer", "GDShader",
 )  # fmt: skip
-_BLOCKS: Final[Mapping[str, tuple[str, str]]] = {
-    **dict.fromkeys((*_SLASHES, "CSS", "SQL"), ("/*", "*/")),
-    **dict.fromkeys(("HTML", "XML", "SVG", "Markdown", "Vue", "XSLT"), ("<!--", "-->")),
-    **dict.fromkeys(("Haskell", "Elm"), ("{-", "-}")),
+_SEMICOLONS: Final = (
+    "Common Lisp", "Emacs Lisp", "Scheme", "Clojure", "Racket", "INI", "IDL", "LFE", "NCL",
+    "NetLogo", "NewLisp", "Tree-sitter Query",
+)  # fmt: skip
+_LINE_COMMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(_HASHES, ("#",)),
+    **dict.fromkeys(_SLASHES, ("//",)),
+    **dict.fromkeys(_SEMICOLONS, (";",)),
+    **dict.fromkeys(("MATLAB", "TeX", "Erlang", "Prolog", "PostScript", "Mercury"), ("%",)),
+    **dict.fromkeys(("Fortran", "Fortran Free Form"), ("!",)),
     **dict.fromkeys(
-        ("OCaml", "Standard ML", "Rocq Prover", "Pascal", "Wolfram Language"), ("(*", "*)")
+        ("Haskell", "Lua", "SQL", "Ada", "VHDL", "Elm", "PLSQL", "Agda", "Lean", "Lean 4", "Idris"),
+        ("--",),
     ),
+    **dict.fromkeys(("BASIC", "VBA", "VBScript", "Visual Basic .NET", "Visual Basic 6.0"), ("'",)),
+    **dict.fromkeys(("Assembly", "Unix Assembly"), (";", "#", "//", "@")),
+    **dict.fromkeys(("M4", "M4Sugar"), ("dnl ", "#")),
+    "APL": ("⍝",),
+    "Batchfile": ("::", "REM ", "rem "),
+    "F#": ("//",),
+    "Pascal": ("//",),
+    "PHP": ("//", "#"),
+    **dict.fromkeys(("SAS", "SPSS"), ("*",)),
+    "Stata": ("*", "//"),
+    "Vim script": ('"',),
+}
+_COLUMN_COMMENTS: Final[Mapping[str, re.Pattern[str]]] = {
+    "COBOL": re.compile(r".{6}[*/]|\s*\*>"),
+    # In fixed form; in free form a line may begin with a statement.
+    "Fortran": re.compile(
+        r"\*|c(?!(all|ase|haracter|lass|lose|ommon|omplex|ontains|ontinue|ycle)\b)", re.IGNORECASE
+    ),
+    "GAMS": re.compile(r"\*"),
+}
+"""Comments by their place in the line."""
+_BLOCKS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    **dict.fromkeys(
+        (*_SLASHES, "CSS", "SQL", "Assembly", "Unix Assembly", "Prolog", "SAS", "SPSS"),
+        (("/*", "*/"),),
+    ),
+    **dict.fromkeys(("HTML", "XML", "SVG", "Markdown", "Vue", "XSLT"), (("<!--", "-->"),)),
+    **dict.fromkeys(("Haskell", "Elm", "Agda", "Idris"), (("{-", "-}"),)),
+    **dict.fromkeys(
+        ("OCaml", "Standard ML", "Rocq Prover", "Wolfram Language", "F#", "Isabelle", "Modula-2"),
+        (("(*", "*)"),),
+    ),
+    **dict.fromkeys(("Lean", "Lean 4"), (("/-", "-/"),)),
+    "Pascal": (("{", "}"), ("(*", "*)")),
 }
 
 
 def lines_of_code(text: str, row: FileRow) -> dict[str, int]:
     r"""Count the lines of a file that hold code, comments alone, or nothing.
 
-    A line counts as a comment where it begins as one, or lies in a block of them; a string
-    that looks like a comment is taken for one. In languages that are not known here, every
-    line that holds something is code.
+    A line counts as a comment where it begins as one, or lies in a block of them. In languages
+    that are not known here, every line that holds something is code. Where a line of a block was
+    cut, the block goes on only if its end comes before another block begins.
     """
     language = row.language or ""
-    marks = _LINE_COMMENTS.get(language, ("//",) if language in _SLASHES else ())
-    begin, end = _BLOCKS.get(language, ("", ""))
+    marks = _LINE_COMMENTS.get(language, ())
+    column = _COLUMN_COMMENTS.get(language)
+    blocks = _BLOCKS.get(language, ())
     counts = {"code": 0, "comment": 0, "blank": 0}
-    in_block = False
-    for line in text.split("\n")[:-1]:
+    lines = text.split("\n")[:-1]
+    width = max(map(len, lines), default=0) if row.n_cut else 0
+    ends = {block: _is_end_next(lines, *block) if width else [] for block in blocks}
+    block: tuple[str, str] | None = None
+    for i, line in enumerate(lines):
         bare = line.strip()
         if not bare:
             counts["blank"] += 1
             continue
-        if in_block:
-            counts["comment"] += 1
-            in_block = end not in bare
-            continue
-        is_block = bool(begin) and bare.startswith(begin)
-        if is_block:
-            in_block = end not in bare[len(begin) :]
-            rest = bare.rpartition(end)[2] if not in_block else ""
-            counts["code" if rest.strip() else "comment"] += 1
-            continue
-        counts["comment" if marks and bare.startswith(marks) else "code"] += 1
+        opens = block is None
+        if block is None:
+            block = next((block for block in blocks if bare.startswith(block[0])), None)
+            if block is None:
+                is_comment = (bool(marks) and bare.startswith(marks)) or (
+                    column is not None and column.match(line) is not None
+                )
+                counts["comment" if is_comment else "code"] += 1
+                continue
+        begin, end = block
+        inside = bare.removeprefix(begin) if opens else bare
+        rest = inside.rpartition(end)[2].strip() if end in inside else ""
+        opens_again = rest.startswith(begin)
+        counts["code" if opens and rest and not opens_again else "comment"] += 1
+        is_cut = 0 < width <= len(line) + 1
+        if (end in inside and not opens_again) or (is_cut and not ends[block][i]):
+            block = None
     return counts
+
+
+def _is_end_next(lines: list[str], begin: str, end: str) -> list[bool]:
+    """Tell for every line whether of a block's marks after it the end comes first."""
+    found = [False] * len(lines)
+    is_end = False
+    for i in range(len(lines) - 1, -1, -1):
+        found[i] = is_end
+        first_begin, first_end = lines[i].find(begin), lines[i].find(end)
+        if first_begin >= 0 or first_end >= 0:
+            is_end = first_end >= 0 and not 0 <= first_begin < first_end
+    return found
 
 
 _Rules = tuple[tuple[str, re.Pattern[str]], ...]

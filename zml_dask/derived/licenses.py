@@ -34,7 +34,10 @@ _NAMED: Final = re.compile(
 )
 _TAG: Final = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+() \t-]+)")
 _WORD: Final = re.compile(r"\w+")
-_OWN: Final = re.compile(r"(?im)^\W*(copyright|©|\(c\)|all rights reserved).*$")
+_OWN: Final = re.compile(
+    r"(?im)^\W*(copyright(?! (notice|holder|owner|law|statement|licen[sc]e|and|or|in|is)\b)|©|\(c\)"
+    r"|all rights reserved).*$"
+)
 
 
 def license_detected(text: str, row: FileRow) -> dict[str, Any] | None:
