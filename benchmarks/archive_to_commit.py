@@ -26,7 +26,7 @@ from edition2018 import rasterise_2018
 
 import zml_dask as zml
 from zml_dask.engine.clusters import open_cluster
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import parse_record
 from zml_dask.records.record import Record

@@ -20,8 +20,8 @@ from density import normalized_files
 from h5py import h5d, h5p, h5s, h5t
 
 from zml_dask.legacy.hdf5 import Hdf5Writer, create_file, encode_chunk
+from zml_dask.legacy.legacy_record import Canvas
 from zml_dask.legacy.pickles import PickleWriter
-from zml_dask.legacy.record import Canvas
 
 FILES = 2000
 

@@ -188,7 +188,7 @@ def timed() -> Iterator[float]:
 
 
 def measure(folder: Path, count: int) -> None:
-    from zml_dask.pipeline.options import BuildOptions
+    from zml_dask.pipeline.build_options import BuildOptions
     from zml_dask.pipeline.stage import plan_partitions
     from zml_dask.records.catalogue import Catalogue
     from zml_dask.sandbox.corpus import Corpus

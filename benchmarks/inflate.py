@@ -12,7 +12,7 @@ from isal import isal_zlib
 from zlib_ng import zlib_ng
 
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.fetch.members import read_members
+from zml_dask.fetch.unpack import read_members
 
 _LOCAL_HEADER = 30
 

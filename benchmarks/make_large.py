@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from zml_dask.raster.images import rasterize
 from zml_dask.raster.language import language_group
-from zml_dask.records.licenses import spdx_ids
+from zml_dask.records.spdx import spdx_ids
 from zml_dask.store.commit.plan import FILES_PER_PART, FILES_PER_SORTED_PART, RECORDS_PER_PART
 from zml_dask.store.commit.tasks import in_language_order, index_columns, rows_digest
 from zml_dask.store.info import Counts, DatasetInfo, Part, WrittenObject

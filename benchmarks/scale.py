@@ -25,7 +25,7 @@ from zml_dask.engine.activity import active
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.job import run_job
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome
 from zml_dask.pipeline.stage import Partition, StageRecords
 from zml_dask.records.refs import RecordRef, RefTable

@@ -13,7 +13,7 @@ import requests
 from comparison import keep_values
 from distributed import Client, LocalCluster, get_worker
 
-from zml_dask.engine.throttle import ClusterThrottle
+from zml_dask.engine.cluster_throttle import ClusterThrottle
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.sandbox.server import GUEST, Sandbox
 

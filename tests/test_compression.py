@@ -21,7 +21,7 @@ import pyarrow as pa
 
 import zml_dask
 from zml_dask.legacy.hdf5 import Hdf5Writer, encode_chunk
-from zml_dask.legacy.record import Canvas
+from zml_dask.legacy.legacy_record import Canvas
 from zml_dask.publish.png import encode_png
 from zml_dask.store.layout import ArraySpec
 from zml_dask.store.shards import ShardBuilder

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zml_dask.learning.model import explain as explain
     from zml_dask.learning.model import predict as predict
     from zml_dask.pipeline.build import build as build
-    from zml_dask.pipeline.options import BuildOptions as BuildOptions
+    from zml_dask.pipeline.build_options import BuildOptions as BuildOptions
     from zml_dask.pipeline.process import process as process
     from zml_dask.query.dataset import Dataset as Dataset
     from zml_dask.query.dataset import open_dataset as open_dataset
@@ -40,7 +40,7 @@ NEEDS_UNIX = (
 """What is said where there is no Unix."""
 
 _HOMES = {
-    "BuildOptions": "zml_dask.pipeline.options",
+    "BuildOptions": "zml_dask.pipeline.build_options",
     "Catalogue": "zml_dask.records.catalogue",
     "Dataset": "zml_dask.query.dataset",
     "Record": "zml_dask.records.record",

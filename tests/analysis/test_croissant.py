@@ -13,7 +13,7 @@ import mlcroissant
 import pytest
 
 from zml_dask.errors import UsageError
-from zml_dask.pipeline.options import options_from
+from zml_dask.pipeline.build_options import options_from
 from zml_dask.publish.croissant import CROISSANT, RO_CRATE, export
 from zml_dask.query.dataset import open_dataset
 from zml_dask.store.info import committed_info, replace_info

@@ -27,7 +27,7 @@ from zml_dask.errors import UsageError
 from zml_dask.publish.viewer import ViewerServer
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import normalize_text
-from zml_dask.records.licenses import spdx_ids
+from zml_dask.records.spdx import spdx_ids
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
 from zml_dask.store.staging.stager import RecordStager

@@ -14,7 +14,7 @@ import pytest
 from dataset_builders import LANGUAGES, stage_record, write_dataset
 
 from zml_dask.cli.main import main
-from zml_dask.cli.rows import _folded
+from zml_dask.cli.output import _folded
 from zml_dask.store.storage import Storage
 
 HOSTILE = "a/\x1b[2J[red]=cmd|' /C calc'!.py"

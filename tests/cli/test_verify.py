@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from zml_dask.cli.main import main
-from zml_dask.legacy.export import export_record, legacy_record
+from zml_dask.legacy.record_files import export_record, legacy_record
 from zml_dask.raster.text import normalize_text
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape

@@ -13,8 +13,8 @@ import pytest
 import requests
 from distributed import as_completed
 
+from zml_dask.engine.cluster_throttle import ClusterThrottle, ThrottlePlugin, throttle_waiting
 from zml_dask.engine.clusters.opening import open_cluster
-from zml_dask.engine.throttle import ClusterThrottle, ThrottlePlugin, throttle_waiting
 from zml_dask.net.throttle import LocalThrottle, RateLimit, RatePolicy
 from zml_dask.pipeline.process import default_throttle
 

@@ -18,8 +18,8 @@ import pytest
 from dataset_builders import files_of, stage_record, write_dataset
 
 import zml_dask as zml
-from zml_dask.derived import job as module
-from zml_dask.derived.job import DeriveFiles, Recipe
+from zml_dask.derived import compute as module
+from zml_dask.derived.compute import DeriveFiles, Recipe
 from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.errors import UsageError, ZmlError
@@ -239,7 +239,7 @@ def test_the_same_code_is_known_again_in_another_process() -> None:
     """What a function carries along may print as an address; that must not count."""
     script = (
         "from functools import partial\n"
-        "from zml_dask.derived.job import Recipe\n"
+        "from zml_dask.derived.compute import Recipe\n"
         "def f(text, k={'a', 'b'}, o=object()):\n"
         "    return text in {'x', 'y', 'z'} or text in ('p', frozenset({'q'}))\n"
         "inner = lambda text: f(text)\n"

@@ -12,7 +12,7 @@ from dataset_builders import stage_record, write_dataset
 
 import zml_dask as zml
 from zml_dask.derived.licenses import nearest_license
-from zml_dask.records.licenses import spdx_ids
+from zml_dask.records.spdx import spdx_ids
 from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 

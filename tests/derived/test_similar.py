@@ -16,6 +16,7 @@ from dataset_builders import stage_record
 
 import zml_dask as zml
 from zml_dask.derived import embedding, similar
+from zml_dask.derived.compute import Recipe
 from zml_dask.derived.embedding import (
     EMBEDDING,
     pack_vector,
@@ -23,7 +24,6 @@ from zml_dask.derived.embedding import (
     sign_tree,
     unpack_vectors,
 )
-from zml_dask.derived.job import Recipe
 from zml_dask.errors import UsageError
 from zml_dask.learning.words import count_words
 from zml_dask.query.dataset import Dataset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -38,3 +39,16 @@ def test_every_word_has_one_meaning() -> None:
     words = re.findall(r"^\| ([a-z0-9(), ]+) \|", PAGE.split("## Glossary")[1], re.MULTILINE)
     assert len(words) > 25
     assert len(words) == len(set(words))
+
+
+def test_no_two_modules_or_classes_share_a_name() -> None:
+    paths = [path for path in (ROOT / "zml_dask").rglob("*.py") if "node_modules" not in path.parts]
+    modules = Counter(path.name for path in paths if not path.name.startswith("__"))
+    classes = Counter(
+        name
+        for path in paths
+        for name in re.findall(r"^class ([A-Z]\w+)", path.read_text("utf-8"), re.MULTILINE)
+    )
+    assert len(modules) > 100
+    assert len(classes) > 100
+    assert [name for name, times in (modules + classes).items() if times > 1] == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from zml_dask.engine.activity import active, note_done
-from zml_dask.engine.job import Job, Report
+from zml_dask.engine.job import Job, TaskReport
 from zml_dask.errors import RecordError, UsageError
 from zml_dask.store.storage import Storage
 
@@ -98,9 +98,11 @@ class Numbers(Job[tuple[int, ...], Path, dict[int, str], dict[int, str]]):
         assert item in task
         return {item: error.kind}
 
-    def report(self, result: dict[int, str]) -> Report:
+    def report(self, result: dict[int, str]) -> TaskReport:
         failed = sum(word != "done" for word in result.values())
-        return Report(done=len(result), failed=failed, events=[("numbers", {"of": len(result)})])
+        return TaskReport(
+            done=len(result), failed=failed, events=[("numbers", {"of": len(result)})]
+        )
 
     def tries(self, number: int) -> int:
         return len(list(self.folder.glob(f"try-{number}-*")))

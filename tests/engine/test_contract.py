@@ -21,7 +21,7 @@ from zml_dask.engine.job import Executor, run_job
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.log import build_log
 from zml_dask.engine.objects import LOCK, LOG, SharedProof
-from zml_dask.engine.progress import Counts, SilentProgress
+from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import ClusterError, LockLostError, UsageError, ZmlError
 from zml_dask.store.storage import Storage
 
@@ -46,9 +46,9 @@ def executor(request: pytest.FixtureRequest) -> Executor:
 
 class Noting(SilentProgress):
     def __init__(self) -> None:
-        self.counts: list[Counts] = []
+        self.counts: list[ProgressCounts] = []
 
-    def update(self, stage: str, counts: Counts) -> None:
+    def update(self, stage: str, counts: ProgressCounts) -> None:
         assert stage == "numbers"
         self.counts.append(counts)
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from zml_dask.fetch.member import FetchLimits, Member
-from zml_dask.fetch.members import read_members
+from zml_dask.fetch.unpack import read_members
 from zml_dask.net.client import HttpClient, HttpOptions
 
 Read = Callable[..., list[Member]]

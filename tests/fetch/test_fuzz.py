@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zml_dask.fetch.member import FetchLimits, Member, is_version_control
-from zml_dask.fetch.members import is_sound, kind_of, read_members
 from zml_dask.fetch.streams import Kind, recognise
+from zml_dask.fetch.unpack import is_sound, kind_of, read_members
 from zml_dask.text_safety import escape_path
 
 from .archives import COMPRESSIONS, GOOD, make_tar, make_zip

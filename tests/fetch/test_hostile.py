@@ -20,7 +20,7 @@ import zstandard
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch import member as limits_module
-from zml_dask.fetch.members import read_members
+from zml_dask.fetch.unpack import read_members
 
 from .archives import (
     COMPRESSIONS,
@@ -399,7 +399,7 @@ def test_memory_is_bounded_by_none_of_what_an_archive_claims(tmp_path: Path) -> 
         """
         import re, sys
         from pathlib import Path
-        from zml_dask.fetch.members import read_members
+        from zml_dask.fetch.unpack import read_members
 
         def peak():
             # Not ru_maxrss: that begins with what the tests' own process held.

@@ -99,7 +99,7 @@ def test_every_good_file_is_in_and_every_refusal_is_named(
         from pathlib import Path
         from distributed import Client, LocalCluster
         import zml_dask as zml
-        from zml_dask.pipeline.options import BuildOptions
+        from zml_dask.pipeline.build_options import BuildOptions
         from zml_dask.fetch.member import FetchLimits
         if __name__ == "__main__":
             options = BuildOptions(scratch="../scratch", limits=FetchLimits(max_members=20_000))

@@ -26,7 +26,7 @@ import pytest
 import zstandard
 
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.fetch.members import read_members
+from zml_dask.fetch.unpack import read_members
 
 from .archives import RawMember, raw_zip
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord
-from zml_dask.fetch.members import is_text
+from zml_dask.fetch.unpack import is_text
 
 from .archives import GOOD, RawMember, make_tar, make_zip, raw_zip, tar_info
 from .conftest import Read, fates, good, reason_of

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from zml_dask.fetch.members import kind_of, read_members
+from zml_dask.fetch.unpack import kind_of, read_members
 
 from .archives import COMPRESSIONS, GOOD, RawMember, make_tar, make_zip, raw_zip, tar_info, tar_of
 from .conftest import Read, fates, good, reason_of

@@ -26,7 +26,7 @@ import atheris
 with atheris.instrument_imports(include=["zml_dask.fetch", "zml_dask.records", "zipfile"]):
     from zml_dask.errors import ZmlError
     from zml_dask.fetch.member import FetchLimits
-    from zml_dask.fetch.members import is_sound, kind_of, read_members
+    from zml_dask.fetch.unpack import is_sound, kind_of, read_members
     from zml_dask.records.parse import (
         RecordParseError,
         archive_bytes_of,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zml_dask.legacy.record import Canvas, LegacyFile, LegacyRecord
+from zml_dask.legacy.legacy_record import Canvas, LegacyFile, LegacyRecord
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import BinaryFileError, normalize_text
 from zml_dask.store.commit import commit

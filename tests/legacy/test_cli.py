@@ -11,7 +11,7 @@ import pytest
 from serving import Sandbox
 
 from zml_dask import parse_record, process
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.pipeline.process import row_of_hit
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestOptions, harvest

@@ -11,15 +11,15 @@ import pytest
 
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.executors import DaskExecutor
-from zml_dask.engine.progress import Counts, SilentProgress
+from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.export import (
+from zml_dask.legacy.legacy_record import staged_record
+from zml_dask.legacy.record_files import (
     export_dataset,
     export_record,
     legacy_record,
     parse_formats,
 )
-from zml_dask.legacy.record import staged_record
 from zml_dask.store.commit import commit
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import StagedReader, StagingIndex
@@ -68,7 +68,7 @@ class _Noting(SilentProgress):
     def __init__(self) -> None:
         self.counts: list[tuple[int, int]] = []
 
-    def update(self, stage: str, counts: Counts) -> None:
+    def update(self, stage: str, counts: ProgressCounts) -> None:
         self.counts.append((counts.done, counts.total))
 
 

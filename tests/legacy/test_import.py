@@ -22,9 +22,9 @@ from PySquashfsImage import SquashFsImage
 from store_builders import stored_table
 
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
-from zml_dask.engine.progress import Counts, SilentProgress
+from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.export import export_dataset, parse_formats
+from zml_dask.legacy.record_files import export_dataset, parse_formats
 from zml_dask.legacy.sources import (
     FolderSource,
     LegacyFileError,
@@ -357,7 +357,7 @@ def test_a_file_that_no_text_draws_is_listed_with_the_reason(tmp_path: Path) -> 
 class _Interrupting(SilentProgress):
     """Ctrl-C while the fourth record's result is shown."""
 
-    def update(self, stage: str, counts: Counts) -> None:
+    def update(self, stage: str, counts: ProgressCounts) -> None:
         if stage == "records" and counts.done == 4:
             raise KeyboardInterrupt
 

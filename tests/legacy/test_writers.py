@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from zml_dask.errors import UsageError
-from zml_dask.legacy.export import export_record, is_exported, parse_formats
 from zml_dask.legacy.hdf5 import Hdf5Writer, read_images_hdf5
+from zml_dask.legacy.legacy_record import Canvas, LegacyFile, LegacyRecord
 from zml_dask.legacy.pickles import PickleWriter
-from zml_dask.legacy.record import Canvas, LegacyFile, LegacyRecord
+from zml_dask.legacy.record_files import export_record, is_exported, parse_formats
 from zml_dask.store.storage import Storage
 
 from .conftest import HIT, SOURCES, draw_files
@@ -233,7 +233,7 @@ def test_a_full_disk_is_said_to_be_one_and_the_process_ends_well(tmp_path: Path)
 import resource, signal, sys
 from pathlib import Path
 from zml_dask.legacy.hdf5 import Hdf5Writer
-from zml_dask.legacy.record import Canvas
+from zml_dask.legacy.legacy_record import Canvas
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:

@@ -24,7 +24,7 @@ from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.pipeline.build import build, build_on
-from zml_dask.pipeline.options import BuildOptions, options_from
+from zml_dask.pipeline.build_options import BuildOptions, options_from
 from zml_dask.pipeline.status import read_status
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import parse_record

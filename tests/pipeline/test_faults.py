@@ -18,10 +18,10 @@ import pytest
 from serving import Faults, Sandbox
 
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
-from zml_dask.engine.progress import Counts
+from zml_dask.engine.progress import ProgressCounts
 from zml_dask.pipeline import stage
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.store.staging import StagingIndex
 from zml_dask.store.storage import Storage
@@ -65,7 +65,7 @@ class Lines:
     def say(self, line: str) -> None:
         pass
 
-    def update(self, stage: str, counts: Counts) -> None:
+    def update(self, stage: str, counts: ProgressCounts) -> None:
         if stage == "records":
             self.records.append((counts.done, counts.failed, counts.n_files, counts.n_images))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zml_dask.errors import UsageError
-from zml_dask.pipeline.options import BuildOptions, options_from, read_options
+from zml_dask.pipeline.build_options import BuildOptions, options_from, read_options
 
 
 def test_a_file_sets_fields_tables_and_nested_fields(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from serving import Sandbox
 
 import zml_dask
-from zml_dask.engine.clusters.options import ClusterOptions
+from zml_dask.engine.clusters.cluster_options import ClusterOptions
 from zml_dask.engine.log import build_log
-from zml_dask.engine.progress import Counts, PlainProgress, open_progress
+from zml_dask.engine.progress import PlainProgress, ProgressCounts, open_progress
 from zml_dask.failures import FAILURES, advice_for
 from zml_dask.fetch.foreign import FOREIGN_MEMORY
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.options import BuildOptions, memory_need, memory_warning
+from zml_dask.pipeline.build_options import BuildOptions, memory_need, memory_warning
 from zml_dask.pipeline.outcome import failure_row
 from zml_dask.pipeline.stage import plan_partitions
 from zml_dask.pipeline.status import failure_groups
@@ -96,9 +96,9 @@ def test_plain_progress_writes_a_line_now_and_then() -> None:
     stream = io.StringIO()
     progress = PlainProgress(stream, interval=3600)
     for done in range(100):
-        progress.update("records", Counts(done, 100, waiting=done))
+        progress.update("records", ProgressCounts(done, 100, waiting=done))
     for _ in range(3):
-        progress.update("records", Counts(100, 100, 2, 30, 4000))
+        progress.update("records", ProgressCounts(100, 100, 2, 30, 4000))
     assert stream.getvalue().splitlines() == [
         "records: 0/100",
         "records: 100/100, 2 failed, 30 files, 4,000 images",
@@ -116,9 +116,9 @@ def test_a_terminal_gets_a_bar_and_lines_that_are_no_markup(
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with open_progress(stream) as progress:
-        progress.update("records", Counts(0, 2))
+        progress.update("records", ProgressCounts(0, 2))
         progress.say("record 1 failed: [bold]not markup[/bold]")
-        progress.update("records", Counts(1, 2, waiting=12.4))
+        progress.update("records", ProgressCounts(1, 2, waiting=12.4))
     assert "[bold]not markup[/bold]" in stream.getvalue()
     assert "waiting 12 s for the server's limit" in stream.getvalue()
     with open_progress(stream, quiet=True) as progress:

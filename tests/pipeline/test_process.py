@@ -13,10 +13,10 @@ from swh.model.model import Content
 
 from zml_dask.errors import UsageError
 from zml_dask.fetch.member import Member
-from zml_dask.legacy.export import legacy_paths
+from zml_dask.legacy.record_files import legacy_paths
 from zml_dask.net.client import HttpClient, HttpOptions
 from zml_dask.pipeline import process as module
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.pipeline.process import process
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.sandbox.corpus import make_record

@@ -10,10 +10,10 @@ import pytest
 from distributed.core import Status
 from serving import Sandbox
 
-from zml_dask.engine.progress import Counts, SilentProgress
+from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import ClusterError
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.pipeline.stage import StageRecords, make_partition
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.refs import RecordRef, RefTable
@@ -82,7 +82,7 @@ def test_a_commit_of_less_than_workers_reported_is_refused(
     class Losing(SilentProgress):
         """One staged record is lost between staging and commit: its worker's disk was its own."""
 
-        def update(self, stage: str, counts: Counts) -> None:
+        def update(self, stage: str, counts: ProgressCounts) -> None:
             if stage == "records" and counts.done == 2:
                 storage.remove([path for path in storage.list("staging/packs") if "/7-" in path])
 
@@ -111,7 +111,7 @@ def test_a_flipped_bit_in_staging_is_fetched_again(
         def say(self, line: str) -> None:
             self.lines.append(line)
 
-        def update(self, stage: str, counts: Counts) -> None:
+        def update(self, stage: str, counts: ProgressCounts) -> None:
             if stage == "records" and counts.done == 2 and not self.flipped:
                 self.flipped = True  # once: the same count may come again
                 (path,) = (path for path in storage.list("staging/packs") if "/7-" in path)

@@ -22,8 +22,8 @@ from zml_dask.fetch.fetched import FetchedRecord
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline import process
 from zml_dask.pipeline.build import build
-from zml_dask.pipeline.options import BuildOptions, options_from
-from zml_dask.pipeline.sources import check_target
+from zml_dask.pipeline.build_options import BuildOptions, options_from
+from zml_dask.pipeline.inputs import check_target
 from zml_dask.pipeline.update import options_of_dataset, update
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.record import Record

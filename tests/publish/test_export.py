@@ -22,10 +22,10 @@ from PIL import Image
 import zml_dask as zml
 from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.errors import UsageError
-from zml_dask.publish import samples
+from zml_dask.publish import training
 from zml_dask.publish.export import FORMATS, ExportOptions, export
 from zml_dask.publish.png import PngOptions
-from zml_dask.publish.samples import SCHEMA
+from zml_dask.publish.training import SCHEMA
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import cut
 from zml_dask.store.commit import commit
@@ -86,9 +86,9 @@ def test_every_file_is_in_it_and_what_is_not_text_has_none(dataset: Path, tmp_pa
 def test_parts_are_bounded_and_do_not_depend_on_the_workers(
     view: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "_OBJECT_BYTES", 10_000)
-    monkeypatch.setattr(samples, "_GROUP_BYTES", 4_000)
-    monkeypatch.setattr(samples, "cut", lambda view, **_: cut(view, records=1))
+    monkeypatch.setattr(training, "_OBJECT_BYTES", 10_000)
+    monkeypatch.setattr(training, "_GROUP_BYTES", 4_000)
+    monkeypatch.setattr(training, "cut", lambda view, **_: cut(view, records=1))
     for form, suffix in (("parquet", "parquet"), ("webdataset", "tar")):
         view.export(tmp_path / "one" / form, form)
         export(view, tmp_path / "two" / form, [form], executor=ThreadsExecutor(3))

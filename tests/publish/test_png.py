@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from zml_dask.engine.executors import ThreadsExecutor
-from zml_dask.engine.progress import Counts, SilentProgress
+from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.publish import png
 from zml_dask.publish.png import PngOptions, encode_png, export_png, group_name
@@ -126,7 +126,7 @@ def test_tars_are_the_same_whoever_writes_which_piece(
 
 def test_an_interrupted_tar_has_no_name(dataset: Path, tmp_path: Path) -> None:
     class Interrupt(SilentProgress):
-        def update(self, stage: str, counts: Counts) -> None:
+        def update(self, stage: str, counts: ProgressCounts) -> None:
             if counts.done:
                 raise KeyboardInterrupt
 

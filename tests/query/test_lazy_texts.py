@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from zml_dask.query.frames import TEXT, LazyTexts
+from zml_dask.query.dataframes import TEXT, LazyTexts
 
 VALUES = [None if i % 10 == 3 else f"t{i % 40}" for i in range(100)]
 

@@ -151,7 +151,7 @@ def test_a_missing_magika_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_build_names_languages_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("magika")
     from zml_dask.fetch.member import Member
-    from zml_dask.pipeline.options import BuildOptions
+    from zml_dask.pipeline.build_options import BuildOptions
     from zml_dask.pipeline.process import read_member
     from zml_dask.raster import language
 

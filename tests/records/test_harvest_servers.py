@@ -22,7 +22,7 @@ from zml_dask.records import search as search_module
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.harvest import HarvestOptions, HarvestProgress, harvest
 from zml_dask.sandbox import routes
-from zml_dask.sandbox.corpus import Corpus, Question, SandboxRecord, make_record
+from zml_dask.sandbox.corpus import Corpus, SandboxRecord, SearchQuery, make_record
 
 from .harvests import ClientOf, Make, ids_in
 
@@ -32,7 +32,7 @@ class Wavering(Corpus):
 
     asked = 0
 
-    def search(self, question: Question) -> Sequence[SandboxRecord]:
+    def search(self, question: SearchQuery) -> Sequence[SandboxRecord]:
         self.asked += 1
         found = super().search(question)
         return found[:-1] if self.asked % 2 else found

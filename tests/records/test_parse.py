@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zml_dask.errors import RecordError
-from zml_dask.records.licenses import spdx_ids
 from zml_dask.records.parse import RecordParseError, harvested_json, parse_record
 from zml_dask.records.record import Record, plain_repository
+from zml_dask.records.spdx import spdx_ids
 
 MD5 = "0123456789abcdef0123456789abcdef"
 TAG_LINK = "https://github.com/lab/tool/tree/v1.2"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zml_dask.errors import UsageError
 from zml_dask.records.instants import format_instant
 from zml_dask.records.query import matcher
-from zml_dask.sandbox.corpus import Corpus, Question, _searchable, make_record
+from zml_dask.sandbox.corpus import Corpus, SearchQuery, _searchable, make_record
 
 TIDES = _searchable(
     make_record(
@@ -137,8 +137,8 @@ instants = st.integers(0, 10**12).map(
 def test_two_slices_that_share_a_bound_find_all(made: list[datetime], middle: datetime) -> None:
     corpus = Corpus(make_record(2 * n + 1, created=one) for n, one in enumerate(made))
     bound = format_instant(middle)
-    below = corpus.search(Question(f'created:[* TO "{bound}"]'))
-    above = corpus.search(Question(f'created:["{bound}" TO *]'))
+    below = corpus.search(SearchQuery(f'created:[* TO "{bound}"]'))
+    above = corpus.search(SearchQuery(f'created:["{bound}" TO *]'))
     lower, upper = ({record.record_id for record in found} for found in (below, above))
     assert lower | upper == {record.record_id for record in corpus}
     assert all(format_instant(corpus[both].created) == bound for both in lower & upper)

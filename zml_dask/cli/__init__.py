@@ -1,1 +1,1 @@
-"""The command ``zml-dask``: one module per command."""
+"""The command ``zml-dask``: commands that belong together share a module."""

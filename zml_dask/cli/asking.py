@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 import pyarrow as pa
 
-from zml_dask.cli.rows import output_options, write_rows
+from zml_dask.cli.output import output_options, write_rows
 from zml_dask.errors import UsageError
 from zml_dask.query.citation import CitationFormat
 from zml_dask.query.counting import nearest_values, wider_values

@@ -35,7 +35,7 @@ from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.pipeline.build import build_on
 from zml_dask.pipeline.fetching import FetchArchives
 from zml_dask.pipeline.importing import import_legacy
-from zml_dask.pipeline.sources import check_target
+from zml_dask.pipeline.inputs import check_target
 from zml_dask.pipeline.update import UpdateResult, harvest_of, options_of_dataset, update
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.layout import DEFAULT_LEVEL, LEVELS

@@ -19,7 +19,7 @@ from zml_dask.errors import UsageError
 from zml_dask.net.client import HttpClient
 from zml_dask.net.throttle import host_of, is_loopback
 from zml_dask.pipeline.build import build_on, on_cluster
-from zml_dask.pipeline.sources import check_target
+from zml_dask.pipeline.inputs import check_target
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.records.harvest import HarvestOptions, harvest
 from zml_dask.records.journal import load_state, state_path

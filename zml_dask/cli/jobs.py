@@ -15,15 +15,15 @@ import pyarrow as pa
 from dask.utils import format_bytes
 
 from zml_dask.cli.options import cluster_options, executor_of, names_cluster, progress_of
-from zml_dask.cli.rows import output_options, write_rows
+from zml_dask.cli.output import output_options, write_rows
+from zml_dask.derived.compute import Recipe, Whole, derive_table
 from zml_dask.derived.derive import table_of
-from zml_dask.derived.job import Recipe, Whole, derive_table
 from zml_dask.engine.executors import SerialExecutor
 from zml_dask.errors import UsageError
 from zml_dask.publish.export import JOBS, ExportOptions, check_formats, export
 from zml_dask.publish.png import Grouping, PngOptions
-from zml_dask.publish.samples import ImageForm
 from zml_dask.publish.squashfs import Compression
+from zml_dask.publish.training import ImageForm
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.grep import MATCH_SCHEMA, Match, compile_pattern, grep, grep_on
 from zml_dask.store.layout import COLUMN_TYPES, LEVELS, derived_table

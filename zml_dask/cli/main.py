@@ -56,6 +56,7 @@ second."""
 _MODULES = {
     "asking": ("cite", "query", "similar", "sql"),
     "building": ("build", "fetch", "import-legacy", "update"),
+    "harvesting": ("catalogue", "harvest"),
     "jobs": ("derive", "export", "grep", "repack"),
     "looking": ("report", "show", "status", "view"),
 }

@@ -26,7 +26,7 @@ from zml_dask.engine.progress import BuildProgress, open_progress
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.pipeline.build import on_cluster
-from zml_dask.pipeline.options import BuildOptions, merged, options_from, read_options
+from zml_dask.pipeline.build_options import BuildOptions, merged, options_from, read_options
 from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.raster.language import IDENTIFIERS
 from zml_dask.text_safety import escape_text, number_of

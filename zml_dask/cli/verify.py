@@ -15,7 +15,7 @@ from zml_dask.cli.options import fetch_options, options_of, progress_of
 from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.legacy.verification import verify_exports
 from zml_dask.net.client import HttpClient, Token
-from zml_dask.pipeline.options import recorded_options
+from zml_dask.pipeline.build_options import recorded_options
 from zml_dask.pipeline.process import process
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import ZENODO_API, parse_record

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zml_dask.arguments import checked, nearest
 from zml_dask.derived.builtin import BUILT_IN
+from zml_dask.derived.compute import Recipe, Schema, Whole, derive_table
 from zml_dask.derived.embedding import EMBEDDING, RECORDS
-from zml_dask.derived.job import Recipe, Schema, Whole, derive_table
 from zml_dask.derived.near_duplicates import CLUSTERS
 from zml_dask.derived.similar import FILE_MAP, RECORD_MAP
 from zml_dask.engine.clusters.opening import use_client

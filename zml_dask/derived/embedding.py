@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
-from zml_dask.derived.job import Recipe, Whole, in_blocks
+from zml_dask.derived.compute import Recipe, Whole, in_blocks
 from zml_dask.derived.near_duplicates import BINS, EMPTY, TO_BIN, fill_empty
 from zml_dask.learning.words import MULTIPLIER, N_BUCKETS, ONE, count_words, mixed, pages_of
 from zml_dask.raster.images import Images

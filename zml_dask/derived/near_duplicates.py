@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
-from zml_dask.derived.job import Recipe, Whole, in_blocks
+from zml_dask.derived.compute import Recipe, Whole, in_blocks
 from zml_dask.learning.words import MULTIPLIER, ONE, mixed, pages_of
 from zml_dask.query.counting import NEAR_DUPLICATES as NAME
 from zml_dask.raster.images import Images

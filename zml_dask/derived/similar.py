@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
+from zml_dask.derived.compute import Recipe, Whole
 from zml_dask.derived.embedding import (
     EMBEDDING,
     RECORDS,
@@ -25,7 +26,6 @@ from zml_dask.derived.embedding import (
     unpack_vectors,
     vectors_of_files,
 )
-from zml_dask.derived.job import Recipe, Whole
 from zml_dask.derived.near_duplicates import BINS
 from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset

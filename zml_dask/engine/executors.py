@@ -22,10 +22,10 @@ from distributed.comm import CommClosedError
 from distributed.core import Status
 
 from zml_dask.engine.activity import DONE_TOPIC, running
+from zml_dask.engine.cluster_throttle import throttle_waiting
 from zml_dask.engine.isolation import DEATHS_TO_GIVE_UP, DeathWatch, deaths_of, retries
 from zml_dask.engine.job import Executor, Job, LiveCounts, ResultT, TaskT
 from zml_dask.engine.objects import SharedProof
-from zml_dask.engine.throttle import throttle_waiting
 from zml_dask.engine.worker import Done, TaskRunner, close_contexts
 from zml_dask.errors import ClusterError, RecordError, UsageError, ZmlError
 

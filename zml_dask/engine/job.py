@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, run
 
 from zml_dask.engine.lock import DatasetLock
 from zml_dask.engine.log import BuildLog
-from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.engine.progress import BuildProgress, ProgressCounts, SilentProgress
 from zml_dask.errors import RecordError
 from zml_dask.text_safety import escape_text
 
@@ -35,7 +35,7 @@ _TICK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class TaskReport:
     """What one result means for the progress and the log.
 
     Attributes
@@ -129,9 +129,9 @@ class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
         """Return the result of a record that kills every worker that takes it."""
         raise error
 
-    def report(self, result: ResultT) -> Report:
+    def report(self, result: ResultT) -> TaskReport:
         """Return what a result means for progress and log."""
-        return Report()
+        return TaskReport()
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def run_job(
     progress = progress or SilentProgress()
     tasks = job.plan(executor.workers)
     total = sum(job.size(task) for task in tasks)
-    state = _State(Counts(total=total))
+    state = _State(ProgressCounts(total=total))
     live = LiveCounts()
     with (
         closing(executor.run(job, tasks, live)) as arriving,
@@ -274,7 +274,7 @@ def run_job(
 class _State:
     """What is done, and what was shown as done, by two threads."""
 
-    counts: Counts
+    counts: ProgressCounts
     shown: int = 0
     showing: threading.Lock = field(default_factory=threading.Lock)
 

@@ -16,7 +16,7 @@ from zml_dask.text_safety import number_of
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class ProgressCounts:
     """The progress of one stage of a build.
 
     Attributes
@@ -44,7 +44,7 @@ class Counts:
 
         Examples
         --------
-        >>> Counts(3, 10, 1, 120, 4567).line()
+        >>> ProgressCounts(3, 10, 1, 120, 4567).line()
         '3/10, 1 failed, 120 files, 4,567 images'
         """
         words = [f"{self.done:,}/{self.total:,}"]
@@ -65,7 +65,7 @@ class BuildProgress(Protocol):
         """Take a message for the user."""
         return
 
-    def update(self, stage: str, counts: Counts) -> None:
+    def update(self, stage: str, counts: ProgressCounts) -> None:
         """Take the state of a stage (``"records"``, ``"commit"``)."""
         return
 
@@ -92,7 +92,7 @@ class PlainProgress(BuildProgress):
         self._stream.write(f"{line}\n")
         self._stream.flush()
 
-    def update(self, stage: str, counts: Counts) -> None:
+    def update(self, stage: str, counts: ProgressCounts) -> None:
         """Write the counts, unless others have just been written."""
         now = time.monotonic()
         line = f"{stage}: {counts.line()}"
@@ -114,7 +114,7 @@ class BarProgress(BuildProgress):
         # As text: brackets in a path are no markup.
         self._progress.console.print(Text(line), soft_wrap=True)
 
-    def update(self, stage: str, counts: Counts) -> None:
+    def update(self, stage: str, counts: ProgressCounts) -> None:
         """Move the stage's bar."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, counts="")

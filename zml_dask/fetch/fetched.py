@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from zml_dask.fetch.member import FetchLimits, Member, is_lost
-from zml_dask.fetch.members import has_members, is_text, read_members
 from zml_dask.fetch.streams import HEAD_BYTES, Kind, misnamed
+from zml_dask.fetch.unpack import has_members, is_text, read_members
 from zml_dask.text_safety import escape_path
 
 _FIRST_ENTRIES = 200

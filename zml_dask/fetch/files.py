@@ -16,7 +16,6 @@ from zml_dask.errors import NetworkError, RecordError, ZmlError
 from zml_dask.fetch.cache import copy_stream
 from zml_dask.fetch.fetched import FetchedArchive, FetchOptions
 from zml_dask.fetch.member import Member, MemberStatus, unread
-from zml_dask.fetch.members import kind_of
 from zml_dask.fetch.partial import fetch_parts
 from zml_dask.fetch.streams import (
     ARCHIVE_SUFFIXES,
@@ -28,6 +27,7 @@ from zml_dask.fetch.streams import (
     payload_start,
     recognise,
 )
+from zml_dask.fetch.unpack import kind_of
 from zml_dask.net.client import HttpClient
 from zml_dask.net.transfer import TransferPlan, local_disk
 from zml_dask.records.record import RecordFile

@@ -17,7 +17,7 @@ from zml_dask.fetch.fetched import FetchedArchive, FetchedRecord, FetchOptions, 
 from zml_dask.fetch.files import FILE_FAULTS, FileFetcher
 from zml_dask.fetch.git import GithubSource, GitLimits, find_repository, github_source, snapshot
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.fetch.members import has_members, is_sound, kind_of
+from zml_dask.fetch.unpack import has_members, is_sound, kind_of
 from zml_dask.net.client import HttpClient
 from zml_dask.net.transfer import local_disk
 from zml_dask.records.parse import mapping, record_name

@@ -14,7 +14,7 @@ from zml_dask.fetch.member import FetchLimits, is_version_control
 from zml_dask.fetch.streams import ARCHIVE_SUFFIXES, HEAD_BYTES
 from zml_dask.fetch.zip import (
     BrokenDirectoryError,
-    Directory,
+    ZipDirectory,
     decode_path,
     find_directory,
     iter_positions,
@@ -106,7 +106,9 @@ def merge(spans: Iterable[Span], gap: int = _REQUEST_BYTES) -> Iterator[Span]:
         yield last
 
 
-def _spans_to_read(buffer: memoryview, directory: Directory, limits: FetchLimits) -> Iterator[Span]:
+def _spans_to_read(
+    buffer: memoryview, directory: ZipDirectory, limits: FetchLimits
+) -> Iterator[Span]:
     """Yield the spans of the members that will be read: local header and body."""
     wanted: list[Span] = []
     offsets: list[int] = []

@@ -101,7 +101,7 @@ class BrokenDirectoryError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class ZipDirectory:
     """Where the central directory is, in bytes from the beginning of the file."""
 
     start: int
@@ -144,12 +144,12 @@ def forget_pages(buffer: Buffer) -> None:
         buffer.obj.madvise(mmap.MADV_DONTNEED)
 
 
-def find_directory(buffer: Buffer) -> Directory:
+def find_directory(buffer: Buffer) -> ZipDirectory:
     """Locate the central directory from the end of the file, or raise `BrokenDirectoryError`."""
     window = _end_window(buffer)
     tail = bytes(buffer[window[0] : window[1]])
     found, reason = len(tail), "it has no end-of-directory record"
-    empty: Directory | None = None
+    empty: ZipDirectory | None = None
     while (found := tail.rfind(b"PK\x05\x06", 0, found)) >= 0:
         position = window[0] + found
         if position + _END.size > len(buffer):
@@ -182,7 +182,9 @@ def find_signatures(buffer: Buffer, signature: bytes, start: int, meter: Meter) 
         forget_pages(buffer)
 
 
-def iter_positions(buffer: Buffer, directory: Directory) -> Iterator[tuple[int, bytes, int, bytes]]:
+def iter_positions(
+    buffer: Buffer, directory: ZipDirectory
+) -> Iterator[tuple[int, bytes, int, bytes]]:
     """Yield position, raw path, flags and extra fields of every entry.
 
     Raises `BrokenDirectoryError` at the first entry that makes no sense.
@@ -270,7 +272,7 @@ def zip64_values(extra: bytes) -> Iterator[int]:
 
 def zip_members(
     buffer: Buffer,
-    directory: Directory,
+    directory: ZipDirectory,
     meter: Meter,
     scratch: Path,
     salvage: Callable[[str | None, set[int]], Iterator[Member]],
@@ -389,7 +391,7 @@ class Slices:
 class _Bodies:
     """Packed bodies of the members; those that are not where their entries say are searched for."""
 
-    def __init__(self, buffer: Buffer, directory: Directory, meter: Meter) -> None:
+    def __init__(self, buffer: Buffer, directory: ZipDirectory, meter: Meter) -> None:
         self.buffer = buffer
         self._directory = directory
         self._last_header = len(buffer) - _LOCAL.size
@@ -502,7 +504,7 @@ def _read_member(bodies: _Bodies, entry: Entry, meter: Meter, scratch: Path) -> 
 
 
 def _index(
-    buffer: Buffer, directory: Directory, meter: Meter, first: int | None
+    buffer: Buffer, directory: ZipDirectory, meter: Meter, first: int | None
 ) -> tuple[list[tuple[str, int]], Member | None, str | None]:
     """Return path and position of every regular file, sorted by path.
 
@@ -606,7 +608,7 @@ def _end_window(buffer: Buffer) -> tuple[int, int]:
     return 0, 0
 
 
-def _directory_before(buffer: Buffer, end: int, fields: tuple[int, ...]) -> Directory | None:
+def _directory_before(buffer: Buffer, end: int, fields: tuple[int, ...]) -> ZipDirectory | None:
     """Return the directory that an end record points to; None if it is not there."""
     _, disk, _, _, count, size, offset, _ = fields
     locator = end - _END_64_LOCATOR.size
@@ -620,14 +622,14 @@ def _directory_before(buffer: Buffer, end: int, fields: tuple[int, ...]) -> Dire
                     count, size, offset, end = found[7], found[8], found[9], end_64
                     break
     if size == 0 and count == 0:
-        return Directory(end, end, end, max(0, end - offset), 0)
+        return ZipDirectory(end, end, end, max(0, end - offset), 0)
     # The distance from the end is right where something stands before the archive,
     # the offset where something stands between directory and end.
     for start in (end - size, *range(offset, end, _4_GIB)):
         if 0 <= start <= end and bytes(buffer[start : start + 4]) == ENTRY_SIGNATURE:
             n_volumes = disk + 1 if disk != _UNKNOWN_16 else 1
             shift = _shift_of(buffer, start, offset)
-            return Directory(start, end, start + size, shift, count, n_volumes)
+            return ZipDirectory(start, end, start + size, shift, count, n_volumes)
     return None
 
 
@@ -641,7 +643,7 @@ def _shift_of(buffer: Buffer, start: int, offset: int) -> int:
     return start - offset
 
 
-def _check_end(buffer: Buffer, directory: Directory, position: int, count: int) -> None:
+def _check_end(buffer: Buffer, directory: ZipDirectory, position: int, count: int) -> None:
     """Raise `BrokenDirectoryError` if the directory may not end at `position`."""
     if position == directory.stated_stop:
         return

@@ -38,7 +38,7 @@ from h5py import File, h5d, h5f, h5g, h5l, h5o, h5p, h5s, h5t
 from h5py._objects import phil
 from numpy.typing import NDArray
 
-from zml_dask.legacy.record import MAX_PIXELS, SEGMENT_DTYPE, LegacyFile, Segments
+from zml_dask.legacy.legacy_record import MAX_PIXELS, SEGMENT_DTYPE, LegacyFile, Segments
 from zml_dask.legacy.sources import LegacyFileError
 from zml_dask.query.describe import MAX_DEPTH
 from zml_dask.raster.images import Images

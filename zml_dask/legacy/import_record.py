@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import RecordError, ZmlError
 from zml_dask.legacy.hdf5 import read_images_hdf5
+from zml_dask.legacy.legacy_record import Segments
 from zml_dask.legacy.pickles import read_images_pickle
-from zml_dask.legacy.record import Segments
 from zml_dask.legacy.sources import LegacyFileError, LegacySource, SourceRecord
 from zml_dask.raster.images import to_text
 from zml_dask.raster.language import identify

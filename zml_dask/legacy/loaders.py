@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
-from zml_dask.legacy.export import legacy_file, legacy_paths, legacy_record
+from zml_dask.legacy.legacy_record import SEGMENT_DTYPE, LegacyFile, Segments
 from zml_dask.legacy.pickles import read_images_pickle
-from zml_dask.legacy.record import SEGMENT_DTYPE, LegacyFile, Segments
+from zml_dask.legacy.record_files import legacy_file, legacy_paths, legacy_record
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.store.layout import DATASET_JSON, LEGACY, extension_of
 from zml_dask.store.snapshot import Snapshot

@@ -17,7 +17,7 @@ from typing import IO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from zml_dask.legacy.record import MAX_PIXELS, SEGMENT_DTYPE, LegacyFile, Segments
+from zml_dask.legacy.legacy_record import MAX_PIXELS, SEGMENT_DTYPE, LegacyFile, Segments
 from zml_dask.legacy.sources import LegacyFileError
 from zml_dask.raster.images import Images
 from zml_dask.safe_pickle import ArrayHook, load

@@ -15,9 +15,9 @@ from typing import get_args
 
 import numpy as np
 
-from zml_dask.legacy.export import export_record, legacy_paths, legacy_record
 from zml_dask.legacy.hdf5 import read_images_hdf5
-from zml_dask.legacy.record import LegacyFormat, Segments
+from zml_dask.legacy.legacy_record import LegacyFormat, Segments
+from zml_dask.legacy.record_files import export_record, legacy_paths, legacy_record
 from zml_dask.legacy.sources import LegacyFileError
 from zml_dask.store.layout import LEGACY
 from zml_dask.store.snapshot import Snapshot

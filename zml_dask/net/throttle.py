@@ -2,7 +2,7 @@
 
 `Budget` is pure arithmetic on a given clock: no sleeping, no I/O, no threads. The same
 class decides in one process (`LocalThrottle`) and, for a whole cluster, on the Dask
-scheduler (`zml_dask.engine.throttle`).
+scheduler (`zml_dask.engine.cluster_throttle`).
 
 The servers count in moving windows ("133 per minute"), so a budget keeps the times
 of its requests and permits the next as soon as the oldest has left every window.

@@ -24,10 +24,8 @@ from zml_dask.engine.log import BuildLog, build_log
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import DatasetDamagedError, UsageError
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.pipeline.ledger import Ledger, load_ledger, remove_damaged
-from zml_dask.pipeline.options import About, BuildOptions, memory_warning
-from zml_dask.pipeline.outcome import BuildResult
-from zml_dask.pipeline.sources import (
+from zml_dask.pipeline.build_options import About, BuildOptions, memory_warning
+from zml_dask.pipeline.inputs import (
     Records,
     check_target,
     name_of,
@@ -35,6 +33,8 @@ from zml_dask.pipeline.sources import (
     publish_to_workers,
     remove_published,
 )
+from zml_dask.pipeline.ledger import Ledger, load_ledger, remove_damaged
+from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.pipeline.stage import Staged, StageRecords
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.journal import HarvestState

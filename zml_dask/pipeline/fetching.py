@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from zml_dask.engine.job import Job, Report
+from zml_dask.engine.job import Job, TaskReport
 from zml_dask.errors import RecordError
 from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.fetch.origins import cache_record
@@ -87,8 +87,8 @@ class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchRe
                 total = replace(total, fetched=total.fetched + 1, bytes=total.bytes + result)
         return replace(total, failures=dict(sorted(total.failures.items())))
 
-    def report(self, result: int | RecordError | None) -> Report:
+    def report(self, result: int | RecordError | None) -> TaskReport:
         """Report which record failed."""
         if not isinstance(result, RecordError):
-            return Report()
-        return Report(failed=1, lines=[f"failed: {result.kind}: {escape_text(str(result))}"])
+            return TaskReport()
+        return TaskReport(failed=1, lines=[f"failed: {result.kind}: {escape_text(str(result))}"])

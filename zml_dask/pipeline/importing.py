@@ -17,11 +17,11 @@ from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import StorageError, UsageError
 from zml_dask.legacy.import_record import import_record
 from zml_dask.legacy.sources import LegacySource, SourceRecord, open_source
+from zml_dask.pipeline.build_options import BuildOptions
+from zml_dask.pipeline.inputs import check_target
 from zml_dask.pipeline.ledger import load_ledger
-from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
 from zml_dask.pipeline.process import row_of_hit
-from zml_dask.pipeline.sources import check_target
 from zml_dask.pipeline.stage import Partition, Staged, StagingJob, make_partition
 from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.store.commit import CommitOptions, CommitStaged, software_versions

@@ -31,16 +31,16 @@ from zml_dask.fetch.member import Member
 from zml_dask.fetch.origins import open_record
 from zml_dask.net.client import HttpClient, Token
 from zml_dask.net.throttle import LocalThrottle, Throttle
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
 from zml_dask.raster.language import HEAD_BYTES, IDENTIFIERS, Identifier
 from zml_dask.raster.language import identify as identify_by_rules
 from zml_dask.raster.text import BinaryFileError, normalize_text
 from zml_dask.records.catalogue import Catalogue
-from zml_dask.records.licenses import spdx_ids
 from zml_dask.records.parse import RecordParseError, canonical_json, parse_record
 from zml_dask.records.record import Record
 from zml_dask.records.refs import RecordRef
+from zml_dask.records.spdx import spdx_ids
 from zml_dask.store.layout import FileStatus, extension_of
 from zml_dask.store.staging import StagedFile, stage_failure
 from zml_dask.store.staging.frames import StagedLocation, StagedReader
@@ -117,7 +117,7 @@ def default_throttle() -> Throttle:
     worker = dask_worker()
     if worker is None:
         return _PROCESS_THROTTLE
-    from zml_dask.engine.throttle import ClusterThrottle
+    from zml_dask.engine.cluster_throttle import ClusterThrottle
 
     return ClusterThrottle(worker)
 
@@ -332,8 +332,8 @@ def process_fetched(attempt: FetchAttempt, context: WorkerContext, *, attempts: 
 def _export_staged(record_id: int, target: Storage, context: WorkerContext) -> None:
     """Write the legacy files of a record staged in scratch, then publish the record."""
     # Imported here: most builds export nothing, and h5py takes its time.
-    from zml_dask.legacy.export import export_record, parse_formats
-    from zml_dask.legacy.record import staged_record
+    from zml_dask.legacy.legacy_record import staged_record
+    from zml_dask.legacy.record_files import export_record, parse_formats
 
     path = f"{STAGED_RECORDS}/{record_id}"
     staged = StagedReader(target, StagedLocation(path, 0, target.size(path)))

@@ -15,11 +15,11 @@ from typing import ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from zml_dask.engine.activity import note_done, worker_folder, worker_name
-from zml_dask.engine.job import Job, Report
+from zml_dask.engine.job import Job, TaskReport
 from zml_dask.errors import DatasetDamagedError, RecordError
 from zml_dask.legacy.sources import SourceRecord
+from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.pipeline.ledger import Ledger, staged_outcomes
-from zml_dask.pipeline.options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome, failure_row
 from zml_dask.pipeline.process import WorkerContext, open_context, stage_records
 from zml_dask.records.catalogue import Catalogue
@@ -176,10 +176,10 @@ class StagingJob(Job[Partition, StagingT, PartitionResult, Staged], Generic[Stag
         stage_failure(self.storage, row)
         return PartitionResult((Outcome(item, "failed", failure=row),), None)
 
-    def report(self, result: PartitionResult) -> Report:
+    def report(self, result: PartitionResult) -> TaskReport:
         """Count a partition's records, and say which failed."""
         failed = [each.failure for each in result.outcomes if each.failure is not None]
-        return Report(
+        return TaskReport(
             done=len(result.outcomes),
             failed=len(failed),
             n_files=sum(each.n_files for each in result.outcomes),

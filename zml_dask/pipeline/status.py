@@ -16,8 +16,8 @@ from zml_dask.engine.lock import holder
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.failures import advice_for
+from zml_dask.pipeline.inputs import check_target
 from zml_dask.pipeline.ledger import Ledger, load_ledger
-from zml_dask.pipeline.sources import check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import IMAGES_ZARR, LOG, STAGING, row_shape

@@ -15,17 +15,17 @@ import pyarrow.compute as pc
 from zml_dask.engine.job import OpenExecutor
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.log import build_log
-from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.engine.progress import BuildProgress, ProgressCounts, SilentProgress
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError
 from zml_dask.fetch.origins import embargo_date, embargo_end
 from zml_dask.net.client import HttpClient
 from zml_dask.pipeline.build import build_on
+from zml_dask.pipeline.build_options import BuildOptions, recorded_options
+from zml_dask.pipeline.build_options import options_from as build_options_from
+from zml_dask.pipeline.inputs import TEMPORARY, check_target
 from zml_dask.pipeline.ledger import Ledger, load_ledger
-from zml_dask.pipeline.options import BuildOptions, recorded_options
-from zml_dask.pipeline.options import options_from as build_options_from
 from zml_dask.pipeline.outcome import BuildResult
-from zml_dask.pipeline.sources import TEMPORARY, check_target
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.dump import DumpError, deleted_records
 from zml_dask.records.harvest import harvest
@@ -231,7 +231,7 @@ def _new_records(
             path,
             asked.options,
             http,
-            progress=lambda at: progress.update("harvest", Counts(at.found, at.total)),
+            progress=lambda at: progress.update("harvest", ProgressCounts(at.found, at.total)),
         )
         if asked.options.until is None:
             progress.say(f"{number_of(record=found.written)} since {asked.complete_until}")
@@ -298,7 +298,7 @@ def withdrawn_of(
         sorted(ids),
         http,
         asked.api_url,
-        progress=lambda done: progress.update("withdrawn", Counts(done, len(ids))),
+        progress=lambda done: progress.update("withdrawn", ProgressCounts(done, len(ids))),
     )
     return {number: str(answer) for number, answer in found if answer.kind == "gone"}
 

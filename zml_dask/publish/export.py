@@ -12,26 +12,26 @@ from typing import get_args
 from zml_dask.arguments import checked
 from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor, run_job
-from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.engine.progress import BuildProgress, ProgressCounts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.export import (
+from zml_dask.legacy.legacy_record import LegacyFormat
+from zml_dask.legacy.record_files import (
     RECORDS_PER_TASK,
     export_dataset,
     export_record,
     legacy_records,
     parse_formats,
 )
-from zml_dask.legacy.record import LegacyFormat
 from zml_dask.publish import croissant
 from zml_dask.publish.png import PngOptions, export_png
-from zml_dask.publish.samples import (
+from zml_dask.publish.squashfs import Compression, write_squashfs
+from zml_dask.publish.training import (
     ExportParquet,
     ExportSamples,
     ExportWebDataset,
     ImageForm,
     export_atlas,
 )
-from zml_dask.publish.squashfs import Compression, write_squashfs
 from zml_dask.query.counting import check_some
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import check_whole_files, cut
@@ -212,7 +212,7 @@ def _legacy_files(
             storage.remove(names)
             storage.prune(str(record.record_id))
             done += 1
-            progress.update("records", Counts(done, total))
+            progress.update("records", ProgressCounts(done, total))
 
 
 def _png(work: _Export) -> str:

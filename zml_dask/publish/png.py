@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zml_dask.engine.executors import SerialExecutor
-from zml_dask.engine.job import Executor, Report, run_job
+from zml_dask.engine.job import Executor, TaskReport, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
 from zml_dask.query.counting import check_some
@@ -199,9 +199,9 @@ class ExportPng(PortionJob[PngResult, PngResult]):
                 self.target.publish(local, f"{name}.tar")
         return total
 
-    def report(self, result: PngResult) -> Report:
+    def report(self, result: PngResult) -> TaskReport:
         """Count records."""
-        return Report(done=result.records, n_images=result.images.total())
+        return TaskReport(done=result.records, n_images=result.images.total())
 
 
 def _tar_entry(name: str, data: bytes) -> bytes:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from zml_dask.arguments import nearest
 from zml_dask.errors import UsageError
-from zml_dask.query.frames import to_pandas
+from zml_dask.query.dataframes import to_pandas
 from zml_dask.query.selection import derived_tables, join_derived, open_selected
 from zml_dask.query.sql import YEAR, Column, find_countable, quoted
 from zml_dask.store.layout import derived_table

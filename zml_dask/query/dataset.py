@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from zml_dask.arguments import checked
 from zml_dask.query import counting
 from zml_dask.query.batches import VOCABULARY, Batches, BatchOptions, Encoding
+from zml_dask.query.dataframes import files_frame, records_frame, to_pandas
 from zml_dask.query.describe import RecordView, Tree, describe, describe_html
 from zml_dask.query.engine import relation_of
 from zml_dask.query.file_images import RAISE, FileImages, image_of, iterate_files, text_of
-from zml_dask.query.frames import files_frame, records_frame, to_pandas
 from zml_dask.query.rows import Int64, Rows, lazy_images
 from zml_dask.query.selection import (
     Selection,
@@ -583,7 +583,7 @@ class Dataset:
         UsageError
             If the library is not installed, or single images or nothing were selected.
         """
-        above = import_module("zml_dask.publish.samples")
+        above = import_module("zml_dask.publish.training")
         found: datasets.Dataset = above.to_huggingface(self, columns)
         return found
 

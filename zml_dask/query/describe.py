@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zml_dask.query.counting import count_by, nearest_values
-from zml_dask.query.frames import files_of_record
+from zml_dask.query.dataframes import files_of_record
 from zml_dask.raster.images import Images
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.text_safety import escape_text, number_of

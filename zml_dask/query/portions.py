@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zml_dask.engine.activity import note_done
-from zml_dask.engine.job import FinalT, Job, Report, ResultT
+from zml_dask.engine.job import FinalT, Job, ResultT, TaskReport
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.rows import Int64, Rows
@@ -136,9 +136,9 @@ class CountingJob(PortionJob[Counter[str], Counter[str]]):
         """Add the counts of all tasks."""
         return sum(results, Counter[str]())
 
-    def report(self, result: Counter[str]) -> Report:
+    def report(self, result: Counter[str]) -> TaskReport:
         """Count records."""
-        return Report(done=result["records"] + result["already"])
+        return TaskReport(done=result["records"] + result["already"])
 
 
 def cut(view: Dataset, *, records: int = RECORDS, images: int = IMAGES) -> list[Portion]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zml_dask.arguments import checked
 from zml_dask.engine.activity import active, check_staying, worker_folder
 from zml_dask.engine.executors import SerialExecutor
-from zml_dask.engine.job import Executor, Report, run_job
+from zml_dask.engine.job import Executor, TaskReport, run_job
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import UsageError
@@ -84,9 +84,9 @@ class SaveView(PortionJob[list[StagedRecord], int]):
         """Count what was staged."""
         return sum(len(result) for result in results)
 
-    def report(self, result: list[StagedRecord]) -> Report:
+    def report(self, result: list[StagedRecord]) -> TaskReport:
         """Count records, files and images."""
-        return Report(
+        return TaskReport(
             done=len(result),
             n_files=sum(each.n_files for each in result),
             n_images=sum(each.n_images for each in result),

@@ -107,7 +107,7 @@ def make_record(
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SearchQuery:
     """A search, without its page: `text` is in Zenodo's query syntax, an empty type matches any."""
 
     text: str = ""
@@ -122,7 +122,7 @@ class Corpus:
     Examples
     --------
     >>> corpus = Corpus([make_record(7, title="Seven"), make_record(9, title="Nine")])
-    >>> [record.record_id for record in corpus.search(Question("title:nine"))]
+    >>> [record.record_id for record in corpus.search(SearchQuery("title:nine"))]
     [9]
     """
 
@@ -173,12 +173,12 @@ class Corpus:
             self._records[record_id] = replace(record, withdrawal=withdrawal or Withdrawal())
             self._answers.cache_clear()
 
-    def search(self, question: Question) -> Sequence[SandboxRecord]:
+    def search(self, question: SearchQuery) -> Sequence[SandboxRecord]:
         """Find records; raise `UsageError` if the question's text is not in the query syntax."""
         with self._lock:
             return self._answers(question)
 
-    def _search(self, question: Question) -> Sequence[SandboxRecord]:
+    def _search(self, question: SearchQuery) -> Sequence[SandboxRecord]:
         matches = matcher(question.text)
         found = [
             record

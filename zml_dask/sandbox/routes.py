@@ -21,7 +21,7 @@ from zml_dask.sandbox.answers import (
     redirect,
     validation_error,
 )
-from zml_dask.sandbox.corpus import Corpus, Question, SandboxRecord
+from zml_dask.sandbox.corpus import Corpus, SandboxRecord, SearchQuery
 from zml_dask.sandbox.exporter import Exporter
 from zml_dask.sandbox.serialise import files_json, legacy_json, native_json, tombstone_json
 
@@ -90,7 +90,7 @@ def _search_route(request: Request, corpus: Corpus) -> Answer:
     is_known_order = sort in _NEWEST_FIRST | _OLDEST_FIRST
     if page < 1 or size < 1 or not is_known_order or (page - 1) * size >= WINDOW:
         return error_answer(400, "Invalid querystring parameters.")
-    question = Question(
+    question = SearchQuery(
         text=arguments.get("q", ""),
         resource_type=arguments.get("type", ""),
         all_versions=arguments.get("all_versions", "false") in {"", "true", "1"},

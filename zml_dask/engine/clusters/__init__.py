@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from zml_dask.engine.clusters.cluster_options import ClusterOptions, job_name_of, parse_adapt
 from zml_dask.engine.clusters.opening import check_client, check_cluster, open_cluster, use_client
-from zml_dask.engine.clusters.options import ClusterOptions, job_name_of, parse_adapt
 
 __all__ = [
     "ClusterOptions",

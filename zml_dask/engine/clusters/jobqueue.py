@@ -24,7 +24,7 @@ import distributed
 from dask.utils import format_bytes, parse_bytes
 from tornado.ioloop import PeriodicCallback
 
-from zml_dask.engine.clusters.options import ClusterOptions, report_dashboard
+from zml_dask.engine.clusters.cluster_options import ClusterOptions, report_dashboard
 from zml_dask.engine.clusters.queue import await_first_job, job_states, refusal_of
 from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
 from zml_dask.engine.clusters.settings import (

@@ -19,7 +19,7 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from zml_dask.engine.clusters.options import ClusterOptions, report_dashboard
+from zml_dask.engine.clusters.cluster_options import ClusterOptions, report_dashboard
 from zml_dask.engine.clusters.tls import Security
 from zml_dask.errors import ClusterError, UsageError
 

@@ -21,9 +21,9 @@ from distributed.deploy import Cluster
 from distributed.utils import silence_logging_cmgr
 from distributed.versions import VersionMismatchWarning
 
+from zml_dask.engine.clusters.cluster_options import ClusterOptions, Opener
 from zml_dask.engine.clusters.handshake import check_versions
 from zml_dask.engine.clusters.local import names_scheduler, open_existing, open_local
-from zml_dask.engine.clusters.options import ClusterOptions, Opener
 from zml_dask.engine.clusters.settings import resolve, settings_of
 from zml_dask.errors import UsageError
 from zml_dask.text_safety import brief_repr

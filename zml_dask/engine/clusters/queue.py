@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import distributed
 
-from zml_dask.engine.clusters.options import ClusterOptions
+from zml_dask.engine.clusters.cluster_options import ClusterOptions
 from zml_dask.errors import ClusterError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import dask
 import yaml
 
 from zml_dask.arguments import nearest
-from zml_dask.engine.clusters.options import ClusterOptions
+from zml_dask.engine.clusters.cluster_options import ClusterOptions
 from zml_dask.engine.clusters.sections import (
     OTHER_NAMES,
     decoded,

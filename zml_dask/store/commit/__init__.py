@@ -22,7 +22,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from zml_dask.arguments import checked
-from zml_dask.engine.job import Job, Report
+from zml_dask.engine.job import Job, TaskReport
 from zml_dask.errors import ClusterError, StorageError, ZmlError
 from zml_dask.store.commit.plan import (
     PLAN_DIGEST,
@@ -300,9 +300,9 @@ class CommitStaged(Job[tuple[CommitTask, ...], None, list[TaskResult], DatasetIn
             return read_info(self.storage) or DatasetInfo()
         return finish_commit(self.storage, self._plan, found)
 
-    def report(self, result: list[TaskResult]) -> Report:
+    def report(self, result: list[TaskResult]) -> TaskReport:
         """Count shards and parts."""
-        return Report(done=len(result))
+        return TaskReport(done=len(result))
 
     def size(self, task: tuple[CommitTask, ...]) -> int:
         """Count a task's shards and parts."""

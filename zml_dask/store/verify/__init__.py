@@ -37,8 +37,8 @@ from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging.frames import StagedReader
 from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
 from zml_dask.store.tables import digest_of, read_manifest
+from zml_dask.store.verify.meaning import Problem, Report, check_tables, check_texts
 from zml_dask.store.verify.repair import Restage, recorded_files, restaged, staged_files
-from zml_dask.store.verify.rows import Problem, Report, check_tables, check_texts
 
 __all__ = ["Problem", "Report", "verify"]
 

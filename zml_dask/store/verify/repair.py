@@ -25,7 +25,7 @@ from zml_dask.store.staging.frames import StagedReader
 from zml_dask.store.staging.packs import StagingIndex, failures_table
 from zml_dask.store.storage import Storage, StorageError
 from zml_dask.store.tables import digest_of, read_manifest, write_part
-from zml_dask.store.verify.rows import FILE_COLUMNS, Report, index_rows, numbers, record_counts
+from zml_dask.store.verify.meaning import FILE_COLUMNS, Report, index_rows, numbers, record_counts
 
 Restage = Callable[[Sequence[int], Storage], None]
 """Fetches records again and stages them into a storage of their own (or stages their

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from zml_dask.engine.activity import note_done
-from zml_dask.engine.job import Job, OpenExecutor, Report, run_job
+from zml_dask.engine.job import Job, OpenExecutor, TaskReport, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import UsageError
@@ -267,7 +267,7 @@ def _is_current(snapshot: Snapshot, table: Whole) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedRows:
     """Result of a task: how often the function was called for a range of files, and failed.
 
     `example` is the first failure's message.
@@ -281,7 +281,7 @@ class Staged:
 
 
 @dataclass(frozen=True)
-class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
+class DeriveFiles(Job[tuple[int, int], None, StagedRows, DatasetInfo]):
     """Computes the rows of a derived table from the file `first` on."""
 
     name: ClassVar[str] = "files"
@@ -333,11 +333,11 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
         """Count files."""
         return task[1] - task[0]
 
-    def report(self, result: Staged) -> Report:
+    def report(self, result: StagedRows) -> TaskReport:
         """Count files, and those for which the function failed."""
-        return Report(done=result.stop - result.start, failed=result.errors)
+        return TaskReport(done=result.stop - result.start, failed=result.errors)
 
-    def run(self, task: tuple[int, int], context: None) -> Staged:
+    def run(self, task: tuple[int, int], context: None) -> StagedRows:
         """Compute the rows of some files and stage them."""
         start, stop = task
         rows, errors, called = compute(self.snapshot, self.recipe, start, stop)
@@ -347,9 +347,9 @@ class DeriveFiles(Job[tuple[int, int], None, Staged, DatasetInfo]):
         pq.write_table(columns, target, compression="zstd")
         self.snapshot.storage.write(self.path(start, stop), target.getvalue(), durable=False)
         example = failed[0].as_py() if len(failed) else ""
-        return Staged(start, stop, len(failed), called, example)
+        return StagedRows(start, stop, len(failed), called, example)
 
-    def finish(self, results: Iterator[Staged]) -> DatasetInfo:
+    def finish(self, results: Iterator[StagedRows]) -> DatasetInfo:
         """Write the staged rows as parts, and enter these in ``dataset.json``."""
         called = 0
         example = ""

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError
-from zml_dask.pipeline.options import BuildOptions
+from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import canonical_json, record_name
 from zml_dask.records.record import Record, RecordFile

@@ -27,8 +27,8 @@ from zml_dask.engine.job import Executor, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
 from zml_dask.legacy.hdf5 import Hdf5Writer
+from zml_dask.legacy.legacy_record import LegacyFile, LegacyFormat, LegacyRecord
 from zml_dask.legacy.pickles import PickleWriter
-from zml_dask.legacy.record import LegacyFile, LegacyFormat, LegacyRecord
 from zml_dask.query.counting import check_some
 from zml_dask.query.describe import Tree, build_tree
 from zml_dask.query.file_images import FileImages, iterate_files

@@ -15,7 +15,7 @@ from zml_dask.decoding import decode
 from zml_dask.errors import UsageError
 from zml_dask.fetch.foreign import FOREIGN_MEMORY
 from zml_dask.fetch.member import FetchLimits
-from zml_dask.legacy.record import LegacyFormat
+from zml_dask.legacy.legacy_record import LegacyFormat
 from zml_dask.raster.language import IDENTIFIERS, extra_missing
 from zml_dask.store.layout import IMAGES, ImageShape, check_level
 

@@ -59,8 +59,8 @@ from zml_dask.fetch.streams import (
 from zml_dask.fetch.tar import tar_members
 from zml_dask.fetch.zip import (
     BrokenDirectoryError,
-    Directory,
     Slices,
+    ZipDirectory,
     find_directory,
     forget_pages,
     iter_positions,
@@ -268,7 +268,7 @@ def _zip_or_bare(buffer: memoryview, kind: Kind) -> Kind:
     return "bare" if _is_document(buffer, directory) else "zip"
 
 
-def _is_document(buffer: memoryview, directory: Directory) -> bool:
+def _is_document(buffer: memoryview, directory: ZipDirectory) -> bool:
     """Whether a zip file is an office document or an e-book, by what it contains.
 
     Toolboxes and extensions are made in the same way (they, too, may begin with
