@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import zarr
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.raster.images import n_lines_dtype, rasterize
+from zml_dask.store import tables
 from zml_dask.store.commit import CommitOptions, commit, finish_commit, plan_commit, run_task
 from zml_dask.store.info import DatasetInfo, ensure_ours, read_info
 from zml_dask.store.layout import ImageShape, image_arrays, shard_path
@@ -319,3 +321,21 @@ def test_a_web_page_is_no_damage() -> None:
 
 def test_paths_of_shards() -> None:
     assert shard_path("images", 2, 3) == "images.zarr/images/c/2/0/0"
+
+
+def test_row_groups_are_cut_in_time_proportional_to_their_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = 0
+
+    def counting(rows: pa.Table | pa.RecordBatch) -> int:
+        nonlocal asked
+        asked += 1
+        return rows.num_rows
+
+    monkeypatch.setattr(tables, "len", counting, raising=False)
+    batches = [pa.RecordBatch.from_pydict({"n": [n, n]}) for n in range(1_000)]
+    groups = list(tables.row_groups(batches, 300))
+    assert [group.num_rows for group in groups] == [300] * 6 + [200]
+    assert pa.concat_tables(groups)["n"].to_pylist() == [n // 2 for n in range(2_000)]
+    assert asked <= 3 * len(batches)

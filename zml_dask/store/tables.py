@@ -127,15 +127,20 @@ def row_groups(
 ) -> Iterator[pa.Table]:
     """Cut rows into groups of equal size, so that the bytes do not depend on the batches."""
     waiting: list[pa.Table] = []
+    rows = 0  # of those that wait: a batch may be a single row, and a group tens of thousands
     for batch in batches:
+        rows += len(batch)
         waiting.append(
             pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
         )
-        while sum(map(len, waiting)) >= row_group_rows:
-            gathered = pa.concat_tables(waiting)
-            yield gathered.slice(0, row_group_rows).combine_chunks()
-            rest = gathered.slice(row_group_rows)
-            waiting = [rest] if len(rest) else []
+        if rows < row_group_rows:
+            continue
+        gathered = pa.concat_tables(waiting)
+        whole = rows - rows % row_group_rows
+        for start in range(0, whole, row_group_rows):
+            yield gathered.slice(start, row_group_rows).combine_chunks()
+        rows -= whole
+        waiting = [gathered.slice(whole)] if rows else []
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()
 
