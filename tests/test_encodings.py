@@ -243,6 +243,30 @@ def test_unicode_comes_back_in_every_form_with_a_mark(text: str) -> None:
         assert read(mark + text.encode(codec))[0] == text
 
 
+WORDS = "えーと,フィラー,エート\nあの,フィラー,アノ\nまあ,名詞,マア\n"
+
+
+@pytest.mark.parametrize(
+    ("codec", "encoding"), [("euc_jp", "euc-jp (detected)"), ("cp932", "shift_jis (detected)")]
+)
+def test_single_words_of_japanese_are_found(codec: str, encoding: str) -> None:
+    assert read(WORDS.encode(codec)) == (WORDS, encoding, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "¤¤ ¥¥ ¤1 ¥2 ÿÿ\n",
+        "100 ¥ is 1 ¤é\n" * 9,
+        "‚a’ ƒA ƒz\n" * 9,  # noqa: RUF001
+        "éÉ àÀ ÄÄÄÄ\n",
+        "naïve café ¥é\n",
+    ],
+)
+def test_western_text_is_not_taken_for_japanese(text: str) -> None:
+    assert read(text.encode("cp1252")) == (text, "windows-1252 (assumed)", None)
+
+
 def test_a_declared_file_is_read_as_its_encoding_is_named() -> None:
     """GB 2312 and GBK have other characters for two codes: the middle dot and the dash."""
     data = b"# coding: gb2312\n# \xd6\xd0\xce\xc4\xa1\xa4\xa1\xaa\n"

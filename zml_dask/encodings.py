@@ -48,6 +48,8 @@ _RUN_CONFIDENCE: Final = 0.01
 _DETECTED_BYTES: Final = 4096
 _DECLARATION_BYTES: Final = 1024
 _LEAST_UTF16_BYTES: Final = 6
+_LEAST_KANA: Final = 4
+_LEAST_SHARE_OF_KANA: Final = 1 / 30
 _NOT_TEXT: Final = frozenset({"Cc", "Cn", "Co"})
 _PRINTABLE: Final = bytes(range(32, 127)) + b"\t\n\f\r"
 _NOT_PRINTABLE: Final = bytes(set(range(256)) - set(_PRINTABLE))
@@ -261,7 +263,7 @@ def _decode_unmarked(data: bytes, *, has_nul: bool, keep_nul: bool) -> DecodedTe
             how = "declared, repaired" if n_bad else "declared"
             note = _bad_bytes(n_bad, _label(declared)) if n_bad else None
             return DecodedText(text.encode(), f"{_label(declared)} ({how})", note)
-    detected = _detect(data)
+    detected = _detect(data) or _japanese(data)
     if detected is not None:
         text, n_bad = _decode_lenient(data, detected)
         note = _bad_bytes(n_bad, _label(detected)) if n_bad else None
@@ -456,6 +458,20 @@ def _detect(data: bytes, *, least: float = CONFIDENCE) -> str | None:
     # What is cut off may be half a character; what is wrong beyond that, is.
     _, n_bad = _decode_lenient(data, codec)
     return codec if n_bad <= _FEW * _n_high(data) else None
+
+
+def _japanese(data: bytes) -> str | None:
+    """Return the codec in which all bytes are Japanese; a detector is not sure of single words.
+
+    Accented letters stand alone, so that hardly any other text decodes, and none to kana.
+    """
+    for codec in ("euc_jp", "cp932"):
+        with suppress(UnicodeDecodeError):
+            letters = [letter for letter in data.decode(codec) if letter > "\x7f"]
+            n_kana = sum("ぁ" <= letter <= "ヶ" for letter in letters)
+            if n_kana >= _LEAST_KANA and n_kana >= _LEAST_SHARE_OF_KANA * len(letters):
+                return codec
+    return None
 
 
 def _label(codec: str) -> str:
