@@ -83,6 +83,12 @@ def test_every_file_is_in_it_and_what_is_not_text_has_none(dataset: Path, tmp_pa
     assert (texts["é/u.py"] == "naïve = '\N{SNOWMAN}'\n" * 90).all()
 
 
+def test_a_file_is_no_folder_to_export_into(view: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(UsageError, match="x is a file; give a folder"):
+        view.export(tmp_path / "x", "parquet")
+
+
 def test_parts_are_bounded_and_do_not_depend_on_the_workers(
     view: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,7 +192,7 @@ def similar_command(
     else:
         given["file"] = what
     found = view.similar(**given)
-    found["similarity"] = found["similarity"].round(4)
+    found["similarity"] = found["similarity"].astype(float).round(4)
     write_rows(iter([pa.Table.from_pandas(found, preserve_index=False)]), form, output, limit=limit)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from zml_dask.arguments import checked, nearest
@@ -104,10 +105,14 @@ def table_of(
 ) -> Recipe | Whole:
     """Return how a table is computed: by a function, or as a built-in one.
 
-    `UsageError` if there is no such table, or the function, a name or a type is invalid.
+    `UsageError` if there is no such table, it needs a package that is not installed, or the
+    function, a name or a type is invalid.
     """
     if function is not None:
         return Recipe.of(name, function, schema or {})
+    module, extra = _NEEDED.get(name, ("", ""))
+    if module and find_spec(module) is None:  # before hours of work
+        raise UsageError(f"{name} needs {module}; pip install 'zml-dask[{extra}]'")
     if name in _WHOLE:
         return _WHOLE[name]
     if name in BUILT_IN:
@@ -117,6 +122,13 @@ def table_of(
         "(a table of your own needs a function and its columns: --function, --column)"
     )
 
+
+_NEEDED: Final = {
+    "license_detected": ("osslili", "licenses"),
+    "record_map": ("openTSNE", "map"),
+    "file_map": ("openTSNE", "map"),
+}
+"""Built-in table -> the module that it needs, and the extra that installs it."""
 
 _WHOLE: Final[Mapping[str, Recipe | Whole]] = {
     table.name: table for table in (CLUSTERS, EMBEDDING, RECORDS, RECORD_MAP, FILE_MAP)

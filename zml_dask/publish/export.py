@@ -116,7 +116,10 @@ def export(
     """
     check_formats(formats)
     chosen = list(dict.fromkeys(formats))
-    if chosen != ["croissant"] and Storage.open(target).url == view.url:
+    place = Storage.open(target)
+    if "squashfs" not in chosen and place.is_local and Path(place.url).is_file():
+        raise UsageError(f"{target} is a file; give a folder to export into")
+    if chosen != ["croissant"] and place.url == view.url:
         raise UsageError(f"{target} is the dataset itself; give another folder to export into")
     for name in chosen:
         if name in _OF_IMAGES:

@@ -343,7 +343,7 @@ def to_huggingface(view: Dataset, columns: Sequence[str] = ()) -> datasets.Datas
         import datasets
     except ImportError as error:
         raise UsageError(
-            "to_huggingface needs the library datasets; pip install 'zml-dask[huggingface]'"
+            "to_huggingface() needs the library datasets; pip install 'zml-dask[huggingface]'"
         ) from error
     check_whole_files(view, "to_huggingface")
     check_some(view, "files")

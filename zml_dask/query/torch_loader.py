@@ -21,7 +21,7 @@ try:
     from torch.multiprocessing.reductions import reduce_tensor
     from torch.utils.data import IterableDataset, get_worker_info
 except ImportError as error:
-    raise UsageError("to_torch() needs PyTorch; install zml-dask[ml]") from error
+    raise UsageError("to_torch() needs PyTorch; pip install 'zml-dask[ml]'") from error
 
 _LOADERS = 16
 """Iterations whose epoch is remembered, for workers of theirs that begin late."""
