@@ -7,6 +7,7 @@ may repeat our token. Each function here makes one of these harmless.
 from __future__ import annotations
 
 import reprlib
+import shlex
 import unicodedata
 from collections.abc import Callable
 from typing import Any, Final
@@ -50,6 +51,17 @@ def number_of(**counts: float) -> str:
     '1 record, 1,200 files'
     """
     return ", ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for noun, n in counts.items())
+
+
+def as_argument(text: str) -> str:
+    """Return text, made safe, as one word of a command to copy.
+
+    Examples
+    --------
+    >>> as_argument("my data"), as_argument("zenodo-ml")
+    ("'my data'", 'zenodo-ml')
+    """
+    return shlex.quote(escape_text(text))
 
 
 def escape_lines(text: str) -> str:

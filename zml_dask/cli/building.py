@@ -40,7 +40,7 @@ from zml_dask.pipeline.update import UpdateResult, harvest_of, options_of_datase
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.store.layout import DEFAULT_LEVEL, LEVELS
 from zml_dask.store.storage import Storage
-from zml_dask.text_safety import escape_text, number_of, redact_url
+from zml_dask.text_safety import as_argument, escape_text, number_of, redact_url
 
 _LOOPBACK_TIMEOUT: Final = 3.0
 """Seconds in which a server on this machine has to accept a connection."""
@@ -176,7 +176,7 @@ def _print_update(result: UpdateResult, url: str) -> None:
         if len(changes) > _MOST_LINES:
             click.echo(f"{kind}: {len(changes) - _MOST_LINES:,} more; build.log.jsonl names all")
     if result.withdrawn and not result.dropped:
-        click.echo(f"to drop them: zml-dask update {url} --drop-withdrawn")
+        click.echo(f"to drop them: zml-dask update {as_argument(url)} --drop-withdrawn")
 
 
 @click.command("import-legacy")
@@ -223,7 +223,7 @@ def import_legacy_command(
     if result.failed:
         click.echo(
             f"failed: {number_of(record=result.failed)} "
-            f"(zml-dask status {escape_text(dataset)} --failures says more)"
+            f"(zml-dask status {as_argument(dataset)} --failures says more)"
         )
 
 

@@ -26,7 +26,7 @@ from zml_dask.records.journal import load_state, state_path
 from zml_dask.sandbox.distributions import installed_corpus
 from zml_dask.sandbox.server import Sandbox
 from zml_dask.store.storage import Storage
-from zml_dask.text_safety import escape_text, number_of
+from zml_dask.text_safety import as_argument, escape_text, number_of
 
 CATALOGUE = "catalogue.jsonl"
 """The demo's catalogue, beside the dataset."""
@@ -67,7 +67,7 @@ def demo_command(ctx: click.Context, dataset: Path, workers: int | None, limit: 
     _show(open_dataset(dataset))
     click.echo(
         f"{downloads} archives fetched over HTTP; done in {time.monotonic() - started:.0f} s. "
-        f"Next: {_as_typed()} status {dataset}"
+        f"Next: {_as_typed()} status {as_argument(str(dataset))}"
     )
 
 

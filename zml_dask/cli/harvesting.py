@@ -133,7 +133,7 @@ def summary(result: HarvestResult, catalogue: Path) -> str:
 
 
 def _harvest_counts(at: HarvestProgress, waited: float) -> ProgressCounts:
-    note = f"{at.written:,} new, {at.slices} slices left"
+    note = f"{at.written:,} new, {number_of(slice=at.slices)} left"
     if waited >= 1:
         note += f", waited {waited:.0f} s for the server's limit"
     return ProgressCounts(at.found, at.total, note=note)

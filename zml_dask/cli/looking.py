@@ -32,7 +32,7 @@ from zml_dask.query.selection import image_lines
 from zml_dask.raster.images import Images, to_text
 from zml_dask.store.layout import FILES_SCHEMA
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.text_safety import escape_lines, escape_text, number_of
+from zml_dask.text_safety import as_argument, escape_lines, escape_text, number_of
 
 Row: TypeAlias = dict[str, Any]
 
@@ -221,7 +221,7 @@ def _print_status(status: Status) -> None:
         _print_costs([*status.arrays, *status.tables])
     if status.failed:
         click.echo(
-            f"what failed, and what to do: zml-dask status {escape_text(status.dataset)} --failures"
+            f"what failed, and what to do: zml-dask status {as_argument(status.dataset)} --failures"
         )
 
 

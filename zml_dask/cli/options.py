@@ -29,7 +29,7 @@ from zml_dask.pipeline.build import on_cluster
 from zml_dask.pipeline.build_options import BuildOptions, merged, options_from, read_options
 from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.raster.language import IDENTIFIERS
-from zml_dask.text_safety import escape_text, number_of
+from zml_dask.text_safety import as_argument, escape_text, number_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -240,7 +240,8 @@ def print_result(result: BuildResult) -> None:
     )
     if result.failures:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.failures.items())
-        click.echo(f"failed: {kinds} (zml-dask status {result.dataset} --failures says more)")
+        dataset = as_argument(result.dataset)
+        click.echo(f"failed: {kinds} (zml-dask status {dataset} --failures says more)")
         if not result.n_records and not result.n_staged:
             # A cache that is empty, a network that is down: scripts are not to go on from there.
             raise ZmlError(f"{result.dataset} holds no record: all that were tried failed")
