@@ -59,6 +59,30 @@ def test_each_encoding_is_found(text: str, codec: str, encoding: str) -> None:
     assert read(text.encode(codec)) == (text, encoding, None)
 
 
+@pytest.mark.parametrize("codec", ["mac_roman", "cp437", "cp850"])
+@pytest.mark.parametrize(
+    "text", [GERMAN, "# année: précédente, où l'élève a déjà été reçu à l'école\n"]
+)
+def test_a_line_that_has_symbols_within_words_is_not_windows_1252(text: str, codec: str) -> None:
+    found = read(text.encode(codec))
+    assert found[0] == text
+    assert found[1].endswith("(detected)")
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "@author Gérard Müller", "T = 25 °C ± 0.5 °C", "length [µm], 3 µg/m³ or W/m²", "© 2010",
+        "matrice à inverser", "è la matrice", "ä", "°", "Fig. 3, it\u2019s a “test”",
+        "§ 3 \u2013 4", "x² \xd7 y ÷ 2·z", "90º",
+        "get_neueÜbersicht()", "l\xb4été", "n°x", "«où»", "¿qué?", "paral·lel", "Škoda, œuvre",
+    ],
+)  # fmt: skip
+def test_a_western_word_or_sign_is_windows_1252(comment: str) -> None:
+    text = f"x = 1\n# {comment}\ny = 2\n"
+    assert read(text.encode("cp1252")) == (text, "windows-1252 (assumed)", None)
+
+
 @pytest.mark.parametrize(
     ("head", "codec", "encoding"),
     [
