@@ -268,6 +268,31 @@ def test_what_cannot_be_unpacked_costs_no_other_member_of_a_7z(read: Read, tmp_p
     assert fates(members) == {"b.py": "damaged"}
 
 
+def test_a_wrong_checksum_of_7z_is_damage(read: Read, tmp_path: Path) -> None:
+    require("7z")
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_bytes(name.encode() * 50)
+    archive = tmp_path / "all.7z"
+    command = ["7z", "a", "-m0=copy", "-ms=off", archive, "a.py", "b.py"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    whole = archive.read_bytes()
+    for path in (archive, tmp_path / "a.py", tmp_path / "b.py"):
+        path.unlink()
+    assert len(good(read(whole))) == 2
+    members = read(whole.replace(b"a.pya.py", b"a.pya.px", 1))
+    assert set(good(members)) == {"b.py"}
+    assert fates(members) == {"a.py": "damaged"}
+    assert "CRC" in str(members[0].reason)
+
+
+@pytest.mark.parametrize("n_data", [2**62, 2**63, 2**69 - 1])
+def test_lengths_of_rar_5_beyond_any_file(read: Read, n_data: int) -> None:
+    vint = bytes(n_data >> 7 * n & 0x7F | 0x80 * (n < 9) for n in range(10))
+    header = bytes([2 + len(vint), 1, 2]) + vint
+    archive = b"Rar!\x1a\x07\x01\0" + struct.pack("<L", zlib.crc32(header)) + header
+    assert fates(read(archive)) == {"archive": "damaged"}
+
+
 def read_from(read: Read, path: Path) -> list:  # type: ignore[type-arg]
     data = path.read_bytes()
     path.unlink()

@@ -591,3 +591,10 @@ def test_members_that_overlap_are_read_once(read: Read) -> None:
     members = read(raw_zip(body, *shared))
     assert "its members overlap one another" in {one.reason for one in members}
     assert 1 <= len(good(members)) < 1000
+
+
+def test_lzma_with_other_settings_than_the_usual(read: Read) -> None:
+    filters = [{"id": lzma.FILTER_LZMA1, "lc": 2, "lp": 2, "pb": 1, "dict_size": 2**20}]
+    packed = lzma.compress(make_tar(), lzma.FORMAT_ALONE, filters=filters)
+    assert packed[0] != 0x5D
+    assert good(read(packed)) == GOOD

@@ -162,7 +162,8 @@ def rar5_extras(file: IO[bytes], meter: Meter) -> dict[str, str | None]:
     if file.read(8) != b"Rar!\x1a\x07\x01\x00":
         return extras
     position = 8
-    with suppress(IndexError):
+    # It ends early, or its lengths lead further than a file can reach.
+    with suppress(IndexError, OSError, OverflowError, ValueError):
         for _ in range(meter.limits.max_members):
             meter.check_time()
             file.seek(position)

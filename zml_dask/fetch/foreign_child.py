@@ -135,7 +135,10 @@ class Reader:
         }
 
     def send_content(self, most: int | None) -> str | None:
-        """Send the content, or one byte more than `most`; return a message if that fails."""
+        """Send the content, or one byte more than `most`; return a message if that fails.
+
+        Its warnings about a content are those of a wrong checksum.
+        """
         sent = 0
         block, count, offset = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_int64()
         places = ctypes.byref(block), ctypes.byref(count), ctypes.byref(offset)
@@ -143,7 +146,7 @@ class Reader:
             code = self._read(self._archive, *places)
             if code == _END:
                 return None
-            if code < _WARN:
+            if code <= _WARN:
                 return self.error()
             for length, start in ((offset.value - sent, None), (count.value, block.value)):
                 done = 0  # first the hole before the block, should the file be sparse

@@ -605,10 +605,12 @@ def _is_skippable_frame(head: bytes) -> bool:
 
 def _is_lzma(head: bytes) -> bool:
     """Whether the header of an ``.lzma`` file is one that a compressor writes."""
-    if len(head) < 13 or head[0] != 0x5D:
+    if len(head) < 13 or head[0] >= 225:
         return False
     dictionary = int.from_bytes(head[1:5], "little")
     size = int.from_bytes(head[5:13], "little")
+    if head[0] != 0x5D and (size != 2**64 - 1 or head[13:14] != b"\0"):
+        return False  # other settings than the usual ones: the rest must leave no doubt
     # A power of two, or the sum of two that follow one another.
     low = dictionary & -dictionary
     return (
