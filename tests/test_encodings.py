@@ -97,6 +97,13 @@ def test_a_western_word_or_sign_is_windows_1252(comment: str) -> None:
         ('msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=ISO-8859-2\\n"\n', "latin2",
          "iso-8859-2 (declared)"),
         ("% !TEX encoding = IsoLatin9\n", "iso-8859-15", "iso-8859-15 (declared)"),
+        ("package X;\n\n=encoding latin2\n\n=head1 NAME\n", "latin2", "iso-8859-2 (declared)"),
+        ("% licence\n\n\\name{f}\n\\encoding{latin2}\n", "latin2", "iso-8859-2 (declared)"),
+        ("Package: x\nVersion: 1\nTitle: X\nEncoding: latin2\n", "latin2", "iso-8859-2 (declared)"),
+        ('<%@ page contentType="text/html; charset=ISO-8859-2" %>\n', "latin2",
+         "iso-8859-2 (declared)"),
+        ("<%@ page language='java' pageEncoding='windows-1250'%>\n", "cp1250",
+         "windows-1250 (declared)"),
         ('<?xml version="1.0" encoding="ISO-8859-2"?>\n', "iso-8859-2", "iso-8859-2 (declared)"),
         ("<?xml version='1.0' encoding='windows-1250' standalone='yes'?>\n", "cp1250",
          "windows-1250 (declared)"),
@@ -112,6 +119,18 @@ def test_a_western_word_or_sign_is_windows_1252(comment: str) -> None:
 def test_each_declaration_is_followed(head: str, codec: str, encoding: str) -> None:
     text = f"{head}é ü ö\n"
     assert read(text.encode(codec)) == (text, encoding, None)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "/* vim: set ts=4 fileencoding=iso-8859-2 : */\n",
+        "% Local Variables:\n% mode: latex\n% coding: iso-latin-2-unix\n% End:\n",
+    ],
+)
+def test_a_declaration_in_the_last_lines_is_followed(end: str) -> None:
+    text = f"x = 1\né ü ö\n{'y = 2' * 900}\n{end}"
+    assert read(text.encode("latin2")) == (text, "iso-8859-2 (declared)", None)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,18 @@ _HTML: Final = re.compile(rb"(?i)<meta\b[^>]{0,200}?charset\s*=\s*[\"']?([-_.:a-
 _CSS: Final = re.compile(rb"@charset\s+[\"']([-_.:a-zA-Z0-9]+)[\"']")
 _LATEX: Final = re.compile(rb"\\usepackage\s*\[([a-z0-9-]+)\]\s*\{inputenc\}")
 _GETTEXT: Final = re.compile(rb'(?m)^"Content-Type: *text/[a-z]+; *charset=([-_.a-zA-Z0-9]+)')
+_JSP: Final = re.compile(
+    rb"(?i)<%@\s*page\b[^>]{0,200}?(?:pageEncoding\s*=\s*[\"']|charset=)([-_.:a-z0-9]+)"
+)
+# Perl's documentation, R's, R's packages, LaTeX.
+_COMMAND: Final = re.compile(
+    rb"(?m)^(?:=encoding[ \t]+|\\(?:input)?encoding\{|Encoding:[ \t]*)([-_.a-zA-Z0-9]+)"
+)
+# The last lines, as vim and Emacs read them.
+_AT_END: Final = re.compile(
+    rb"(?:\bvim?:[^\n]*?\b(?:fenc|fileencoding)=|Local Variables:(?s:.{0,400}?)\bcoding:[ \t]*)"
+    rb"([-_.a-zA-Z0-9]+)"
+)
 # Names that LaTeX, TeXShop and Emacs have for encodings, and Python has not.
 _OTHER_NAMES: Final = {
     "ansinew": "windows-1252", "latin9": "iso-8859-15", "applemac": "mac_roman",
@@ -420,15 +432,16 @@ def _bad_bytes(n: int, encoding: str) -> str:
 
 
 def _declared_codec(data: bytes) -> str | None:
-    """Return the codec that a file names in its first lines; None for none, or one unknown."""
+    """Return the codec that a file names; None for none, or one unknown."""
     head = data[:_DECLARATION_BYTES]
     lines = head.split(b"\n", 2)[:2]
     names = [match[1] for form in (_XML, _CSS) if (match := form.match(head)) is not None]
     names += [match[1] for line in lines if (match := _COOKIE.search(line)) is not None]
     names += [match[1] for match in _HTML.finditer(head)][:1]
-    for form in (_LATEX, _GETTEXT):  # behind a licence, as a rule
+    for form in (_LATEX, _GETTEXT, _COMMAND, _JSP):  # behind a licence, as a rule
         if (match := form.search(data[: 4 * _DECLARATION_BYTES])) is not None:
             names.append(match[1])
+    names += [match[1] for match in _AT_END.finditer(data[-_DECLARATION_BYTES:])][-1:]
     return next((codec for codec in map(_codec, names) if codec is not None), None)
 
 
