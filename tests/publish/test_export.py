@@ -87,6 +87,8 @@ def test_a_file_is_no_folder_to_export_into(view: Dataset, tmp_path: Path) -> No
     (tmp_path / "x").write_text("mine")
     with pytest.raises(UsageError, match="x is a file; give a folder"):
         view.export(tmp_path / "x", "parquet")
+    with pytest.raises(UsageError, match="squashfs is written into a local folder"):
+        view.export("memory://x", "squashfs")
 
 
 def test_parts_are_bounded_and_do_not_depend_on_the_workers(

@@ -117,6 +117,8 @@ def export(
     check_formats(formats)
     chosen = list(dict.fromkeys(formats))
     place = Storage.open(target)
+    for name in {"squashfs", "croissant"}.intersection(chosen if not place.is_local else ()):
+        raise UsageError(f"{name} is written into a local folder, not to {target}; copy it there")
     if "squashfs" not in chosen and place.is_local and Path(place.url).is_file():
         raise UsageError(f"{target} is a file; give a folder to export into")
     if chosen != ["croissant"] and place.url == view.url:
