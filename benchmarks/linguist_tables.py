@@ -177,7 +177,8 @@ def main(package: Path) -> None:
         for interpreter in facts.get("interpreters", []):
             interpreters[interpreter].append(language)
     for name in PROSE:
-        names.setdefault(name, "Text")
+        for usual in (name, name.lower(), name.capitalize()):
+            names.setdefault(usual, "Text")
     kinds = {language: facts["type"] for language, facts in languages.items()}
     for extension, (language, kind) in UNNAMED.items():
         extensions[extension].append(language)

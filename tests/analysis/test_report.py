@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
@@ -325,6 +326,22 @@ def test_stated_and_contained_licences(known: Known, tmp_path: Path) -> None:
     assert ["cc-by-4.0", "MIT", "2", "202"] in Page(text).tables["license_disagreement"]
     for address in ("#license=cc-by-4.0", "#record=202"):
         assert f'href="viewer/index.html{address}"' in text
+
+
+@pytest.mark.browser
+def test_no_text_is_wider_than_its_place(
+    known: Known, numbers: Numbers, tmp_path: Path, chromium: webdriver.Chrome
+) -> None:
+    held = ", ".join(["BSD-3-Clause"] * 20)
+    row = {"stated": "mit", "contained": held, "records": 1, "example": 202}
+    tables = {**numbers.tables, "license_disagreement": pd.DataFrame([row])}
+    tables.setdefault("license_agreement", pd.DataFrame([{"license": "none", "records": 1}]))
+    wide = replace(numbers, totals={**numbers.totals, "bytes": 10**15}, tables=tables)
+    path = tmp_path / "report.html"
+    path.write_text(render(str(known.path), wide), encoding="utf-8")
+    chromium.get(path.as_uri())
+    places = "[...document.querySelectorAll('dl.totals div, html')]"
+    assert script(chromium, f"{places}.filter(e => e.scrollWidth > e.clientWidth).length") == 0
 
 
 @pytest.mark.browser

@@ -141,7 +141,7 @@ def test_exports(ds: Dataset, tmp_path: Path, run: Callable[..., tuple[int, str,
         "export", ds.url, str(tmp_path / "none"), "--format", "parquet", "--columns", "loc.code"
     )
     assert status == 2
-    assert "no column 'loc.code'" in said
+    assert "no table 'loc'" in said
 
 
 def test_the_library_datasets(ds: Dataset) -> None:

@@ -27,6 +27,8 @@ KINDS = {"programming", "markup", "data", "prose", None}
         ("Makefile", b"", "Makefile"),
         ("deep/Dockerfile", b"", "Dockerfile"),
         ("README", b"", "Text"),
+        ("src/readme", b"", "Text"),
+        ("Changelog", b"", "Text"),
         ("README.md", b"# Hello\n", "Markdown"),
         (".gitignore", b"", "Ignore List"),
         ("a.h", b"int f(int);\n", "C"),
