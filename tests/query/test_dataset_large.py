@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from large_dataset import FILES_A_SHARD, write_large_dataset
+from large_dataset import FILES_A_SHARD, IMAGES_A_FILE, write_large_dataset
 from range_server import RangeServer
 
 import zml_dask as zml
@@ -119,6 +120,20 @@ def test_scattered_rows_are_read_chunk_by_chunk_once(folder: Path, reads: Reads)
     assert reads.bytes_of("images.zarr") == needed + shards * 1028
     chunks = reads.of_chunks()
     assert len(set(chunks)) == len(chunks)
+
+
+def test_labels_of_a_batch_take_no_memory_for_all_files(folder: Path) -> None:
+    view = zml.open_dataset(folder)
+    rows = np.array([900_001, 5, 64])
+    files, segment = view.selection.file_of(rows)
+    assert files.tolist() == (rows // IMAGES_A_FILE).tolist()
+    assert segment.tolist() == (rows % IMAGES_A_FILE).tolist()
+    tracemalloc.start()
+    try:
+        view.selection.file_of(rows)
+        assert tracemalloc.get_traced_memory()[1] < len(view.files)
+    finally:
+        tracemalloc.stop()
 
 
 def test_neighbouring_chunks_come_in_one_request(folder: Path, reads: Reads) -> None:

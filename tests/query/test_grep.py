@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,12 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.cli.main import main
-from zml_dask.engine.executors import ThreadsExecutor
+from zml_dask.engine.executors import SerialExecutor, ThreadsExecutor
 from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
+from zml_dask.query.file_images import FileImages
 from zml_dask.query.grep import Match, compile_pattern, grep_on
+from zml_dask.query.portions import cut
 from zml_dask.store.storage import Storage
 
 
@@ -63,8 +68,54 @@ def test_only_what_is_selected_and_lines_count_within_the_file(ds: Dataset) -> N
 
 def test_any_executor_finds_the_same_in_the_same_order(ds: Dataset) -> None:
     pattern = compile_pattern("x")
-    assert grep_on(ds, pattern, ThreadsExecutor(3)) == list(ds.grep("x"))
-    assert grep_on(ds, pattern) == list(ds.grep("x"))
+    for executor in (ThreadsExecutor(3), SerialExecutor()):
+        found = grep_on(ds, pattern, executor, lambda pieces: [*chain.from_iterable(pieces)])
+        assert found == list(ds.grep("x"))
+
+
+def test_lines_are_written_while_others_are_searched(
+    ds: Dataset, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files_of: dict[str, set[int]] = {}
+    for match in plainly(ds, r"\w{3}"):
+        files_of.setdefault(match.line, set()).add(match.file_id)
+    rare = next(line for line, files in files_of.items() if len(files) == 1)
+    found = list(ds.grep(rare, fixed=True))
+    last = len(ds.files) - 1
+    assert 0 < len(found) < 99
+    assert found[-1].file_id < last - 1
+    written: list[str] = []
+
+    def watched(*_: object) -> Iterator[FileImages]:
+        for one in ds:
+            written.append(capsys.readouterr().out)
+            yield one
+
+    monkeypatch.setattr("zml_dask.query.grep._FILES_AT_ONCE", 1)
+    monkeypatch.setattr("zml_dask.query.grep.iterate_files", watched)
+    with pytest.raises(SystemExit):
+        main(["grep", ds.url, rare, "--fixed", "--format", "csv"])
+    assert len("".join(written).splitlines()) == 1 + len(found)
+    assert not capsys.readouterr().out
+    written.clear()
+    with pytest.raises(SystemExit):
+        main(["grep", ds.url, "x", "--format", "csv", "--limit", "1"])
+    assert len(written) < last
+
+
+def test_an_executor_hands_on_what_it_finds_at_once(
+    ds: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zml_dask.query.grep.cut", partial(cut, records=1))
+    searched: list[int] = []
+
+    def counted(files: Iterable[FileImages], pattern: re.Pattern[str]) -> Iterator[Match]:
+        searched.append(1)
+        yield from ()
+
+    monkeypatch.setattr("zml_dask.query.grep._search", counted)
+    assert grep_on(ds, compile_pattern("x"), SerialExecutor(), lambda pieces: next(pieces)) == []
+    assert len(searched) == 1
 
 
 def test_mistakes_are_named(ds: Dataset) -> None:

@@ -45,6 +45,10 @@ def test_positions_are_those_of_the_mask(mask: np.ndarray, data: st.DataObject) 
     np.testing.assert_array_equal(rows.positions(start, stop), expected[start:stop])
     asked = np.array(data.draw(st.lists(st.integers(0, mask.size), max_size=9)), np.int64)
     np.testing.assert_array_equal(rows.rank(asked), np.searchsorted(expected, asked))
+    places = np.flatnonzero(np.isin(expected, asked))[::-1]
+    np.testing.assert_array_equal(rows.at(places), expected[places])
+    kept = np.random.default_rng(mask.size).random(expected.size) < 0.5
+    np.testing.assert_array_equal(rows.where(kept).positions(), expected[kept])
 
 
 @given(st.integers(0, 5_000))

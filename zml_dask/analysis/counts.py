@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
 from zml_dask.query.engine import Database
 from zml_dask.store.snapshot import Snapshot
 
@@ -193,7 +194,7 @@ class Numbers:
         pq.write_table(pa.Table.from_pandas(everything, preserve_index=False), path)
 
 
-def count(dataset: str) -> Numbers:
+def count(dataset: str, progress: BuildProgress | None = None) -> Numbers:
     """Count what is in a dataset, given by path or URL; `UsageError` if there is none.
 
     No pixel is read: the number of a file's images, and their lines, follow from its lines.
@@ -213,10 +214,17 @@ def count(dataset: str) -> Numbers:
             names.append(f"derived/{name}")
             views |= own_views
             queries |= own_queries
+    progress = progress or SilentProgress()
+    asked = [*queries.values(), *_BY_YEAR.values(), _EXAMPLES]
+    found: list[pd.DataFrame] = []
     with Database(snapshot, tuple(names), views) as database:
-        tables = {name: database.table(query).to_pandas() for name, query in queries.items()}
-        years = {name: database.table(query).to_pandas() for name, query in _BY_YEAR.items()}
-        examples = database.table(_EXAMPLES).to_pandas()
+        for query in asked:
+            progress.update("tables", Counts(done=len(found), total=len(asked)))
+            found.append(database.table(query).to_pandas())
+    progress.update("tables", Counts(done=len(found), total=len(asked)))
+    tables = dict(zip(queries, found, strict=False))
+    years = dict(zip(_BY_YEAR, found[len(queries) :], strict=False))
+    examples = found[-1]
     largest = tables["by_record"]
     n_images = int(largest["images"].sum())
     share = largest["images"].to_numpy(np.float64) / max(n_images, 1)

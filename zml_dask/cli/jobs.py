@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from functools import cache
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +14,7 @@ import pyarrow as pa
 from dask.utils import format_bytes
 
 from zml_dask.cli.options import cluster_options, executor_of, names_cluster, progress_of
-from zml_dask.cli.output import output_options, write_rows
+from zml_dask.cli.output import Shown, output_options, write_rows
 from zml_dask.derived.compute import Recipe, Whole, derive_table
 from zml_dask.derived.derive import table_of
 from zml_dask.engine.executors import SerialExecutor
@@ -25,7 +24,7 @@ from zml_dask.publish.png import Grouping, PngOptions
 from zml_dask.publish.squashfs import Compression
 from zml_dask.publish.training import ImageForm
 from zml_dask.query.dataset import Dataset, open_dataset
-from zml_dask.query.grep import MATCH_SCHEMA, Match, compile_pattern, grep, grep_on
+from zml_dask.query.grep import MATCH_SCHEMA, Match, compile_pattern, grep_on, grep_pieces
 from zml_dask.store.layout import COLUMN_TYPES, LEVELS, derived_table
 from zml_dask.store.repack import repack_on
 from zml_dask.store.storage import Storage
@@ -63,21 +62,35 @@ def grep_command(
     compiled = compile_pattern(pattern, ignore_case=ignore_case, fixed=fixed)
     opened = open_dataset(dataset)
     view = opened if where is None else opened.select(where)
-    if names_cluster(values):
-        with progress_of(ctx) as progress, executor_of(values, progress, dataset)() as executor:
-            matches: Iterable[Match] = grep_on(view, compiled, executor, progress)
-    else:
-        matches = grep(view, compiled)
-    shown = write_rows(_tables_of(matches), form, output, limit=limit)
+
+    def write(pieces: Iterator[list[Match]]) -> Shown:
+        return write_rows(_tables_of(pieces, limit), form, output, limit=limit)
+
+    with progress_of(ctx) as progress:
+        if names_cluster(values):
+            with executor_of(values, progress, dataset)() as executor:
+                shown = grep_on(view, compiled, executor, write, progress)
+        else:
+            shown = write(grep_pieces(view, compiled, progress))
     shown.say(number_of(line=shown.rows) + (" shown, there are more" if shown.cut else ""))
 
 
-def _tables_of(matches: Iterable[Match]) -> Iterator[pa.Table]:
+def _tables_of(pieces: Iterator[list[Match]], limit: int | None) -> Iterator[pa.Table]:
+    """Yield matches soon: when there are many, or some and a piece without any."""
     yield MATCH_SCHEMA.empty_table()
-    found = iter(matches)
-    while several := list(islice(found, _MATCHES)):
-        columns = {name: [getattr(m, name) for m in several] for name in MATCH_SCHEMA.names}
-        yield pa.table(columns, schema=MATCH_SCHEMA)
+    enough = _MATCHES if limit is None else min(_MATCHES, limit + 1)
+    held: list[Match] = []
+    for found in pieces:
+        held += found
+        if len(held) >= enough or (held and not found):
+            yield _table_of(held)
+            held = []
+    yield _table_of(held)
+
+
+def _table_of(matches: list[Match]) -> pa.Table:
+    columns = {name: [getattr(m, name) for m in matches] for name in MATCH_SCHEMA.names}
+    return pa.table(columns, schema=MATCH_SCHEMA)
 
 
 @click.command("derive")

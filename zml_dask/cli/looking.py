@@ -23,6 +23,7 @@ from zml_dask.analysis.counts import UNNAMED, count
 from zml_dask.analysis.report import render
 from zml_dask.arguments import nearest
 from zml_dask.cli.drawing import draw
+from zml_dask.cli.options import progress_of
 from zml_dask.errors import UsageError, ZmlError
 from zml_dask.pipeline.status import Amount, Cost, FailureGroup, Status, read_status
 from zml_dask.publish.viewer import ViewerServer, export_page
@@ -278,7 +279,10 @@ def _print_failures(groups: Iterable[FailureGroup]) -> None:
     help="Address of the viewer's page, as seen from the report (viewer/index.html): names in "
     "the report become links to their images.",
 )
+@click.pass_context
 def report_command(
+    ctx: click.Context,
+    /,
     dataset: str,
     output: Path,
     json_file: Path | None,
@@ -289,7 +293,8 @@ def report_command(
     for wanted in (output, json_file, parquet_file):
         if wanted is not None and not wanted.absolute().parent.is_dir():
             raise click.BadParameter(f"there is no folder {escape_text(str(wanted.parent))!r}")
-    numbers = count(dataset)
+    with progress_of(ctx) as progress:
+        numbers = count(dataset, progress)
     output.write_text(render(dataset, numbers, viewer), encoding="utf-8")
     if json_file is not None:
         json_file.write_text(numbers.to_json() + "\n", encoding="utf-8")

@@ -55,6 +55,8 @@ INPUTS: Final = ("text", "images", "row")
 Int64 = NDArray[np.int64]
 
 FILES_PER_TASK = 4_096
+_ROWS_PER_TASK = 65_536
+"""Files of a task that reads no images: with fewer, each row group would be read many times."""
 
 _NOTE_SECONDS = 1.0
 """Between two reports of a task's progress."""
@@ -116,6 +118,11 @@ class Recipe:
         code = _canonical_text(function).encode("utf-8", "replace")
         fingerprint = hashlib.sha256(code).hexdigest()
         return cls(name, function, tuple(columns.items()), inputs, fingerprint)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the function is given text or images."""
+        return not {"text", "images"}.isdisjoint(self.inputs)
 
     @property
     def title(self) -> str:
@@ -317,8 +324,9 @@ class DeriveFiles(Job[tuple[int, int], None, StagedRows, DatasetInfo]):
     def ranges(self) -> list[tuple[int, int]]:
         """Divide the files into ranges, always at the same numbers."""
         total = self.snapshot.info.counts.files
-        edges = range(self.first - self.first % FILES_PER_TASK, total, FILES_PER_TASK)
-        return [(max(at, self.first), min(at + FILES_PER_TASK, total)) for at in edges]
+        size = FILES_PER_TASK if self.recipe.reads_images else _ROWS_PER_TASK
+        edges = range(self.first - self.first % size, total, size)
+        return [(max(at, self.first), min(at + size, total)) for at in edges]
 
     def plan(self, workers: int) -> list[tuple[int, int]]:
         """Return the ranges that no interrupted run has staged."""
@@ -495,7 +503,6 @@ def compute(
     Returns the values of each file (empty where there are none), why the function failed for each
     (None where it did not), and the number of files for which it was called.
     """
-    needs_text = not {"text", "images"}.isdisjoint(recipe.inputs)
     names = ["file_id", "record_id", "status", "n_lines", "first_image", "n_images"]
     if "row" in recipe.inputs:
         names = [field.name for field in snapshot.info.table_schema("files")]
@@ -503,7 +510,7 @@ def compute(
     first = table["first_image"].to_numpy().astype(np.int64)
     begins = first - first[0]
     ends = begins + table["n_images"].to_numpy()
-    if not needs_text:
+    if not recipe.reads_images:
         begins, ends = np.zeros_like(begins), np.zeros_like(ends)
     span = _Span(int(first[0]), int(first[0] + ends[-1]))
     values: list[Mapping[str, Any]] = []
@@ -516,7 +523,7 @@ def compute(
             noted = time.monotonic()
             note_done(start, len(values))
         has_text = row["status"] in ("ok", "empty")
-        if row["record_id"] in snapshot.withdrawn or (needs_text and not has_text):
+        if row["record_id"] in snapshot.withdrawn or (recipe.reads_images and not has_text):
             values.append({})
             errors.append(None)
             continue

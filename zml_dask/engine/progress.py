@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,5 +141,7 @@ def open_progress(stream: IO[str], *, quiet: bool = False) -> Iterator[BuildProg
             TextColumn("{task.fields[counts]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(file=stream)) as progress:
+        # Results may be written meanwhile: above the bar on a terminal, into a pipe as ever.
+        redirect = sys.stdout.isatty()
+        with Progress(*columns, console=Console(file=stream), redirect_stdout=redirect) as progress:
             yield BarProgress(progress)

@@ -6,6 +6,7 @@ accuracies, the mean of the classes' recalls; guessing gives one over the number
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
@@ -102,7 +103,8 @@ def contained_licenses(dataset: Dataset) -> pd.Series:
     """Return the licence whose text each record contains, the most frequent of several."""
     found: pd.DataFrame = dataset.sql(
         "SELECT record_id, mode(license) AS license FROM license_detected "
-        "WHERE how = 'text' GROUP BY record_id"
+        "WHERE how = 'text' GROUP BY record_id",
+        timeout=math.inf,
     ).df()
     licenses: pd.Series = found.set_index("record_id")["license"]
     return licenses

@@ -8,6 +8,7 @@ family are right or wrong together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -45,6 +46,7 @@ from zml_dask.learning.words import N_BUCKETS, WordCounts, count_words
 from zml_dask.query.dataset import Dataset
 from zml_dask.raster.images import to_text
 from zml_dask.raster.language import MAGIKA_NAMES, magika
+from zml_dask.text_safety import number_of
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
@@ -327,6 +329,7 @@ def learn(
     progress. `UsageError` if the dataset has fewer than two languages in enough concepts.
     """
     options = options or LearnOptions()
+    say(f"choosing pages of {number_of(file=dataset.counted['files'])}")
     sample = draw(dataset, options.sample)
     warnings = warnings_of(sample)
     for warning in warnings:
@@ -491,7 +494,7 @@ def held_out(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> d
 def unknown(dataset: Dataset, model: LanguageModel, options: LearnOptions) -> dict[str, Any]:
     """Return a model's predictions for languages that it does not know, and their confidence."""
     query = _LABELS.format(min_lines=options.sample.min_lines)
-    labels = dataset.sql(query).df()["label"]
+    labels = dataset.sql(query, timeout=math.inf).df()["label"]
     others = [label for label in labels if label not in model.labels]
     if len(others) < 2:
         return {}

@@ -6,6 +6,7 @@ resemble each other, a family is never in both the training and the test set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -116,7 +117,7 @@ def draw(dataset: Dataset, options: SampleOptions, labels: list[str] | None = No
         "pages_a_label": options.pages_a_label,
     }
     query = _EVEN.format(eligible=_ELIGIBLE.format(**given), **given)
-    files = dataset.sql(query).df()
+    files = dataset.sql(query, timeout=math.inf).df()
     if labels is not None:
         files = files[files["label"].isin(labels)]
     found = sorted(map(str, files["label"].unique()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from abc import abstractmethod
 from collections import Counter
@@ -276,7 +277,8 @@ def export_atlas(view: Dataset, target: Storage) -> int:
     rows = view.sql(
         "SELECT record_id, title, doi, license, year(publication_date) AS year, "
         "record_map.language AS language, n_files, n_images, x, y, neighbours, similarity "
-        "FROM record_map JOIN records USING (record_id) WHERE x IS NOT NULL ORDER BY record_id"
+        "FROM record_map JOIN records USING (record_id) WHERE x IS NOT NULL ORDER BY record_id",
+        timeout=math.inf,
     ).to_arrow_table()
     place = {number: at for at, number in enumerate(rows["record_id"].to_pylist())}
     near = []

@@ -249,7 +249,7 @@ class Batches:
         columns = [column for column in (self._labels, self._weights) if column is not None]
         if not columns:
             return encoded
-        files = self._view.selection.file_of(rows)
+        files, _ = self._view.selection.file_of(rows)
         return encoded, *(column[files] for column in columns)
 
     def _windows(

@@ -264,8 +264,8 @@ class Dataset:
             Bytes; larger intermediate results go to temporary files. Default: 1.5 GiB, or
             half of the machine's memory if that is less.
         timeout : float, optional
-            Seconds. With a timeout the result is computed now and kept in memory;
-            without one it is computed when you read it.
+            Seconds, or ``math.inf``. With a timeout the result is computed now and kept in
+            memory, and Ctrl-C ends that; without one it is computed when you read it.
 
         Returns
         -------

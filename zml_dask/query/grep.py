@@ -7,17 +7,17 @@ spaces. Only images of the selection are read, each once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 
-from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Each, Executor, run_job
-from zml_dask.engine.progress import BuildProgress
+from zml_dask.engine.progress import BuildProgress, Counts
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.portions import Portion, cut
@@ -27,6 +27,12 @@ from zml_dask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
+
+_Written = TypeVar("_Written")
+
+_FILES_AT_ONCE: Final = 256
+_PATIENCE: Final = 5.0
+"""Seconds after which progress is shown."""
 
 MATCH_SCHEMA = pa.schema(
     [
@@ -79,16 +85,55 @@ def grep(view: Dataset, pattern: re.Pattern[str]) -> Iterator[Match]:
     return _search(iterate_files(view.snapshot, view.selection), pattern)
 
 
+def grep_pieces(
+    view: Dataset, pattern: re.Pattern[str], progress: BuildProgress
+) -> Iterator[list[Match]]:
+    """Do as `grep`, some files at a time, also without matches; show progress if it takes long."""
+    files, total = iterate_files(view.snapshot, view.selection), len(view.selection.files)
+    began, done = time.monotonic(), 0
+    while several := list(islice(files, _FILES_AT_ONCE)):
+        yield list(_search(several, pattern))
+        done += len(several)
+        if time.monotonic() - began > _PATIENCE:
+            progress.update("files", Counts(done=done, total=total))
+
+
 def grep_on(
     view: Dataset,
     pattern: re.Pattern[str],
-    executor: Executor | None = None,
+    executor: Executor,
+    write: Callable[[Iterator[list[Match]]], _Written],
     progress: BuildProgress | None = None,
-) -> list[Match]:
-    """Do as `grep` on any executor; by default in this process."""
+) -> _Written:
+    """Do as `grep` on any executor; `write` is given what is found in each piece as it comes."""
     tasks = [(view.snapshot, portion, pattern) for portion in cut(view)]
-    found = run_job(Each(_search_portion, tasks), executor or SerialExecutor(), progress=progress)
-    return list(chain.from_iterable(found))
+    found: Any = run_job(_Grep(_search_portion, tasks, write), executor, progress=progress)
+    return cast("_Written", found)
+
+
+@dataclass(frozen=True)
+class _Grep(Each[list[Match]]):
+    """Hands on what is found in the dataset's order, as soon as it is."""
+
+    write: Callable[[Iterator[list[Match]]], Any] = list
+
+    def for_workers(self) -> Each[list[Match]]:
+        """Return the job without what only the driver needs."""
+        return replace(self, arguments=(), write=list)
+
+    def finish(self, results: Iterator[tuple[int, list[Match]]]) -> Any:
+        """Write the results."""
+        return self.write(_in_order(results))
+
+
+def _in_order(results: Iterator[tuple[int, list[Match]]]) -> Iterator[list[Match]]:
+    waiting: dict[int, list[Match]] = {}
+    following = 0
+    for number, found in results:
+        waiting[number] = found
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
 
 
 def _search_portion(snapshot: Snapshot, portion: Portion, pattern: re.Pattern[str]) -> list[Match]:

@@ -60,7 +60,7 @@ class _FileColumn:
     def __getitem__(self, key: Any) -> NDArray[Any]:
         (rows,) = key if isinstance(key, tuple) else (key,)
         values, texts = self._values
-        spread = values[self._view.selection.file_of(_positions(self._view, rows))]
+        spread = values[self._view.selection.file_of(_positions(self._view, rows))[0]]
         return spread if texts is None else texts[spread]
 
 
@@ -78,11 +78,13 @@ class _ImageColumn:
         (rows,) = key if isinstance(key, tuple) else (key,)
         positions = _positions(self._view, rows)
         selection = self._view.selection
-        of_file = selection.file_of(positions)
-        segment = positions - selection.first_image[of_file]
+        of_file, segment = selection.file_of(positions)
         if self._lines:
             height = self._view.info.shape.height
-            return image_lines(selection.n_lines[of_file], segment, height).astype(np.int32)
+            places, back = np.unique(of_file, return_inverse=True)
+            files = self._view.snapshot.take("files", selection.files.at(places), ["n_lines"])
+            lines = files["n_lines"].to_numpy().astype(np.int64)[back]
+            return image_lines(lines, segment, height).astype(np.int32)
         return segment.astype(np.int32)
 
 
@@ -90,8 +92,7 @@ def _positions(view: Dataset, key: Any) -> Int64:
     if isinstance(key, slice) and key.step in (None, 1):
         start, stop, _ = key.indices(len(view))
         return view.rows.positions(start, stop)
-    chosen: Int64 = view.rows.positions()[key]
-    return chosen
+    return view.rows.at(np.arange(len(view))[key])
 
 
 def to_xarray(view: Dataset, columns: Sequence[str] = ()) -> xr.Dataset:

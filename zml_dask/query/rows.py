@@ -25,7 +25,7 @@ _WINDOW = 2**22
 """Rows whose mask is made at once, 4 MB; a multiple of eight."""
 
 _AT_ONCE = 2**20
-"""Rows that are put in order at once."""
+"""Rows that are handled at once."""
 
 _BLOCK = 4_096
 """Rows of which the selected ones are counted together; a multiple of eight."""
@@ -138,17 +138,52 @@ class Rows:
         >>> Rows.of_positions(np.array([2, 4]), total=8).rank(np.array([2, 3, 8])).tolist()
         [0, 1, 2]
         """
-        if not rows.size:
-            return rows
-        # Only between the least and the greatest: most callers ask for neighbours.
-        block = int(rows.min()) // _BLOCK
-        first = block * (_BLOCK // 8)
-        byte, bit = np.divmod(rows - first * 8, 8)
-        bits = np.append(self.bits[first : first + int(byte.max()) + 1], np.uint8(0))
-        before = np.cumsum(np.bitwise_count(bits), dtype=np.int64) - np.bitwise_count(bits)
-        within = np.bitwise_count(bits[byte] & ~(0xFF >> bit).astype(np.uint8))
-        rank: Int64 = self._starts[block] + before[byte] + within
+        blocks = rows // _BLOCK
+        _, places, bits = self._touched(blocks)
+        byte, bit = np.divmod(rows % _BLOCK, 8)
+        before = np.zeros((len(bits), _BLOCK // 8), np.int16)
+        np.cumsum(np.bitwise_count(bits[:, :-1]), axis=1, out=before[:, 1:])
+        within = np.bitwise_count(bits[places, byte] & ~(0xFF >> bit).astype(np.uint8))
+        rank: Int64 = self._starts[blocks] + before[places, byte] + within
         return rank
+
+    def at(self, places: Int64) -> Int64:
+        """Return the numbers of the selected rows at some places among them, in any order.
+
+        Examples
+        --------
+        >>> Rows.of_positions(np.array([2, 4]), total=8).at(np.array([1, 0])).tolist()
+        [4, 2]
+        """
+        blocks = np.searchsorted(self._starts, places, "right") - 1
+        numbers, own, bits = self._touched(blocks)
+        found = np.flatnonzero(np.unpackbits(bits))
+        sizes = np.diff(self._starts)[numbers]
+        block, row = np.divmod(
+            found[(np.cumsum(sizes) - sizes)[own] + places - self._starts[blocks]], _BLOCK
+        )
+        rows: Int64 = numbers[block] * _BLOCK + row
+        return rows
+
+    def _touched(self, blocks: Int64) -> tuple[Int64, Int64, NDArray[np.uint8]]:
+        """Return the different blocks, the place of each given one among them, and their bits."""
+        is_touched = np.zeros(self._starts.size, np.bool_)
+        is_touched[blocks] = True
+        numbers = np.flatnonzero(is_touched)
+        whole, rest = divmod(self.bits.size, _BLOCK // 8)
+        n = int(np.searchsorted(numbers, whole))
+        bits = np.zeros((numbers.size, _BLOCK // 8), np.uint8)
+        bits[:n] = self.bits[: self.bits.size - rest].reshape(whole, _BLOCK // 8)[numbers[:n]]
+        bits[n:, :rest] = self.bits[self.bits.size - rest :]
+        return numbers, np.searchsorted(numbers, blocks), bits
+
+    def where(self, mask: NDArray[np.bool_]) -> Rows:
+        """Return those of these rows for which `mask`, of shape (len(self),), is true."""
+        builder = RowsBuilder(self.total)
+        for start in range(0, len(self), _AT_ONCE):
+            several = slice(start, start + _AT_ONCE)
+            builder.add(self.positions(several.start, several.stop)[mask[several]])
+        return builder.finish()
 
     def block_sizes(self, shard: int) -> tuple[int, ...]:
         """Sizes of blocks of about a shard's rows that divide no shard.
@@ -188,8 +223,8 @@ class RowsBuilder:
     def add(self, rows: Int64) -> None:
         """Add rows, in any order, also several times."""
         for at in range(0, rows.size, _AT_ONCE):
-            ordered = np.sort(rows[at : at + _AT_ONCE])
-            self.add_runs(ordered, (np.diff(ordered, append=-1) != 0).astype(np.int64))
+            some = rows[at : at + _AT_ONCE]
+            np.bitwise_or.at(self._bits, some >> 3, (0x80 >> (some & 7)).astype(np.uint8))
 
     def add_runs(self, first: Int64, count: Int64) -> None:
         """Add runs of `count` rows from `first` on, in any order."""
@@ -214,12 +249,14 @@ class RowsBuilder:
         return Rows(self._bits, self._total)
 
     def _flush(self) -> None:
-        if not self._waiting:
+        if not self._n_waiting:
             return
         first, stops = (np.concatenate(arrays) for arrays in zip(*self._waiting, strict=True))
         self._waiting, self._n_waiting = [], 0
         order = np.argsort(first, kind="stable")
-        begins, ends = first[order], stops[order]
+        begins, ends = first[order], np.maximum.accumulate(stops[order])
+        apart = begins[1:] >= ends[:-1]  # of those that overlap, the first and the last end stay
+        begins, ends = begins[np.append(True, apart)], ends[np.append(apart, True)]
         at = 0
         while at < begins.size:
             low = int(begins[at]) // _WINDOW * _WINDOW
@@ -227,8 +264,8 @@ class RowsBuilder:
             size = -(-(int(ends[stop - 1]) - low) // 8) * 8
             steps = np.zeros(size + 1, np.int8)
             # Where one run ends and another begins, the two steps cancel.
-            np.add.at(steps, begins[at:stop] - low, 1)
-            np.add.at(steps, ends[at:stop] - low, -1)
+            steps[begins[at:stop] - low] += 1
+            steps[ends[at:stop] - low] -= 1
             filled = np.packbits(np.cumsum(steps[:-1], dtype=np.int8).astype(np.bool_))
             self._bits[low // 8 : low // 8 + filled.size] |= filled
             at = stop
@@ -289,6 +326,4 @@ class _SelectedImages:
         unique, inverse = np.unique(wanted, return_inverse=True)
         if not unique.size:
             return self._reader.read(np.empty(0, np.int64))
-        low = int(unique[0])
-        among = self._rows.positions(low, int(unique[-1]) + 1)
-        return self._reader.read(among[unique - low])[inverse]
+        return self._reader.read(self._rows.at(unique))[inverse]

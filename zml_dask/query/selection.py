@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
 
 BY_LANGUAGE = "files_by_language"
+_FILES_AT_ONCE = 2**20
 _ORDERED_BY = frozenset({"language", "language_group", "extension"})
 CHOSEN = "get_bit(getvariable('chosen'), files.file_id::INTEGER) = 1"
 """Condition on the files whose bits are the variable ``chosen``."""
@@ -96,38 +97,36 @@ class Selection:
         return self.files.positions()
 
     @cached_property
-    def n_lines(self) -> Int64:
-        """Lines of each file, whole."""
-        return self._column("n_lines")
-
-    @cached_property
-    def first_image(self) -> Int64:
-        """Row of each file's first image."""
-        return self._column("first_image")
-
-    @cached_property
-    def n_images(self) -> Int64:
-        """Images of each file, whole."""
-        return self._column("n_images")
-
-    def _column(self, name: str) -> Int64:
-        table = self.snapshot.take("files", self.file_id, [name])
-        column: Int64 = table[name].to_numpy().astype(np.int64)
-        return column
+    def _drawn(self) -> tuple[Rows, Rows]:
+        """Places of the files with images among these files, and the first image of each."""
+        places = RowsBuilder(len(self.files))
+        first = RowsBuilder(self.snapshot.info.counts.images)
+        for start in range(0, len(self.files), _FILES_AT_ONCE):
+            file_id = self.files.positions(start, start + _FILES_AT_ONCE)
+            spans = self.snapshot.take("files", file_id, ["first_image", "n_images"])
+            # Files without images share their first_image with the file that follows.
+            filled = np.flatnonzero(spans["n_images"].to_numpy())
+            places.add(start + filled)
+            first.add(spans["first_image"].to_numpy()[filled].astype(np.int64))
+        return places.finish(), first.finish()
 
     def with_images(self, rows: Rows) -> Selection:
         """Keep only some of the images, and their files."""
         both = self.rows & rows
-        files = self.file_id[np.unique(self.file_of(both.positions()))]
-        return Selection(self.snapshot, Rows.of_positions(files, self.files.total), both)
+        files = RowsBuilder(self.files.total)
+        for start in range(0, len(both), _FILES_AT_ONCE):
+            places, _ = self.file_of(both.positions(start, start + _FILES_AT_ONCE))
+            files.add(self.files.at(places))
+        return Selection(self.snapshot, files.finish(), both)
 
-    def file_of(self, positions: Int64) -> Int64:
-        """Return the position, among these files, of the file of each image (given by its row)."""
-        # Files without images share their first_image with the file that follows.
-        filled = np.flatnonzero(self.n_images)
-        found = np.searchsorted(self.first_image[filled], positions, "right") - 1
-        of_file: Int64 = np.asarray(filled[found], np.int64)
-        return of_file
+    def file_of(self, images: Int64) -> tuple[Int64, Int64]:
+        """Return the place, among these files, of the file of each image, and its segment.
+
+        `images` are row numbers, in any order.
+        """
+        places, first = self._drawn
+        number = first.rank(images + 1) - 1
+        return places.at(number), images - first.at(number)
 
     def images_of(self, files: slice) -> tuple[Int64, Int64]:
         """Return where the images of some neighbouring files begin and end in `rows`."""
@@ -273,7 +272,7 @@ def sample_images(view: Dataset, n: int, seed: int) -> Selection:
         raise UsageError(f"n and seed: give a whole number from 0 on for each, not {n} and {seed}")
     total = len(view)
     picked = np.random.default_rng(seed).choice(total, min(n, total), replace=False)
-    rows = view.rows.positions()[np.sort(picked)]
+    rows = view.rows.at(picked)
     return view.selection.with_images(Rows.of_positions(rows, view.rows.total))
 
 
@@ -290,11 +289,9 @@ def mask_selection(selection: Selection, where: ArrayLike | pd.Series[bool]) -> 
     n_files, n_images = len(selection.files), len(selection.rows)
     if mask.size == n_files:
         # If there are as many files as images, a mask is of files.
-        files = Rows.of_positions(selection.file_id[mask], selection.files.total)
-        return Selection(selection.snapshot, files, selection.chosen)
+        return Selection(selection.snapshot, selection.files.where(mask), selection.chosen)
     if mask.size == n_images:
-        chosen = selection.rows.positions()[mask]
-        return selection.with_images(Rows.of_positions(chosen, selection.rows.total))
+        return selection.with_images(selection.rows.where(mask))
     raise UsageError(
         f"a mask of {mask.size:,} values fits neither the {n_files:,} files nor the "
         f"{n_images:,} images"
