@@ -24,6 +24,7 @@ import zml_dask as zml
 from zml_dask.analysis.counts import Numbers, count, long_images
 from zml_dask.analysis.report import render
 from zml_dask.cli.looking import report_command
+from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.publish.viewer import ViewerServer
 from zml_dask.raster.language import identify
@@ -237,11 +238,23 @@ def test_the_page_shows_these_numbers_and_is_safe(known: Known, numbers: Numbers
     assert "default-src 'none'" in text
 
 
+def test_progress_is_shown(known: Known) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Noted(SilentProgress):
+        def update(self, stage: str, counts: ProgressCounts) -> None:
+            seen.append((counts.done, counts.total))
+
+    count(str(known.path), Noted())
+    assert seen == [(done, len(seen) - 1) for done in range(len(seen))]
+
+
 def test_command_writes_page_json_and_parquet(known: Known, tmp_path: Path) -> None:
     page, plain, table = (tmp_path / name for name in ("r.html", "r.json", "r.parquet"))
     ran = CliRunner().invoke(
         report_command,
         [str(known.path), "--output", str(page), "--json", str(plain), "--parquet", str(table)],
+        obj={"quiet": True},
     )
     assert ran.exit_code == 0, ran.output
     loaded = json.loads(plain.read_text())

@@ -136,6 +136,23 @@ def test_labels_of_a_batch_take_no_memory_for_all_files(folder: Path) -> None:
         tracemalloc.stop()
 
 
+def test_a_coordinate_of_some_images_is_read_of_their_files(
+    folder: Path, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zml_dask.query.labelled._FILES_AT_ONCE", 2**14)
+    ds = zml.open_dataset(folder)
+    labelled = ds.to_xarray(["license"])
+    labelled.segment[:1].compute()  # from now on the file of each image is known
+    reads.ranges.clear()
+    some = labelled[["path", "license"]].isel(image=slice(2**18 - 2, 2**18 + 2))
+    found = some.compute(scheduler="synchronous")
+    expected = ds.read("path", "license", start=2**16 - 1, stop=2**16 + 1)
+    for name in expected:
+        assert found[name].values.tolist() == expected[name].repeat(2).tolist()
+    tables = sum(p.stat().st_size for p in folder.glob("files.parquet/*"))
+    assert reads.bytes_of("files.parquet") < 0.25 * tables
+
+
 def test_neighbouring_chunks_come_in_one_request(folder: Path, reads: Reads) -> None:
     zml.open_dataset(folder).images[64:640].compute(scheduler="synchronous")
     assert len(reads.of_chunks()) == 1

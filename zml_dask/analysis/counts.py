@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zml_dask.engine.progress import BuildProgress, Counts, SilentProgress
+from zml_dask.engine.progress import BuildProgress, ProgressCounts, SilentProgress
 from zml_dask.query.engine import Database
 from zml_dask.store.snapshot import Snapshot
 
@@ -219,9 +219,9 @@ def count(dataset: str, progress: BuildProgress | None = None) -> Numbers:
     found: list[pd.DataFrame] = []
     with Database(snapshot, tuple(names), views) as database:
         for query in asked:
-            progress.update("tables", Counts(done=len(found), total=len(asked)))
+            progress.update("tables", ProgressCounts(done=len(found), total=len(asked)))
             found.append(database.table(query).to_pandas())
-    progress.update("tables", Counts(done=len(found), total=len(asked)))
+    progress.update("tables", ProgressCounts(done=len(found), total=len(asked)))
     tables = dict(zip(queries, found, strict=False))
     years = dict(zip(_BY_YEAR, found[len(queries) :], strict=False))
     examples = found[-1]

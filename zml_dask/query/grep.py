@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from zml_dask.engine.job import Each, Executor, run_job
-from zml_dask.engine.progress import BuildProgress, Counts
+from zml_dask.engine.progress import BuildProgress, ProgressCounts
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.portions import Portion, cut
@@ -95,7 +95,7 @@ def grep_pieces(
         yield list(_search(several, pattern))
         done += len(several)
         if time.monotonic() - began > _PATIENCE:
-            progress.update("files", Counts(done=done, total=total))
+            progress.update("files", ProgressCounts(done=done, total=total))
 
 
 def grep_on(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -28,10 +27,14 @@ SMALL = 1_000_000
 """Images up to which coordinates are read at once, so that they can be grouped by and looked up."""
 
 
+_FILES_AT_ONCE = 2**18
+"""Files whose values are read at once: of 13 million, the paths alone would take gigabytes."""
+
+
 class _FileColumn:
     """A column of files or records, repeated for each image; reads when it is indexed.
 
-    Held as one value per file, texts as codes, and spread to images block by block.
+    The values of some thousand files are held, and spread to images block by block.
     """
 
     def __init__(self, view: Dataset, name: str) -> None:
@@ -48,20 +51,32 @@ class _FileColumn:
             self.dtype = np.dtype(np.float64)
         self.shape = (len(view),)
         self.ndim = 1
-
-    @cached_property
-    def _values(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        values = gather(self._view.snapshot, self._view.selection, [self._name])[self._name]
-        if not pa.types.is_large_string(values.type):
-            return values.to_numpy().astype(self.dtype), None
-        codes, different = as_codes(values)
-        return codes, np.array([*different, None], object)  # -1 is the last
+        self._held: dict[int, NDArray[Any]] = {}
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         (rows,) = key if isinstance(key, tuple) else (key,)
-        values, texts = self._values
-        spread = values[self._view.selection.file_of(_positions(self._view, rows))[0]]
-        return spread if texts is None else texts[spread]
+        of_file, _ = self._view.selection.file_of(_positions(self._view, rows))
+        found = np.empty(of_file.size, self.dtype)
+        numbers, places = np.divmod(of_file, _FILES_AT_ONCE)
+        for number in np.unique(numbers).tolist():
+            own = numbers == number
+            found[own] = self._values(number)[places[own]]
+        return found
+
+    def _values(self, number: int) -> NDArray[Any]:
+        """Read the values of some neighbouring files, or remember them."""
+        if (known := self._held.get(number)) is not None:
+            return known
+        files = slice(number * _FILES_AT_ONCE, (number + 1) * _FILES_AT_ONCE)
+        values = gather(self._view.snapshot, self._view.selection, [self._name], files)[self._name]
+        if pa.types.is_large_string(values.type):
+            codes, different = as_codes(values)
+            found = np.array([*different, None], object)[codes]  # -1 is the last
+        else:
+            found = values.to_numpy().astype(self.dtype)
+        # Threads of Dask read neighbouring blocks, of two pieces at most.
+        self._held = dict([*self._held.items()][-1:]) | {number: found}
+        return found
 
 
 class _ImageColumn:
