@@ -32,6 +32,14 @@ def test_encrypted_members(read: Read) -> None:
     assert good(read(archive)) == {"open": b"y"}
 
 
+def test_a_damaged_archive_within_an_archive_has_its_size(read: Read) -> None:
+    inner = make_tar(GOOD)[:700]
+    found = read(make_zip({"a.tar": inner}))
+    assert {(member.size, member.status) for member in found if member.path == "a.tar"} == {
+        (len(inner), "binary"), (len(inner), "damaged"),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("method", [1, 5, 10, 19, 97, 98, 99, 65535])
 def test_unknown_compression(read: Read, method: int) -> None:
     archive = raw_zip(RawMember.of(b"odd", b"x", method=method), RawMember.of(b"good", b"y"))

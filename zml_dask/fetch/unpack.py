@@ -512,7 +512,7 @@ def _nested(member: Member, content: IO[bytes], meter: Meter, scratch: Path) -> 
         for inner in opened.members():
             if inner.path == member.path:
                 if is_archive or inner.status == "damaged":
-                    yield inner
+                    yield inner if inner.data is not None else inner._replace(size=member.size)
                 continue
             path = f"{member.path}/{inner.path}"
             if not is_archive:
