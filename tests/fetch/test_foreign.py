@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 
 from zml_dask.errors import RecordError
 from zml_dask.fetch import foreign
+from zml_dask.fetch.member import FetchLimits, Meter
 from zml_dask.fetch.zip_methods import explode, inflate64
 
 from .archives import RawMember, make_tar, make_zip, raw_zip
@@ -291,6 +293,18 @@ def test_lengths_of_rar_5_beyond_any_file(read: Read, n_data: int) -> None:
     header = bytes([2 + len(vint), 1, 2]) + vint
     archive = b"Rar!\x1a\x07\x01\0" + struct.pack("<L", zlib.crc32(header)) + header
     assert fates(read(archive)) == {"archive": "damaged"}
+
+
+@pytest.mark.parametrize(("packed", "least", "most"), [(1000, 300, 400), (10**9, 3600, 3600)])
+def test_a_small_archive_has_little_time(
+    tmp_path: Path, packed: int, least: int, most: int
+) -> None:
+    """Some damaged archives make libarchive loop for ever, as a xar whose links are a ring."""
+    (tmp_path / "a").write_bytes(b"xar!")
+    with (tmp_path / "a").open("rb") as file:
+        reader = foreign.ForeignReader(file, Meter(FetchLimits(), packed, "a"))
+        reader.close()
+    assert least <= json.loads(reader._process.args[-1])["seconds"] <= most
 
 
 def read_from(read: Read, path: Path) -> list:  # type: ignore[type-arg]

@@ -31,6 +31,7 @@ _LARGEST_FRAME: Final = 1024 * 1024
 _LARGEST_RAR5_HEADER: Final = 64 * 1024
 _RAR5_FILE: Final = 2
 _POLL_SECONDS: Final = 1.0
+_SLOWEST: Final = 2e6  # bytes per second
 _OUT_OF: Final = {signal.SIGXCPU: "time", signal.SIGKILL: "memory or time"}
 
 
@@ -56,7 +57,10 @@ class ForeignReader:
     ) -> None:
         asked = {
             "memory": FOREIGN_MEMORY,
-            "seconds": max(1, int(meter.limits.max_seconds)),
+            # One that takes longer than the slowest compression would loops for ever.
+            "seconds": int(
+                min(max(1, meter.limits.max_seconds), 60 + meter.max_unpacked / _SLOWEST)
+            ),
             "most": meter.limits.max_file_bytes,
             "archives": archives,
             "stream": stream,

@@ -164,7 +164,8 @@ class _Spent:
 class Meter:
     """Counts what reading one archive of `packed_bytes` has cost so far.
 
-    `name` is the archive's, for messages and for rows about it as a whole.
+    `name` is the archive's, for messages and for rows about it as a whole; `max_unpacked` is the
+    number of bytes that may be unpacked.
     """
 
     def __init__(self, limits: FetchLimits, packed_bytes: int, name: str) -> None:
@@ -172,7 +173,7 @@ class Meter:
         self.name = name
         self._packed_bytes = packed_bytes
         self._spent = _Spent()
-        self._max_unpacked = min(
+        self.max_unpacked = min(
             limits.max_unpacked_bytes,
             max(_RATIO_FROM_BYTES, int(packed_bytes * limits.max_ratio)),
         )
@@ -204,10 +205,10 @@ class Meter:
     def add_unpacked(self, count: int) -> str | None:
         """Count unpacked bytes; return the reason if there are too many."""
         self._spent.unpacked += count
-        if self._spent.unpacked <= self._max_unpacked:
+        if self._spent.unpacked <= self.max_unpacked:
             return None
-        if self._max_unpacked == self.limits.max_unpacked_bytes:
-            return f"the archive unpacks to over {self._max_unpacked:,} bytes"
+        if self.max_unpacked == self.limits.max_unpacked_bytes:
+            return f"the archive unpacks to over {self.max_unpacked:,} bytes"
         return f"the archive unpacks to over {self.limits.max_ratio:g} times its size"
 
     def add_lines(self, data: bytes) -> str | None:
