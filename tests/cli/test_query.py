@@ -198,6 +198,8 @@ def test_a_wrong_expression_is_a_wrong_call(
     assert run(capsys, dataset, "true", "--columns", "pth")[0] == 2
     status, _, err = run(capsys, dataset, "--columns", "recrods.title")
     assert (status, "did you mean 'records'?" in err) == (2, True)
+    status, _, err = run(capsys, dataset, "--columns", "records")
+    assert (status, "as records.record_id" in err) == (2, True)
     status, _, err = run(capsys, dataset, "--columns", "embedding.vector")
     assert (status, "zml-dask derive DATASET NAME makes one" in err) == (2, True)
     assert run(capsys, f"{dataset}/nothing", "True")[0] == 2

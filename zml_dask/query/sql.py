@@ -209,6 +209,9 @@ def find_column(name: str, derived: Derived = NO_TABLES) -> Column:
         table, dot, _ = str(folded).partition(".")
         if dot and table not in {*SCHEMAS, *derived}:
             raise UsageError(_no_table(table, derived))
+        if not dot and table in {*SCHEMAS, *derived}:
+            column = {**SCHEMAS, **derived}[table].names[0]
+            raise UsageError(f"{name!r} is a table; name one of its columns, as {table}.{column}")
         known = list(_BY_KEY if "." in str(name) else _BY_NAME)
         advice = nearest(str(name), known, "zml-dask query --help (ds.schema in Python) lists all")
         raise UsageError(f"no column {escape_text(str(name)[:_MAX_SHOWN])!r}; {advice}")
