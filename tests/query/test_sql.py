@@ -29,8 +29,9 @@ from hypothesis import strategies as st
 import zml_dask as zml
 from zml_dask.errors import UsageError
 from zml_dask.query import engine
+from zml_dask.query.columns import find_column
 from zml_dask.query.selection import open_selected
-from zml_dask.query.sql import equality, find_column, parse_condition, parse_question
+from zml_dask.query.sql import equality, parse_condition, parse_question
 from zml_dask.store.commit import commit
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw

@@ -12,10 +12,10 @@ import pyarrow as pa
 from zml_dask.cli.output import output_options, write_rows
 from zml_dask.errors import UsageError
 from zml_dask.query.citation import CitationFormat
+from zml_dask.query.columns import SCHEMAS, Column, find_countable
 from zml_dask.query.counting import nearest_values, wider_values
 from zml_dask.query.dataset import Dataset, open_dataset
 from zml_dask.query.selection import derived_tables, gather, join_derived, open_selected
-from zml_dask.query.sql import SCHEMAS, Column, find_countable
 from zml_dask.store.layout import derived_table
 from zml_dask.text_safety import escape_text, number_of
 

@@ -31,10 +31,10 @@ from zml_dask.engine.job import Job, OpenExecutor, TaskReport, run_job
 from zml_dask.engine.lock import DatasetLock, dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
 from zml_dask.errors import UsageError
+from zml_dask.query.columns import IMAGE_COLUMNS, SCHEMAS
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.file_images import FileRow, with_images
 from zml_dask.query.selection import image_lines
-from zml_dask.query.sql import IMAGE_COLUMNS, SCHEMAS
 from zml_dask.raster.images import to_text
 from zml_dask.store.info import (
     DERIVED_NAME,

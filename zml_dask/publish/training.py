@@ -27,11 +27,11 @@ import pyarrow.parquet as pq
 from zml_dask.engine.activity import worker_folder
 from zml_dask.errors import UsageError
 from zml_dask.publish.png import Depth, encode_png, largest_pixel
+from zml_dask.query.columns import find_countable
 from zml_dask.query.counting import check_some
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import CountingJob, Portion, check_whole_files, cut, fingerprint
 from zml_dask.query.selection import gather, image_lines
-from zml_dask.query.sql import find_countable
 from zml_dask.raster.images import Images, to_text
 from zml_dask.store.layout import FILES_SCHEMA, RECORDS_SCHEMA
 from zml_dask.store.snapshot import Snapshot

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from zml_dask.arguments import nearest
 from zml_dask.errors import UsageError
+from zml_dask.query.columns import YEAR, Column, find_countable
 from zml_dask.query.dataframes import to_pandas
 from zml_dask.query.selection import derived_tables, join_derived, open_selected
-from zml_dask.query.sql import YEAR, Column, find_countable, quoted
+from zml_dask.query.sql import quoted
 from zml_dask.store.layout import derived_table
 from zml_dask.text_safety import escape_text, number_of
 

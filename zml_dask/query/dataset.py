@@ -270,16 +270,15 @@ class Dataset:
         Returns
         -------
         duckdb.DuckDBPyRelation
-            Read it as ``.df()`` (pandas), ``.pl()`` (polars), ``.arrow()`` or
-            ``.fetchall()``.
+            Read it as ``.df()`` (pandas), ``.pl()`` (polars), ``.arrow()`` or ``.fetchall()``.
 
         Raises
         ------
         UsageError
             If the query is not such a SELECT; with a timeout, if it cannot be computed.
         duckdb.Error
-            When you read the result, if it cannot be computed: DuckDB's own message, for example
-            that a value cannot be converted, or that memory is used up.
+            When you read the result, if it cannot be computed: DuckDB's own message, as that a
+            value cannot be converted, or that memory is used up.
 
         Examples
         --------

@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
+from zml_dask.query.columns import find_countable
 from zml_dask.query.rows import Int64
 from zml_dask.query.selection import as_codes, gather, image_lines
-from zml_dask.query.sql import find_countable
 
 if TYPE_CHECKING:
     import xarray as xr

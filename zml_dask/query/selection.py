@@ -14,16 +14,10 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from zml_dask.errors import UsageError
+from zml_dask.query.columns import YEAR, Column, find_countable
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows, RowsBuilder
-from zml_dask.query.sql import (
-    YEAR,
-    Column,
-    Condition,
-    derived_join,
-    find_countable,
-    parse_question,
-)
+from zml_dask.query.sql import Condition, derived_join, parse_question
 from zml_dask.store.layout import DERIVED, FILES_SCHEMA, TABLES, derived_table
 from zml_dask.store.snapshot import Snapshot
 

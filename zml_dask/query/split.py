@@ -27,11 +27,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zml_dask.errors import UsageError
+from zml_dask.query.columns import Column, Derived, find_column, find_countable
 from zml_dask.query.counting import NEAR_DUPLICATES, cluster_column
 from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows
 from zml_dask.query.selection import Selection, join_derived, open_selected
-from zml_dask.query.sql import Column, Derived, find_column, find_countable, quoted
+from zml_dask.query.sql import quoted
 from zml_dask.store.layout import derived_table
 
 if TYPE_CHECKING:

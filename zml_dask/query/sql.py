@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import duckdb
 import numpy as np
@@ -26,21 +26,23 @@ import pyarrow as pa
 
 from zml_dask.arguments import nearest
 from zml_dask.errors import UsageError
-from zml_dask.store.layout import COLUMN_TYPES, FAILURES_SCHEMA, FILES_SCHEMA, RECORDS_SCHEMA
+from zml_dask.query.columns import (
+    BY_KEY,
+    BY_NAME,
+    IMAGE_COLUMNS,
+    MAX_SHOWN,
+    NO_TABLES,
+    SCHEMAS,
+    SHARED,
+    Column,
+    Derived,
+    Level,
+    derived_column,
+    find_column,
+    no_table,
+)
+from zml_dask.store.layout import COLUMN_TYPES
 from zml_dask.text_safety import brief_repr, escape_text
-
-Level = Literal["files", "records", "images", "derived"]
-
-SCHEMAS: Final[Mapping[str, pa.Schema]] = {
-    "files": FILES_SCHEMA,
-    "records": RECORDS_SCHEMA,
-    "failures": FAILURES_SCHEMA,
-}
-"""Tables that SQL may name."""
-
-IMAGE_COLUMNS: Final[Mapping[str, pa.DataType]] = {"segment": pa.int64(), "image_lines": pa.int64()}
-"""``segment``: number of the image within its file; ``image_lines``: how many of its rows
-are lines of the text. ``n_lines`` is the whole file's."""
 
 _TABLE_FUNCTIONS = frozenset({"unnest", "range", "generate_series"})
 _REFUSED_FUNCTIONS = frozenset(
@@ -56,7 +58,6 @@ _MAX_TERMS = 2_000
 """DuckDB takes a minute over 5,000 conditions that are joined by and, two over 20,000 by or."""
 _MAX_DEPTH = 250
 """Python's json reads trees three times as deep, unless its stack is used up already."""
-_MAX_SHOWN = 200
 _TEXTS = re.compile(r"'(?:[^']|'')*'?|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 _NO_COLUMNS: Final = frozenset({"none", "nan", "str", "year", "month", "text"})
@@ -103,37 +104,6 @@ _HABITS: Final[tuple[tuple[str, str], ...]] = (
 """What users of pandas, C or other SQL write and DuckDB refuses, and what to write instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the files, the records or a derived table, or a property of each image.
-
-    Of level ``"images"`` it is calculated, one value per image. The name of a derived table's
-    column is ``table.column``.
-    """
-
-    level: Level
-    name: str
-    type: pa.DataType
-
-    @property
-    def key(self) -> str:
-        """Its SQL expression in a join."""
-        if (self.level, self.name) == ("records", YEAR):
-            return "year(records.publication_date)"
-        return self.name if self.level in ("images", "derived") else f"{self.level}.{self.name}"
-
-    @property
-    def is_nullable(self) -> bool:
-        """Whether it may be null."""
-        schema = SCHEMAS.get(self.level)
-        return schema is None or self.name not in schema.names or schema.field(self.name).nullable
-
-    @property
-    def derived(self) -> frozenset[str]:
-        """The derived table that it belongs to, if any."""
-        return frozenset({self.name.partition(".")[0]} if self.level == "derived" else ())
-
-
 @dataclass(frozen=True)
 class Condition:
     """A condition over the columns of files, of their records, and of single images.
@@ -168,84 +138,6 @@ class Question:
     tables: frozenset[str]
     columns: frozenset[str]
     has_star: bool
-
-
-_FILES = {name: Column("files", name, FILES_SCHEMA.field(name).type) for name in FILES_SCHEMA.names}
-_RECORDS = {
-    name: Column("records", name, RECORDS_SCHEMA.field(name).type) for name in RECORDS_SCHEMA.names
-}
-_IMAGES = {name: Column("images", name, kind) for name, kind in IMAGE_COLUMNS.items()}
-_BY_NAME: Final[Mapping[str, Column]] = {**_IMAGES, **_RECORDS, **_FILES}
-_BY_KEY: Final[Mapping[str, Column]] = {
-    f"{c.level}.{c.name}": c for c in (*_FILES.values(), *_RECORDS.values())
-}
-_SHARED = frozenset(_FILES) & frozenset(_RECORDS)
-
-Derived = Mapping[str, pa.Schema]
-"""Name of a derived table -> its columns."""
-
-NO_TABLES: Final[Derived] = {}
-
-
-def find_column(name: str, derived: Derived = NO_TABLES) -> Column:
-    """Find a column; if files and records both have one of that name, that of the files.
-
-    `name` may include the table (``"records.n_images"``), and must for a derived one.
-    `UsageError` with the nearest names if there is none.
-
-    Examples
-    --------
-    >>> find_column("n_images").level, find_column("records.n_images").level
-    ('files', 'records')
-    >>> find_column("langauge")
-    Traceback (most recent call last):
-    zml_dask.errors.UsageError: no column 'langauge'; did you mean 'language'?
-    """
-    folded = name.lower() if isinstance(name, str) else name
-    found = _BY_NAME.get(folded) or _BY_KEY.get(folded)
-    if found is None and isinstance(folded, str):
-        found = _derived_column(folded.split("."), derived)
-    if found is None:
-        table, dot, _ = str(folded).partition(".")
-        if dot and table not in {*SCHEMAS, *derived}:
-            raise UsageError(_no_table(table, derived))
-        if not dot and table in {*SCHEMAS, *derived}:
-            column = {**SCHEMAS, **derived}[table].names[0]
-            raise UsageError(f"{name!r} is a table; name one of its columns, as {table}.{column}")
-        known = list(_BY_KEY if "." in str(name) else _BY_NAME)
-        advice = nearest(str(name), known, "zml-dask query --help (ds.schema in Python) lists all")
-        raise UsageError(f"no column {escape_text(str(name)[:_MAX_SHOWN])!r}; {advice}")
-    return found
-
-
-YEAR = "year"
-"""Not a column, but counted by as if it were one: of the publication date."""
-
-
-def find_countable(name: str, derived: Derived = NO_TABLES) -> Column:
-    """Find a column with one value per file, or a list of them; ``"year"`` too.
-
-    `UsageError` if it is unknown, or a property of single images.
-    """
-    if name == YEAR:
-        return Column("records", YEAR, pa.int64())
-    column = find_column(name, derived)
-    if column.level == "images":
-        raise UsageError(f"{name!r} differs between a file's images; name a column of files")
-    return column
-
-
-def _derived_column(names: list[str], derived: Derived) -> Column | None:
-    """Find a column of a derived table; None if no such table is named."""
-    if len(names) < 2 or names[0] not in derived:
-        return None
-    schema = derived[names[0]]
-    if names[1] not in schema.names:
-        raise UsageError(
-            f"derived table {names[0]!r} has no column {names[1]!r}; it has "
-            f"{', '.join(schema.names)}"
-        )
-    return Column("derived", ".".join(names[:2]), schema.field(names[1]).type)
 
 
 def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
@@ -288,15 +180,15 @@ def parse_condition(text: str, derived: Derived = NO_TABLES) -> Condition:
     tables = _check(where, text, derived)
     found: dict[int, tuple[str, Column]] = {}
     for place, names in _columns_of(where):
-        column = _BY_NAME.get(names[0]) or _BY_KEY.get(".".join(names[:2]))
-        column = column or _derived_column(names, derived)
+        column = BY_NAME.get(names[0]) or BY_KEY.get(".".join(names[:2]))
+        column = column or derived_column(names, derived)
         if column is not None:
             found[place] = (names[0], column)
     _check_habits(where, text)
     # Places are in bytes.
     data = text.encode()
     for place, (first, column) in sorted(found.items(), reverse=True):
-        if first in _SHARED:
+        if first in SHARED:
             at = place - len(before)
             data = data[:at] + b"%s." % column.level.encode() + data[at:]
     columns = frozenset(column for _, column in found.values())
@@ -580,7 +472,7 @@ def _name_and_text(left: dict[str, Any], right: dict[str, Any]) -> tuple[Column 
         if side.get("class") == "COLUMN_REF":
             # A derived table's column is none of these, whatever its name.
             names = [name.lower() for name in side["column_names"]]
-            column = _BY_NAME.get(names[0]) or _BY_KEY.get(".".join(names))
+            column = BY_NAME.get(names[0]) or BY_KEY.get(".".join(names))
         literal = side.get("literal") or {}
         if literal.get("kind") == "STRING":
             text = literal["text"]
@@ -650,7 +542,7 @@ def query_error(text: str, error: Exception, derived: Derived = NO_TABLES) -> Us
     message = str(error)
     table = re.search(r'[Rr]eferenced table "([a-z_0-9]+)" not found', message)
     if table is not None:
-        return _refused(text, _no_table(table[1], derived))
+        return _refused(text, no_table(table[1], derived))
     found = re.search(r'column "?([^"!\n]+?)"? not found|column named "([^"\n]+)"', message)
     if found is not None:
         name = next(group for group in found.groups() if group)
@@ -658,14 +550,9 @@ def query_error(text: str, error: Exception, derived: Derived = NO_TABLES) -> Us
         if habit is not None and name.lower() in _NO_COLUMNS:
             return _refused(text, message)
         # Word processors insert other quotes.
-        shown = escape_text(name.strip("\u2018\u2019\u201c\u201d")[:_MAX_SHOWN])
+        shown = escape_text(name.strip("\u2018\u2019\u201c\u201d")[:MAX_SHOWN])
         return UsageError(f"no column {shown!r}{_of_tables(shown, text, derived)}")
     return _refused(text, message)
-
-
-def _no_table(name: str, derived: Derived) -> str:
-    advice = nearest(name, [*SCHEMAS, *derived], "zml-dask derive DATASET NAME makes one")
-    return f"there is no table {escape_text(name[:_MAX_SHOWN])!r}; {advice}"
 
 
 def _of_tables(name: str, text: str, derived: Derived) -> str:
@@ -673,7 +560,7 @@ def _of_tables(name: str, text: str, derived: Derived) -> str:
     tables = {table: schema.names for table, schema in {**SCHEMAS, **derived}.items()}
     words = set(re.findall(r"\w+", _TEXTS.sub("''", text).lower()))
     named = [table for table in tables if table in words]
-    known = {*_BY_NAME} if _SELECT.match(text) is None or not named else set[str]()
+    known = {*BY_NAME} if _SELECT.match(text) is None or not named else set[str]()
     owners = [table for table, columns in tables.items() if name.lower() in columns]
     advice = nearest(name, sorted(known.union(*(tables[table] for table in named))), "-")
     if not owners and advice != "-":
@@ -698,9 +585,9 @@ def _refused(text: str, why: str, query: str = "") -> UsageError:
             reason = "text does not compare with a number; text is written in quotes: '3'"
         example = _SELECT_LIKE if text == query or _SELECT.match(text) else _EXAMPLE
         reason = _habit(text) or (f"{reason}; {example}" if reason[:1].islower() else reason)
-    shown = escape_text(" ".join(text.split())[:_MAX_SHOWN])
+    shown = escape_text(" ".join(text.split())[:MAX_SHOWN])
     what = f"cannot read {shown!r}" if shown else "the selection cannot be read"
-    return UsageError(f"{what}: {escape_text(reason[: 2 * _MAX_SHOWN])}")
+    return UsageError(f"{what}: {escape_text(reason[: 2 * MAX_SHOWN])}")
 
 
 def _habit(text: str) -> str | None:
