@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import zml_dask as zml
 from zml_dask.errors import DatasetDamagedError, UsageError
+from zml_dask.query import batches as batches_module
 from zml_dask.query import labelled as labelled_module
 from zml_dask.query.batches import encode
 from zml_dask.query.dataset import Dataset
@@ -195,6 +196,22 @@ def test_labels_go_with_their_images(ds: Dataset) -> None:
     assert sorted(set(numbers)) == [10, 20, 30, 40]
     with_missing = np.concatenate([codes for _, codes in ds.batches(labels="license")])
     assert set(with_missing.tolist()) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("name", ["language", "license", "publication_date", "n_lines"])
+def test_labels_do_not_depend_on_how_many_are_read_at_once(
+    ds: Dataset, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = ds.split({"a": 0.7, "b": 0.3}, by="file")["a"]
+    views = (ds, part, ds.select("n_lines > 50"))
+    at_once = [view.batches(labels=name) for view in views]
+    monkeypatch.setattr(batches_module, "_FILES_AT_ONCE", 7)
+    for view, whole in zip(views, at_once, strict=True):
+        pieces = view.batches(labels=name)
+        assert pieces.classes == whole.classes
+        for (_, labels), (_, expected) in zip(pieces, whole, strict=True):
+            assert labels.dtype == expected.dtype
+            assert labels.tolist() == expected.tolist()
 
 
 def test_parts_of_a_split_share_their_codes(ds: Dataset) -> None:

@@ -39,6 +39,9 @@ UNKNOWN = 0
 
 _HIGHEST_BYTE = 255
 
+_FILES_AT_ONCE = 2**20
+"""Files whose labels are read at once."""
+
 _FIRST_PART = 8
 """The first window of an epoch is this part of the buffer, so that its first batch comes soon."""
 
@@ -350,33 +353,48 @@ def _weights_of(view: Dataset, name: str) -> NDArray[np.float32]:
     return np.where(codes < 0, 1, 1 / np.append(sizes, 1)[codes]).astype(np.float32)
 
 
-def _column_of(view: Dataset, name: str) -> pa.ChunkedArray:
-    """Return a column of a view's files; dates as text."""
-    values = gather(view.snapshot, view.selection, [name])[name]
-    return values.cast(pa.large_string()) if pa.types.is_date(values.type) else values
+def _pieces(view: Dataset, name: str) -> Iterator[pa.ChunkedArray]:
+    """Yield a column of a view's files in pieces, since all of its text is large; dates as text."""
+    # At least one piece, so that a column without rows has a type.
+    for start in range(0, max(1, len(view.selection.files)), _FILES_AT_ONCE):
+        files = slice(start, start + _FILES_AT_ONCE)
+        values = gather(view.snapshot, view.selection, [name], files)[name]
+        yield values.cast(pa.large_string()) if pa.types.is_date(values.type) else values
 
 
 def _labels_of(
     view: Dataset, name: str, classes: tuple[str, ...] | None
 ) -> tuple[NDArray[Any], tuple[str, ...] | None]:
     """Return the label of each file of a view: a code if it is text, -1 where it is null."""
-    values = _column_of(view, name)
-    if pa.types.is_list(values.type):
-        raise UsageError(f"{name!r} holds lists; a label is one value per image")
-    if not pa.types.is_large_string(values.type):
-        if values.null_count:
+    different: dict[Any, int] = {}
+    parts: list[NDArray[Any]] = []
+    is_text = False
+    for values in _pieces(view, name):
+        if pa.types.is_list(values.type):
+            raise UsageError(f"{name!r} holds lists; a label is one value per image")
+        is_text = pa.types.is_large_string(values.type)
+        if is_text:
+            codes, found = as_codes(values)
+            own = [*(different.setdefault(value, len(different)) for value in found), -1]
+            parts.append(np.array(own, np.int32)[codes])  # null is the last
+        elif values.null_count:
             raise UsageError(f"{name!r} is missing for some files; select those that have it")
-        return values.to_numpy(), None
+        else:
+            parts.append(values.to_numpy())
+    labels = np.concatenate(parts)
+    if not is_text:
+        return labels, None
     if classes is None:
-        known = _column_of(view.whole, name) if view.whole else values
-        classes = tuple(sorted(value for value in known.unique().to_pylist() if value is not None))
+        known = set(different)
+        if view.whole is not None:
+            known.update(*(values.unique().to_pylist() for values in _pieces(view.whole, name)))
+        classes = tuple(sorted(known - {None}))
     places = {value: code for code, value in enumerate(classes)}
-    codes, different = as_codes(values)
-    if different and classes and not places.keys() & {*different}:
-        advice = nearest(classes[0], different[:1000], f"counts({name!r}) lists its values")
+    if different and classes and not places.keys() & different.keys():
+        advice = nearest(classes[0], [*different][:1000], f"counts({name!r}) lists its values")
         raise UsageError(f"no file here has one of the classes as its {name}; {advice}")
     of_class = np.array([*(places.get(value, -1) for value in different), -1], np.int64)
-    return of_class[codes], classes  # null is the last
+    return of_class[labels], classes
 
 
 def encode(
