@@ -142,11 +142,14 @@ def read_text(file: Mapping[str, Any], images: Images, segment: Int64) -> str:
     return text
 
 
-def iterate_files(snapshot: Snapshot, selection: Selection) -> Iterator[FileImages]:
+def iterate_files(
+    snapshot: Snapshot, selection: Selection, *, copied: bool = True
+) -> Iterator[FileImages]:
     """Yield the files of a selection with their images; no chunk is read twice.
 
     Memory holds 2,048 images, or those of the largest file and 1,024, and 16,384 rows of
-    the table: the next images are read while the previous ones are in use.
+    the table: the next images are read while the previous ones are in use. Unless they are
+    `copied`, a file's images are valid until the next file.
     """
 
     def files() -> Iterator[tuple[FileRow, int, int]]:
@@ -158,7 +161,7 @@ def iterate_files(snapshot: Snapshot, selection: Selection) -> Iterator[FileImag
 
     for row, begin, images in with_images(snapshot.images, selection.rows, files()):
         segment = selection.rows.positions(begin, begin + len(images)) - row.first_image
-        yield FileImages(row, images.copy(), segment)
+        yield FileImages(row, images.copy() if copied else images, segment)
 
 
 def _rows(table: pa.Table) -> Iterator[FileRow]:

@@ -82,19 +82,20 @@ def compile_pattern(
 
 def grep(view: Dataset, pattern: re.Pattern[str]) -> Iterator[Match]:
     """Yield the lines of a selection that match a pattern, in the dataset's order."""
-    return _search(iterate_files(view.snapshot, view.selection), pattern)
+    return _search(iterate_files(view.snapshot, view.selection, copied=False), pattern)
 
 
 def grep_pieces(
     view: Dataset, pattern: re.Pattern[str], progress: BuildProgress
 ) -> Iterator[list[Match]]:
     """Do as `grep`, some files at a time, also without matches; show progress if it takes long."""
-    files, total = iterate_files(view.snapshot, view.selection), len(view.selection.files)
-    began, done = time.monotonic(), 0
-    while several := list(islice(files, _FILES_AT_ONCE)):
-        yield list(_search(several, pattern))
-        done += len(several)
+    files = iterate_files(view.snapshot, view.selection, copied=False)
+    total = len(view.selection.files)
+    began = time.monotonic()
+    for start in range(0, total, _FILES_AT_ONCE):
+        yield list(_search(islice(files, _FILES_AT_ONCE), pattern))
         if time.monotonic() - began > _PATIENCE:
+            done = min(total, start + _FILES_AT_ONCE)
             progress.update("files", ProgressCounts(done=done, total=total))
 
 
@@ -137,7 +138,7 @@ def _in_order(results: Iterator[tuple[int, list[Match]]]) -> Iterator[list[Match
 
 
 def _search_portion(snapshot: Snapshot, portion: Portion, pattern: re.Pattern[str]) -> list[Match]:
-    files = iterate_files(snapshot, portion.selection(snapshot))
+    files = iterate_files(snapshot, portion.selection(snapshot), copied=False)
     return list(_search(files, pattern))
 
 
