@@ -86,7 +86,8 @@ def test_lines_are_written_while_others_are_searched(
     assert found[-1].file_id < last - 1
     written: list[str] = []
 
-    def watched(*_: object) -> Iterator[FileImages]:
+    def watched(*_: object, copied: bool) -> Iterator[FileImages]:
+        assert not copied
         for one in ds:
             written.append(capsys.readouterr().out)
             yield one
