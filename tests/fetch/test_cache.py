@@ -110,7 +110,7 @@ def test_what_broke_off_is_not_in_the_cache_and_goes_on_where_it_was(
 ) -> None:
     cache, scratch = str(tmp_path / "cache"), tmp_path / "scratch"
     served.faults = Faults(cut_every=1, no_range=True)
-    with pytest.raises(NetworkError, check=lambda error: error.kind == "connection"):
+    with pytest.raises(NetworkError, check=lambda error: error.kind == "truncated"):
         cache_record(record, client, cache, scratch)
     assert not is_cached(cache, 7)
     served.faults = Faults()
