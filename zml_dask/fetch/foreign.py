@@ -57,7 +57,7 @@ class ForeignReader:
     ) -> None:
         asked = {
             "memory": FOREIGN_MEMORY,
-            # One that takes longer than the slowest compression would loops for ever.
+            # One that takes longer than the slowest compression would is in an endless loop.
             "seconds": int(
                 min(max(1, meter.limits.max_seconds), 60 + meter.max_unpacked / _SLOWEST)
             ),
