@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,25 @@ def need(lacking: str | None) -> None:
         pytest.skip(lacking)
 
 
-def start(*words: object, log: Path) -> subprocess.Popen[bytes]:
-    """Start ``zml-dask``; what it says goes to a file."""
-    with log.open("ab") as output:
-        return subprocess.Popen(
+@contextmanager
+def started(*words: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``zml-dask``, its output into a file, and kill it where the test ends before it does.
+
+    A build that outlived its test would go on submitting jobs beside those of the next one.
+    """
+    with (
+        log.open("ab") as output,
+        subprocess.Popen(
             [*COMMAND, *map(str, words)],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | {"COLUMNS": "200"},
-        )
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def finish(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -51,7 +62,8 @@ def finish(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def run(*words: object, log: Path) -> str:
-    return finish(start(*words, log=log), log)
+    with started(*words, log=log) as process:
+        return finish(process, log)
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = _SECONDS) -> None:

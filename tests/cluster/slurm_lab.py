@@ -108,6 +108,14 @@ class SlurmLab:
         """The node on which a job runs."""
         return self.run("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
 
+    def kill_job(self) -> bool:
+        """Kill everything that the oldest job runs; False where no job could be killed."""
+        for job in self.jobs():
+            with suppress(SlurmLabError):  # it ended by itself meanwhile
+                self.run("scancel", "--signal=KILL", "--full", job)
+                return True
+        return False
+
     def update(self, nodes: str, state: str) -> None:
         """Set the state of nodes, as an administrator would or SLURM itself does."""
         words = ["reason=test"] if state in {"down", "drain"} else []

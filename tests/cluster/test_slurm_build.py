@@ -14,7 +14,7 @@ from zml_dask.sandbox.corpus import make_record
 from zml_dask.sandbox.distributions import installed_corpus
 
 from .conftest import write_config
-from .runs import content, finish, run, start, until
+from .runs import content, finish, run, started, until
 from .slurm_lab import NODES, SlurmLab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -58,13 +58,13 @@ def test_killed_and_departing_workers_change_no_byte(
     zenodo.requests.clear()
     zenodo.faults = Faults(delay=6)
     dataset, log = tmp_path / "dataset", tmp_path / "log"
-    build = start("build", catalogue, dataset, *_slurm(config), log=log)
-    until(lambda: len(zenodo.requests.downloads) >= 3, "three downloads")
-    slurm.run("scancel", "--signal=KILL", "--full", slurm.jobs()[0])
-    until(lambda: _left_in_time(tmp_path / "logs"), "a worker has left at its lifetime's end")
-    assert build.poll() is None
-    zenodo.faults = Faults()
-    said = finish(build, log)
+    with started("build", catalogue, dataset, *_slurm(config), log=log) as build:
+        until(lambda: len(zenodo.requests.downloads) >= 3, "three downloads")
+        until(slurm.kill_job, "a worker is killed")
+        until(lambda: _left_in_time(tmp_path / "logs"), "a worker has left at its lifetime's end")
+        assert build.poll() is None
+        zenodo.faults = Faults()
+        said = finish(build, log)
     assert "worker_killed" not in said
     assert content(dataset) == content(built_locally)
 
@@ -80,19 +80,24 @@ def test_preempted_workers_come_back_and_are_no_more_than_asked(
     zenodo.requests.clear()
     zenodo.faults = Faults(delay=2)
     dataset, log = tmp_path / "dataset", tmp_path / "log"
-    build = start("build", catalogue, dataset, *_slurm(config, 2), log=log)
-    until(lambda: len(zenodo.requests.downloads) >= 2, "two downloads")
-    preempted = slurm.jobs()
-    whole = ("--partition=urgent", f"--nodes={len(NODES)}", "--exclusive", "--output=/dev/null")
-    urgent = slurm.run("sbatch", "--parsable", *whole, "--wrap=sleep 600").strip()
-    until(lambda: slurm.jobs() == [urgent], "every node is taken")
-    # SLURM requeues them by itself; Dask's cluster asks for others in their place.
-    until(lambda: not {*preempted} & {*slurm.jobs("PENDING")}, "the requeued ones are taken back")
-    slurm.run("scancel", urgent)
-    zenodo.faults = Faults()
-    jobs = [slurm.jobs("PENDING,RUNNING")]
-    until(lambda: jobs.append(slurm.jobs("PENDING,RUNNING")) or build.poll() is not None, "its end")
-    assert "worker_killed" not in finish(build, log)
+    with started("build", catalogue, dataset, *_slurm(config, 2), log=log) as build:
+        until(lambda: len(zenodo.requests.downloads) >= 2, "two downloads")
+        preempted = slurm.jobs()
+        whole = ("--partition=urgent", f"--nodes={len(NODES)}", "--exclusive", "--output=/dev/null")
+        urgent = slurm.run("sbatch", "--parsable", *whole, "--wrap=sleep 600").strip()
+        until(lambda: slurm.jobs() == [urgent], "every node is taken")
+        # SLURM requeues them by itself; Dask's cluster asks for others in their place.
+        until(
+            lambda: not {*preempted} & {*slurm.jobs("PENDING")}, "the requeued ones are taken back"
+        )
+        slurm.run("scancel", urgent)
+        zenodo.faults = Faults()
+        jobs = [slurm.jobs("PENDING,RUNNING")]
+        until(
+            lambda: jobs.append(slurm.jobs("PENDING,RUNNING")) or build.poll() is not None,
+            "its end",
+        )
+        assert "worker_killed" not in finish(build, log)
     assert max(len({*each} - {urgent}) for each in jobs) <= 2
     assert content(dataset) == content(built_locally)
 
@@ -109,10 +114,10 @@ def test_a_node_that_dies_during_the_commit_changes_no_byte(
     zenodo.faults = Faults()
     dataset, log, writing = tmp_path / "dataset", tmp_path / "log", tmp_path / "writing"
     monkeypatch.setenv("ZML_TEST_STANDSTILL", str(writing))
-    build = start("build", catalogue, dataset, *_slurm(config, 2), log=log)
-    until(lambda: writing.exists() and bool(writing.read_text()), "a shard is to be written")
-    with slurm.without(slurm.node_of(writing.read_text())):
-        finish(build, log)
+    with started("build", catalogue, dataset, *_slurm(config, 2), log=log) as build:
+        until(lambda: writing.exists() and bool(writing.read_text()), "a shard is to be written")
+        with slurm.without(slurm.node_of(writing.read_text())):
+            finish(build, log)
     assert content(dataset) == content(built_locally)
 
 

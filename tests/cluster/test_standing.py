@@ -20,7 +20,7 @@ from zml_dask.engine.clusters.settings import resolve, settings_of
 from zml_dask.errors import ClusterError, UsageError
 from zml_dask.sandbox.distributions import installed_corpus
 
-from .runs import COMMAND, PATIENT, content, records_of, run, staged, start, until
+from .runs import COMMAND, PATIENT, content, records_of, run, staged, started, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,8 +98,10 @@ def test_a_lost_scheduler_is_one_line_and_nothing_staged_is_lost(tmp_path: Path)
         zenodo.faults = Faults(delay=0.5)
         zenodo.requests.clear()
         dataset = tmp_path / "dataset"
-        with standing(tmp_path) as (file, (scheduler, worker)):
-            build = start("build", catalogue, dataset, "--cluster", file, log=log)
+        with (
+            standing(tmp_path) as (file, (scheduler, worker)),
+            started("build", catalogue, dataset, "--cluster", file, log=log) as build,
+        ):
             until(lambda: len(staged(dataset)) >= 2, "two records staged")
             scheduler.kill()
             assert build.wait() == 1
