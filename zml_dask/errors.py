@@ -7,6 +7,8 @@ what is caught by name has a class of its own; why a record failed is a
 
 from __future__ import annotations
 
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from typing import ClassVar
 
 from zml_dask.failures import FAILURES
@@ -81,3 +83,20 @@ class RecordError(ZmlError):
 
 class NetworkError(RecordError):
     """A request failed; `kind` says why."""
+
+
+def require(module: str, extra: str, what: str) -> ModuleSpec:
+    """Find a module that an extra of this package installs; nothing is imported.
+
+    Raises `UsageError` if it is not there, which says what needs it.
+
+    Examples
+    --------
+    >>> require("teapot", "kitchen", "tea")
+    Traceback (most recent call last):
+    zml_dask.errors.UsageError: tea needs teapot; pip install 'zml-dask[kitchen]'
+    """
+    found = find_spec(module)
+    if found is None:
+        raise UsageError(f"{what} needs {module}; pip install 'zml-dask[{extra}]'")
+    return found

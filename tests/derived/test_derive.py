@@ -368,7 +368,7 @@ def test_the_command(
         status, _, said = run(*words)
         assert status == 2
         assert message in said
-    monkeypatch.setattr("zml_dask.derived.derive.find_spec", lambda module: None)
+    monkeypatch.setattr("zml_dask.errors.find_spec", lambda module: None)
     status, _, said = run("derive", ds.url, "is_generated", "license_detected")
     assert (status, "pip install 'zml-dask[licenses]'" in said) == (2, True)
     assert "is_generated" not in zml.open_dataset(ds.url).info.derived

@@ -167,6 +167,6 @@ def test_a_build_names_languages_as_it_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert named == [None, "Python"]
     with pytest.raises(UsageError, match="choose from linguist, magika"):
         BuildOptions(language="guess")
-    monkeypatch.setattr(language, "find_spec", lambda _: None)
+    monkeypatch.setattr("zml_dask.errors.find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"zml-dask\[magika\]"):
         BuildOptions(language="magika")

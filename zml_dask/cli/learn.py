@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import require
 from zml_dask.learning.evaluation import LearnOptions, learn
 from zml_dask.learning.evaluation import held_out as score_held_out
 from zml_dask.learning.network import NetworkOptions
 from zml_dask.learning.samples import SampleOptions
 from zml_dask.query.dataset import open_dataset
-from zml_dask.raster.language import extra_missing
 
 
 @click.command("learn")
@@ -78,10 +76,10 @@ def learn_command(
     results.json (scores of each model, with intervals, and what code tells of licence, keyword
     and year) and languages.npz, a model learnt from all.
     """
-    if magika and extra_missing("magika"):
-        raise UsageError("--magika needs Magika: pip install 'zml-dask[magika]'")
-    if network and find_spec("torch") is None:
-        raise UsageError("--network needs PyTorch: pip install 'zml-dask[ml]'")
+    if magika:
+        require("magika", "magika", "--magika")
+    if network:
+        require("torch", "ml", "--network")
     options = LearnOptions(
         SampleOptions(pages_a_label=3 * pages, min_families=families, seed=seed),
         train_pages=pages,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from zml_dask.arguments import checked, nearest
@@ -17,7 +16,7 @@ from zml_dask.derived.similar import FILE_MAP, RECORD_MAP
 from zml_dask.engine.clusters.opening import use_client
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.progress import BuildProgress
-from zml_dask.errors import UsageError
+from zml_dask.errors import UsageError, require
 from zml_dask.query.dataset import Dataset
 from zml_dask.store.storage import Storage
 
@@ -110,9 +109,8 @@ def table_of(
     """
     if function is not None:
         return Recipe.of(name, function, schema or {})
-    module, extra = _NEEDED.get(name, ("", ""))
-    if module and find_spec(module) is None:  # before hours of work
-        raise UsageError(f"{name} needs {module}; pip install 'zml-dask[{extra}]'")
+    if name in _NEEDED:  # before hours of work
+        require(*_NEEDED[name], name)
     if name in _WHOLE:
         return _WHOLE[name]
     if name in BUILT_IN:

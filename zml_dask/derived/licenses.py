@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import require
 from zml_dask.query.file_images import FileRow
 
 LICENSE: Final = "license_detected"
@@ -112,13 +111,9 @@ def _cut_pairs(text: str) -> set[tuple[str, str]]:
 
 @lru_cache(maxsize=1)
 def _texts() -> _Texts:
-    package = find_spec("osslili")  # its code is not needed and slow to import
-    if package is None or package.origin is None:
-        raise UsageError(
-            "licences are recognised by SPDX's texts, which are in osslili; "
-            "pip install 'zml-dask[licenses]'"
-        )
-    source = Path(package.origin).parent / "data" / "spdx_licenses.json"
+    # SPDX's texts are in it. Its code is not needed and slow to import.
+    package = require("osslili", "licenses", "the recognition of licences")
+    source = Path(str(package.origin)).parent / "data" / "spdx_licenses.json"
     licenses = json.loads(source.read_text(encoding="utf-8"))["licenses"]
     names: list[str] = []
     sizes: list[int] = []

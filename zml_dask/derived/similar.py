@@ -27,7 +27,7 @@ from zml_dask.derived.embedding import (
     vectors_of_files,
 )
 from zml_dask.derived.near_duplicates import BINS
-from zml_dask.errors import UsageError
+from zml_dask.errors import UsageError, require
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.file_images import find_file
 from zml_dask.query.selection import open_selected
@@ -189,10 +189,9 @@ def draw(points: Float32) -> Float32:
     Of more than 10,000 points, a sample of that size is placed, and the others among their
     nearest five. `UsageError` if openTSNE is not installed.
     """
-    try:
-        from openTSNE import TSNE
-    except ImportError as error:
-        raise UsageError("a map needs openTSNE; pip install 'zml-dask[map]'") from error
+    require("openTSNE", "map", "a map")
+    from openTSNE import TSNE
+
     n = len(points)
     chosen = np.arange(n)
     if n > LANDMARKS:

@@ -12,11 +12,11 @@ from typing import Any, get_args
 
 from zml_dask.arguments import checked
 from zml_dask.decoding import decode
-from zml_dask.errors import UsageError
+from zml_dask.errors import UsageError, require
 from zml_dask.fetch.foreign import FOREIGN_MEMORY
 from zml_dask.fetch.member import FetchLimits
 from zml_dask.legacy.legacy_record import LegacyFormat
-from zml_dask.raster.language import IDENTIFIERS, extra_missing
+from zml_dask.raster.language import IDENTIFIERS
 from zml_dask.store.layout import IMAGES, ImageShape, check_level
 
 EXPORT_FORMATS: tuple[str, ...] = get_args(LegacyFormat)
@@ -159,11 +159,8 @@ class BuildOptions:
         if self.language not in IDENTIFIERS:
             known = ", ".join(IDENTIFIERS)
             raise UsageError(f"language: unknown identifier {self.language!r}; choose from {known}")
-        if extra_missing(self.language):
-            raise UsageError(
-                f"language: {self.language} is not installed; pip install "
-                f"'zml-dask[{self.language}]' here and on the workers"
-            )
+        if self.language == "magika":
+            require("magika", "magika", "language: magika, here and on the workers,")
         if self.offline and not self.cache:
             raise UsageError("offline: needs a cache to build from; name it with --cache")
         if self.level is not None:

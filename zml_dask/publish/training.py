@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zml_dask.engine.activity import worker_folder
-from zml_dask.errors import UsageError
+from zml_dask.errors import UsageError, require
 from zml_dask.publish.png import Depth, encode_png, largest_pixel
 from zml_dask.query.columns import find_countable
 from zml_dask.query.counting import check_some
@@ -341,12 +341,9 @@ def to_huggingface(view: Dataset, columns: Sequence[str] = ()) -> datasets.Datas
 
     See `zml_dask.query.dataset.Dataset.to_huggingface`.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise UsageError(
-            "to_huggingface() needs the library datasets; pip install 'zml-dask[huggingface]'"
-        ) from error
+    require("datasets", "huggingface", "to_huggingface()")
+    import datasets
+
     check_whole_files(view, "to_huggingface")
     check_some(view, "files")
     schema = schema_of(view.snapshot, columns)

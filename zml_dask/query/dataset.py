@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from zml_dask.arguments import checked
+from zml_dask.errors import require
 from zml_dask.query import counting
 from zml_dask.query.batches import VOCABULARY, Batches, BatchOptions, Encoding
 from zml_dask.query.dataframes import files_frame, records_frame, to_pandas
@@ -508,8 +509,7 @@ class Dataset:
 
         Images are identical, and rows keep their values (hashes, encoding, licence, the
         record's JSON); files get new ids. ``info.options["saved_from"]`` describes the source.
-        Withdrawn records and failures are not saved. To resume an interrupted save, call it
-        again.
+        Withdrawn records and failures are not saved. Called again, it resumes what was cut short.
 
         Parameters
         ----------
@@ -573,9 +573,8 @@ class Dataset:
     def to_huggingface(self, columns: Sequence[str] = ()) -> datasets.Dataset:
         """Convert the files to a ``datasets.Dataset``, one row per file (extra ``huggingface``).
 
-        Its columns are those of the format ``parquet``: the file, its text, its record. It is
-        written to that library's cache, not held in memory.
-        `columns` adds further columns, for example of derived tables (``lines_of_code.code``).
+        Its columns are those of the format ``parquet`` (the file, its text, its record), and
+        `columns`, as of derived tables (``lines_of_code.code``). They are in that library's cache.
 
         Raises
         ------
@@ -683,6 +682,7 @@ class Dataset:
         UsageError
             If PyTorch is not installed, there are no images, or an option is invalid.
         """
+        require("torch", "ml", "to_torch()")
         from zml_dask.query.torch_loader import TorchImages, distributed_rank
 
         counting.check_some(self, "images", "read")

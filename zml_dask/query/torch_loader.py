@@ -11,17 +11,13 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
+import torch
+from torch.multiprocessing.reductions import reduce_tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
 from zml_dask.arguments import checked
 from zml_dask.errors import UsageError
 from zml_dask.query.batches import Batches
-
-try:
-    import torch
-    from torch.multiprocessing.reductions import reduce_tensor
-    from torch.utils.data import IterableDataset, get_worker_info
-except ImportError as error:
-    raise UsageError("to_torch() needs PyTorch; pip install 'zml-dask[ml]'") from error
 
 _LOADERS = 16
 """Iterations whose epoch is remembered, for workers of theirs that begin late."""

@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
-from importlib.util import find_spec
 from typing import Any
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import require
 
 HEAD_BYTES = 4096
 """How much of a file's text is examined; linguist's rules need no more."""
@@ -221,12 +220,9 @@ def identify_with_magika(path: str, head: bytes) -> Identity:
 @cache
 def magika() -> Any:
     """Load the model, once per process; `UsageError` if its package is not installed."""
-    try:
-        from magika import Magika
-    except ImportError as error:
-        raise UsageError(
-            "--language magika needs Magika: pip install 'zml-dask[magika]' (its extra 'magika')"
-        ) from error
+    require("magika", "magika", "--language magika")
+    from magika import Magika
+
     return Magika()
 
 
@@ -234,14 +230,3 @@ Identifier = Callable[[str, bytes], Identity]
 """A function of a path and the beginning of the normalised text."""
 
 IDENTIFIERS: Mapping[str, Identifier] = {"linguist": identify, "magika": identify_with_magika}
-
-
-def extra_missing(name: str) -> bool:
-    """Tell whether an identifier needs a package that is not installed.
-
-    Examples
-    --------
-    >>> extra_missing("linguist")
-    False
-    """
-    return name == "magika" and find_spec("magika") is None
