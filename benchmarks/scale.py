@@ -28,7 +28,7 @@ from zml_dask.engine.job import run_job
 from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.pipeline.outcome import Outcome
 from zml_dask.pipeline.stage import Partition, StageRecords
-from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.records.catalogue import RecordRef, RefTable
 from zml_dask.store.storage import Storage
 
 MEDIAN_ARCHIVE = 2_000_000

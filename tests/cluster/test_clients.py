@@ -22,7 +22,7 @@ import pytest
 from serving import Faults, Sandbox
 
 from zml_dask.engine.clusters import ClusterOptions, check_client, open_cluster, use_client
-from zml_dask.engine.clusters.handshake import difference, own_versions
+from zml_dask.engine.clusters.opening import difference, own_versions
 from zml_dask.errors import ClusterError, UsageError
 from zml_dask.pipeline.build import build
 from zml_dask.records.parse import parse_record

@@ -26,7 +26,7 @@ from zml_dask.pipeline.build_options import BuildOptions, memory_need, memory_wa
 from zml_dask.pipeline.outcome import failure_row
 from zml_dask.pipeline.stage import plan_partitions
 from zml_dask.pipeline.status import failure_groups
-from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.records.catalogue import RecordRef, RefTable
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.store.layout import LOG, ImageShape
 from zml_dask.store.staging import FailureRow

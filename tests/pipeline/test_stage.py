@@ -15,8 +15,7 @@ from zml_dask.errors import ClusterError
 from zml_dask.pipeline.build import build
 from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.pipeline.stage import StageRecords, make_partition
-from zml_dask.records.catalogue import Catalogue
-from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.records.catalogue import Catalogue, RecordRef, RefTable
 from zml_dask.sandbox.corpus import make_record
 from zml_dask.store.info import read_info
 from zml_dask.store.staging import FailureRow, stage_failure

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zml_dask.errors import RecordError, UsageError, ZmlError
-from zml_dask.records.catalogue import Catalogue, read_record
+from zml_dask.records.catalogue import Catalogue, RecordRef, RefTable, read_record
 from zml_dask.records.journal import HarvestOptions, HarvestState, save_state
 from zml_dask.records.parse import canonical_json
-from zml_dask.records.refs import RecordRef, RefTable
 from zml_dask.safe_pickle import ForbiddenPickleError
 
 

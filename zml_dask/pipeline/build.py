@@ -36,9 +36,8 @@ from zml_dask.pipeline.inputs import (
 from zml_dask.pipeline.ledger import Ledger, load_ledger, remove_damaged
 from zml_dask.pipeline.outcome import BuildResult
 from zml_dask.pipeline.stage import Staged, StageRecords
-from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.catalogue import Catalogue, RefTable
 from zml_dask.records.journal import HarvestState
-from zml_dask.records.refs import RefTable
 from zml_dask.store.commit import CommitOptions, CommitStaged, software_versions
 from zml_dask.store.commit.plan import check_shape
 from zml_dask.store.info import DatasetInfo, replace_info

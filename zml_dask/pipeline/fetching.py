@@ -13,8 +13,7 @@ from zml_dask.errors import RecordError
 from zml_dask.fetch.fetched import FetchOptions
 from zml_dask.fetch.origins import cache_record
 from zml_dask.net.client import HttpClient
-from zml_dask.records.catalogue import Catalogue
-from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.records.catalogue import Catalogue, RecordRef, RefTable
 from zml_dask.text_safety import escape_text
 
 

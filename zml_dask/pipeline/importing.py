@@ -23,7 +23,7 @@ from zml_dask.pipeline.ledger import load_ledger
 from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
 from zml_dask.pipeline.process import row_of_hit
 from zml_dask.pipeline.stage import Partition, Staged, StagingJob, make_partition
-from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.records.catalogue import RecordRef, RefTable
 from zml_dask.store.commit import CommitOptions, CommitStaged, software_versions
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import ImageShape

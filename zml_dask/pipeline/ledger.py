@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zml_dask.errors import DatasetDamagedError, ObjectMissingError
 from zml_dask.pipeline.outcome import Outcome
-from zml_dask.records.refs import RefTable
+from zml_dask.records.catalogue import RefTable
 from zml_dask.store.commit.plan import check_not_repacking, check_staged_shape
 from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import FAILURES_SCHEMA, ImageShape

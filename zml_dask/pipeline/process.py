@@ -36,10 +36,9 @@ from zml_dask.pipeline.outcome import Outcome, Timings, failure_row
 from zml_dask.raster.language import HEAD_BYTES, IDENTIFIERS, Identifier
 from zml_dask.raster.language import identify as identify_by_rules
 from zml_dask.raster.text import BinaryFileError, normalize_text
-from zml_dask.records.catalogue import Catalogue
+from zml_dask.records.catalogue import Catalogue, RecordRef
 from zml_dask.records.parse import RecordParseError, canonical_json, parse_record
 from zml_dask.records.record import Record
-from zml_dask.records.refs import RecordRef
 from zml_dask.records.spdx import spdx_ids
 from zml_dask.store.layout import FileStatus, extension_of
 from zml_dask.store.staging import StagedFile, stage_failure

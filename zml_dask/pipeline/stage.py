@@ -22,8 +22,7 @@ from zml_dask.pipeline.build_options import BuildOptions
 from zml_dask.pipeline.ledger import Ledger, staged_outcomes
 from zml_dask.pipeline.outcome import Outcome, failure_row
 from zml_dask.pipeline.process import WorkerContext, open_context, stage_records
-from zml_dask.records.catalogue import Catalogue
-from zml_dask.records.refs import RecordRef, RefTable
+from zml_dask.records.catalogue import Catalogue, RecordRef, RefTable
 from zml_dask.store.staging import stage_failure
 from zml_dask.store.staging.packs import STAGED_PACKS, pack_records, read_pack_index
 from zml_dask.store.storage import Storage
