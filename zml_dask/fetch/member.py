@@ -19,6 +19,8 @@ _RATIO_FROM_BYTES: Final = 512 * 1024 * 1024
 _LINES_PER_BYTE: Final = 4
 _LINES_FROM: Final = 4_000_000
 _LONGEST_SHOWN_PATH: Final = 4096
+# Each may need a process of its own.
+_MAX_NESTED: Final = 1000
 # How the reasons of rows about special files begin.
 _SPECIAL_FILES: Final = ("a device", "a hard link", "a symbolic link")
 _VERSION_CONTROL: Final = (".git", ".hg", ".svn", "CVS", ".bzr", "_darcs", ".jj")
@@ -164,8 +166,9 @@ class _Spent:
 class Meter:
     """Counts what reading one archive of `packed_bytes` has cost so far.
 
-    `name` is the archive's, for messages and for rows about it as a whole; `max_unpacked` is the
-    number of bytes that may be unpacked.
+    What exceeds a limit raises `OverLimitError`, which says so. `name` is the archive's, for
+    messages and for rows about it as a whole; `max_unpacked` is the number of bytes that may be
+    unpacked.
     """
 
     def __init__(self, limits: FetchLimits, packed_bytes: int, name: str) -> None:
@@ -187,43 +190,44 @@ class Meter:
         inner._deadline = self._deadline
         return inner
 
-    def add_member(self, path_bytes: int = 0) -> str | None:
-        """Count one more entry; return the reason if it is one too many."""
+    def add_member(self, path_bytes: int = 0) -> None:
+        """Count one more entry."""
         self._spent.members += 1
         self._spent.path_bytes += path_bytes
         if self._spent.members > self.limits.max_members:
-            return f"over the limit of {self.limits.max_members:,} members"
+            raise OverLimitError(f"over the limit of {self.limits.max_members:,} members")
         if self._spent.path_bytes > self.limits.max_path_bytes * 65_536:
-            return "over the limit of all paths together"
-        return None
+            raise OverLimitError("over the limit of all paths together")
 
-    def add_nested(self, most: int) -> bool:
-        """Count one more archive within the archive; return whether it may be opened."""
+    def add_nested(self) -> None:
+        """Count one more archive within the archive."""
         self._spent.nested += 1
-        return self._spent.nested <= most
+        if self._spent.nested > _MAX_NESTED:
+            raise OverLimitError(f"over the limit of {_MAX_NESTED:,} archives within the archive")
 
-    def add_unpacked(self, count: int) -> str | None:
-        """Count unpacked bytes; return the reason if there are too many."""
+    def add_unpacked(self, count: int) -> None:
+        """Count unpacked bytes."""
         self._spent.unpacked += count
-        if self._spent.unpacked <= self.max_unpacked:
-            return None
-        if self.max_unpacked == self.limits.max_unpacked_bytes:
-            return f"the archive unpacks to over {self.max_unpacked:,} bytes"
-        return f"the archive unpacks to over {self.limits.max_ratio:g} times its size"
+        if self._spent.unpacked > self.max_unpacked:
+            most = f"{self.limits.max_ratio:g} times its size"
+            if self.max_unpacked == self.limits.max_unpacked_bytes:
+                most = f"{self.max_unpacked:,} bytes"
+            raise OverLimitError(f"the archive unpacks to over {most}")
 
-    def add_lines(self, data: bytes) -> str | None:
-        """Count the lines of a file; return the reason if there are too many for such an archive.
+    def add_lines(self, data: bytes | None) -> None:
+        """Count the lines of a file.
 
         Images cost by the line: well packed files of empty lines would make a thousand times as
         many as code does. A line takes at least one byte, so nothing is counted before the
         unpacked bytes are more than the limit.
         """
-        if self._spent.unpacked <= self._max_lines:
-            return None
+        if data is None or self._spent.unpacked <= self._max_lines:
+            return
         self._spent.lines += data.count(b"\n") + data.count(b"\r")
-        if self._spent.lines <= self._max_lines:
-            return None
-        return f"the archive holds over {self._max_lines:,} lines, too many for its size"
+        if self._spent.lines > self._max_lines:
+            raise OverLimitError(
+                f"the archive holds over {self._max_lines:,} lines, too many for its size"
+            )
 
     def check_time(self) -> None:
         """Raise `RecordError` if the time is up."""

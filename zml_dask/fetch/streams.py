@@ -357,6 +357,8 @@ class Layer:
             self._meter.check_time()
             try:
                 piece = self._stream.read(min(missing, _READ_BYTES))
+                if piece and self._counted:
+                    self._meter.add_unpacked(len(piece))
             except (BrokenStreamError, OverLimitError) as error:
                 self._deferred_error = error
                 break
@@ -370,10 +372,6 @@ class Layer:
             if not piece:
                 break
             missing -= len(piece)
-            over = self._meter.add_unpacked(len(piece)) if self._counted else None
-            if over is not None:
-                self._deferred_error = OverLimitError(over)
-                break
             pieces.append(piece)
         return b"".join(pieces) if len(pieces) != 1 else pieces[0]
 

@@ -104,10 +104,7 @@ def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
                     yield unread(meter.name, None, "damaged", reason)
                 is_damaged = True
                 meter.check_time()
-                over = meter.add_member()
-                if over is not None:
-                    yield unread(meter.name, None, "refused", f"{over}; what follows is not read")
-                    return
+                meter.add_member()
                 if not _find_header(layer):
                     return
                 continue
@@ -123,11 +120,7 @@ def tar_members(layer: Layer, meter: Meter, scratch: Path) -> Iterator[Member]:
                 if follows == "nothing" or (follows == "other" and not _find_header(layer)):
                     return
                 continue
-            over = meter.add_member(len(entry.path))
-            if over is not None:
-                reason = f"{over}; neither it nor what follows is read"
-                yield unread(entry.path, entry.size, "refused", reason)
-                return
+            meter.add_member(len(entry.path))
             meter.check_time()
             member = _member(entry, layer, meter, read, listed, scratch)
             if member is not None:
@@ -203,11 +196,11 @@ def _sparse_member(entry: _Entry, data: bytes, meter: Meter) -> Member:
             data = whole.read()
             if len(data) < info.size or (entry.size and not data):
                 raise tarfile.ReadError("too short")
+        meter.add_unpacked(len(data))
+    except OverLimitError as error:
+        return unread(entry.path, len(data), "refused", str(error))
     except (tarfile.TarError, ValueError, IndexError, OverflowError):
         return unread(entry.path, entry.size, "damaged", "the map of a sparse file is broken")
-    over = meter.add_unpacked(len(data))
-    if over is not None:
-        return unread(entry.path, len(data), "refused", over)
     path, note = escape_path(entry.path)
     return Member(path, len(data), data, "ok", note)
 
@@ -404,9 +397,7 @@ def _header_body(layer: Layer, size: int, meter: Meter) -> bytes | None:
 
     Each counts as a member, so that a chain of them ends as well.
     """
-    over = meter.add_member()
-    if over is not None:
-        raise OverLimitError(over)
+    meter.add_member()
     if size > _LARGEST_HEADER:
         _skip(layer, size + -size % _BLOCK)
         return None

@@ -71,8 +71,6 @@ from zml_dask.fetch.zip_salvage import salvaged_members
 from zml_dask.text_safety import escape_path
 
 _MOST_MAPPED: Final = 64 * 1024 * 1024
-# Each may need a process of its own.
-_MAX_NESTED: Final = 1000
 
 _DOCUMENT_TYPES: Final = (
     b"mimetypeapplication/epub",
@@ -142,9 +140,10 @@ def read_members(
     scratch = archive.parent if scratch is None else scratch
     with archive.open("rb") as file, _opened(file, meter, scratch) as opened:
         for member in opened.members(first):
-            over = meter.add_lines(member.data) if member.data else None
-            if over is not None:
-                yield unread(member.path, member.size, "refused", over)
+            try:
+                meter.add_lines(member.data)
+            except OverLimitError as error:
+                yield unread(member.path, member.size, "refused", str(error))
                 continue
             content = member.spooled
             if member.data and is_nested_archive(member.path, member.data):
@@ -344,11 +343,7 @@ def _foreign(file: IO[bytes], name: str, meter: Meter, scratch: Path) -> Iterato
                 entry |= {"encrypted": True} if target is None else {"type": "hard", "link": target}
             with suppress(UnicodeEncodeError):  # half a pair of UTF-16, which is in no encoding
                 path = decode_name(path.encode("utf-8", "surrogateescape"), "latin-1", odd)
-            over = meter.add_member(len(path))
-            if over is not None:
-                reason = f"{over}; neither it nor what follows is read"
-                yield unread(path, None, "refused", reason)
-                return
+            meter.add_member(len(path))
             member = _foreign_member(entry, path, reader, meter, seen, listed, scratch)
             if member is not None:
                 yield member
@@ -395,9 +390,7 @@ def _foreign_member(
             pass
     if len(data) < (size or 0) and not wrong and spooled is None:
         # It was skipped by the other process, but had to be unpacked all the same.
-        over = meter.add_unpacked((size or 0) - len(data))
-        if over is not None:
-            raise OverLimitError(over)
+        meter.add_unpacked((size or 0) - len(data))
     if is_version_control(path) or kind == "folder":
         return None
     if kind == "link":
@@ -452,9 +445,7 @@ def _content(reader: ForeignReader, meter: Meter, wrong: list[str]) -> Iterator[
             if said is not None:
                 wrong.append(plain(said))
             return
-        over = meter.add_unpacked(len(body))
-        if over is not None:
-            raise OverLimitError(over)
+        meter.add_unpacked(len(body))
         yield body
 
 
@@ -497,9 +488,10 @@ def _single(opened: _Opened) -> Member:
 
 def _nested(member: Member, content: IO[bytes], meter: Meter, scratch: Path) -> Iterator[Member]:
     """Yield a member that is an archive, and its members below its path."""
-    if not meter.add_nested(_MAX_NESTED):
-        reason = f"over the limit of {_MAX_NESTED:,} archives within the archive"
-        yield unread(member.path, member.size, "unsupported", reason)
+    try:
+        meter.add_nested()
+    except OverLimitError as error:
+        yield unread(member.path, member.size, "unsupported", str(error))
         return
     with _opened(content, meter.within(member.path), scratch) as opened:
         is_archive = has_members(opened.kind)
@@ -526,8 +518,8 @@ def _nested(member: Member, content: IO[bytes], meter: Meter, scratch: Path) -> 
                 reason = "an archive within an archive within an archive is not opened"
                 yield unread(path, inner.size, "unsupported", reason)
                 continue
-            over = meter.add_lines(inner.data) if inner.data is not None else None
-            if over is not None:
-                yield unread(path, inner.size, "refused", over)
-            else:
+            try:
+                meter.add_lines(inner.data)
                 yield inner._replace(path=path)
+            except OverLimitError as error:
+                yield unread(path, inner.size, "refused", str(error))

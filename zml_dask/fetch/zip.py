@@ -304,7 +304,10 @@ def zip_members(
         if path == last:
             member = _refused(entry, ("duplicate", "an earlier member has the same path"))
         last = path
-        member = member or _read_member(bodies, entry, meter, scratch)
+        try:
+            member = member or _read_member(bodies, entry, meter, scratch)
+        except OverLimitError as error:
+            member = _refused(entry, ("refused", str(error)))
         if bodies.is_hidden(entry, member):
             hidden.add(position)
         else:
@@ -330,7 +333,10 @@ def _is_parent(path: str, found: list[tuple[str, int]]) -> bool:
 
 
 def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
-    """Unpack one regular file; it is damaged if it is not what its header says."""
+    """Unpack one regular file; it is damaged if it is not what its header says.
+
+    Raises `OverLimitError`, as `large_member` does.
+    """
     if len(body) < entry.packed:
         return _refused(entry, ("damaged", "the archive ends within it"))
     unpack = UNPACKERS.get(entry.method)
@@ -351,9 +357,7 @@ def unpack_member(body: Buffer, entry: Entry, meter: Meter) -> Member:
         return _refused(entry, ("damaged", f"it unpacks to {more} than its header says"))
     if crc32(data) != entry.crc:
         return _refused(entry, ("damaged", "its checksum is wrong"))
-    over = meter.add_unpacked(len(data))
-    if over is not None:
-        return _refused(entry, ("refused", over))
+    meter.add_unpacked(len(data))
     path, note = escape_path(entry.path)
     return Member(path, entry.size, data, "ok", note)
 
@@ -368,8 +372,6 @@ def large_member(body: Buffer, entry: Entry, meter: Meter, scratch: Path) -> Mem
         return _refused(entry, meter.limits.too_large)
     try:
         file = spool(layer, scratch, meter)
-    except OverLimitError as error:
-        return _refused(entry, ("refused", str(error)))
     except BrokenStreamError:
         return _refused(entry, ("damaged", "it does not decompress"))
     return unread(entry.path, entry.size, *meter.limits.too_large, file)
@@ -428,12 +430,14 @@ class _Bodies:
         has_content = len(rest) == 12 and any(rest) and not rest.startswith(_SIGNATURES)
         return has_content and (member.status == "damaged" or not entry.packed)
 
-    def take(self, body: Buffer | None) -> str | None:
-        """Count the bytes of a body; return the reason to read no more."""
+    def take(self, entry: Entry) -> Buffer | None:
+        """Return the body where its entry says, and count it; `OverLimitError` to read no more."""
+        body = self.at(entry, entry.offset)
         self._n_taken += 0 if body is None else len(body)
         if self._n_taken > len(self.buffer):
-            return "its members overlap one another"
-        return self._meter.add_unpacked(0)
+            raise OverLimitError("its members overlap one another")
+        self._meter.add_unpacked(0)
+        return body
 
     def elsewhere(self, entry: Entry) -> Iterator[Buffer]:
         """Yield bodies at other offsets: beyond 4 GiB, or behind a header of the same name."""
@@ -481,10 +485,7 @@ def _read_member(bodies: _Bodies, entry: Entry, meter: Meter, scratch: Path) -> 
         return _refused(entry, refusal)
     elif entry.packed > 2 * entry.size + _PACKED_MARGIN:
         return _refused(entry, ("refused", "its packed form is far larger than its content"))
-    body = bodies.at(entry, entry.offset)
-    over = bodies.take(body)
-    if over is not None:
-        return _refused(entry, ("refused", over))
+    body = bodies.take(entry)
     if refusal is not None:
         return (
             _refused(entry, refusal) if body is None else large_member(body, entry, meter, scratch)
@@ -517,16 +518,12 @@ def _index(
     positions = iter_positions(buffer, directory)
     try:
         for position, raw, flags, extra in positions:
-            over = meter.add_member(len(raw))
-            if over is None and raw.endswith(b"/"):
+            meter.add_member(len(raw))
+            if raw.endswith(b"/"):
                 has_slash = True
                 continue
             is_ascii = raw.isascii()
             path = raw.decode("ascii") if is_ascii else decode_path(raw, flags, extra)
-            if over is not None:
-                reason = f"{over}; neither it nor what follows in the archive is read"
-                stopped = unread(path[: meter.limits.max_path_bytes], None, "refused", reason)
-                break
             if not is_version_control(path):
                 if not is_ascii and path == raw.decode(_STANDARD_NAMES):
                     others[len(found)] = raw
@@ -537,6 +534,9 @@ def _index(
                 break
     except BrokenDirectoryError as error:
         broken = str(error)
+    except OverLimitError as error:
+        reason = f"{error}; neither it nor what follows in the archive is read"
+        stopped = unread(decode_path(raw, flags, extra), None, "refused", reason)
     # Names that are neither UTF-8 nor said to be: all of them together show what they are.
     names = decode_names(others.values(), _STANDARD_NAMES)
     for number, path in zip(others, names, strict=True):

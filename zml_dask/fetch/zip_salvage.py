@@ -9,7 +9,7 @@ from typing import Final
 
 from isal import isal_zlib
 
-from zml_dask.fetch.member import Member, Meter, is_version_control, unread
+from zml_dask.fetch.member import Member, Meter, OverLimitError, is_version_control, unread
 from zml_dask.fetch.streams import InflateError, crc32
 from zml_dask.fetch.zip import (
     DESCRIPTOR_SIGNATURE,
@@ -51,24 +51,25 @@ def salvaged_members(
             position = _next_header(buffer, position + 1, meter)
             continue
         entry, start = header
-        over = meter.add_member(len(entry.path))
-        if over is not None:
-            yield unread(entry.path, entry.size, "refused", over)
-            return
         end: int | None = start + entry.packed
-        if entry.flags & _DESCRIPTOR_FOLLOWS and not entry.packed:
-            entry, end, over = _measured(buffer, start, entry, meter)
-            if over is not None:
-                reason = f"{over}; neither it nor what follows is read"
-                yield unread(entry.path, entry.size, "refused", reason)
-                return
+        try:
+            meter.add_member(len(entry.path))
+            if entry.flags & _DESCRIPTOR_FOLLOWS and not entry.packed:
+                entry, end = _measured(buffer, start, entry, meter)
+        except OverLimitError as error:
+            reason = f"{error}; neither it nor what follows is read"
+            yield unread(entry.path, entry.size, "refused", reason)
+            return
         key = hash(entry.path)
         if not (entry.path.endswith("/") or is_version_control(entry.path) or key in listed):
             if key in found:
                 reason = "an earlier member has the same path"
                 yield unread(entry.path, entry.size, "duplicate", reason)
             else:
-                yield _member(buffer, start, entry, end, meter, scratch)
+                try:
+                    yield _member(buffer, start, entry, end, meter, scratch)
+                except OverLimitError as error:
+                    yield unread(entry.path, entry.size, "refused", str(error))
             found.add(key)
         if end is None or end > len(buffer):
             position = _next_header(buffer, start, meter)
@@ -121,16 +122,13 @@ def _entry_at(buffer: Buffer, position: int) -> tuple[Entry, int] | None:
     return Entry(path, flags, method, crc, 0, packed, size, position), path_end + n_extra
 
 
-def _measured(
-    buffer: Buffer, start: int, entry: Entry, meter: Meter
-) -> tuple[Entry, int | None, str | None]:
+def _measured(buffer: Buffer, start: int, entry: Entry, meter: Meter) -> tuple[Entry, int | None]:
     """Measure a member whose lengths follow its content.
 
-    Returns the entry, where its body ends (None if that is unknown), and the limit that was
-    exceeded, if any.
+    Returns the entry, and where its body ends (None if that is unknown); raises `OverLimitError`.
     """
     if entry.flags & ENCRYPTED:
-        return entry, None, None
+        return entry, None
     if entry.method == _DEFLATE:
         return _inflated(buffer, start, entry, meter)
     for position in find_signatures(buffer, DESCRIPTOR_SIGNATURE, start, meter):
@@ -138,13 +136,11 @@ def _measured(
         if len(fields) == 12:
             crc, packed, size = struct.unpack("<3L", fields)
             if packed == position - start:
-                return entry._replace(crc=crc, packed=packed, size=size), position, None
-    return entry, None, None
+                return entry._replace(crc=crc, packed=packed, size=size), position
+    return entry, None
 
 
-def _inflated(
-    buffer: Buffer, start: int, entry: Entry, meter: Meter
-) -> tuple[Entry, int | None, str | None]:
+def _inflated(buffer: Buffer, start: int, entry: Entry, meter: Meter) -> tuple[Entry, int | None]:
     """Do the same for a deflate stream, which has an end of its own."""
     decompressor = isal_zlib.decompressobj(wbits=-15)
     position, size, crc = start, 0, 0
@@ -154,19 +150,17 @@ def _inflated(
             pending = buffer[position : position + _PIECE]
             position += len(pending)
         if not pending:
-            return entry, None, None
+            return entry, None
         try:
             data = decompressor.decompress(pending, _PIECE)
         except InflateError:
-            return entry, None, None
+            return entry, None
         size, crc = size + len(data), crc32(data, crc)
         pending = decompressor.unconsumed_tail
         meter.check_time()
-        over = meter.add_unpacked(len(data))
-        if over is not None:
-            return entry, None, over
+        meter.add_unpacked(len(data))
     end = position - len(decompressor.unused_data)
-    return entry._replace(crc=crc, packed=end - start, size=size), end, None
+    return entry._replace(crc=crc, packed=end - start, size=size), end
 
 
 def _after_descriptor(buffer: Buffer, end: int, entry: Entry) -> int:
