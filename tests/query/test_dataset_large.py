@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +16,14 @@ from range_server import RangeServer
 
 import zml_dask as zml
 from zml_dask.query.dataset import Dataset
+from zml_dask.query.portions import PackedRows, Portion
+from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import image_arrays, shard_path
 from zml_dask.store.local_storage import LocalStorage
 from zml_dask.store.shards import ShardReader
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.storage import Range
+from zml_dask.store.storage import Range, Storage
+from zml_dask.store.tables import records_table, write_part
 
 
 @dataclass
@@ -203,6 +207,21 @@ def test_one_record_reads_one_row_group_of_the_files(folder: Path, reads: Reads)
     assert reads.bytes_of("files.parquet") > numbers
     tables = sum(p.stat().st_size for p in folder.glob("*.parquet/*"))
     assert reads.bytes_of("parquet") < 0.4 * tables  # of four row groups
+
+
+def test_a_portion_reads_one_row_group_of_the_records(tmp_path: Path, reads: Reads) -> None:
+    storage = Storage.open(tmp_path)
+    titles = [hashlib.sha256(b"%d" % i).hexdigest() for i in range(20_000)]
+    rows = [
+        {"record_id": i, "title": title, "n_files": 0, "n_images": 0}
+        for i, title in enumerate(titles)
+    ]
+    part = write_part(storage, "records", 0, [records_table(rows)])
+    snapshot = Snapshot(storage, DatasetInfo(tables={"records": (part,)}))
+    its_own = tuple(range(9_000, 9_064))
+    found = Portion(0, its_own, PackedRows(), None, 0).records(snapshot)
+    assert tuple(found) == its_own
+    assert reads.bytes_of("records.parquet") < 0.4 * part.size  # of five row groups
 
 
 def test_footers_hold_no_metadata_of_records(folder: Path) -> None:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import click
-import pyarrow.compute as pc
 
 from zml_dask.cli.options import fetch_options, options_of, progress_of
 from zml_dask.engine.lock import DatasetLock, dataset_lock
@@ -21,7 +20,7 @@ from zml_dask.records.catalogue import Catalogue
 from zml_dask.records.parse import ZENODO_API, parse_record
 from zml_dask.records.record import Record
 from zml_dask.store.info import DatasetInfo, read_info
-from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.snapshot import Snapshot, among
 from zml_dask.store.storage import Storage
 from zml_dask.store.verify import Report, verify
 from zml_dask.store.verify.repair import Restage, repair
@@ -148,7 +147,7 @@ def _records(
         opened = Catalogue.open(catalogue)
         refs = [opened.refs.find(record_id) for record_id in record_ids]
         return [opened.read(ref) for ref in refs if ref is not None]
-    is_wanted = pc.field("record_id").isin(record_ids)
-    found = Snapshot(dataset, info).scan("records", ["metadata"], is_wanted, with_withdrawn=True)
+    snapshot = Snapshot(dataset, info)
+    found = snapshot.scan("records", ["metadata"], among(record_ids), with_withdrawn=True)
     hits = found["metadata"].to_pylist()
     return [parse_record(json.loads(hit), api_url=api_url) for hit in hits if hit]

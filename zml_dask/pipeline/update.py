@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 from zml_dask.engine.job import OpenExecutor
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.log import build_log
@@ -34,7 +32,7 @@ from zml_dask.records.parse import RecordParseError, harvested_json, parse_recor
 from zml_dask.records.record import Record
 from zml_dask.records.search import WINDOW, find_withdrawn, listed_hits, updated_hits
 from zml_dask.store.info import DatasetInfo
-from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.snapshot import Snapshot, among
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
 from zml_dask.text_safety import number_of
@@ -323,8 +321,7 @@ def republished_of(
             record = parse_record(hit)
             if record.record_id in ids:
                 now[record.record_id] = record
-    is_edited = pc.field("record_id").isin(sorted(now))
-    rows = snapshot.scan("records", ["record_id", "metadata"], is_edited)
+    rows = snapshot.scan("records", ["record_id", "metadata"], among([*now]))
     changes = {
         row["record_id"]: _change(parse_record(json.loads(row["metadata"])), now[row["record_id"]])
         for row in rows.to_pylist()

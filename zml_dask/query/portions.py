@@ -11,8 +11,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from zml_dask.engine.activity import note_done
 from zml_dask.engine.job import FinalT, Job, ResultT, TaskReport
@@ -20,7 +18,7 @@ from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages, iterate_files
 from zml_dask.query.rows import Int64, Rows
 from zml_dask.query.selection import Selection, open_selected
-from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.snapshot import Snapshot, among
 from zml_dask.store.storage import Storage
 
 if TYPE_CHECKING:
@@ -84,8 +82,7 @@ class Portion:
         self, snapshot: Snapshot, columns: list[str] | None = None
     ) -> dict[int, dict[str, Any]]:
         """Read rows of the records table, by record number; `columns` include ``record_id``."""
-        of_portion = pc.field("record_id").isin(pa.array(self.record_ids, pa.int64()))
-        rows = snapshot.scan("records", columns, of_portion).to_pylist()
+        rows = snapshot.scan("records", columns, among(self.record_ids)).to_pylist()
         return {row["record_id"]: row for row in rows}
 
     def read(self, snapshot: Snapshot) -> Iterator[tuple[int, Iterator[FileImages]]]:

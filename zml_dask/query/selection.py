@@ -19,7 +19,7 @@ from zml_dask.query.engine import Database
 from zml_dask.query.rows import Int64, Rows, RowsBuilder
 from zml_dask.query.sql import Condition, derived_join, parse_question
 from zml_dask.store.layout import DERIVED, FILES_SCHEMA, TABLES, derived_table
-from zml_dask.store.snapshot import Snapshot
+from zml_dask.store.snapshot import Snapshot, among
 
 if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
@@ -432,7 +432,7 @@ def _of_records(
     """Read columns of the records of these numbers, which may repeat; null for later ones."""
     wanted = np.unique(record_id.to_numpy())
     everything = wanted.size == snapshot.rows("records")
-    where = None if everything else pc.field("record_id").isin(pa.array(wanted))
+    where = None if everything else among(wanted)
     year = table == "records" and YEAR in columns
     stored = ["publication_date" if year and name == YEAR else name for name in columns]
     rows = snapshot.scan(table, [*dict.fromkeys(["record_id", *stored])], where)
