@@ -222,15 +222,17 @@ def test_points_that_are_too_many_are_placed_among_their_nearest(
     points = np.repeat(centres, 60, axis=0) + rng.normal(0, 0.05, (300, 64)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     monkeypatch.setattr(similar, "LANDMARKS", 100)
-    placed = similar.draw(points)
+    monkeypatch.setattr(similar, "_COSINES_AT_ONCE", 700)  # seven at a time
+    placed = similar.draw(300, lambda: np.split(points, [1, 90, 200]))
     assert placed.shape == (300, 2)
+    assert np.array_equal(placed, similar.draw(300, lambda: [points]))
     assert np.abs(placed).max() == pytest.approx(1)
     group = np.repeat(np.arange(5), 60)
     apart = np.linalg.norm(placed[:, None] - placed[None], axis=2)
     np.fill_diagonal(apart, np.inf)
     assert (group[apart.argmin(axis=1)] == group).mean() > 0.98
     for few in range(4):
-        assert similar.draw(points[:few] if few else points[:1]).shape == (few or 1, 2)
+        assert similar.draw(few or 1, lambda: [points[: few or 1]]).shape == (few or 1, 2)  # noqa: B023
 
 
 def test_a_vector_is_the_weighted_sum_of_words_pairs_and_patterns() -> None:

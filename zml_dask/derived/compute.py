@@ -213,7 +213,7 @@ class Whole:
     name: str
     base: Recipe | Whole | None
     columns: tuple[tuple[str, str], ...]
-    compute: Callable[[Snapshot, Callable[[str], None]], Sequence[pa.Array]]
+    compute: Callable[[Snapshot, BuildProgress], Sequence[pa.Array]]
     of: str
     version: str
 
@@ -246,7 +246,7 @@ def derive_table(
                 with open_executor() as executor:
                     run_job(job, executor, lock=lock, progress=progress)
         elif again or not _is_current(snapshot, table):
-            columns = table.compute(snapshot, progress.say)
+            columns = table.compute(snapshot, progress)
             title = f"{table.compute.__module__}.{table.compute.__name__}"
             described = DerivedTable(
                 table.columns, title, table.fingerprint, software(title), of=table.of

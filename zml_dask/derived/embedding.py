@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.resources import files
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from zml_dask.compiled import compiled
 from zml_dask.derived.compute import Recipe, Whole, in_blocks
 from zml_dask.derived.near_duplicates import BINS, EMPTY, TO_BIN, fill_empty
+from zml_dask.engine.progress import BuildProgress
 from zml_dask.learning.words import MULTIPLIER, N_BUCKETS, ONE, count_words, mixed, pages_of
 from zml_dask.raster.images import Images
 from zml_dask.store.layout import derived_table
@@ -112,7 +113,7 @@ def shipped_embedder() -> Embedder:
     return Embedder.from_bytes(_shipped_bytes())
 
 
-def _weights(_snapshot: Snapshot, _say: Callable[[str], None]) -> list[pa.Array]:
+def _weights(_snapshot: Snapshot, _progress: BuildProgress) -> list[pa.Array]:
     embedder = shipped_embedder()
     halves = embedder.weights.astype("<f2")
     rows = [
@@ -174,9 +175,9 @@ def vectors_of_files(snapshot: Snapshot) -> Iterator[tuple[Int64, Int64, Int8]]:
         yield rows[there], found["record_id"].to_numpy()[there], vectors
 
 
-def _records(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
+def _records(snapshot: Snapshot, progress: BuildProgress) -> list[pa.Array]:
     """Return the vectors and trees of records."""
-    say(f"combining the files of {snapshot.info.counts.records:,} records")
+    progress.say(f"combining the files of {snapshot.info.counts.records:,} records")
     known = snapshot.scan("records", ["record_id"], with_withdrawn=True)
     record_id = known["record_id"].to_numpy()
     order = np.argsort(record_id)

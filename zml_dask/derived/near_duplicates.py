@@ -14,7 +14,6 @@ temporary file.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from zml_dask.compiled import compiled
 from zml_dask.derived.compute import Recipe, Whole, in_blocks
+from zml_dask.engine.progress import BuildProgress, ProgressCounts, SilentProgress
 from zml_dask.learning.words import MULTIPLIER, ONE, mixed, pages_of
 from zml_dask.query.counting import NEAR_DUPLICATES as NAME
 from zml_dask.raster.images import Images
@@ -174,13 +174,16 @@ def _join_buckets(
         start = stop
 
 
-def cluster(signatures: UInt16) -> Int64:
+def cluster(signatures: UInt16, progress: BuildProgress | None = None) -> Int64:
     """Return the smallest row of each row's cluster, (n,), for signatures of shape (n, 128)."""
     n = len(signatures)
     parent = np.arange(n, dtype=np.int64)
     bands = signatures.view(np.uint64)
     needed = int(np.ceil(_ACCEPTED * BINS))
-    for band in range(BINS // _ROWS_PER_BAND):
+    progress = progress or SilentProgress()
+    n_bands = BINS // _ROWS_PER_BAND
+    for band in range(n_bands):
+        progress.update("bands", ProgressCounts(band, n_bands))
         keys = np.ascontiguousarray(bands[:, band])
         order = np.argsort(keys, kind="stable")
         _join_buckets(signatures, keys, order, parent, needed)
@@ -189,9 +192,9 @@ def cluster(signatures: UInt16) -> Int64:
     return parent
 
 
-def _clusters(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
+def _clusters(snapshot: Snapshot, progress: BuildProgress) -> list[pa.Array]:
     """Return each file's cluster, null for none, and the cluster's size."""
-    say(f"finding the clusters of {snapshot.info.counts.files:,} files")
+    progress.say(f"finding the clusters of {snapshot.info.counts.files:,} files")
     total = snapshot.rows(derived_table(SIGNATURES))
     file_id: list[Int64] = []
     with tempfile.TemporaryDirectory(prefix="zml-signatures-") as scratch:
@@ -206,7 +209,7 @@ def _clusters(snapshot: Snapshot, say: Callable[[str], None]) -> list[pa.Array]:
         signatures = np.empty((0, BINS), np.uint16)
         if files.size:
             signatures = np.asarray(np.memmap(path, "<u2", "r", shape=(files.size, BINS)))
-        roots = cluster(signatures)
+        roots = cluster(signatures, progress)
         del signatures
     clusters = np.full(total, -1, np.int64)
     clusters[files] = files[roots]
