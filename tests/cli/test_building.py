@@ -280,7 +280,6 @@ def test_a_record_goes_by_its_number_or_its_doi(
         (["build", "{empty}", "ds"], 2, "names no record"),
         (["status", "ds"], 2, "holds no dataset"),
         (["show", "ds", "7"], 2, "holds no committed dataset"),
-        (["show", "ds", "seven"], 2, "neither a record's number nor its DOI"),
         (["update", "ds"], 2, "not built from a finished harvest"),
         (["fetch", "missing.jsonl", "cache"], 2, "there is no catalogue"),
     ],

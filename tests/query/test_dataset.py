@@ -270,8 +270,36 @@ def test_a_record(ds: Dataset) -> None:
         ds.record(21)
     with pytest.raises(UsageError, match="holds no record"):
         ds.record(2**70)
-    with pytest.raises(UsageError, match=r"records\.record_id.* not '20'"):
-        ds.record("20")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"records\.record_id.* not 20\.0"):
+        ds.record(20.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "20",
+        "10.5281/zenodo.20",
+        " https://doi.org/10.5281/zenodo.20",
+        "zenodo.20",
+        "zenodo.org/records/20",
+    ],
+)
+def test_a_record_is_named_by_its_doi(ds: Dataset, name: str) -> None:
+    assert ds.record(name).record_id == 20
+    assert ds.tree(name) == ds.tree(20)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("seven", "neither a record's number nor its DOI"),
+        ("10.5072/20", "no record with the DOI 10.5072/20"),
+        ("10.5281/zenodo.21", "holds no record 21"),
+    ],
+)
+def test_the_number_in_anothers_doi_names_no_record(ds: Dataset, name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ds.record(name)
 
 
 def test_what_is_not_there_is_said(ds: Dataset, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def similar_command(
 ) -> None:
     """List what is most similar to WHAT in DATASET, the most similar first.
 
-    WHAT is the number of a record, which finds records; or a file on this machine, '-' for
+    WHAT is the number or DOI of a record, which finds records; or a file on this machine, '-' for
     standard input, or the path of a file in DATASET, which find files. The tables
     'record_embedding' and 'embedding' have to be derived: zml-dask derive DATASET
     record_embedding.
@@ -181,8 +181,8 @@ def similar_command(
     ds = open_dataset(dataset)
     view = ds if where is None else ds.select(where)
     given: dict[str, Any] = {"k": 10 if limit is None else max(1, limit), "by": by}
-    if what.isdecimal():
-        given["record"] = int(what)
+    if what.isdecimal() or what.startswith(("10.", "https://")):
+        given["record"] = what
     elif what == "-" or Path(what).is_file():
         try:
             with click.open_file(what, encoding="utf-8", errors="replace") as stream:

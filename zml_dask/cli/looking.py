@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import webbrowser
 from collections.abc import Iterable, Iterator
@@ -43,23 +42,15 @@ _HASHES = ("sha256", "sha1_git", "text_sha256")
 _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
-def _record_number(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
-    """Extract the number of a record from itself, its DOI or its page's address."""
-    found = re.fullmatch(r"(?:.*/(?:zenodo\.)?|zenodo\.)?(\d{1,18})", value.strip())
-    if found is None:
-        raise click.BadParameter(f"{value!r} is neither a record's number nor its DOI")
-    return int(found[1])
-
-
 @click.command("show")
 @click.argument("dataset", type=click.Path())
-@click.argument("record", callback=_record_number)
+@click.argument("record")
 @click.argument("path", required=False)
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG instead.")
 @click.option("--image", "number", type=click.IntRange(0), help="Only this image, from 0.")
 @click.option("--text/--no-text", default=True, help="Print the text too.")
 def show_command(
-    dataset: str, record: int, path: str | None, png: Path | None, number: int | None, text: bool
+    dataset: str, record: str, path: str | None, png: Path | None, number: int | None, text: bool
 ) -> None:
     """Show RECORD of DATASET: its tree, or the file PATH as text and as images.
 
@@ -68,14 +59,15 @@ def show_command(
     """
     snapshot = Snapshot.open(dataset)
     row = snapshot.record(record)
+    record_id = row["record_id"]
     columns = [name for name in FILES_SCHEMA.names if name not in _HASHES]
-    files = snapshot.scan("files", columns, pc.field("record_id") == record).to_pylist()
+    files = snapshot.scan("files", columns, pc.field("record_id") == record_id).to_pylist()
     if path is None:
         if png is not None or number is not None:
             raise click.UsageError("--png and --image need the PATH of a file")
         _print_record(row, files)
     else:
-        _show_file(snapshot, _find(files, path, record), png, number, text=text)
+        _show_file(snapshot, _find(files, path, record_id), png, number, text=text)
 
 
 def _print_record(row: Row, files: list[Row]) -> None:

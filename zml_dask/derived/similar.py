@@ -50,7 +50,7 @@ _COSINES_AT_ONCE: Final = 2**25
 
 def similar(
     view: Dataset,
-    record: int | None = None,
+    record: int | str | None = None,
     *,
     file: int | str | None = None,
     text: str | None = None,
@@ -104,9 +104,9 @@ def similar(
     return frame.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
 
 
-def _similar_records(view: Dataset, record: int, k: int, by: str) -> pd.DataFrame:
+def _similar_records(view: Dataset, name: int | str, k: int, by: str) -> pd.DataFrame:
     snapshot = view.snapshot
-    snapshot.record(record, ["record_id"])
+    record = snapshot.record(name, ["record_id"])["record_id"]
     _check_derived(snapshot, RECORDS)
     column = "vector" if by == "content" else "tree"
     table = snapshot.scan(derived_table(RECORDS.name), ["record_id", column])

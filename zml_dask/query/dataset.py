@@ -331,12 +331,12 @@ class Dataset:
         """
         return image_of(self, file, segment)
 
-    def record(self, record_id: int) -> RecordView:
-        """Read one record: its row; and on first use its files, tree and metadata."""
+    def record(self, record_id: int | str) -> RecordView:
+        """Read one record, by id or DOI: its row; on first use its files, tree and metadata."""
         return RecordView(self.snapshot, self.snapshot.record(record_id))
 
-    def tree(self, record_id: int) -> Tree:
-        """Return the files of a record as nested dicts, with their sizes in bytes."""
+    def tree(self, record_id: int | str) -> Tree:
+        """Return the files of a record (id or DOI) as nested dicts, with their sizes in bytes."""
         return self.record(record_id).tree
 
     def grep(
@@ -420,7 +420,7 @@ class Dataset:
 
     def similar(
         self,
-        record: int | None = None,
+        record: int | str | None = None,
         *,
         file: int | str | None = None,
         text: str | None = None,
@@ -434,8 +434,8 @@ class Dataset:
 
         Parameters
         ----------
-        record : int, optional
-            Id of a record, in this view or not: finds other records.
+        record : int or str, optional
+            Id or DOI of a record, in this view or not: finds other records.
         file, text : optional
             A ``file_id`` or a path, as for :meth:`text`, or any text: finds files.
         by : {"content", "tree"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -253,11 +254,24 @@ class Snapshot:
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
                 yield part.path, batch.select(list(columns))
 
-    def record(self, record_id: int, columns: Sequence[str] = RECORD_FACTS) -> dict[str, Any]:
+    def record_id(self, name: str) -> int:
+        """Return the id of a record named by its id, its DOI, or the address of its page."""
+        doi = re.search(r"10\.\d{4,9}/\S+", name)
+        if doi and len(found := self.scan("records", ["record_id"], pc.field("doi") == doi[0])):
+            return int(found["record_id"][0].as_py())
+        form = r"(.*zenodo\.)(\d{1,18})" if doi else r"(.*/|zenodo\.)?(\d{1,18})"
+        if number := re.fullmatch(form, name.strip()):
+            return int(number[2])
+        if doi:
+            raise UsageError(f"{self.storage.url} holds no record with the DOI {doi[0]}")
+        raise UsageError(f"{name!r} is neither a record's number nor its DOI")
+
+    def record(self, record: int | str, columns: Sequence[str] = RECORD_FACTS) -> dict[str, Any]:
         """Return some columns of a record; `UsageError` with the reason if it is not shown.
 
         By default all but its metadata, of which Parquet has to read a whole row group.
         """
+        record_id = self.record_id(record) if isinstance(record, str) else record
         missing = f"{self.storage.url} holds no record {record_id}"
         if abs(record_id) >= 2**63:
             raise UsageError(missing)
