@@ -45,6 +45,11 @@ TREE = {
 FOREIGN_NAMES = {"project/ünï/наука 漢字.py": b"x = 1\n"}
 LONG_NAMES = {"project/" + "long-folder-name/" * 12 + "file.py": b"y = 2\n"}
 ALL = TREE | FOREIGN_NAMES | LONG_NAMES
+# LZMA's last bytes hold one more symbol in some of these, where nothing marks the end.
+SERIES = {
+    f"project/{k}.txt": "".join(f"v{n} = {n * k}\n" for n in range(k)).encode()
+    for k in (28, 29, 75, 95)
+}
 # gcab keeps no folders.
 BY_NAME = {path.rpartition("/")[2]: data for path, data in TREE.items() if data}
 LIMIT = FetchLimits().max_file_bytes
@@ -201,6 +206,7 @@ CASES = [
     Case("7z-zip", sh("7z a -tzip $OUT project"), ALL, tools=("7z",)),
     Case("7z-zip-deflate64", sh("7z a -tzip -mm=Deflate64 $OUT project"), ALL, "7z"),
     Case("7z-zip-lzma", sh("7z a -tzip -mm=LZMA $OUT project"), ALL, "7z"),
+    Case("7z-zip-lzma-unmarked", sh("7z a -tzip -mm=LZMA:eos=off $OUT project"), SERIES, "7z"),
     Case("7z-zip-bzip2", sh("7z a -tzip -mm=BZip2 $OUT project"), ALL, "7z"),
     # A zip with PPMd is not read: method 98 is rarer still than the other old ones.
     Case("7z-zip-ppmd", sh("7z a -tzip -mm=PPMd $OUT project"), ALL, "7z",

@@ -252,7 +252,8 @@ def _unpack_lzma(body: memoryview, size: int) -> bytes:
         "dict_size": max(4096, min(dictionary, size + 1)),
     }
     decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=[properties])
-    return decompressor.decompress(body[9:], size + 1)
+    # Where no mark ends the stream, more bytes than it holds would come out of its last ones.
+    return decompressor.decompress(body[9:], size)
 
 
 UNPACKERS: Final[dict[int, Unpacker]] = {
