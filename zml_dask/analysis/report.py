@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -15,12 +14,10 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
-from PIL import Image
 
 from zml_dask.analysis.counts import LONG_LINES, UNNAMED, Numbers
 from zml_dask.errors import UsageError
-from zml_dask.raster.images import Images
+from zml_dask.query.describe import png_url
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.text_safety import escape_text
 
@@ -149,20 +146,6 @@ def _rank_plot(
     }  # fmt: skip
 
 
-def to_grey(image: Images) -> NDArray[np.uint8]:
-    """Turn code points, (height, width), into grey levels, uint8 of the same shape.
-
-    A space is white; visible ASCII is 200 to 0, darker as code points rise; all others are black.
-
-    Examples
-    --------
-    >>> to_grey(np.array([[32, 33, 126, 4096]], np.uint32)).tolist()
-    [[255, 200, 14, 0]]
-    """
-    ink = np.minimum(image.astype(np.int64), 133) - 33
-    return np.where(image == ord(" "), 255, 200 - np.clip(ink, 0, 100) * 2).astype(np.uint8)
-
-
 def _tiles(
     snapshot: Snapshot, examples: pd.DataFrame, languages: Sequence[str], n: int = 64
 ) -> list[dict[str, Any]]:
@@ -178,14 +161,8 @@ def _tiles(
     chosen = examples.assign(turn=turn).sort_values(["turn", "language", "file_id"]).head(n)
     chosen = chosen.sort_values("first_image")
     images = snapshot.images.read(chosen["first_image"].to_numpy(np.int64))
-    urls = map(_png_url, images)
-    return _rows(chosen.assign(url=list(urls)).sort_values(["language", "file_id"]))
-
-
-def _png_url(image: Images) -> str:
-    file = io.BytesIO()
-    Image.fromarray(to_grey(image)).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    urls = [png_url(image) for image in images]
+    return _rows(chosen.assign(url=urls).sort_values(["language", "file_id"]))
 
 
 def _by_year(

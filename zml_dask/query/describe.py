@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image
 
 from zml_dask.query.counting import count_by, nearest_values
@@ -54,9 +53,7 @@ def describe_html(view: Dataset) -> str:
     chosen = [view.rows.positions(place, place + 1) for place in places.tolist()]
     images = view.snapshot.images.read(np.concatenate([np.empty(0, np.int64), *chosen]))
     strip = "".join(
-        f'<img src="data:image/png;base64,{base64.b64encode(_png(shade(image))).decode()}" '
-        'style="margin:2px;border:1px solid #ccc">'
-        for image in images
+        f'<img src="{png_url(image)}" style="margin:2px;border:1px solid #ccc">' for image in images
     )
     return f"<b>{html.escape(escape_text(view.url))}</b><table>{rows}</table><div>{strip}</div>"
 
@@ -83,22 +80,23 @@ def _facts(view: Dataset) -> Iterator[tuple[str, str]]:
         yield "note", escape_text(advice)
 
 
-def _png(grey: NDArray[np.uint8]) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, "PNG")
-    return stream.getvalue()
+def png_url(image: Images) -> str:
+    """Return a ``data:`` URL of an image, (height, width), in grey.
 
-
-def shade(image: Images) -> NDArray[np.uint8]:
-    """Shades of grey of an image, uint8: white where it is blank, darker for later characters.
+    What is blank is white; visible ASCII is 200 to 0, darker as code points rise; all others are
+    black.
 
     Examples
     --------
-    >>> shade(np.array([[32, 65, 20000]], np.uint32)).tolist()
-    [[255, 148, 53]]
+    >>> _, png = png_url(np.array([[32, 33, 126, 4096]], np.uint32)).split(",")
+    >>> np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))).tolist()
+    [[255, 200, 14, 0]]
     """
-    dark = 180 - np.minimum(image, 255) // 2
-    return np.where(np.isin(image, _BLANK), 255, dark).astype(np.uint8)
+    ink = np.clip(np.minimum(image.astype(np.int64), 133) - 33, 0, 100)
+    grey = np.where(np.isin(image, _BLANK), 255, 200 - 2 * ink).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 @dataclass(frozen=True)
