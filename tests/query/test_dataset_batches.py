@@ -205,7 +205,7 @@ def test_labels_do_not_depend_on_how_many_are_read_at_once(
     part = ds.split({"a": 0.7, "b": 0.3}, by="file")["a"]
     views = (ds, part, ds.select("n_lines > 50"))
     at_once = [view.batches(labels=name) for view in views]
-    monkeypatch.setattr(batches_module, "_FILES_AT_ONCE", 7)
+    monkeypatch.setattr(batches_module, "AT_ONCE", 7)
     for view, whole in zip(views, at_once, strict=True):
         pieces = view.batches(labels=name)
         assert pieces.classes == whole.classes

@@ -15,7 +15,7 @@ from zml_dask.arguments import checked, nearest
 from zml_dask.errors import UsageError
 from zml_dask.query.counting import cluster_column
 from zml_dask.query.file_images import one_ahead
-from zml_dask.query.rows import Int64, Rows
+from zml_dask.query.rows import AT_ONCE, Int64, Rows
 from zml_dask.query.selection import as_codes, gather
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ UNKNOWN = 0
 """Index of every character that the vocabulary does not hold."""
 
 _HIGHEST_BYTE = 255
-
-_FILES_AT_ONCE = 2**20
-"""Files whose labels are read at once."""
 
 _FIRST_PART = 8
 """The first window of an epoch is this part of the buffer, so that its first batch comes soon."""
@@ -356,8 +353,8 @@ def _weights_of(view: Dataset, name: str) -> NDArray[np.float32]:
 def _pieces(view: Dataset, name: str) -> Iterator[pa.ChunkedArray]:
     """Yield a column of a view's files in pieces, since all of its text is large; dates as text."""
     # At least one piece, so that a column without rows has a type.
-    for start in range(0, max(1, len(view.selection.files)), _FILES_AT_ONCE):
-        files = slice(start, start + _FILES_AT_ONCE)
+    for start in range(0, max(1, len(view.selection.files)), AT_ONCE):
+        files = slice(start, start + AT_ONCE)
         values = gather(view.snapshot, view.selection, [name], files)[name]
         yield values.cast(pa.large_string()) if pa.types.is_date(values.type) else values
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _WINDOW = 2**22
 """Rows whose mask is made at once, 4 MB; a multiple of eight."""
 
-_AT_ONCE = 2**20
-"""Rows that are handled at once."""
+AT_ONCE = 2**20
+"""Rows, of images or of files, that are handled at once."""
 
 _BLOCK = 4_096
 """Rows of which the selected ones are counted together; a multiple of eight."""
@@ -180,8 +180,8 @@ class Rows:
     def where(self, mask: NDArray[np.bool_]) -> Rows:
         """Return those of these rows for which `mask`, of shape (len(self),), is true."""
         builder = RowsBuilder(self.total)
-        for start in range(0, len(self), _AT_ONCE):
-            several = slice(start, start + _AT_ONCE)
+        for start in range(0, len(self), AT_ONCE):
+            several = slice(start, start + AT_ONCE)
             builder.add(self.positions(several.start, several.stop)[mask[several]])
         return builder.finish()
 
@@ -222,8 +222,8 @@ class RowsBuilder:
 
     def add(self, rows: Int64) -> None:
         """Add rows, in any order, also several times."""
-        for at in range(0, rows.size, _AT_ONCE):
-            some = rows[at : at + _AT_ONCE]
+        for at in range(0, rows.size, AT_ONCE):
+            some = rows[at : at + AT_ONCE]
             np.bitwise_or.at(self._bits, some >> 3, (0x80 >> (some & 7)).astype(np.uint8))
 
     def add_runs(self, first: Int64, count: Int64) -> None:

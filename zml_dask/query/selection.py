@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from zml_dask.errors import UsageError
 from zml_dask.query.columns import YEAR, Column, find_countable
 from zml_dask.query.engine import Database
-from zml_dask.query.rows import Int64, Rows, RowsBuilder
+from zml_dask.query.rows import AT_ONCE, Int64, Rows, RowsBuilder
 from zml_dask.query.sql import Condition, derived_join, parse_question
 from zml_dask.store.layout import DERIVED, FILES_SCHEMA, TABLES, derived_table
 from zml_dask.store.snapshot import Snapshot, among
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from zml_dask.query.dataset import Dataset
 
 BY_LANGUAGE = "files_by_language"
-_FILES_AT_ONCE = 2**20
 _ORDERED_BY = frozenset({"language", "language_group", "extension"})
 CHOSEN = "get_bit(getvariable('chosen'), files.file_id::INTEGER) = 1"
 """Condition on the files whose bits are the variable ``chosen``."""
@@ -95,8 +94,8 @@ class Selection:
         """Places of the files with images among these files, and the first image of each."""
         places = RowsBuilder(len(self.files))
         first = RowsBuilder(self.snapshot.info.counts.images)
-        for start in range(0, len(self.files), _FILES_AT_ONCE):
-            file_id = self.files.positions(start, start + _FILES_AT_ONCE)
+        for start in range(0, len(self.files), AT_ONCE):
+            file_id = self.files.positions(start, start + AT_ONCE)
             spans = self.snapshot.take("files", file_id, ["first_image", "n_images"])
             # Files without images share their first_image with the file that follows.
             filled = np.flatnonzero(spans["n_images"].to_numpy())
@@ -108,8 +107,8 @@ class Selection:
         """Keep only some of the images, and their files."""
         both = self.rows & rows
         files = RowsBuilder(self.files.total)
-        for start in range(0, len(both), _FILES_AT_ONCE):
-            places, _ = self.file_of(both.positions(start, start + _FILES_AT_ONCE))
+        for start in range(0, len(both), AT_ONCE):
+            places, _ = self.file_of(both.positions(start, start + AT_ONCE))
             files.add(self.files.at(places))
         return Selection(self.snapshot, files.finish(), both)
 
