@@ -54,7 +54,7 @@ def query_command(
     For records, counts and anything else there is zml-dask sql.
     """
     opened = open_dataset(dataset)
-    found = opened if where is None else opened.select(where)
+    found = opened.select(where)
     names = [name.strip() for name in columns.split(",") if name.strip()]
     if not names:
         raise UsageError("--columns names none; give for example --columns path,license")
@@ -178,8 +178,7 @@ def similar_command(
     'record_embedding' and 'embedding' have to be derived: zml-dask derive DATASET
     record_embedding.
     """
-    ds = open_dataset(dataset)
-    view = ds if where is None else ds.select(where)
+    view = open_dataset(dataset).select(where)
     given: dict[str, Any] = {"k": 10 if limit is None else max(1, limit), "by": by}
     if what.isdecimal() or what.startswith(("10.", "https://")):
         given["record"] = what
@@ -213,8 +212,7 @@ def cite_command(
     dataset: str, where: str | None, records: bool, form: CitationFormat, output: Path | None
 ) -> None:
     """Print how to cite DATASET, and with --where or --records the records in it."""
-    opened = open_dataset(dataset)
-    view = opened if where is None else opened.select(where)
+    view = open_dataset(dataset).select(where)
     text = view.cite(form, records=records or where is not None)
     if not view.counted["files"] and (advice := nearest_values(view)) is not None:
         click.echo(f"no record is cited: {escape_text(advice)}", err=True)

@@ -15,6 +15,8 @@ from dask.utils import format_bytes
 from zml_dask.cli.options import (
     API_URL,
     MAX_ARCHIVE_SIZE,
+    RETRY_FAILED,
+    SCRATCH,
     TOKEN_FILE,
     build_options,
     cluster_options,
@@ -49,13 +51,17 @@ _MOST_LINES: Final = 20
 _DOWNLOADS = 4
 """Archives that are fetched at once: the server's limits, not the connections, set the pace."""
 
+_LIMIT = click.option(
+    "--limit", type=click.IntRange(1), help="Only the catalogue's first N records."
+)
+
 
 @click.command("build")
 @click.argument("catalogue", type=click.Path())
 @click.argument("dataset", type=click.Path())
 @cluster_options
 @build_options
-@click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
+@_LIMIT
 @click.option(
     "--level",
     type=click.IntRange(LEVELS[0], LEVELS[-1]),
@@ -105,12 +111,7 @@ def build_command(
 )
 @click.pass_context
 def update_command(
-    ctx: click.Context,
-    /,
-    dataset: str,
-    drop_withdrawn: bool,
-    check_withdrawn: bool,
-    **values: Any,
+    ctx: click.Context, /, dataset: str, drop_withdrawn: bool, check_withdrawn: bool, **values: Any
 ) -> None:
     """Harvest new records and new versions since DATASET was built, and append them.
 
@@ -124,10 +125,7 @@ def update_command(
     api_url = options.api_url or asked.options.api_url
     _check_sandbox(api_url, storage.url)
     token = Token.load(options.token_file, api_url)
-    with (
-        progress_of(ctx) as progress,
-        HttpClient(token=token, on_retry=progress.say) as http,
-    ):
+    with progress_of(ctx) as progress, HttpClient(token=token, on_retry=progress.say) as http:
         result = update(
             storage,
             executor_of(values, progress, dataset),
@@ -183,12 +181,8 @@ def _print_update(result: UpdateResult, url: str) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("dataset", type=click.Path())
 @cluster_options
-@click.option("--retry-failed", is_flag=True, help="Try again what failed permanently.")
-@click.option(
-    "--scratch",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Local folder for temporary files.",
-)
+@RETRY_FAILED
+@SCRATCH
 @click.pass_context
 def import_legacy_command(
     ctx: click.Context,
@@ -230,7 +224,7 @@ def import_legacy_command(
 @click.command("fetch")
 @click.argument("catalogue", type=click.Path())
 @click.argument("cache", type=click.Path())
-@click.option("--limit", type=click.IntRange(1), help="Only the catalogue's first N records.")
+@_LIMIT
 @MAX_ARCHIVE_SIZE
 @API_URL
 @click.option("--github-url", metavar="URL", default="https://github.com", show_default=True)
@@ -258,10 +252,7 @@ def fetch_command(
     transfer node, then 'zml-dask build CATALOGUE DATASET --cache CACHE --offline'.
     If interrupted, run the same command again to continue.
     """
-    with (
-        progress_of(ctx) as progress,
-        temporary_folder("fetch") as temporary,
-    ):
+    with progress_of(ctx) as progress, temporary_folder("fetch") as temporary:
         opened = Catalogue.open(catalogue, api_url=api_url, into=temporary / "catalogue.jsonl")
         options = FetchOptions(
             limits=limits_of(max_archive_size), github_url=github_url, trusted=opened.trusted

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any, get_args
 
 import click
 import pyarrow as pa
 from dask.utils import format_bytes
 
-from zml_dask.cli.options import cluster_options, executor_of, names_cluster, progress_of
+from zml_dask.cli.options import SCRATCH, cluster_options, executor_of, names_cluster, progress_of
 from zml_dask.cli.output import Shown, output_options, write_rows
 from zml_dask.derived.compute import Recipe, Whole, derive_table
 from zml_dask.derived.derive import table_of
@@ -60,8 +59,7 @@ def grep_command(
     The text is what the images hold: lines are cut at their width, tabs are spaces.
     """
     compiled = compile_pattern(pattern, ignore_case=ignore_case, fixed=fixed)
-    opened = open_dataset(dataset)
-    view = opened if where is None else opened.select(where)
+    view = open_dataset(dataset).select(where)
 
     def write(pieces: Iterator[list[Match]]) -> Shown:
         return write_rows(_tables_of(pieces, limit), form, output, limit=limit)
@@ -265,20 +263,10 @@ def repack_command(ctx: click.Context, /, dataset: str, level: int, **values: An
     metavar="NAME,...",
     help="More columns of parquet and of webdataset's JSON, such as lines_of_code.code.",
 )
-@click.option(
-    "--scratch",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Local folder for temporary files.",
-)
+@SCRATCH
 @click.pass_context
 def export_command(
-    ctx: click.Context,
-    /,
-    dataset: str,
-    target: str,
-    formats: str,
-    where: str | None,
-    **values: Any,
+    ctx: click.Context, /, dataset: str, target: str, formats: str, where: str | None, **values: Any
 ) -> None:
     """Write DATASET, or the files that match a condition, into DIR in another form.
 
@@ -301,8 +289,7 @@ def export_command(
     """  # noqa: D301 - click wants the character, to leave the table's lines as they are
     chosen = [name.strip() for name in formats.split(",")]
     check_formats(chosen)
-    whole = open_dataset(dataset)
-    view = whole if where is None else whole.select(where)
+    view = open_dataset(dataset).select(where)
     options = ExportOptions(
         png=PngOptions(
             by=values["by"],

@@ -19,13 +19,7 @@ from zml_dask.query.dataset import open_dataset
 @click.command("learn")
 @click.argument("dataset", type=click.Path())
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--seed",
-    type=int,
-    default=0,
-    show_default=True,
-    help="Seed of all random choices.",
-)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random choices.")
 @click.option(
     "--pages",
     type=click.IntRange(10),
@@ -53,11 +47,7 @@ from zml_dask.query.dataset import open_dataset
     is_flag=True,
     help="Also compare a neural network on programming languages; needs PyTorch.",
 )
-@click.option(
-    "--held-out",
-    type=click.Path(),
-    help="Another dataset to test the final model on.",
-)
+@click.option("--held-out", type=click.Path(), help="Another dataset to test the final model on.")
 @click.pass_context
 def learn_command(
     ctx: click.Context,

@@ -33,6 +33,8 @@ from zml_dask.text_safety import as_argument, escape_text, number_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
 _CLUSTER = (
     click.option(
         "--cluster",
@@ -49,7 +51,7 @@ _CLUSTER = (
     ),
     click.option(
         "--cluster-config",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        type=_FILE,
         help="Dask configuration of the cluster (see dask-jobqueue.yaml).",
     ),
     click.option(
@@ -63,10 +65,16 @@ MAX_ARCHIVE_SIZE = click.option(
 API_URL = click.option(
     "--api-url", metavar="URL", help="Root of Zenodo's API, if not as harvested."
 )
+RETRY_FAILED = click.option(
+    "--retry-failed", is_flag=True, help="Try again what failed permanently."
+)
+SCRATCH = click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Local folder for temporary files.",
+)
 TOKEN_FILE = click.option(
-    "--token-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File with a Zenodo access token; else ZENODO_TOKEN.",
+    "--token-file", type=_FILE, help="File with a Zenodo access token; else ZENODO_TOKEN."
 )
 
 _FETCH = (
@@ -80,10 +88,10 @@ _FETCH = (
 
 _BUILD = (
     click.option("--export", metavar="FORMATS", help="Also write 2018's files: pickle,hdf5."),
-    click.option("--retry-failed", is_flag=True, help="Try again what failed permanently."),
+    RETRY_FAILED,
     click.option(
         "--config",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        type=_FILE,
         help="Options from a TOML file; those of the command line override it.",
     ),
     click.option(
