@@ -69,7 +69,7 @@ _TABLE: Final[Mapping[tuple[Stage, bool], Mapping[str, str]]] = {
         "restricted": f"not public: {_NEVER} without its owner's token",
     },
     ("archive", _TRANSIENT): {
-        "unreadable_source": "check the disk or mount that holds the source, then import again",
+        "unreadable_source": "check the disk or mount that holds the source, then import again"
     },
     ("archive", _PERMANENT): {
         "archive_time": "raise max_seconds in the options' [limits], then build --retry-failed",
@@ -83,7 +83,7 @@ _TABLE: Final[Mapping[tuple[Stage, bool], Mapping[str, str]]] = {
         "memory": "give workers more memory, then run the same build again",
     },
     ("worker", _PERMANENT): {
-        "worker_killed": "give workers more memory, then build --retry-failed",
+        "worker_killed": "give workers more memory, then build --retry-failed"
     },
 }
 """Stage and whether it is permanent -> kind -> what to do about it."""

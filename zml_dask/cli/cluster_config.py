@@ -11,13 +11,7 @@ from rich.table import Table
 
 from zml_dask.engine.clusters import ClusterOptions, job_name_of
 from zml_dask.engine.clusters.jobqueue import job_script, job_settings
-from zml_dask.engine.clusters.settings import (
-    OURS,
-    Setting,
-    dask_settings_of,
-    resolve,
-    sections_of,
-)
+from zml_dask.engine.clusters.settings import OURS, Setting, dask_settings_of, resolve, sections_of
 from zml_dask.text_safety import escape_lines, escape_text
 
 

@@ -454,11 +454,7 @@ def put_columns(
 
 
 def put_table(
-    storage: Storage,
-    info: DatasetInfo,
-    name: str,
-    described: DerivedTable,
-    parts: tuple[Part, ...],
+    storage: Storage, info: DatasetInfo, name: str, described: DerivedTable, parts: tuple[Part, ...]
 ) -> DatasetInfo:
     """Enter the parts of a derived table in ``dataset.json``.
 

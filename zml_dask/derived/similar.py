@@ -290,12 +290,7 @@ _XY: Final = (("x", "float"), ("y", "float"))
 RECORD_MAP: Final = Whole(
     "record_map",
     RECORDS,
-    (
-        *_XY,
-        ("language", "string"),
-        ("neighbours", "list<int64>"),
-        ("similarity", "list<float>"),
-    ),
+    (*_XY, ("language", "string"), ("neighbours", "list<int64>"), ("similarity", "list<float>")),
     _record_map,
     "records",
     "2",

@@ -257,13 +257,7 @@ class FileFetcher:
             )
         self._add(file, target, count, f"md5:{md5}")
 
-    def _add(
-        self,
-        file: RecordFile,
-        target: Path,
-        count: int,
-        checksum: str | None,
-    ) -> None:
+    def _add(self, file: RecordFile, target: Path, count: int, checksum: str | None) -> None:
         kind = kind_of(target, limits=self.options.limits)
         self.archives.append(FetchedArchive(file.key, target, count, checksum, kind))
         self.n_bytes += count

@@ -53,11 +53,7 @@ class Member(NamedTuple):
 
 
 def unread(
-    path: str,
-    size: int | None,
-    status: MemberStatus,
-    reason: str,
-    spooled: IO[bytes] | None = None,
+    path: str, size: int | None, status: MemberStatus, reason: str, spooled: IO[bytes] | None = None
 ) -> Member:
     """Make the row of a member whose content is not read."""
     return Member(escape_path(path[:_LONGEST_SHOWN_PATH])[0], size, None, status, reason, spooled)
@@ -177,8 +173,7 @@ class Meter:
         self._packed_bytes = packed_bytes
         self._spent = _Spent()
         self.max_unpacked = min(
-            limits.max_unpacked_bytes,
-            max(_RATIO_FROM_BYTES, int(packed_bytes * limits.max_ratio)),
+            limits.max_unpacked_bytes, max(_RATIO_FROM_BYTES, int(packed_bytes * limits.max_ratio))
         )
         self._max_lines = max(_LINES_FROM, packed_bytes * _LINES_PER_BYTE)
         self._deadline = time.monotonic() + limits.max_seconds

@@ -243,9 +243,7 @@ def _unreadable(record: Record, fetched: FetchedRecord, lost: tuple[str, ...]) -
 
 
 def _from_github(
-    source: GithubSource | None,
-    fetcher: FileFetcher,
-    fault: RecordError,
+    source: GithubSource | None, fetcher: FileFetcher, fault: RecordError
 ) -> FetchedRecord:
     """Take the repository's archive at a tag, else a clone of the tag, else of the default branch.
 
@@ -304,12 +302,7 @@ def _clone(source: GithubSource, tag: str | None, fetcher: FileFetcher) -> Fetch
 
 
 def _of_repository(
-    origin: Origin,
-    source: GithubSource,
-    path: Path,
-    count: int,
-    checksum: str,
-    limits: FetchLimits,
+    origin: Origin, source: GithubSource, path: Path, count: int, checksum: str, limits: FetchLimits
 ) -> FetchedRecord:
     kind = "zip" if origin == "github-archive" else "tar"
     name = f"{source.owner}/{source.name}.{kind}"

@@ -35,13 +35,7 @@ from zml_dask.fetch.member import (
     link_member,
     unread,
 )
-from zml_dask.fetch.streams import (
-    ARCHIVE_SUFFIXES,
-    Layer,
-    crc32,
-    is_nested_archive,
-    spool,
-)
+from zml_dask.fetch.streams import ARCHIVE_SUFFIXES, Layer, crc32, is_nested_archive, spool
 from zml_dask.fetch.zip_methods import (
     DECOMPRESSION_ERRORS,
     IMPLODED,

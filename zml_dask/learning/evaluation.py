@@ -211,10 +211,7 @@ def _best_rate(
 
 
 def summary(
-    sample: Sample,
-    tested: Tested,
-    options: LearnOptions,
-    calibration: Calibration | None = None,
+    sample: Sample, tested: Tested, options: LearnOptions, calibration: Calibration | None = None
 ) -> dict[str, Any]:
     """Summarise a model's predictions: shares from 0 to 1, with 95 % intervals over families.
 

@@ -163,10 +163,7 @@ def _train(
 
 
 def _batch(
-    lines: Lines,
-    pages: Int64,
-    dropout: float = 0.0,
-    generator: np.random.Generator | None = None,
+    lines: Lines, pages: Int64, dropout: float = 0.0, generator: np.random.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """Return buckets, the first bucket and the page of each line, and the number of pages."""
     import torch
@@ -190,11 +187,7 @@ def _batch(
 
 
 def _scores(
-    parts: Any,
-    buckets: torch.Tensor,
-    begins: torch.Tensor,
-    of_page: torch.Tensor,
-    n_pages: int,
+    parts: Any, buckets: torch.Tensor, begins: torch.Tensor, of_page: torch.Tensor, n_pages: int
 ) -> torch.Tensor:
     import torch
 

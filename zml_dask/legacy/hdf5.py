@@ -61,10 +61,7 @@ def split_path(path: str) -> tuple[list[str], str]:
     escaped = _FALSE_ESCAPE.sub("%25", path).replace("\0", "%00")
     escaped = _LOST_SLASH.sub("%2F", escaped)
     *folders, stem = escaped.split("/", MAX_DEPTH)
-    return (
-        ["%2E" if folder == "." else folder for folder in folders],
-        stem.replace("/", "%2F"),
-    )
+    return (["%2E" if folder == "." else folder for folder in folders], stem.replace("/", "%2F"))
 
 
 def alternative_name(name: str) -> str:

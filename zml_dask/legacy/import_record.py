@@ -139,11 +139,7 @@ ORIGIN = "legacy"
 
 
 def import_record(
-    source: LegacySource,
-    record: SourceRecord,
-    storage: Storage,
-    describe: Describe,
-    scratch: Path,
+    source: LegacySource, record: SourceRecord, storage: Storage, describe: Describe, scratch: Path
 ) -> StagedRecord:
     """Stage one record in a dataset.
 

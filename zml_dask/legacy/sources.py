@@ -79,11 +79,7 @@ class LegacySource(ABC):
         return records
 
 
-_KINDS = {
-    "images_<id>.pkl": "pickle",
-    "images_<id>.h5": "hdf5",
-    "metadata_<id>.pkl": "metadata",
-}
+_KINDS = {"images_<id>.pkl": "pickle", "images_<id>.h5": "hdf5", "metadata_<id>.pkl": "metadata"}
 
 
 class FolderSource(LegacySource):

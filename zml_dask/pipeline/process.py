@@ -20,12 +20,7 @@ from typing import Any
 
 from zml_dask.arguments import checked
 from zml_dask.engine.activity import active, check_staying, dask_worker
-from zml_dask.errors import (
-    RecordError,
-    StorageError,
-    UsageError,
-    ZmlError,
-)
+from zml_dask.errors import RecordError, StorageError, UsageError, ZmlError
 from zml_dask.fetch.fetched import FetchedRecord, FetchOptions
 from zml_dask.fetch.member import Member
 from zml_dask.fetch.origins import open_record

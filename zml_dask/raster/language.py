@@ -112,10 +112,7 @@ def _by_extension(extension: str) -> Identity | _Ambiguous | None:
     if extension not in tables["rules"]:
         return _Ambiguous((), _identity(default)) if default else None
     rules = tuple(
-        (
-            _identity(language),
-            tuple((_compiled(pattern), wanted) for pattern, wanted in conditions),
-        )
+        (_identity(language), tuple((_compiled(pattern), wanted) for pattern, wanted in conditions))
         for language, conditions in tables["rules"][extension]
     )
     return _Ambiguous(rules, _identity(default))

@@ -27,14 +27,7 @@ from zml_dask.errors import NetworkError, UsageError, ZmlError
 from zml_dask.net.client import HttpClient
 from zml_dask.records.instants import instant_of
 from zml_dask.records.journal import DumpState
-from zml_dask.records.parse import (
-    listed,
-    mapping,
-    md5_of,
-    parse_record,
-    text,
-    whole_number,
-)
+from zml_dask.records.parse import listed, mapping, md5_of, parse_record, text, whole_number
 from zml_dask.records.query import Searchable
 
 JSON_DUMP: Final = "records-json.tar.gz"

@@ -133,11 +133,7 @@ def search_page(
         parameters = {"resource_type": "software"}
     if type_filter == LAST_FILTER:
         query = " AND ".join(filter(None, [query, "metadata.resource_type.id:software*"]))
-    parameters |= {
-        "sort": "oldest",
-        "page": str(page),
-        "size": str(size),
-    }
+    parameters |= {"sort": "oldest", "page": str(page), "size": str(size)}
     if query:
         parameters["q"] = query
     if options.all_versions:

@@ -54,10 +54,7 @@ def write_tar_gz(
         # Neither name nor time of the file may get into the gzip header.
         gzip.GzipFile(filename="", mode="wb", fileobj=target, mtime=0) as packed,
         tarfile.open(
-            fileobj=packed,
-            mode="w",
-            format=tarfile.PAX_FORMAT,
-            pax_headers={"comment": commit},
+            fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": commit}
         ) as archive,
     ):
         for source in sorted(sources, key=lambda one: one.path):

@@ -142,10 +142,7 @@ def files_json(record: SandboxRecord, api_url: str) -> dict[str, Any]:
         entry
         | {
             "status": "completed",
-            "links": {
-                "self": f"{base}/files/{quote_key(key)}",
-                "content": _content_url(base, key),
-            },
+            "links": {"self": f"{base}/files/{quote_key(key)}", "content": _content_url(base, key)},
         }
         for key, entry in _open_files(record).items()
     ]

@@ -256,10 +256,7 @@ def array_metadata(spec: ArraySpec, shape: ImageShape, n_images: int) -> dict[st
         "node_type": "array",
         "shape": [n_images, *row],
         "data_type": spec.dtype,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [spec.shard, *row]},
-        },
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [spec.shard, *row]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": spec.fill_value,
         "codecs": [sharding],

@@ -27,11 +27,7 @@ from tornado.ioloop import PeriodicCallback
 from zml_dask.engine.clusters.cluster_options import ClusterOptions, report_dashboard
 from zml_dask.engine.clusters.queue import await_first_job, job_states, refusal_of
 from zml_dask.engine.clusters.sections import OLD_NAMES, setting_names
-from zml_dask.engine.clusters.settings import (
-    ResolvedSection,
-    exported_settings,
-    resolve,
-)
+from zml_dask.engine.clusters.settings import ResolvedSection, exported_settings, resolve
 from zml_dask.engine.clusters.tls import Security
 from zml_dask.errors import ClusterError, UsageError
 
@@ -87,10 +83,7 @@ _CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 @contextmanager
 def open_jobqueue(
-    section: str,
-    workers: int | None,
-    adapt: tuple[int, int] | None,
-    options: ClusterOptions,
+    section: str, workers: int | None, adapt: tuple[int, int] | None, options: ClusterOptions
 ) -> Iterator[distributed.Client]:
     """Submit workers as jobs; see `zml_dask.engine.clusters.open_cluster`.
 

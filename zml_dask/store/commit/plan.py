@@ -32,12 +32,7 @@ from zml_dask.store.layout import (
     image_arrays,
 )
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.staging.packs import (
-    StagedRecords,
-    StagingIndex,
-    failure_rows,
-    failures_table,
-)
+from zml_dask.store.staging.packs import StagedRecords, StagingIndex, failure_rows, failures_table
 from zml_dask.store.storage import Storage
 from zml_dask.store.tables import digest_of
 
@@ -259,10 +254,7 @@ class CommitOptions:
 
 
 def make_plan(
-    storage: Storage,
-    options: CommitOptions,
-    committed: DatasetInfo | None,
-    index: StagingIndex,
+    storage: Storage, options: CommitOptions, committed: DatasetInfo | None, index: StagingIndex
 ) -> CommitPlan | None:
     """Calculate what a commit of everything staged does; None where there is nothing to do.
 

@@ -71,12 +71,7 @@ class RecordStager:
     """
 
     def __init__(
-        self,
-        scratch: Path,
-        record_id: int,
-        shape: ImageShape,
-        *,
-        max_memory: int = SPOOL_BYTES,
+        self, scratch: Path, record_id: int, shape: ImageShape, *, max_memory: int = SPOOL_BYTES
     ) -> None:
         self._record_id = record_id
         self._shape = shape

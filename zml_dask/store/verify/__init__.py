@@ -116,11 +116,7 @@ class _Verify(Each[Report]):
 
 
 def _verify(
-    report: Report,
-    storage: Storage,
-    info: DatasetInfo,
-    deep: bool,
-    progress: BuildProgress | None,
+    report: Report, storage: Storage, info: DatasetInfo, deep: bool, progress: BuildProgress | None
 ) -> None:
     def check(function: Callable[..., Report], arguments: Iterable[tuple[Any, ...]]) -> bool:
         """Run a check over many things in threads; return whether nothing is wrong."""
