@@ -5,16 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from zml_dask.legacy.legacy_record import Canvas, LegacyFile, LegacyRecord
+from zml_dask.engine.executors import SerialExecutor
+from zml_dask.engine.job import Executor, run_job
+from zml_dask.engine.progress import BuildProgress
+from zml_dask.legacy.legacy_record import Canvas, LegacyFile, LegacyFormat, LegacyRecord
+from zml_dask.legacy.record_files import ExportLegacy
+from zml_dask.query.dataset import Dataset
 from zml_dask.raster.language import identify
 from zml_dask.raster.text import BinaryFileError, normalize_text
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import RecordStager, StagedFile
 from zml_dask.store.storage import Storage
 
@@ -112,3 +119,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage(storage, folder, 40, {f"top/{n}.txt": b"%d\n" % n * 100 for n in range(30)})
     commit(storage)
     return folder / "dataset"
+
+
+def export_dataset(
+    dataset: Path | Storage,
+    target: Path,
+    formats: Collection[LegacyFormat],
+    executor: Executor | None = None,
+    progress: BuildProgress | None = None,
+) -> Counter[str]:
+    job = ExportLegacy.of(Dataset(Snapshot.open(dataset)), Storage.open(target), formats)
+    return run_job(job, executor or SerialExecutor(), progress=progress)

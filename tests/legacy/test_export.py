@@ -14,19 +14,14 @@ from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.legacy.legacy_record import staged_record
-from zml_dask.legacy.record_files import (
-    export_dataset,
-    export_record,
-    legacy_record,
-    parse_formats,
-)
+from zml_dask.legacy.record_files import export_record, legacy_record, parse_formats
 from zml_dask.store.commit import commit
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import StagedReader, StagingIndex
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
 
-from .conftest import SOURCES, package_sources, stage
+from .conftest import SOURCES, export_dataset, package_sources, stage
 from .reference import must_be_equal, segments_2018
 
 ALL = parse_formats(["pickle", "hdf5", "tree"])
@@ -98,11 +93,6 @@ def test_withdrawn_records_are_not_exported(tmp_path: Path) -> None:
     assert export_dataset(storage, tmp_path / "out", ["tree"])["records"] == 1
     with pytest.raises(UsageError, match="withdrawn"):
         legacy_record(Snapshot.open(storage), 8)
-
-
-def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no committed dataset; check the path"):
-        export_dataset(tmp_path, tmp_path / "out", ["pickle"])
 
 
 @pytest.mark.parametrize("package", ["click", "fsspec", "jinja2"])

@@ -24,7 +24,7 @@ from store_builders import stored_table
 from zml_dask.engine.executors import DaskExecutor, SerialExecutor
 from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import UsageError
-from zml_dask.legacy.record_files import export_dataset, parse_formats
+from zml_dask.legacy.record_files import parse_formats
 from zml_dask.legacy.sources import (
     FolderSource,
     LegacyFileError,
@@ -41,6 +41,7 @@ from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
 
+from .conftest import export_dataset
 from .import_poison import POISON
 from .reference import segments_2018
 from .test_safe_pickle import FORBIDDEN

@@ -15,13 +15,12 @@ import pytest
 from zml_dask.errors import UsageError
 from zml_dask.legacy import load_all, load_by_extension, load_by_regexp, recursive_find
 from zml_dask.legacy.legacy_record import LegacyRecord
-from zml_dask.legacy.record_files import export_dataset
 from zml_dask.query.dataset import open_dataset
 from zml_dask.safe_pickle import ForbiddenPickleError
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
 
-from .conftest import SOURCES, package_sources
+from .conftest import SOURCES, export_dataset, package_sources
 from .reference import must_be_equal, segments_2018
 
 

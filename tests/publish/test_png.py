@@ -21,10 +21,12 @@ from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.publish import png
 from zml_dask.publish.png import PngOptions, encode_png, export_png, group_name
+from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import cut
 from zml_dask.raster.images import rasterize
 from zml_dask.store.commit import commit
 from zml_dask.store.layout import ImageShape, extension_of
+from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import RecordStager, StagedFile
 from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
@@ -44,7 +46,7 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("png")
     storage = Storage.open(folder / "dataset")
     for record_id, files in FILES.items():
@@ -58,7 +60,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 stager.add(row, text.encode())
             stager.finish(storage, {"metadata": json.dumps({"id": record_id})})
     commit(storage)
-    return folder / "dataset"
+    return Dataset(Snapshot.open(storage))
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -80,8 +82,8 @@ def test_code_points_beyond_the_depth_become_its_largest_value(image: np.ndarray
     np.testing.assert_array_equal(pixels(encode_png(image, 16)), np.minimum(image, 65_535))
 
 
-def test_folders_by_language(dataset: Path, tmp_path: Path) -> None:
-    result = export_png(dataset, tmp_path, PngOptions(by="language", depth=16))
+def test_folders_by_language(dataset: Dataset, tmp_path: Path) -> None:
+    result = export_png(dataset, Storage.open(tmp_path), PngOptions(by="language", depth=16))
     assert result.images == Counter(Python=4, Markdown=1, unknown=2)
     assert result.clipped == 1  # the emoji
     assert sorted(path.name for path in (tmp_path / "Python").iterdir()) == [
@@ -93,9 +95,9 @@ def test_folders_by_language(dataset: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels(data), images[segment])
 
 
-def test_tars_by_extension_hold_the_same(dataset: Path, tmp_path: Path) -> None:
-    folders = export_png(dataset, tmp_path / "folders")
-    tars = export_png(dataset, tmp_path / "tars", PngOptions(tar=True))
+def test_tars_by_extension_hold_the_same(dataset: Dataset, tmp_path: Path) -> None:
+    folders = export_png(dataset, Storage.open(tmp_path / "folders"), PngOptions())
+    tars = export_png(dataset, Storage.open(tmp_path / "tars"), PngOptions(tar=True))
     assert folders == tars
     assert folders.images == Counter(py=4, Makefile=1, md=1, **{"%": 1})
     found = {}
@@ -112,33 +114,37 @@ def test_tars_by_extension_hold_the_same(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_tars_are_the_same_whoever_writes_which_piece(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_png(dataset, tmp_path / "one", PngOptions(tar=True))
+    export_png(dataset, Storage.open(tmp_path / "one"), PngOptions(tar=True))
     monkeypatch.setattr(png, "_PIECE_BYTES", 1)
     monkeypatch.setattr("zml_dask.publish.png.cut", lambda view: cut(view, records=1)[::-1])
-    export_png(dataset, tmp_path / "many", PngOptions(tar=True), executor=ThreadsExecutor(2))
+    export_png(
+        dataset, Storage.open(tmp_path / "many"), PngOptions(tar=True), executor=ThreadsExecutor(2)
+    )
     names = {path.name for path in (tmp_path / "one").iterdir()}
     assert names == {path.name for path in (tmp_path / "many").iterdir()}
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
-def test_an_interrupted_tar_has_no_name(dataset: Path, tmp_path: Path) -> None:
+def test_an_interrupted_tar_has_no_name(dataset: Dataset, tmp_path: Path) -> None:
     class Interrupt(SilentProgress):
         def update(self, stage: str, counts: ProgressCounts) -> None:
             if counts.done:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_png(dataset, tmp_path, PngOptions(tar=True), progress=Interrupt())
+        export_png(dataset, Storage.open(tmp_path), PngOptions(tar=True), progress=Interrupt())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_short_images_may_be_left_out(dataset: Path, tmp_path: Path) -> None:
-    assert export_png(dataset, tmp_path, PngOptions(min_lines=31)).images == Counter(py=2)
+def test_short_images_may_be_left_out(dataset: Dataset, tmp_path: Path) -> None:
+    assert export_png(dataset, Storage.open(tmp_path), PngOptions(min_lines=31)).images == Counter(
+        py=2
+    )
     with pytest.raises(UsageError, match="nothing to export: no image has 81 lines or more"):
-        export_png(dataset, tmp_path, PngOptions(min_lines=81))
+        export_png(dataset, Storage.open(tmp_path), PngOptions(min_lines=81))
 
 
 def test_withdrawn_records_are_left_out(tmp_path: Path) -> None:
@@ -150,13 +156,8 @@ def test_withdrawn_records_are_left_out(tmp_path: Path) -> None:
             stager.finish(storage, {})
     commit(storage)
     withdraw(storage, [1], "asked for")
-    export_png(storage, tmp_path / "out")
+    export_png(Dataset(Snapshot.open(storage)), Storage.open(tmp_path / "out"), PngOptions())
     assert [path.name for path in (tmp_path / "out" / "py").iterdir()] == ["2_1_0.png"]
-
-
-def test_nothing_committed_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no committed dataset"):
-        export_png(tmp_path, tmp_path / "out")
 
 
 @given(st.text() | st.sampled_from(["con", "Aux", "NUL ", "com1.x", "lpt9", "a.", "a ", " "]))
@@ -193,7 +194,9 @@ def test_tars_are_told_apart_where_case_is_nothing(tmp_path: Path) -> None:
             stager.add(row, b"a\n")
         stager.finish(storage, {})
     commit(storage)
-    export_png(storage, tmp_path / "out", PngOptions(tar=True))
+    export_png(
+        Dataset(Snapshot.open(storage)), Storage.open(tmp_path / "out"), PngOptions(tar=True)
+    )
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["Makefile.tar", "makefile%~.tar"]
     with tarfile.open(tmp_path / "out" / "makefile%~.tar") as tar:

@@ -23,16 +23,13 @@ import numpy as np
 import pyarrow.compute as pc
 
 from zml_dask.engine.activity import active, note_done
-from zml_dask.engine.job import Executor, run_job
-from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
 from zml_dask.legacy.hdf5 import Hdf5Writer
 from zml_dask.legacy.legacy_record import LegacyFile, LegacyFormat, LegacyRecord
 from zml_dask.legacy.pickles import PickleWriter
-from zml_dask.query.counting import check_some
 from zml_dask.query.describe import Tree, build_tree
 from zml_dask.query.file_images import FileImages, iterate_files
-from zml_dask.query.portions import CountingJob, Portion, check_whole_files, cut
+from zml_dask.query.portions import CountingJob, Portion, cut
 from zml_dask.query.selection import Selection, image_lines
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
@@ -208,6 +205,19 @@ class ExportLegacy(CountingJob):
     scratch: Path | None = None
     keep: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        view: Dataset,
+        target: Storage,
+        formats: Collection[LegacyFormat],
+        scratch: Path | None = None,
+    ) -> ExportLegacy:
+        """Plan an export of a view of whole files."""
+        portions = tuple(cut(view, records=RECORDS_PER_TASK))
+        keep = view.is_unselected
+        return cls(view.snapshot, target, portions, tuple(formats), scratch, keep)
+
     def run(self, task: Portion, context: None) -> Counter[str]:
         """Write the files of some records."""
         done = {
@@ -224,30 +234,3 @@ class ExportLegacy(CountingJob):
             note_done(record.record_id)
         written = len(task.record_ids) - len(done)
         return Counter(records=written, already=len(done), images=images)
-
-
-def export_dataset(
-    dataset: str | Path | Storage | Dataset,
-    target: str | Path | Storage,
-    formats: Collection[LegacyFormat],
-    *,
-    scratch: Path | None = None,
-    executor: Executor | None = None,
-    progress: BuildProgress | None = None,
-) -> Counter[str]:
-    """Write ``TARGET/<id>/...`` for every record of a dataset or view; see `ExportLegacy`.
-
-    Returns the numbers of ``records`` and ``images`` written, and of records whose files existed
-    ``already``. `UsageError` if the view has no records, or is of single images.
-    """
-    # Imported here because they are slow to import and not needed by a build's workers.
-    from zml_dask.engine.executors import SerialExecutor
-    from zml_dask.query.dataset import Dataset
-
-    view = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
-    check_some(view, "records")
-    check_whole_files(view, "an export of 2018's formats")
-    portions = tuple(cut(view, records=RECORDS_PER_TASK))
-    target, keep = Storage.open(target), view.is_unselected
-    job = ExportLegacy(view.snapshot, target, portions, tuple(formats), scratch, keep)
-    return run_job(job, executor or SerialExecutor(), progress=progress)

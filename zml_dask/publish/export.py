@@ -17,7 +17,7 @@ from zml_dask.errors import UsageError
 from zml_dask.legacy.legacy_record import LegacyFormat
 from zml_dask.legacy.record_files import (
     RECORDS_PER_TASK,
-    export_dataset,
+    ExportLegacy,
     export_record,
     legacy_records,
     parse_formats,
@@ -27,14 +27,13 @@ from zml_dask.publish.png import PngOptions, export_png
 from zml_dask.publish.squashfs import Compression, write_squashfs
 from zml_dask.publish.training import (
     ExportParquet,
-    ExportSamples,
     ExportWebDataset,
     ImageForm,
     export_atlas,
 )
 from zml_dask.query.counting import check_some
 from zml_dask.query.dataset import Dataset
-from zml_dask.query.portions import check_whole_files, cut
+from zml_dask.query.portions import CountingJob, check_whole_files, cut
 from zml_dask.query.saving import save_view
 from zml_dask.store.storage import Storage
 from zml_dask.text_safety import number_of
@@ -87,7 +86,7 @@ class _Export:
     def storage(self) -> Storage:
         return Storage.open(self.target)
 
-    def run(self, job: ExportSamples) -> Counter[str]:
+    def run(self, job: CountingJob) -> Counter[str]:
         return run_job(job, self.executor, progress=self.progress)
 
 
@@ -150,14 +149,8 @@ def export(
 
 
 def _legacy(work: _Export, formats: list[str]) -> str:
-    result = export_dataset(
-        work.view,
-        work.target,
-        parse_formats(formats),
-        scratch=work.options.scratch,
-        executor=work.executor,
-        progress=work.progress,
-    )
+    job = ExportLegacy.of(work.view, work.storage(), parse_formats(formats), work.options.scratch)
+    result = work.run(job)
     there = f", {result['already']:,} were there already" if result["already"] else ""
     return f"{work.target}: {number_of(record=result['records'], image=result['images'])}{there}"
 
@@ -223,7 +216,7 @@ def _legacy_files(
 def _png(work: _Export) -> str:
     options = work.options.png
     result = export_png(
-        work.view, work.target, options, executor=work.executor, progress=work.progress
+        work.view, work.storage(), options, executor=work.executor, progress=work.progress
     )
     return (
         f"{work.target}: {number_of(image=result.images.total())} of "

@@ -26,11 +26,9 @@ from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor, TaskReport, run_job
 from zml_dask.engine.progress import BuildProgress
 from zml_dask.errors import UsageError
-from zml_dask.query.counting import check_some
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import Portion, PortionJob, cut
 from zml_dask.query.selection import image_lines
-from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.storage import Storage
 
 Grouping = Literal["language", "extension"]
@@ -212,27 +210,24 @@ def _tar_entry(name: str, data: bytes) -> bytes:
 
 
 def export_png(
-    dataset: str | Path | Storage | Dataset,
-    target: str | Path | Storage,
-    options: PngOptions | None = None,
+    view: Dataset,
+    target: Storage,
+    options: PngOptions,
     *,
     executor: Executor | None = None,
     progress: BuildProgress | None = None,
 ) -> PngResult:
-    """Write every image of a dataset, or of a view, as ``<record>_<file>_<segment>.png``.
+    """Write every image of a view as ``<record>_<file>_<segment>.png``.
 
     These numbers identify the record, the file and the image in the tables. Each group has a folder
     in `target`, or with the option `tar` a file ``<group>.tar``. `UsageError` if there are none.
     """
-    view = dataset if isinstance(dataset, Dataset) else Dataset(Snapshot.open(dataset))
-    check_some(view, "images")
-    storage, options = Storage.open(target), options or PngOptions()
-    job = ExportPng(view.snapshot, storage, tuple(cut(view)), options=options)
+    job = ExportPng(view.snapshot, target, tuple(cut(view)), options=options)
     try:
         result = run_job(job, executor or SerialExecutor(), progress=progress)
     finally:
-        storage.remove(storage.list(_PIECES))
-        storage.prune(_PIECES)
+        target.remove(target.list(_PIECES))
+        target.prune(_PIECES)
     if not result.images:
         raise UsageError(f"nothing to export: no image has {options.min_lines:,} lines or more")
     return result
