@@ -50,11 +50,7 @@ class LockLostError(ZmlError):
 class RecordError(ZmlError):
     """One record failed. It becomes a row of the failures table, and the build continues.
 
-    Parameters
-    ----------
-    kind : str
-        One of `zml_dask.failures.FAILURES`, which describes stage, permanence and advice.
-    message : str
+    `kind` is one of `zml_dask.failures.FAILURES`, which describes stage, permanence and advice.
 
     Examples
     --------

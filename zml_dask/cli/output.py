@@ -77,26 +77,12 @@ def write_rows(
     limit: int | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> Shown:
-    """Write rows as they come, in bounded memory.
+    """Write the rows of one table or several of one schema as they come, in bounded memory.
 
-    Parameters
-    ----------
-    tables : iterator of pyarrow.Table
-        Of one schema; at least one.
-    form : str or None
-        ``"table"``, ``"csv"``, ``"json"`` or ``"parquet"``; if None, as the name of `output`
-        ends, or a table.
-    output : str or None
-        A file; standard output where it is None.
-    counts : mapping of str to int, optional
-        Written beside the rows, as JSON.
-
-    Raises
-    ------
-    ZmlError
-        If `output` cannot be written.
-    UsageError
-        If Parquet would go to a terminal.
+    `form` is ``"table"``, ``"csv"``, ``"json"`` or ``"parquet"``; if None, as the name of the file
+    `output` ends, or a table. Without `output` they go to standard output. In JSON, `counts` are
+    written beside the rows. `ZmlError` if `output` cannot be written, `UsageError` if Parquet would
+    go to a terminal.
     """
     if form is None:
         ending = Path(output or "").suffix[1:].lower()

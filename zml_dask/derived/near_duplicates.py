@@ -113,12 +113,9 @@ def sign(
 
 
 def signature_of(images: Images | str) -> bytes | None:
-    """Return the signature of a file's images, or of a text; None where it has under five words.
+    """Return the signature of a file's images, or of a text: 128 numbers of 16 bits.
 
-    Returns
-    -------
-    bytes or None
-        128 numbers of 16 bits.
+    None where it has under five words.
 
     Examples
     --------

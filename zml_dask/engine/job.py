@@ -76,10 +76,7 @@ class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
     def plan(self, workers: int) -> Sequence[TaskT]:
         """Cut the work that is not done yet into tasks, in the order in which to start them.
 
-        Parameters
-        ----------
-        workers : int
-            How many there are, for an even share.
+        The number of workers is for an even share.
         """
 
     @abstractmethod
@@ -88,13 +85,10 @@ class Job(ABC, Generic[TaskT, ContextT, ResultT, FinalT]):
 
     @abstractmethod
     def finish(self, results: Iterator[ResultT]) -> FinalT:
-        """Put the results together on the driver.
+        """Put the results of all tasks together on the driver.
 
-        Parameters
-        ----------
-        results : iterator
-            Of all tasks, in any order, as they complete. When it ends, all are done and the
-            lock has just been checked.
+        They come in any order, as the tasks complete. When they end, all are done and the lock
+        has just been checked.
         """
 
     def open(self) -> AbstractContextManager[ContextT]:
@@ -242,20 +236,10 @@ def run_job(
 ) -> FinalT:
     """Plan a job, run its tasks and finish it.
 
-    Parameters
-    ----------
-    lock : DatasetLock, optional
-        Of the dataset that the job changes. A job that lost it stops: no result is taken
-        and nothing is finished.
-
-    Raises
-    ------
-    LockLostError
-        If another process took the lock over.
-    ClusterError
-        If the cluster is lost, or its workers die whatever they are given.
-    ZmlError
-        What a task raised on purpose, such as a full disk.
+    `lock` is that of the dataset that the job changes. If another process took it over, the job
+    stops with `LockLostError`: no result is taken and nothing is finished. `ClusterError` if the
+    cluster is lost, or its workers die whatever they are given; otherwise the `ZmlError` that a
+    task raised on purpose, such as for a full disk.
     """
     progress = progress or SilentProgress()
     tasks = job.plan(executor.workers)

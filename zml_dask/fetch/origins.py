@@ -37,20 +37,8 @@ def open_record(
 ) -> Iterator[FetchedRecord]:
     """Fetch a record's code; what was fetched is removed on leaving.
 
-    Parameters
-    ----------
-    scratch : Path
-        Folder on a local disk with space for the record's archives.
-
-    Yields
-    ------
-    FetchedRecord
-
-    Raises
-    ------
-    RecordError
-    NetworkError
-        One of its types by what went wrong with the record's own files.
+    `scratch` is a folder on a local disk with space for the record's archives. `RecordError`, or
+    `NetworkError` by what went wrong with the record's own files.
     """
     with local_disk(scratch / "record"):
         folder = Path(tempfile.mkdtemp(dir=scratch, prefix=f"record-{record.record_id}-"))

@@ -115,10 +115,6 @@ def read_members(
     scratch : Path, optional
         Folder for archives within the archive, by default where it lies itself.
 
-    Yields
-    ------
-    Member
-
     Raises
     ------
     RecordError

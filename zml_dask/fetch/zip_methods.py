@@ -85,11 +85,8 @@ class _Bits:
 def inflate64(body: bytes | memoryview, size: int) -> bytes:
     """Content of a Deflate64 stream, and at most one byte more than `size` of it.
 
-    It differs from deflate in a window of 64 KiB and lengths of up to 65,538.
-
-    Raises
-    ------
-    EOFError, ValueError
+    It differs from deflate in a window of 64 KiB and lengths of up to 65,538. `EOFError` or
+    `ValueError` if it is damaged.
     """
     bits, out, is_last = _Bits(body), bytearray(), False
     while not is_last and len(out) <= size:

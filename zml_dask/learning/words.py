@@ -230,20 +230,10 @@ def count_words(
 ) -> WordCounts:
     r"""Count the words and pairs of words of each page, in about 30 microseconds per page.
 
-    Parameters
-    ----------
-    source : str or array_like of uint32, shape (n, height, width)
-        Images, or a text.
-    starts : array_like of int, shape (rows + 1,), optional
-        Counts pages together: row `i` is of the pages ``starts[i]`` to ``starts[i + 1] - 1``,
-        such as those of one file. Default: each page is a row.
-    patterns : bool
-        Count the patterns of three and four words too.
-
-    Raises
-    ------
-    UsageError
-        If images have another shape, or `starts` is out of range or decreases.
+    `source` is a text, or images of shape (n, height, width). With `starts`, pages are counted
+    together: row `i` is of the pages ``starts[i]`` to ``starts[i + 1] - 1``, such as those of one
+    file; otherwise each page is a row. With `patterns`, those of three and four words are counted
+    too. `UsageError` if images have another shape, or `starts` is out of range or decreases.
 
     Examples
     --------

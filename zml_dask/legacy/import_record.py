@@ -72,10 +72,8 @@ def recover_text(segments: Sequence[NDArray[Any]]) -> RecoveredText:
       continues in the next image.
     - A row narrower than 80 is padded with spaces.
 
-    Raises
-    ------
-    NotTextError
-        If a value is not a code point, or a row is wider than an image or contains a newline.
+    `NotTextError` if a value is not a code point, or a row is wider than an image or contains a
+    newline.
 
     Examples
     --------

@@ -237,10 +237,8 @@ class HttpClient:
     def get_json(self, url: str, params: Mapping[str, str] | None = None) -> JsonAnswer:
         """GET a JSON document.
 
-        Raises
-        ------
-        NetworkError
-            Its kind says what went wrong; a 500 to a search is of the kind "bad_query".
+        The kind of a `NetworkError` says what went wrong; a 500 to a search is of the kind
+        "bad_query".
         """
         request = self._request(url, params=params)
 
@@ -263,11 +261,8 @@ class HttpClient:
     def read_range(self, url: str, start: int, stop: int) -> bytes:
         """Bytes ``[start, stop)`` of a file; fewer where it ends before.
 
-        Raises
-        ------
-        NetworkError
-            Of the kind "range_unsupported" where the server answers with the whole file
-            (whose body is not read); of another by what went wrong.
+        `NetworkError` of the kind "range_unsupported" where the server answers with the whole file
+        (whose body is not read); of another by what went wrong.
         """
         headers = _UNCOMPRESSED | {"Range": f"bytes={start}-{stop - 1}"}
         request = self._request(url, headers=headers, good=_GOOD_PARTS)
@@ -321,10 +316,6 @@ class HttpClient:
             returns False the transfer stops.
         report : callable, optional
             Given the bytes on disk, after every piece that has come.
-
-        Returns
-        -------
-        Download
 
         Raises
         ------

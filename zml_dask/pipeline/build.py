@@ -121,13 +121,9 @@ def build_on(
 ) -> BuildResult:
     """Do as :func:`build` on an executor that is opened only if there is work for it.
 
-    Parameters
-    ----------
-    limit : int, optional
-        Look at the first so many records of the catalogue, by id, only: the same
-        call with the same limit finds nothing left to do.
-    where : str, optional
-        Look only at records that this SQL condition over the catalogue is true for.
+    Only the first `limit` records of the catalogue, by id, are looked at (the same call with the
+    same limit finds nothing left to do), and those that the SQL condition `where` over the
+    catalogue is true for.
     """
     started = time.monotonic()
     options = options or BuildOptions()

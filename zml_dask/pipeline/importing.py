@@ -129,25 +129,11 @@ def import_legacy(
 ) -> ImportResult:
     """Import a legacy dataset (2018) and commit it; pickles are read without being run.
 
-    Interrupted, the same call goes on where it stopped.
-
-    Parameters
-    ----------
-    source : path
-        A folder of legacy records, or a squashfs image of one; workers must see it.
-    dataset : str, path or Storage
-        Made where it does not exist; else the records are added to it.
-    retry_failed : bool
-        Try records again that failed permanently.
-    scratch : pathlib.Path, optional
-        A local folder for temporary files.
-
-    Raises
-    ------
-    UsageError
-        If `source` holds no legacy record, or `dataset` has another image size.
-    ZmlError
-        If another process works on the dataset.
+    Interrupted, the same call goes on where it stopped. `source` is a folder of legacy records, or
+    a squashfs image of one; workers must see it. The dataset is made where it does not exist; else
+    the records are added to it. With `retry_failed`, records that failed permanently are tried
+    again. `UsageError` if `source` holds no legacy record, or `dataset` has another image size;
+    `ZmlError` if another process works on the dataset.
     """
     progress = progress or SilentProgress()
     opened = open_source(source)

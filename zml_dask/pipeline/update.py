@@ -86,22 +86,12 @@ def update(
     What failed before and may succeed now is asked for by number and tried again: the catalogue
     that named it may be gone, as an update's own is.
 
-    Parameters
-    ----------
-    options : BuildOptions, optional
-        By default those that the dataset was built with. With `retry_failed`, also
-        what failed permanently is asked for.
-    check_withdrawn : bool
-        Also ask which records of the dataset have been withdrawn, by the server's list
-        of deleted records (one request) or, where it has none, by their numbers (a
-        request for each 25), and whose files have changed since the last harvest.
-    drop_withdrawn : bool
-        Drop those that are withdrawn, without rewriting the store.
-
-    Raises
-    ------
-    UsageError
-        If the dataset was not built from a harvest.
+    `options` are by default those that the dataset was built with; with its `retry_failed`, also
+    what failed permanently is asked for. With `check_withdrawn`, it is also asked which records of
+    the dataset have been withdrawn, by the server's list of deleted records (one request) or, where
+    it has none, by their numbers (a request for each 25), and whose files have changed since the
+    last harvest. With `drop_withdrawn`, those that are withdrawn are dropped, without rewriting the
+    store. `UsageError` if the dataset was not built from a harvest.
     """
     progress = progress or SilentProgress()
     storage = Storage.open(dataset)

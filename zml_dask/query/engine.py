@@ -50,19 +50,10 @@ class Database:
     """A fenced DuckDB connection with views of a snapshot's tables; close it, or use ``with``.
 
     `tables` (of `layout.TABLES`, or ``derived/<name>``) are called ``all_files``, ``all_records``
-    and so on, without withdrawn records.
-
-    Parameters
-    ----------
-    views : mapping of str to str
-        Name of a view of these and its SELECT, in the order in which they are made.
-    bits : mapping of str to Rows
-        Sets of rows, for ``get_bit(getvariable('name'), row)``.
-    values : mapping of str to pyarrow.Array or Table
-        Small tables.
-    memory_limit : int, optional
-        Bytes; beyond them DuckDB spills to `tempfile.gettempdir()`. Default: 1.5 GiB, or
-        half of the machine's memory if that is less.
+    and so on, without withdrawn records. `views` are names of views of these and their SELECTs, in
+    the order in which they are made, `bits` sets of rows for ``get_bit(getvariable('name'), row)``
+    and `values` small tables. Beyond `memory_limit` bytes (by default 1.5 GiB, or half of the
+    machine's memory if that is less) DuckDB spills to `tempfile.gettempdir()`.
     """
 
     def __init__(

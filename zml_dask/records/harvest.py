@@ -128,10 +128,6 @@ def harvest(
     say : callable, optional
         Called with lines for the user.
 
-    Returns
-    -------
-    HarvestResult
-
     Raises
     ------
     UsageError

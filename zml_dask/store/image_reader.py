@@ -57,24 +57,12 @@ class ImageReader:
         return type(self), (self.storage, self.info)
 
     def read(self, rows: Int64, *, target: Images | None = None, decoders: int = 1) -> Images:
-        """Read some images, uint32, shape (n, height, width).
+        """Read some images, uint32, shape (n, height, width), into `target` if it is given.
 
-        Parameters
-        ----------
-        rows : numpy.ndarray of int64, shape (n,)
-            Ascending, each once.
-        target : numpy.ndarray of uint32, shape (n, height, width), optional
-            Where to put them. Default: new memory.
-        decoders : int
-            Chunks that are decoded at once, by threads. One is right for a Dask
-            task, whose neighbours have the other processors.
-
-        Raises
-        ------
-        DatasetDamagedError
-            If a shard is not what was committed, or there are no such images.
-        StorageError
-            If a shard is missing, or another dataset is there by now.
+        `rows` are ascending, each once. So many chunks as `decoders` are decoded at once, by
+        threads; one is right for a Dask task, whose neighbours have the other processors.
+        `DatasetDamagedError` if a shard is not what was committed, or there are no such images;
+        `StorageError` if a shard is missing, or another dataset is there by now.
         """
         if rows.size and not 0 <= rows[0] <= rows[-1] < self.info.counts.images:
             raise DatasetDamagedError(

@@ -227,12 +227,8 @@ class DatasetInfo:
     def from_bytes(cls, data: bytes, where: str = DATASET_JSON) -> DatasetInfo:
         """Decode what `to_bytes` returned.
 
-        Raises
-        ------
-        UsageError
-            If it is of something else, or of another schema version.
-        DatasetDamagedError
-            If it is not what was written.
+        `UsageError` if it is of something else, or of another schema version;
+        `DatasetDamagedError` if it is not what was written.
         """
         try:
             plain = json.loads(data)
@@ -354,12 +350,8 @@ _NAMES = {
 def read_info(storage: Storage) -> DatasetInfo | None:
     """Read ``dataset.json``; None where nothing is committed yet.
 
-    Raises
-    ------
-    UsageError
-        If there is a ``dataset.json`` of something else.
-    DatasetDamagedError
-        If it is not what was written, or has disappeared.
+    `UsageError` if there is a ``dataset.json`` of something else; `DatasetDamagedError` if it is
+    not what was written, or has disappeared.
     """
     try:
         data = storage.read(DATASET_JSON)

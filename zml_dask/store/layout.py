@@ -109,12 +109,8 @@ def image_arrays(shape: ImageShape, level: int = DEFAULT_LEVEL) -> tuple[ArraySp
     """All arrays of ``images.zarr`` for images of `shape`, ``images`` first.
 
     Very large images get fewer to a chunk, since Blosc compresses at most 2 GiB
-    at once; ``n_lines`` is wide enough to count to the height.
-
-    Raises
-    ------
-    UsageError
-        If a single image would be too large for a chunk.
+    at once; ``n_lines`` is wide enough to count to the height. `UsageError` if a single image would
+    be too large for a chunk.
     """
     chunk = IMAGES.chunk
     itemsize = np.dtype(IMAGES.dtype).itemsize

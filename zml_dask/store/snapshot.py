@@ -181,24 +181,10 @@ class Snapshot:
     ) -> pa.Table:
         """Read some columns (default: all) of the rows that match, in order.
 
-        Row groups whose statistics exclude a match are not read.
-
-        Parameters
-        ----------
-        table : str
-            A key of `layout.TABLES`, or ``derived/<name>``.
-        with_withdrawn : bool
-            Also the rows of withdrawn records, for checks of what is stored.
-
-        Returns
-        -------
-        pyarrow.Table
-            Of the table's own types, but text as ``large_string``.
-
-        Raises
-        ------
-        StorageError
-            If a part is missing, or not a Parquet file.
+        Row groups whose statistics exclude a match are not read. `table` is a key of
+        `layout.TABLES`, or ``derived/<name>``. Columns have its types, but text is
+        ``large_string``. `with_withdrawn`, for checks of what is stored, reads also the rows of
+        withdrawn records. `StorageError` if a part is missing, or not a Parquet file.
         """
         parts = self.info.tables.get(table, ())
         names = self.info.table_schema(table).names if columns is None else list(columns)

@@ -61,14 +61,9 @@ def write_part(
 ) -> Part:
     """Write one part of a table; the same rows give the same bytes.
 
-    Parameters
-    ----------
-    table : str
-        A key of `layout.TABLES`, unless `schema` is given.
-    batches : iterable of pyarrow.RecordBatch or Table
-        Rows in order; consumed as they come, so that memory holds one row group.
-    check : callable
-        Called just before the part is put in its place; may raise.
+    `table` is a key of `layout.TABLES`, unless `schema` is given. Rows are consumed as they come,
+    so that memory holds one row group. `check`, which may raise, is called just before the part is
+    put in its place.
     """
     schema = schema or TABLES[table]
     row_group_rows = _ROW_GROUP_ROWS.get(table, ROW_GROUP_ROWS)

@@ -25,23 +25,9 @@ def withdraw(
 ) -> DatasetInfo:
     """Note records as withdrawn; readers stop showing them at once.
 
-    Parameters
-    ----------
-    record_ids : iterable of int, or mapping of int to str
-        May include records that are not in the dataset (yet): they will not get in. A
-        mapping holds the reason of each.
-    reason : str
-        For records without a reason of their own.
-
-    Returns
-    -------
-    DatasetInfo
-        As it is now.
-
-    Raises
-    ------
-    UsageError
-        If there is no dataset, or no record or no reason is given.
+    Records that are not in the dataset (yet) will not get in. A mapping of their numbers holds the
+    reason of each; `reason` is for those without one. `UsageError` if there is no dataset, or no
+    record or no reason is given.
     """
     own: Mapping[int, str] = record_ids if isinstance(record_ids, Mapping) else {}
     wanted = sorted(set(record_ids))

@@ -145,21 +145,8 @@ give a distributed.Client, a cluster such as LocalCluster(n_workers=4), or an ad
 def use_client(given: Client | Cluster | str) -> Iterator[distributed.Client]:
     """Use the caller's own client or cluster, and leave it open.
 
-    Parameters
-    ----------
-    given : distributed.Client, distributed cluster or str
-        Text is what :func:`open_cluster` takes, such as an address.
-
-    Yields
-    ------
-    distributed.Client
-
-    Raises
-    ------
-    UsageError
-        As :func:`check_client`.
-    ClusterError
-        Where a worker lacks this package or has other versions.
+    Text is what :func:`open_cluster` takes, such as an address. `UsageError` as
+    :func:`check_client`; `ClusterError` where a worker lacks this package or has other versions.
     """
     check_client(given)
     if isinstance(given, str):

@@ -49,13 +49,8 @@ class TaskResult:
 def run_task(storage: Storage, task: CommitTask) -> TaskResult:
     """Do one task of the commit whose plan is in the storage's staging.
 
-    Raises
-    ------
-    DatasetDamagedError
-        If what is staged, or the shard that is to be filled up, is damaged.
-    ZmlError
-        If another commit has begun since, or this one has ended.
-    StorageError
+    `DatasetDamagedError` if what is staged, or the shard that is to be filled up, is damaged;
+    `ZmlError` if another commit has begun since, or this one has ended.
     """
     plan = load_plan(storage, task.plan)
     # Checked again before anything is written: a worker that was considered lost may get

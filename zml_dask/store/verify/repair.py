@@ -49,12 +49,8 @@ def repair(storage: Storage, report: Report, restage: Restage | None = None) -> 
 
     Metadata, index arrays and the files by language follow from the tables; shards
     of images and parts of the files table from the records, which `restage`
-    fetches again. Without it only what follows from the tables is repaired.
-
-    Returns
-    -------
-    Report
-        ``notes``: what was repaired; ``problems``: what could not be, and why.
+    fetches again. Without it only what follows from the tables is repaired. The ``notes`` of the
+    result are what was repaired, its ``problems`` what could not be, and why.
     """
     outcome = Report(storage.url)
     try:
