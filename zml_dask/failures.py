@@ -16,16 +16,10 @@ _PERMANENT, _TRANSIENT = True, False
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One kind of failure.
+    """One kind of failure: its stage, and what to do about it.
 
-    Attributes
-    ----------
-    stage : Stage
-    permanent : bool
-        Whether trying again later is pointless; such a record is only tried
-        again with ``--retry-failed``.
-    advice : str
-        What to do about it.
+    Where it is `permanent`, trying again later is pointless; such a record is only tried again with
+    ``--retry-failed``.
     """
 
     stage: Stage

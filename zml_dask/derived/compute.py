@@ -74,16 +74,9 @@ _OWN = frozenset({*TABLES, *SCHEMAS, *IMAGE_COLUMNS, "images", "selected"}).unio
 class Recipe:
     """How a derived table is computed file by file.
 
-    Attributes
-    ----------
-    columns : tuple of (str, str)
-        Names, and types as keys of `layout.COLUMN_TYPES`.
-    inputs : tuple of str
-        The function's parameters, a subset of `INPUTS`.
-    fingerprint : str
-        Hash of the function's code and constants, but not of the code that it calls.
-    base : Whole or None
-        A table that is computed first.
+    `columns` are names, and types as keys of `layout.COLUMN_TYPES`; `inputs` the function's
+    parameters, a subset of `INPUTS`; `fingerprint` is the hash of the function's code and
+    constants, but not of the code that it calls; `base` a table that is computed first.
     """
 
     name: str
@@ -198,16 +191,10 @@ def software(title: str) -> dict[str, str]:
 class Whole:
     """A derived table whose rows are computed together, on the driver.
 
-    Attributes
-    ----------
-    base : Recipe, Whole or None
-        A table that is computed first, from which this one is computed.
-    compute : callable
-        Returns the columns, and reports its progress to the second argument.
-    of : str
-        What the rows stand for; see `DerivedTable`.
-    version : str
-        What the values depend on besides the base; to be changed with the code.
+    `base` is a table that is computed first, from which this one is computed. `compute` returns
+    the columns, and reports its progress to its second argument. `of` is what the rows stand for,
+    see `DerivedTable`, and `version` what the values depend on besides the base, to be changed
+    with the code.
     """
 
     name: str

@@ -38,16 +38,9 @@ _TICK = 1.0
 class TaskReport:
     """What one result means for the progress and the log.
 
-    Attributes
-    ----------
-    done, failed : int
-        Items (records, shards) that the task was done with, and how many of them failed.
-    n_files, n_images : int
-        What the task added.
-    lines : sequence of str
-        For the person who waits.
-    events : sequence of (str, mapping)
-        For the log: the event's name and its details.
+    The task was `done` with so many items (records, shards), of which some `failed`; `n_files` and
+    `n_images` are what it added. `lines` are for the person who waits, `events`, each a name and
+    its details, for the log.
     """
 
     done: int = 1

@@ -46,13 +46,9 @@ _TORN = "torn"
 class ProcessIdentity:
     """A process, distinguished from every other that ever had its number.
 
-    Attributes
-    ----------
-    realm : str
-        Boot and process namespace: two containers may share a host's name, and
-        a machine its numbers with its former self before a reboot.
-    started : str
-        When it started, by a clock that does not jump.
+    `realm` names the boot and the process namespace: two containers may share a host's name, and
+    a machine its numbers with its former self before a reboot. `started` is when the process
+    started, by a clock that does not jump.
     """
 
     host: str
@@ -75,15 +71,10 @@ class ProcessIdentity:
 
 @dataclass(frozen=True, slots=True)
 class LockTiming:
-    """How often a lock's owner shows life, and how long an observer waits for it.
+    """How often a lock's owner shows life, and how long an observer waits for it, in seconds.
 
-    Attributes
-    ----------
-    heartbeat : float
-        Seconds between two rises of the counter.
-    patience : float
-        Seconds without a rise after which the owner counts as dead; several
-        heartbeats, for a shared file system may be slow to show a change.
+    `heartbeat` is between two rises of the counter. After `patience` without a rise the owner
+    counts as dead: several heartbeats, for a shared file system may be slow to show a change.
     """
 
     heartbeat: float = 10.0

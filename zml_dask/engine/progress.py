@@ -20,16 +20,9 @@ from zml_dask.text_safety import number_of
 class ProgressCounts:
     """The progress of one stage of a build.
 
-    Attributes
-    ----------
-    done, total : int
-        Records while records are built, tasks while the dataset is committed.
-    n_files, n_images : int
-        Staged in this run.
-    waiting : float
-        Seconds until the server's limit lets waiting workers go on.
-    note : str
-        What else there is to say.
+    `done` and `total` are records while records are built, tasks while the dataset is committed;
+    `n_files` and `n_images` were staged in this run. `waiting` is in seconds until the server's
+    limit lets waiting workers go on, `note` what else there is to say.
     """
 
     done: int = 0

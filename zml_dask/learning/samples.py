@@ -26,16 +26,10 @@ _PAGES_AT_ONCE = 2_048
 
 @dataclass(frozen=True, slots=True)
 class SampleOptions:
-    """How pages are sampled.
+    """How pages are sampled: at most so many of a label, and of a file.
 
-    Attributes
-    ----------
-    pages_a_label, pages_a_file : int
-        Largest number of pages of a label, and of a file.
-    min_lines : int
-        Pages with fewer lines are left out: an empty page has no language.
-    min_families, min_pages : int
-        Labels with fewer families, or fewer pages, are left out.
+    Pages with fewer lines than `min_lines` are left out, since an empty page has no language, and
+    so are labels with fewer families or pages than `min_families` and `min_pages`.
     """
 
     pages_a_label: int = 2_400
@@ -50,16 +44,9 @@ class SampleOptions:
 class Sample:
     """Sampled pages.
 
-    Attributes
-    ----------
-    labels : list of str
-        Languages and kinds of text, sorted.
-    rows : pandas.DataFrame
-        One row per page: ``file_id``, ``record_id``, ``family``, ``path``, ``kind``,
-        ``page`` (its number within the file), ``image`` (within the dataset), ``label`` (a
-        position in `labels`).
-    counts : WordCounts
-        One row per page.
+    `labels` are languages and kinds of text, sorted. `rows` and `counts` have one row per page,
+    with ``file_id``, ``record_id``, ``family``, ``path``, ``kind``, ``page`` (its number within the
+    file), ``image`` (within the dataset), and ``label`` (a position in `labels`).
     """
 
     labels: list[str]

@@ -77,12 +77,9 @@ class WordCounts(NamedTuple):
 class Words(NamedTuple):
     """The words of some pages.
 
-    Attributes
-    ----------
-    places : numpy.ndarray of int32, shape (words, 4)
-        Page, row, first column, and the column after the last.
-    buckets : numpy.ndarray of uint32, shape (words, 4)
-        The word's, and those of the pair and the patterns of three and four that end with it.
+    `places`, int32, (words, 4): page, row, first column, and the column after the last. `buckets`,
+    uint32, (words, 4): the word's, and those of the pair and the patterns of three and four that
+    end with it.
     """
 
     places: NDArray[np.int32]

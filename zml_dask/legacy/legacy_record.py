@@ -30,16 +30,10 @@ Segments: TypeAlias = list[NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class LegacyFile:
-    """A file of a record.
+    """A file of a record: its size in bytes, for the tree, and its images.
 
-    Attributes
-    ----------
-    size : int or None
-        Size of the file in bytes, for the tree.
-    images : numpy.ndarray of uint32, shape (n, height, width), or None
-        None if the file is not text: then it is only in the tree.
-    n_lines : numpy.ndarray of int, shape (n,), or None
-        Lines of each image.
+    `images`, (n, height, width), and `n_lines`, those of each image, are None if the file is not
+    text: then it is only in the tree.
     """
 
     path: str

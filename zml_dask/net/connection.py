@@ -103,14 +103,9 @@ def new_session(user_agent: str, token: Token | None) -> requests.Session:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token and the only host that may see it.
+    """An access token, which is never shown, and the only host that may see it.
 
-    Attributes
-    ----------
-    value : str
-        Never shown.
-    host : str
-        Host, with its port where it has one (``zenodo.org``).
+    The host has its port where it has one (``zenodo.org``).
     """
 
     value: str = field(repr=False)

@@ -29,19 +29,11 @@ class FetchResult:
 
 @dataclass(frozen=True)
 class FetchArchives(Job[RecordRef, HttpClient, int | RecordError | None, FetchResult]):
-    """Fetches the archives of a catalogue's records into a cache.
+    """Fetches the archives of a catalogue's records into a cache, a folder or any fsspec URL.
 
     May be interrupted; the same job goes on where it stopped, also within a file, as long as
-    `scratch` is the same.
-
-    Attributes
-    ----------
-    cache : str
-        Folder or any fsspec URL.
-    client : HttpClient
-        Shared by all threads: the server's limits, not the connections, set the pace.
-    scratch : Path
-        Folder on a local disk for unfinished downloads.
+    `scratch`, a folder on a local disk for unfinished downloads, is the same. All threads share
+    the client: the server's limits, not the connections, set the pace.
     """
 
     name: ClassVar[str] = "fetch"

@@ -27,17 +27,10 @@ Ids = NDArray[np.int64]
 class Ledger:
     """Record ids by their state; each an ascending int64 array.
 
-    Attributes
-    ----------
-    committed : numpy.ndarray of int64
-        In the dataset, or withdrawn from it.
-    index : StagingIndex
-        All that is staged.
-    failures : pyarrow.Table
-        The last known failure of every record that has failed and is neither
-        committed nor staged (``store.layout.FAILURES_SCHEMA``).
-    uncommitted_failures : int
-        How many of them the dataset does not know yet.
+    `committed` are in the dataset, or withdrawn from it; `index` is all that is staged. `failures`
+    (`store.layout.FAILURES_SCHEMA`) are the last known failure of every record that has failed
+    and is neither committed nor staged, of which the dataset does not know `uncommitted_failures`
+    yet.
     """
 
     committed: Ids

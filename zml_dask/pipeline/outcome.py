@@ -21,14 +21,9 @@ _LONGEST_MESSAGE = 500
 class Timings:
     """Seconds that each step of a record took.
 
-    Attributes
-    ----------
-    fetch : float
-        Downloading (or finding in a cache), waiting for the throttle included.
-    read : float
-        Reading members, normalising their text, identifying languages, exports.
-    stage : float
-        Sorting, compressing and publishing what is staged.
+    `fetch`: downloading (or finding in a cache), waiting for the throttle included; `read`: reading
+    members, normalising their text, identifying languages, exports; `stage`: sorting, compressing
+    and publishing what is staged.
     """
 
     fetch: float = 0.0
@@ -45,16 +40,8 @@ class Timings:
 class Outcome:
     """The outcome of one record.
 
-    Attributes
-    ----------
-    status : {"staged", "failed", "already"}
-        ``already``: it was staged before, and nothing was done.
-    bytes : int
-        Of its archives, as fetched.
-    origin : str or None
-        Where its code came from.
-    failure : FailureRow or None
-        Where `status` is ``"failed"``.
+    ``already`` means that it was staged before, and nothing was done. `bytes` are those of its
+    archives, as fetched, and `origin` is where its code came from.
     """
 
     record_id: int

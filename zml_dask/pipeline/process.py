@@ -227,16 +227,10 @@ def _discard(ahead: Iterable[tuple[FetchAttempt, Future[None] | None]]) -> None:
 
 
 class FetchAttempt:
-    """The fetching of one record: its archives, or why there are none.
+    """The fetching of one record: its archives, or why there are none, and the seconds it took.
 
     Until it is closed, the record is active on this worker: one may kill it while it is fetched.
-
-    Attributes
-    ----------
-    is_staged : bool
-        Whether the record was staged before, perhaps by a worker that was lost.
-    seconds : float
-        That the fetch took.
+    It may have been staged before, perhaps by a worker that was lost.
     """
 
     def __init__(self, record: Record | RecordRef, context: WorkerContext) -> None:

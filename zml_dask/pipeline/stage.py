@@ -39,14 +39,9 @@ _NO_RECORDS = RefTable.of(())
 class Partition:
     """Records that one task builds and packs; references only, never metadata.
 
-    Attributes
-    ----------
-    name : str
-        Of the pack that they are staged in; the same records have the same name.
-    attempts : mapping of int to int
-        How often those records failed before that did.
-    sources : mapping of int to SourceRecord
-        Where the files of each are, in an import.
+    `name` is that of the pack that they are staged in: the same records have the same name.
+    `attempts` says how often those records failed before that did, and `sources` where the files of
+    each are, in an import.
     """
 
     name: str

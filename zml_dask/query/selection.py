@@ -35,15 +35,8 @@ class Selection:
     """Some files of a dataset, and some of their images.
 
     Held as bits, 8 MB for 65 million files and 44 MB for their images; columns are read on
-    first use.
-
-    Attributes
-    ----------
-    files : Rows
-        Rows of the files table.
-    chosen : Rows or None
-        Images that were chosen one by one: every file then has at least one such image.
-        None where all images of the files belong to it.
+    first use. `chosen` are images that were chosen one by one: every file then has at least one
+    such image. It is None where all images of the files belong to the selection.
     """
 
     snapshot: Snapshot

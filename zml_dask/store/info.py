@@ -63,19 +63,11 @@ class Part:
 class WrittenObject:
     """One object of ``images.zarr`` as it was written: a row of the manifest.
 
-    Attributes
-    ----------
-    size, sha256
-        Of its bytes.
-    rows : int
-        Committed rows of the array that it holds; 0 for metadata.
-    rows_sha256 : str or None
-        Of those rows decoded (C order, little-endian), where the shard is not
-        full: a later commit rewrites it, and this still proves the rows if
-        that commit dies.
-    last_rows_sha256 : str or None
-        Of those of these rows that are in the shard's last chunk, where the
-        shard is not full or was not full once.
+    `size` and `sha256` are of its bytes; `rows` are the committed rows of the array that it holds,
+    0 for metadata. `rows_sha256` is of those rows decoded (C order, little-endian), where the shard
+    is not full: a later commit rewrites it, and this still proves the rows if that commit dies.
+    `last_rows_sha256` is of those of these rows that are in the shard's last chunk, where the shard
+    is not full or was not full once.
     """
 
     path: str

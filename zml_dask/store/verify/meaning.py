@@ -55,12 +55,8 @@ class Problem:
 class Report:
     """The findings of a verification; also collects them.
 
-    Attributes
-    ----------
-    notes : list of str
-        What is worth knowing and not wrong: leftovers of a commit that died, say.
-    checked : dict of str to int
-        How much was checked: objects, bytes, files, images, texts, records.
+    `notes` are what is worth knowing and not wrong: leftovers of a commit that died, say. `checked`
+    is how much was checked: objects, bytes, files, images, texts, records.
     """
 
     url: str
