@@ -550,6 +550,18 @@ def test_the_demo_leaves_anothers_catalogue_alone(
     assert (tmp_path / "catalogue.jsonl").read_text() == '{"id": 1}\n'
 
 
+def test_a_demo_adds_nothing_to_anothers_dataset(
+    catalogue: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.jsonl"  # without the state of its harvest
+    copy.write_bytes(catalogue.read_bytes())
+    assert run("build", copy, tmp_path / "ds", "--workers", "1") == 0
+    before = (tmp_path / "ds" / "dataset.json").read_bytes()
+    assert run("demo", tmp_path / "ds") == 2
+    assert "is no demo's dataset" in capfd.readouterr().err
+    assert (tmp_path / "ds" / "dataset.json").read_bytes() == before
+
+
 def test_a_demo_into_a_folder_of_others_leaves_the_former_demo_as_it_is(
     tmp_path: Path, served: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,11 +50,15 @@ def demo_command(ctx: click.Context, dataset: Path, workers: int | None, limit: 
     """Serve the software installed here as a small Zenodo, harvest it, and build DATASET.
 
     Needs no network but the loopback device. The catalogue is kept beside the
-    dataset, as catalogue.jsonl.
+    dataset, as catalogue.jsonl. Run again, it adds what was installed since.
     """
     started = time.monotonic()
     catalogue = dataset.absolute().parent / CATALOGUE
-    check_target(Storage.open(dataset))  # before anything of a former demo is given up
+    info = check_target(Storage.open(dataset))  # before anything of a former demo is given up
+    if info is not None and not is_loopback(host_of((info.harvest or {}).get("api_url", ""))):
+        raise UsageError(
+            f"{dataset} is no demo's dataset, whose records a demo would join; name another"
+        )
     _forget(catalogue)
     with progress_of(ctx) as progress, Sandbox(installed_corpus(limit, troubles=False)) as sandbox:
         progress.say(f"a Zenodo of {len(sandbox.corpus)} installed packages at {sandbox.api_url}")
