@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from dataset_builders import write_dataset
 
 from zml_dask.engine.temporary import temporary_folder
+from zml_dask.store.storage import Storage
 
 ROOT = Path(__file__).parents[1]
 HOLDER = """
@@ -60,6 +63,40 @@ def test_what_a_killed_process_left_is_removed_by_the_next(temporary: Path, purp
     finally:
         living.communicate("")
     assert list(temporary.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+import zml_dask as zml
+from zml_dask.{module} import {name}
+{name}.{method} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+ds = zml.open_dataset(sys.argv[1])
+{call}
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "method", "call"),
+    [
+        ("publish.training", "ExportParquet", "add", 'ds.export(sys.argv[2], "parquet")'),
+        ("query.saving", "SaveView", "_stage", "ds.save(sys.argv[2])"),
+        ("derived", "near_duplicates", "cluster", 'zml.derive(ds, "near_duplicates")'),
+    ],
+)
+def test_a_killed_command_leaves_nothing_after_the_next(
+    temporary: Path, tmp_path: Path, module: str, name: str, method: str, call: str
+) -> None:
+    write_dataset(Storage.open(tmp_path / "ds"), tmp_path)
+    code = KILLED.format(module=module, name=name, method=method, call=call)
+    again = f"import sys, zml_dask as zml\nds = zml.open_dataset(sys.argv[1])\n{call}"
+    left = []
+    for each in (code, again):
+        args = [sys.executable, "-c", each, str(tmp_path / "ds"), str(tmp_path / "out")]
+        done = subprocess.run(args, capture_output=True, check=False)
+        left.append((done.returncode, [path.name for path in temporary.glob("zml-s*/*")]))
+    (killed, several), (status, nothing) = left
+    assert (killed, status, nothing) == (-signal.SIGKILL, 0, [])
+    assert several
 
 
 def test_folders_of_others_are_left_alone(temporary: Path) -> None:

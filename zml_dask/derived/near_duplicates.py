@@ -13,8 +13,6 @@ temporary file.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from zml_dask.compiled import compiled
 from zml_dask.derived.compute import Recipe, Whole, in_blocks
 from zml_dask.engine.progress import BuildProgress, ProgressCounts, SilentProgress
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.learning.words import MULTIPLIER, ONE, mixed, pages_of
 from zml_dask.query.counting import NEAR_DUPLICATES as NAME
 from zml_dask.raster.images import Images
@@ -194,8 +193,8 @@ def _clusters(snapshot: Snapshot, progress: BuildProgress) -> list[pa.Array]:
     progress.say(f"finding the clusters of {snapshot.info.counts.files:,} files")
     total = snapshot.rows(derived_table(SIGNATURES))
     file_id: list[Int64] = []
-    with tempfile.TemporaryDirectory(prefix="zml-signatures-") as scratch:
-        path = Path(scratch, "signatures")
+    with temporary_folder("signatures") as scratch:
+        path = scratch / "signatures"
         with path.open("wb") as target:
             for rows, found in in_blocks(snapshot, derived_table(SIGNATURES), ["minhash"]):
                 signed = found["minhash"].is_valid().to_numpy()

@@ -218,9 +218,11 @@ def draw(
             "metric": "cosine",
             "initialization": "pca",
             "random_state": 0,
-            # Left to itself, openTSNE takes three times as long for 9,000 points.
             "neighbors": "exact",
             "negative_gradient_method": "fft" if chosen.size > _FEW else "bh",
+            # Of 10,000 points, this grid takes 19 s instead of 56 (or 49 without any), and keeps
+            # 43 % of each point's ten nearest near it, instead of 45 %.
+            "ints_in_interval": 2,
         }
         drawn = np.asarray(TSNE(perplexity=perplexity, **options).fit(landmarks))
     placed = drawn

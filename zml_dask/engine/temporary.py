@@ -16,12 +16,12 @@ _LOCK: Final = ".in-use"
 
 
 @contextmanager
-def temporary_folder(purpose: str) -> Iterator[Path]:
+def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]:
     """Make a folder in the system's folder for temporary files, and remove it in the end.
 
     A process that is killed removes nothing. So each folder holds a locked file, and the lock ends
     with its process, however that ended: what nobody holds is removed here. `purpose` is a part of
-    the folder's name.
+    the folder's name, `parent` another place for it.
 
     Examples
     --------
@@ -30,7 +30,7 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
     >>> folder.exists()
     False
     """
-    parent = Path(tempfile.gettempdir())
+    parent = parent or Path(tempfile.gettempdir())
     _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-", dir=parent))
     with (folder / _LOCK).open("wb") as lock:

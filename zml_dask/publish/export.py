@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from zml_dask.arguments import checked
 from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor, run_job
 from zml_dask.engine.progress import BuildProgress, ProgressCounts, SilentProgress
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError
 from zml_dask.legacy.legacy_record import LegacyFormat
 from zml_dask.legacy.record_files import (
@@ -189,8 +189,8 @@ def _squashfs(work: _Export) -> str:
     path = Path(work.target)
     if path.suffix != ".sqsh":
         path /= f"{work.view.snapshot.storage.name or 'dataset'}.sqsh"
-    with tempfile.TemporaryDirectory(dir=work.options.scratch, prefix="squashfs-") as scratch:
-        files = _legacy_files(work.view, Path(scratch), work.progress)
+    with temporary_folder("squashfs", work.options.scratch) as scratch:
+        files = _legacy_files(work.view, scratch, work.progress)
         md5 = write_squashfs(files, path, compression=work.options.compression)
     return f"{path}: {path.stat().st_size:,} bytes, md5 {md5}"
 

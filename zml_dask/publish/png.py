@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 from urllib.parse import quote
 
@@ -25,6 +23,7 @@ from PIL import Image
 from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor, TaskReport, run_job
 from zml_dask.engine.progress import BuildProgress
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.portions import Portion, PortionJob, cut
@@ -181,9 +180,9 @@ class ExportPng(PortionJob[PngResult, PngResult]):
         for result in results:
             total.add(result)
         pieces, taken = sorted(total.pieces), set[str]()
-        with TemporaryDirectory(prefix="png-") as scratch:
+        with temporary_folder("png") as scratch:
             for group, parts in groupby(pieces, itemgetter(0)):
-                local = Path(scratch, "group.tar")
+                local = scratch / "group.tar"
                 with local.open("wb") as tar:
                     for _, path, start, stop in parts:
                         tar.write(self.target.read_range(path, start, stop))

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zml_dask.engine.activity import worker_folder
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError, require
 from zml_dask.publish.png import Depth, encode_png, largest_pixel
 from zml_dask.query.columns import find_countable
@@ -113,8 +113,8 @@ class ExportSamples(CountingJob):
     def run(self, task: Portion, context: None) -> Counter[str]:
         """Write a portion; each object appears whole."""
         total = Counter(records=len(task.record_ids))
-        with TemporaryDirectory(prefix="samples-", dir=worker_folder()) as scratch:
-            path = Path(scratch, "object")
+        with temporary_folder("samples", worker_folder()) as scratch:
+            path = scratch / "object"
             writer: Any = None
             size = 0
 

@@ -140,17 +140,13 @@ def _plain(values: pa.Array | pa.ChunkedArray) -> Any:
 
 
 def lazy_frame(
-    snapshot: Snapshot, table: str, eager: pa.Table, rows: NDArray[np.int64]
+    snapshot: Snapshot, table: str, frame: pd.DataFrame, rows: NDArray[np.int64]
 ) -> pd.DataFrame:
-    """Return a DataFrame of rows of a table, by number, whose text is read on first use.
-
-    `eager` has the columns that are not text, of these rows.
-    """
+    """Add the text of rows of a table, by number, to their other columns: read on first use."""
 
     def read(name: str, numbers: NDArray[np.int64]) -> pa.ChunkedArray:
         return snapshot.take(table, numbers, [name])[name]
 
-    frame = to_pandas(eager)
     for position, column in enumerate(TABLES[table]):
         if column.name not in frame:
             texts: Any = LazyTexts(partial(read, column.name), rows)
@@ -163,7 +159,9 @@ def files_frame(view: Dataset) -> pd.DataFrame:
     snapshot, names = view.snapshot, _eager_columns("files")
     if view.is_all:
         rows = np.arange(view.info.counts.files, dtype=np.int64)
-        return lazy_frame(snapshot, "files", snapshot.scan("files", names), rows)
+        # One after the other: a table of them takes as much memory as the DataFrame.
+        columns = {name: to_pandas(snapshot.scan("files", [name]))[name] for name in names}
+        return lazy_frame(snapshot, "files", pd.DataFrame(columns, copy=False), rows)
     rows = view.selection.file_id
     asked = {c.name for one in view.conditions for c in one.columns if c.level == "files"}
     if view.base is None and files_table(snapshot, {*names, *asked}) == BY_LANGUAGE:
@@ -173,20 +171,20 @@ def files_frame(view: Dataset) -> pd.DataFrame:
         eager = eager.cast(pa.schema([FILES_SCHEMA.field(name) for name in names]))
     else:
         eager = snapshot.take("files", rows, names)
-    return lazy_frame(snapshot, "files", eager, rows)
+    return lazy_frame(snapshot, "files", to_pandas(eager), rows)
 
 
 def files_of_record(snapshot: Snapshot, record_id: int) -> pd.DataFrame:
     """Return a DataFrame of the files of a record."""
     eager = snapshot.scan("files", _eager_columns("files"), pc.field("record_id") == record_id)
-    return lazy_frame(snapshot, "files", eager, eager["file_id"].to_numpy())
+    return lazy_frame(snapshot, "files", to_pandas(eager), eager["file_id"].to_numpy())
 
 
 def records_frame(view: Dataset) -> pd.DataFrame:
     """Return a DataFrame of the records of a view's files."""
     rows = view.record_rows
     eager = view.snapshot.take("records", rows, _eager_columns("records"))
-    return lazy_frame(view.snapshot, "records", eager, rows)
+    return lazy_frame(view.snapshot, "records", to_pandas(eager), rows)
 
 
 def _eager_columns(table: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from zml_dask.arguments import checked
@@ -14,6 +13,7 @@ from zml_dask.engine.executors import SerialExecutor
 from zml_dask.engine.job import Executor, TaskReport, run_job
 from zml_dask.engine.lock import dataset_lock
 from zml_dask.engine.progress import BuildProgress, SilentProgress
+from zml_dask.engine.temporary import temporary_folder
 from zml_dask.errors import UsageError
 from zml_dask.query.file_images import FileImages
 from zml_dask.query.portions import Portion, PortionJob, check_whole_files, cut, fingerprint
@@ -52,13 +52,12 @@ class SaveView(PortionJob[list[StagedRecord], int]):
         """Stage a portion's records and pack them."""
         rows = task.records(self.snapshot)
         staged = []
-        parent = self.scratch or worker_folder()
-        with TemporaryDirectory(prefix="save-", dir=parent) as scratch:
+        with temporary_folder("save", self.scratch or worker_folder()) as scratch:
             for record_id, files in task.read(self.snapshot):
-                staged.append(self._stage(rows.pop(record_id), files, Path(scratch)))
-            staged += [self._stage(row, (), Path(scratch)) for row in rows.values()]
+                staged.append(self._stage(rows.pop(record_id), files, scratch))
+            staged += [self._stage(row, (), scratch) for row in rows.values()]
             pack = self._pack(task).rpartition("/")[2]
-            pack_records(self.target, pack, task.record_ids, scratch=Path(scratch))
+            pack_records(self.target, pack, task.record_ids, scratch=scratch)
         return staged
 
     def _stage(
