@@ -11,8 +11,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from typing import ClassVar
 
-from zml_dask.failures import FAILURES
-from zml_dask.failures import Stage as Stage
+from zml_dask.failures import FAILURES, Stage
 
 
 class ZmlError(Exception):

@@ -22,7 +22,7 @@ from serving import Faults, Sandbox
 import zml_dask
 from zml_dask.engine.executors import DaskExecutor
 from zml_dask.engine.lock import dataset_lock
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import StorageError, UsageError, ZmlError
 from zml_dask.pipeline.build import build, build_on
 from zml_dask.pipeline.build_options import BuildOptions, options_from
 from zml_dask.pipeline.status import read_status
@@ -31,7 +31,7 @@ from zml_dask.records.parse import parse_record
 from zml_dask.sandbox.corpus import Corpus, make_record
 from zml_dask.store.info import committed_info
 from zml_dask.store.layout import ImageShape
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 
 from .datasets import archive, array_bytes, harvested, small_records, tables

@@ -11,7 +11,7 @@ import pytest
 from serving import Faults, Sandbox
 from swh.model.model import Content
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import StorageError, UsageError
 from zml_dask.fetch.member import Member
 from zml_dask.legacy.record_files import legacy_paths
 from zml_dask.net.client import HttpClient, HttpOptions
@@ -21,7 +21,7 @@ from zml_dask.pipeline.process import process
 from zml_dask.records.catalogue import Catalogue
 from zml_dask.sandbox.corpus import make_record
 from zml_dask.store.staging import StagedReader, StagingIndex
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 
 from .datasets import archive, harvested
 

@@ -18,7 +18,7 @@ from dataset_builders import LICENCE, RECORDS, files_of, stage_record, write_dat
 
 import zml_dask as zml
 from zml_dask.compiled import _private_folder
-from zml_dask.errors import DatasetDamagedError, UsageError
+from zml_dask.errors import DatasetDamagedError, ObjectMissingError, UsageError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.selection import gather
 from zml_dask.query.sql import _parser
@@ -29,7 +29,7 @@ from zml_dask.store.info import read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
 from zml_dask.store.local_storage import LocalStorage
 from zml_dask.store.staging.packs import FailureRow, stage_failure
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.storage import Storage
 from zml_dask.store.withdrawal import withdraw
 
 

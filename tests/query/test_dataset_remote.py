@@ -17,9 +17,9 @@ from dataset_builders import write_dataset
 from range_server import RangeServer
 
 import zml_dask as zml
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import StorageError, UsageError, ZmlError
 from zml_dask.store import object_storage
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 
 BUCKET = "asked"
 

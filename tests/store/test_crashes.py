@@ -13,13 +13,13 @@ import pytest
 import zarr
 from store_builders import content_of, objects, sources, stage, stored_table
 
-from zml_dask.errors import ZmlError
+from zml_dask.errors import StorageError, ZmlError
 from zml_dask.store import layout
 from zml_dask.store import storage as operations
 from zml_dask.store.commit import commit, finish_commit, plan_commit, run_task
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.staging import FailureRow, StagingIndex, pack_records, stage_failure
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 from zml_dask.store.withdrawal import withdraw
 

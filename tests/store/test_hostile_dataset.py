@@ -17,14 +17,14 @@ import pytest
 from store_builders import objects, sources, stage, stored_table
 
 import zml_dask as zml
-from zml_dask.errors import DatasetDamagedError, ZmlError
+from zml_dask.errors import DatasetDamagedError, StorageError, ZmlError
 from zml_dask.pipeline.status import array_costs
 from zml_dask.store.commit import commit
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.layout import FAILURES_SCHEMA
 from zml_dask.store.staging import FailureRow
 from zml_dask.store.staging.frames import BLOB_TRAILER_BYTES, BlobTrailer
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 from zml_dask.store.tables import (
     WrittenObject,
     read_manifest,

@@ -19,13 +19,13 @@ import zarr
 from range_server import RangeServer
 from store_builders import content_of, objects, sources, stage
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import ObjectMissingError, UsageError
 from zml_dask.store import object_storage
 from zml_dask.store import storage as operations
 from zml_dask.store.commit import commit, tidy
 from zml_dask.store.info import DatasetInfo, read_info
 from zml_dask.store.staging import pack_records
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.storage import Storage
 from zml_dask.store.verify import verify
 
 

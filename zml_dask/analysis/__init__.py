@@ -1,1 +1,1 @@
-"""Counts, plots, the report, splits and the baseline classifier."""
+"""What is in a dataset: its counts, and the report of them."""

@@ -84,7 +84,6 @@ class _Contexts:
             return (worker, token) in self._proved
 
     def prove(self, worker: str, token: str) -> None:
-        """Remember the proof."""
         with self._lock:
             self._proved.add((worker, token))
 

@@ -1,1 +1,1 @@
-"""One record from reference to staging, and the Dask bag that does so for all."""
+"""One record from reference to staging, and the jobs that build, update and import datasets."""

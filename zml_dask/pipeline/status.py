@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from zml_dask.engine.lock import holder
 from zml_dask.engine.temporary import temporary_folder
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import ObjectMissingError, UsageError, ZmlError
 from zml_dask.failures import advice_for
 from zml_dask.pipeline.inputs import check_target
 from zml_dask.pipeline.ledger import Ledger, load_ledger
@@ -23,7 +23,7 @@ from zml_dask.store.info import DatasetInfo
 from zml_dask.store.layout import IMAGES_ZARR, LOG, STAGING, row_shape
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import FailureRow
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.storage import Storage
 from zml_dask.store.summary import LeftOut
 from zml_dask.store.tables import read_manifest
 

@@ -24,12 +24,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import ObjectMissingError, StorageError, UsageError
 from zml_dask.query.dataset import Dataset
 from zml_dask.query.rows import Int64
 from zml_dask.store.info import committed_info
 from zml_dask.store.layout import DATASET_JSON, IMAGES_ZARR
-from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+from zml_dask.store.storage import Storage
 from zml_dask.text_safety import escape_text
 
 if TYPE_CHECKING:

@@ -29,12 +29,11 @@ import pyarrow as pa
 from dask.system import CPU_COUNT
 from fsspec import AbstractFileSystem
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import StorageError, UsageError
 from zml_dask.query.rows import Rows
 from zml_dask.query.sql import query_error
 from zml_dask.store.info import Part
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.storage import StorageError
 
 _REMOTE_THREADS = 32
 """Each waits for one range; DuckDB asks for no more at a time than it has threads."""

@@ -233,7 +233,7 @@ class _Parser:
         if name not in FIELDS and self._only_known:
             self._refuse(f"the field {name!r} is not known here; use one of {', '.join(FIELDS)}")
         # A field that no record has finds nothing; to a search it is no error.
-        return FIELDS.get(name, _nothing)
+        return FIELDS.get(name, lambda _: ())
 
     def _leaf(self, values: _Values) -> Matcher:
         if self._at >= len(self._tokens):
@@ -251,10 +251,6 @@ class _Parser:
         else:
             self._refuse(f"{token[0].strip()!r} stands where a value should")
         return lambda record: any(_equals(value, wanted) for value in values(record))
-
-
-def _nothing(_: Searchable) -> tuple[Any, ...]:
-    return ()
 
 
 def _range(token: re.Match[str], values: _Values, refuse: Callable[[str], NoReturn]) -> Matcher:

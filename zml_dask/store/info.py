@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 import pyarrow as pa
 
-from zml_dask.errors import DatasetDamagedError, UsageError
+from zml_dask.errors import DatasetDamagedError, ObjectMissingError, StorageError, UsageError
 from zml_dask.store.layout import (
     COLUMN_TYPES,
     DATASET_JSON,
@@ -33,7 +33,7 @@ from zml_dask.store.layout import (
     derived_table,
     image_arrays,
 )
-from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+from zml_dask.store.storage import Storage
 
 FORMAT = "zml-dask"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 from uuid import uuid4
 
-from zml_dask.errors import UsageError
-from zml_dask.store.storage import Range, Storage, StorageError, is_url, note_operation
+from zml_dask.errors import StorageError, UsageError
+from zml_dask.store.storage import Range, Storage, is_url, note_operation
 
 _TEMPORARY = ".tmp-"
 _LOCK = ".lock"

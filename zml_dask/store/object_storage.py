@@ -17,9 +17,9 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 import fsspec
 
 from zml_dask.arguments import described, nearest
-from zml_dask.errors import ObjectMissingError, UsageError, ZmlError
+from zml_dask.errors import ObjectMissingError, StorageError, UsageError, ZmlError
 from zml_dask.remote import explain_fsspec, is_ours
-from zml_dask.store.storage import Range, Storage, StorageError, is_url
+from zml_dask.store.storage import Range, Storage, is_url
 
 if TYPE_CHECKING:
     import aiohttp

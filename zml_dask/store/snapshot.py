@@ -24,11 +24,11 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from zml_dask.errors import UsageError
+from zml_dask.errors import StorageError, UsageError
 from zml_dask.store.image_reader import ImageReader
 from zml_dask.store.info import DatasetInfo, Part, committed_info, ensure_same
 from zml_dask.store.layout import RECORDS_SCHEMA, SUMMARY_SCHEMA
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 from zml_dask.store.summary import LeftOut, add_up, recorded_limit
 
 _REPLACED = ("failures", "withdrawn")

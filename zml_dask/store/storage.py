@@ -18,9 +18,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from zml_dask.arguments import checked
-from zml_dask.errors import ObjectMissingError as ObjectMissingError
-from zml_dask.errors import StorageError as StorageError
-from zml_dask.errors import UsageError, ZmlError
+from zml_dask.errors import ObjectMissingError, StorageError, UsageError, ZmlError
 
 Range: TypeAlias = tuple[str, int, int | None]
 """Path, first byte, and the byte after the last; ``(path, 0, None)`` is a whole object and

@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zml_dask.errors import StorageError
 from zml_dask.store.info import DatasetInfo, Part, WrittenObject
 from zml_dask.store.layout import RECORDS_SCHEMA, TABLES, part_path
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 
 ROW_GROUP_ROWS = 65_536
 """Rows per row group: what a reader that filters by statistics can skip at once."""

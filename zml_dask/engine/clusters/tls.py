@@ -79,7 +79,6 @@ class _Socket(ssl.SSLSocket):
     """Removes its errors from OpenSSL's queue when it raises them."""
 
     def recv_into(self, *arguments: Any, **named: Any) -> int:
-        """As the base class."""
         try:
             return super().recv_into(*arguments, **named)
         except OSError as error:
@@ -87,7 +86,6 @@ class _Socket(ssl.SSLSocket):
             raise
 
     def send(self, *arguments: Any, **named: Any) -> int:
-        """As the base class."""
         try:
             return super().send(*arguments, **named)
         except OSError as error:

@@ -10,13 +10,11 @@
 
 from __future__ import annotations
 
-from zml_dask.errors import DatasetDamagedError
 from zml_dask.store.staging.frames import StagedLocation, StagedReader
 from zml_dask.store.staging.packs import FailureRow, StagingIndex, pack_records, stage_failure
 from zml_dask.store.staging.stager import RecordStager, StagedFile, StagedRecord
 
 __all__ = [
-    "DatasetDamagedError",
     "FailureRow",
     "RecordStager",
     "StagedFile",

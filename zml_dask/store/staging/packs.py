@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zml_dask.errors import DatasetDamagedError
+from zml_dask.errors import DatasetDamagedError, ObjectMissingError
 from zml_dask.store.layout import FAILURES_SCHEMA, STAGING
 from zml_dask.store.staging.frames import (
     BLOB_TRAILER_BYTES,
@@ -34,7 +34,7 @@ from zml_dask.store.staging.frames import (
     unpack_trailer,
 )
 from zml_dask.store.staging.stager import STAGED_RECORDS
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.storage import Storage
 from zml_dask.text_safety import encodable
 
 Int64 = NDArray[np.int64]

@@ -15,7 +15,7 @@ from zml_dask.arguments import checked
 from zml_dask.engine.executors import ThreadsExecutor
 from zml_dask.engine.job import Each, run_job
 from zml_dask.engine.progress import BuildProgress
-from zml_dask.errors import DatasetDamagedError, UsageError
+from zml_dask.errors import DatasetDamagedError, ObjectMissingError, StorageError, UsageError
 from zml_dask.store.commit.plan import repack_under_way
 from zml_dask.store.commit.tasks import rows_digest
 from zml_dask.store.info import DatasetInfo, Part, WrittenObject, ensure_ours, read_info
@@ -35,7 +35,7 @@ from zml_dask.store.repack import noted
 from zml_dask.store.shards import ShardReader, zarr_objects
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging.frames import StagedReader
-from zml_dask.store.storage import ObjectMissingError, Storage, StorageError
+from zml_dask.store.storage import Storage
 from zml_dask.store.tables import digest_of, read_manifest
 from zml_dask.store.verify.meaning import Problem, Report, check_tables, check_texts
 from zml_dask.store.verify.repair import Restage, recorded_files, restaged, staged_files

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zml_dask.errors import DatasetDamagedError, UsageError
+from zml_dask.errors import DatasetDamagedError, ObjectMissingError, UsageError
 from zml_dask.raster.images import to_text
 from zml_dask.store.commit.tasks import index_columns
 from zml_dask.store.info import DatasetInfo
@@ -25,7 +25,7 @@ from zml_dask.store.layout import (
 )
 from zml_dask.store.shards import ShardReader
 from zml_dask.store.snapshot import Snapshot
-from zml_dask.store.storage import ObjectMissingError, Storage
+from zml_dask.store.storage import Storage
 
 Int64 = NDArray[np.int64]
 

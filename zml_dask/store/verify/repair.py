@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from zml_dask.errors import DatasetDamagedError, UsageError
+from zml_dask.errors import DatasetDamagedError, StorageError, UsageError
 from zml_dask.store.commit.plan import CommitPlan, CommitTask, TaskKind
 from zml_dask.store.commit.tasks import Work, in_language_order, write_shard
 from zml_dask.store.info import DatasetInfo, committed_info
@@ -23,7 +23,7 @@ from zml_dask.store.shards import ShardBuilder, zarr_objects
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging.frames import StagedReader
 from zml_dask.store.staging.packs import StagingIndex, failures_table
-from zml_dask.store.storage import Storage, StorageError
+from zml_dask.store.storage import Storage
 from zml_dask.store.tables import digest_of, read_manifest, write_part
 from zml_dask.store.verify.meaning import FILE_COLUMNS, Report, index_rows, numbers, record_counts
 
