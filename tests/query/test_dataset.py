@@ -279,6 +279,7 @@ def test_a_record(ds: Dataset) -> None:
     [
         "20",
         "10.5281/zenodo.20",
+        "doi:10.5281/ZENODO.20",
         " https://doi.org/10.5281/zenodo.20",
         "zenodo.20",
         "zenodo.org/records/20",

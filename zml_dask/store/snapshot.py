@@ -246,7 +246,7 @@ class Snapshot:
         if doi and len(found := self.scan("records", ["record_id"], pc.field("doi") == doi[0])):
             return int(found["record_id"][0].as_py())
         form = r"(.*zenodo\.)(\d{1,18})" if doi else r"(.*/|zenodo\.)?(\d{1,18})"
-        if number := re.fullmatch(form, name.strip()):
+        if number := re.fullmatch(form, name.strip(), re.IGNORECASE):
             return int(number[2])
         if doi:
             raise UsageError(f"{self.storage.url} holds no record with the DOI {doi[0]}")
