@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from dataset_builders import write_dataset
 
+from zml_dask.engine.temporary import _LOCK as LOCK
 from zml_dask.engine.temporary import temporary_folder
 from zml_dask.store.storage import Storage
 
@@ -103,13 +108,39 @@ def test_folders_of_others_are_left_alone(temporary: Path) -> None:
     (temporary / "zml-without-a-lock").mkdir()
     foreign = temporary / "zml-somebody-elses"
     foreign.mkdir()
-    (foreign / ".in-use").touch()
+    (foreign / LOCK).touch()
     if os.getuid() == 0:
-        os.chown(foreign / ".in-use", 65534, 65534)
+        os.chown(foreign / LOCK, 65534, 65534)
     with temporary_folder("mine"):
         pass
     assert (temporary / "zml-without-a-lock").exists()
     assert foreign.exists() is (os.getuid() == 0)
+
+
+def test_a_folder_that_is_removed_before_it_is_locked_is_made_again(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, removed = fcntl.flock, list[Path]()
+
+    def locked_late(file: BinaryIO, operation: int) -> None:
+        if not removed:  # what another process does that makes a folder of its own just now
+            removed.append(Path(file.name).parent)
+            shutil.rmtree(removed[0])
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", locked_late)
+    with temporary_folder("mine") as mine:
+        assert mine.exists()
+        assert [mine] == list(temporary.iterdir()) != removed
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_processes_of_other_machines_hold_is_left_alone(temporary: Path) -> None:
+    elsewhere = temporary / "zml-elsewhere" / f".in-use-not-{socket.gethostname()}"
+    elsewhere.parent.mkdir()
+    elsewhere.touch()
+    with temporary_folder("mine"):
+        assert elsewhere.exists()
 
 
 @pytest.mark.parametrize("private", [True, False])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 _PREFIX: Final = "zml-"
-_LOCK: Final = ".in-use"
+# A lock may hold on one machine only, where machines share a folder.
+_LOCK: Final = f".in-use-{socket.gethostname()}"
 
 
 @contextmanager
@@ -32,15 +34,24 @@ def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]
     """
     parent = parent or Path(tempfile.gettempdir())
     _remove_abandoned(parent)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-", dir=parent))
-    with (folder / _LOCK).open("wb") as lock:
+    folder, lock = _make(parent, purpose)
+    try:
+        yield folder
+    finally:
+        # Interrupted, threads may still write to it.
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+
+
+def _make(parent: Path, purpose: str) -> tuple[Path, BinaryIO]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-", dir=parent))
+        lock = (folder / _LOCK).open("wb")
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield folder
-        finally:
-            # Interrupted, threads may still write to it.
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            return folder, lock
+        lock.close()  # another process took it for abandoned before it was locked
 
 
 def _remove_abandoned(parent: Path) -> None:
