@@ -33,7 +33,7 @@ _NAMES: Final[Mapping[Any, str]] = {
 }
 _MEANINGS: Final[Mapping[str, str]] = {
     "file": " (files.file_id, or the path)",
-    "record": " (records.record_id, or the DOI)",
+    "record": " (records.record_id)",
     "record_id": " (records.record_id, or the DOI)",
     "fractions": " such as {'train': 0.8, 'test': 0.2}",
 }

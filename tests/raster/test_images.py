@@ -157,6 +157,11 @@ def test_n_lines_is_as_small_as_the_height_allows() -> None:
     assert n_lines_dtype(80) is np.uint8
 
 
+def test_what_is_no_code_point_is_no_text() -> None:
+    with pytest.raises(UsageError, match="at most 1,114,111"):
+        to_text(np.full((1, 2, 2), 0x110000, np.uint32))
+
+
 def test_to_text_takes_one_image_and_any_integer_type() -> None:
     images, n_lines = rasterize("a\nb\n")
     assert to_text(images[0], 2) == "a\nb\n"

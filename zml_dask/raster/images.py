@@ -6,6 +6,8 @@ of one character. Short lines are padded with spaces, long ones cut.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -153,4 +155,8 @@ def to_text(images: ArrayLike, n_lines: ArrayLike | None = None) -> str:
         raise UsageError(f"n_lines must lie between 0 and the height, {pixels.shape[1]}")
     target = np.empty(pixels.size + pixels.shape[0] * pixels.shape[1], np.uint32)
     size = kernels.unrasterize(pixels, counts, target)
-    return target[:size].astype("<u4", copy=False).tobytes().decode("utf-32-le", "surrogatepass")
+    points = target[:size].astype("<u4", copy=False).tobytes()
+    try:
+        return points.decode("utf-32-le", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"to_text() takes code points, of at most {sys.maxunicode:,}") from error
