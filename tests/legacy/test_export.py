@@ -10,11 +10,18 @@ from pathlib import Path
 import pytest
 
 from zml_dask.engine.clusters import ClusterOptions, open_cluster
-from zml_dask.engine.executors import DaskExecutor
+from zml_dask.engine.executors import DaskExecutor, SerialExecutor
+from zml_dask.engine.job import run_job
 from zml_dask.engine.progress import ProgressCounts, SilentProgress
 from zml_dask.errors import UsageError
 from zml_dask.legacy.legacy_record import staged_record
-from zml_dask.legacy.record_files import export_record, legacy_record, parse_formats
+from zml_dask.legacy.record_files import (
+    ExportLegacy,
+    export_record,
+    legacy_record,
+    parse_formats,
+)
+from zml_dask.query.dataset import Dataset
 from zml_dask.store.commit import commit
 from zml_dask.store.snapshot import Snapshot
 from zml_dask.store.staging import StagedReader, StagingIndex
@@ -57,6 +64,18 @@ def test_an_export_goes_on_where_it_stopped(dataset: Path, tmp_path: Path) -> No
     assert export_dataset(dataset, tmp_path, ["pickle"])["records"] == 1
     assert digests(tmp_path) == before
     assert export_dataset(dataset, tmp_path, ["pickle"]) == Counter(already=5)
+
+
+def test_files_of_a_selection_are_not_taken_for_the_whole(dataset: Path, tmp_path: Path) -> None:
+    whole = Dataset(Snapshot.open(dataset))
+    selected = ExportLegacy.of(
+        whole.select("n_lines > 80"), Storage.open(tmp_path / "both"), ["pickle"]
+    )
+    assert run_job(selected, SerialExecutor())["records"] > 0
+    assert export_dataset(dataset, tmp_path / "both", ["pickle"])["already"] == 0
+    export_dataset(dataset, tmp_path / "one", ["pickle"])
+    (tmp_path / "both" / ".of-selection").unlink()
+    assert digests(tmp_path / "both") == digests(tmp_path / "one")
 
 
 class _Noting(SilentProgress):

@@ -163,7 +163,7 @@ def test_pickles_of_a_selection(run: Run, dataset: Path, view: Dataset, tmp_path
     files = view.files
     assert set(found) == set(files["path"])
     assert sum(map(len, found.values())) <= len(view)
-    assert {path.name for path in tmp_path.iterdir()} == {"20", "40"}
+    assert {path.name for path in tmp_path.iterdir()} == {"20", "40", ".of-selection"}
     # What another selection wrote is not taken for this one.
     other = "record_id = 20 and language = 'C'"
     assert run("export", dataset, tmp_path, "--format", "pickle", "--where", other)[0] == 0

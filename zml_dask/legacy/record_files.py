@@ -47,6 +47,9 @@ RECORDS_PER_TASK = 8
 _METADATA_PROTOCOL = 3
 """That of 2018, which every Python 3 reads."""
 
+_OF_SELECTION = ".of-selection"
+"""An empty object where a selection was exported to: its files look like those of the whole."""
+
 
 def legacy_record(snapshot: Snapshot, record_id: int) -> LegacyRecord:
     """Return a record, whose images are read when needed.
@@ -197,8 +200,8 @@ class ExportLegacy(CountingJob):
     """Writes ``TARGET/<id>/...`` for every record of a view.
 
     With `keep`, for a whole dataset, records whose files exist are skipped, so that an interrupted
-    export can be continued. For a selection all are written, since existing files may be those of
-    another selection.
+    export can be continued. All are written for a selection, and where one was ever exported to:
+    existing files may be those of another selection.
     """
 
     formats: tuple[LegacyFormat, ...] = ()
@@ -215,7 +218,9 @@ class ExportLegacy(CountingJob):
     ) -> ExportLegacy:
         """Plan an export of a view of whole files."""
         portions = tuple(cut(view, records=RECORDS_PER_TASK))
-        keep = view.is_unselected
+        if not view.is_unselected:
+            target.write(_OF_SELECTION, b"")
+        keep = view.is_unselected and not target.exists(_OF_SELECTION)
         return cls(view.snapshot, target, portions, tuple(formats), scratch, keep)
 
     def run(self, task: Portion, context: None) -> Counter[str]:
