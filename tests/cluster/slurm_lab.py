@@ -349,6 +349,7 @@ def _write_configuration(folder: Path) -> None:
     lines.append(f"PartitionName=normal {everywhere} Default=YES PriorityTier=1")
     lines.append(f"PartitionName=urgent {everywhere} PriorityTier=2 PreemptMode=OFF")
     lines.append(f"PartitionName=short Nodes={NODES[0]} MaxTime=1 State=UP")
+    lines.append(f"PartitionName=closed Nodes={NODES[0]} AllowAccounts=others State=UP")
     with (folder / "slurm.conf").open("a") as file:
         file.write("\n".join(lines) + "\n")
     database = {

@@ -408,6 +408,20 @@ def test_every_system_has_a_job_script(tmp_path: Path, system: str) -> None:
     assert "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False" in script
 
 
+def test_htcondor_needs_a_disk(tmp_path: Path) -> None:
+    options = options_for(tmp_path, "jobqueue: {htcondor: {cores: 1}}")
+    with pytest.raises(UsageError, match=r"jobqueue\.htcondor\.disk is not given.*10GiB"):
+        job_settings(resolve("htcondor", options), options)
+
+
+def test_lsf_takes_no_seconds(tmp_path: Path) -> None:
+    options = options_for(tmp_path, "jobqueue: {lsf: {walltime: 04:00:00}}")
+    with pytest.raises(UsageError, match=r"jobqueue\.lsf\.walltime: '04:00:00' is not .*04:00"):
+        resolve("lsf", options)
+    options = options_for(tmp_path, "jobqueue: {lsf: {walltime: 04:00}}")
+    assert "#BSUB -W 04:00\n" in job_script(resolve("lsf", options), options)
+
+
 def test_jobs_are_named_after_dataset_and_user() -> None:
     user = getpass.getuser()
     assert job_name_of("/data/zenodo-ml/") == f"zml-zenodo-ml-{user}"

@@ -130,6 +130,7 @@ def test_a_job_is_what_the_file_says(slurm: SlurmLab, tmp_path: Path) -> None:
             ClusterError,
             r"PartitionTimeLimit|refuses",
         ),
+        ({"queue": "closed"}, ClusterError, r"not permitted.*will never start as asked"),
     ],
 )
 def test_what_goes_wrong_is_said_in_one_line(

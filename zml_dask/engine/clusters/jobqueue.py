@@ -9,6 +9,7 @@ error that says what the queue says where no worker ever starts.
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import shutil
 import signal
@@ -133,6 +134,7 @@ def _cluster(
                     config_name=section.name,
                     security=security,
                     scheduler_options=scheduler,
+                    silence_logs=logging.CRITICAL,  # else it shows errors that our callers silence
                     **{name: config[name] for name in ("cores", "processes", "memory")},
                 )
             )
@@ -229,6 +231,11 @@ def job_settings(section: ResolvedSection, options: ClusterOptions) -> dict[str,
         "job-extra-directives": section["job-extra-directives"] or [],
     }
     if section.system == "htcondor":
+        if not section["disk"]:
+            raise UsageError(
+                f"jobqueue.{section.name}.disk is not given, and HTCondor needs it: twice the "
+                "largest archive (--max-archive-size), such as 10GiB"
+            )
         settings["job-extra-directives"] = section["job-extra-directives"] or {}
         settings |= {n: section[n] or [] for n in ("submit-command-extra", "cancel-command-extra")}
     if section["mem"]:

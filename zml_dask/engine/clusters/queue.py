@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     # For its name alone: a laptop's build need not load it.
     import dask_jobqueue
 
-# Reasons for which SLURM never starts a job by itself.
+# Reasons for which SLURM never starts a job by itself. Of a partition that is not for everyone, it
+# says in words: "Job's account not permitted to use this partition (gpu allows physics not bio)".
 _HOPELESS: Final = frozenset(
     {
         "AccountNotAllowed",
@@ -37,6 +38,7 @@ _HOPELESS: Final = frozenset(
         "AssocMaxMemPerJob",
     }
 )
+_NOT_PERMITTED: Final = "not permitted to use this partition"
 
 _QUEUE_COMMANDS: Final = {
     "slurm": "squeue",
@@ -73,7 +75,9 @@ class JobState:
     @property
     def hopeless(self) -> bool:
         """Whether it would wait forever."""
-        return self.state == "PENDING" and self.reason in _HOPELESS
+        return self.state == "PENDING" and (
+            self.reason in _HOPELESS or _NOT_PERMITTED in self.reason
+        )
 
 
 def job_states(system: str, job_ids: list[str]) -> list[JobState] | None:

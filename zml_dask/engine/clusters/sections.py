@@ -37,6 +37,13 @@ Walltime = Annotated[
         "queue and seconds to another",
     ),
 ]
+LsfWalltime = Annotated[
+    str,
+    _is(
+        r"\d+(:\d+)?",
+        'a time as LSF writes it, hours and minutes such as "04:00"; a bare number is minutes',
+    ),
+]
 Seconds = Annotated[
     str, _is(r"\d+(\.\d+)?\s*(s|sec|min|m|h)?", "a time, such as 120 (seconds) or 2min")
 ]
@@ -79,6 +86,11 @@ _TYPES: Final[Mapping[str, Any]] = {
     "worker-extra-args": Words,
 }
 """Of the settings of all batch systems; which of them a system has, dask-jobqueue says."""
+
+_TYPES_OF_SYSTEM: Final[Mapping[tuple[str, str], Any]] = {
+    ("htcondor", "job-extra-directives"): Mapped,  # pairs, not lines
+    ("lsf", "walltime"): LsfWalltime,
+}
 
 OLD_NAMES: Final[Mapping[str, str]] = {
     "extra": "worker-extra-args",
@@ -181,9 +193,7 @@ def decoded(section: str, values: Mapping[str, Any], where: str) -> dict[str, An
             other = OTHER_NAMES.get(name)
             advice = f"did you mean {other!r}?" if other in known else nearest(name, known)
             raise UsageError(f"{where}: there is no setting {name}; {advice}")
-        # HTCondor's directives are pairs, not lines.
-        is_pairs = (system, name) == ("htcondor", "job-extra-directives")
-        kind = Mapped if is_pairs else _TYPES.get(name, Any)
+        kind = _TYPES_OF_SYSTEM.get((system, name), _TYPES.get(name, Any))
         decoded[name] = _converted(f"{where}.{name}", value, kind)
         if name == "job-extra-directives" and any(str(v).startswith("#") for v in value or ()):
             raise UsageError(
@@ -203,7 +213,7 @@ def _converted(where: str, value: Any, kind: Any) -> Any:
     candidate = value
     if isinstance(value, list):
         candidate = [str(word) if _is_number(word) else word for word in value]
-    elif _is_number(value) and kind not in (Count, Walltime):
+    elif _is_number(value) and kind not in (Count, Walltime, LsfWalltime):
         candidate = str(value)
     try:
         return msgspec.convert(candidate, kind, strict=not isinstance(value, str))
