@@ -44,9 +44,9 @@ def record(served: Sandbox, client: HttpClient) -> Record:
     return parse_record(answer.payload, api_url=served.api_url)
 
 
-def is_cached(cache: str, record_id: int) -> bool:
+def is_cached(cache: str, record: Record) -> bool:
     system, root = open_cache(cache)
-    return is_whole(system, f"{root}/{record_id}")
+    return is_whole(system, f"{root}/{record.record_id}", record)
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -62,9 +62,9 @@ def test_offline_gives_what_online_gave(
     with open_record(record, client, scratch) as fetched:
         online = (fetched.origin, list(fetched.members()))
         rows = [(one.name, one.bytes, one.checksum, one.kind) for one in fetched.archives]
-    assert not is_cached(cache, 7)
+    assert not is_cached(cache, record)
     assert cache_record(record, client, cache, scratch) == sum(row[1] for row in rows)
-    assert is_cached(cache, 7)
+    assert is_cached(cache, record)
     assert not any(scratch.iterdir())
 
     sent = client.requests_sent
@@ -92,6 +92,21 @@ def test_offline_without_it_says_so(cache: str, record: Record, client: HttpClie
     assert client.requests_sent == sent
 
 
+def test_files_that_the_record_no_longer_has_are_fetched_again(
+    cache: str, served: Sandbox, record: Record, client: HttpClient, tmp_path: Path
+) -> None:
+    old = replace(record, files=tuple(replace(f, checksum=f"md5:{0:032}") for f in record.files))
+    cache_record(record, client, cache, tmp_path)
+    offline = FetchOptions(cache=cache, offline=True)
+    with (
+        pytest.raises(RecordError, match="or of other files"),
+        open_record(old, client, tmp_path, offline),
+    ):
+        pass
+    assert not is_cached(cache, old)
+    assert is_cached(cache, record)
+
+
 def test_a_cache_is_asked_first_and_the_network_second(
     cache: str, record: Record, client: HttpClient, tmp_path: Path
 ) -> None:
@@ -112,11 +127,11 @@ def test_what_broke_off_is_not_in_the_cache_and_goes_on_where_it_was(
     served.faults = Faults(cut_every=1, no_range=True)
     with pytest.raises(NetworkError, check=lambda error: error.kind == "truncated"):
         cache_record(record, client, cache, scratch)
-    assert not is_cached(cache, 7)
+    assert not is_cached(cache, record)
     served.faults = Faults()
     served.requests.clear()
     cache_record(record, client, cache, scratch)
-    assert is_cached(cache, 7)
+    assert is_cached(cache, record)
     assert str(served.requests.downloads[0].range).startswith("bytes=")
 
 
@@ -125,9 +140,9 @@ def test_a_torn_manifest_is_no_manifest(record: Record, client: HttpClient, tmp_
     cache_record(record, client, str(cache), tmp_path / "scratch")
     manifest = cache / "7" / "record.json"
     manifest.write_text(manifest.read_text()[:50])
-    assert not is_cached(str(cache), 7)
+    assert not is_cached(str(cache), record)
     assert cache_record(record, client, str(cache), tmp_path / "scratch")
-    assert is_cached(str(cache), 7)
+    assert is_cached(str(cache), record)
 
 
 @pytest.mark.parametrize("harm", ["flipped", "missing", "fields"])
@@ -151,7 +166,7 @@ def test_a_cache_that_was_harmed_is_noticed(
         pass
     if harm == "flipped":  # as the message says
         system.rm_file(stored)
-    assert not is_cached(cache, 7)
+    assert not is_cached(cache, record)
     assert cache_record(record, client, cache, tmp_path / "scratch")
     with open_record(record, client, tmp_path, options) as fetched:
         assert good(list(fetched.members()))
@@ -202,12 +217,12 @@ def test_archives_within_a_cached_archive_need_no_room_in_the_cache(
 
 
 def test_a_cache_whose_server_fails_is_not_an_empty_one(
-    make_sandbox: Callable[..., Sandbox], tmp_path: Path
+    make_sandbox: Callable[..., Sandbox], record: Record, tmp_path: Path
 ) -> None:
     served = make_sandbox([], faults=Faults(unavailable=100))
     cache = f"{served.api_url}/cache"
     with pytest.raises(RecordError, match=r"cannot be read: the server answers 503") as caught:
-        read_cached(cache, 7, tmp_path, FetchLimits())
+        read_cached(cache, record, tmp_path, FetchLimits())
     assert caught.value.kind == "cache"
     served.faults = Faults()
-    assert read_cached(cache, 7, tmp_path, FetchLimits()) is None
+    assert read_cached(cache, record, tmp_path, FetchLimits()) is None

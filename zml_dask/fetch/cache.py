@@ -23,6 +23,7 @@ from zml_dask.fetch.member import FetchLimits, Member
 from zml_dask.fetch.streams import Readable
 from zml_dask.net.transfer import local_disk, write_all
 from zml_dask.records.journal import replacing
+from zml_dask.records.record import Record
 from zml_dask.remote import explain_fsspec
 
 MANIFEST: Final = "record.json"
@@ -30,18 +31,18 @@ _PIECE: Final = 1024 * 1024
 
 
 def read_cached(
-    cache: str, record_id: int, folder: Path, limits: FetchLimits
+    cache: str, record: Record, folder: Path, limits: FetchLimits
 ) -> FetchedRecord | None:
-    """Return a record that is in a cache; None if it is not there.
+    """Return a record that is in a cache; None if it is not there, or with other files.
 
     `folder` is for the archives of a cache that is not a local folder. Raises `RecordError` if
     the cache cannot be read, or an archive in it is not what its manifest says.
     """
     system, root = open_cache(cache)
-    place = f"{root}/{record_id}"
-    with _reading(f"record {record_id} in the cache {cache!r}"):
+    place = f"{root}/{record.record_id}"
+    with _reading(f"record {record.record_id} in the cache {cache!r}"):
         manifest = _read_manifest(system, place)
-        if manifest is None:
+        if manifest is None or not _is_of(record, manifest):
             return None
         archives = tuple(
             _archive(system, f"{place}/{entry['stored']}", entry, folder)
@@ -63,20 +64,36 @@ def open_cache(cache: str) -> tuple[Any, str]:
     return system, str(root).rstrip("/")
 
 
-def is_whole(system: Any, place: str) -> bool:
-    """Whether a record is in a cache, with all its files in full size.
+def is_whole(system: Any, place: str, record: Record) -> bool:
+    """Whether a record is in a cache as it is now, with all its files in full size.
 
     Raises `RecordError` if the cache cannot be read.
     """
     with _reading(f"the cache at {place!r}"):
         manifest = _read_manifest(system, place)
         try:
-            return manifest is not None and all(
-                system.size(f"{place}/{entry['stored']}") == entry["bytes"]
-                for entry in manifest["archives"]
+            return (
+                manifest is not None
+                and all(
+                    system.size(f"{place}/{entry['stored']}") == entry["bytes"]
+                    for entry in manifest["archives"]
+                )
+                and _is_of(record, manifest)
             )
         except (FileNotFoundError, KeyError, TypeError):
             return False
+
+
+def _is_of(record: Record, manifest: Mapping[str, Any]) -> bool:
+    """Whether cached files are those that a record has now: none has another md5.
+
+    The number may be that of another server's record, and files are replaced.
+    """
+    stated = {(file.checksum or "").lower() for file in record.files}
+    is_own = manifest["origin"] in ("zenodo", "url")
+    if not is_own or not stated or not all(one.startswith("md5:") for one in stated):
+        return True
+    return all(entry["checksum"] in (None, *stated) for entry in manifest["archives"])
 
 
 def _read_manifest(system: Any, place: str) -> Mapping[str, Any] | None:

@@ -63,7 +63,7 @@ def fetch_into(
     """
     options = FetchOptions() if options is None else options
     if options.cache is not None:
-        cached = read_cached(options.cache, record.record_id, folder, options.limits)
+        cached = read_cached(options.cache, record, folder, options.limits)
         if cached is not None:
             if nothing := cached.lost():
                 raise _unreadable(record, cached, nothing)
@@ -71,7 +71,7 @@ def fetch_into(
     if options.offline:
         raise RecordError(
             "not_in_cache",
-            f"record {record.record_id} is not in the cache {options.cache!r}; "
+            f"record {record.record_id} is not in the cache {options.cache!r}, or of other files; "
             "fetch it with zml-dask fetch where there is a network",
         )
     _check_access(record)
@@ -126,7 +126,7 @@ def cache_record(
     options = FetchOptions() if options is None else options
     system, root = open_cache(cache)
     place = f"{root}/{record.record_id}"
-    if is_whole(system, place):
+    if is_whole(system, place, record):
         return None
     folder = scratch / f"fetch-{record.record_id}"
     folder.mkdir(parents=True, exist_ok=True)
