@@ -127,7 +127,7 @@ def summary(result: HarvestResult, catalogue: Path) -> str:
     of_total = f" of {result.total:,}" if result.found <= result.total else ""
     seen = f"{result.found:,}{of_total}"
     return (
-        f"{result.written:,} new records, {result.records:,} in {catalogue}"
+        f"{number_of(**{'new record': result.written})}, {result.records:,} in {catalogue}"
         f" ({seen} hits seen{left_out}){missing}{ended}"
     )
 

@@ -218,10 +218,9 @@ def _png(work: _Export) -> str:
     result = export_png(
         work.view, work.storage(), options, executor=work.executor, progress=work.progress
     )
-    return (
-        f"{work.target}: {number_of(image=result.images.total())} of "
-        f"{len(result.images):,} {options.by}s" + _clipped(result.clipped)
-    )
+    images = number_of(image=result.images.total())
+    of = number_of(**{options.by: len(result.images)})
+    return f"{work.target}: {images} of {of}{_clipped(result.clipped)}"
 
 
 def _clipped(images: int) -> str:
