@@ -74,12 +74,33 @@ def test_a_queue_that_tells_nothing_is_waited_for_so_long_and_no_longer(
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     config = tmp_path / "dask.yaml"
     config.write_text(f"jobqueue: {{pbs: {{interface: lo, shared-temp-directory: {tmp_path}}}}}")
-    options = ClusterOptions(config=config, start_timeout=2)
+    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 1.0)
+    said: list[str] = []
+    options = ClusterOptions(config=config, start_timeout=2, say=said.append)
     with (
         pytest.raises(ClusterError, match=r"no worker arrived within \d+ s; qstat"),
         open_cluster("pbs", 1, None, options),
     ):
         pass
+    assert "waiting for workers: qstat says how job 17 is" in said
+
+
+def test_a_job_that_is_refused_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "qsub").write_text("#!/bin/sh\necho 'qsub: Unknown queue nowhere' >&2\nexit 1\n")
+    (tmp_path / "qsub").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    config = tmp_path / "dask.yaml"
+    config.write_text(f"jobqueue: {{pbs: {{interface: lo, shared-temp-directory: {tmp_path}}}}}")
+    with (
+        pytest.raises(
+            ClusterError, match=r"^qsub refuses the worker's job: .*Unknown queue"
+        ) as raised,
+        open_cluster("pbs", 1, None, ClusterOptions(config=config)),
+    ):
+        pass
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import distributed
+from distributed.core import Status
 
 from zml_dask.engine.clusters.cluster_options import ClusterOptions
 from zml_dask.errors import ClusterError
@@ -183,6 +184,7 @@ def await_first_job(
         states = job_states(system, job_ids)
         if submitted is None:
             if not job_ids:
+                _submit_again(cluster)
                 continue
             submitted = now
         limit = options.start_timeout or (_UNKNOWN_QUEUE_PATIENCE if states is None else None)
@@ -195,9 +197,26 @@ def await_first_job(
             running_since = (running_since or now) if running else None
             if running_since is not None and now - running_since > _RUNNING_PATIENCE:
                 raise ClusterError(_hint(system, states, now - began))
-        if now > say_at and states and not running_since:
+        if now > say_at and not running_since:
             say_at = now + _SAY_SECONDS
-            options.say(f"waiting for workers: {_summary(states)}")
+            asked = f"{_QUEUE_COMMANDS[system]} says how job {job_ids[0]} is"
+            options.say(f"waiting for workers: {_summary(states) if states else asked}")
+
+
+def _submit_again(cluster: dask_jobqueue.JobQueueCluster) -> None:
+    """Submit a job that Dask could not, and would wait for without a word.
+
+    Raises `ClusterError`, with what the batch system says, if it is refused again.
+    """
+    for job in list(cluster.workers.values())[:1]:
+        try:
+            cluster.sync(job.start)
+        except (RuntimeError, ValueError, OSError) as error:
+            command = job.submit_command.split()[0]
+            refusal = _last_lines(str(error).rpartition("stderr:")[2])
+            for each in cluster.workers.values():
+                each.status = Status.failed  # as Dask wants it when it closes the cluster
+            raise ClusterError(f"{command} refuses the worker's job: {refusal}") from error
 
 
 def _summary(states: list[JobState]) -> str:
