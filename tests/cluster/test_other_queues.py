@@ -15,6 +15,8 @@ from zml_dask.engine.clusters import ClusterOptions, open_cluster
 from zml_dask.engine.clusters.jobqueue import Lifetime, lifetime_within, parse_walltime
 from zml_dask.errors import ClusterError
 
+from .runs import until
+
 SUBMIT = """#!/bin/bash
 cat "$@" > {folder}/job.$$
 setsid bash {folder}/job.$$ > {folder}/job.$$.log 2>&1 < /dev/null &
@@ -63,6 +65,30 @@ jobqueue:
         assert "--lifetime 1476s --lifetime-stagger 144s" in client.cluster.job_script()
         (worker,) = client.scheduler_info()["workers"].values()
         assert worker["nthreads"] == 1
+
+
+def test_a_cluster_whose_batch_system_went_away_can_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "qdel").write_text("#!/bin/sh\n")
+    submit = tmp_path / "qsub"
+    submit.write_text(SUBMIT.format(folder=tmp_path, answer="$!.server"))
+    for command in (submit, tmp_path / "qdel"):
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    config = tmp_path / "dask.yaml"
+    config.write_text(f"""
+jobqueue:
+  pbs:
+    memory: 1GiB
+    interface: lo
+    local-directory: {tmp_path}
+    shared-temp-directory: {tmp_path}
+""")
+    with open_cluster("pbs", 1, None, ClusterOptions(config=config)) as client:
+        submit.write_text("#!/bin/sh\nexit 1\n")
+        client.cluster.adapt(minimum=2, maximum=2)
+        until(lambda: len(client.cluster.workers) == 2, "a second job is refused")
 
 
 def test_a_queue_that_tells_nothing_is_waited_for_so_long_and_no_longer(

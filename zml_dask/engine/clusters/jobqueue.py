@@ -23,6 +23,7 @@ from typing import Any, Final
 import dask
 import distributed
 from dask.utils import format_bytes, parse_bytes
+from distributed.core import Status
 from tornado.ioloop import PeriodicCallback
 
 from zml_dask.engine.clusters.cluster_options import ClusterOptions, report_dashboard
@@ -140,7 +141,15 @@ def _cluster(
             )
         except (ValueError, RuntimeError, OSError, TypeError) as error:
             raise UsageError(_one_line(section.name, error, scheduler)) from error
+        stack.callback(_mark_refused, cluster)
         yield cluster
+
+
+def _mark_refused(cluster: dask_jobqueue.JobQueueCluster) -> None:
+    """Mark jobs that were never submitted as failed: else Dask cannot close the cluster."""
+    for job in cluster.workers.values():
+        if job.status == Status.created:
+            job.status = Status.failed
 
 
 def _security(section: ResolvedSection, stack: ExitStack) -> Security:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import distributed
-from distributed.core import Status
 
 from zml_dask.engine.clusters.cluster_options import ClusterOptions
 from zml_dask.errors import ClusterError
@@ -214,8 +213,6 @@ def _submit_again(cluster: dask_jobqueue.JobQueueCluster) -> None:
         except (RuntimeError, ValueError, OSError) as error:
             command = job.submit_command.split()[0]
             refusal = _last_lines(str(error).rpartition("stderr:")[2])
-            for each in cluster.workers.values():
-                each.status = Status.failed  # as Dask wants it when it closes the cluster
             raise ClusterError(f"{command} refuses the worker's job: {refusal}") from error
 
 
