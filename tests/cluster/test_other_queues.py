@@ -100,7 +100,7 @@ def test_a_queue_that_tells_nothing_is_waited_for_so_long_and_no_longer(
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     config = tmp_path / "dask.yaml"
     config.write_text(f"jobqueue: {{pbs: {{interface: lo, shared-temp-directory: {tmp_path}}}}}")
-    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 1.0)
+    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 0.0)
     said: list[str] = []
     options = ClusterOptions(config=config, start_timeout=2, say=said.append)
     with (

@@ -153,7 +153,7 @@ def test_what_goes_wrong_is_said_in_one_line(
 def test_a_full_cluster_is_waited_for_and_said_why(
     slurm: SlurmLab, slurm_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 1.0)
+    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 0.0)
     said: list[str] = []
     script = slurm_config.parent / "busy.sh"
     script.write_text("#!/bin/sh\nsleep 300\n")
@@ -197,7 +197,7 @@ def test_a_maintenance_that_comes_too_soon_is_waited_for_and_said(
         if "PENDING" in line:  # it may be said again when it is over
             slurm.run("scontrol", "delete", "ReservationName=maintenance", check=False)
 
-    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 1.0)
+    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 0.0)
     slurm.run(
         "scontrol",
         "create",
@@ -257,7 +257,7 @@ def test_nodes_that_come_back_are_waited_for(
         if "PENDING" in line:  # it may be said again when they are back already
             slurm.run("scontrol", "update", nodes, "state=resume", check=False)
 
-    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 1.0)
+    monkeypatch.setattr("zml_dask.engine.clusters.queue._SAY_SECONDS", 0.0)
     slurm.run("scontrol", "update", nodes, f"state={state}", "reason=maintenance")
     try:
         with open_cluster(
