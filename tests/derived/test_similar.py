@@ -285,7 +285,10 @@ def test_vectors_and_trees_as_bytes() -> None:
 
 
 def test_the_command(
-    built: Dataset, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+    built: Dataset,
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     status, said, _ = run("similar", built.url, "100", "--format", "json", "--limit", "3")
     assert status == 0
@@ -296,6 +299,11 @@ def test_the_command(
     status, said, _ = run("similar", built.url, str(query), "--where", "record_id <> 101")
     assert status == 0
     assert ".c" in said
+    query.rename(tmp_path / "10.1-mine.c")
+    monkeypatch.chdir(tmp_path)
+    assert run("similar", built.url, "10.1-mine.c", "--where", "record_id <> 101")[:2] == (0, said)
+    by_doi = run("similar", built.url, built.record(100).row["doi"], "--format", "json")
+    assert by_doi == run("similar", built.url, "100", "--format", "json")
     status, said, _ = run("similar", built.url, "top-100/src/alpha.py", "--format", "csv")
     assert status == 0
     assert len(said.splitlines()) == 11

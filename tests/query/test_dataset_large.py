@@ -209,6 +209,16 @@ def test_one_record_reads_one_row_group_of_the_files(folder: Path, reads: Reads)
     assert reads.bytes_of("parquet") < 0.4 * tables  # of four row groups
 
 
+def test_over_http_all_columns_of_the_files_are_asked_for_together(folder: Path) -> None:
+    with RangeServer(folder) as server:
+        ds = zml.open_dataset(server.url)
+        server.sent.clear()
+        files = ds.files
+        n_asked = len([path for path, _ in server.sent if "files.parquet" in path])
+    assert n_asked < len(files.columns)
+    assert files.file_id.equals(zml.open_dataset(folder).files.file_id)
+
+
 def test_a_portion_reads_one_row_group_of_the_records(tmp_path: Path, reads: Reads) -> None:
     storage = Storage.open(tmp_path)
     titles = [hashlib.sha256(b"%d" % i).hexdigest() for i in range(20_000)]

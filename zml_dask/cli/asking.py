@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -180,7 +181,8 @@ def similar_command(
     """
     view = open_dataset(dataset).select(where)
     given: dict[str, Any] = {"k": 10 if limit is None else max(1, limit), "by": by}
-    if what.isdecimal() or what.startswith(("10.", "https://")):
+    # A DOI has a slash behind its digits: 10.1-basics.py is a file.
+    if re.match(r"\d+$|(doi:)?10\.\d{4,9}/|https?://", what):
         given["record"] = what
     elif what == "-" or Path(what).is_file():
         try:

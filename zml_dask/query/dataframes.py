@@ -159,8 +159,12 @@ def files_frame(view: Dataset) -> pd.DataFrame:
     snapshot, names = view.snapshot, _eager_columns("files")
     if view.is_all:
         rows = np.arange(view.info.counts.files, dtype=np.int64)
-        # One after the other: a table of them takes as much memory as the DataFrame.
-        columns = {name: to_pandas(snapshot.scan("files", [name]))[name] for name in names}
+        # One by one, as a table of all takes as much memory again as the DataFrame; but from a
+        # server together, which are a third of the requests.
+        groups = [[name] for name in names] if snapshot.storage.is_local else [names]
+        columns: dict[Any, pd.Series[Any]] = {}
+        for group in groups:
+            columns |= to_pandas(snapshot.scan("files", group)).items()
         return lazy_frame(snapshot, "files", pd.DataFrame(columns, copy=False), rows)
     rows = view.selection.file_id
     asked = {c.name for one in view.conditions for c in one.columns if c.level == "files"}
